@@ -1,0 +1,131 @@
+"""The policies of a session: frozen values that check themselves, usable alone and shareable between sessions.
+
+May import attrs and the errors, nothing that does I/O. All durations are seconds, all sizes bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from .errors import ConfigurationError
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def _number(minimum: float, maximum: float | None = None, *, whole: bool = False, optional: bool = False) -> Validator:
+    expected = ("a whole number" if whole else "a number") + f" of at least {minimum:g}"
+    if maximum is not None:
+        expected += f" and at most {maximum:g}"
+    if optional:
+        expected += ", or None"
+
+    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is None and optional:
+            return
+        kinds = int if whole else (int, float)
+        fits = isinstance(value, kinds) and not isinstance(value, bool) and value >= minimum
+        if not fits or (maximum is not None and value > maximum):
+            raise ConfigurationError(f"{type(owner).__name__}({field.name}={value!r}): expected {expected}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """How much a session does at once."""
+
+    max_connections: int = attrs.field(default=100, validator=_number(1, whole=True))
+    """Sockets that the session keeps, over all hosts."""
+    max_submissions: int = attrs.field(default=100, validator=_number(1, whole=True))
+    """Submissions on the wire at once; the session adapts downwards from here when the service answers 429."""
+    max_unfinished: int | None = attrs.field(default=None, validator=_number(1, whole=True, optional=True))
+    """Accepted tasks that have not ended yet; further submissions wait. None: as many as the service takes."""
+    max_reads: int = attrs.field(default=8, validator=_number(1, whole=True))
+    """Task reads on the wire at once."""
+    max_uploads: int = attrs.field(default=8, validator=_number(1, whole=True))
+    """Uploads of local first frames at once."""
+    max_downloads: int = attrs.field(default=8, validator=_number(1, whole=True))
+    """Downloads of videos at once."""
+    max_video_bytes: int = attrs.field(default=2 * 1024**3, validator=_number(1, whole=True))
+    """The largest file that a result link may send; a bigger one is refused."""
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """How long one try of an HTTP call may take; None means no limit."""
+
+    connect: float | None = attrs.field(default=10.0, validator=_number(0.001, optional=True))
+    """Until the connection stands, name look-up and TLS included."""
+    submit: float | None = attrs.field(default=60.0, validator=_number(0.001, optional=True))
+    """Until the answer to a submission is whole."""
+    read: float | None = attrs.field(default=30.0, validator=_number(0.001, optional=True))
+    """Until the answer to any other call is whole."""
+    upload: float | None = attrs.field(default=300.0, validator=_number(0.001, optional=True))
+    """Until an upload is answered."""
+    download_idle: float | None = attrs.field(default=60.0, validator=_number(0.001, optional=True))
+    """Between two chunks of a video."""
+    shield: float = attrs.field(default=10.0, validator=_number(0))
+    """How long a cancelled caller is held so that a submission that has left can learn its task id."""
+
+
+@attrs.frozen(kw_only=True)
+class RetryPolicy:
+    """How often and after how long a call is tried again."""
+
+    attempts: int = attrs.field(default=6, validator=_number(1, whole=True))
+    """Tries of a call whose failure is certain to have changed nothing. A 429 does not count: it is waited out, see `patience`."""
+    replays: int = attrs.field(default=1, validator=_number(0, whole=True))
+    """How often a submission whose outcome is unknown is sent again, with the same idempotency key. 0 never sends it again."""
+    first_pause: float = attrs.field(default=0.5, validator=_number(0))
+    """The pause before the second try; it doubles from there."""
+    longest_pause: float = attrs.field(default=30.0, validator=_number(0))
+    """The pause never grows beyond this; a Retry-After of the service is obeyed even if it is longer."""
+    jitter: float = attrs.field(default=0.25, validator=_number(0, 1))
+    """The share of each pause that is random, so that many clients do not come back at once."""
+    patience: float | None = attrs.field(default=None, validator=_number(0, optional=True))
+    """How long a submission may be held off by 429 answers; None: for as long as the caller waits."""
+
+
+@attrs.frozen(kw_only=True)
+class Polling:
+    """How eagerly unfinished tasks are looked at."""
+
+    target_delay: float = attrs.field(default=3.0, validator=_number(0.001))
+    """How long a finished task may stay unseen, on average."""
+    min_interval: float = attrs.field(default=2.0, validator=_number(0.001))
+    """The least time between two reads of one task."""
+    max_interval: float = attrs.field(default=60.0, validator=_number(0.001))
+    """The most time between two reads of one task."""
+    max_reads_per_minute: int = attrs.field(default=600, validator=_number(1, whole=True))
+    """The most HTTP requests for reading tasks in a minute, over all waiters."""
+    heartbeat: float = attrs.field(default=120.0, validator=_number(0.001))
+    """The time between two reads of a task whose callback is expected."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_interval < self.min_interval:
+            raise ConfigurationError(
+                f"Polling(min_interval={self.min_interval!r}, max_interval={self.max_interval!r}): "
+                "expected max_interval to be at least min_interval"
+            )
+
+
+@attrs.frozen(kw_only=True)
+class Budget:
+    """The most that the submissions of a session may cost together."""
+
+    credits: float | int | str = attrs.field(validator=lambda _, __, value: _check_credits(value))
+    """Credits, as a number or a decimal in text; kept exact as a decimal."""
+
+
+def _check_credits(value: object) -> None:
+    from decimal import Decimal, InvalidOperation
+
+    try:
+        fits = not isinstance(value, bool) and Decimal(str(value)) >= 0
+    except InvalidOperation:
+        fits = False
+    if not fits:
+        raise ConfigurationError(f"Budget(credits={value!r}): expected a number of credits that is not negative")

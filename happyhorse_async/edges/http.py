@@ -1,0 +1,121 @@
+"""The HTTP library, behind one small adapter: pooling, authentication, time limits, and foreign errors mapped in one place.
+
+One call is one try: whether to try again is decided by the callers, with `rules.retry`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp.payload import BytesPayload
+
+from .._version import __version__
+from ..errors import APIConnectionError, APITimeoutError, TransportError
+from ..rules.wire import Answer
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
+
+USER_AGENT = f"happyhorse-async/{__version__} aiohttp/{aiohttp.__version__} Python/{sys.version_info.major}.{sys.version_info.minor}"
+
+# Everything that aiohttp can raise out of a request; a test holds this against aiohttp's own tree.
+FOREIGN_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
+
+# Raised before a connection stands: the request has certainly not left.
+_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
+
+
+class TrackedBody(BytesPayload):
+    """A body that knows whether any of it was handed to the socket: as long as not, a request cannot have been accepted."""
+
+    left = False
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Write the body, noting that it is on its way."""
+        self.left = True
+        await super().write_with_length(writer, content_length)
+
+
+class Http:
+    """Calls to the API and to the file service, with the key; everything comes back as an `Answer` or a `TransportError`."""
+
+    def __init__(
+        self,
+        *,
+        key: str,
+        base_url: str,
+        files_url: str,
+        connect_timeout: float | None,
+        max_connections: int,
+        client: aiohttp.ClientSession | None = None,
+    ) -> None:
+        self.base_url = base_url
+        self.files_url = files_url
+        self._auth = {"Authorization": f"Bearer {key}"}
+        self._connect_timeout = connect_timeout
+        self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
+        self._borrowed = client is not None
+        self._client = client if client is not None else _client(max_connections)
+
+    async def call(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None = None,
+        form: aiohttp.FormData | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Send one request, once, and read the whole answer.
+
+        Raises `APIConnectionError` or `APITimeoutError` when there is none, with `sent=False` when the request cannot have arrived.
+        """
+        tracked = TrackedBody(body, content_type="application/json") if body is not None else None
+        try:
+            async with self._client.request(
+                method,
+                url,
+                data=tracked if tracked is not None else form,
+                headers={**self._auth, **headers} if headers else self._auth,
+                timeout=self._limit(timeout),
+                allow_redirects=False,
+            ) as response:
+                return Answer(response.status, response.headers, await response.read())
+        except FOREIGN_ERRORS as error:
+            sent = not isinstance(error, _NEVER_SENT) and (tracked is None or tracked.left)
+            raise transport_error(error, f"{method} {url}", sent=sent, timeout=timeout) from error
+
+    def _limit(self, timeout: float | None) -> aiohttp.ClientTimeout:
+        limit = self._timeouts.get(timeout)
+        if limit is None:
+            limit = aiohttp.ClientTimeout(total=timeout, sock_connect=self._connect_timeout)
+            self._timeouts[timeout] = limit
+        return limit
+
+    async def aclose(self) -> None:
+        """Close the pool, unless it was borrowed."""
+        if not self._borrowed:
+            await self._client.close()
+
+
+def _client(max_connections: int) -> aiohttp.ClientSession:
+    # No cookies: the service sets none, and a cookie jar is looked through on every call.
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=60.0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+    )
+
+
+def transport_error(error: BaseException, what: str, *, sent: bool, timeout: float | None = None, **facts: Any) -> TransportError:
+    """Turn an error of aiohttp or of the operating system into one of ours; `what` names the call."""
+    if isinstance(error, TimeoutError):
+        connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
+        within = "" if connecting or timeout is None else f" within {timeout:g} s"
+        return APITimeoutError(f"{what}: {'no connection' if connecting else 'no answer'}{within}", sent=sent, **facts)
+    return APIConnectionError(f"{what}: {type(error).__name__}: {error}", sent=sent, **facts)

@@ -1,0 +1,319 @@
+"""Every exception of the package.
+
+    HappyHorseError
+    ├── ConfigurationError            (ValueError)        the session or a policy was set up wrongly
+    ├── InvalidRequestError           (ValueError)        .problems; refused before anything left
+    ├── BudgetExceededError                               refused before anything left
+    ├── SessionClosedError            (RuntimeError)      closed, or used from another event loop
+    ├── TransportError                                    no usable answer came
+    │   ├── APIConnectionError        (ConnectionError)
+    │   └── APITimeoutError           (TimeoutError)
+    ├── APIStatusError                                    the service answered with an error
+    │   ├── BadRequestError           400, 413, 422       (IdempotencyConflictError)
+    │   ├── AuthenticationError       401
+    │   ├── InsufficientCreditsError  402
+    │   ├── PermissionDeniedError     403                 (PermissionError)
+    │   ├── NotFoundError             404, 405            (LookupError)
+    │   │   └── TaskNotFoundError
+    │   ├── RateLimitError            429
+    │   └── InternalServerError       500 and up
+    ├── UnreadableAnswerError         (ValueError)        an answer that is not the service's
+    ├── SubmissionOutcomeUnknownError                     the request left, its fate is not known
+    ├── TaskFailedError                                   .task
+    │   └── TaskCancelledError
+    ├── WaitTimeoutError              (TimeoutError)      the wait ended, the task goes on
+    ├── DownloadError
+    │   ├── LinkExpiredError
+    │   ├── UnsafeLinkError           (ValueError)
+    │   ├── IncompleteDownloadError
+    │   ├── NotAVideoError            (ValueError)
+    │   └── DestinationExistsError    (FileExistsError)
+    └── LedgerError
+
+Each one says whether money was spent (`charged`) and what to do next (`next_step`), survives pickling, and never holds a key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from .models import Task
+
+Charged = Literal["no", "yes", "unknown"]
+"""Whether money was spent on what failed."""
+
+
+class HappyHorseError(Exception):
+    """The base of every error of this package.
+
+    `charged` is "no", "yes" or "unknown"; `task_id`, `idempotency_key` and `request_id` (the one to give to the service's support) are
+    None when there is none; `next_step` is one sentence that says what is safe to do now. `str(error)` is the message alone, so that it
+    can go into a log as it is.
+    """
+
+    default_next_step: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        charged: Charged = "no",
+        task_id: str | None = None,
+        idempotency_key: str | None = None,
+        request_id: str | None = None,
+        next_step: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.charged: Charged = charged
+        self.task_id = task_id
+        self.idempotency_key = idempotency_key
+        self.request_id = request_id
+        self.next_step = next_step or self.default_next_step
+
+    @property
+    def message(self) -> str:
+        """The message without the facts around it."""
+        return str(self.args[0]) if self.args else ""
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The class is called without arguments and the state laid over it, so that subclasses are free in what they ask for.
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+    def with_facts(self, **facts: Any) -> HappyHorseError:
+        """Give the same error with facts laid over those that it lacks; a fact that is already there stays, but for `charged`."""
+        for name, value in facts.items():
+            if name == "charged" or getattr(self, name, None) is None:
+                setattr(self, name, value)
+        return self
+
+
+def _rebuild(kind: type[HappyHorseError], args: tuple[Any, ...], state: Mapping[str, Any]) -> HappyHorseError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigurationError(HappyHorseError, ValueError):
+    """The session or one of its policies was set up wrongly; the message names the setting, what it was and what it may be."""
+
+
+class InvalidRequestError(HappyHorseError, ValueError):
+    """A request breaks the service's rules; `problems` lists every broken rule as "field: what is wrong, what is expected"."""
+
+    default_next_step = "Change the request; nothing was sent and nothing was charged."
+
+    def __init__(self, problems: Iterable[str] = (), **facts: Any) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("; ".join(self.problems), **facts)
+
+
+class BudgetExceededError(HappyHorseError):
+    """The estimate of a request does not fit into what is left of the budget; nothing was sent.
+
+    `needed` and `left` are credits as decimals in text.
+    """
+
+    default_next_step = "Raise the budget, or wait until running tasks settle for less than their estimate."
+
+    def __init__(self, message: str = "", *, needed: str = "", left: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.needed = needed
+        self.left = left
+
+
+class SessionClosedError(HappyHorseError, RuntimeError):
+    """The session is closed, or is being used from an event loop that is not its own."""
+
+
+class TransportError(HappyHorseError):
+    """No usable answer came. `sent` is False when the request certainly never reached the service."""
+
+    def __init__(self, message: str = "", *, sent: bool = True, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.sent = sent
+
+
+class APIConnectionError(TransportError, ConnectionError):
+    """The connection could not be made, or broke before the answer was whole."""
+
+
+class APITimeoutError(TransportError, TimeoutError):
+    """The service did not answer in time."""
+
+
+class APIStatusError(HappyHorseError):
+    """The service answered with an error.
+
+    `status` is the HTTP status, `code` the service's own code as text ("" when it gave none), `param` the field it complains about,
+    `retry_after` the pause in seconds that it asked for, `own_body` whether the body was the service's own error object.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status: int = 0,
+        code: str = "",
+        param: str | None = None,
+        retry_after: float | None = None,
+        own_body: bool = True,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+        self.own_body = own_body
+
+
+class BadRequestError(APIStatusError):
+    """The service refuses the request as it is (400, 413, 422); `param` often names the field."""
+
+    default_next_step = "Change the request; nothing was charged."
+
+
+class IdempotencyConflictError(BadRequestError):
+    """The idempotency key was used before with another request; nothing was accepted this time."""
+
+    default_next_step = "Use a new key for a new request, or look for the task that the key belongs to with session.find_tasks()."
+
+
+class AuthenticationError(APIStatusError):
+    """The service does not accept the API key (401)."""
+
+    default_next_step = "Check EVOLINK_API_KEY or api_key=; keys are made on the service's dashboard."
+
+
+class InsufficientCreditsError(APIStatusError):
+    """The account or the key has too few credits left (402)."""
+
+    default_next_step = "Add credits on the service's dashboard, then submit again."
+
+
+class PermissionDeniedError(APIStatusError, PermissionError):
+    """The key may not use this model or see this object (403)."""
+
+    default_next_step = "Give the key access to the model on the service's dashboard, or use another key."
+
+
+class NotFoundError(APIStatusError, LookupError):
+    """There is nothing at this address (404, 405)."""
+
+
+class TaskNotFoundError(NotFoundError):
+    """The service does not know this task id (any more), for this account."""
+
+    default_next_step = "Check the id and that the key belongs to the account that submitted the task."
+
+
+class RateLimitError(APIStatusError):
+    """Too many requests (429); `retry_after` is the pause that the service asked for, in seconds, or None."""
+
+    default_next_step = "Wait, then try again; a smaller Limits(max_submissions=...) keeps clear of the limit."
+
+
+class InternalServerError(APIStatusError):
+    """The service failed (500 and up)."""
+
+
+class UnreadableAnswerError(HappyHorseError, ValueError):
+    """An answer with a good status is not what the service promises: empty, HTML, broken JSON, or without the fields that matter.
+
+    `status` is the HTTP status and `excerpt` the beginning of the body.
+    """
+
+    def __init__(self, message: str = "", *, status: int = 0, excerpt: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.status = status
+        self.excerpt = excerpt
+
+
+class SubmissionOutcomeUnknownError(HappyHorseError):
+    """The request left, no answer came that can be trusted, and the task could not be found: it may have been accepted and charged.
+
+    `candidates` holds the ids of tasks that could be it (several: it is not clear which).
+    """
+
+    default_next_step = (
+        "Submit the same request again with the same idempotency_key: that cannot be charged twice where the service honours the key; "
+        "or look for the task with session.find_tasks() first."
+    )
+
+    def __init__(self, message: str = "", *, candidates: Iterable[str] = (), charged: Charged = "unknown", **facts: Any) -> None:
+        super().__init__(message, charged=charged, **facts)
+        self.candidates = tuple(candidates)
+
+
+class TaskFailedError(HappyHorseError):
+    """The task ended without a video; `task` is its last state, `retryable` whether the service says that the same input can work later."""
+
+    def __init__(self, message: str = "", *, task: Task | None = None, retryable: bool = False, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.task = task
+        self.retryable = retryable
+
+    @property
+    def code(self) -> str:
+        """The service's code for the failure, or "unknown_error"."""
+        error = self.task.error if self.task is not None else None
+        return error.code if error is not None else "unknown_error"
+
+
+class TaskCancelledError(TaskFailedError):
+    """The task was cancelled on the service's side."""
+
+
+class WaitTimeoutError(HappyHorseError, TimeoutError):
+    """The time for waiting is over; the task itself goes on. `task` is its last known state, or None."""
+
+    def __init__(self, message: str = "", *, task: Task | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.task = task
+
+
+class DownloadError(HappyHorseError):
+    """A video could not be saved; `path` is where it should have gone. The task stays paid, so the video can be fetched again."""
+
+    default_next_step = "Call download() again before the link expires: it goes on where it stopped."
+
+    def __init__(self, message: str = "", *, path: str | None = None, charged: Charged = "yes", **facts: Any) -> None:
+        super().__init__(message, charged=charged, **facts)
+        self.path = path
+
+
+class LinkExpiredError(DownloadError):
+    """The link is dead and the service gives no fresh one: the video is lost."""
+
+    default_next_step = "Submit the request again, which is charged again; links live 24 hours."
+
+
+class UnsafeLinkError(DownloadError, ValueError):
+    """The link points where a download must not go (not https, a private address, credentials inside, ...); nothing was connected to."""
+
+    default_next_step = "Do not fetch it by other means; tell the service's support, with the task id."
+
+
+class IncompleteDownloadError(DownloadError):
+    """The file host stopped before the file was whole; what came is kept in the part file."""
+
+
+class NotAVideoError(DownloadError, ValueError):
+    """What the link gave is not a whole MP4 file, so it was not put at the final path."""
+
+
+class DestinationExistsError(DownloadError, FileExistsError):
+    """There is already a file at the path, and overwriting was not asked for."""
+
+    default_next_step = "Choose another path, or pass overwrite=True."
+
+
+class LedgerError(HappyHorseError):
+    """The batch's ledger cannot be used: damaged, made by a newer version, or held by another process."""

@@ -1,0 +1,1 @@
+"""What the service means, as functions over values: no clock, no socket, no sleep, no log."""

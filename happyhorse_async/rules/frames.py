@@ -1,0 +1,144 @@
+"""First-frame and prompt rules of the service's reference. Reads only the headers of images.
+
+Pure functions over bytes and text. May import nothing of the package.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+LARGEST_FILE = 10 * 1024 * 1024
+SHORTEST_SIDE = 300
+WIDEST_RATIO = 2.5
+CHINESE_PROMPT = 2500
+OTHER_PROMPT = 5000
+HEADER_BYTES = 256 * 1024
+"""As much of a file as `read_frame` is given: embedded previews and colour profiles stand before a JPEG's size."""
+
+
+class Frame(NamedTuple):
+    """What an image's header says."""
+
+    format: str
+    """"jpeg", "png" or "webp"; anything else is the name of a format that the service does not take, or "unknown"."""
+    width: int
+    height: int
+
+    @property
+    def mime_type(self) -> str:
+        """The media type to upload it with."""
+        return f"image/{self.format}"
+
+
+def frame_problems(header: bytes, size: int) -> list[str]:
+    """List what the service's reference forbids in a first frame.
+
+    `header` is the file's first `HEADER_BYTES` (or all of it), `size` its length in bytes.
+    """
+    if not size:
+        return ["the file is empty"]
+    problems = []
+    if size > LARGEST_FILE:
+        problems.append(f"expected at most 10 MB ({LARGEST_FILE} bytes), got {size} bytes")
+    frame = read_frame(header)
+    if frame.format not in ("jpeg", "png", "webp"):
+        problems.append(f"expected a JPEG, PNG or WEBP file, got {frame.format if frame.format != 'unknown' else 'something else'}")
+    elif not frame.width or not frame.height:
+        problems.append(f"the {frame.format.upper()} file is damaged: its header has no size")
+    else:
+        problems += _side_problems(frame)
+    return problems
+
+
+def _side_problems(frame: Frame) -> list[str]:
+    problems = []
+    shown = f"{frame.width} x {frame.height} px"
+    if min(frame.width, frame.height) < SHORTEST_SIDE:
+        problems.append(f"expected at least {SHORTEST_SIDE} px on each side, got {shown}")
+    if max(frame.width, frame.height) > WIDEST_RATIO * min(frame.width, frame.height):
+        problems.append(f"expected sides between 1:2.5 and 2.5:1, got {shown}")
+    return problems
+
+
+def read_frame(header: bytes) -> Frame:
+    """Read format and size from the beginning of an image file; 0 x 0 when the header does not hold its size."""
+    if header.startswith(b"\xff\xd8\xff"):
+        return Frame("jpeg", *_jpeg_size(header))
+    if header.startswith(b"\x89PNG\r\n\x1a\n"):
+        return Frame("png", *_unpack(">II", header, 16, header[12:16] == b"IHDR"))
+    if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
+        return Frame("webp", *_webp_size(header))
+    return Frame(_other_format(header), 0, 0)
+
+
+def _other_format(header: bytes) -> str:
+    marks = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"%PDF": "PDF", b"<svg": "SVG", b"<!DO": "HTML", b"<htm": "HTML"}
+    if header[4:8] == b"ftyp":
+        return {b"avif": "AVIF", b"heic": "HEIC", b"mif1": "HEIC"}.get(header[8:12], "video")
+    return next((name for mark, name in marks.items() if header.startswith(mark)), "unknown")
+
+
+def _unpack(layout: str, header: bytes, offset: int, valid: bool = True) -> tuple[int, int]:
+    if not valid or len(header) < offset + struct.calcsize(layout):
+        return 0, 0
+    first, second = struct.unpack_from(layout, header, offset)
+    return first, second
+
+
+def _jpeg_segments(header: bytes) -> Iterator[tuple[int, int]]:
+    """Walk the segments before the picture data: (marker, offset of the segment's content)."""
+    offset = 2
+    while offset + 4 <= len(header) and header[offset] == 0xFF:
+        marker = header[offset + 1]
+        if marker == 0xFF:  # any number of fill bytes may stand before a marker
+            offset += 1
+            continue
+        if marker == 0xDA:
+            return
+        yield marker, offset + 4
+        offset += 2 + int.from_bytes(header[offset + 2 : offset + 4], "big")
+
+
+def _jpeg_size(header: bytes) -> tuple[int, int]:
+    for marker, content in _jpeg_segments(header):
+        # SOF0 to SOF15 but DHT, JPG and DAC, which share the range.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = _unpack(">HH", header, content + 1)
+            return width, height
+    return 0, 0
+
+
+def _webp_size(header: bytes) -> tuple[int, int]:
+    kind = header[12:16]
+    if kind == b"VP8 ":
+        width, height = _unpack("<HH", header, 26, header[23:26] == b"\x9d\x01\x2a")
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L" and len(header) >= 25:
+        bits = int.from_bytes(header[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8X" and len(header) >= 30:
+        return int.from_bytes(header[24:27], "little") + 1, int.from_bytes(header[27:30], "little") + 1
+    return 0, 0
+
+
+def is_chinese(text: str) -> bool:
+    """Whether the service is likely to count a prompt as Chinese: at least one CJK ideograph in it.
+
+    The reference does not say how it decides, so the stricter limit is taken as soon as it can apply.
+    """
+    return any("\u3400" <= character <= "\u9fff" or "\U00020000" <= character <= "\U0003ffff" for character in text)
+
+
+def prompt_cut(prompt: str) -> str | None:
+    """Say where the service will silently cut a prompt, or None when it fits."""
+    chinese = is_chinese(prompt)
+    limit = CHINESE_PROMPT if chinese else OTHER_PROMPT
+    if len(prompt) <= limit:
+        return None
+    kind = "Chinese prompts" if chinese else "prompts"
+    return (
+        f"{len(prompt)} characters; the service cuts {kind} after {limit}, here after {prompt[limit - 20 : limit]!r}, "
+        f"and drops {len(prompt) - limit}"
+    )

@@ -1,0 +1,400 @@
+"""Values <-> JSON, and answers -> values or errors: all that is known of the wire format.
+
+May import cattrs, the models and the errors; no I/O.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple, TypeVar
+
+import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
+
+from ..errors import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    IdempotencyConflictError,
+    InsufficientCreditsError,
+    InternalServerError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    TaskNotFoundError,
+    UnreadableAnswerError,
+)
+from ..models import (
+    MODEL,
+    Billing,
+    Credits,
+    ImageToVideo,
+    Task,
+    TaskError,
+    TaskPage,
+    TaskStatus,
+    TaskSummary,
+    UploadedFile,
+    Usage,
+)
+
+try:
+    from orjson import loads as _loads
+except ImportError:
+    _loads = json.loads
+
+LINK_LIFE = timedelta(hours=24)
+"""How long a result link lives, by the service's reference."""
+BATCH_SIZE = 50
+"""Ids in one batch read, and items on one page of the list, at most."""
+TASK_ID_PREFIX = "task-unified-"
+
+T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """An HTTP answer as plain data."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Looked up without regard to case."""
+    body: bytes
+
+    @property
+    def request_id(self) -> str | None:
+        """The id that the service's support asks for."""
+        return self.headers.get("x-request-id") or self.headers.get("x-oneapi-request-id")
+
+
+# --- values -> JSON ---------------------------------------------------------------------------------------------------------------
+
+_encoder = cattrs.Converter()
+_encoder.register_unstructure_hook(
+    ImageToVideo, make_dict_unstructure_fn(ImageToVideo, _encoder, image=override(omit=True), _cattrs_omit_if_default=False)
+)
+
+
+def encode_submission(request: ImageToVideo, image_url: str) -> bytes:
+    """Write the body of a submission; the same request gives the same bytes, as idempotency keys ask for."""
+    fields = {name: value for name, value in _encoder.unstructure(request).items() if value is not None}
+    return encode({"model": MODEL, "image_urls": [image_url], **fields})
+
+
+def encode(value: Any) -> bytes:
+    """Write compact UTF-8 JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+# --- JSON -> values ---------------------------------------------------------------------------------------------------------------
+
+
+def decode_json(answer: Answer) -> Any:
+    """Read an answer's JSON; raises `UnreadableAnswerError` for anything else."""
+    try:
+        return _loads(answer.body)
+    except ValueError:
+        raise unreadable(answer, "is not JSON" if answer.body.strip() else "is empty") from None
+
+
+def decode_object(answer: Answer) -> dict[str, Any]:
+    """Read an answer's JSON object; raises the service's error for an error status, `UnreadableAnswerError` for anything else."""
+    if answer.status >= 400:
+        raise error_of(answer)
+    value = decode_json(answer)
+    if not isinstance(value, dict):
+        raise unreadable(answer, "is not a JSON object")
+    if isinstance(value.get("error"), dict) and "id" not in value:
+        # Gateways have answered 200 with an error object inside: it is a refusal all the same.
+        raise error_of(answer)
+    return value
+
+
+def unreadable(answer: Answer, why: str) -> UnreadableAnswerError:
+    """Make the error for an answer that is not the service's."""
+    excerpt = answer.body[:200].decode("utf-8", "replace")
+    message = f"the answer (HTTP {answer.status}, {len(answer.body)} bytes) {why}" + (f": {excerpt[:80]!r}" if excerpt else "")
+    return UnreadableAnswerError(message, status=answer.status, excerpt=excerpt, request_id=answer.request_id)
+
+
+def decode_task(answer: Answer) -> Task:
+    """Read one task from an answer."""
+    value = decode_object(answer)
+    task = task_of(value)
+    if task is None:
+        raise unreadable(answer, "has no task id and status")
+    return task
+
+
+def decode_tasks(answer: Answer) -> list[Task]:
+    """Read the tasks of a batch answer; entries without an id and a status are left out, as if they were absent."""
+    data = decode_object(answer).get("data")
+    if not isinstance(data, list):
+        raise unreadable(answer, "has no list of tasks")
+    return [task for task in map(task_of, data) if task is not None]
+
+
+_STATUSES: dict[str, TaskStatus] = {status.value: status for status in TaskStatus}
+_NO_USAGE = Usage()
+
+
+def task_of(value: Any) -> Task | None:
+    """Read a task from its JSON object; None when it has no id or no status. Unknown fields stay in `raw`."""
+    if not isinstance(value, dict):
+        return None
+    task_id, status = value.get("id"), value.get("status")
+    if not isinstance(task_id, str) or not isinstance(status, str) or not task_id or not status:
+        return None
+    status = _STATUSES.get(status, status)
+    info = value.get("task_info")
+    results = _results(value) if status == TaskStatus.COMPLETED else ()
+    created, seconds = _time(value.get("created")), _seconds(value.get("duration"))
+    return Task(
+        id=task_id,
+        status=status,
+        progress=_progress(value.get("progress"), status),
+        results=results,
+        error=_task_error(value.get("error")) if value.get("error") is not None else None,
+        usage=_usage(value.get("usage")),
+        billing=_billing(value.get("billing")),
+        model=value.get("model") or MODEL,
+        created=created,
+        expires_at=_expiry(created, seconds) if results else None,
+        estimated_seconds=_seconds(info.get("estimated_time")) if isinstance(info, dict) else None,
+        seconds=seconds,
+        raw=value,
+    )
+
+
+def _progress(value: Any, status: str) -> int:
+    if status == TaskStatus.COMPLETED:
+        return 100
+    return min(100, max(0, int(value))) if isinstance(value, (int, float)) and value == value else 0
+
+
+def _results(value: Mapping[str, Any]) -> tuple[str, ...]:
+    results = value.get("results")
+    links = [link for link in results if isinstance(link, str)] if isinstance(results, list) else []
+    data = value.get("result_data")
+    for item in data if isinstance(data, list) else [data]:
+        link = item.get("video_url") if isinstance(item, dict) else None
+        if isinstance(link, str) and link not in links:
+            links.append(link)
+    return tuple(links)
+
+
+def _task_error(value: Any) -> TaskError:
+    if not isinstance(value, dict):
+        return TaskError(message=str(value))
+    return TaskError(
+        code=str(value.get("code") or "unknown_error"),
+        message=str(value.get("message") or ""),
+        suggestion=str(value["suggestion"]) if value.get("suggestion") else None,
+    )
+
+
+def _usage(value: Any) -> Usage:
+    if not isinstance(value, dict):
+        return _NO_USAGE
+    cost = value.get("cost")
+    cost = cost if isinstance(cost, dict) else {}
+    used = _decimal(value.get("credits_used"))
+    return Usage(
+        credits_reserved=_decimal(value.get("credits_reserved")),
+        credits_used=used if used is not None else _decimal(cost.get("credits")),
+        usd=_decimal(cost.get("usd")),
+    )
+
+
+def _billing(value: Any) -> Billing | None:
+    if not isinstance(value, dict):
+        return None
+    return Billing(
+        charge_status=_text(value.get("charge_status")),
+        refund_status=_text(value.get("refund_status")),
+        reserved_credits=_decimal(value.get("reserved_credits")),
+        charged_credits=_decimal(value.get("charged_credits")),
+    )
+
+
+def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:
+    # The link lives 24 hours from completion; completion is only known when the service says how long the task took.
+    return created + LINK_LIFE + timedelta(seconds=seconds or 0) if created is not None else None
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value is not None else None
+
+
+def _decimal(value: Any) -> Decimal | None:
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _seconds(value: Any) -> float | None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number and 0 <= value < 10**9 else None
+
+
+def _time(value: Any) -> datetime | None:
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return None
+
+
+def decode_page(answer: Answer) -> TaskPage:
+    """Read one page of the task list."""
+    value = decode_object(answer)
+    data = value.get("data")
+    if not isinstance(data, list):
+        raise unreadable(answer, "has no list of tasks")
+    items = tuple(_summary(item) for item in data if isinstance(item, dict) and isinstance(item.get("id"), str))
+    counts = {name: value[name] if isinstance(value.get(name), int) else 0 for name in ("total", "page", "page_size")}
+    return TaskPage(items=items, **counts)
+
+
+def _summary(value: Mapping[str, Any]) -> TaskSummary:
+    status = str(value.get("status") or "")
+    created = value.get("created_at")
+    return TaskSummary(
+        id=value["id"],
+        status=_STATUSES.get(status, status),
+        model=str(value.get("model") or ""),
+        created=_time(created if created is not None else value.get("created")),
+        progress=_progress(value.get("progress"), status),
+        has_results=bool(value.get("has_results")),
+        has_error=bool(value.get("has_error")),
+        credits_used=_decimal(value.get("credits_used")),
+        raw=value,
+    )
+
+
+def decode_credits(answer: Answer) -> Credits:
+    """Read what is left in the account."""
+    data = decode_object(answer).get("data")
+    user = data.get("user") if isinstance(data, dict) else None
+    remaining = _decimal(user.get("remaining_credits")) if isinstance(user, dict) else None
+    if remaining is None:
+        raise unreadable(answer, "has no remaining credits")
+    key = data.get("token") or {}
+    return Credits(
+        remaining=remaining,
+        used=_decimal(user.get("used_credits")) or Decimal(0),
+        key_remaining=_decimal(key.get("remaining_credits")),
+        key_used=_decimal(key.get("used_credits")),
+        key_unlimited=bool(key.get("unlimited_credits")),
+    )
+
+
+def decode_upload(answer: Answer) -> UploadedFile:
+    """Read the answer of the file service to an upload."""
+    value = decode_object(answer)
+    data = value.get("data")
+    if value.get("success") is False:
+        raise error_of(answer)
+    if not isinstance(data, dict) or not isinstance(data.get("file_url"), str):
+        raise unreadable(answer, "has no file URL")
+    return UploadedFile(
+        url=data["file_url"],
+        id=str(data.get("file_id") or ""),
+        name=str(data.get("file_name") or ""),
+        size=data["file_size"] if isinstance(data.get("file_size"), int) else 0,
+        mime_type=str(data.get("mime_type") or ""),
+        expires_at=_time(data.get("expires_at")),
+        raw=data,
+    )
+
+
+# --- answers -> errors ------------------------------------------------------------------------------------------------------------
+
+_BY_CODE: dict[str, type[APIStatusError]] = {
+    "idempotency_conflict": IdempotencyConflictError,
+    "insufficient_quota": InsufficientCreditsError,
+    "task_not_found": TaskNotFoundError,
+}
+_BY_STATUS: dict[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: InsufficientCreditsError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    405: NotFoundError,
+    413: BadRequestError,
+    422: BadRequestError,
+    429: RateLimitError,
+}
+
+
+def error_of(answer: Answer) -> APIStatusError:
+    """Make the error for a refusal: by the service's code where it is known, else by the HTTP status."""
+    error, own = _error_object(answer.body)
+    code = str(error.get("code") or "") if error.get("code") is not None else ""
+    kind = _BY_CODE.get(code) or _BY_STATUS.get(answer.status)
+    if kind is None:
+        kind = InternalServerError if answer.status >= 500 else APIStatusError
+    message = str(error.get("message") or error.get("msg") or "") or answer.body[:200].decode("utf-8", "replace").strip() or "no message"
+    return kind(
+        f"HTTP {answer.status}{f' {code}' if code else ''}: {message}",
+        status=answer.status,
+        code=code,
+        param=_text(error.get("param")),
+        retry_after=parse_retry_after(answer.headers.get("retry-after"), answer.headers.get("date")),
+        own_body=own,
+        request_id=answer.request_id or _text(error.get("request_id")),
+    )
+
+
+def _error_object(body: bytes) -> tuple[dict[str, Any], bool]:
+    """Find the service's error object, of the API or of the file service; ({}, False) when the body is not the service's."""
+    try:
+        value = _loads(body)
+    except ValueError:
+        return {}, False
+    if isinstance(value, dict):
+        error = value.get("error")
+        if isinstance(error, dict):
+            return error, True
+        if isinstance(error, str):
+            return {"message": error}, True
+        if value.get("success") is False:
+            return value, True
+    return {}, False
+
+
+def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
+    """Read a Retry-After header as seconds: a number, or an HTTP date.
+
+    A date is counted from the answer's own Date header, so that a wrong local clock does no harm. None when it cannot be read.
+    """
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        until, now = _http_date(value), _http_date(date or "")
+        if until is None or now is None:
+            return None
+        seconds = (until - now).total_seconds()
+    return max(0.0, seconds) if seconds < 10**9 else None
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
