@@ -20,7 +20,9 @@ from ..rules.wire import Answer
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
-USER_AGENT = f"happyhorse-async/{__version__} aiohttp/{aiohttp.__version__} Python/{sys.version_info.major}.{sys.version_info.minor}"
+USER_AGENT = (
+    f"happyhorse-async/{__version__} aiohttp/{aiohttp.__version__} Python/{sys.version_info.major}.{sys.version_info.minor}"
+)
 
 # Everything that aiohttp can raise out of a request; a test holds this against aiohttp's own tree.
 FOREIGN_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)

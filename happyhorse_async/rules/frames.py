@@ -74,7 +74,16 @@ def read_frame(header: bytes) -> Frame:
 
 
 def _other_format(header: bytes) -> str:
-    marks = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"%PDF": "PDF", b"<svg": "SVG", b"<!DO": "HTML", b"<htm": "HTML"}
+    marks = {
+        b"GIF8": "GIF",
+        b"BM": "BMP",
+        b"II*\0": "TIFF",
+        b"MM\0*": "TIFF",
+        b"%PDF": "PDF",
+        b"<svg": "SVG",
+        b"<!DO": "HTML",
+        b"<htm": "HTML",
+    }
     if header[4:8] == b"ftyp":
         return {b"avif": "AVIF", b"heic": "HEIC", b"mif1": "HEIC"}.get(header[8:12], "video")
     return next((name for mark, name in marks.items() if header.startswith(mark)), "unknown")

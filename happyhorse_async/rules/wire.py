@@ -346,7 +346,9 @@ def error_of(answer: Answer) -> APIStatusError:
     kind = _BY_CODE.get(code) or _BY_STATUS.get(answer.status)
     if kind is None:
         kind = InternalServerError if answer.status >= 500 else APIStatusError
-    message = str(error.get("message") or error.get("msg") or "") or answer.body[:200].decode("utf-8", "replace").strip() or "no message"
+    message = (
+        str(error.get("message") or error.get("msg") or "") or answer.body[:200].decode("utf-8", "replace").strip() or "no message"
+    )
     return kind(
         f"HTTP {answer.status}{f' {code}' if code else ''}: {message}",
         status=answer.status,

@@ -1,0 +1,122 @@
+"""The parts of an open session, put together. Loads everything heavy, and is loaded when the first session opens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .background import Background
+from .budget import BudgetBook
+from .downloader import Downloader
+from .edges.api import Api
+from .edges.fetch import Fetcher
+from .edges.http import Http
+from .errors import InvalidRequestError
+from .events import Events
+from .handles import TaskHandle
+from .models import ImageToVideo, Task
+from .poller import Poller, Watch
+from .pricing import Pricing
+from .settings import Settings
+from .submitter import Orphan, Submissions, Submitter
+from .uploader import Uploader
+
+
+class Engine:
+    """One of each part, wired: what one part learns of a task goes to those that care."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.events = Events()
+        self.background = Background()
+        self.http = Http(
+            key=settings.key,
+            base_url=settings.base_url,
+            files_url=settings.files_url,
+            connect_timeout=settings.timeouts.connect,
+            max_connections=settings.limits.max_connections,
+            client=settings.http,
+        )
+        self.api = Api(self.http, timeouts=settings.timeouts, policy=settings.retry, events=self.events)
+        self.pricing = Pricing(self.api)
+        self.budget = BudgetBook(settings.budget, events=self.events)
+        self.uploader = Uploader(self.http, self.api, limits=settings.limits, timeouts=settings.timeouts, events=self.events)
+        self.poller = Poller(
+            self.api,
+            polling=settings.polling,
+            limits=settings.limits,
+            policy=settings.retry,
+            events=self.events,
+            background=self.background,
+        )
+        self.submitter = Submitter(
+            self.api,
+            self.uploader,
+            pricing=self.pricing,
+            budget=self.budget,
+            limits=settings.limits,
+            timeouts=settings.timeouts,
+            policy=settings.retry,
+            events=self.events,
+            background=self.background,
+            poller=self.poller,
+        )
+        self.fetcher = Fetcher(timeouts=settings.timeouts, limits=settings.limits, allow_loopback=settings.on_loopback)
+        self.downloader = Downloader(
+            self.api, self.fetcher, limits=settings.limits, policy=settings.retry, events=self.events, background=self.background
+        )
+
+    @property
+    def orphans(self) -> list[Orphan]:
+        """Submissions whose caller was cancelled."""
+        return self.submitter.orphans
+
+    async def submit(self, request: Any, fields: Mapping[str, Any], idempotency_key: str | None) -> TaskHandle:
+        """Submit an `ImageToVideo`, or an image with fields."""
+        checked = await self._request(request, fields)
+        accepted = await self.submitter.submit(checked, idempotency_key=idempotency_key)
+        return TaskHandle(self, accepted.task.id, request=checked, idempotency_key=accepted.idempotency_key, accepted=accepted.task)
+
+    async def _request(self, request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
+        if isinstance(request, ImageToVideo):
+            if fields:
+                raise InvalidRequestError([f"{name}: give it to ImageToVideo, which is what was passed" for name in fields])
+            return request
+        try:
+            return ImageToVideo(request, **fields)
+        except TypeError:
+            known = ("prompt", "quality", "duration", "seed", "callback_url")
+            unknown = [f"{name}: the service has no such field; it has {', '.join(known)}" for name in fields if name not in known]
+            raise InvalidRequestError(unknown) from None
+        except InvalidRequestError as error:
+            # The file is looked at as well, so that one error names everything that is wrong.
+            raise InvalidRequestError([*error.problems, *await self.uploader.problems(request)]) from None
+
+    def submit_many(self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool) -> Submissions:
+        """Fan out."""
+        return self.submitter.submit_many(requests, ordered=ordered, handle=self._handle)
+
+    def _handle(self, request: ImageToVideo, idempotency_key: str, task: Task) -> TaskHandle:
+        return TaskHandle(self, task.id, request=request, idempotency_key=idempotency_key, accepted=task)
+
+    def task(self, task_id: str) -> TaskHandle:
+        """Re-attach to a task."""
+        if not isinstance(task_id, str) or not task_id.strip():
+            raise InvalidRequestError([f"task_id: expected the id of a task, such as 'task-unified-...', got {task_id!r}"])
+        return TaskHandle(self, task_id)
+
+    def watch(self, tasks: Iterable[TaskHandle | str], *, timeout: float | None) -> Watch:
+        """Merge the updates of many tasks."""
+        return self.poller.watch([task if isinstance(task, str) else task.id for task in tasks], timeout=timeout)
+
+    async def check_destination(self, to: str | os.PathLike[str], *, overwrite: bool) -> None:
+        """Refuse a destination that cannot work, before anything is paid."""
+        await self.downloader.check_destination(to if isinstance(to, str) else Path(to), overwrite=overwrite)
+
+    async def aclose(self) -> None:
+        """Close all, those that use others first."""
+        self.poller.close()
+        await self.background.aclose()
+        await self.fetcher.aclose()
+        await self.http.aclose()

@@ -1,0 +1,210 @@
+"""Session: builds the parts, opens and closes them, and forwards the verbs. The only composition root.
+
+Imports nothing heavy: aiohttp, cattrs and anyio are loaded when a session opens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from collections.abc import AsyncIterable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .config import Budget, Limits, Polling, RetryPolicy, Timeouts
+from .errors import SessionClosedError
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import aiohttp
+
+    from .engine import Engine
+    from .events import Event
+    from .handles import TaskHandle
+    from .models import Credits, Estimate, ImageToVideo, Task, TaskPage, UploadedFile, Video
+    from .poller import Watch
+    from .submitter import Orphan, Submissions
+
+    E = TypeVar("E", bound=Event)
+
+ImageLike = "ImageToVideo | str | os.PathLike[str] | bytes"
+
+
+class Session:
+    """The way to the service: pooled connections, one submitter, one poller, one downloader.
+
+    `api_key` defaults to EVOLINK_API_KEY, `base_url` to EVOLINK_BASE_URL or the service's host, `files_url` to EVOLINK_FILES_BASE_URL or
+    the service's file host. The policies are frozen values with sensible defaults. `http` is an `aiohttp.ClientSession` to borrow for
+    API calls: it is used and not closed. Downloads never go through it, because result links are followed under stricter rules.
+
+    Use it with `async with`, or let the first call open it and close it with `aclose()`. It belongs to the event loop that opened it, and
+    may be shared by all tasks of that loop. Raises `ConfigurationError` at once when something is set up wrongly.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        files_url: str | None = None,
+        limits: Limits = Limits(),  # noqa: B008 frozen values are safe as defaults, and show themselves in the signature
+        timeouts: Timeouts = Timeouts(),  # noqa: B008
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008
+        polling: Polling = Polling(),  # noqa: B008
+        budget: Budget | None = None,
+        http: aiohttp.ClientSession | None = None,
+    ) -> None:
+        self._engine: Engine | None = None
+        self._closed = False
+        self._settings = Settings.resolve(
+            api_key,
+            base_url=base_url,
+            files_url=files_url,
+            limits=limits,
+            timeouts=timeouts,
+            retry=retry,
+            polling=polling,
+            budget=budget,
+            http=http,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._engine is not None else "not opened"
+        return f"<Session {self._settings.base_url} {state}>"
+
+    # --- life ---------------------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Session:
+        self._open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    def _open(self) -> Engine:
+        """Give the parts, built on first use."""
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise SessionClosedError("this session is closed; make a new one", next_step="Open a new Session.")
+        if self._engine is None:
+            from .engine import Engine
+
+            self._engine = Engine(self._settings)
+            self._loop = loop
+        elif self._loop is not loop:
+            raise SessionClosedError(
+                "this session was opened in another event loop, where its connections live",
+                next_step="Make one Session for each event loop.",
+            )
+        return self._engine
+
+    async def aclose(self) -> None:
+        """Close the session: background work ends, and whoever waits gets `SessionClosedError`. May be called twice, from any task."""
+        engine, self._engine, self._closed = self._engine, None, True
+        if engine is not None:
+            await engine.aclose()
+
+    def __del__(self) -> None:
+        if getattr(self, "_engine", None) is not None:
+            warnings.warn(
+                f"{self!r} was never closed: use `async with`, or await aclose()", ResourceWarning, source=self, stacklevel=1
+            )
+
+    # --- submitting ---------------------------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        request: ImageToVideo | str | os.PathLike[str] | bytes,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> TaskHandle:
+        """Submit one request, which costs money, and give the handle of its task.
+
+        `request` is an `ImageToVideo`, or an image with the request's fields as keywords. A local image is checked and uploaded first.
+        `idempotency_key` is 16 to 96 characters of A-Za-z0-9._-; by default a new one is made. Raises `InvalidRequestError` before
+        anything is sent; every other error says with `.charged` whether money was spent.
+        """
+        return await self._open().submit(request, fields, idempotency_key)
+
+    def submit_many(self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool = False) -> Submissions:
+        """Submit many requests at once, under the session's limits; an async context manager that yields each `Submission` as it is decided.
+
+        One bad request is one failed submission, not an exception. The input is read only as fast as it can be submitted. With `ordered`
+        the submissions come in the input's order. Leaving early stops submitting; what has left by then is finished and kept in `orphans`
+        unless it was yielded.
+        """
+        return self._open().submit_many(requests, ordered=ordered)
+
+    @property
+    def orphans(self) -> list[Orphan]:
+        """Submissions that were accepted, or may have been, after their caller was cancelled."""
+        return self._engine.orphans if self._engine is not None else []
+
+    # --- tasks --------------------------------------------------------------------------------------------------------------------
+
+    def task(self, task_id: str) -> TaskHandle:
+        """Re-attach to a task by its id, from this process or another one; nothing is sent."""
+        return self._open().task(task_id)
+
+    def watch(self, tasks: Iterable[TaskHandle | str], *, timeout: float | None = None) -> Watch:
+        """Merge the updates of many tasks; an async context manager that yields a `Task` at each change, and ends when all have ended."""
+        return self._open().watch(tasks, timeout=timeout)
+
+    async def find_tasks(
+        self, *, status: str | None = None, model: str | None = None, page: int = 1, page_size: int = 50
+    ) -> TaskPage:
+        """Read one page of the account's tasks, newest first.
+
+        `status` is "processing" (queued ones included), "completed", "failed" or "cancelled"; `page_size` at most 50. Seen in the vendor's
+        clients, not promised: a server without it gives `NotFoundError`.
+        """
+        return await self._open().api.list_tasks(status=status, model=model, page=page, page_size=page_size)
+
+    # --- all in one ---------------------------------------------------------------------------------------------------------------
+
+    async def generate(
+        self,
+        request: ImageToVideo | str | os.PathLike[str] | bytes,
+        *,
+        save_to: str | os.PathLike[str] = "",
+        overwrite: bool = False,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Video:
+        """Turn one image into one saved video: submit, wait, download.
+
+        Takes what `submit` and `TaskHandle.download` take, and raises what they raise. `timeout` (seconds) bounds the wait.
+        """
+        engine = self._open()
+        await engine.check_destination(save_to, overwrite=overwrite)
+        task = await engine.submit(request, fields, idempotency_key)
+        return await task.download(save_to, overwrite=overwrite, timeout=timeout)
+
+    # --- money and files ----------------------------------------------------------------------------------------------------------
+
+    async def estimate(self, requests: ImageToVideo | Iterable[ImageToVideo]) -> Estimate:
+        """Say what one or more requests will cost, by the service's live pricing rule, or the bundled one when that cannot be had."""
+        return await self._open().pricing.estimate(requests)
+
+    async def credits(self) -> Credits:
+        """Read what is left in the account and in the key."""
+        return await self._open().api.credits()
+
+    async def upload(self, image: str | os.PathLike[str] | bytes) -> UploadedFile:
+        """Check a first frame and put it on the service's file host, where it is public and lives 72 hours; same content, same file."""
+        return await self._open().uploader.upload(image)
+
+    # --- listening ----------------------------------------------------------------------------------------------------------------
+
+    def subscribe(self, listener: Callable[[Any], None], *kinds: type[Event]) -> Callable[[], None]:
+        """Call `listener` with each event of the given kinds (all by default), in the event loop; gives a function that ends it."""
+        return self._open().events.subscribe(listener, *kinds)
+
+    async def read(self, task_id: str) -> Task:
+        """Ask the service for one task, once, now."""
+        return await self._open().poller.read(task_id)

@@ -1,0 +1,48 @@
+"""Fixtures that every test may use: the sandbox on a clock moved by hand, and a session wired to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async import Polling, RetryPolicy, Session
+from happyhorse_async.sandbox import Sandbox
+
+PHOTOS = Path(__file__).parent.parent / "happyhorse_async" / "sandbox" / "photos"
+
+QUICK_POLLING = Polling(target_delay=0.01, min_interval=0.01, max_interval=0.05, max_reads_per_minute=1_000_000)
+QUICK_RETRY = RetryPolicy(first_pause=0.01, longest_pause=0.05)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The package is for asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
+    """The service on loopback; its time stands still until a test moves it."""
+    async with Sandbox(video="stub", speed=0) as sandbox:
+        yield sandbox
+
+
+def open_session(sandbox: Sandbox, **settings: object) -> Session:
+    """Make a session wired to a sandbox, quick to poll and to retry unless a test says otherwise."""
+    defaults: dict[str, object] = {"polling": QUICK_POLLING, "retry": QUICK_RETRY}
+    return Session(sandbox.key, base_url=sandbox.url, files_url=sandbox.files_url, **{**defaults, **settings})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def session(sandbox: Sandbox) -> AsyncIterator[Session]:
+    """A session wired to the sandbox."""
+    async with open_session(sandbox) as session:
+        yield session
+
+
+@pytest.fixture
+def cat() -> Path:
+    """A photograph that satisfies the service's rules."""
+    return PHOTOS / "cat.jpg"
