@@ -63,6 +63,60 @@ if TYPE_CHECKING:
     )
     from .session import Session
 
+__all__ = [
+    "APIConnectionError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "BadRequestError",
+    "Billing",
+    "Budget",
+    "BudgetExceededError",
+    "ConfigurationError",
+    "Credits",
+    "DestinationExistsError",
+    "DownloadError",
+    "Estimate",
+    "HappyHorseError",
+    "IdempotencyConflictError",
+    "ImageToVideo",
+    "IncompleteDownloadError",
+    "InsufficientCreditsError",
+    "InternalServerError",
+    "InvalidRequestError",
+    "LedgerError",
+    "Limits",
+    "LinkExpiredError",
+    "NotAVideoError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "Polling",
+    "RateLimitError",
+    "RetryPolicy",
+    "Session",
+    "SessionClosedError",
+    "Submission",
+    "SubmissionOutcomeUnknownError",
+    "Task",
+    "TaskCancelledError",
+    "TaskError",
+    "TaskFailedError",
+    "TaskHandle",
+    "TaskNotFoundError",
+    "TaskPage",
+    "TaskStatus",
+    "TaskSummary",
+    "Timeouts",
+    "TransportError",
+    "UnreadableAnswerError",
+    "UnsafeLinkError",
+    "UploadedFile",
+    "Usage",
+    "Video",
+    "WaitTimeoutError",
+    "__version__",
+]
+
 _HOMES = {
     "config": ("Budget", "Limits", "Polling", "RetryPolicy", "Timeouts"),
     "errors": (
@@ -116,8 +170,6 @@ _HOMES = {
     "session": ("Session",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = sorted([*_HOME_OF, "__version__"])  # noqa: PLE0605 a test pins the list
 
 
 def __getattr__(name: str) -> Any:

@@ -185,5 +185,5 @@ class Events:
             if isinstance(event, kinds):
                 try:
                     listener(event)
-                except Exception:  # noqa: BLE001 a listener is foreign code: it must not be able to lose a paid task
+                except Exception:
                     logger.exception("a listener failed on %s", type(event).__name__, extra={"action": "listener_failed"})

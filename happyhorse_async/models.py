@@ -73,7 +73,7 @@ class ImageToVideo:
         problems = request_problems(self)
         if problems:
             raise InvalidRequestError(problems)
-        cut = frames.prompt_cut(self.prompt or "")
+        cut = frames.prompt_cut(self.prompt) if self.prompt else None
         if cut is not None:
             warnings.warn(f"prompt: {cut}", UserWarning, stacklevel=3)
 
@@ -86,8 +86,9 @@ class ImageToVideo:
 def request_problems(request: ImageToVideo) -> list[str]:
     """List what the service's reference forbids in a request; a local file's content is not looked at."""
     problems = _image_problems(request.image)
-    if request.prompt is not None and not isinstance(request.prompt, str):
-        problems.append(f"prompt: expected text or None, got {request.prompt!r}")
+    prompt: object = request.prompt
+    if prompt is not None and not isinstance(prompt, str):
+        problems.append(f"prompt: expected text or None, got {prompt!r}")
     if request.quality not in QUALITIES:
         problems.append(f"quality: expected '720p' or '1080p', got {request.quality!r}")
     if not _whole_in(request.duration, DURATIONS):

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     E = TypeVar("E", bound=Event)
 
-ImageLike = "ImageToVideo | str | os.PathLike[str] | bytes"
-
 
 class Session:
     """The way to the service: pooled connections, one submitter, one poller, one downloader.
@@ -131,7 +129,7 @@ class Session:
         return await self._open().submit(request, fields, idempotency_key)
 
     def submit_many(self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool = False) -> Submissions:
-        """Submit many requests at once, under the session's limits; an async context manager that yields each `Submission` as it is decided.
+        """Submit many requests at once; an async context manager that yields each `Submission` as it is decided.
 
         One bad request is one failed submission, not an exception. The input is read only as fast as it can be submitted. With `ordered`
         the submissions come in the input's order. Leaving early stops submitting; what has left by then is finished and kept in `orphans`

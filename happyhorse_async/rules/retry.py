@@ -1,4 +1,4 @@
-"""Try again? After how long? Is the outcome certain?
+"""Whether to try again, after how long, and whether the outcome is certain.
 
 Retrying is data plus arithmetic: nothing here waits, and randomness is passed in. May import errors and config.
 """

@@ -6,7 +6,7 @@ May import cattrs, the models and the errors; no I/O.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
@@ -42,6 +42,7 @@ from ..models import (
     Usage,
 )
 
+_loads: Callable[[bytes], Any]
 try:
     from orjson import loads as _loads
 except ImportError:
@@ -73,9 +74,7 @@ class Answer(NamedTuple):
 # --- values -> JSON ---------------------------------------------------------------------------------------------------------------
 
 _encoder = cattrs.Converter()
-_encoder.register_unstructure_hook(
-    ImageToVideo, make_dict_unstructure_fn(ImageToVideo, _encoder, image=override(omit=True), _cattrs_omit_if_default=False)
-)
+_encoder.register_unstructure_hook(ImageToVideo, make_dict_unstructure_fn(ImageToVideo, _encoder, image=override(omit=True)))
 
 
 def encode_submission(request: ImageToVideo, image_url: str) -> bytes:
@@ -145,11 +144,10 @@ def task_of(value: Any) -> Task | None:
     """Read a task from its JSON object; None when it has no id or no status. Unknown fields stay in `raw`."""
     if not isinstance(value, dict):
         return None
-    task_id, status = value.get("id"), value.get("status")
-    if not isinstance(task_id, str) or not isinstance(status, str) or not task_id or not status:
+    task_id, word = value.get("id"), value.get("status")
+    if not isinstance(task_id, str) or not isinstance(word, str) or not task_id or not word:
         return None
-    status = _STATUSES.get(status, status)
-    info = value.get("task_info")
+    status: TaskStatus | str = _STATUSES.get(word, word)
     results = _results(value) if status == TaskStatus.COMPLETED else ()
     created, seconds = _time(value.get("created")), _seconds(value.get("duration"))
     return Task(
@@ -163,7 +161,7 @@ def task_of(value: Any) -> Task | None:
         model=value.get("model") or MODEL,
         created=created,
         expires_at=_expiry(created, seconds) if results else None,
-        estimated_seconds=_seconds(info.get("estimated_time")) if isinstance(info, dict) else None,
+        estimated_seconds=_seconds(_dict(value.get("task_info")).get("estimated_time")),
         seconds=seconds,
         raw=value,
     )
@@ -199,8 +197,7 @@ def _task_error(value: Any) -> TaskError:
 def _usage(value: Any) -> Usage:
     if not isinstance(value, dict):
         return _NO_USAGE
-    cost = value.get("cost")
-    cost = cost if isinstance(cost, dict) else {}
+    cost = _dict(value.get("cost"))
     used = _decimal(value.get("credits_used"))
     return Usage(
         credits_reserved=_decimal(value.get("credits_reserved")),
@@ -223,6 +220,10 @@ def _billing(value: Any) -> Billing | None:
 def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:
     # The link lives 24 hours from completion; completion is only known when the service says how long the task took.
     return created + LINK_LIFE + timedelta(seconds=seconds or 0) if created is not None else None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _text(value: Any) -> str | None:
@@ -285,12 +286,11 @@ def _summary(value: Mapping[str, Any]) -> TaskSummary:
 
 def decode_credits(answer: Answer) -> Credits:
     """Read what is left in the account."""
-    data = decode_object(answer).get("data")
-    user = data.get("user") if isinstance(data, dict) else None
-    remaining = _decimal(user.get("remaining_credits")) if isinstance(user, dict) else None
+    data = _dict(decode_object(answer).get("data"))
+    user, key = _dict(data.get("user")), _dict(data.get("token"))
+    remaining = _decimal(user.get("remaining_credits"))
     if remaining is None:
         raise unreadable(answer, "has no remaining credits")
-    key = data.get("token") or {}
     return Credits(
         remaining=remaining,
         used=_decimal(user.get("used_credits")) or Decimal(0),
