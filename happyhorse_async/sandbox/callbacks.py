@@ -1,0 +1,111 @@
+"""Callbacks: one POST when a task has ended, up to three more tries, and the faults that befall them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import attrs
+
+from happyhorse_async.sandbox.codec import encode
+from happyhorse_async.sandbox.crew import Crew
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from happyhorse_async.sandbox.clock import Agenda, Clock
+    from happyhorse_async.sandbox.faults import FaultPlan
+    from happyhorse_async.sandbox.tasks import TaskRecord
+
+__all__ = ["CallbackRecord", "Callbacks"]
+
+_PAUSES = (1.0, 2.0, 4.0)
+"""Sandbox seconds before the second, third and fourth try (the service's reference)."""
+
+
+@attrs.frozen
+class CallbackRecord:
+    """One try of one callback."""
+
+    task_id: str
+    url: str
+    attempt: int
+    status: int | None
+    """The receiver's answer; None when there was none in time."""
+    at: float
+
+
+class Callbacks:
+    """Sends callbacks. Pauses pass on the sandbox's clock, the receiver's time-out in real seconds."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        agenda: Agenda,
+        plan: FaultPlan,
+        view: Callable[[TaskRecord], dict[str, Any]],
+        *,
+        timeout: float,
+        rearm: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._agenda = agenda
+        self._plan = plan
+        self._view = view
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._rearm = rearm
+        self._crew = Crew()
+        self._held: list[TaskRecord] = []
+        self._session: aiohttp.ClientSession | None = None
+        self.records: list[CallbackRecord] = []
+
+    def task_ended(self, task: TaskRecord) -> None:
+        """Send a task's callback, if it wants one, as the faults have it."""
+        url = task.submission.callback_url
+        if url is None:
+            return
+        faults = {fault.action: fault.details for fault in self._plan.strike_callback(urlsplit(url).path)}
+        if "no-callback" in faults:
+            return
+        if "reorder-callbacks" in faults:
+            self._held.append(task)
+            return
+        if "late-callback" in faults:
+            due = (task.ended or 0.0) + faults["late-callback"].get("seconds", 60.0)
+            self._agenda.at(due, lambda _: self._send(task, 1))
+        else:
+            self._send(task, 1)
+        for _ in range(faults["duplicate-callback"].get("count", 1) if "duplicate-callback" in faults else 0):
+            self._send(task, 1)
+        held, self._held = self._held, []
+        for other in held:
+            self._send(other, 1)
+
+    async def close(self) -> None:
+        """Abandon what is not delivered."""
+        await self._crew.close()
+        if self._session is not None:
+            await self._session.close()
+
+    def _send(self, task: TaskRecord, attempt: int) -> None:
+        self._crew.start(self._try(task, attempt))
+
+    async def _try(self, task: TaskRecord, attempt: int) -> None:
+        url = task.submission.callback_url or ""
+        status = await self._post(url, encode(self._view(task)))
+        now = self._clock.now()
+        self.records.append(CallbackRecord(task.id, url, attempt, status, now))
+        if (status is None or not 200 <= status < 300) and attempt <= len(_PAUSES):
+            self._agenda.at(now + _PAUSES[attempt - 1], lambda _: self._send(task, attempt + 1))
+            self._rearm()
+
+    async def _post(self, url: str, body: bytes) -> int | None:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=self._timeout)
+        headers = {"Content-Type": "application/json", "User-Agent": "happyhorse-sandbox"}
+        try:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
+                return answer.status
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return None

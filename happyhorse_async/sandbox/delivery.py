@@ -1,0 +1,78 @@
+"""Answers onto sockets: the quick way for true ones, and the slow, cut and silent ways for faults."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from happyhorse_async.sandbox.exchange import Answer
+    from happyhorse_async.sandbox.misbehave import Delivery
+
+__all__ = ["deliver", "respond"]
+
+_PIECE = 65536
+
+
+def respond(answer: Answer, headers: dict[str, str]) -> web.Response:
+    """Return the whole answer for the framework to send."""
+    headers["Content-Type"] = answer.content_type
+    headers.update(answer.headers)
+    return web.Response(body=answer.encoded(), status=answer.status, headers=headers)
+
+
+async def deliver(
+    request: web.BaseRequest, answer: Answer, headers: dict[str, str], delivery: Delivery, closing: asyncio.Event
+) -> web.StreamResponse:
+    """Send an answer as a fault has it; `closing` ends every wait."""
+    await _pause(delivery.delay, closing)
+    if delivery.silent:
+        _close(request, reset=delivery.reset)
+        return web.Response()
+    if delivery.stop_after is None and delivery.chunk is None:
+        return respond(answer, headers)
+    return await _send_in_pieces(request, answer, headers, delivery, closing)
+
+
+async def _send_in_pieces(
+    request: web.BaseRequest, answer: Answer, headers: dict[str, str], delivery: Delivery, closing: asyncio.Event
+) -> web.StreamResponse:
+    body = answer.encoded()
+    response = web.StreamResponse(status=answer.status, headers={**headers, **answer.headers})
+    response.content_type, response.content_length = answer.content_type.partition(";")[0], len(body)
+    await response.prepare(request)
+    piece = delivery.chunk or _PIECE
+    end = len(body) if delivery.stop_after is None else delivery.stop_after
+    for at in range(0, end, piece):
+        await response.write(body[at : min(at + piece, end)])
+        await _pause(delivery.interval, closing)
+    if delivery.stop_after is not None:
+        _close(request, reset=delivery.reset)
+    return response
+
+
+async def _pause(seconds: float, closing: asyncio.Event) -> None:
+    if seconds <= 0:
+        return
+    try:
+        await asyncio.wait_for(closing.wait(), seconds if isfinite(seconds) else None)
+    except TimeoutError:
+        return
+
+
+def _close(request: web.BaseRequest, *, reset: bool) -> None:
+    transport = request.transport
+    if transport is None:
+        return
+    if not reset:
+        transport.close()
+        return
+    peer = transport.get_extra_info("socket")
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()

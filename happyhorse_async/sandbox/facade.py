@@ -1,0 +1,281 @@
+"""`Sandbox`: the service on this machine, as tests and commands hold it in their hands."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from happyhorse_async.sandbox.clock import Clock
+from happyhorse_async.sandbox.features import Features
+from happyhorse_async.sandbox.handlers import files, money, results, tasks
+from happyhorse_async.sandbox.money import Account
+from happyhorse_async.sandbox.observed import SandboxTask
+from happyhorse_async.sandbox.routing import Router
+from happyhorse_async.sandbox.server import Front, Listener
+from happyhorse_async.sandbox.service import Options, Service
+from happyhorse_async.sandbox.tasks import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from happyhorse_async.sandbox.callbacks import CallbackRecord
+    from happyhorse_async.sandbox.faults import Fault
+    from happyhorse_async.sandbox.journal import RequestRecord
+    from happyhorse_async.sandbox.money import Entry
+
+__all__ = ["Sandbox"]
+
+_T = TypeVar("_T")
+
+
+class Sandbox:
+    """The service on a loopback port: `async with Sandbox() as sandbox`.
+
+    Args:
+        video: "real" renders with PyAV, "stub" sends a small flat MP4, "auto" renders when PyAV and Pillow are installed.
+        speed: sandbox seconds per real second; 0: time stands still until `advance`.
+        task_seconds: the life of every task in sandbox seconds; None: a realistic distribution.
+        accounts: the customers; by default one with `credits`, `file_quota` and `rate_limit`, whose key is `key`.
+        features: what the server offers beyond the service's reference.
+        rate_limit: submissions a real second and key; None: no limit.
+        link_seconds: the life of result links, `file_seconds` that of uploads, both in sandbox seconds.
+        expired_link: the status of a dead result link; 403, 404, 410, or 200 with a page.
+        allow_loopback: whether callbacks and image URLs may be on private addresses, and callbacks on plain http there.
+        callback_timeout: real seconds that a receiver of callbacks has.
+        stub_bytes: the least size of a stub video, for tests of long downloads.
+        control: whether other processes may steer the sandbox through `/sandbox/...`.
+        seed: of everything random here.
+        start: the sandbox's Unix time at the beginning; None: the real time.
+        host: the address to listen on, `port` and `files_port` the two ports; 0: any free one.
+    """
+
+    def __init__(
+        self,
+        *,
+        video: str = "auto",
+        speed: float = 1.0,
+        task_seconds: float | None = None,
+        accounts: Iterable[Account] | None = None,
+        features: Features | None = None,
+        rate_limit: float | None = None,
+        link_seconds: float = 86_400,
+        file_seconds: float = 259_200,
+        expired_link: int = 403,
+        allow_loopback: bool = True,
+        callback_timeout: float = 10.0,
+        stub_bytes: int = 0,
+        control: bool = True,
+        credits: float = 1_000_000,  # noqa: A002  # the service's word, and callers read it as such
+        file_quota: int = 2000,
+        seed: int = 0,
+        start: float | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        files_port: int = 0,
+    ) -> None:
+        default = Account(key=f"sk-sandbox-{seed:08d}", credits=str(credits), file_quota=file_quota, rate_limit=rate_limit)
+        self._options = Options(
+            accounts=tuple(accounts) if accounts is not None else (default,),
+            features=features or Features(),
+            video=video,
+            stub_bytes=stub_bytes,
+            task_seconds=task_seconds,
+            link_seconds=link_seconds,
+            file_seconds=file_seconds,
+            expired_link=expired_link,
+            allow_loopback=allow_loopback,
+            callback_timeout=callback_timeout,
+            control=control,
+            seed=seed,
+        )
+        self._clock = Clock(start=time.time() if start is None else start, speed=speed, real=time.monotonic)
+        self._address = host, port, files_port
+        self._service: Service | None = None
+        self._listeners: list[Listener] = []
+        self._urls = ("", "")
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __aenter__(self) -> Self:
+        host, port, files_port = self._address
+        sockets = [_bind(host, port), _bind(host, files_port)]
+        self._urls = _url(sockets[0]), _url(sockets[1])
+        self._loop = asyncio.get_running_loop()
+        self._service = service = Service(self._options, self._clock, files_url=self.files_url)
+        self._listeners = [Listener(sockets[0], "api"), Listener(sockets[1], "files")]
+        api_routes = (*tasks.ROUTES, *money.ROUTES)
+        await self._listeners[0].start(Front(service, Router(api_routes), "api"))
+        await self._listeners[1].start(Front(service, Router((*files.ROUTES, *results.ROUTES)), "files"))
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop listening and end all background work; what the sandbox has seen stays readable."""
+        if self._service is None or self._service.closing.is_set():
+            return
+        self._service.closing.set()
+        for listener in self._listeners:
+            await listener.stop()
+        await self._service.close()
+
+    @property
+    def url(self) -> str:
+        """Return the API's base URL, without a slash at the end."""
+        return self._urls[0]
+
+    @property
+    def files_url(self) -> str:
+        """Return the file service's base URL, without a slash at the end."""
+        return self._urls[1]
+
+    @property
+    def key(self) -> str:
+        """Return the API key of the first account."""
+        return self._options.accounts[0].key
+
+    def env(self) -> dict[str, str]:
+        """Return the environment variables that point a client at this sandbox."""
+        return {
+            "EVOLINK_API_KEY": self.key,
+            "EVOLINK_BASE_URL": self.url,
+            "EVOLINK_FILES_BASE_URL": self.files_url,
+        }
+
+    @property
+    def now(self) -> float:
+        """Return the sandbox's Unix time in seconds."""
+        return self._clock.now()
+
+    @property
+    def speed(self) -> float:
+        """Sandbox seconds per real second; it can be set while the sandbox runs."""
+        return self._clock.speed
+
+    @speed.setter
+    def speed(self, speed: float) -> None:
+        def change(service: Service) -> None:
+            self._clock.speed = speed
+            service.rearm()
+
+        self._do(change)
+
+    @property
+    def paid(self) -> int:
+        """Return how many tasks were accepted and charged; replays of an idempotency key do not count again."""
+        return self._do(lambda service: len(service.world.tasks))
+
+    @property
+    def refunded(self) -> int:
+        """Return how many of the paid tasks were refunded since."""
+        return self._do(lambda service: service.world.refunded)
+
+    @property
+    def ledger(self) -> list[Entry]:
+        """Return every reservation, settlement and refund, in order."""
+        return self._do(lambda service: list(service.world.ledger))
+
+    @property
+    def tasks(self) -> list[SandboxTask]:
+        """Return the accepted tasks in order of acceptance; each shows its present state whenever it is read."""
+        return self._do(lambda service: [SandboxTask(service, record) for record in service.world.tasks.values()])
+
+    def task(self, task_id: str) -> SandboxTask:
+        """Return one task; raises `KeyError` when there is none."""
+        return self._do(lambda service: SandboxTask(service, service.world.tasks[task_id]))
+
+    @property
+    def requests(self) -> list[RequestRecord]:
+        """Return the requests that arrived, in order; the sandbox's own pages and control calls are left out."""
+        return self._do(lambda service: service.journal.all())
+
+    def count(self, method: str | None = None, path: str | None = None) -> int:
+        """Return how many requests arrived with this method and exactly this path."""
+        return self._do(lambda service: service.journal.count(method, path))
+
+    @property
+    def callbacks(self) -> list[CallbackRecord]:
+        """Return every try of every callback whose outcome is known, in order."""
+        return self._do(lambda service: list(service.callbacks.records))
+
+    def advance(self, seconds: float) -> None:
+        """Move the sandbox's clock forward: tasks go on, links and files die, callbacks fall due."""
+
+        def change(service: Service) -> None:
+            self._clock.advance(seconds)
+            service.catch_up()
+            service.rearm()
+
+        self._do(change)
+
+    def finish(self, task_id: str | None = None) -> None:
+        """Complete one task, or all that are unfinished, now; one whose image is being fetched ends right after."""
+
+        def change(service: Service) -> None:
+            now = service.catch_up()
+            world = service.world
+            for record in list(world.tasks.values()) if task_id is None else [world.tasks[task_id]]:
+                world.hasten(record, now)
+
+        self._do(change)
+
+    def end(
+        self,
+        task_id: str,
+        status: str,
+        *,
+        error_code: str | None = None,
+        message: str | None = None,
+        refund: bool = True,
+    ) -> None:
+        """End a task with a final status now; any other status, known or not, is shown from now on.
+
+        `refund=False` keeps the charge of a failed task. Raises `KeyError` and, when the task has ended, `ValueError`.
+        """
+        code = error_code or ("unknown_error" if status == "failed" else None)
+
+        def change(service: Service) -> None:
+            ending = Ending(status, code, message, refund)
+            service.world.force(service.world.tasks[task_id], ending, service.catch_up())
+
+        self._do(change)
+
+    def fail(self, fault: Fault, /) -> Fault:
+        """Add a fault, which is returned."""
+        return self._do(lambda service: service.faults.add(fault))
+
+    def clear_faults(self) -> None:
+        """Forget all faults, of scenarios too."""
+        self._do(lambda service: service.faults.clear())
+
+    def fired(self, fault: Fault) -> int:
+        """Return how many requests or callbacks have suffered a fault."""
+        return self._do(lambda service: service.faults.fired(fault))
+
+    def _do(self, action: Callable[[Service], _T]) -> _T:
+        """Run an action where the sandbox lives: here, or in its own thread's loop when it has one."""
+        service = self._service
+        if service is None or self._loop is None:
+            raise RuntimeError("the sandbox is not running: use `async with Sandbox() as sandbox`")
+        return action(service)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    bound.setblocking(False)
+    return bound
+
+
+def _url(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,50 @@
+"""Which of the service's unpromised features a sandbox has. Values only: nothing here does anything."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+__all__ = ["Features"]
+
+
+@attrs.frozen(kw_only=True)
+class Features:
+    """What this sandbox offers beyond the service's reference, each of which a real server may lack.
+
+    All of them were seen in the vendor's clients. Switch one off to prove that your code also works without it.
+    """
+
+    idempotency: bool = True
+    """Honours `Idempotency-Key`; off: the header is ignored and a replay is a second paid task."""
+    batch: bool = True
+    """Has `POST /v1/tasks/batch`; off: 404."""
+    listing: bool = True
+    """Has `GET /v1/tasks`; off: 404."""
+    billing: bool = True
+    """Tasks carry `billing`, the ledger's facts."""
+    settlement: bool = True
+    """Ended tasks carry `usage.credits_used` and `usage.cost`."""
+    task_duration: bool = True
+    """Ended tasks carry `duration`, the seconds that they took."""
+    results: bool = True
+    """Completed tasks carry `results`; off, with `result_data`, they carry that alone."""
+    result_data: Literal["absent", "object", "list"] = "object"
+    """The shape of `result_data`, which repeats the links with their metadata."""
+    pricing: bool = True
+    """Has `GET /v1/catalog/pricing-rules/{model}`; off: 404."""
+    file_listing: bool = True
+    """The file service lists and deletes; off: 404."""
+    request_ids: Literal["x-request-id", "x-oneapi-request-id", "absent"] = "x-request-id"
+    """The response header that names the request for support."""
+    user_agent_filter: bool = True
+    """Result links answer 403 to the default `User-Agent` of some HTTP libraries."""
+    integer_codes: bool = False
+    """Errors carry the HTTP status as an integer `code`, as once seen."""
+    cancelled_as_failed: bool = False
+    """Cancelled tasks come as `failed` with the code `request_cancelled`, as the reference allows."""
+    suggestions: bool = True
+    """A failed task's `error` carries `suggestion`."""
+    retry_after: Literal["seconds", "date", "absent"] = "seconds"
+    """The form of `Retry-After` on a rate-limited answer."""

@@ -1,0 +1,141 @@
+"""The file service: three ways to upload, quota, list, delete, and the public file URLs."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from happyhorse_async.sandbox.addresses import fetch_problem
+from happyhorse_async.sandbox.exchange import Answer, json_answer
+from happyhorse_async.sandbox.fetcher import FetchError
+from happyhorse_async.sandbox.handlers.tasks import page_argument
+from happyhorse_async.sandbox.images import read_header
+from happyhorse_async.sandbox.multipart import parse_multipart
+from happyhorse_async.sandbox.refusals import Refusal, invalid
+from happyhorse_async.sandbox.routing import Route
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from happyhorse_async.sandbox.exchange import Call
+    from happyhorse_async.sandbox.service import Service
+
+__all__ = ["ROUTES"]
+
+_DATA_URL = re.compile(r"data:(image/(?:jpeg|png|gif|webp));base64,(.*)", re.DOTALL)
+
+
+async def _upload_stream(service: Service, call: Call) -> Answer:
+    parts = parse_multipart(call.body, call.headers.get("Content-Type", ""))
+    file = parts.get("file")
+    if file is None:
+        raise invalid("file", "the form has no field `file`")
+    texts = {name: part.data.decode("utf-8", "replace") for name, part in parts.items() if name != "file"}
+    return _keep(service, call, file.data, file.filename or "upload", texts)
+
+
+async def _upload_base64(service: Service, call: Call) -> Answer:
+    body = _fields(call)
+    found = _DATA_URL.fullmatch(body.get("base64_data", ""))
+    if found is None:
+        raise invalid("base64_data", "base64_data must be a data URL of a jpeg, png, gif or webp")
+    try:
+        data = base64.b64decode(found.group(2), validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid("base64_data", "base64_data is not valid base64") from None
+    if (facts := read_header(data)) is None or facts.mime_type != found.group(1):
+        raise invalid("base64_data", f"the data is not {found.group(1)}")
+    return _keep(service, call, data, "upload." + found.group(1).removeprefix("image/"), body)
+
+
+async def _upload_url(service: Service, call: Call) -> Answer:
+    body = _fields(call)
+    url = body.get("file_url", "")
+    if problem := fetch_problem(url, allow_private=service.options.allow_loopback):
+        raise invalid("file_url", f"file_url {problem}")
+    try:
+        data = await service.fetcher.fetch(url)
+    except FetchError as error:
+        raise invalid("file_url", str(error)) from None
+    return _keep(service, call, data, PurePosixPath(urlsplit(url).path).name or "upload", body)
+
+
+async def _quota(service: Service, call: Call) -> Answer:
+    wallet = call.owner
+    quota = wallet.account.file_quota
+    data = {
+        "user_group": "default",
+        "max_files": quota,
+        "used_files": wallet.files,
+        "remaining_files": quota - wallet.files,
+    }
+    return _success(data, "quota")
+
+
+async def _list(service: Service, call: Call) -> Answer:
+    page = page_argument(call, "page", 1)
+    size = page_argument(call, "pageSize", 20, most=100)
+    stored = service.world.files.owned_by(call.owner)
+    shown = [service.views.file(file) for file in stored[(page - 1) * size : page * size]]
+    return _success({"files": shown, "total": len(stored), "page": page, "pageSize": size}, "files")
+
+
+async def _delete(service: Service, call: Call) -> Answer:
+    file_id = call.params["file_id"]
+    stored = service.world.files.get(file_id)
+    if stored is None or stored.wallet is not call.wallet:
+        raise Refusal(404, "file_not_found", f"there is no file {file_id}")
+    service.world.files.remove(file_id)
+    return _success({"file_id": file_id}, "deleted")
+
+
+async def _public(service: Service, call: Call) -> Answer:
+    stored = service.world.files.get(call.params["file_id"])
+    if stored is None or stored.name != call.params["name"]:
+        raise Refusal(404, "file_not_found", "there is no such file, or it has expired")
+    headers = {"Cache-Control": "public, max-age=3600"}
+    if call.argument("download"):
+        headers["Content-Disposition"] = f'attachment; filename="{stored.name}"'
+    return Answer(body=stored.data, content_type=stored.mime_type, headers=headers)
+
+
+def _fields(call: Call) -> dict[str, str]:
+    body = call.json()
+    if not isinstance(body, dict):
+        raise Refusal(400, "invalid_request", "the body must be a JSON object")
+    for name in ("base64_data", "file_url", "upload_path", "file_name"):
+        if body.get(name) is not None and not isinstance(body[name], str):
+            raise invalid(name, f"{name} must be a string")
+    return {name: value for name, value in body.items() if isinstance(value, str)}
+
+
+def _keep(service: Service, call: Call, data: bytes, original_name: str, fields: dict[str, str]) -> Answer:
+    stored = service.world.files.add(
+        call.owner,
+        data,
+        now=call.now,
+        original_name=original_name,
+        name=fields.get("file_name"),
+        path=fields.get("upload_path"),
+    )
+    return _success(service.views.file(stored), "uploaded")
+
+
+def _success(data: dict[str, Any], message: str) -> Answer:
+    return json_answer({"success": True, "code": 200, "msg": message, "data": data})
+
+
+ROUTES = (
+    Route("POST", "/api/v1/files/upload/stream", _upload_stream),
+    Route("POST", "/api/v1/files/upload/base64", _upload_base64),
+    Route("POST", "/api/v1/files/upload/url", _upload_url),
+    Route("GET", "/api/v1/files/quota", _quota),
+    Route("GET", "/api/v1/files/list", _list, feature="file_listing"),
+    Route("DELETE", "/api/v1/files/{file_id}", _delete, feature="file_listing"),
+    Route("GET", "/f/{file_id}/{name}", _public, needs_key=False),
+)
+"""The endpoints of the file host."""

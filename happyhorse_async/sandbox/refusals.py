@@ -1,0 +1,41 @@
+"""The answers that refuse a request: status, code, type and parameter, as the service's error table has them."""
+
+from __future__ import annotations
+
+__all__ = ["Refusal", "error_type", "invalid"]
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    409: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+
+def error_type(status: int) -> str:
+    """Return the `error.type` that goes with an HTTP status."""
+    return _TYPES.get(status, "api_error")
+
+
+class Refusal(Exception):  # noqa: N818  # an answer like any other, not a failure
+    """The service says no: carries everything that either host's error envelope needs."""
+
+    def __init__(
+        self, status: int, code: str, message: str, *, param: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.headers = headers or {}
+
+
+def invalid(param: str, message: str) -> Refusal:
+    """Return the refusal of one bad parameter: 400 `invalid_request`."""
+    return Refusal(400, "invalid_request", message, param=param)

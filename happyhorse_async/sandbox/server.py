@@ -1,0 +1,181 @@
+"""The listeners: every request goes through `Front`, which logs it, lets faults strike, and asks the router."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from happyhorse_async.sandbox.delivery import deliver, respond
+from happyhorse_async.sandbox.exchange import Answer, Call, api_error, file_error
+from happyhorse_async.sandbox.journal import RequestRecord
+from happyhorse_async.sandbox.misbehave import Act, Delivery, after, before
+from happyhorse_async.sandbox.money import RateLimited
+from happyhorse_async.sandbox.refusals import Refusal
+
+if TYPE_CHECKING:
+    import socket
+
+    from happyhorse_async.sandbox.exchange import Host
+    from happyhorse_async.sandbox.faults import Fault
+    from happyhorse_async.sandbox.money import Wallet
+    from happyhorse_async.sandbox.routing import Router
+    from happyhorse_async.sandbox.service import Service
+
+__all__ = ["Front", "Listener"]
+
+_log = logging.getLogger("happyhorse_async.sandbox")
+
+_LARGEST = {"api": 1024 * 1024, "files": 32 * 1024 * 1024}
+"""Bytes of a request body before the answer is 413; the service's own limits are not published."""
+_OWN_PATHS = ("/sandbox/", "/openapi.json", "/favicon.ico")
+
+
+class Front:
+    """Answers the requests of one listener."""
+
+    def __init__(self, service: Service, router: Router, host: Host) -> None:
+        self._service = service
+        self._router = router
+        self._host: Host = host
+        self._requests = 0
+        self._date = (0, "")
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        service = self._service
+        raw_path, _, query = request.raw_path.partition("?")
+        path = unquote(raw_path) if "%" in raw_path else raw_path
+        host: Host = "results" if path.startswith("/results/") else self._host
+        oversized = False
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            body, oversized = b"", True
+        now = service.catch_up()
+        call = Call(host=host, method=request.method, path=path, query=query, headers=request.headers, body=body, now=now)
+        if path == "/" or path.startswith(_OWN_PATHS):
+            return respond(await self._handle(call), self._headers(now))
+        record = RequestRecord(call.method, path, query, call.headers, body, now, host)
+        service.journal.add(record)
+        if oversized:
+            answer = self._refused(call, Refusal(413, "request_too_large", "the request is too large"))
+        elif service.faults and (faults := service.faults.strike(call.method, path)):
+            return await self._misbehave(request, call, record, faults)
+        else:
+            answer = await self._handle(call)
+        service.journal.answered(record, answer.status)
+        return respond(answer, self._headers(now))
+
+    async def _misbehave(
+        self, request: web.BaseRequest, call: Call, record: RequestRecord, faults: list[Fault]
+    ) -> web.StreamResponse:
+        delivery = Delivery()
+        answer: Answer | None = None
+        for fault in faults:
+            act = Act(fault.details, self._service, call, delivery, answer)
+            before(fault, act)
+            answer = act.answer
+        if answer is None:
+            answer = await self._handle(call)
+            for fault in faults:
+                act = Act(fault.details, self._service, call, delivery, answer)
+                after(fault, act)
+                answer = act.true_answer
+        self._service.journal.answered(record, None if delivery.silent else answer.status)
+        return await deliver(request, answer, self._headers(call.now), delivery, self._service.closing)
+
+    async def _handle(self, call: Call) -> Answer:
+        try:
+            route, call.params = self._router.find(call.method, call.path)
+            if route.feature is not None and not getattr(self._service.features, route.feature):
+                raise Refusal(404, "not_found", "there is nothing at this path")
+            if route.needs_key:
+                call.wallet = self._wallet(call)
+            return await route.handler(self._service, call)
+        except Refusal as refusal:
+            return self._refused(call, refusal)
+        except Exception as error:  # noqa: BLE001
+            # A bug of the sandbox must show as the service's own 500, and loudly: users' tests hang on it.
+            _log.exception("the sandbox failed on %s %s", call.method, call.path)
+            return self._refused(call, Refusal(500, "internal_error", f"the sandbox failed: {error!r}"))
+
+    def _wallet(self, call: Call) -> Wallet:
+        scheme, _, key = call.headers.get("Authorization", "").partition(" ")
+        wallet = self._service.world.wallets.get(key.strip()) if scheme.lower() == "bearer" else None
+        if wallet is None:
+            raise Refusal(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY")
+        if not wallet.account.active:
+            raise Refusal(403, "permission_denied", "this account is not active")
+        return wallet
+
+    def _refused(self, call: Call, refusal: Refusal) -> Answer:
+        if isinstance(refusal, RateLimited) and self._service.features.retry_after != "absent":
+            refusal.headers["Retry-After"] = refusal.retry_after(call.now, as_date=self._service.features.retry_after == "date")
+        if call.host == "files":
+            return file_error(refusal)
+        if call.host == "results":
+            return Answer(refusal.status, body=refusal.message.encode(), content_type="text/plain; charset=utf-8")
+        has_ids = self._service.features.request_ids != "absent"
+        request_id = self._request_id() if has_ids else None
+        return api_error(refusal, request_id=request_id, integer_code=self._service.features.integer_codes)
+
+    def _headers(self, now: float) -> dict[str, str]:
+        second = int(now)
+        if self._date[0] != second:
+            self._date = second, formatdate(second, usegmt=True)
+        headers = {"Date": self._date[1], "Server": "happyhorse-sandbox"}
+        name = self._service.features.request_ids
+        if name != "absent":
+            headers[name] = self._request_id()
+        self._requests += 1
+        return headers
+
+    def _request_id(self) -> str:
+        return f"req-{self._host}-{self._requests:08d}"
+
+
+class Listener:
+    """One bound socket and the server behind it."""
+
+    def __init__(self, bound: socket.socket, host: Host) -> None:
+        self._socket = bound
+        self._host: Host = host
+        self._web: web.Server | None = None
+        self._server: asyncio.Server | None = None
+
+    async def start(self, front: Front) -> None:
+        """Accept connections from now on."""
+        loop = asyncio.get_running_loop()
+        largest = _LARGEST[self._host]
+
+        def make_request(message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
+            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=largest)
+
+        # Cancelled handlers end their waits when the client goes away; nothing that is paid awaits in between.
+        self._web = web.Server(front, request_factory=make_request, handler_cancellation=True, access_log=None)
+        self._server = await loop.create_server(self._web, sock=self._socket, backlog=1024)
+
+    async def stop(self) -> None:
+        """Close the socket and every connection."""
+        if self._server is not None and self._web is not None:
+            self._server.close()
+            await self._web.shutdown(1.0)
+            await self._server.wait_closed()
+        else:
+            self._socket.close()
+
+
+def reason(status: int | None) -> str:
+    """Return a status in words, for the log."""
+    if status is None:
+        return "no answer"
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)

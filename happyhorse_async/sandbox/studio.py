@@ -1,0 +1,140 @@
+"""Where the videos are made: checks first frames, renders off the event loop, and keeps what it made for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Literal
+
+from happyhorse_async.sandbox.crew import Crew
+from happyhorse_async.sandbox.fetcher import FetchError
+from happyhorse_async.sandbox.images import FrameProblem, frame_problem, read_header, video_size
+from happyhorse_async.sandbox.stub import stub_video
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from happyhorse_async.sandbox.fetcher import Fetcher
+    from happyhorse_async.sandbox.tasks import TaskRecord
+
+__all__ = ["Studio", "choose_video"]
+
+_MOST_BYTES = 512 * 1024 * 1024
+_MOST_AHEAD = 8
+
+_Key = tuple[str, int, str, int]
+"""What a video depends on: the image's digest, seconds, quality, seed."""
+
+
+def choose_video(video: str) -> Literal["real", "stub"]:
+    """Return which videos to make; "auto" means real ones when PyAV and Pillow are installed."""
+    if video not in ("real", "stub", "auto"):
+        raise ValueError(f'video is "real", "stub" or "auto", not {video!r}')
+    installed = all(importlib.util.find_spec(name) is not None for name in ("av", "PIL"))
+    return "real" if video == "real" or (video == "auto" and installed) else "stub"
+
+
+class Studio:
+    """Makes a task's video when it is asked for, and ahead of that while it has little to do."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        *,
+        video: Literal["real", "stub"],
+        stub_bytes: int,
+        frame_known: Callable[[TaskRecord, FrameProblem | None], None],
+    ) -> None:
+        self._fetcher = fetcher
+        self._real = video == "real"
+        self._stub_bytes = stub_bytes
+        self._frame_known = frame_known
+        self._crew = Crew()
+        self._kept: OrderedDict[_Key, bytes] = OrderedDict()
+        self._kept_bytes = 0
+        self._under_way: dict[_Key, asyncio.Future[bytes]] = {}
+        self._renderer: ThreadPoolExecutor | None = None
+
+    def accept(self, task: TaskRecord) -> None:
+        """Check a new task's first frame: own files at once, foreign ones when real videos are made of them."""
+        url = task.submission.image_url
+        if self._fetcher.is_own(url):
+            stored = self._fetcher.own_file(url)
+            gone = FrameProblem("image_processing_error", "the file has expired or was deleted")
+            self._checked(task, stored.data if stored else None, gone)
+        elif self._real:
+            self._crew.start(self._inspect(task, url))
+        else:
+            self._frame_known(task, None)
+
+    async def video(self, task: TaskRecord) -> bytes:
+        """Return a task's video; raises `FetchError` when its first frame is gone by now."""
+        if not self._real:
+            width, height = video_size(task.submission.quality, task.frame_size)
+            seconds = task.submission.duration
+            return stub_video(width=width, height=height, seconds=seconds, seed=task.seed, size=self._stub_bytes)
+        return await self._rendered(task)
+
+    async def close(self) -> None:
+        """Stop rendering; a render that is under way is finished first."""
+        await self._crew.close()
+        if self._renderer is not None:
+            await asyncio.to_thread(self._renderer.shutdown, wait=True, cancel_futures=True)
+
+    async def _inspect(self, task: TaskRecord, url: str) -> None:
+        try:
+            data = await self._fetcher.fetch(url)
+        except FetchError as error:
+            self._checked(task, None, FrameProblem("image_processing_error", str(error)))
+        else:
+            self._checked(task, data, None)
+
+    def _checked(self, task: TaskRecord, data: bytes | None, problem: FrameProblem | None) -> None:
+        if data is not None:
+            problem = frame_problem(data)
+            if facts := read_header(data):
+                task.frame_size = facts.width, facts.height
+        self._frame_known(task, problem)
+        if self._real and problem is None and len(self._under_way) < _MOST_AHEAD:
+            self._crew.start(self._ahead(task))
+
+    async def _ahead(self, task: TaskRecord) -> None:
+        try:
+            await self._rendered(task)
+        except FetchError:
+            return  # whoever asks for the video is told
+
+    async def _rendered(self, task: TaskRecord) -> bytes:
+        image = await self._fetcher.fetch(task.submission.image_url)
+        what = task.submission
+        key = (hashlib.sha256(image).hexdigest(), what.duration, what.quality, task.seed)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        if key not in self._under_way:
+            self._under_way[key] = self._start_render(image, key)
+        return await asyncio.shield(self._under_way[key])
+
+    def _start_render(self, image: bytes, key: _Key) -> asyncio.Future[bytes]:
+        from happyhorse_async.sandbox.render import render_video  # needs PyAV and Pillow, which stubs do without
+
+        if self._renderer is None:
+            self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="happyhorse-sandbox-render")
+        _, seconds, quality, seed = key
+        loop = asyncio.get_running_loop()
+        made = loop.run_in_executor(self._renderer, lambda: render_video(image, seconds=seconds, quality=quality, seed=seed))
+        made.add_done_callback(lambda future: self._keep(key, future))
+        return made
+
+    def _keep(self, key: _Key, made: asyncio.Future[bytes]) -> None:
+        self._under_way.pop(key, None)
+        if made.cancelled() or made.exception() is not None:
+            return
+        self._kept[key] = video = made.result()
+        self._kept_bytes += len(video)
+        while self._kept_bytes > _MOST_BYTES and len(self._kept) > 1:
+            _, oldest = self._kept.popitem(last=False)
+            self._kept_bytes -= len(oldest)

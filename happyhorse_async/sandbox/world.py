@@ -1,0 +1,189 @@
+"""The service's state and rules without a wire: accounts, tasks, money, files, links. Time is passed in."""
+
+from __future__ import annotations
+
+import string
+from random import Random
+from typing import TYPE_CHECKING
+
+import attrs
+
+from happyhorse_async.sandbox.clock import Agenda
+from happyhorse_async.sandbox.files import Shelf
+from happyhorse_async.sandbox.images import FrameProblem
+from happyhorse_async.sandbox.life import plan_life
+from happyhorse_async.sandbox.money import Account, Entry, Wallet, price
+from happyhorse_async.sandbox.refusals import Refusal
+from happyhorse_async.sandbox.submissions import MAX_SEED, MODEL, check_idempotency_key
+from happyhorse_async.sandbox.tasks import FINAL, Ending, Link, TaskRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from decimal import Decimal
+    from typing import Literal
+
+    from happyhorse_async.sandbox.submissions import Submission
+
+__all__ = ["Accepted", "World"]
+
+_ALPHABET = string.ascii_lowercase + string.digits
+
+
+@attrs.frozen
+class Accepted:
+    """The outcome of a submission: the task, and whether the idempotency key gave back an earlier one."""
+
+    task: TaskRecord
+    replayed: bool
+
+
+class World:
+    """Everything that the sandbox remembers. `run(now)` brings it up to a time; callers do so before they look."""
+
+    def __init__(
+        self,
+        accounts: Iterable[Account],
+        *,
+        seed: int,
+        task_seconds: float | None,
+        link_seconds: float,
+        file_seconds: float,
+    ) -> None:
+        self._chance = Random(seed)
+        self._task_seconds = task_seconds
+        self._link_seconds = link_seconds
+        self._keys: dict[tuple[str, str], TaskRecord] = {}
+        self._undecided: dict[str, float] = {}
+        self._links: dict[str, TaskRecord] = {}
+        self.agenda = Agenda()
+        self.files = Shelf(self._chance, self.agenda, file_seconds=file_seconds)
+        self.wallets = {account.key: Wallet(account) for account in accounts}
+        self.tasks: dict[str, TaskRecord] = {}
+        self.ledger: list[Entry] = []
+        self.refunded = 0
+        self.on_end: Callable[[TaskRecord], None] = lambda task: None
+
+    def run(self, now: float) -> None:
+        """Let everything happen that is due by `now`."""
+        self.agenda.run(now)
+
+    def submit(
+        self,
+        wallet: Wallet,
+        submission: Submission,
+        *,
+        now: float,
+        key: str | None = None,
+    ) -> Accepted:
+        """Accept and reserve a task, or give back the one that `key` already stands for; raises `Refusal`."""
+        if MODEL not in wallet.account.models:
+            raise Refusal(403, "model_access_denied", f"this key may not use {MODEL}", param="model")
+        if key is not None:
+            check_idempotency_key(key)
+            earlier = self._keys.get((wallet.account.key, key))
+            if earlier is not None:
+                return Accepted(self._replay(earlier, submission, now), replayed=True)
+        charge = wallet.reserve(price(submission.duration, submission.quality))
+        life = plan_life(self._chance, duration=submission.duration, quality=submission.quality, fixed=self._task_seconds)
+        task = TaskRecord(
+            id=f"task-unified-{int(now)}-{''.join(self._chance.choices(_ALPHABET, k=10))}",
+            wallet=wallet,
+            submission=submission,
+            seed=submission.seed or self._chance.randint(1, MAX_SEED),
+            created=now,
+            starts=now + life.queued,
+            due=now + life.queued + life.working,
+            charge=charge,
+            idempotency_key=key,
+        )
+        self.tasks[task.id] = task
+        if key is not None:
+            self._keys[wallet.account.key, key] = task
+        self._enter("reserve", task, now, charge.reserved)
+        self.agenda.at(task.due, lambda when: self._come_due(task, when))
+        return Accepted(task, replayed=False)
+
+    def leave_undecided(self, task: TaskRecord, until: float) -> None:
+        """Answer replays of this task's submission with `paid_outcome_unknown` until then."""
+        self._undecided[task.id] = until
+
+    def frame_known(self, task: TaskRecord, problem: FrameProblem | None, now: float) -> None:
+        """Record the check of the first frame: a bad one fails the task as soon as it would have started."""
+        if task.is_final:
+            return
+        task.frame = problem or "good"
+        if problem is not None:
+            task.ending = Ending("failed", problem.code, problem.message)
+            task.due = min(task.due, max(task.starts, now))
+            self.agenda.at(task.due, lambda when: self._come_due(task, when))
+        elif task.due <= now:
+            self._end(task, now)
+
+    def hasten(self, task: TaskRecord, now: float) -> None:
+        """Let an unfinished task come to its end now, or as soon as its first frame is known."""
+        if not task.is_final:
+            task.starts, task.due = min(task.starts, now), min(task.due, now)
+            self._come_due(task, now)
+
+    def force(self, task: TaskRecord, ending: Ending, now: float) -> None:
+        """Give an unfinished task a final status now; any other status is only shown, and stays."""
+        if ending.status not in FINAL:
+            task.status_override = ending.status
+        elif task.is_final:
+            raise ValueError(f"{task.id} has already ended as {task.ending.status}")
+        else:
+            task.status_override, task.ending = None, ending
+            task.starts, task.due = min(task.starts, now), min(task.due, now)
+            self._end(task, now)
+
+    def find(self, wallet: Wallet, task_id: str) -> TaskRecord | None:
+        """Return a task of this account; another account's is as good as unknown."""
+        task = self.tasks.get(task_id)
+        return task if task is not None and task.wallet is wallet else None
+
+    def find_link(self, token: str) -> tuple[TaskRecord, Link] | None:
+        """Return the task and the link that a result URL stands for, dead or alive."""
+        task = self._links.get(token)
+        if task is None:
+            return None
+        return task, next(link for link in task.links if link.token == token)
+
+    def expire_link(self, task: TaskRecord, now: float, *, fresh: bool) -> None:
+        """Kill a completed task's link before its time; `fresh`: the next read of the task gives another."""
+        task.links[-1].expires = now
+        if fresh:
+            self._link(task, now)
+
+    def _replay(self, task: TaskRecord, submission: Submission, now: float) -> TaskRecord:
+        if task.submission.body != submission.body:
+            raise Refusal(409, "idempotency_conflict", "this Idempotency-Key was used with another body")
+        if self._undecided.get(task.id, now) > now:
+            raise Refusal(409, "paid_outcome_unknown", "the first submission is being decided, ask again with this key")
+        return task
+
+    def _come_due(self, task: TaskRecord, when: float) -> None:
+        waits = task.frame == "unknown" and task.ending.status == "completed"
+        if not (task.is_final or task.status_override is not None or when < task.due or waits):
+            self._end(task, when)
+
+    def _end(self, task: TaskRecord, when: float) -> None:
+        task.ended = when
+        wallet, charge = task.wallet, task.charge
+        if task.ending.status != "completed" and task.ending.refund:
+            wallet.refund(charge)
+            self.refunded += 1
+            self._enter("refund", task, when, charge.refunded)
+        else:
+            wallet.settle(charge, price(task.submission.duration, task.submission.quality))
+            self._enter("settle", task, when, charge.charged)
+        if task.ending.status == "completed":
+            self._link(task, when)
+        self.on_end(task)
+
+    def _link(self, task: TaskRecord, now: float) -> None:
+        token = f"{self._chance.getrandbits(96):024x}"
+        task.links.append(Link(token, now + self._link_seconds))
+        self._links[token] = task
+
+    def _enter(self, kind: Literal["reserve", "settle", "refund"], task: TaskRecord, at: float, amount: Decimal) -> None:
+        self.ledger.append(Entry(at, kind, task.id, amount))
