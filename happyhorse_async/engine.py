@@ -7,6 +7,8 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from .background import Background
 from .budget import BudgetBook
 from .downloader import Downloader
@@ -79,19 +81,22 @@ class Engine:
         return TaskHandle(self, accepted.task.id, request=checked, idempotency_key=accepted.idempotency_key, accepted=accepted.task)
 
     async def _request(self, request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
-        if isinstance(request, ImageToVideo):
-            if fields:
-                raise InvalidRequestError([f"{name}: give it to ImageToVideo, which is what was passed" for name in fields])
+        if isinstance(request, ImageToVideo) and not fields:
             return request
         try:
-            return ImageToVideo(request, **fields)
-        except TypeError:
-            known = ("prompt", "quality", "duration", "seed", "callback_url")
-            unknown = [f"{name}: the service has no such field; it has {', '.join(known)}" for name in fields if name not in known]
-            raise InvalidRequestError(unknown) from None
+            return made_request(request, fields)
         except InvalidRequestError as error:
             # The file is looked at as well, so that one error names everything that is wrong.
             raise InvalidRequestError([*error.problems, *await self.uploader.problems(request)]) from None
+
+    async def problems(self, request: Any, fields: Mapping[str, Any]) -> list[str]:
+        """List everything that is wrong with a request and its local image."""
+        found: list[str] = []
+        try:
+            request = made_request(request, fields).image
+        except InvalidRequestError as error:
+            found += error.problems
+        return [*found, *await self.uploader.problems(request)]
 
     def submit_many(self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool) -> Submissions:
         """Fan out."""
@@ -120,3 +125,16 @@ class Engine:
         await self.background.aclose()
         await self.fetcher.aclose()
         await self.http.aclose()
+
+
+FIELDS = tuple(field.name for field in attrs.fields(ImageToVideo) if field.name != "image")
+
+
+def made_request(request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
+    """Make an `ImageToVideo` of an image and fields; raises `InvalidRequestError` for fields that the service does not have."""
+    problems = [f"{name}: the service has no such field; it has {', '.join(FIELDS)}" for name in fields if name not in FIELDS]
+    if isinstance(request, ImageToVideo):
+        problems += [f"{name}: give it to ImageToVideo, which is what was passed" for name in fields if name in FIELDS]
+    if problems:
+        raise InvalidRequestError(problems)
+    return request if isinstance(request, ImageToVideo) else ImageToVideo(request, **fields)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from .downloader import Leftover
     from .engine import Engine
     from .events import Event
     from .handles import TaskHandle
@@ -196,6 +197,14 @@ class Session:
     async def upload(self, image: str | os.PathLike[str] | bytes) -> UploadedFile:
         """Check a first frame and put it on the service's file host, where it is public and lives 72 hours; same content, same file."""
         return await self._open().uploader.upload(image)
+
+    async def problems(self, request: ImageToVideo | str | os.PathLike[str] | bytes, **fields: Any) -> list[str]:
+        """List everything that is wrong with a request, a local image's content included; nothing is sent, and [] means fine."""
+        return await self._open().problems(request, fields)
+
+    async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
+        """Find the downloads that were interrupted in a folder: `task(left.task_id).download(left.path)` finishes one."""
+        return await self._open().downloader.leftovers(folder)
 
     # --- listening ----------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,149 @@
+"""What all commands share: options, the session they speak through, printing, and exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from enum import IntEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import (
+    APIStatusError,
+    BudgetExceededError,
+    ConfigurationError,
+    DestinationExistsError,
+    HappyHorseError,
+    InvalidRequestError,
+    SubmissionOutcomeUnknownError,
+    TransportError,
+)
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+
+class Exit(IntEnum):
+    """The documented exit codes."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG_INPUT = 2
+    NOT_WANTED = 3
+    OUTCOME_UNKNOWN = 4
+    SERVICE = 5
+    INTERRUPTED = 130
+
+
+_EXITS: tuple[tuple[type[HappyHorseError], Exit], ...] = (
+    (SubmissionOutcomeUnknownError, Exit.OUTCOME_UNKNOWN),
+    (BudgetExceededError, Exit.NOT_WANTED),
+    (InvalidRequestError, Exit.WRONG_INPUT),
+    (ConfigurationError, Exit.WRONG_INPUT),
+    (DestinationExistsError, Exit.WRONG_INPUT),
+    (APIStatusError, Exit.SERVICE),
+    (TransportError, Exit.SERVICE),
+)
+
+Sandboxed = Annotated[
+    bool,
+    typer.Option("--sandbox", help="Speak to the service's sandbox, started on this machine: no key, no cost.", show_default=False),
+]
+Speed = Annotated[float, typer.Option("--speed", help="How much faster than real time the sandbox runs.", min=0.001)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for scripts.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before spending.", show_default=False)]
+MaxCredits = Annotated[float | None, typer.Option("--max-credits", help="Never spend more than this.", min=0)]
+
+
+def exit_code(error: HappyHorseError) -> Exit:
+    """Give the exit code that stands for an error."""
+    return next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAILED)
+
+
+@asynccontextmanager
+async def open_session(*, sandbox: bool = False, speed: float = 30.0, **settings: Any) -> AsyncIterator[Session]:
+    """Open a session to the real service, or to a sandbox started for it; `settings` are those of `Session`."""
+    from ..config import Budget, Polling
+    from ..session import Session
+
+    max_credits = settings.pop("max_credits", None)
+    if max_credits is not None:
+        settings["budget"] = Budget(credits=max_credits)
+    if not sandbox:
+        async with Session(**settings) as session:
+            yield session
+        return
+    from ..sandbox import Sandbox
+
+    # A sandboxed task takes seconds, so it is looked at more often than the real service's guests should.
+    eager = Polling(target_delay=0.2, min_interval=0.2, max_interval=0.5, max_reads_per_minute=6000)
+    settings.setdefault("polling", eager)
+    async with (
+        Sandbox(speed=speed) as world,
+        Session(world.key, base_url=world.url, files_url=world.files_url, **settings) as session,
+    ):
+        yield session
+
+
+def run(work: Callable[[], Awaitable[int | None]], *, as_json: bool = False) -> None:
+    """Run a command's coroutine and exit with its code; an error is printed with what it means for the user's money."""
+    try:
+        code = asyncio.run(_entered(work))
+    except HappyHorseError as error:
+        report(error, as_json=as_json)
+        raise typer.Exit(exit_code(error)) from None
+    except KeyboardInterrupt:
+        say("interrupted")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    raise typer.Exit(code or Exit.DONE)
+
+
+async def _entered(work: Callable[[], Awaitable[int | None]]) -> int | None:
+    return await work()
+
+
+def say(text: str) -> None:
+    """Print for people: to stderr, so that stdout holds results only."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def put(value: Any) -> None:
+    """Print a result: text as it is, anything else as one line of JSON."""
+    print(value if isinstance(value, str) else json.dumps(value, default=_plain, ensure_ascii=False), flush=True)  # noqa: T201
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+def report(error: HappyHorseError, *, as_json: bool = False, about: str = "") -> None:
+    """Print an error: what happened, what it cost, what to do next."""
+    if as_json:
+        put({"ok": False, **({"image": about} if about else {}), "error": facts_of(error)})
+    problems = error.problems if isinstance(error, InvalidRequestError) else (str(error),)
+    for problem in problems:
+        say(f"error: {about}: {problem}" if about else f"error: {problem}")
+    for label, value in (("task", error.task_id), ("idempotency key", error.idempotency_key), ("request id", error.request_id)):
+        if value:
+            say(f"  {label}: {value}")
+    if error.charged != "no":
+        say(f"  money spent: {error.charged}")
+    if error.next_step:
+        say(f"  next: {error.next_step}")
+
+
+def facts_of(error: HappyHorseError) -> dict[str, Any]:
+    """Give an error's facts for JSON."""
+    names = ("charged", "task_id", "idempotency_key", "request_id", "next_step", "status", "code", "problems")
+    facts = {name: getattr(error, name) for name in names if getattr(error, name, None) not in (None, "")}
+    return {"type": type(error).__name__, "message": str(error), **facts}
+
+
+def money(amount: Decimal | float | None) -> str:
+    """Write credits with as many decimals as matter."""
+    return "?" if amount is None else f"{float(amount):,.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,122 @@
+"""What people see while tasks run: live bars on a terminal, plain lines elsewhere. Writes to stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..events import Downloading, Throttled
+from .common import money, say
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ..models import Video
+    from ..session import Session
+
+
+class Display:
+    """One line for each job: its name, status and percent."""
+
+    def __init__(self, session: Session, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
+        self._live = self._console.is_terminal and not quiet
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[status]:<12}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._rows: dict[str, Any] = {}
+        self._shown: dict[str, str] = {}
+        self._ids: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._saved: set[str] = set()
+        self._quiet = quiet
+        self._started = time.monotonic()
+        self._unsubscribe = session.subscribe(self._heard, Downloading, Throttled)
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._unsubscribe()
+        self._progress.stop()
+
+    def _heard(self, event: Downloading | Throttled) -> None:
+        if isinstance(event, Throttled):
+            self._note(f"the service asks to slow down: next submission in {event.pause:.0f} s")
+            return
+        name = self._names.get(event.task_id or "")
+        if name is not None and event.total:
+            self.status(name, "downloading", 100 * event.received / event.total)
+
+    def _note(self, text: str) -> None:
+        if self._live:
+            self._console.log(text)
+        elif not self._quiet:
+            say(text)
+
+    def add(self, name: str) -> None:
+        """Show a job that has not been submitted yet."""
+        self._rows[name] = self._progress.add_task(name, total=100, status="waiting")
+
+    def submitted(self, name: str, task_id: str) -> None:
+        """Note the id of a job's task: it is paid for now."""
+        self._ids[name], self._names[task_id] = task_id, name
+        if not self._live:
+            self._note(f"{name}: accepted as {task_id}")
+
+    def status(self, name: str, status: str, percent: float = 0) -> None:
+        """Show where a job stands."""
+        self._progress.update(self._rows[name], completed=percent, status=str(status))
+        if not self._live and self._shown.get(name) != status:
+            self._note(f"{name}: {status}")
+        self._shown[name] = status
+
+    def saved(self, name: str) -> None:
+        """Show that a job's video is on disk and verified."""
+        self._saved.add(name)
+        self.status(name, "saved", 100)
+
+    def failed(self, name: str, why: str) -> None:
+        """Show that a job ended without a video."""
+        self._progress.update(self._rows[name], status=f"[red]{why}")
+        self._progress.stop_task(self._rows[name])
+
+    def say_how_to_resume(self) -> None:
+        """After an interruption: say which tasks are paid and how to get their videos."""
+        paid = [task_id for name, task_id in self._ids.items() if name not in self._saved]
+        if paid:
+            self._progress.stop()
+            say("These tasks are paid and go on. Their videos can be fetched for 24 hours after they are done:")
+            say(f"  happyhorse tasks download {' '.join(paid)}")
+
+    def table(self, videos: Sequence[Video]) -> None:
+        """Show what was made."""
+        if not videos:
+            return
+        table = Table(title=f"{len(videos)} video{'s' * (len(videos) != 1)} in {time.monotonic() - self._started:.1f} s")
+        table.add_column("file")
+        for heading in ("length", "size", "pixels", "credits", "seconds"):
+            table.add_column(heading, justify="right")
+        for video in videos:
+            seconds = video.task.seconds if video.task is not None else None
+            table.add_row(
+                video.path.name,
+                f"{video.duration:.2f} s" if video.duration is not None else "?",
+                f"{video.size / 1e6:.2f} MB",
+                f"{video.width} x {video.height}" if video.width else "?",
+                money(video.credits),
+                f"{seconds:.0f}" if seconds is not None else "?",
+            )
+        self._console.print(table)

@@ -1,0 +1,173 @@
+"""`happyhorse tasks get|list|watch|download`, and `happyhorse download --resume`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import HappyHorseError
+from .common import AsJson, Exit, exit_code, money, open_session, put, report, run, say
+
+if TYPE_CHECKING:
+    from ..models import Task, TaskSummary
+    from ..session import Session
+
+app = typer.Typer(help="Look at tasks, follow them, and fetch their videos.", no_args_is_help=True, rich_markup_mode=None)
+
+Ids = Annotated[list[str], typer.Argument(help="Ids of tasks: task-unified-...", metavar="TASK_ID...")]
+Out = Annotated[Path, typer.Option("--out", help="The folder for the videos.")]
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """Give a task's facts for JSON."""
+    return {
+        "id": task.id,
+        "status": task.status,
+        "progress": task.progress,
+        "results": list(task.results),
+        "error": {"code": task.error.code, "message": task.error.message} if task.error is not None else None,
+        "created": task.created.isoformat() if task.created is not None else None,
+        "expires_at": task.expires_at.isoformat() if task.expires_at is not None else None,
+        "credits": task.usage.credits_used,
+        "seconds": task.seconds,
+    }
+
+
+def line_of(task: Task) -> str:
+    """Write a task on one line."""
+    line = f"{task.id}  {task.status:<10}  {task.progress:>3} %"
+    if task.error is not None:
+        line += f"  {task.error.code}: {task.error.message}"
+    elif task.expires_at is not None:
+        line += f"  {money(task.usage.credits_used)} credits, links die at {task.expires_at:%Y-%m-%d %H:%M} UTC or later"
+    return line
+
+
+def _show(task: Task, *, as_json: bool) -> None:
+    put(describe(task) if as_json else line_of(task))
+
+
+@app.command()
+def get(ids: Ids, as_json: AsJson = False) -> None:
+    """Show the state of tasks."""
+
+    async def work() -> int:
+        async with open_session() as session:
+            code = Exit.DONE
+            for task_id in ids:
+                try:
+                    _show(await session.read(task_id), as_json=as_json)
+                except HappyHorseError as error:
+                    report(error, as_json=as_json, about=task_id)
+                    code = exit_code(error)
+            return code
+
+    run(work, as_json=as_json)
+
+
+@app.command("list")
+def list_tasks(
+    status: Annotated[str | None, typer.Option("--status", help="processing, completed, failed or cancelled.")] = None,
+    page: Annotated[int, typer.Option("--page", help="From 1, newest first.", min=1)] = 1,
+    page_size: Annotated[int, typer.Option("--page-size", min=1, max=50)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the account's tasks, newest first."""
+
+    async def work() -> None:
+        async with open_session() as session:
+            found = await session.find_tasks(status=status, page=page, page_size=page_size)
+        for item in found.items:
+            put(_summary(item) if as_json else _summary_line(item))
+        say(f"{len(found.items)} of {found.total}")
+
+    run(work, as_json=as_json)
+
+
+def _summary(item: TaskSummary) -> dict[str, Any]:
+    created = item.created.isoformat() if item.created is not None else None
+    return {"id": item.id, "status": item.status, "created": created, "has_results": item.has_results, "credits": item.credits_used}
+
+
+def _summary_line(item: TaskSummary) -> str:
+    created = f"{item.created:%Y-%m-%d %H:%M}" if item.created is not None else "?" * 16
+    return f"{item.id}  {item.status:<10}  {created}  {money(item.credits_used)} credits"
+
+
+@app.command()
+def watch(ids: Ids, as_json: AsJson = False) -> None:
+    """Follow tasks until all have ended, a line for each change."""
+
+    async def work() -> int:
+        last: dict[str, Task] = {}
+        async with open_session() as session, session.watch(ids) as updates:
+            async for task in updates:
+                last[task.id] = task
+                _show(task, as_json=as_json)
+        return Exit.DONE if all(task.error is None for task in last.values()) else Exit.FAILED
+
+    run(work, as_json=as_json)
+
+
+@app.command("download")
+def download_tasks(
+    ids: Ids,
+    out: Out = Path("videos"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Wait for tasks and save their videos; what was fetched before is gone on with."""
+
+    async def work() -> int:
+        async with open_session() as session:
+            return await _download_all(session, [(task_id, out, 0) for task_id in ids], overwrite=overwrite, as_json=as_json)
+
+    run(work, as_json=as_json)
+
+
+def download(
+    folder: Annotated[Path, typer.Argument(help="The folder with the unfinished downloads.")] = Path("videos"),
+    resume: Annotated[bool, typer.Option("--resume", help="Finish everything left as .part.", show_default=False)] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Finish the downloads that were interrupted in FOLDER (with --resume)."""
+    if not resume:
+        say("error: say --resume to finish what is left as .part; for single tasks use `happyhorse tasks download TASK_ID`")
+        raise typer.Exit(Exit.WRONG_INPUT)
+
+    async def work() -> int:
+        async with open_session() as session:
+            leftovers = await session.leftovers(folder)
+            if not leftovers:
+                say(f"nothing is left to finish in {folder}")
+            return await _download_all(
+                session, [(left.task_id, left.path, left.index) for left in leftovers], overwrite=False, as_json=as_json
+            )
+
+    run(work, as_json=as_json)
+
+
+async def _download_all(session: Session, jobs: Sequence[tuple[str, Path, int]], *, overwrite: bool, as_json: bool) -> int:
+    import anyio
+
+    from .generate import describe as describe_video
+
+    codes: list[Exit] = []
+
+    async def one(task_id: str, to: Path, index: int) -> None:
+        try:
+            # A folder that does not exist yet is still meant as a folder.
+            target = f"{to}/" if not to.suffix else to
+            video = await session.task(task_id).download(target, overwrite=overwrite, index=index)
+            put({"ok": True, **describe_video(video)} if as_json else str(video.path))
+        except HappyHorseError as error:
+            report(error, as_json=as_json, about=task_id)
+            codes.append(exit_code(error))
+
+    async with anyio.create_task_group() as group:
+        for job in jobs:
+            group.start_soon(one, *job)
+    return max(codes, default=Exit.DONE)
