@@ -212,7 +212,7 @@ class Sandbox:
         self._do(change)
 
     def finish(self, task_id: str | None = None) -> None:
-        """Complete one task, or all that are unfinished, now; one whose image is being fetched ends right after."""
+        """Let one task, or all that are unfinished, come to their end now: completed unless something made them fail."""
 
         def change(service: Service) -> None:
             now = service.catch_up()

@@ -7,7 +7,10 @@ import hashlib
 import importlib.util
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Literal
+
+import attrs
 
 from happyhorse_async.sandbox.crew import Crew
 from happyhorse_async.sandbox.fetcher import FetchError
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from happyhorse_async.sandbox.fetcher import Fetcher
     from happyhorse_async.sandbox.tasks import TaskRecord
 
-__all__ = ["Studio", "choose_video"]
+__all__ = ["Studio", "Video", "choose_video"]
 
 _MOST_BYTES = 512 * 1024 * 1024
 _MOST_AHEAD = 8
@@ -35,6 +38,14 @@ def choose_video(video: str) -> Literal["real", "stub"]:
         raise ValueError(f'video is "real", "stub" or "auto", not {video!r}')
     installed = all(importlib.util.find_spec(name) is not None for name in ("av", "PIL"))
     return "real" if video == "real" or (video == "auto" and installed) else "stub"
+
+
+@attrs.frozen
+class Video:
+    """A finished video and its SHA-256."""
+
+    data: bytes = attrs.field(repr=False)
+    digest: str
 
 
 class Studio:
@@ -53,9 +64,9 @@ class Studio:
         self._stub_bytes = stub_bytes
         self._frame_known = frame_known
         self._crew = Crew()
-        self._kept: OrderedDict[_Key, bytes] = OrderedDict()
+        self._kept: OrderedDict[_Key, Video] = OrderedDict()
         self._kept_bytes = 0
-        self._under_way: dict[_Key, asyncio.Future[bytes]] = {}
+        self._under_way: dict[_Key, asyncio.Task[Video]] = {}
         self._renderer: ThreadPoolExecutor | None = None
 
     def accept(self, task: TaskRecord) -> None:
@@ -70,17 +81,16 @@ class Studio:
         else:
             self._frame_known(task, None)
 
-    async def video(self, task: TaskRecord) -> bytes:
-        """Return a task's video; raises `FetchError` when its first frame is gone by now."""
-        if not self._real:
-            width, height = video_size(task.submission.quality, task.frame_size)
-            seconds = task.submission.duration
-            return stub_video(width=width, height=height, seconds=seconds, seed=task.seed, size=self._stub_bytes)
-        return await self._rendered(task)
+    async def video(self, task: TaskRecord) -> Video:
+        """Return a task's video; raises `FetchError` when its first frame is gone or broken."""
+        return await self._rendered(task) if self._real else self._stub(task)
 
     async def close(self) -> None:
         """Stop rendering; a render that is under way is finished first."""
         await self._crew.close()
+        for render in list(self._under_way.values()):
+            render.cancel()
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
         if self._renderer is not None:
             await asyncio.to_thread(self._renderer.shutdown, wait=True, cancel_futures=True)
 
@@ -97,9 +107,21 @@ class Studio:
             problem = frame_problem(data)
             if facts := read_header(data):
                 task.frame_size = facts.width, facts.height
-        self._frame_known(task, problem)
-        if self._real and problem is None and len(self._under_way) < _MOST_AHEAD:
-            self._crew.start(self._ahead(task))
+        if self._real and data is not None and problem is None:
+            self._crew.start(self._decode(task, data))
+        else:
+            self._frame_known(task, problem)
+
+    async def _decode(self, task: TaskRecord, data: bytes) -> None:
+        from happyhorse_async.sandbox.render import decoding_problem  # needs Pillow, which stubs do without
+
+        message = await asyncio.to_thread(decoding_problem, data)
+        if message is not None:
+            self._frame_known(task, FrameProblem("image_processing_error", message))
+            return
+        self._frame_known(task, None)
+        if len(self._under_way) < _MOST_AHEAD:
+            await self._ahead(task)
 
     async def _ahead(self, task: TaskRecord) -> None:
         try:
@@ -107,7 +129,16 @@ class Studio:
         except FetchError:
             return  # whoever asks for the video is told
 
-    async def _rendered(self, task: TaskRecord) -> bytes:
+    def _stub(self, task: TaskRecord) -> Video:
+        width, height = video_size(task.submission.quality, task.frame_size)
+        key = (f"{width}x{height}", task.submission.duration, task.submission.quality, task.seed)
+        video = self._kept.get(key)
+        if video is None:
+            data = stub_video(width=width, height=height, seconds=key[1], seed=task.seed, size=self._stub_bytes)
+            video = self._keep(key, data)
+        return video
+
+    async def _rendered(self, task: TaskRecord) -> Video:
         image = await self._fetcher.fetch(task.submission.image_url)
         what = task.submission
         key = (hashlib.sha256(image).hexdigest(), what.duration, what.quality, task.seed)
@@ -115,26 +146,27 @@ class Studio:
             self._kept.move_to_end(key)
             return self._kept[key]
         if key not in self._under_way:
-            self._under_way[key] = self._start_render(image, key)
+            self._under_way[key] = asyncio.ensure_future(self._render(image, key))
+            self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key))
         return await asyncio.shield(self._under_way[key])
 
-    def _start_render(self, image: bytes, key: _Key) -> asyncio.Future[bytes]:
+    async def _render(self, image: bytes, key: _Key) -> Video:
         from happyhorse_async.sandbox.render import render_video  # needs PyAV and Pillow, which stubs do without
 
         if self._renderer is None:
             self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="happyhorse-sandbox-render")
         _, seconds, quality, seed = key
-        loop = asyncio.get_running_loop()
-        made = loop.run_in_executor(self._renderer, lambda: render_video(image, seconds=seconds, quality=quality, seed=seed))
-        made.add_done_callback(lambda future: self._keep(key, future))
-        return made
+        render = partial(render_video, image, seconds=seconds, quality=quality, seed=seed)
+        try:
+            data = await asyncio.get_running_loop().run_in_executor(self._renderer, render)
+        except (OSError, ValueError) as error:
+            raise FetchError(f"the image could not be rendered: {error}") from error
+        return self._keep(key, data)
 
-    def _keep(self, key: _Key, made: asyncio.Future[bytes]) -> None:
-        self._under_way.pop(key, None)
-        if made.cancelled() or made.exception() is not None:
-            return
-        self._kept[key] = video = made.result()
-        self._kept_bytes += len(video)
+    def _keep(self, key: _Key, data: bytes) -> Video:
+        video = self._kept[key] = Video(data, hashlib.sha256(data).hexdigest())
+        self._kept_bytes += len(data)
         while self._kept_bytes > _MOST_BYTES and len(self._kept) > 1:
             _, oldest = self._kept.popitem(last=False)
-            self._kept_bytes -= len(oldest)
+            self._kept_bytes -= len(oldest.data)
+        return video

@@ -120,10 +120,10 @@ class World:
             self._end(task, now)
 
     def hasten(self, task: TaskRecord, now: float) -> None:
-        """Let an unfinished task come to its end now, or as soon as its first frame is known."""
-        if not task.is_final:
+        """Let an unfinished task come to its end now, without waiting for what is still unknown of its first frame."""
+        if not task.is_final and task.status_override is None:
             task.starts, task.due = min(task.starts, now), min(task.due, now)
-            self._come_due(task, now)
+            self._end(task, now)
 
     def force(self, task: TaskRecord, ending: Ending, now: float) -> None:
         """Give an unfinished task a final status now; any other status is only shown, and stays."""

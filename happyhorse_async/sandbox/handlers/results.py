@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from happyhorse_async.sandbox.routing import Route
 if TYPE_CHECKING:
     from happyhorse_async.sandbox.exchange import Call
     from happyhorse_async.sandbox.service import Service
+    from happyhorse_async.sandbox.studio import Video
     from happyhorse_async.sandbox.tasks import TaskRecord
 
 __all__ = ["ROUTES"]
@@ -51,9 +51,9 @@ def _expired(status: int) -> Answer:
     return Answer(status, body=_EXPIRED_PAGE.encode(), content_type="text/html; charset=utf-8")
 
 
-def _ranged(call: Call, task: TaskRecord, video: bytes) -> Answer:
-    digest = hashlib.sha256(video + task.etag_version.to_bytes(8, "big")).hexdigest()
-    etag = f'"{digest[:32]}"'
+def _ranged(call: Call, task: TaskRecord, made: Video) -> Answer:
+    video = made.data
+    etag = f'"{made.digest[:32]}-{task.etag_version}"'
     modified = task.ended or task.created
     headers = {"Accept-Ranges": "bytes", "ETag": etag, "Last-Modified": formatdate(int(modified), usegmt=True)}
     answer = Answer(body=video, content_type="video/mp4", headers=headers)
