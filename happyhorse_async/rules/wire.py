@@ -50,6 +50,8 @@ except ImportError:
 
 LINK_LIFE = timedelta(hours=24)
 """How long a result link lives, by the service's reference."""
+FILE_LIFE = timedelta(hours=72)
+"""How long an uploaded file lives, by the service's reference."""
 BATCH_SIZE = 50
 """Ids in one batch read, and items on one page of the list, at most."""
 TASK_ID_PREFIX = "task-unified-"
@@ -149,7 +151,7 @@ def task_of(value: Any) -> Task | None:
         return None
     status: TaskStatus | str = _STATUSES.get(word, word)
     results = _results(value) if status == TaskStatus.COMPLETED else ()
-    created, seconds = _time(value.get("created")), _seconds(value.get("duration"))
+    created, seconds = moment(value.get("created")), _seconds(value.get("duration"))
     return Task(
         id=task_id,
         status=status,
@@ -245,13 +247,14 @@ def _seconds(value: Any) -> float | None:
     return float(value) if number and 0 <= value < 10**9 else None
 
 
-def _time(value: Any) -> datetime | None:
+def moment(value: Any) -> datetime | None:
+    """Read a time: Unix seconds, or ISO 8601 (UTC when it names no offset); None when it is neither."""
     try:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, UTC)
         if isinstance(value, str):
-            moment = datetime.fromisoformat(value)
-            return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+            read = datetime.fromisoformat(value)
+            return read if read.tzinfo is not None else read.replace(tzinfo=UTC)
     except (ValueError, OverflowError, OSError):
         pass
     return None
@@ -275,7 +278,7 @@ def _summary(value: Mapping[str, Any]) -> TaskSummary:
         id=value["id"],
         status=_STATUSES.get(status, status),
         model=str(value.get("model") or ""),
-        created=_time(created if created is not None else value.get("created")),
+        created=moment(created if created is not None else value.get("created")),
         progress=_progress(value.get("progress"), status),
         has_results=bool(value.get("has_results")),
         has_error=bool(value.get("has_error")),
@@ -314,7 +317,7 @@ def decode_upload(answer: Answer) -> UploadedFile:
         name=str(data.get("file_name") or ""),
         size=data["file_size"] if isinstance(data.get("file_size"), int) else 0,
         mime_type=str(data.get("mime_type") or ""),
-        expires_at=_time(data.get("expires_at")),
+        expires_at=moment(data.get("expires_at")),
         raw=data,
     )
 

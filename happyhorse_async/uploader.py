@@ -1,0 +1,139 @@
+"""Local first frame -> public URL: checked first, sent once for each content, and again when its 72 hours are nearly over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+
+from .config import Limits, Timeouts
+from .edges.api import Api
+from .edges.http import Http
+from .edges.images import FileHost, LocalImage, look_at
+from .errors import APIStatusError, HappyHorseError, InvalidRequestError
+from .events import Events, Uploaded
+from .models import UploadedFile
+from .rules import links, wire
+
+SAFETY_MARGIN = 6 * 3600.0
+"""Seconds before its end at which a file is not given to a new submission any more: the service fetches it when the task starts."""
+
+QUOTA_STEP = (
+    "The account's quota of files is used up. Delete files on the service's dashboard, wait until old ones expire (72 hours after their "
+    "upload), or submit links of your own. Nothing was charged."
+)
+
+
+class Uploader:
+    """The session's uploads: the same content is sent once, also when many ask for it at the same time."""
+
+    def __init__(
+        self,
+        http: Http,
+        api: Api,
+        *,
+        limits: Limits,
+        timeouts: Timeouts,
+        events: Events,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._host = FileHost(http, timeout=timeouts.upload)
+        self._api = api
+        self._events = events
+        self._clock = clock
+        self._slots = anyio.Semaphore(limits.max_uploads)
+        self._looks = anyio.Semaphore(limits.max_uploads)
+        self._files: dict[str, tuple[UploadedFile, float]] = {}
+        self._sending: dict[str, asyncio.Future[UploadedFile | None]] = {}
+
+    async def url_of(self, image: Path | bytes) -> str:
+        """Give the public URL of a local first frame, uploading it when that is needed."""
+        return (await self.upload(image)).url
+
+    async def problems(self, image: object) -> list[str]:
+        """List what is wrong with a local first frame; nothing for links, which only the service can look at."""
+        source = _source(image)
+        if source is None:
+            return []
+        async with self._looks:
+            return list((await look_at(source)).problems)
+
+    async def upload(self, image: str | os.PathLike[str] | bytes) -> UploadedFile:
+        """Check a first frame and put it on the service's file host.
+
+        Raises `InvalidRequestError` before anything is sent, and the service's own error when it refuses.
+        """
+        source = _source(image)
+        if source is None:
+            raise InvalidRequestError([f"image: expected a path or the bytes of an image to upload, got {image!r:.200}"])
+        async with self._looks:
+            looked = await look_at(source)
+        if looked.problems:
+            raise InvalidRequestError(looked.problems)
+        return await self._shared(looked)
+
+    async def _shared(self, image: LocalImage) -> UploadedFile:
+        """Give the file of a content: a living one, one that is being sent just now, or a new one."""
+        while True:
+            file, end = self._files.get(image.sha256, (None, 0.0))
+            if file is not None and self._clock() < end:
+                return file
+            sending = self._sending.get(image.sha256)
+            if sending is None:
+                return await self._lead(image)
+            # None: whoever was sending it was cancelled; somebody else has to.
+            shared = await asyncio.shield(sending)
+            if shared is not None:
+                return shared
+
+    async def _lead(self, image: LocalImage) -> UploadedFile:
+        promise: asyncio.Future[UploadedFile | None] = asyncio.get_running_loop().create_future()
+        self._sending[image.sha256] = promise
+        try:
+            async with self._slots:
+                file = await self._send(image)
+        except HappyHorseError as error:
+            promise.set_exception(error)
+            promise.exception()  # marks it as seen: there may be nobody else
+            raise
+        else:
+            self._files[image.sha256] = file, self._end_of(file)
+            promise.set_result(file)
+        finally:
+            del self._sending[image.sha256]
+            if not promise.done():
+                promise.set_result(None)
+        if self._events:
+            self._events.emit(Uploaded(file=file))
+        return file
+
+    async def _send(self, image: LocalImage) -> UploadedFile:
+        try:
+            file = await self._api.retrying(lambda: self._host.upload_once(image), "uploading a first frame")
+        except APIStatusError as error:
+            if "quota" in f"{error.code} {error.message}".lower():
+                error.next_step = QUOTA_STEP
+            raise
+        if file.size and file.size != image.size:
+            raise InvalidRequestError([f"image: the file changed while it was sent ({image.size} bytes before, {file.size} after)"])
+        return file
+
+    def _end_of(self, file: UploadedFile) -> float:
+        """When, by this machine's clock, a file is too old to be given away; the service's two times tell how long it lives."""
+        uploaded = wire.moment(file.raw.get("upload_time"))
+        life = wire.FILE_LIFE if file.expires_at is None or uploaded is None else file.expires_at - uploaded
+        return self._clock() + life.total_seconds() - SAFETY_MARGIN
+
+
+def _source(image: object) -> Path | bytes | None:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, (bytearray, memoryview)):
+        return bytes(image)
+    if isinstance(image, str):
+        return None if links.looks_like_link(image) else Path(image)
+    return Path(image) if isinstance(image, os.PathLike) else None
