@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import SplitResult, urlsplit
+import re
+from urllib.parse import urlsplit
 
-__all__ = ["callback_problem", "fetch_problem"]
+__all__ = ["CALLBACK_PATTERN", "MAX_CALLBACK", "URL_PATTERN", "callback_problem", "fetch_problem"]
 
-_MAX_CALLBACK = 2048
+MAX_CALLBACK = 2048
+
+_PORT = "(:(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[0-9]{1,4}))?"
+_REST = "([/?#][!-~]*)?"
+URL_PATTERN = f"https?://[A-Za-z0-9._~-]+{_PORT}{_REST}"
+"""What the service takes for a URL that it can fetch: no user name, no unescaped characters."""
+CALLBACK_PATTERN = rf"(https://([A-Za-z0-9-]+\.)+[A-Za-z]{{2,}}|https?://(127\.0\.0\.1|localhost)){_PORT}{_REST}"
+"""The shape of a callback URL that the sandbox takes for sure."""
+
 _PRIVATE_SUFFIXES = (".local", ".internal", ".lan", ".localhost", ".intranet")
 
 
 def fetch_problem(url: str, *, allow_private: bool) -> str | None:
     """Return why the service cannot fetch this URL; None when it can."""
-    parts = _split(url)
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        return "must be an http or https URL"
-    if parts.username is not None or parts.password is not None:
-        return "must not carry a user name or password"
-    if not allow_private and _is_private(parts.hostname):
+    if not re.fullmatch(URL_PATTERN, url):
+        return "must be an http or https URL, percent-encoded and without a user name"
+    if not allow_private and _is_private(_host(url)):
         return "must be reachable from the public internet"
     return None
 
@@ -28,27 +34,20 @@ def callback_problem(url: str, *, allow_loopback: bool) -> str | None:
 
     With `allow_loopback` a loopback address is accepted, and then over plain http too.
     """
-    if len(url) > _MAX_CALLBACK:
-        return f"must be at most {_MAX_CALLBACK} characters"
-    parts = _split(url)
-    if parts is None or not parts.hostname:
+    if len(url) > MAX_CALLBACK:
+        return f"must be at most {MAX_CALLBACK} characters"
+    if not re.fullmatch(URL_PATTERN, url):
         return "must be an https URL"
-    if allow_loopback and parts.scheme in ("http", "https") and _is_loopback(parts.hostname):
+    host = _host(url)
+    if allow_loopback and _is_loopback(host):
         return None
-    if parts.scheme != "https":
+    if not url.startswith("https:"):
         return "must be an https URL"
-    return "must not be a private address" if _is_private(parts.hostname) else None
+    return "must not be a private address" if _is_private(host) else None
 
 
-def _split(url: str) -> SplitResult | None:
-    if not url.isprintable() or " " in url:
-        return None
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # an impossible port number shows only when it is read
-    except ValueError:
-        return None
-    return parts
+def _host(url: str) -> str:
+    return (urlsplit(url).hostname or "").rstrip(".")
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

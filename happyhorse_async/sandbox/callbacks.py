@@ -8,15 +8,15 @@ from urllib.parse import urlsplit
 import aiohttp
 import attrs
 
-from happyhorse_async.sandbox.codec import encode
-from happyhorse_async.sandbox.crew import Crew
+from .codec import encode
+from .crew import Crew
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from happyhorse_async.sandbox.clock import Agenda, Clock
-    from happyhorse_async.sandbox.faults import FaultPlan
-    from happyhorse_async.sandbox.tasks import TaskRecord
+    from .clock import Agenda, Clock
+    from .faults import FaultPlan
+    from .tasks import TaskRecord
 
 __all__ = ["CallbackRecord", "Callbacks"]
 

@@ -7,7 +7,7 @@ import importlib.util
 import json
 from typing import Any
 
-from happyhorse_async.sandbox.refusals import Refusal
+from .refusals import Refusal
 
 _orjson: Any = importlib.import_module("orjson") if importlib.util.find_spec("orjson") else None
 

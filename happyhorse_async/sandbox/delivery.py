@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from happyhorse_async.sandbox.exchange import Answer
-    from happyhorse_async.sandbox.misbehave import Delivery
+    from .exchange import Answer
+    from .misbehave import Delivery
 
 __all__ = ["deliver", "respond"]
 

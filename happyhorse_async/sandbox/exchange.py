@@ -7,18 +7,19 @@ from urllib.parse import parse_qs
 
 import attrs
 
-from happyhorse_async.sandbox.codec import decode, encode
-from happyhorse_async.sandbox.refusals import Refusal, error_type
+from .codec import decode, encode
+from .refusals import Refusal, error_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from happyhorse_async.sandbox.money import Wallet
+    from .money import Wallet
 
-__all__ = ["Answer", "Call", "Host", "api_error", "file_error", "json_answer"]
+__all__ = ["Answer", "Call", "Host", "api_error", "expired_answer", "file_error", "json_answer"]
 
 Host = Literal["api", "files", "results"]
 _JSON = "application/json"
+_EXPIRED_PAGE = "<!doctype html><title>Link expired</title><p>This link is no longer valid."
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -72,6 +73,13 @@ class Answer:
 def json_answer(payload: Any, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
     """Return an answer that carries JSON."""
     return Answer(status, payload, headers=headers or {})
+
+
+def expired_answer(status: int, page: str | bytes | None = None) -> Answer:
+    """Return what a dead result link answers: a page, with whatever status the host of the day prefers."""
+    body = _EXPIRED_PAGE if page is None else page
+    body = body.encode() if isinstance(body, str) else body
+    return Answer(status, body=body, content_type="text/html; charset=utf-8")
 
 
 def api_error(refusal: Refusal, *, request_id: str | None, integer_code: bool) -> Answer:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from happyhorse_async.sandbox.clock import Clock
-from happyhorse_async.sandbox.features import Features
-from happyhorse_async.sandbox.handlers import files, money, results, tasks
-from happyhorse_async.sandbox.money import Account
-from happyhorse_async.sandbox.observed import SandboxTask
-from happyhorse_async.sandbox.routing import Router
-from happyhorse_async.sandbox.server import Front, Listener
-from happyhorse_async.sandbox.service import Options, Service
-from happyhorse_async.sandbox.tasks import Ending
+from .clock import Clock
+from .features import Features
+from .handlers import about, control, files, money, results, tasks
+from .money import Account
+from .observed import SandboxTask
+from .routing import Router
+from .server import Front, Listener, bind, url_of
+from .service import Options, Service
+from .tasks import Ending
+from .threads import SandboxThread, run_in_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
-    from happyhorse_async.sandbox.callbacks import CallbackRecord
-    from happyhorse_async.sandbox.faults import Fault
-    from happyhorse_async.sandbox.journal import RequestRecord
-    from happyhorse_async.sandbox.money import Entry
+    from .callbacks import CallbackRecord
+    from .faults import Fault
+    from .journal import RequestRecord
+    from .money import Entry
 
 __all__ = ["Sandbox"]
 
@@ -33,6 +34,9 @@ _T = TypeVar("_T")
 
 class Sandbox:
     """The service on a loopback port: `async with Sandbox() as sandbox`.
+
+    A plain `with` runs it in a thread of its own, which suits tests that are not async. Every attribute and method can
+    be used from any thread.
 
     Args:
         video: "real" renders with PyAV, "stub" sends a small flat MP4, "auto" renders when PyAV and Pillow are installed.
@@ -96,18 +100,19 @@ class Sandbox:
         self._service: Service | None = None
         self._listeners: list[Listener] = []
         self._urls = ("", "")
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._home: tuple[asyncio.AbstractEventLoop, int] | None = None
+        self._thread: SandboxThread | None = None
 
     async def __aenter__(self) -> Self:
         host, port, files_port = self._address
-        sockets = [_bind(host, port), _bind(host, files_port)]
-        self._urls = _url(sockets[0]), _url(sockets[1])
-        self._loop = asyncio.get_running_loop()
-        self._service = service = Service(self._options, self._clock, files_url=self.files_url)
+        sockets = bind(host, port), bind(host, files_port)
+        self._urls = url_of(sockets[0]), url_of(sockets[1])
+        self._service = service = Service(self._options, self._clock, url=self.url, files_url=self.files_url)
+        self._home = asyncio.get_running_loop(), threading.get_ident()
+        api_routes = (*tasks.ROUTES, *money.ROUTES, *about.API_ROUTES, *(control.ROUTES if self._options.control else ()))
         self._listeners = [Listener(sockets[0], "api"), Listener(sockets[1], "files")]
-        api_routes = (*tasks.ROUTES, *money.ROUTES)
         await self._listeners[0].start(Front(service, Router(api_routes), "api"))
-        await self._listeners[1].start(Front(service, Router((*files.ROUTES, *results.ROUTES)), "files"))
+        await self._listeners[1].start(Front(service, Router((*files.ROUTES, *results.ROUTES, *about.FILES_ROUTES)), "files"))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -121,6 +126,16 @@ class Sandbox:
         for listener in self._listeners:
             await listener.stop()
         await self._service.close()
+        self._home = None
+
+    def __enter__(self) -> Self:
+        self._thread = SandboxThread(self)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._thread is not None:
+            self._thread.stop()
 
     @property
     def url(self) -> str:
@@ -157,11 +172,7 @@ class Sandbox:
 
     @speed.setter
     def speed(self, speed: float) -> None:
-        def change(service: Service) -> None:
-            self._clock.speed = speed
-            service.rearm()
-
-        self._do(change)
+        self._do(lambda service: service.set_speed(speed))
 
     @property
     def paid(self) -> int:
@@ -181,11 +192,11 @@ class Sandbox:
     @property
     def tasks(self) -> list[SandboxTask]:
         """Return the accepted tasks in order of acceptance; each shows its present state whenever it is read."""
-        return self._do(lambda service: [SandboxTask(service, record) for record in service.world.tasks.values()])
+        return self._do(lambda service: [SandboxTask(record, self._do) for record in service.world.tasks.values()])
 
     def task(self, task_id: str) -> SandboxTask:
         """Return one task; raises `KeyError` when there is none."""
-        return self._do(lambda service: SandboxTask(service, service.world.tasks[task_id]))
+        return self._do(lambda service: SandboxTask(service.world.tasks[task_id], self._do))
 
     @property
     def requests(self) -> list[RequestRecord]:
@@ -196,6 +207,14 @@ class Sandbox:
         """Return how many requests arrived with this method and exactly this path."""
         return self._do(lambda service: service.journal.count(method, path))
 
+    def watch_requests(self, listener: Callable[[RequestRecord], None] | None) -> None:
+        """Call this with every request once its answer is decided; None ends it."""
+
+        def change(service: Service) -> None:
+            service.journal.on_answer = listener
+
+        self._do(change)
+
     @property
     def callbacks(self) -> list[CallbackRecord]:
         """Return every try of every callback whose outcome is known, in order."""
@@ -203,24 +222,11 @@ class Sandbox:
 
     def advance(self, seconds: float) -> None:
         """Move the sandbox's clock forward: tasks go on, links and files die, callbacks fall due."""
-
-        def change(service: Service) -> None:
-            self._clock.advance(seconds)
-            service.catch_up()
-            service.rearm()
-
-        self._do(change)
+        self._do(lambda service: service.advance(seconds))
 
     def finish(self, task_id: str | None = None) -> None:
         """Let one task, or all that are unfinished, come to their end now: completed unless something made them fail."""
-
-        def change(service: Service) -> None:
-            now = service.catch_up()
-            world = service.world
-            for record in list(world.tasks.values()) if task_id is None else [world.tasks[task_id]]:
-                world.hasten(record, now)
-
-        self._do(change)
+        self._do(lambda service: service.finish(task_id))
 
     def end(
         self,
@@ -236,12 +242,11 @@ class Sandbox:
         `refund=False` keeps the charge of a failed task. Raises `KeyError` and, when the task has ended, `ValueError`.
         """
         code = error_code or ("unknown_error" if status == "failed" else None)
+        self._do(lambda service: service.end(task_id, Ending(status, code, message, refund)))
 
-        def change(service: Service) -> None:
-            ending = Ending(status, code, message, refund)
-            service.world.force(service.world.tasks[task_id], ending, service.catch_up())
-
-        self._do(change)
+    def scenario(self, name: str) -> None:
+        """Add the faults of a scenario; raises `ValueError` when there is none of that name."""
+        self._do(lambda service: service.add_scenario(name))
 
     def fail(self, fault: Fault, /) -> Fault:
         """Add a fault, which is returned."""
@@ -256,26 +261,10 @@ class Sandbox:
         return self._do(lambda service: service.faults.fired(fault))
 
     def _do(self, action: Callable[[Service], _T]) -> _T:
-        """Run an action where the sandbox lives: here, or in its own thread's loop when it has one."""
+        """Run an action where the sandbox lives: here, or in the thread of its event loop."""
         service = self._service
-        if service is None or self._loop is None:
+        if service is None:
             raise RuntimeError("the sandbox is not running: use `async with Sandbox() as sandbox`")
-        return action(service)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError:
-        bound.close()
-        raise
-    bound.setblocking(False)
-    return bound
-
-
-def _url(bound: socket.socket) -> str:
-    host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        if self._home is None or self._home[1] == threading.get_ident():
+            return action(service)
+        return run_in_loop(self._home[0], lambda: action(service))

@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from happyhorse_async.sandbox.images import MAX_BYTES
+from .images import MAX_BYTES
 
 if TYPE_CHECKING:
-    from happyhorse_async.sandbox.files import Shelf, StoredFile
+    from .files import Shelf, StoredFile
 
 __all__ = ["FetchError", "Fetcher"]
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from happyhorse_async.sandbox.images import read_header
-from happyhorse_async.sandbox.refusals import Refusal, invalid
+from .images import read_header
+from .refusals import Refusal, invalid
 
 if TYPE_CHECKING:
     from random import Random
 
-    from happyhorse_async.sandbox.clock import Agenda
-    from happyhorse_async.sandbox.money import Wallet
+    from .clock import Agenda
+    from .money import Wallet
 
 __all__ = ["Shelf", "StoredFile"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
@@ -10,7 +11,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from happyhorse_async.sandbox.exchange import Host
+    from .exchange import Host
 
 __all__ = ["Journal", "RequestRecord"]
 
@@ -60,6 +61,10 @@ class Journal:
     def all(self) -> list[RequestRecord]:
         """Return the requests in order of arrival."""
         return list(self._records)
+
+    def latest(self, most: int) -> list[RequestRecord]:
+        """Return the last requests, oldest first."""
+        return list(islice(reversed(self._records), most))[::-1]
 
     def count(self, method: str | None, path: str | None) -> int:
         """Return how many requests had this method and exactly this path."""

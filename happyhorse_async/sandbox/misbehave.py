@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from happyhorse_async.sandbox.exchange import Answer
-from happyhorse_async.sandbox.tasks import Ending
+from .exchange import Answer, expired_answer
+from .tasks import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from happyhorse_async.sandbox.exchange import Call
-    from happyhorse_async.sandbox.faults import Fault
-    from happyhorse_async.sandbox.service import Service
-    from happyhorse_async.sandbox.tasks import TaskRecord
+    from .exchange import Call
+    from .faults import Fault
+    from .service import Service
+    from .tasks import TaskRecord
 
 __all__ = ["Act", "Delivery", "after", "before"]
 
@@ -112,6 +112,7 @@ def _expire(act: Act) -> None:
     task = _linked(act)
     if task is not None:
         act.service.world.expire_link(task, act.call.now, fresh=act.details.get("fresh", False))
+        act.answer = expired_answer(act.details.get("status", act.service.options.expired_link))
 
 
 def _new_etag(act: Act) -> None:
@@ -168,8 +169,7 @@ def _short(act: Act) -> None:
 
 
 def _html(act: Act) -> None:
-    page = act.details.get("body", "<!doctype html><title>Expired</title><p>This link has expired.")
-    act.answer = Answer(act.details.get("status", 200), body=_as_bytes(page), content_type="text/html; charset=utf-8")
+    act.answer = expired_answer(act.details.get("status", 200), act.details.get("body"))
 
 
 def _json(act: Act) -> None:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import attrs
 
-from happyhorse_async.sandbox.refusals import Refusal
-from happyhorse_async.sandbox.submissions import MODEL
+from .refusals import Refusal
+from .submissions import MODEL
 
 __all__ = ["Account", "Charge", "Entry", "Wallet", "price", "pricing_rule"]
 

@@ -6,7 +6,7 @@ from email.message import Message
 
 import attrs
 
-from happyhorse_async.sandbox.refusals import Refusal
+from .refusals import Refusal
 
 __all__ = ["Part", "parse_multipart"]
 

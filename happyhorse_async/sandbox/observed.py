@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from decimal import Decimal
 
-    from happyhorse_async.sandbox.service import Service
-    from happyhorse_async.sandbox.tasks import TaskRecord
+    from .service import Service
+    from .tasks import TaskRecord
 
 __all__ = ["SandboxTask"]
 
@@ -16,9 +17,9 @@ __all__ = ["SandboxTask"]
 class SandboxTask:
     """One accepted task; every attribute shows the state at the moment when it is read."""
 
-    def __init__(self, service: Service, record: TaskRecord) -> None:
-        self._service = service
+    def __init__(self, record: TaskRecord, do: Callable[[Callable[[Service], Any]], Any]) -> None:
         self._record = record
+        self._do = do
 
     def __repr__(self) -> str:
         return f"SandboxTask(id={self.id!r}, status={self.status!r}, progress={self.progress})"
@@ -31,12 +32,14 @@ class SandboxTask:
     @property
     def status(self) -> str:
         """Return the status that a query shows."""
-        return self._record.status_at(self._service.catch_up())
+        status: str = self._do(lambda service: self._record.status_at(service.catch_up()))
+        return status
 
     @property
     def progress(self) -> int:
         """Return the progress, 0 to 100."""
-        return self._record.progress_at(self._service.catch_up())
+        progress: int = self._do(lambda service: self._record.progress_at(service.catch_up()))
+        return progress
 
     @property
     def request(self) -> dict[str, Any]:
@@ -51,14 +54,13 @@ class SandboxTask:
     @property
     def results(self) -> list[str]:
         """Return the present result links; none before completion."""
-        self._service.catch_up()
-        link = self._service.views.link(self._record)
+        link: str | None = self._do(lambda service: service.catch_up() and service.views.link(self._record))
         return [link] if link else []
 
     @property
     def error(self) -> dict[str, Any] | None:
         """Return the error that a query shows."""
-        self._service.catch_up()
+        self._do(lambda service: service.catch_up())
         return self._record.error()
 
     @property
@@ -69,7 +71,7 @@ class SandboxTask:
     @property
     def charged(self) -> Decimal:
         """Return the credits that were settled: zero before the end and after a refund."""
-        self._service.catch_up()
+        self._do(lambda service: service.catch_up())
         return self._record.charge.charged
 
     @property

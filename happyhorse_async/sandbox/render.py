@@ -17,10 +17,10 @@ import av
 from av.video.frame import VideoFrame
 from PIL import Image, ImageOps
 
-from happyhorse_async.sandbox.images import video_size
+from .images import video_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 __all__ = ["decoding_problem", "render_video"]
@@ -95,7 +95,8 @@ def _planes(image: bytes, quality: str) -> tuple[Image.Image, ...]:
         upright = opened if opened.mode in ("RGB", "L") else opened.convert("RGB")
         size = video_size(quality, upright.size)
         scaled = upright.resize(size, Image.Resampling.BICUBIC).convert("RGB")
-    frame = VideoFrame.from_image(scaled).reformat(format="yuv420p")
+    to_frame: Callable[[Image.Image], VideoFrame] = VideoFrame.from_image  # PyAV leaves it without types
+    frame = to_frame(scaled).reformat(format="yuv420p")
     return tuple(_plane_image(frame, index) for index in range(3))
 
 

@@ -9,9 +9,9 @@ from urllib.parse import unquote
 
 import attrs
 
-from happyhorse_async.sandbox.exchange import Answer, Call
-from happyhorse_async.sandbox.refusals import Refusal
-from happyhorse_async.sandbox.service import Service
+from .exchange import Answer, Call
+from .refusals import Refusal
+from .service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

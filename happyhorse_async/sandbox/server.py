@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from email.utils import formatdate
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from aiohttp import web
 
-from happyhorse_async.sandbox.delivery import deliver, respond
-from happyhorse_async.sandbox.exchange import Answer, Call, api_error, file_error
-from happyhorse_async.sandbox.journal import RequestRecord
-from happyhorse_async.sandbox.misbehave import Act, Delivery, after, before
-from happyhorse_async.sandbox.money import RateLimited
-from happyhorse_async.sandbox.refusals import Refusal
+from .delivery import deliver, respond
+from .exchange import Answer, Call, api_error, file_error
+from .journal import RequestRecord
+from .misbehave import Act, Delivery, after, before
+from .money import RateLimited
+from .refusals import Refusal
 
 if TYPE_CHECKING:
-    import socket
+    from .exchange import Host
+    from .faults import Fault
+    from .money import Wallet
+    from .routing import Router
+    from .service import Service
 
-    from happyhorse_async.sandbox.exchange import Host
-    from happyhorse_async.sandbox.faults import Fault
-    from happyhorse_async.sandbox.money import Wallet
-    from happyhorse_async.sandbox.routing import Router
-    from happyhorse_async.sandbox.service import Service
-
-__all__ = ["Front", "Listener"]
+__all__ = ["Front", "Listener", "bind", "url_of"]
 
 _log = logging.getLogger("happyhorse_async.sandbox")
 
@@ -171,11 +169,20 @@ class Listener:
             self._socket.close()
 
 
-def reason(status: int | None) -> str:
-    """Return a status in words, for the log."""
-    if status is None:
-        return "no answer"
+def bind(host: str, port: int) -> socket.socket:
+    """Return a bound socket; raises `OSError` when the port is taken."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    bound.setblocking(False)
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """Return the base URL of a bound socket, without a slash at the end."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from happyhorse_async.sandbox.callbacks import Callbacks
-from happyhorse_async.sandbox.faults import FaultPlan
-from happyhorse_async.sandbox.fetcher import Fetcher
-from happyhorse_async.sandbox.journal import Journal
-from happyhorse_async.sandbox.studio import Studio, choose_video
-from happyhorse_async.sandbox.views import Views
-from happyhorse_async.sandbox.world import World
+from .callbacks import Callbacks
+from .faults import FaultPlan
+from .fetcher import Fetcher
+from .journal import Journal
+from .scenarios import scenario_faults
+from .studio import Studio, choose_video
+from .views import Views
+from .world import World
 
 if TYPE_CHECKING:
-    from happyhorse_async.sandbox.clock import Clock
-    from happyhorse_async.sandbox.features import Features
-    from happyhorse_async.sandbox.images import FrameProblem
-    from happyhorse_async.sandbox.money import Account
-    from happyhorse_async.sandbox.tasks import TaskRecord
+    from .clock import Clock
+    from .features import Features
+    from .images import FrameProblem
+    from .money import Account
+    from .tasks import Ending, TaskRecord
 
 __all__ = ["Options", "Service"]
 
@@ -46,7 +47,9 @@ class Options:
 class Service:
     """World, clock, faults, log and background work of one sandbox. Lives in one event loop."""
 
-    def __init__(self, options: Options, clock: Clock, *, files_url: str) -> None:
+    def __init__(self, options: Options, clock: Clock, *, url: str, files_url: str) -> None:
+        self.url = url
+        self.files_url = files_url
         self.options = options
         self.features = options.features
         self.clock = clock
@@ -94,6 +97,32 @@ class Service:
         if delay is not None:
             # Event loops refuse timers that are many days away; this one is set again when it rings too early.
             self._alarm = self._loop.call_later(min(delay, 3600.0), self._ring)
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock forward and let happen what is due by then."""
+        self.clock.advance(seconds)
+        self.catch_up()
+        self.rearm()
+
+    def set_speed(self, speed: float) -> None:
+        """Change how fast the clock runs."""
+        self.clock.speed = speed
+        self.rearm()
+
+    def finish(self, task_id: str | None = None) -> None:
+        """Let one task, or all that are unfinished, come to their end now; raises `KeyError`."""
+        now = self.catch_up()
+        for task in list(self.world.tasks.values()) if task_id is None else [self.world.tasks[task_id]]:
+            self.world.hasten(task, now)
+
+    def end(self, task_id: str, ending: Ending) -> None:
+        """Give a task this status now; raises `KeyError`, and `ValueError` when it has ended already."""
+        self.world.force(self.world.tasks[task_id], ending, self.catch_up())
+
+    def add_scenario(self, name: str) -> None:
+        """Add the faults of a scenario; raises `ValueError`."""
+        for fault in scenario_faults(name):
+            self.faults.add(fault)
 
     async def close(self) -> None:
         """Stop everything that runs in the background."""

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from happyhorse_async.sandbox.crew import Crew
-from happyhorse_async.sandbox.fetcher import FetchError
-from happyhorse_async.sandbox.images import FrameProblem, frame_problem, read_header, video_size
-from happyhorse_async.sandbox.stub import stub_video
+from .crew import Crew
+from .fetcher import FetchError
+from .images import FrameProblem, frame_problem, read_header, video_size
+from .stub import stub_video
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from happyhorse_async.sandbox.fetcher import Fetcher
-    from happyhorse_async.sandbox.tasks import TaskRecord
+    from .fetcher import Fetcher
+    from .tasks import TaskRecord
 
 __all__ = ["Studio", "Video", "choose_video"]
 
@@ -113,7 +113,7 @@ class Studio:
             self._frame_known(task, problem)
 
     async def _decode(self, task: TaskRecord, data: bytes) -> None:
-        from happyhorse_async.sandbox.render import decoding_problem  # needs Pillow, which stubs do without
+        from .render import decoding_problem  # needs Pillow, which stubs do without
 
         message = await asyncio.to_thread(decoding_problem, data)
         if message is not None:
@@ -151,7 +151,7 @@ class Studio:
         return await asyncio.shield(self._under_way[key])
 
     async def _render(self, image: bytes, key: _Key) -> Video:
-        from happyhorse_async.sandbox.render import render_video  # needs PyAV and Pillow, which stubs do without
+        from .render import render_video  # needs PyAV and Pillow, which stubs do without
 
         if self._renderer is None:
             self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="happyhorse-sandbox-render")

@@ -7,8 +7,8 @@ from typing import Any
 
 import attrs
 
-from happyhorse_async.sandbox.addresses import callback_problem, fetch_problem
-from happyhorse_async.sandbox.refusals import Refusal, invalid
+from .addresses import callback_problem, fetch_problem
+from .refusals import Refusal, invalid
 
 __all__ = ["MODEL", "Submission", "check_idempotency_key", "read_submission"]
 
@@ -16,7 +16,7 @@ MODEL = "happyhorse-1.0-image-to-video"
 QUALITIES = ("720p", "1080p")
 MAX_SEED = 2_147_483_647
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
-_IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
+IDEMPOTENCY_PATTERN = "[A-Za-z0-9._-]{16,96}"
 
 
 @attrs.frozen(kw_only=True)
@@ -58,7 +58,7 @@ def read_submission(body: Any, *, allow_private: bool) -> Submission:
 
 def check_idempotency_key(key: str) -> None:
     """Raise `Refusal` unless the key is 16 to 96 characters of `A-Za-z0-9._-` (seen in the vendor's clients)."""
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
+    if not re.fullmatch(IDEMPOTENCY_PATTERN, key):
         raise invalid("Idempotency-Key", "Idempotency-Key must be 16 to 96 characters of A-Za-z0-9._-")
 
 

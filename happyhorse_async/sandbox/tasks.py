@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from happyhorse_async.sandbox.life import progress_at
+from .life import progress_at
 
 if TYPE_CHECKING:
-    from happyhorse_async.sandbox.images import FrameProblem
-    from happyhorse_async.sandbox.money import Charge, Wallet
-    from happyhorse_async.sandbox.submissions import Submission
+    from .images import FrameProblem
+    from .money import Charge, Wallet
+    from .submissions import Submission
 
 __all__ = ["FINAL", "Ending", "Link", "TaskRecord"]
 
@@ -74,13 +74,13 @@ class TaskRecord:
             return self.status_override
         if self.ended is not None:
             return self.ending.status
-        return "pending" if now < self.starts else "processing"
+        return "pending" if now <= self.starts else "processing"
 
     def progress_at(self, now: float) -> int:
         """Return `progress`, 0 to 100."""
         if self.ended is not None:
             return 100 if self.ending.status == "completed" else progress_at(self.starts, self.due, self.ended)
-        return 0 if now < self.starts else progress_at(self.starts, self.due, now)
+        return 0 if now <= self.starts else progress_at(self.starts, self.due, now)
 
     def error(self) -> dict[str, Any] | None:
         """Return `error` as the service reports it; None when the task did not fail."""

@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from happyhorse_async.sandbox.life import ESTIMATED_SECONDS
-from happyhorse_async.sandbox.money import uc, usd
-from happyhorse_async.sandbox.submissions import MODEL
+from .life import ESTIMATED_SECONDS
+from .money import uc, usd
+from .submissions import MODEL
 
 if TYPE_CHECKING:
-    from happyhorse_async.sandbox.features import Features
-    from happyhorse_async.sandbox.files import StoredFile
-    from happyhorse_async.sandbox.money import Wallet
-    from happyhorse_async.sandbox.tasks import TaskRecord
+    from .features import Features
+    from .files import StoredFile
+    from .money import Wallet
+    from .tasks import TaskRecord
 
 __all__ = ["Views"]
 

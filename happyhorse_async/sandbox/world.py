@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from happyhorse_async.sandbox.clock import Agenda
-from happyhorse_async.sandbox.files import Shelf
-from happyhorse_async.sandbox.images import FrameProblem
-from happyhorse_async.sandbox.life import plan_life
-from happyhorse_async.sandbox.money import Account, Entry, Wallet, price
-from happyhorse_async.sandbox.refusals import Refusal
-from happyhorse_async.sandbox.submissions import MAX_SEED, MODEL, check_idempotency_key
-from happyhorse_async.sandbox.tasks import FINAL, Ending, Link, TaskRecord
+from .clock import Agenda
+from .files import Shelf
+from .images import FrameProblem
+from .life import plan_life
+from .money import Account, Entry, Wallet, price
+from .refusals import Refusal
+from .submissions import MAX_SEED, MODEL, check_idempotency_key
+from .tasks import FINAL, Ending, Link, TaskRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from decimal import Decimal
     from typing import Literal
 
-    from happyhorse_async.sandbox.submissions import Submission
+    from .submissions import Submission
 
 __all__ = ["Accepted", "World"]
 

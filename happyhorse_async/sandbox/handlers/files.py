@@ -9,20 +9,20 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from happyhorse_async.sandbox.addresses import fetch_problem
-from happyhorse_async.sandbox.exchange import Answer, json_answer
-from happyhorse_async.sandbox.fetcher import FetchError
-from happyhorse_async.sandbox.handlers.tasks import page_argument
-from happyhorse_async.sandbox.images import read_header
-from happyhorse_async.sandbox.multipart import parse_multipart
-from happyhorse_async.sandbox.refusals import Refusal, invalid
-from happyhorse_async.sandbox.routing import Route
+from ..addresses import fetch_problem
+from ..exchange import Answer, json_answer
+from ..fetcher import FetchError
+from ..images import read_header
+from ..multipart import parse_multipart
+from ..refusals import Refusal, invalid
+from ..routing import Route
+from .tasks import page_argument
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from happyhorse_async.sandbox.exchange import Call
-    from happyhorse_async.sandbox.service import Service
+    from ..exchange import Call
+    from ..service import Service
 
 __all__ = ["ROUTES"]
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from happyhorse_async.sandbox.exchange import json_answer
-from happyhorse_async.sandbox.money import pricing_rule
-from happyhorse_async.sandbox.refusals import Refusal
-from happyhorse_async.sandbox.routing import Route
-from happyhorse_async.sandbox.submissions import MODEL
-from happyhorse_async.sandbox.views import credits_view
+from ..exchange import json_answer
+from ..money import pricing_rule
+from ..refusals import Refusal
+from ..routing import Route
+from ..submissions import MODEL
+from ..views import credits_view
 
 if TYPE_CHECKING:
-    from happyhorse_async.sandbox.exchange import Answer, Call
-    from happyhorse_async.sandbox.service import Service
+    from ..exchange import Answer, Call
+    from ..service import Service
 
 __all__ = ["ROUTES"]
 

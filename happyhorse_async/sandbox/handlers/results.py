@@ -5,22 +5,21 @@ from __future__ import annotations
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from happyhorse_async.sandbox.exchange import Answer
-from happyhorse_async.sandbox.fetcher import FetchError
-from happyhorse_async.sandbox.ranges import UnsatisfiableRangeError, applies, parse_range
-from happyhorse_async.sandbox.refusals import Refusal
-from happyhorse_async.sandbox.routing import Route
+from ..exchange import Answer, expired_answer
+from ..fetcher import FetchError
+from ..ranges import UnsatisfiableRangeError, applies, parse_range
+from ..refusals import Refusal
+from ..routing import Route
 
 if TYPE_CHECKING:
-    from happyhorse_async.sandbox.exchange import Call
-    from happyhorse_async.sandbox.service import Service
-    from happyhorse_async.sandbox.studio import Video
-    from happyhorse_async.sandbox.tasks import TaskRecord
+    from ..exchange import Call
+    from ..service import Service
+    from ..studio import Video
+    from ..tasks import TaskRecord
 
 __all__ = ["ROUTES"]
 
 _REFUSED_AGENTS = ("python-urllib", "python-requests", "python/", "java/", "go-http-client")
-_EXPIRED_PAGE = "<!doctype html><title>Link expired</title><p>This link is no longer valid."
 
 
 async def _download(service: Service, call: Call) -> Answer:
@@ -31,7 +30,7 @@ async def _download(service: Service, call: Call) -> Answer:
         raise Refusal(400, "invalid_request", "result links take no Authorization")
     task = _living(service, call)
     if task is None:
-        return _expired(service.options.expired_link)
+        return expired_answer(service.options.expired_link)
     try:
         video = await service.studio.video(task)
     except FetchError as error:
@@ -45,10 +44,6 @@ def _living(service: Service, call: Call) -> TaskRecord | None:
         raise Refusal(404, "not_found", "there is no such link")
     task, link = found
     return task if call.now < link.expires else None
-
-
-def _expired(status: int) -> Answer:
-    return Answer(status, body=_EXPIRED_PAGE.encode(), content_type="text/html; charset=utf-8")
 
 
 def _ranged(call: Call, task: TaskRecord, made: Video) -> Answer:

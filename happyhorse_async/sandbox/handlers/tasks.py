@@ -6,17 +6,17 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from happyhorse_async.sandbox.exchange import json_answer
-from happyhorse_async.sandbox.refusals import Refusal, invalid
-from happyhorse_async.sandbox.routing import Route
-from happyhorse_async.sandbox.submissions import MODEL, read_submission
+from ..exchange import json_answer
+from ..refusals import Refusal, invalid
+from ..routing import Route
+from ..submissions import MODEL, read_submission
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from happyhorse_async.sandbox.exchange import Answer, Call
-    from happyhorse_async.sandbox.service import Service
-    from happyhorse_async.sandbox.tasks import TaskRecord
+    from ..exchange import Answer, Call
+    from ..service import Service
+    from ..tasks import TaskRecord
 
 __all__ = ["ROUTES", "page_argument"]
 

@@ -1,0 +1,110 @@
+"""How many submits and reads a second one sandbox process answers, with stub videos.
+
+    python benchmarks/sandbox_throughput.py            # on Linux, server and client each on a core of their own
+
+The server is one process pinned to the first core, the client one pinned to the second; the client speaks the least HTTP
+that is possible, so that the server is what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+CONNECTIONS = 16
+MODEL = "happyhorse-1.0-image-to-video"
+
+
+def pin(core: int) -> None:
+    """Keep this process on one core, where the system can do that."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[core % len(cores)]})
+
+
+async def serve() -> None:
+    """Run the sandbox until standard input ends."""
+    from happyhorse_async.sandbox import Sandbox
+
+    async with Sandbox(video="stub", credits=10**9) as sandbox:
+        print(json.dumps([sandbox.url, sandbox.key]), flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+def head(method: str, path: str, key: str, extra: str = "") -> bytes:
+    """Return a request's head."""
+    return f"{method} {path} HTTP/1.1\r\nHost: sandbox\r\nAuthorization: Bearer {key}\r\n{extra}\r\n".encode()
+
+
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
+    """Send a request and return the body of its answer, which must be a 200."""
+    writer.write(request)
+    lines = await reader.readuntil(b"\r\n\r\n")
+    if not lines.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(lines.decode())
+    at = lines.lower().index(b"content-length:") + 15
+    return await reader.readexactly(int(lines[at : lines.index(b"\r\n", at)]))
+
+
+async def measure(url: str, requests: list[bytes], seconds: float) -> tuple[float, list[bytes]]:
+    """Return answers a second over all connections, and the last body of each."""
+    host, port = url.removeprefix("http://").split(":")
+    stop = time.perf_counter() + seconds
+
+    async def run(number: int) -> tuple[int, bytes]:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        count, body = 0, b""
+        while time.perf_counter() < stop:
+            body = await exchange(reader, writer, requests[number % len(requests)])
+            count += 1
+        writer.close()
+        return count, body
+
+    outcomes = await asyncio.gather(*(run(number) for number in range(CONNECTIONS)))
+    return sum(count for count, _ in outcomes) / seconds, [body for _, body in outcomes]
+
+
+async def drive(url: str, key: str, seconds: float) -> None:
+    """Measure submits, reads of one task, and reads of fifty tasks at once."""
+    body = json.dumps({"model": MODEL, "image_urls": ["https://cdn.example.com/cat.png"], "prompt": "run"}).encode()
+    extra = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    submits, answers = await measure(url, [head("POST", "/v1/videos/generations", key, extra) + body], seconds)
+    print(f"submits            {submits:8,.0f} a second")
+    ids = [json.loads(answer)["id"] for answer in answers]
+    reads, _ = await measure(url, [head("GET", f"/v1/tasks/{task_id}", key) for task_id in ids], seconds)
+    print(f"reads              {reads:8,.0f} a second")
+    body = json.dumps({"task_ids": (ids * 4)[:50]}).encode()
+    extra = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    batches, _ = await measure(url, [head("POST", "/v1/tasks/batch", key, extra) + body], seconds)
+    print(f"batch reads of {len(ids)}   {batches:8,.0f} a second")
+
+
+def main() -> None:
+    """Start the server in its own process and drive it from this one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.serve:
+        pin(0)
+        asyncio.run(serve())
+        return
+    command = [sys.executable, __file__, "--serve"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url, key = json.loads(server.stdout.readline())
+        pin(1)
+        asyncio.run(drive(url, key, given.seconds))
+        server.communicate("")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""`python -m happyhorse_async.sandbox`: the sandbox without the command line's dependencies."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .scenarios import SCENARIOS
+from .serve import serve
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read the arguments, run the sandbox, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m happyhorse_async.sandbox", description=__doc__)
+    parser.add_argument("--port", type=int, default=8787, help="port of the API; 0: a free one")
+    parser.add_argument("--files-port", type=int, default=8788, help="port of the file service; 0: a free one")
+    parser.add_argument("--speed", type=float, default=1.0, help="sandbox seconds per real second")
+    parser.add_argument("--video", choices=("auto", "real", "stub"), default="auto", help="which videos to make")
+    parser.add_argument("--scenario", choices=tuple(SCENARIOS), help="a named set of faults")
+    given = parser.parse_args(arguments)
+    return serve(port=given.port, files_port=given.files_port, speed=given.speed, video=given.video, scenario=given.scenario)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""The service's contract as OpenAPI 3.1 documents, one per host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .schemas import API_SCHEMAS, FILE_SCHEMAS
+from .submissions import IDEMPOTENCY_PATTERN, MODEL
+
+__all__ = ["api_document", "files_document"]
+
+Json = dict[str, Any]
+
+_REASONS = {
+    "400": "The request is invalid.",
+    "401": "The key is missing or unknown.",
+    "402": "Too few credits.",
+    "403": "The account may not do this.",
+    "404": "There is no such thing.",
+    "409": "The Idempotency-Key was used with another body, or its first submission is being decided.",
+    "413": "The request is too large.",
+    "429": "Too many requests; `Retry-After` may say when to come back.",
+    "500": "The service failed.",
+    "503": "The service is not available.",
+}
+
+
+def api_document(url: str) -> Json:
+    """Return the document of the API host."""
+    return _document("HappyHorse 1.0 image-to-video", url, API_SCHEMAS, _api_paths())
+
+
+def files_document(url: str) -> Json:
+    """Return the document of the file host."""
+    return _document("Files for HappyHorse 1.0 image-to-video", url, FILE_SCHEMAS, _file_paths())
+
+
+def _document(title: str, url: str, schemas: Json, paths: Json) -> Json:
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": "1.0", "description": "As the sandbox of happyhorse-async speaks it."},
+        "servers": [{"url": url}],
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": schemas,
+        },
+    }
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _answers(schema: str, *refusals: str, error: str = "Error") -> Json:
+    answers = {"200": {"description": "Done.", "content": {"application/json": {"schema": _ref(schema)}}}}
+    for status in (*refusals, "413", "500", "503"):
+        content = {"application/json": {"schema": _ref(error)}}
+        answers[status] = {"description": _REASONS[status], "content": content}
+    return answers
+
+
+def _json_body(schema: str) -> Json:
+    return {"required": True, "content": {"application/json": {"schema": _ref(schema)}}}
+
+
+def _in_path(name: str, schema: Json) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _in_query(name: str, schema: Json) -> Json:
+    return {"name": name, "in": "query", "required": False, "schema": schema}
+
+
+def _whole(most: int, default: int) -> Json:
+    return {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+
+
+def _api_paths() -> Json:
+    return {
+        "/v1/videos/generations": {"post": _submit()},
+        "/v1/tasks": {"get": _list_tasks()},
+        "/v1/tasks/batch": {
+            "post": {
+                "operationId": "queryTasks",
+                "summary": "Query up to 50 tasks; unknown ids are absent from the answer.",
+                "requestBody": _json_body("TaskIds"),
+                "responses": _answers("TaskBatch", "400", "401", "403", "404"),
+            }
+        },
+        "/v1/tasks/{task_id}": {
+            "get": {
+                "operationId": "queryTask",
+                "summary": "Query a task.",
+                "parameters": [_in_path("task_id", {"type": "string", "minLength": 1})],
+                "responses": _answers("Task", "400", "401", "403", "404"),
+            }
+        },
+        "/v1/credits": {
+            "get": {
+                "operationId": "getCredits",
+                "summary": "Show what is left and used.",
+                "responses": _answers("Credits", "401", "403"),
+            }
+        },
+        "/v1/catalog/pricing-rules/{model}": {
+            "get": {
+                "operationId": "getPricingRules",
+                "summary": "Show how a model is priced; needs no key.",
+                "security": [],
+                "parameters": [_in_path("model", {"type": "string", "minLength": 1, "examples": [MODEL]})],
+                "responses": _answers("PricingRules", "404"),
+            }
+        },
+    }
+
+
+def _submit() -> Json:
+    key = {"type": "string", "pattern": f"^{IDEMPOTENCY_PATTERN}$"}
+    return {
+        "operationId": "submitVideo",
+        "summary": "Turn one image into one video.",
+        "parameters": [{"name": "Idempotency-Key", "in": "header", "required": False, "schema": key}],
+        "requestBody": _json_body("Submission"),
+        "responses": _answers("SubmittedTask", "400", "401", "402", "403", "409", "429"),
+    }
+
+
+def _list_tasks() -> Json:
+    status = {"type": "string", "enum": ["processing", "completed", "failed", "cancelled"]}
+    return {
+        "operationId": "listTasks",
+        "summary": "List tasks, newest first, without their links.",
+        "parameters": [
+            _in_query("status", status),
+            _in_query("type", {"type": "string"}),
+            _in_query("model", {"type": "string"}),
+            _in_query("page", _whole(1_000_000, 1)),
+            _in_query("page_size", _whole(50, 20)),
+        ],
+        "responses": _answers("TaskPage", "400", "401", "403", "404"),
+    }
+
+
+def _file_paths() -> Json:
+    form = {"required": True, "content": {"multipart/form-data": {"schema": _ref("StreamUpload")}}}
+    return {
+        "/api/v1/files/upload/stream": {"post": _upload("uploadStream", "Upload a file as a form.", form)},
+        "/api/v1/files/upload/base64": {
+            "post": _upload("uploadBase64", "Upload an image as a data URL.", _json_body("Base64Upload"))
+        },
+        "/api/v1/files/upload/url": {"post": _upload("uploadUrl", "Let the service fetch a file.", _json_body("UrlUpload"))},
+        "/api/v1/files/quota": {
+            "get": {
+                "operationId": "getQuota",
+                "summary": "Show how many files are possible.",
+                "responses": _answers("Quota", "401", "403", error="FileError"),
+            }
+        },
+        "/api/v1/files/list": {
+            "get": {
+                "operationId": "listFiles",
+                "summary": "List the files that are still there, newest first.",
+                "parameters": [_in_query("page", _whole(1_000_000, 1)), _in_query("pageSize", _whole(100, 20))],
+                "responses": _answers("FilePage", "400", "401", "403", "404", error="FileError"),
+            }
+        },
+        "/api/v1/files/{file_id}": {
+            "delete": {
+                "operationId": "deleteFile",
+                "summary": "Delete a file.",
+                "parameters": [_in_path("file_id", {"type": "string", "minLength": 1})],
+                "responses": _answers("Deleted", "401", "403", "404", error="FileError"),
+            }
+        },
+    }
+
+
+def _upload(operation: str, summary: str, body: Json) -> Json:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "requestBody": body,
+        "responses": _answers("Uploaded", "400", "401", "403", error="FileError"),
+    }
