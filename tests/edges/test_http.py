@@ -1,0 +1,179 @@
+"""The HTTP edge: everything that the HTTP library can raise becomes one of our errors, with the certainty that follows from it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import aiohttp
+import pytest
+
+from happyhorse_async import APIConnectionError, APITimeoutError, TransportError
+from happyhorse_async.edges.http import FOREIGN_ERRORS, USER_AGENT, Http, transport_error
+
+pytestmark = pytest.mark.anyio
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    """An HTTP edge of its own."""
+    http = Http(
+        key="sk-secret", base_url="http://127.0.0.1:1", files_url="http://127.0.0.1:1", connect_timeout=5, max_connections=4
+    )
+    yield http
+    await http.aclose()
+
+
+class Peer:
+    """A server that does with a connection whatever a test wants."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._handler, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+
+async def test_a_refused_connection_was_never_sent(http: Http) -> None:
+    """No listener, no request: the failure is certain to have changed nothing."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(APIConnectionError) as caught:
+            await http.call("POST", url, body=b"{}")
+    assert caught.value.sent is False
+
+
+async def test_a_name_that_does_not_resolve_was_never_sent(http: Http) -> None:
+    """A DNS failure is certain."""
+    with pytest.raises(APIConnectionError) as caught:
+        await http.call("POST", "http://does-not-exist.invalid/", body=b"{}")
+    assert caught.value.sent is False
+
+
+async def test_a_failed_handshake_was_never_sent(http: Http) -> None:
+    """A peer that does not speak TLS never sees the request."""
+
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        writer.close()
+
+    async with Peer(plain) as url:
+        with pytest.raises(APIConnectionError) as caught:
+            await http.call("POST", url.replace("http:", "https:"), body=b"{}")
+    assert caught.value.sent is False
+
+
+async def test_a_connection_cut_after_the_request_may_have_been_sent(http: Http) -> None:
+    """Once the body is on its way, nobody can say that it did not arrive."""
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.close()
+
+    async with Peer(cut) as url:
+        with pytest.raises(APIConnectionError) as caught:
+            await http.call("POST", url, body=b"{}")
+    assert caught.value.sent is True
+
+
+async def test_a_silent_peer_times_out(http: Http) -> None:
+    """No answer within the limit is a time-out that may have been sent, and a TimeoutError."""
+    done = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+        writer.close()
+
+    async with Peer(silent) as url:
+        with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s") as caught:
+            await http.call("POST", url, body=b"{}", timeout=0.05)
+        done.set()
+    assert isinstance(caught.value, APITimeoutError)
+    assert caught.value.sent is True
+
+
+async def test_a_redirect_is_an_answer_and_is_not_followed(http: Http) -> None:
+    """A POST must not wander to another place, and the key must not go with it."""
+    seen: list[bytes] = []
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with Peer(redirect) as url:
+        answer = await http.call("GET", f"{url}/x")
+    assert answer.status == 307
+    assert b"Authorization: Bearer sk-secret" in seen[0]
+    assert f"User-Agent: {USER_AGENT}".encode() in seen[0]
+
+
+async def test_bytes_that_are_no_http_are_a_connection_error(http: Http) -> None:
+    """A peer that speaks something else gives an error of ours, not of the parser."""
+
+    async def noise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with Peer(noise) as url:
+        with pytest.raises(APIConnectionError):
+            await http.call("GET", url)
+
+
+def _foreign() -> list[type[BaseException]]:
+    kinds = [value for value in vars(aiohttp).values() if inspect.isclass(value) and issubclass(value, Exception)]
+    # Web sockets are not used here, and EofStream is a signal inside of stream reading that never leaves it.
+    requests = [kind for kind in kinds if not kind.__name__.startswith(("WS", "WebSocket", "EofStream"))]
+    return [
+        *(kind for kind in requests if not issubclass(kind, Warning)),
+        TimeoutError,
+        asyncio.TimeoutError,
+        OSError,
+        ConnectionResetError,
+        ssl.SSLError,
+        socket.gaierror,
+    ]
+
+
+@pytest.mark.parametrize("kind", _foreign(), ids=lambda kind: kind.__name__)
+async def test_the_map_of_foreign_errors_is_complete(kind: type[BaseException]) -> None:
+    """Whatever exception class a new version of the HTTP library brings, it must be one that the edge catches."""
+    assert issubclass(kind, FOREIGN_ERRORS)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (aiohttp.ConnectionTimeoutError("x"), APITimeoutError, "GET u: no connection"),
+        (asyncio.TimeoutError(), APITimeoutError, "GET u: no answer within 3 s"),
+        (aiohttp.ServerDisconnectedError("gone"), APIConnectionError, "GET u: ServerDisconnectedError: gone"),
+        (OSError(5, "bad"), APIConnectionError, "GET u: OSError: [Errno 5] bad"),
+    ],
+)
+async def test_foreign_errors_are_mapped_by_kind(error: Exception, kind: type[TransportError], text: str) -> None:
+    """Time-outs become time-outs, everything else a connection error that names the call."""
+    mapped = transport_error(error, "GET u", sent=True, timeout=3)
+    assert type(mapped) is kind
+    assert str(mapped) == text
+
+
+async def test_a_borrowed_client_is_used_and_not_closed() -> None:
+    """Who brings a pool keeps it."""
+    async with aiohttp.ClientSession() as client:
+        http = Http(key="k", base_url="u", files_url="u", connect_timeout=1, max_connections=1, client=client)
+        await http.aclose()
+        assert not client.closed

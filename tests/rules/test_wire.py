@@ -1,0 +1,317 @@
+"""Values and JSON: what the service sends becomes values or documented errors, never a bare exception."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+
+from happyhorse_async import errors
+from happyhorse_async.models import ImageToVideo, Task, TaskStatus
+from happyhorse_async.rules import wire
+from happyhorse_async.rules.lifecycle import is_cancelled, is_final
+
+EXAMPLE: dict[str, Any] = {
+    "created": 1761313744,
+    "id": "task-unified-1761313744-h1i2vcd9",
+    "model": "happyhorse-1.0-image-to-video",
+    "object": "video.generation.task",
+    "progress": 0,
+    "status": "pending",
+    "task_info": {"can_cancel": True, "estimated_time": 2400, "video_duration": 5},
+    "type": "video",
+    "usage": {"billing_rule": "per_second", "credits_reserved": 607500, "user_group": "default"},
+}
+DONE = {**EXAMPLE, "status": "completed", "progress": 100, "results": ["https://cdn.example.com/a.mp4"]}
+
+
+def answer(body: Any, status: int = 200, **headers: str) -> wire.Answer:
+    """Make an answer with a JSON body, or with these very bytes."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return wire.Answer(status, CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}), data)
+
+
+def test_a_submission_is_written_as_the_reference_asks() -> None:
+    """Field names and shapes are the service's, what was left out stays out, and the same request gives the same bytes."""
+    request = ImageToVideo("https://a.example/x.png", prompt="Das Pferd läuft", seed=7, callback_url="https://a.example/cb")
+    body = wire.encode_submission(request, "https://a.example/x.png")
+    assert json.loads(body) == {
+        "model": "happyhorse-1.0-image-to-video",
+        "image_urls": ["https://a.example/x.png"],
+        "prompt": "Das Pferd läuft",
+        "quality": "720p",
+        "duration": 5,
+        "seed": 7,
+        "callback_url": "https://a.example/cb",
+    }
+    assert body == wire.encode_submission(request, "https://a.example/x.png")
+    bare = wire.encode_submission(ImageToVideo("https://a.example/x.png"), "https://a.example/x.png")
+    assert json.loads(bare).keys() == {"model", "image_urls", "quality", "duration"}
+
+
+def test_the_reference_example_is_read() -> None:
+    """Every field of the documented answer has its place."""
+    task = wire.decode_task(answer(EXAMPLE))
+    assert task == Task(
+        id="task-unified-1761313744-h1i2vcd9",
+        status=TaskStatus.PENDING,
+        usage=task.usage,
+        created=datetime(2025, 10, 24, 13, 49, 4, tzinfo=UTC),
+        estimated_seconds=2400.0,
+    )
+    assert task.usage.credits_reserved == Decimal(607500)
+    assert task.raw["type"] == "video"
+
+
+def test_a_status_that_is_newer_than_this_package_is_kept() -> None:
+    """An unknown word is passed on and counts as unfinished; unknown fields stay in raw."""
+    task = wire.decode_task(answer({**EXAMPLE, "status": "moonwalking", "flavour": {"x": [1]}}))
+    assert task.status == "moonwalking"
+    assert not is_final(task)
+    assert task.raw["flavour"] == {"x": [1]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{**EXAMPLE, "status": "cancelled"}, {**EXAMPLE, "status": "failed", "error": {"code": "request_cancelled", "message": "x"}}],
+    ids=["cancelled", "failed + request_cancelled"],
+)
+def test_both_forms_of_a_cancelled_task_are_one(value: dict[str, Any]) -> None:
+    """The service reports a cancellation in two ways; both are recognised."""
+    assert is_cancelled(wire.decode_task(answer(value)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "links"),
+    [
+        ({"results": ["https://a/1", "https://a/2"]}, ("https://a/1", "https://a/2")),
+        ({"results": None, "result_data": {"video_url": "https://a/1"}}, ("https://a/1",)),
+        (
+            {"results": [], "result_data": [{"video_url": "https://a/1"}, {"video_url": "https://a/2", "fps": 24}]},
+            ("https://a/1", "https://a/2"),
+        ),
+        ({"results": ["https://a/1"], "result_data": {"video_url": "https://a/1"}}, ("https://a/1",)),
+        ({"results": [5, None], "result_data": ["x", {}]}, ()),
+        ({"results": "https://a/1"}, ()),
+    ],
+)
+def test_links_come_as_results_or_as_result_data(fields: dict[str, Any], links: tuple[str, ...]) -> None:
+    """Both forms give the same links, each once; anything that is no link is left out."""
+    assert wire.decode_task(answer({**DONE, **fields})).results == links
+
+
+def test_links_before_the_end_are_not_results() -> None:
+    """Only a completed task has videos."""
+    assert wire.decode_task(answer({**DONE, "status": "processing"})).results == ()
+
+
+def test_expiry_is_the_earliest_possible() -> None:
+    """24 hours from creation, or from completion when the service says how long the task took."""
+    created = datetime(2025, 10, 24, 13, 49, 4, tzinfo=UTC)
+    assert wire.decode_task(answer(DONE)).expires_at == created + timedelta(hours=24)
+    assert wire.decode_task(answer({**DONE, "duration": 90})).expires_at == created + timedelta(hours=24, seconds=90)
+    assert wire.decode_task(answer(EXAMPLE)).expires_at is None
+
+
+def test_money_is_read_from_all_the_places_where_it_was_seen() -> None:
+    """Settled charges and ledger facts are exact decimals."""
+    task = wire.decode_task(
+        answer(
+            {
+                **DONE,
+                "usage": {"cost": {"credits": "38.08", "usd": 0.56}},
+                "billing": {"charge_status": "settled", "refund_status": None, "reserved_credits": 40, "charged_credits": "38.08"},
+            }
+        )
+    )
+    assert (task.usage.credits_used, task.usage.usd) == (Decimal("38.08"), Decimal("0.56"))
+    assert task.billing is not None
+    assert (task.billing.charge_status, task.billing.refund_status, task.billing.charged_credits) == (
+        "settled",
+        None,
+        Decimal("38.08"),
+    )
+
+
+ERRORS = [
+    (400, "invalid_request", errors.BadRequestError),
+    (400, "idempotency_conflict", errors.IdempotencyConflictError),
+    (401, "unauthorized", errors.AuthenticationError),
+    (402, "insufficient_quota", errors.InsufficientCreditsError),
+    (402, "quota_exceeded", errors.InsufficientCreditsError),
+    (403, "model_access_denied", errors.PermissionDeniedError),
+    (404, "task_not_found", errors.TaskNotFoundError),
+    (404, "nothing_here", errors.NotFoundError),
+    (405, "", errors.NotFoundError),
+    (409, "idempotency_conflict", errors.IdempotencyConflictError),
+    (413, "", errors.BadRequestError),
+    (418, "teapot", errors.APIStatusError),
+    (429, "rate_limit_exceeded", errors.RateLimitError),
+    (500, "internal_error", errors.InternalServerError),
+    (503, "no_available_channel", errors.InternalServerError),
+    (599, "new", errors.InternalServerError),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "kind"), ERRORS)
+def test_each_refusal_has_its_error(status: int, code: str, kind: type[errors.APIStatusError]) -> None:
+    """Status and code lead to the documented class, and every fact is kept."""
+    body = {"error": {"code": code, "message": "no", "type": "x", "param": "duration"}}
+    error = wire.error_of(answer(body, status, x_request_id="r-1", retry_after="7"))
+    assert type(error) is kind
+    assert (error.status, error.code, error.param, error.request_id, error.retry_after) == (status, code, "duration", "r-1", 7.0)
+    assert error.own_body
+
+
+def test_an_integer_code_is_text() -> None:
+    """The service once sent a number as code."""
+    assert wire.error_of(answer({"error": {"code": 40012, "message": "no"}}, 400)).code == "40012"
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "own"),
+    [
+        (b"<html>Bad gateway</html>", "HTTP 502: <html>Bad gateway</html>", False),
+        (b"", "HTTP 502: no message", False),
+        (b'{"error": {', 'HTTP 502: {"error": {', False),
+        (b'["x"]', 'HTTP 502: ["x"]', False),
+        (b'{"error": "down"}', "HTTP 502: down", True),
+        (b'{"success": false, "code": 502, "msg": "disk"}', "HTTP 502 502: disk", True),
+        (b'{"error": {"message": "m", "request_id": "r-9"}}', "HTTP 502: m", True),
+    ],
+)
+def test_bodies_of_gateways_and_of_the_file_service_are_told_apart(body: bytes, message: str, own: bool) -> None:
+    """Whether an error comes from the service itself decides if it can be trusted."""
+    error = wire.error_of(answer(body, 502))
+    assert (str(error), error.own_body) == (message, own)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"<html>hello</html>", "is not JSON"),
+        (b"", "is empty"),
+        (b"  ", "is empty"),
+        (b'{"id": "task-', "is not JSON"),
+        (b"[1, 2]", "is not a JSON object"),
+        (b'"text"', "is not a JSON object"),
+        (b"{}", "has no task id and status"),
+        (b'{"id": 5, "status": "pending"}', "has no task id and status"),
+        (b'{"id": "", "status": "pending"}', "has no task id and status"),
+    ],
+)
+def test_an_answer_that_is_not_the_services_is_said_to_be_so(body: bytes, why: str) -> None:
+    """HTML, nothing, broken JSON and JSON of another shape each give the one documented error."""
+    with pytest.raises(errors.UnreadableAnswerError, match=why) as caught:
+        wire.decode_task(answer(body, x_request_id="r-2"))
+    assert (caught.value.status, caught.value.request_id) == (200, "r-2")
+
+
+def test_a_good_status_with_an_error_inside_is_an_error() -> None:
+    """Gateways have been seen to answer 200 with an error object."""
+    with pytest.raises(errors.APIStatusError):
+        wire.decode_task(answer({"error": {"code": "x", "message": "no"}}))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = ("status", "progress", "results", "result_data", "error", "usage", "billing", "task_info", "created", "duration", "model")
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), JSON), JSON)
+def test_no_json_breaks_the_reading(fields: dict[str, Any], value: Any) -> None:
+    """Whatever JSON comes, each reader gives a value or an error of this package."""
+    wire.task_of(value)
+    wire.task_of({**EXAMPLE, **fields})
+    for read in (wire.decode_task, wire.decode_tasks, wire.decode_page, wire.decode_credits, wire.decode_upload):
+        for body in (value, {"data": value}, {"data": [fields]}, {"data": {"user": value, "token": value, "file_url": value}}):
+            try:
+                read(answer(body))  # type: ignore[operator]
+            except errors.HappyHorseError:
+                continue
+
+
+def test_a_batch_leaves_out_what_is_no_task() -> None:
+    """Entries that cannot be read count as absent: they are asked for again."""
+    assert [task.id for task in wire.decode_tasks(answer({"data": [EXAMPLE, None, {"id": "x"}, 5]}))] == [EXAMPLE["id"]]
+
+
+def test_a_page_is_read() -> None:
+    """List items have facts of their own and no links."""
+    page = wire.decode_page(
+        answer(
+            {
+                "data": [
+                    {
+                        "id": "t1",
+                        "status": "completed",
+                        "created_at": "2026-01-02T03:04:05Z",
+                        "has_results": True,
+                        "credits_used": 38.08,
+                    },
+                    {},
+                ],
+                "total": 31,
+                "page": 2,
+                "page_size": 20,
+            }
+        )
+    )
+    assert (page.total, page.page, page.page_size, len(page.items)) == (31, 2, 20, 1)
+    item = page.items[0]
+    assert (item.created, item.has_results, item.credits_used) == (
+        datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        True,
+        Decimal("38.08"),
+    )
+
+
+def test_credits_are_read_and_the_lesser_limit_counts() -> None:
+    """A key with a limit of its own can spend the lesser of both; an unlimited key what the account has."""
+    data: dict[str, Any] = {
+        "user": {"remaining_credits": 500, "used_credits": 20},
+        "token": {"remaining_credits": "99.5", "used_credits": 1, "unlimited_credits": False},
+    }
+    assert wire.decode_credits(answer({"success": True, "data": data})).spendable == Decimal("99.5")
+    data["token"]["unlimited_credits"] = True
+    assert wire.decode_credits(answer({"success": True, "data": data})).spendable == 500
+
+
+def test_an_upload_is_read_and_its_refusal_is_an_error() -> None:
+    """The file service says success or failure inside the body."""
+    data = {"file_id": "f1", "file_url": "https://f/1.png", "file_size": 5, "expires_at": "2026-01-02T03:04:05+08:00"}
+    file = wire.decode_upload(answer({"success": True, "code": 200, "data": data}))
+    assert (file.url, file.id, file.size) == ("https://f/1.png", "f1", 5)
+    assert file.expires_at == datetime(2026, 1, 1, 19, 4, 5, tzinfo=UTC)
+    with pytest.raises(errors.APIStatusError, match="quota"):
+        wire.decode_upload(answer({"success": False, "code": 400, "msg": "file quota exceeded"}))
+
+
+@pytest.mark.parametrize(
+    ("value", "date", "seconds"),
+    [
+        ("3", None, 3.0),
+        ("0.5", None, 0.5),
+        ("-4", None, 0.0),
+        ("Wed, 21 Oct 2026 07:28:30 GMT", "Wed, 21 Oct 2026 07:28:00 GMT", 30.0),
+        ("Wed, 21 Oct 2026 07:27:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 2026 07:28:30 GMT", None, None),
+        ("soon", "Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("nan", None, None),
+        ("inf", None, None),
+        ("", None, None),
+        (None, None, None),
+    ],
+)
+def test_retry_after_is_read_in_seconds_and_as_a_date(value: str | None, date: str | None, seconds: float | None) -> None:
+    """Both forms of the header give seconds; a date counts from the answer's own clock."""
+    assert wire.parse_retry_after(value, date) == seconds

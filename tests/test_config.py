@@ -1,0 +1,122 @@
+"""Policies and settings check themselves and say what was expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from happyhorse_async import Budget, ConfigurationError, Limits, Polling, RetryPolicy, Session, Timeouts
+from happyhorse_async.settings import Secret, Settings, is_loopback
+
+KEY = "sk-secret-0123456789"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (Limits, {"max_submissions": 0}, r"Limits\(max_submissions=0\): expected a whole number of at least 1"),
+        (Limits, {"max_submissions": 1.5}, "a whole number"),
+        (Limits, {"max_unfinished": 0}, "at least 1, or None"),
+        (Limits, {"max_reads": True}, "a whole number"),
+        (Timeouts, {"connect": 0}, "at least 0.001, or None"),
+        (Timeouts, {"shield": -1}, "at least 0"),
+        (RetryPolicy, {"jitter": 1.1}, "at least 0 and at most 1"),
+        (RetryPolicy, {"replays": -1}, "a whole number of at least 0"),
+        (Polling, {"min_interval": 5, "max_interval": 4}, "max_interval to be at least min_interval"),
+        (Budget, {"credits": -1}, "not negative"),
+        (Budget, {"credits": "many"}, "a number of credits"),
+        (Budget, {"credits": "nan"}, "a number of credits"),
+        (Budget, {"credits": True}, "a number of credits"),
+    ],
+)
+def test_a_wrong_policy_is_refused(kind: type[Any], settings: dict[str, Any], message: str) -> None:
+    """A policy that cannot work is refused where it is made, with the setting's name, its value and what it may be."""
+    with pytest.raises(ConfigurationError, match=message):
+        kind(**settings)
+
+
+def test_policies_have_defaults_and_accept_none_where_it_means_no_limit() -> None:
+    """Defaults are sound, and None switches a limit off where that makes sense."""
+    assert Timeouts(submit=None).submit is None
+    assert Limits().max_unfinished is None
+    assert Budget(credits="12.50").credits == "12.50"
+
+
+def test_without_a_key_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable, the place to get a key, and the way to try without one are all named."""
+    monkeypatch.delenv("EVOLINK_API_KEY", raising=False)
+    with pytest.raises(ConfigurationError, match=r"EVOLINK_API_KEY.*evolink\.ai.*--sandbox"):
+        Session()
+
+
+@pytest.mark.parametrize("key", ["with space", "line\nbreak", "schlüssel"])
+def test_a_key_that_cannot_be_a_header_is_refused_without_being_shown(key: str) -> None:
+    """A broken key gives a clear error, which does not contain it."""
+    with pytest.raises(ConfigurationError) as caught:
+        Session(key)
+    assert key not in str(caught.value)
+
+
+def test_hosts_come_from_arguments_then_environment_then_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments win over the environment, which wins over the service's own hosts."""
+    nothing: dict[str, Any] = {
+        "limits": Limits(),
+        "timeouts": Timeouts(),
+        "retry": RetryPolicy(),
+        "polling": Polling(),
+        "budget": None,
+        "http": None,
+    }
+    monkeypatch.setenv("EVOLINK_API_KEY", f" {KEY}\n")
+    monkeypatch.delenv("EVOLINK_BASE_URL", raising=False)
+    settings = Settings.resolve(None, base_url=None, files_url=None, **nothing)
+    assert (settings.key, settings.base_url) == (KEY, "https://api.evolink.ai")
+    assert settings.files_url == "https://files-api.evolink.ai"
+    assert not settings.on_loopback
+    monkeypatch.setenv("EVOLINK_BASE_URL", "http://127.0.0.1:8787/")
+    monkeypatch.setenv("EVOLINK_FILES_BASE_URL", "http://localhost:8788")
+    settings = Settings.resolve(None, base_url=None, files_url="https://files.example.com", **nothing)
+    assert (settings.base_url, settings.files_url) == ("http://127.0.0.1:8787", "https://files.example.com")
+    assert settings.on_loopback
+
+
+@pytest.mark.parametrize(
+    "url", ["api.example.com", "ftp://x.example", "https://", "https://x:y@h.example", "http://h:99999", "https://h?q=1"]
+)
+def test_a_wrong_host_is_refused(url: str) -> None:
+    """A base URL that cannot be one is refused with an example of a right one."""
+    with pytest.raises(ConfigurationError, match=r"base_url \(or EVOLINK_BASE_URL\)"):
+        Session(KEY, base_url=url)
+
+
+def test_the_key_does_not_travel_in_the_open() -> None:
+    """http is for loopback and private networks; over the internet the key needs https."""
+    with pytest.raises(ConfigurationError, match="expected https"):
+        Session(KEY, base_url="http://api.example.com")
+    Session(KEY, base_url="http://10.0.0.5:8080")
+
+
+@pytest.mark.parametrize("name", ["limits", "timeouts", "retry", "polling", "budget"])
+def test_a_policy_of_the_wrong_kind_is_refused(name: str) -> None:
+    """A dict or a number where a policy belongs is refused at once."""
+    with pytest.raises(ConfigurationError, match=name):
+        Session(KEY, **{name: 5})  # type: ignore[arg-type]
+
+
+def test_a_secret_does_not_show_itself() -> None:
+    """Neither a repr nor a pickle gives the key away."""
+    secret = Secret(KEY)
+    assert repr(secret) == "'***'"
+    assert KEY not in repr(Session(secret))
+    with pytest.raises(TypeError, match="not pickled"):
+        secret.__reduce__()
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("LOCALHOST.", True), ("10.0.0.1", False), ("a.b", False)],
+)
+def test_loopback_is_recognised(host: str, expected: bool) -> None:
+    """This machine is recognised by address and by name."""
+    assert is_loopback(host) is expected

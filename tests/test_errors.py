@@ -1,0 +1,87 @@
+"""Errors carry data, survive pickling, and are what a Python programmer would catch."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+
+from happyhorse_async import errors
+from happyhorse_async.errors import APIConnectionError, HappyHorseError, InvalidRequestError, RateLimitError, TaskFailedError
+from happyhorse_async.models import Task, TaskError
+
+ALL = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, HappyHorseError)]
+
+BUILTINS = {
+    "ConfigurationError": ValueError,
+    "InvalidRequestError": ValueError,
+    "SessionClosedError": RuntimeError,
+    "APIConnectionError": ConnectionError,
+    "APITimeoutError": TimeoutError,
+    "PermissionDeniedError": PermissionError,
+    "NotFoundError": LookupError,
+    "TaskNotFoundError": LookupError,
+    "UnreadableAnswerError": ValueError,
+    "WaitTimeoutError": TimeoutError,
+    "UnsafeLinkError": ValueError,
+    "NotAVideoError": ValueError,
+    "DestinationExistsError": FileExistsError,
+}
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_every_error_survives_pickling_with_its_facts(kind: type[HappyHorseError]) -> None:
+    """An error that crosses a process boundary arrives with all that it said."""
+    error = kind(
+        "what happened", charged="unknown", task_id="task-unified-1", idempotency_key="k" * 16, request_id="r1", next_step="wait"
+    )
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert str(again) == str(error) == "what happened"
+    assert vars(again) == vars(error)
+    assert (again.charged, again.task_id, again.idempotency_key, again.request_id, again.next_step) == (
+        "unknown",
+        "task-unified-1",
+        "k" * 16,
+        "r1",
+        "wait",
+    )
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_every_error_can_be_made_without_arguments(kind: type[HappyHorseError]) -> None:
+    """Tools that rebuild exceptions call the class with nothing."""
+    assert kind().charged in ("no", "yes", "unknown")
+
+
+@pytest.mark.parametrize(("name", "builtin"), BUILTINS.items())
+def test_errors_are_the_builtin_that_one_would_catch(name: str, builtin: type[Exception]) -> None:
+    """`except TimeoutError` and its like catch ours as well."""
+    assert issubclass(getattr(errors, name), builtin)
+
+
+def test_the_tree_at_the_top_of_the_module_is_true() -> None:
+    """Each error of the module is drawn in its docstring."""
+    assert errors.__doc__ is not None
+    assert [kind.__name__ for kind in ALL if kind.__name__ not in errors.__doc__] == []
+
+
+def test_special_facts_survive_pickling() -> None:
+    """Facts of subclasses travel as well."""
+    task = Task(id="t", status="failed", error=TaskError(code="service_error", message="m"))
+    failed = pickle.loads(pickle.dumps(TaskFailedError("it failed", task=task, retryable=True)))
+    assert (failed.code, failed.retryable, failed.task) == ("service_error", True, task)
+    limited = pickle.loads(pickle.dumps(RateLimitError("slow", status=429, retry_after=2.5)))
+    assert (limited.status, limited.retry_after) == (429, 2.5)
+    lost = pickle.loads(pickle.dumps(APIConnectionError("no way", sent=False)))
+    assert lost.sent is False
+    wrong = pickle.loads(pickle.dumps(InvalidRequestError(["a: b", "c: d"])))
+    assert wrong.problems == ("a: b", "c: d")
+
+
+def test_facts_that_are_known_stay_when_more_are_laid_over() -> None:
+    """The first fact wins, but for `charged`, which the one who knows last decides."""
+    error = HappyHorseError("x", task_id="a")
+    assert error.with_facts(task_id="b", idempotency_key="k", charged="yes") is error
+    assert (error.task_id, error.idempotency_key, error.charged) == ("a", "k", "yes")

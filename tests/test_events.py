@@ -1,0 +1,42 @@
+"""One stream of events, which cannot disturb the work."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from happyhorse_async.events import Completed, Event, Events, Throttled, Updated
+from happyhorse_async.models import Task
+
+
+def test_listeners_get_the_kinds_that_they_asked_for_in_order() -> None:
+    """A listener for a kind gets its subclasses as well; one without kinds gets everything."""
+    events, everything, updates = Events(), list[Event](), list[Event]()
+    assert not events
+    events.subscribe(everything.append)
+    stop = events.subscribe(updates.append, Updated)
+    assert events
+    done, slow = Completed(task=Task(id="t", status="completed")), Throttled(pause=1, concurrency=2)
+    events.emit(slow)
+    events.emit(done)
+    stop()
+    stop()
+    events.emit(done)
+    assert everything == [slow, done, done]
+    assert updates == [done]
+
+
+def test_a_listener_that_raises_is_logged_and_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """A broken progress bar must not be able to lose a paid task."""
+    events, heard = Events(), list[Event]()
+
+    def broken(event: Event) -> None:
+        raise RuntimeError("a broken bar")
+
+    events.subscribe(broken)
+    events.subscribe(heard.append)
+    with caplog.at_level(logging.ERROR):
+        events.emit(Throttled(pause=1, concurrency=2))
+    assert len(heard) == 1
+    assert [record.__dict__["action"] for record in caplog.records] == ["listener_failed"]

@@ -1,0 +1,158 @@
+"""Requests check themselves: every rule of the service's reference, all problems at once."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from happyhorse_async import ImageToVideo, InvalidRequestError
+
+LINK = "https://cdn.example.com/cat.png"
+
+
+def picture(width: int, height: int, format: str = "PNG") -> bytes:
+    """Make a real image file."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(buffer, format)
+    return buffer.getvalue()
+
+
+def heavy_png(size: int) -> bytes:
+    """Make a PNG that is exactly `size` bytes long."""
+    small = picture(400, 400)
+    return small + b"\0" * (size - len(small))
+
+
+WRONG = {
+    "duration 2": ({"duration": 2}, "duration: expected whole seconds from 3 to 15, got 2"),
+    "duration 16": ({"duration": 16}, "duration: expected whole seconds from 3 to 15, got 16"),
+    "duration 5.5": ({"duration": 5.5}, "duration: expected whole seconds from 3 to 15, got 5.5"),
+    "duration True": ({"duration": True}, "duration: expected whole seconds from 3 to 15, got True"),
+    "seed 0": ({"seed": 0}, "seed: expected a whole number from 1 to 2147483647 or None, got 0"),
+    "seed too large": ({"seed": 2147483648}, "seed: expected a whole number from 1 to 2147483647 or None, got 2147483648"),
+    "quality 480p": ({"quality": "480p"}, "quality: expected '720p' or '1080p', got '480p'"),
+    "prompt of bytes": ({"prompt": b"run"}, "prompt: expected text or None, got b'run'"),
+    "http callback": ({"callback_url": "http://example.com/x"}, "callback_url: expected an https URL, got 'http://example.com/x'"),
+    "private callback": (
+        {"callback_url": "https://10.0.0.1/x"},
+        "callback_url: the service does not call private addresses, and '10.0.0.1' is one",
+    ),
+    "localhost callback": (
+        {"callback_url": "https://localhost/x"},
+        "callback_url: the service does not call private addresses, and 'localhost' is one",
+    ),
+    "callback of 2049": (
+        {"callback_url": "https://example.com/" + "x" * 2029},
+        "callback_url: expected at most 2048 characters, got 2049",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "problem"), WRONG.values(), ids=WRONG)
+def test_a_wrong_field_is_refused(fields: dict[str, object], problem: str) -> None:
+    """Each field that breaks a rule is named, with what was given and what is expected."""
+    with pytest.raises(InvalidRequestError) as caught:
+        ImageToVideo(LINK, **fields)  # type: ignore[arg-type]
+    assert caught.value.problems == (problem,)
+    assert caught.value.charged == "no"
+
+
+WRONG_IMAGES = {
+    "an empty list": ([], "image: expected one http(s) link, path, or the bytes of an image, got an empty list"),
+    "two images": ([LINK, LINK], f"image: expected one http(s) link, path, or the bytes of an image, got {[LINK, LINK]!r}"),
+    "None": (None, "image: expected one http(s) link, path, or the bytes of an image, got None"),
+    "an ftp link": (
+        "ftp://example.com/cat.png",
+        "image: expected an http or https link that the public internet can reach, got 'ftp://example.com/cat.png'",
+    ),
+    "a data URI": (
+        "data:image/png;base64,AAAA",
+        "image: expected an http or https link that the public internet can reach, got 'data:image/png;base64,AAAA'",
+    ),
+    "credentials": (
+        "https://me:secret@example.com/cat.png",
+        "image: the service cannot log in: leave user name and password out of the link",
+    ),
+    "no bytes": (b"", "image: the file is empty"),
+    "a 299 px side": (picture(299, 400), "image: expected at least 300 px on each side, got 299 x 400 px"),
+    "a ratio of 2.6": (picture(780, 300), "image: expected sides between 1:2.5 and 2.5:1, got 780 x 300 px"),
+    "a ratio of 1:2.6": (picture(300, 780), "image: expected sides between 1:2.5 and 2.5:1, got 300 x 780 px"),
+    "10 MB and a byte": (heavy_png(10 * 1024 * 1024 + 1), "image: expected at most 10 MB (10485760 bytes), got 10485761 bytes"),
+    "a GIF": (picture(400, 400, "GIF"), "image: expected a JPEG, PNG or WEBP file, got GIF"),
+    "a page": (b"<!DOCTYPE html><p>no", "image: expected a JPEG, PNG or WEBP file, got HTML"),
+}
+
+
+@pytest.mark.parametrize(("image", "problem"), WRONG_IMAGES.values(), ids=WRONG_IMAGES)
+def test_a_wrong_image_is_refused(image: object, problem: str) -> None:
+    """An image that the service would refuse is refused here first, for nothing."""
+    with pytest.raises(InvalidRequestError) as caught:
+        ImageToVideo(image)  # type: ignore[arg-type]
+    assert caught.value.problems == (problem,)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        picture(300, 300),
+        picture(750, 300),
+        picture(300, 750, "JPEG"),
+        picture(400, 400, "WEBP"),
+        heavy_png(10 * 1024 * 1024),
+        LINK,
+        "http://example.com/a",
+    ],
+    ids=["300 px", "2.5:1", "1:2.5 JPEG", "WEBP", "10 MB", "https", "http"],
+)
+def test_the_edges_of_what_is_allowed_are_allowed(image: str | bytes) -> None:
+    """Values on the limit pass."""
+    assert ImageToVideo(image).image == image
+
+
+def test_all_problems_come_in_one_error() -> None:
+    """One error lists every broken rule of a request, so that it is put right in one go."""
+    with pytest.raises(InvalidRequestError) as caught:
+        ImageToVideo(b"GIF89a", duration=2, seed=0, quality="480p", callback_url="http://127.0.0.1/")  # type: ignore[arg-type]
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "image",
+        "quality",
+        "duration",
+        "seed",
+        "callback_url",
+        "callback_url",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "where"), [("马" * 2501, "after 2500"), ("a" * 5001, "after 5000")], ids=["2501 Chinese", "5001 other"]
+)
+def test_a_prompt_over_the_limit_warns_and_says_where_it_is_cut(prompt: str, where: str) -> None:
+    """The service cuts silently, so the caller is told where, and the request still stands."""
+    with pytest.warns(UserWarning, match=where):
+        request = ImageToVideo(LINK, prompt=prompt)
+    assert request.prompt == prompt
+
+
+@pytest.mark.parametrize("prompt", ["马" * 2500, "a" * 5000, "", None])
+def test_a_prompt_on_the_limit_does_not_warn(prompt: str | None) -> None:
+    """The limit itself is allowed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ImageToVideo(LINK, prompt=prompt)
+
+
+def test_an_image_may_be_a_path_in_text_a_path_or_bytes(cat: Path) -> None:
+    """Text with a scheme is a link, other text a path; bytes in any form become bytes."""
+    assert ImageToVideo(str(cat)).image == cat
+    assert ImageToVideo(cat).is_local
+    assert ImageToVideo(bytearray(cat.read_bytes())).image == cat.read_bytes()
+    assert not ImageToVideo(LINK).is_local
+
+
+def test_the_repr_does_not_show_the_bytes(cat: Path) -> None:
+    """A log line with a request in it stays readable."""
+    assert repr(ImageToVideo(cat.read_bytes())).startswith(f"ImageToVideo(image=<{cat.stat().st_size} bytes>, ")

@@ -1,0 +1,54 @@
+"""The README's code runs, as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async.sandbox import Sandbox
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "asyncio.run" in block]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+async def test_a_block_of_the_readme_runs(block: str, tmp_path: Path, cat: Path) -> None:
+    """Each Python program of the README runs to its end against the sandbox, with warnings as errors."""
+    (tmp_path / "cat.jpg").write_bytes(cat.read_bytes())
+    (tmp_path / "block.py").write_text(block)
+    async with Sandbox(video="stub", speed=1000, task_seconds=30) as sandbox:
+        import asyncio
+
+        environment = {**os.environ, **sandbox.env(), "PYTHONPATH": str(ROOT)}
+        arguments = [task.id for task in sandbox.tasks[:1]]
+        if "sys.argv" in block:
+            from .conftest import open_session
+
+            async with open_session(sandbox) as session:
+                arguments = [(await session.submit("https://cdn.example.com/a.png")).id]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-W",
+            "error",
+            "block.py",
+            *arguments,
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
+def test_there_are_blocks() -> None:
+    """The search for programs finds them."""
+    assert len(BLOCKS) >= 3

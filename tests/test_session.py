@@ -1,0 +1,354 @@
+"""The life of a session: loops, tasks, leaks, and the whole way from an image to a file."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from happyhorse_async import (
+    HappyHorseError,
+    ImageToVideo,
+    InvalidRequestError,
+    NotFoundError,
+    Session,
+    SessionClosedError,
+    TaskCancelledError,
+    TaskFailedError,
+    TaskNotFoundError,
+    WaitTimeoutError,
+)
+from happyhorse_async.sandbox import Fault, Sandbox
+
+from .conftest import open_session
+
+pytestmark = pytest.mark.anyio
+
+LINK = "https://cdn.example.com/cat.png"
+SUBMIT = "/v1/videos/generations"
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Sandbox]:
+    """The service on a clock that runs a thousand times as fast."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=60) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Whatever a test does, it leaves no socket open."""
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+async def test_one_image_becomes_one_video(running: Sandbox, tmp_path: Path, cat: Path) -> None:
+    """generate() uploads, submits, waits and saves; what comes back describes the file on disk, and one task was paid."""
+    async with open_session(running) as session:
+        video = await session.generate(cat, prompt="The cat runs", save_to=tmp_path / "cat.mp4")
+    assert video.path == tmp_path / "cat.mp4"
+    assert video.size == video.path.stat().st_size
+    assert video.duration == pytest.approx(5, abs=0.1)
+    assert video.task is not None
+    assert video.task.status == "completed"
+    assert running.paid == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.mp4"]
+
+
+async def test_the_steps_can_be_taken_one_by_one(running: Sandbox, tmp_path: Path) -> None:
+    """submit, updates, wait and download are the same way in pieces; updates end with the final state."""
+    async with open_session(running) as session:
+        task = await session.submit(ImageToVideo(LINK, duration=8, quality="1080p", seed=7))
+        states = [update.status async for update in task.updates()]
+        assert states[-1] == "completed"
+        assert (await task.wait()).results
+        video = await task.download(f"{tmp_path}/")
+    assert video.path == tmp_path / f"{task.id}.mp4"
+    body = json.loads(next(record.body for record in running.requests if record.path == SUBMIT))
+    assert (body["duration"], body["quality"], body["seed"], body["image_urls"]) == (8, "1080p", 7, [LINK])
+
+
+async def test_a_task_is_found_again_by_its_id(running: Sandbox, tmp_path: Path) -> None:
+    """Another session, as after a crash, needs nothing but the id."""
+    async with open_session(running) as first:
+        task_id = (await first.submit(LINK)).id
+    async with open_session(running) as second:
+        video = await second.task(task_id).download(tmp_path / "again.mp4")
+    assert video.task_id == task_id
+    assert running.paid == 1
+
+
+async def test_many_are_submitted_and_watched(running: Sandbox) -> None:
+    """submit_many gives each request its submission, watch ends when all have ended."""
+    requests = [ImageToVideo(LINK, seed=seed) for seed in range(1, 21)]
+    async with open_session(running) as session:
+        async with session.submit_many(requests) as submissions:
+            tasks = {submission.index: submission.task async for submission in submissions if submission.task is not None}
+        assert sorted(tasks) == list(range(20))
+        ended = set[str]()
+        async with session.watch(tasks.values()) as updates:
+            async for task in updates:
+                if task.status == "completed":
+                    ended.add(task.id)
+    assert ended == {task.id for task in tasks.values()}
+    assert running.paid == 20
+
+
+async def test_a_bad_request_leaves_nothing_behind(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A request that breaks rules, a local file's included, is refused with all its problems before anything is sent."""
+    gif = tmp_path / "a.gif"
+    gif.write_bytes(b"GIF89a" + b"\0" * 100)
+    with pytest.raises(InvalidRequestError) as caught:
+        await session.generate(gif, duration=2, seed=0, save_to=tmp_path / "a.mp4")
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["duration", "seed", "image"]
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "fields", "problem"),
+    [
+        (LINK, {"aspect_ratio": "16:9"}, "aspect_ratio: the service has no such field"),
+        (ImageToVideo(LINK), {"duration": 8}, "duration: give it to ImageToVideo"),
+        ("no-such-file.png", {}, "image: "),
+    ],
+)
+async def test_misused_fields_are_explained(
+    sandbox: Sandbox, session: Session, request_: Any, fields: dict[str, Any], problem: str
+) -> None:
+    """Unknown fields, fields beside a ready request, and files that are not there are named."""
+    with pytest.raises(InvalidRequestError, match=problem):
+        await session.submit(request_, **fields)
+    assert any(text.startswith(problem) for text in await session.problems(request_, **fields))
+    assert sandbox.count("POST", SUBMIT) == 0
+
+
+async def test_a_task_id_must_be_one(session: Session) -> None:
+    """An empty id is a mistake of the caller, found before it is sent."""
+    with pytest.raises(InvalidRequestError, match="task_id"):
+        session.task(" ")
+
+
+async def test_an_unknown_task_is_said_to_be_unknown(session: Session) -> None:
+    """An id that the service does not know ends a wait with the error for it."""
+    with pytest.raises(TaskNotFoundError):
+        await session.task("task-unified-1-nothing").wait()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        ("failed", "service_error", TaskFailedError),
+        ("failed", "request_cancelled", TaskCancelledError),
+        ("cancelled", "", TaskCancelledError),
+    ],
+)
+async def test_a_failed_task_raises_with_its_reason(
+    sandbox: Sandbox, session: Session, status: str, code: str, kind: type[TaskFailedError]
+) -> None:
+    """Failure and both forms of cancellation raise their error, with the task and the key."""
+    task = await session.submit(LINK)
+    sandbox.end(task.id, status, error_code=code or None, message="no luck")
+    with pytest.raises(kind) as caught:
+        await task.wait()
+    assert type(caught.value) is kind
+    assert (caught.value.task_id, caught.value.idempotency_key) == (task.id, task.idempotency_key)
+    assert caught.value.retryable is (code == "service_error")
+
+
+async def test_an_unknown_status_is_passed_on_and_waited_through(sandbox: Sandbox, session: Session) -> None:
+    """A status that is newer than the package shows up in updates, and the wait goes on to the end."""
+    task = await session.submit(LINK)
+    sandbox.end(task.id, "moonwalking")
+    seen = []
+    async for update in task.updates():
+        seen.append(str(update.status))
+        if seen[-1] == "moonwalking":
+            sandbox.finish(task.id)
+    assert "moonwalking" in seen
+    assert seen[-1] == "completed"
+
+
+async def test_a_wait_that_is_over_says_how_to_go_on(session: Session) -> None:
+    """The time limit ends the wait, not the task."""
+    task = await session.submit(LINK)
+    with pytest.raises(WaitTimeoutError) as caught:
+        await task.wait(timeout=0.01)
+    assert caught.value.task_id == task.id
+    assert task.id in (caught.value.next_step or "")
+
+
+async def test_the_list_endpoint_is_open_to_callers(sandbox: Sandbox, session: Session) -> None:
+    """find_tasks gives a page; on a server without it, the documented error."""
+    task = await session.submit(LINK)
+    page = await session.find_tasks()
+    assert [item.id for item in page.items] == [task.id]
+    sandbox.fail(
+        Fault("refuse", method="GET", path="/v1/tasks", status=404, body={"error": {"code": "not_found", "message": "no"}})
+    )
+    with pytest.raises(NotFoundError):
+        await session.find_tasks()
+
+
+async def test_money_and_files_have_their_verbs(sandbox: Sandbox, session: Session, cat: Path) -> None:
+    """credits, estimate, upload and read speak to the service."""
+    assert (await session.credits()).remaining > 0
+    assert (await session.estimate(ImageToVideo(LINK))).credits > 0
+    file = await session.upload(cat)
+    assert file.size == cat.stat().st_size
+    task = await session.submit(LINK)
+    assert (await session.read(task.id)).id == task.id
+    assert (await task.read()).id == task.id
+    assert repr(task) == f"TaskHandle({task.id!r})"
+
+
+# --- life -------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_may_be_closed_by_another_task(sandbox: Sandbox) -> None:
+    """Fixtures and lifespans open in one task and close in another."""
+    session = open_session(sandbox)
+    await asyncio.create_task(session.__aenter__())
+    task = await session.submit(LINK)
+    waiting = asyncio.create_task(task.wait())
+    await asyncio.sleep(0)
+    await asyncio.create_task(session.aclose())
+    with pytest.raises(SessionClosedError):
+        await waiting
+    await session.aclose()
+
+
+async def test_a_closed_session_says_so(sandbox: Sandbox) -> None:
+    """Every verb of a closed session raises the error for it."""
+    session = open_session(sandbox)
+    async with session:
+        assert "open" in repr(session)
+    assert "closed" in repr(session)
+    with pytest.raises(SessionClosedError, match="make a new one"):
+        await session.submit(LINK)
+    assert session.orphans == []
+
+
+async def test_a_session_opens_itself_on_first_use(sandbox: Sandbox) -> None:
+    """Without `async with`, the first call opens it and aclose ends it."""
+    session = open_session(sandbox)
+    assert "not opened" in repr(session)
+    assert (await session.credits()).remaining > 0
+    await session.aclose()
+
+
+async def test_a_forgotten_session_warns(sandbox: Sandbox) -> None:
+    """Not closing is a ResourceWarning that says what to do."""
+    session = open_session(sandbox)
+    await session.credits()
+    engine = session._engine
+    with pytest.warns(ResourceWarning, match="never closed"):
+        del session
+        gc.collect()
+    assert engine is not None
+    await engine.aclose()
+
+
+async def test_a_borrowed_client_is_used_and_left_open(sandbox: Sandbox) -> None:
+    """Session(http=...) speaks through the caller's pool and does not close it."""
+    async with aiohttp.ClientSession(headers={"X-Mine": "yes"}) as client:
+        async with open_session(sandbox, http=client) as session:
+            await session.credits()
+        assert not client.closed
+    assert sandbox.requests[-1].headers["X-Mine"] == "yes"
+
+
+async def test_leaving_updates_early_leaves_nothing_running(sandbox: Sandbox, no_leaks: None) -> None:
+    """A break out of the loop owns nothing, so there is nothing to clean up, and no task is left."""
+    before = asyncio.all_tasks()
+    async with open_session(sandbox) as session:
+        task = await session.submit(LINK)
+        async for update in task.updates():
+            assert update.status == "pending"
+            break
+    assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("steps", range(0, 60, 2))
+async def test_generate_may_be_cancelled_at_every_await(sandbox: Sandbox, tmp_path: Path, cat: Path, steps: int) -> None:
+    """Wherever the caller is cancelled: no warning, no task left, no half file, and what was paid is known."""
+    before = asyncio.all_tasks()
+    async with open_session(sandbox) as session:
+        known: list[str] = []
+        work = asyncio.create_task(session.generate(cat, save_to=tmp_path / "cat.mp4"))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+            if sandbox.tasks:
+                sandbox.finish()
+        work.cancel()
+        try:
+            known.append((await work).task_id or "")
+        except asyncio.CancelledError:
+            known += [orphan.task_id or "" for orphan in session.orphans]
+        assert sandbox.paid <= 1
+    assert asyncio.all_tasks() == before
+    assert not (tmp_path / "cat.mp4").exists() or known
+
+
+def test_ten_sessions_in_ten_loops(tmp_path: Path, no_leaks: None) -> None:
+    """Loops come and go; each has its session, and none leaves a warning or a socket."""
+
+    async def one() -> None:
+        async with Sandbox(video="stub", speed=1000, task_seconds=10) as sandbox, open_session(sandbox) as session:
+            await (await session.submit(LINK)).wait()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(10):
+            asyncio.run(one())
+
+
+def test_a_session_does_not_move_to_another_loop() -> None:
+    """Using a session in a second loop is a clear error, not "event loop is closed"."""
+    session = Session("sk-key", base_url="http://127.0.0.1:1", files_url="http://127.0.0.1:1")
+
+    async def enter() -> None:
+        await session.__aenter__()
+
+    async def use() -> None:
+        with pytest.raises(SessionClosedError, match="another event loop"):
+            await session.credits()
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(enter())
+        second.run(use())
+        first.run(session.aclose())
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (b"<html>oops</html>", "html"),
+        (b"", "empty"),
+        (b'{"id": "task', "broken"),
+    ],
+)
+async def test_unreadable_answers_to_reads_delay_a_wait(sandbox: Sandbox, session: Session, body: bytes, outcome: str) -> None:
+    """HTML, nothing and broken JSON on reads are waited through, however many come."""
+    task = await session.submit(LINK)
+    sandbox.fail(Fault("refuse", path="/v1/tasks*", status=200, body=body, times=5))
+    sandbox.finish(task.id)
+    assert (await task.wait()).status == "completed", outcome
+
+
+async def test_an_integer_error_code_is_passed_on(sandbox: Sandbox, session: Session) -> None:
+    """The service once sent a number as code: it arrives as text in an error of the package."""
+    sandbox.fail(Fault("refuse", path=SUBMIT, status=400, body={"error": {"code": 40012, "message": "no"}}))
+    with pytest.raises(HappyHorseError) as caught:
+        await session.submit(LINK)
+    assert getattr(caught.value, "code", None) == "40012"
+    assert caught.value.charged == "no"
