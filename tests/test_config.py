@@ -91,7 +91,7 @@ def test_a_wrong_host_is_refused(url: str) -> None:
 
 
 def test_the_key_does_not_travel_in_the_open() -> None:
-    """http is for loopback and private networks; over the internet the key needs https."""
+    """Plain http is for loopback and private networks; over the internet the key needs https."""
     with pytest.raises(ConfigurationError, match="expected https"):
         Session(KEY, base_url="http://api.example.com")
     Session(KEY, base_url="http://10.0.0.5:8080")
@@ -118,5 +118,5 @@ def test_a_secret_does_not_show_itself() -> None:
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("LOCALHOST.", True), ("10.0.0.1", False), ("a.b", False)],
 )
 def test_loopback_is_recognised(host: str, expected: bool) -> None:
-    """This machine is recognised by address and by name."""
+    """Loopback is recognised by address and by name."""
     assert is_loopback(host) is expected

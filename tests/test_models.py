@@ -14,10 +14,10 @@ from happyhorse_async import ImageToVideo, InvalidRequestError
 LINK = "https://cdn.example.com/cat.png"
 
 
-def picture(width: int, height: int, format: str = "PNG") -> bytes:
+def picture(width: int, height: int, kind: str = "PNG") -> bytes:
     """Make a real image file."""
     buffer = io.BytesIO()
-    Image.new("RGB", (width, height), "teal").save(buffer, format)
+    Image.new("RGB", (width, height), "teal").save(buffer, kind)
     return buffer.getvalue()
 
 

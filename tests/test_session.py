@@ -251,9 +251,10 @@ async def test_a_forgotten_session_warns(sandbox: Sandbox) -> None:
     session = open_session(sandbox)
     await session.credits()
     engine = session._engine
+    holder = [session]
+    del session
     with pytest.warns(ResourceWarning, match="never closed"):
-        del session
-        gc.collect()
+        holder.clear()
     assert engine is not None
     await engine.aclose()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
 
@@ -24,40 +24,50 @@ def instrument(session: Session, *, meter_provider: MeterProvider | None = None)
     `happyhorse.credits`, `happyhorse.retries`, `happyhorse.throttled`, `happyhorse.links.expiring`. `meter_provider` is the global one by
     default.
     """
-    meter = metrics.get_meter("happyhorse_async", __version__, meter_provider)
-    submissions = meter.create_counter("happyhorse.submissions", description="Submissions by outcome")
-    tasks = meter.create_counter("happyhorse.tasks", description="Tasks that ended, by status")
-    durations = meter.create_histogram("happyhorse.task.duration", "s", "How long tasks took")
-    videos = meter.create_counter("happyhorse.videos", description="Videos saved and verified")
-    sizes = meter.create_histogram("happyhorse.video.size", "By", "Size of saved videos")
-    spent = meter.create_counter("happyhorse.credits", "{credit}", "Settled charges")
-    others = {
-        Retrying: meter.create_counter("happyhorse.retries", description="Calls tried again"),
-        Throttled: meter.create_counter("happyhorse.throttled", description="429 answers to submissions"),
-        LinkExpiring: meter.create_counter("happyhorse.links.expiring", description="Links that may die before they are fetched"),
-    }
+    meters = _Meters(metrics.get_meter("happyhorse_async", __version__, meter_provider))
+    endings = [session.subscribe(listener, kind) for kind, listener in meters.listeners().items()]
 
-    def ended(event: Completed | Failed) -> None:
-        tasks.add(1, {"status": str(event.task.status)})
+    def stop() -> None:
+        for end in endings:
+            end()
+
+    return stop
+
+
+class _Meters:
+    def __init__(self, meter: metrics.Meter) -> None:
+        self._submissions = meter.create_counter("happyhorse.submissions", description="Submissions by outcome")
+        self._tasks = meter.create_counter("happyhorse.tasks", description="Tasks that ended, by status")
+        self._durations = meter.create_histogram("happyhorse.task.duration", "s", "How long tasks took")
+        self._videos = meter.create_counter("happyhorse.videos", description="Videos saved and verified")
+        self._sizes = meter.create_histogram("happyhorse.video.size", "By", "Size of saved videos")
+        self._spent = meter.create_counter("happyhorse.credits", "{credit}", "Settled charges")
+        self._retries = meter.create_counter("happyhorse.retries", description="Calls tried again")
+        self._throttled = meter.create_counter("happyhorse.throttled", description="429 answers to submissions")
+        self._expiring = meter.create_counter("happyhorse.links.expiring", description="Links that may die before they are fetched")
+
+    def listeners(self) -> dict[type[Event], Callable[[Any], None]]:
+        return {
+            Submitted: self._submitted,
+            SubmissionFailed: lambda event: self._submissions.add(1, {"outcome": event.error.charged}),
+            Completed: self._ended,
+            Failed: self._ended,
+            Saved: self._saved,
+            Retrying: lambda event: self._retries.add(1),
+            Throttled: lambda event: self._throttled.add(1),
+            LinkExpiring: lambda event: self._expiring.add(1),
+        }
+
+    def _submitted(self, event: Submitted) -> None:
+        self._submissions.add(1, {"outcome": "adopted" if event.adopted else "replayed" if event.replayed else "accepted"})
+
+    def _ended(self, event: Completed | Failed) -> None:
+        self._tasks.add(1, {"status": str(event.task.status)})
         if event.task.seconds is not None:
-            durations.record(event.task.seconds)
+            self._durations.record(event.task.seconds)
         if event.task.usage.credits_used is not None:
-            spent.add(float(event.task.usage.credits_used))
+            self._spent.add(float(event.task.usage.credits_used))
 
-    def saved(event: Saved) -> None:
-        videos.add(1)
-        sizes.record(event.video.size)
-
-    def heard(event: Event) -> None:
-        if isinstance(event, Submitted):
-            submissions.add(1, {"outcome": "adopted" if event.adopted else "replayed" if event.replayed else "accepted"})
-        elif isinstance(event, SubmissionFailed):
-            submissions.add(1, {"outcome": event.error.charged})
-        elif isinstance(event, (Completed, Failed)):
-            ended(event)
-        elif isinstance(event, Saved):
-            saved(event)
-        else:
-            others[type(event)].add(1)
-
-    return session.subscribe(heard, Submitted, SubmissionFailed, Completed, Failed, Saved, *others)
+    def _saved(self, event: Saved) -> None:
+        self._videos.add(1)
+        self._sizes.record(event.video.size)

@@ -159,7 +159,7 @@ async def test_the_map_of_foreign_errors_is_complete(kind: type[BaseException]) 
     ("error", "kind", "text"),
     [
         (aiohttp.ConnectionTimeoutError("x"), APITimeoutError, "GET u: no connection"),
-        (asyncio.TimeoutError(), APITimeoutError, "GET u: no answer within 3 s"),
+        (TimeoutError(), APITimeoutError, "GET u: no answer within 3 s"),
         (aiohttp.ServerDisconnectedError("gone"), APIConnectionError, "GET u: ServerDisconnectedError: gone"),
         (OSError(5, "bad"), APIConnectionError, "GET u: OSError: [Errno 5] bad"),
     ],
