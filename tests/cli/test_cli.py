@@ -1,0 +1,232 @@
+"""The command line, run as a process: what it prints, where, and the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from happyhorse_async.sandbox import Fault, Sandbox
+
+from ..conftest import PHOTOS, open_session
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent.parent
+LINK = "https://cdn.example.com/cat.png"
+
+
+class Ran(NamedTuple):
+    """What a process left behind."""
+
+    code: int | None
+    out: str
+    err: str
+
+    def lines(self) -> list[dict[str, object]]:
+        """Read what --json printed."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
+    """The service in the test's process, for a command in another one."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=60) as sandbox:
+        yield sandbox
+
+
+async def happyhorse(*arguments: str | Path, cwd: Path, world: Sandbox | None = None, stdin: bytes = b"") -> Ran:
+    """Run the command in a process of its own."""
+    keep = {name: value for name, value in os.environ.items() if not name.startswith("EVOLINK")}
+    environment = {**keep, "PYTHONPATH": str(ROOT), **(world.env() if world is not None else {})}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "happyhorse_async",
+        *map(str, arguments),
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await process.communicate(stdin)
+    return Ran(process.returncode, out.decode(), err.decode())
+
+
+async def test_help_names_every_command_and_the_exit_codes(tmp_path: Path) -> None:
+    """One page says what there is."""
+    ran = await happyhorse("--help", cwd=tmp_path)
+    assert ran.code == 0
+    for command in ("demo", "generate", "batch", "tasks", "upload", "estimate", "credits", "sandbox", "doctor", "download"):
+        assert f" {command} " in ran.out
+    assert "Exit codes" in ran.out
+
+
+async def test_the_version_is_the_packages(tmp_path: Path) -> None:
+    """--version prints it and ends."""
+    ran = await happyhorse("--version", cwd=tmp_path)
+    assert (ran.code, ran.out.startswith("happyhorse-async ")) == (0, True)
+
+
+async def test_generate_makes_a_file_for_each_image(world: Sandbox, tmp_path: Path) -> None:
+    """The videos are named after the images, the results are on stdout, and each task was paid once."""
+    ran = await happyhorse("generate", PHOTOS / "cat.jpg", LINK, "--yes", "--out", "out", "--json", cwd=tmp_path, world=world)
+    assert ran.code == 0, ran.err
+    assert sorted(str(line["file"]) for line in ran.lines()) == ["out/cat-2.mp4", "out/cat.mp4"]
+    assert all(line["ok"] and line["sha256"] for line in ran.lines())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat-2.mp4", "cat.mp4"]
+    assert world.paid == 2
+
+
+async def test_generate_for_people_ends_with_a_table_and_the_folder(world: Sandbox, tmp_path: Path) -> None:
+    """Without --json: plain lines and a table on stderr, the folder alone on stdout."""
+    ran = await happyhorse("generate", LINK, "--yes", "--out", "out", "--prompt", "run", "--seed", "7", cwd=tmp_path, world=world)
+    assert ran.code == 0, ran.err
+    assert ran.out.strip() == str(tmp_path / "out")
+    assert "accepted as task-unified-" in ran.err
+    assert "cat.mp4" in ran.err
+
+
+async def test_nothing_is_spent_without_a_yes(world: Sandbox, tmp_path: Path) -> None:
+    """Where nobody can be asked, the price is shown and nothing is sent."""
+    ran = await happyhorse("generate", LINK, "--duration", "10", cwd=tmp_path, world=world)
+    assert ran.code == 3
+    assert "76.16 credits (1.12 USD)" in ran.err
+    assert "--yes" in ran.err
+    assert world.paid == 0
+
+
+async def test_a_cap_on_credits_holds(world: Sandbox, tmp_path: Path) -> None:
+    """--max-credits refuses what does not fit, before it is paid."""
+    ran = await happyhorse("generate", LINK, LINK, "--yes", "--max-credits", "50", "--json", cwd=tmp_path, world=world)
+    assert ran.code == 3
+    assert [line["ok"] for line in ran.lines()].count(True) == 1
+    assert world.paid == 1
+
+
+async def test_all_problems_are_listed_before_anything_is_paid(world: Sandbox, tmp_path: Path) -> None:
+    """Every wrong image and field is named, and none of the good ones is submitted either."""
+    (tmp_path / "bad.gif").write_bytes(b"GIF89a......")
+    ran = await happyhorse(
+        "generate", PHOTOS / "cat.jpg", "bad.gif", "none.png", "--duration", "2", "--yes", cwd=tmp_path, world=world
+    )
+    assert ran.code == 2
+    assert ran.err.count("duration: expected whole seconds from 3 to 15, got 2") == 3
+    assert "bad.gif: image: expected a JPEG, PNG or WEBP file, got GIF" in ran.err
+    assert "none.png: image:" in ran.err
+    assert world.requests == []
+
+
+async def test_a_file_that_is_there_is_kept(world: Sandbox, tmp_path: Path) -> None:
+    """An existing video is not overwritten, and nothing is paid to find that out; --overwrite says otherwise."""
+    (tmp_path / "cat.mp4").write_text("precious")
+    ran = await happyhorse("generate", LINK, "--out", ".", "--yes", cwd=tmp_path, world=world)
+    assert (ran.code, world.paid) == (2, 0)
+    assert "--overwrite" in ran.err
+    ran = await happyhorse("generate", LINK, "--out", ".", "--yes", "--overwrite", cwd=tmp_path, world=world)
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "cat.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+async def test_without_a_key_the_way_out_is_named(tmp_path: Path) -> None:
+    """The variable, where to get a key, and --sandbox."""
+    ran = await happyhorse("generate", LINK, cwd=tmp_path)
+    assert ran.code == 2
+    for text in ("EVOLINK_API_KEY", "evolink.ai", "--sandbox"):
+        assert text in ran.err
+
+
+async def test_a_refusal_has_its_exit_code_and_its_facts(world: Sandbox, tmp_path: Path) -> None:
+    """A wrong key is exit code 5, with the request id for the support and the next step."""
+    world.fail(
+        Fault("refuse", path="/v1/videos*", status=402, body={"error": {"code": "insufficient_quota", "message": "no credits"}})
+    )
+    ran = await happyhorse("generate", LINK, "--yes", "--json", cwd=tmp_path, world=world)
+    assert ran.code == 5
+    (line,) = ran.lines()
+    error = line["error"]
+    assert isinstance(error, dict)
+    assert (error["type"], error["charged"], error["code"]) == ("InsufficientCreditsError", "no", "insufficient_quota")
+    assert "next:" in ran.err
+
+
+async def test_the_sandbox_option_needs_no_key(tmp_path: Path) -> None:
+    """generate --sandbox starts the service itself and asks nothing."""
+    ran = await happyhorse(
+        "generate", PHOTOS / "cat.jpg", "--sandbox", "--speed", "2000", "--duration", "3", "--json", cwd=tmp_path
+    )
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "videos" / "cat.mp4").exists()
+
+
+async def test_tasks_are_shown_listed_watched_and_downloaded(world: Sandbox, tmp_path: Path) -> None:
+    """Everything that one can do with the id of a task that another process submitted."""
+    async with open_session(world) as session:
+        task_id = (await session.submit(LINK)).id
+        await session.task(task_id).wait()
+    got = await happyhorse("tasks", "get", task_id, cwd=tmp_path, world=world)
+    assert (got.code, got.out.split()[:2]) == (0, [task_id, "completed"])
+    listed = await happyhorse("tasks", "list", "--json", cwd=tmp_path, world=world)
+    assert [line["id"] for line in listed.lines()] == [task_id]
+    watched = await happyhorse("tasks", "watch", task_id, "--json", cwd=tmp_path, world=world)
+    assert (watched.code, watched.lines()[-1]["status"]) == (0, "completed")
+    saved = await happyhorse("tasks", "download", task_id, "--out", "got", cwd=tmp_path, world=world)
+    assert (saved.code, saved.out.strip()) == (0, f"got/{task_id}.mp4")
+    assert (tmp_path / "got" / f"{task_id}.mp4").exists()
+    unknown = await happyhorse("tasks", "get", "task-unified-1-x", "--json", cwd=tmp_path, world=world)
+    assert unknown.code == 5
+
+
+async def test_what_was_cut_off_is_finished(world: Sandbox, tmp_path: Path) -> None:
+    """`download --resume` finds the part file of an interrupted download and fetches what is missing."""
+    async with open_session(world) as session:
+        task_id = (await session.submit(LINK)).id
+        await session.task(task_id).wait()
+    world.fail(Fault("truncate", fraction=0.5, times=None))
+    cut = await happyhorse("tasks", "download", task_id, "--out", "got", cwd=tmp_path, world=world)
+    assert cut.code == 1
+    assert not list((tmp_path / "got").glob("*.mp4"))
+    world.clear_faults()
+    resumed = await happyhorse("download", "got", "--resume", "--json", cwd=tmp_path, world=world)
+    assert resumed.code == 0, resumed.err
+    assert (tmp_path / "got" / f"{task_id}.mp4").exists()
+    nothing = await happyhorse("download", "got", "--resume", cwd=tmp_path, world=world)
+    assert (nothing.code, "nothing is left" in nothing.err) == (0, True)
+    assert (await happyhorse("download", "got", cwd=tmp_path, world=world)).code == 2
+
+
+async def test_money_and_files(world: Sandbox, tmp_path: Path) -> None:
+    """estimate, credits and upload print for people and for scripts."""
+    price = await happyhorse("estimate", "100", "--duration", "10", "--quality", "1080p", cwd=tmp_path, world=world)
+    assert (price.code, price.out.splitlines()[0]) == (0, "13,099.52 credits (192.64 USD) for 100 x 10 s at 1080p")
+    assert (await happyhorse("estimate", "--json", cwd=tmp_path, world=world)).lines()[0]["credits"] == 38.08
+    left = await happyhorse("credits", cwd=tmp_path, world=world)
+    assert left.out.startswith("account: 1,000,000 credits left")
+    assert (await happyhorse("credits", "--json", cwd=tmp_path, world=world)).lines()[0]["spendable"] == 1_000_000
+    file = await happyhorse("upload", PHOTOS / "cat.jpg", cwd=tmp_path, world=world)
+    assert (file.code, file.out.startswith(world.files_url)) == (0, True)
+    wrong = await happyhorse("upload", "none.png", cwd=tmp_path, world=world)
+    assert wrong.code == 2
+
+
+async def test_the_doctor_says_what_is_there(world: Sandbox, tmp_path: Path) -> None:
+    """Versions, settings and whether the key works; without a key it says so."""
+    ran = await happyhorse("doctor", "--json", cwd=tmp_path, world=world)
+    assert (ran.code, ran.lines()[0]["EVOLINK_API_KEY"], ran.lines()[0]["credits"]) == (0, "set", "1,000,000 to spend")
+    assert world.key not in ran.out
+    assert (await happyhorse("doctor", cwd=tmp_path)).code == 2
+
+
+async def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
+    """An unknown option is explained."""
+    assert (await happyhorse("generate", "--colour", cwd=tmp_path)).code == 2
