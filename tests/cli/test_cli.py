@@ -161,7 +161,7 @@ async def test_a_refusal_has_its_exit_code_and_its_facts(world: Sandbox, tmp_pat
 
 
 async def test_the_sandbox_option_needs_no_key(tmp_path: Path) -> None:
-    """generate --sandbox starts the service itself and asks nothing."""
+    """With --sandbox, generate starts the service itself and asks nothing."""
     ran = await happyhorse(
         "generate", PHOTOS / "cat.jpg", "--sandbox", "--speed", "2000", "--duration", "3", "--json", cwd=tmp_path
     )
