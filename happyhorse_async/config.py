@@ -67,6 +67,10 @@ class Timeouts:
     """Until an upload is answered."""
     download_idle: float | None = attrs.field(default=60.0, validator=_number(0.001, optional=True))
     """Between two chunks of a video."""
+    download_rate: float = attrs.field(default=1024.0, validator=_number(0))
+    """Bytes a second that a video must bring, averaged over `download_window`; a slower connection is given up, and made anew. 0: any."""
+    download_window: float = attrs.field(default=30.0, validator=_number(0.001))
+    """The time over which `download_rate` is averaged."""
     shield: float = attrs.field(default=10.0, validator=_number(0))
     """How long a cancelled caller is held so that a submission that has left can learn its task id."""
 

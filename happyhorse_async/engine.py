@@ -122,6 +122,7 @@ class Engine:
     async def aclose(self) -> None:
         """Close all, those that use others first."""
         self.poller.close()
+        self.downloader.close()
         await self.background.aclose()
         await self.fetcher.aclose()
         await self.http.aclose()

@@ -98,6 +98,54 @@ def is_public_address(address: Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
+def followed_link_problem(link: str, *, allow_loopback: bool = False) -> str | None:
+    """Say why a result link, or what it redirects to, must not be followed; None when it may be.
+
+    Only https to a public host, on any port, without user name or password. With `allow_loopback`, which is for an API that is itself on
+    this machine, http and https to loopback addresses too. Nothing is looked up: what a name stands for is judged
+    again when it is connected to.
+    """
+    # A backslash is a slash to some parsers and not to others, which hides the true host.
+    parts = _split(link) if "\\" not in link else None
+    if parts is None or not parts.hostname:
+        return "it is not a link that can be read in one way only"
+    if parts.username is not None or parts.password is not None:
+        return "it carries a user name or a password"
+    if allow_loopback and parts.scheme in ("http", "https") and is_loopback_host(parts.hostname):
+        return None
+    if parts.scheme != "https":
+        return f"only https is followed, and it is {parts.scheme or 'no'}"
+    if not is_public_host(parts.hostname):
+        return f"{parts.hostname} is not on the public internet"
+    return None
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a host is this machine: a loopback address in any form, or the name localhost."""
+    address = parse_address(host)
+    if address is None:
+        name = host.rstrip(".").lower()
+        return name == "localhost" or name.endswith(".localhost")
+    return is_loopback_address(address)
+
+
+def is_loopback_address(address: Address) -> bool:
+    """Whether an address is this machine's own, also as an IPv4 address inside an IPv6 one."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback
+
+
+def connected_address_problem(literal: str, *, allow_loopback: bool = False) -> str | None:
+    """Say why an address that a name was resolved to must not be connected to; None when it may be."""
+    address = parse_address(literal)
+    if address is None:
+        return f"{literal!r} is not an address"
+    if is_public_address(address) or (allow_loopback and is_loopback_address(address)):
+        return None
+    return f"{literal} is not on the public internet"
+
+
 def _split(link: str) -> SplitResult | None:
     if any(character.isspace() or ord(character) < 32 for character in link):
         return None

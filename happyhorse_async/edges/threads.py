@@ -1,0 +1,36 @@
+"""A few threads of our own for what blocks, so that neither the loop nor its default threads (which look names up) ever wait for a disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Threads:
+    """Runs blocking calls. Threads start when they are needed, and end with `close`."""
+
+    def __init__(self, most: int, *, name: str) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=most, thread_name_prefix=name)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Make a blocking call in a thread, and wait for its end even when cancelled: it may be using a file that is closed next."""
+        future = asyncio.get_running_loop().run_in_executor(self._pool, call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            while not future.done():
+                try:
+                    await asyncio.wait([future])
+                except asyncio.CancelledError:
+                    continue
+            if not future.cancelled():
+                future.exception()  # looked at, so that it is not reported as forgotten
+            raise
+
+    def close(self) -> None:
+        """End the threads, once what they are doing is done."""
+        self._pool.shutdown(wait=False, cancel_futures=False)

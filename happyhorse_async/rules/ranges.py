@@ -1,0 +1,174 @@
+"""What a file host's answer means for a download that may have begun before: Range, If-Range and Content-Range, and paces.
+
+Pure functions over header values. May import attrs only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import attrs
+
+_CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
+_UNSATISFIED = re.compile(r"bytes\s+\*/(\d{1,18})", re.ASCII)
+
+_BUSY = frozenset({408, 425, 429})
+_NOT_VIDEO_TYPES = ("text/html", "application/xhtml", "application/json", "application/problem+json", "text/xml", "application/xml")
+
+MEANINGFUL_PROGRESS = 64 * 1024
+"""A try that brought at least so many bytes does not count as failed: a host that gives a byte a time must not be asked for ever."""
+
+
+@attrs.frozen
+class Held:
+    """What is there of a file already."""
+
+    size: int = 0
+    validator: str | None = None
+    """The ETag or Last-Modified of the file that the bytes are from; None: they cannot be gone on with."""
+    length: int | None = None
+    """The size of the whole file, when the host said it."""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the rest can be asked for safely."""
+        return self.size > 0 and self.validator is not None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing."""
+        return self.size > 0 and self.size == self.length
+
+
+class Meaning(StrEnum):
+    """What to do with an answer."""
+
+    WHOLE = "whole"
+    """The whole file follows, from its first byte."""
+    REST = "rest"
+    """The missing bytes follow."""
+    COMPLETE = "complete"
+    """There was nothing missing."""
+    DEAD = "dead"
+    """The link gives no video: a fresh one is needed."""
+    BUSY = "busy"
+    """Try again later."""
+    CONFUSED = "confused"
+    """The host does not do ranges right: ask for the whole file."""
+
+
+@attrs.frozen
+class Verdict:
+    """The meaning of an answer, with what it says of the file."""
+
+    meaning: Meaning
+    reason: str = ""
+    length: int | None = None
+    validator: str | None = None
+
+
+def range_headers(held: Held) -> dict[str, str]:
+    """Give the headers that ask for what is missing; {} when all of it is."""
+    if not held.resumable or held.validator is None:
+        return {}
+    return {"Range": f"bytes={held.size}-", "If-Range": held.validator}
+
+
+def validator_of(headers: Mapping[str, str]) -> str | None:
+    """Find what identifies this very version of a file: a strong ETag, else Last-Modified, else None.
+
+    A weak ETag does not promise the same bytes (RFC 9110, section 13.1.5), so it is no base for going on.
+    """
+    etag = headers.get("ETag", "").strip()
+    if len(etag) >= 2 and etag.startswith('"') and etag.endswith('"') and etag.isprintable():
+        return etag
+    modified = headers.get("Last-Modified", "").strip()
+    return modified if modified.isprintable() and modified else None
+
+
+def judge(status: int, headers: Mapping[str, str], held: Held) -> Verdict:
+    """Say what an answer means to a download that asked with `range_headers(held)`."""
+    if status == 206:
+        return _judge_part(headers, held)
+    if status == 416:
+        return _judge_unsatisfied(headers, held)
+    if status in _BUSY or status >= 500:
+        return Verdict(Meaning.BUSY, f"the file host answered {status}")
+    if status != 200:
+        return Verdict(Meaning.DEAD, f"the file host answered {status}")
+    kind = headers.get("Content-Type", "").strip().lower()
+    if kind.startswith(_NOT_VIDEO_TYPES):
+        return Verdict(Meaning.DEAD, f"the link gave {kind.partition(';')[0]} instead of a video")
+    return Verdict(Meaning.WHOLE, length=content_length(headers), validator=validator_of(headers))
+
+
+def _judge_part(headers: Mapping[str, str], held: Held) -> Verdict:
+    value = headers.get("Content-Range", "")
+    found = _CONTENT_RANGE.fullmatch(value.strip())
+    if found is None or not held.resumable:
+        return Verdict(Meaning.CONFUSED, f"the file host sent a part that was not asked for (Content-Range: {value!r})")
+    first, last = int(found[1]), int(found[2])
+    total = None if found[3] == "*" else int(found[3])
+    problem = _part_problem(first, last, total, content_length(headers), held)
+    validator = validator_of(headers)
+    if not problem and validator not in (None, held.validator) and _same_kind(validator, held.validator):
+        problem = f"the file has changed ({held.validator} is now {validator})"
+    if problem:
+        return Verdict(Meaning.CONFUSED, problem)
+    return Verdict(Meaning.REST, length=total if total is not None else held.length, validator=held.validator)
+
+
+def _part_problem(first: int, last: int, total: int | None, length: int | None, held: Held) -> str:
+    if first != held.size or last < first or (total is not None and last >= total):
+        return f"the file host sent bytes {first}-{last}/{total}, not those from {held.size} on"
+    if total is not None and held.length is not None and total != held.length:
+        return f"the file was {held.length} bytes long, and is {total} now"
+    if total is not None and last != total - 1:
+        return f"the file host sent only bytes {first}-{last} of {total}"
+    return "" if length is None or length == last - first + 1 else "Content-Length and Content-Range contradict each other"
+
+
+def _same_kind(one: str | None, other: str | None) -> bool:
+    return (one or "").startswith('"') == (other or "").startswith('"')
+
+
+def _judge_unsatisfied(headers: Mapping[str, str], held: Held) -> Verdict:
+    found = _UNSATISFIED.fullmatch(headers.get("Content-Range", "").strip())
+    if found is not None and held.resumable and int(found[1]) == held.size and held.length in (None, held.size):
+        return Verdict(Meaning.COMPLETE, length=held.size, validator=held.validator)
+    return Verdict(Meaning.CONFUSED, "the file host has no such range")
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """Read Content-Length; None when there is none that can be read."""
+    text = headers.get("Content-Length", "").strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def urgency(expires_at: datetime | None) -> float:
+    """Give the order of downloads: the earlier a link can die, the smaller; links without an end come last."""
+    if expires_at is None:
+        return float("inf")
+    return (expires_at if expires_at.tzinfo is not None else expires_at.replace(tzinfo=UTC)).timestamp()
+
+
+class Pace:
+    """Whether bytes come fast enough: the average over each window of `window` seconds must reach `least` bytes a second."""
+
+    def __init__(self, *, window: float, least: float, now: float) -> None:
+        self._window = window
+        self._needed = least * window
+        self._since = now
+        self._received = 0
+
+    def too_slow(self, received: int, now: float) -> bool:
+        """Note `received` more bytes; True when the window that ends now brought too few."""
+        self._received += received
+        if now - self._since < self._window:
+            return False
+        slow = self._received < self._needed
+        self._since, self._received = now, 0
+        return slow

@@ -1,0 +1,259 @@
+"""One video from its link to where it is to lie: tries, resumed and bounded, until it is whole and verified or certainly lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from .errors import (
+    DownloadError,
+    HappyHorseError,
+    IncompleteDownloadError,
+    LinkExpiredError,
+    NotAVideoError,
+    TaskNotFoundError,
+    TransportError,
+)
+from .events import Downloading, Events, Retrying
+from .rules import retry
+from .rules.mp4 import BrokenVideoError, Movie, begins_like_video
+from .rules.ranges import MEANINGFUL_PROGRESS, Held, Meaning, Verdict, judge, range_headers
+from .rules.wire import parse_retry_after
+
+if TYPE_CHECKING:
+    from .config import RetryPolicy
+    from .edges.api import Api
+    from .edges.fetch import Fetcher, Stream
+    from .models import Task
+
+PIECE = 1024 * 1024
+"""Bytes gathered before they are handed to a thread, which writes and hashes them in one go: measured as the size from which on the
+hand-over costs next to nothing, and small enough that eight downloads need little memory."""
+
+
+class Sink(Protocol):
+    """Where the bytes of one video go. One call at a time."""
+
+    async def open(self) -> Held:
+        """Say what is there already, ready to be gone on with."""
+
+    async def restart(self, held: Held) -> None:
+        """Begin anew, with the version of the file that is described."""
+
+    async def require(self, needed: int) -> None:
+        """Raise `DownloadError` when there is no room for so many more bytes."""
+
+    async def write(self, pieces: Sequence[bytes]) -> None:
+        """Append bytes; raises `BrokenVideoError` as soon as they cannot be a video's."""
+
+    async def publish(self) -> tuple[str, Movie]:
+        """Verify all of it and make it visible under its name; gives its SHA-256 and description, raises `BrokenVideoError`."""
+
+    async def discard(self) -> None:
+        """Throw away what is there."""
+
+    async def close(self) -> None:
+        """Leave what is there for another try."""
+
+
+@attrs.frozen
+class Verified:
+    """A video that lies where it should."""
+
+    size: int
+    sha256: str
+    content_type: str
+    movie: Movie
+
+
+class _DeadLinkError(Exception):
+    """The link gives no video; `error` is what it means if no other link does."""
+
+    def __init__(self, error: DownloadError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _TryAgainError(Exception):
+    """A try failed, another one can work; `pause` is what the host asked for."""
+
+    def __init__(self, reason: str, *, pause: float | None = None) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+class Transfer:
+    """The tries of one download."""
+
+    def __init__(
+        self,
+        api: Api,
+        fetcher: Fetcher,
+        sink: Sink,
+        *,
+        task: Task,
+        index: int,
+        path: str,
+        largest: int,
+        policy: RetryPolicy,
+        events: Events,
+        slot: Callable[[], AbstractAsyncContextManager[object]],
+    ) -> None:
+        self.task = task
+        self._api = api
+        self._fetcher = fetcher
+        self._sink = sink
+        self._index = index
+        self._path = path
+        self._largest = largest
+        self._policy = policy
+        self._events = events
+        self._slot = slot
+        self._link = task.results[index]
+        self._fresh_link_tried = False
+        self._ranges = True
+        self._received = 0
+        """Bytes of the file that are there."""
+        self._length: int | None = None
+        self._content_type = "video/mp4"
+
+    async def run(self) -> Verified:
+        """Try until the video is verified and visible; raises `DownloadError`."""
+        failures, best = 0, 0
+        while True:
+            try:
+                async with self._slot():
+                    return await self._try()
+            except _DeadLinkError as dead:
+                await self._find_fresh_link(dead.error)
+                continue
+            except (_TryAgainError, TransportError) as error:
+                failures += 1
+                if self._received >= best + MEANINGFUL_PROGRESS:
+                    failures, best = 1, self._received
+                pause = self._pause_or_give_up(error, failures)
+            await asyncio.sleep(pause)
+
+    def _pause_or_give_up(self, error: Exception, failures: int) -> float:
+        incomplete = self._incomplete(error)
+        if failures >= self._policy.attempts:
+            raise incomplete from error
+        pause = retry.pause_before(self._policy, failures, None, random.random())
+        if isinstance(error, _TryAgainError) and error.pause is not None:
+            pause = max(pause, error.pause)
+        self._events.emit(Retrying(what="downloading a video", error=incomplete, pause=pause, attempt=failures))
+        return pause
+
+    def _incomplete(self, error: Exception) -> IncompleteDownloadError:
+        of = "" if self._length is None else f" of {self._length:,}"
+        return IncompleteDownloadError(
+            f"{self._path}: {self._received:,}{of} bytes are there, the rest could not be had: {error}",
+            path=self._path,
+            task_id=self.task.id,
+        )
+
+    async def _try(self) -> Verified:
+        held = Held()
+        try:
+            held = await self._sink.open()
+            self._received, self._length = held.size, held.length
+            if not held.whole:
+                async with await self._fetcher.open(self._link, range_headers(held) if self._ranges else {}) as stream:
+                    await self._receive(stream, held)
+            return await self._publish()
+        except BrokenVideoError as error:
+            await self._sink.discard()
+            self._received = 0
+            if held.size:  # the bytes from before may be to blame
+                raise _TryAgainError(f"what was there already and what came do not make a video: {error}") from error
+            raise self._dead(NotAVideoError, f"what the link gave is not a whole video: {error}") from error
+        finally:
+            await self._sink.close()
+
+    async def _receive(self, stream: Stream, held: Held) -> None:
+        verdict = judge(stream.status, stream.headers, held if self._ranges else Held())
+        self._refuse(verdict, stream)
+        self._length = verdict.length
+        if verdict.meaning is Meaning.COMPLETE:
+            return
+        if verdict.meaning is Meaning.WHOLE:
+            await self._begin_anew(stream, verdict)
+        if verdict.length is not None:
+            await self._sink.require(verdict.length - self._received)
+        self._content_type = stream.headers.get("Content-Type", self._content_type).partition(";")[0].strip()
+        try:
+            while await stream.fill(PIECE):
+                await self._write(stream.take())
+        finally:
+            # What came before a break or a cancellation is kept too.
+            if rest := stream.take():
+                await self._write(rest)
+        if verdict.length is not None and self._received < verdict.length:
+            raise _TryAgainError("the file host stopped early")
+
+    def _refuse(self, verdict: Verdict, stream: Stream) -> None:
+        """Raise what an answer without the wanted bytes means."""
+        if verdict.meaning is Meaning.DEAD:
+            kind = NotAVideoError if stream.status == 200 else LinkExpiredError
+            raise self._dead(kind, verdict.reason)
+        if verdict.meaning is Meaning.BUSY:
+            pause = parse_retry_after(stream.headers.get("Retry-After"), stream.headers.get("Date"))
+            raise _TryAgainError(verdict.reason, pause=pause)
+        if verdict.meaning is Meaning.CONFUSED:
+            self._ranges = False
+            raise _TryAgainError(verdict.reason)
+        if verdict.length is not None:
+            self._refuse_size(verdict.length)
+
+    def _refuse_size(self, size: int) -> None:
+        if size > self._largest:
+            raise DownloadError(
+                f"the video has {size:,} bytes, and at most {self._largest:,} are allowed",
+                path=self._path,
+                next_step="Raise Limits(max_video_bytes=...), then call download() again.",
+            )
+
+    async def _begin_anew(self, stream: Stream, verdict: Verdict) -> None:
+        """Look at the first bytes before those that are there are given up for them."""
+        await stream.fill(16)
+        if not begins_like_video(stream.head):
+            what = "nothing" if not stream.head else f"something that begins with {stream.head[:16]!r}"
+            raise self._dead(NotAVideoError, f"the link gave {what} instead of a video")
+        await self._sink.restart(Held(0, verdict.validator, verdict.length))
+        self._received = 0
+        self._ranges = True
+
+    async def _write(self, pieces: list[bytes]) -> None:
+        size = self._received + sum(map(len, pieces))
+        self._refuse_size(size)
+        await self._sink.write(pieces)
+        self._received = size
+        if self._events:
+            self._events.emit(Downloading(task_id=self.task.id, path=self._path, received=size, total=self._length))
+
+    async def _publish(self) -> Verified:
+        sha256, movie = await self._sink.publish()
+        return Verified(self._received, sha256, self._content_type, movie)
+
+    def _dead(self, kind: type[DownloadError], reason: str) -> _DeadLinkError:
+        return _DeadLinkError(kind(f"{self._path}: {reason}", path=self._path, task_id=self.task.id))
+
+    async def _find_fresh_link(self, error: DownloadError) -> None:
+        """Read the task again, once in a download's life: the service may give a fresh link."""
+        if self._fresh_link_tried:
+            raise error
+        self._fresh_link_tried = True
+        try:
+            task = await self._api.read_task(self.task.id)
+        except TaskNotFoundError as gone:
+            raise LinkExpiredError(f"{error}; and the service knows the task no more", path=self._path) from gone
+        except HappyHorseError as failed:
+            raise IncompleteDownloadError(f"{error}; and the task could not be read again: {failed}", path=self._path) from failed
+        if len(task.results) <= self._index:
+            raise LinkExpiredError(f"{error}; and the service gives no link any more", path=self._path) from error
+        self.task, self._link = task, task.results[self._index]
