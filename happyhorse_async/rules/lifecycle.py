@@ -56,10 +56,17 @@ def supersedes(new: Task, old: Task | None) -> bool:
     """Whether an answer is news: it differs from what is known, and is not an older answer that arrived late."""
     if old is None:
         return True
-    was, now = TASK_STATES.get(old.status, UNKNOWN_STATE), TASK_STATES.get(new.status, UNKNOWN_STATE)
-    if was.final or now.order < was.order:
+    if is_outdated(new.status, old.status):
         return False
     return (new.status, new.progress, new.results) != (old.status, old.progress, old.results)
+
+
+def is_outdated(status: str, known: str | None) -> bool:
+    """Whether an answer with this status is older than what is known: it arrived late."""
+    if known is None:
+        return False
+    was, now = TASK_STATES.get(known, UNKNOWN_STATE), TASK_STATES.get(status, UNKNOWN_STATE)
+    return was.final or now.order < was.order
 
 
 class Retryable(StrEnum):
@@ -143,6 +150,11 @@ JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.RUNNING: frozenset({JobState.COMPLETED, JobState.FAILED}),
     JobState.COMPLETED: frozenset({JobState.SAVED, JobState.FAILED}),
     JobState.SAVED: frozenset(),
-    JobState.FAILED: frozenset({JobState.NEW, JobState.COMPLETED}),
-    JobState.UNKNOWN: frozenset({JobState.SUBMITTING, JobState.RUNNING, JobState.NEW}),
+    # When the service says that the same input can work later, or at the user's word.
+    JobState.FAILED: frozenset({JobState.NEW}),
+    # At the user's word, and with the same key.
+    JobState.UNKNOWN: frozenset({JobState.SUBMITTING}),
 }
+
+AT_STAKE = (JobState.COMPLETED, JobState.RUNNING, JobState.SUBMITTING)
+"""The states in which money is, or may be, spent on a video that is not here yet: a run takes these up first, nearest to the end first."""
