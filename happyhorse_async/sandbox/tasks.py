@@ -78,9 +78,10 @@ class TaskRecord:
 
     def progress_at(self, now: float) -> int:
         """Return `progress`, 0 to 100."""
-        if self.ended is not None:
-            return 100 if self.ending.status == "completed" else progress_at(self.starts, self.due, self.ended)
-        return 0 if now <= self.starts else progress_at(self.starts, self.due, now)
+        if self.ended is not None and self.ending.status == "completed":
+            return 100
+        until = now if self.ended is None else self.ended
+        return 0 if until <= self.starts else progress_at(self.starts, self.due, until)
 
     def error(self) -> dict[str, Any] | None:
         """Return `error` as the service reports it; None when the task did not fail."""

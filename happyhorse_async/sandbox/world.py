@@ -122,7 +122,6 @@ class World:
     def hasten(self, task: TaskRecord, now: float) -> None:
         """Let an unfinished task come to its end now, without waiting for what is still unknown of its first frame."""
         if not task.is_final and task.status_override is None:
-            task.starts, task.due = min(task.starts, now), min(task.due, now)
             self._end(task, now)
 
     def force(self, task: TaskRecord, ending: Ending, now: float) -> None:
@@ -133,7 +132,6 @@ class World:
             raise ValueError(f"{task.id} has already ended as {task.ending.status}")
         else:
             task.status_override, task.ending = None, ending
-            task.starts, task.due = min(task.starts, now), min(task.due, now)
             self._end(task, now)
 
     def find(self, wallet: Wallet, task_id: str) -> TaskRecord | None:
