@@ -121,6 +121,7 @@ class Engine:
 
     async def aclose(self) -> None:
         """Close all, those that use others first."""
+        await self.submitter.aclose()
         self.poller.close()
         self.downloader.close()
         await self.background.aclose()

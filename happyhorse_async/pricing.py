@@ -100,7 +100,10 @@ class Pricing:
         self._rule, self._source = bundled_rule(), "bundled"
         self._good_until = anyio.current_time() + RETRY_AFTER
         logger.warning(
-            "no live pricing rule (%s): estimating with the one of %s", why, prices.date_of(self._rule), extra={"action": "bundled_price"}
+            "no live pricing rule (%s): estimating with the one of %s",
+            why,
+            prices.date_of(self._rule),
+            extra={"action": "bundled_price"},
         )
 
 

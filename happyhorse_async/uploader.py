@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import time
 from collections.abc import Callable
@@ -85,8 +86,11 @@ class Uploader:
             sending = self._sending.get(image.sha256)
             if sending is None:
                 return await self._lead(image)
+            try:
+                shared = await asyncio.shield(sending)
+            except HappyHorseError as error:
+                raise copy.copy(error) from error  # each caller lays its own facts over it
             # None: whoever was sending it was cancelled; somebody else has to.
-            shared = await asyncio.shield(sending)
             if shared is not None:
                 return shared
 

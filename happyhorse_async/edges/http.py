@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.payload import BytesPayload
 
 from .._version import __version__
-from ..errors import APIConnectionError, APITimeoutError, TransportError
+from ..errors import APIConnectionError, APITimeoutError, SessionClosedError, TransportError
 from ..rules.wire import Answer
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Http:
         method: str,
         url: str,
         *,
-        body: bytes | None = None,
+        body: bytes | TrackedBody | None = None,
         form: aiohttp.FormData | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
@@ -77,7 +77,9 @@ class Http:
 
         Raises `APIConnectionError` or `APITimeoutError` when there is none, with `sent=False` when the request cannot have arrived.
         """
-        tracked = TrackedBody(body, content_type="application/json") if body is not None else None
+        if self._client.closed:
+            raise SessionClosedError("the session was closed while the call was waiting for its turn")
+        tracked = TrackedBody(body, content_type="application/json") if isinstance(body, bytes) else body
         try:
             async with self._client.request(
                 method,

@@ -67,7 +67,9 @@ def _described(source: Path | bytes, file: BinaryIO, size: int, stem: str) -> Lo
 
 
 def _plain(stem: str) -> str:
-    return "".join(character if character.isascii() and (character.isalnum() or character in "-_") else "_" for character in stem)[:80]
+    return "".join(character if character.isascii() and (character.isalnum() or character in "-_") else "_" for character in stem)[
+        :80
+    ]
 
 
 class FileHost:

@@ -1,0 +1,203 @@
+"""One submission on its way: tried, judged, tried again, and brought to an end even when nobody waits for it any more.
+
+What a failed try means is decided in `rules.retry`; this module carries it out. A try runs in a task of its own, which the caller's
+cancellation does not reach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import anyio
+import attrs
+
+from .background import Background
+from .config import RetryPolicy
+from .edges.api import Api
+from .edges.http import TrackedBody
+from .errors import APIConnectionError, HappyHorseError, RateLimitError, SubmissionOutcomeUnknownError
+from .events import Events, Retrying, Submitting, Throttled
+from .models import ImageToVideo, Task
+from .rules import retry, wire
+from .throttle import Gate, Group
+
+NO_TALLY = retry.Tally()
+
+
+@attrs.define(kw_only=True, eq=False)
+class Job:
+    """A submission and how far it has come; whoever holds it can go on with it."""
+
+    request: ImageToVideo
+    key: str
+    body: bytes
+    group: Group | None = None
+    tally: retry.Tally = NO_TALLY
+    placed: bool = False
+    """It holds a place among the unfinished tasks."""
+    payload: TrackedBody | None = None
+    post: asyncio.Task[None] | None = None
+    """The try that is on its way."""
+    epoch: int = 0
+    """The gate's epoch when that try left."""
+    outcome: wire.Answer | HappyHorseError | None = None
+    """What became of that try."""
+    waiter: asyncio.Future[None] | None = None
+    left_at: float | None = None
+    """When its first try left, by the event loop's clock."""
+    abandoned: bool = False
+    """Nobody waits for it: only what may have been accepted is still gone after."""
+
+    @property
+    def at_stake(self) -> bool:
+        """Whether it may have been accepted, so that it must be brought to an end."""
+        return self.tally.unknown is not None or (self.post is not None and self.payload is not None and self.payload.left)
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """What the service's list of recent tasks says about a submission whose outcome is unknown."""
+
+    adopted: Task | None = None
+    """The one task that it can only have become."""
+    candidates: tuple[str, ...] = ()
+    """Tasks that it may have become: it cannot be said which, or whether any."""
+    why: str = ""
+    """Why there is no verdict, when there is none."""
+
+
+class Courier:
+    """Takes submissions to the service, each as often as the rules say."""
+
+    def __init__(
+        self,
+        api: Api,
+        gate: Gate,
+        *,
+        policy: RetryPolicy,
+        events: Events,
+        background: Background,
+        look_for: Callable[[Job], Awaitable[Verdict]],
+    ) -> None:
+        self._api = api
+        self._gate = gate
+        self._policy = policy
+        self._events = events
+        self._background = background
+        self._look_for = look_for
+        self._loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        self._given_up = False
+
+    def close(self) -> None:
+        """Begin nothing new and wait for nothing any more."""
+        self._closing.set()
+
+    def give_up(self) -> None:
+        """Look for nothing any more: the connections are about to be closed."""
+        self._given_up = True
+
+    def cut(self, job: Job) -> None:
+        """End the try that is on its way."""
+        if job.post is not None:
+            job.post.cancel()
+
+    async def deliver(self, job: Job) -> tuple[Task, wire.Answer | None]:
+        """Bring a submission to its end; may be called again after a cancellation, to go on where the first call was.
+
+        Gives the task and the answer (None when the task was found in the list instead). Raises the error of the last try when it is
+        certain that nothing was accepted, `SubmissionOutcomeUnknownError` when it is not.
+        """
+        while True:
+            try:
+                answer = await self._try(job)
+                return wire.decode_task(answer), answer
+            except HappyHorseError as error:
+                step = self._judge(job, error)
+                if step.what is retry.Next.STOP:
+                    raise
+                cause = error
+            if step.what is retry.Next.LOOK:
+                return await self._look(job, cause), None
+            if step.pause:
+                await self._rest(step.pause)
+
+    async def _try(self, job: Job) -> wire.Answer:
+        if job.post is None:
+            if not self._gate.try_enter(again=job.placed):
+                await self._gate.enter(job.group, again=job.placed)
+            job.placed = True
+            self._launch(job)
+        if job.outcome is None:
+            job.waiter = self._loop.create_future()
+            await job.waiter
+        outcome, job.post, job.outcome = job.outcome, None, None
+        if isinstance(outcome, wire.Answer):
+            if outcome.status != 429:
+                self._gate.answered()
+            return outcome
+        raise outcome if outcome is not None else APIConnectionError("the submission was cut off")
+
+    def _launch(self, job: Job) -> None:
+        if self._events:
+            self._events.emit(Submitting(idempotency_key=job.key, request=job.request))
+        if job.left_at is None:
+            job.left_at = self._loop.time()
+        job.epoch = self._gate.pace.epoch
+        job.payload = TrackedBody(job.body, content_type="application/json")
+        job.post = self._background.start(self._post(job, job.payload), name="submission")
+
+    async def _post(self, job: Job, payload: TrackedBody) -> None:
+        outcome: wire.Answer | HappyHorseError | None = None
+        try:
+            outcome = await self._api.submit_once(payload, job.key)
+        except HappyHorseError as error:
+            outcome = error
+        except asyncio.CancelledError:
+            # Only the session's end and an abandoned submission cut a try off, and both look at its outcome.
+            outcome = None
+        finally:
+            job.outcome = outcome or APIConnectionError("the submission was cut off", sent=payload.left)
+            self._gate.leave()
+            if job.waiter is not None and not job.waiter.done():
+                job.waiter.set_result(None)
+
+    def _judge(self, job: Job, error: HappyHorseError) -> retry.Step:
+        step = retry.next_step(self._policy, job.tally, error, storm=self._gate.pace.refusals, random=random.random())
+        job.tally = step.tally
+        if job.abandoned and step.tally.unknown is None:
+            return step._replace(what=retry.Next.STOP)
+        if step.what is retry.Next.AGAIN:
+            pause, attempt = step.pause, step.tally.failed + step.tally.replays + step.tally.asked
+            self._events.emit(Retrying(what="submitting", error=error, pause=pause, attempt=attempt))
+            if isinstance(error, RateLimitError):
+                self._hold(job, pause)
+                return step._replace(pause=0.0)
+        return step
+
+    def _hold(self, job: Job, pause: float) -> None:
+        """Make the whole session pause after a 429."""
+        if self._gate.hold(job.epoch, pause) and self._events:
+            self._events.emit(Throttled(pause=pause, concurrency=int(self._gate.pace.limit)))
+
+    async def _rest(self, pause: float) -> None:
+        with anyio.move_on_after(pause):
+            await self._closing.wait()
+
+    async def _look(self, job: Job, cause: HappyHorseError) -> Task:
+        """Look for a submission among the recent tasks, and say so when it cannot be told what became of it."""
+        verdict = (
+            await self._look_for(job) if not self._given_up else Verdict(why="the session was closed before it could be found")
+        )
+        if verdict.adopted is not None:
+            return verdict.adopted
+        unknown = job.tally.unknown or cause
+        found = f"these tasks could be it: {', '.join(verdict.candidates)}" if verdict.candidates else verdict.why
+        raise SubmissionOutcomeUnknownError(
+            f"the request left, and it is not known whether it was accepted ({unknown}); {found or 'no task was found that could be it'}",
+            candidates=verdict.candidates,
+            idempotency_key=job.key,
+            request_id=unknown.request_id,
+        ) from cause
