@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from ..config import RetryPolicy, Timeouts
@@ -16,7 +16,7 @@ from ..errors import HappyHorseError
 from ..events import Events, Retrying
 from ..models import MODEL, Credits, Task, TaskPage
 from ..rules import retry, wire
-from .http import Http
+from .http import Http, TrackedBody
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Api:
         self._policy = policy
         self._events = events
 
-    async def submit_once(self, body: bytes, idempotency_key: str) -> wire.Answer:
+    async def submit_once(self, body: bytes | TrackedBody, idempotency_key: str) -> wire.Answer:
         """POST a submission, one try; the caller judges the answer."""
         url = f"{self._http.base_url}/v1/videos/generations"
         return await self._http.call(
@@ -48,6 +48,14 @@ class Api:
     async def read_tasks_once(self, task_ids: Sequence[str]) -> list[Task]:
         """Read up to 50 tasks with one request, one try; ids that the service does not know are absent from the answer."""
         return wire.decode_tasks(await self._read("POST", "/v1/tasks/batch", wire.encode({"task_ids": list(task_ids)})))
+
+    async def read_raw_task_once(self, task_id: str) -> dict[str, Any]:
+        """Read one task as its JSON object, one try."""
+        return wire.decode_task_object(await self._read("GET", f"/v1/tasks/{quote(task_id, safe='')}"))
+
+    async def read_raw_tasks_once(self, task_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Read up to 50 tasks as JSON objects with one request, one try: for those who only look whether anything has changed."""
+        return wire.decode_task_objects(await self._read("POST", "/v1/tasks/batch", wire.encode({"task_ids": list(task_ids)})))
 
     async def list_tasks(
         self, *, status: str | None = None, model: str | None = MODEL, page: int = 1, page_size: int = wire.BATCH_SIZE

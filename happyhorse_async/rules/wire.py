@@ -138,6 +138,29 @@ def decode_tasks(answer: Answer) -> list[Task]:
     return [task for task in map(task_of, data) if task is not None]
 
 
+def decode_task_object(answer: Answer) -> dict[str, Any]:
+    """Read one task from an answer as its JSON object, which has an id and a status."""
+    value = decode_object(answer)
+    if not _is_task(value):
+        raise unreadable(answer, "has no task id and status")
+    return value
+
+
+def decode_task_objects(answer: Answer) -> list[dict[str, Any]]:
+    """Read the tasks of a batch answer as JSON objects; entries without an id and a status are left out, as if they were absent."""
+    data = decode_object(answer).get("data")
+    if not isinstance(data, list):
+        raise unreadable(answer, "has no list of tasks")
+    return [value for value in data if _is_task(value)]
+
+
+def _is_task(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    task_id, status = value.get("id"), value.get("status")
+    return isinstance(task_id, str) and isinstance(status, str) and bool(task_id and status)
+
+
 _STATUSES: dict[str, TaskStatus] = {status.value: status for status in TaskStatus}
 _NO_USAGE = Usage()
 

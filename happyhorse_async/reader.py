@@ -1,0 +1,73 @@
+"""Reading tasks, with one request for many where the service can, else one by one; and sorting what can go wrong.
+
+One call is one try: when to try again is the scheduler's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import APIStatusError, BadRequestError, HappyHorseError, NotFoundError, TaskNotFoundError, UnreadableAnswerError
+
+if TYPE_CHECKING:
+    from .edges.api import Api
+
+_NOTHING: Mapping[str, Mapping[str, Any]] = {}
+
+
+class Reading(NamedTuple):
+    """What one request said about some tasks."""
+
+    values: Mapping[str, Mapping[str, Any]] = _NOTHING
+    """JSON objects by task id."""
+    error: HappyHorseError | None = None
+    """The request failed, and says nothing about the tasks."""
+    refused: HappyHorseError | None = None
+    """The service itself refuses to speak of the one task that was asked for."""
+    apart: bool = False
+    """What has no value has to be asked for one by one, now."""
+
+
+class Reader:
+    """Reads tasks; remembers when the service has no way to read many."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self.batches = True
+        """Whether many tasks can be read with one request."""
+
+    async def read(self, task_ids: Sequence[str]) -> Reading:
+        """Read up to 50 tasks (one, where the service lacks batches)."""
+        return await (self._read_one(task_ids[0]) if len(task_ids) == 1 else self._read_many(task_ids))
+
+    async def _read_many(self, task_ids: Sequence[str]) -> Reading:
+        try:
+            values = await self._api.read_raw_tasks_once(task_ids)
+        except TaskNotFoundError:
+            return Reading(apart=True)
+        except NotFoundError:
+            self.batches = False
+            return Reading(apart=True)
+        except BadRequestError:
+            # One id that the service finds malformed must not hold up the other 49.
+            return Reading(apart=True)
+        except HappyHorseError as error:
+            return Reading(error=error)
+        return Reading(values={value["id"]: value for value in values}, apart=len(values) < len(task_ids))
+
+    async def _read_one(self, task_id: str) -> Reading:
+        try:
+            value = await self._api.read_raw_task_once(task_id)
+        except APIStatusError as error:
+            return Reading(refused=error) if _is_refusal(error) else Reading(error=error)
+        except HappyHorseError as error:
+            return Reading(error=error)
+        if value["id"] != task_id:
+            return Reading(error=UnreadableAnswerError(f"asked for task {task_id}, the answer is about {value['id']!r}"))
+        return Reading(values={task_id: value})
+
+
+def _is_refusal(error: APIStatusError) -> bool:
+    # Only the service's own word counts: a gateway's 404 page says nothing about the task.
+    return error.own_body and 400 <= error.status < 500 and error.status not in (408, 425, 429)
