@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 
 import anyio
-import attrs
 
 from .background import Background
 from .config import RetryPolicy
@@ -19,53 +17,11 @@ from .edges.api import Api
 from .edges.http import TrackedBody
 from .errors import APIConnectionError, HappyHorseError, RateLimitError, SubmissionOutcomeUnknownError
 from .events import Events, Retrying, Submitting, Throttled
-from .models import ImageToVideo, Task
+from .job import Job, Verdict
+from .models import Task
+from .reconcile import Reconciler
 from .rules import retry, wire
-from .throttle import Gate, Group
-
-NO_TALLY = retry.Tally()
-
-
-@attrs.define(kw_only=True, eq=False)
-class Job:
-    """A submission and how far it has come; whoever holds it can go on with it."""
-
-    request: ImageToVideo
-    key: str
-    body: bytes
-    group: Group | None = None
-    tally: retry.Tally = NO_TALLY
-    placed: bool = False
-    """It holds a place among the unfinished tasks."""
-    payload: TrackedBody | None = None
-    post: asyncio.Task[None] | None = None
-    """The try that is on its way."""
-    epoch: int = 0
-    """The gate's epoch when that try left."""
-    outcome: wire.Answer | HappyHorseError | None = None
-    """What became of that try."""
-    waiter: asyncio.Future[None] | None = None
-    left_at: float | None = None
-    """When its first try left, by the event loop's clock."""
-    abandoned: bool = False
-    """Nobody waits for it: only what may have been accepted is still gone after."""
-
-    @property
-    def at_stake(self) -> bool:
-        """Whether it may have been accepted, so that it must be brought to an end."""
-        return self.tally.unknown is not None or (self.post is not None and self.payload is not None and self.payload.left)
-
-
-@attrs.frozen(kw_only=True)
-class Verdict:
-    """What the service's list of recent tasks says about a submission whose outcome is unknown."""
-
-    adopted: Task | None = None
-    """The one task that it can only have become."""
-    candidates: tuple[str, ...] = ()
-    """Tasks that it may have become: it cannot be said which, or whether any."""
-    why: str = ""
-    """Why there is no verdict, when there is none."""
+from .throttle import Gate
 
 
 class Courier:
@@ -79,17 +35,18 @@ class Courier:
         policy: RetryPolicy,
         events: Events,
         background: Background,
-        look_for: Callable[[Job], Awaitable[Verdict]],
+        reconciler: Reconciler,
     ) -> None:
         self._api = api
         self._gate = gate
         self._policy = policy
         self._events = events
         self._background = background
-        self._look_for = look_for
+        self._reconciler = reconciler
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         self._given_up = False
+        self._heard: tuple[wire.Answer, float] | None = None
 
     def close(self) -> None:
         """Begin nothing new and wait for nothing any more."""
@@ -135,6 +92,7 @@ class Courier:
             await job.waiter
         outcome, job.post, job.outcome = job.outcome, None, None
         if isinstance(outcome, wire.Answer):
+            self._heard = outcome, self._loop.time()
             if outcome.status != 429:
                 self._gate.answered()
             return outcome
@@ -143,8 +101,9 @@ class Courier:
     def _launch(self, job: Job) -> None:
         if self._events:
             self._events.emit(Submitting(idempotency_key=job.key, request=job.request))
-        if job.left_at is None:
-            job.left_at = self._loop.time()
+        if job.tally.unknown is None:
+            job.left_at, job.heard = self._loop.time(), self._heard
+            self._reconciler.left(job)
         job.epoch = self._gate.pace.epoch
         job.payload = TrackedBody(job.body, content_type="application/json")
         job.post = self._background.start(self._post(job, job.payload), name="submission")
@@ -167,6 +126,7 @@ class Courier:
     def _judge(self, job: Job, error: HappyHorseError) -> retry.Step:
         step = retry.next_step(self._policy, job.tally, error, storm=self._gate.pace.refusals, random=random.random())
         job.tally = step.tally
+        self._reconciler.judged(job)
         if job.abandoned and step.tally.unknown is None:
             return step._replace(what=retry.Next.STOP)
         if step.what is retry.Next.AGAIN:
@@ -189,7 +149,9 @@ class Courier:
     async def _look(self, job: Job, cause: HappyHorseError) -> Task:
         """Look for a submission among the recent tasks, and say so when it cannot be told what became of it."""
         verdict = (
-            await self._look_for(job) if not self._given_up else Verdict(why="the session was closed before it could be found")
+            await self._reconciler.look_for(job)
+            if not self._given_up
+            else Verdict(why="the session was closed before it could be found")
         )
         if verdict.adopted is not None:
             return verdict.adopted

@@ -56,6 +56,7 @@ class Session:
         http: aiohttp.ClientSession | None = None,
     ) -> None:
         self._engine: Engine | None = None
+        self._orphans: list[Orphan] = []
         self._closed = False
         self._settings = Settings.resolve(
             api_key,
@@ -92,6 +93,7 @@ class Session:
             from .engine import Engine
 
             self._engine = Engine(self._settings)
+            self._orphans = self._engine.orphans
             self._loop = loop
         elif self._loop is not loop:
             raise SessionClosedError(
@@ -141,7 +143,7 @@ class Session:
     @property
     def orphans(self) -> list[Orphan]:
         """Submissions that were accepted, or may have been, after their caller was cancelled."""
-        return self._engine.orphans if self._engine is not None else []
+        return self._orphans
 
     # --- tasks --------------------------------------------------------------------------------------------------------------------
 

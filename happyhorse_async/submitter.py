@@ -18,11 +18,13 @@ import attrs
 from .background import Background
 from .budget import BudgetBook
 from .config import Limits, RetryPolicy, Timeouts
-from .delivery import Courier, Job, Verdict
+from .delivery import Courier
 from .edges.api import Api
 from .errors import HappyHorseError, InvalidRequestError, SessionClosedError
 from .events import Events, Orphaned, SubmissionFailed, Submitted
+from .job import Job
 from .models import ImageToVideo, Task
+from .reconcile import Reconciler
 from .rules import lifecycle, wire
 from .submissions import MakeHandle, Submissions
 from .throttle import Gate, Group
@@ -112,7 +114,8 @@ class Submitter:
         self._background = background
         self._poller = poller
         self._gate = Gate(limits, on_full=self._watch)
-        self._courier = Courier(api, self._gate, policy=policy, events=events, background=background, look_for=self._look_for)
+        self._reconciler = Reconciler(api, background=background, pause=policy.first_pause)
+        self._courier = Courier(api, self._gate, policy=policy, events=events, background=background, reconciler=self._reconciler)
         self._follows = limits.max_unfinished is not None or budget.limited
         self._running: dict[str, str] = {}
         self._watched: set[str] = set()
@@ -218,6 +221,7 @@ class Submitter:
         return self._accept(job, task, answer)
 
     def _accept(self, job: Job, task: Task, answer: wire.Answer | None) -> Accepted:
+        self._reconciler.accepted(job, task.id)
         if self._follows:
             self._follow(task, job.key)
         self._poller.learn(task)
@@ -235,7 +239,9 @@ class Submitter:
         if job.placed:
             job.placed = False
             self._gate.give_place_back()
-        if not charged:
+        if charged:
+            self._reconciler.lost(job)
+        else:
             self._budget.free(job.key)
 
     def _failed(self, error: HappyHorseError, key: str) -> None:
@@ -265,12 +271,15 @@ class Submitter:
     async def _finish(self, job: Job) -> None:
         accepted: Accepted | None = None
         certain = False
+        # A try that hangs is cut off half-way, which leaves time to replay it or to look for its task.
+        alarm = asyncio.get_running_loop().call_later(self._shield / 2, self._courier.cut, job)
         try:
             with anyio.move_on_after(self._shield):
                 accepted = await self._carry(job)
         except HappyHorseError as error:
             certain = error.charged == "no"
         finally:
+            alarm.cancel()
             if accepted is None and not certain:
                 self._courier.cut(job)
                 self._drop(job, charged=True)
@@ -312,9 +321,6 @@ class Submitter:
             if self._running.pop(task_id, None) is not None:
                 self._gate.give_place_back()
             self._watched.discard(task_id)
-
-    async def _look_for(self, job: Job) -> Verdict:
-        return Verdict()
 
 
 def _checked(key: object) -> str:

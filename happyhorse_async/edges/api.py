@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -67,6 +68,16 @@ class Api:
 
     async def _list_once(self, query: str) -> TaskPage:
         return wire.decode_page(await self._read("GET", f"/v1/tasks?{query}"))
+
+    async def recent_tasks(self, page: int) -> tuple[TaskPage, datetime | None]:
+        """Read one page of the account's tasks, newest first, with the service's time of the answer."""
+
+        async def once() -> tuple[TaskPage, datetime | None]:
+            query = urlencode({"model": MODEL, "page": page, "page_size": wire.BATCH_SIZE})
+            answer = await self._read("GET", f"/v1/tasks?{query}")
+            return wire.decode_page(answer), answer.date
+
+        return await self.retrying(once, "looking for lost submissions")
 
     async def credits(self) -> Credits:
         """Read what is left in the account."""

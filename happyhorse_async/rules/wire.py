@@ -72,6 +72,11 @@ class Answer(NamedTuple):
         """The id that the service's support asks for."""
         return self.headers.get("x-request-id") or self.headers.get("x-oneapi-request-id")
 
+    @property
+    def date(self) -> datetime | None:
+        """The service's time of the answer."""
+        return _http_date(self.headers.get("date") or "")
+
 
 # --- values -> JSON ---------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,61 @@
+"""One submission and how far it has come."""
+
+from __future__ import annotations
+
+import asyncio
+
+import attrs
+
+from .edges.http import TrackedBody
+from .errors import HappyHorseError
+from .models import ImageToVideo, Task
+from .rules import retry, wire
+from .throttle import Group
+
+NO_TALLY = retry.Tally()
+
+
+@attrs.define(kw_only=True, eq=False)
+class Job:
+    """A submission; whoever holds it can go on with it where it is."""
+
+    request: ImageToVideo
+    key: str
+    body: bytes
+    group: Group | None = None
+    tally: retry.Tally = NO_TALLY
+    placed: bool = False
+    """It holds a place among the unfinished tasks."""
+    payload: TrackedBody | None = None
+    post: asyncio.Task[None] | None = None
+    """The try that is on its way."""
+    epoch: int = 0
+    """The gate's epoch when that try left."""
+    outcome: wire.Answer | HappyHorseError | None = None
+    """What became of that try."""
+    waiter: asyncio.Future[None] | None = None
+    left_at: float = 0.0
+    """When the first try left that may have been accepted, by the event loop's clock."""
+    heard: tuple[wire.Answer, float] | None = None
+    """The last answer that came before it left, and when: it tells the service's time."""
+    decided: asyncio.Future[None] | None = None
+    """Somebody waits for the outcome of the try that is on its way."""
+    abandoned: bool = False
+    """Nobody waits for it: only what may have been accepted is still gone after."""
+
+    @property
+    def at_stake(self) -> bool:
+        """Whether it may have been accepted, so that it must be brought to an end."""
+        return self.tally.unknown is not None or (self.post is not None and self.payload is not None and self.payload.left)
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """What the service's list of recent tasks says about a submission whose outcome is unknown."""
+
+    adopted: Task | None = None
+    """The one task that it can only have become."""
+    candidates: tuple[str, ...] = ()
+    """Tasks that it may have become: it cannot be said which, or whether any."""
+    why: str = ""
+    """Why there is no verdict, when there is none."""
