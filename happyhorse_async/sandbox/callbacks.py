@@ -47,14 +47,14 @@ class Callbacks:
         view: Callable[[TaskRecord], dict[str, Any]],
         *,
         timeout: float,
-        rearm: Callable[[], None],
+        agenda_changed: Callable[[], None],
     ) -> None:
         self._clock = clock
         self._agenda = agenda
         self._plan = plan
         self._view = view
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._rearm = rearm
+        self._agenda_changed = agenda_changed
         self._crew = Crew()
         self._held: list[TaskRecord] = []
         self._session: aiohttp.ClientSession | None = None
@@ -98,7 +98,7 @@ class Callbacks:
         self.records.append(CallbackRecord(task.id, url, attempt, status, now))
         if (status is None or not 200 <= status < 300) and attempt <= len(_PAUSES):
             self._agenda.at(now + _PAUSES[attempt - 1], lambda _: self._send(task, attempt + 1))
-            self._rearm()
+            self._agenda_changed()
 
     async def _post(self, url: str, body: bytes) -> int | None:
         if self._session is None:

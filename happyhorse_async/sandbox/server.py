@@ -95,7 +95,9 @@ class Front:
                 raise Refusal(404, "not_found", "there is nothing at this path")
             if route.needs_key:
                 call.wallet = self._wallet(call)
-            return await route.handler(self._service, call)
+            answer = await route.handler(self._service, call)
+            self._service.keep_armed()
+            return answer
         except Refusal as refusal:
             return self._refused(call, refusal)
         except Exception as error:  # noqa: BLE001

@@ -72,7 +72,12 @@ class Service:
             frame_known=self._frame_known,
         )
         self.callbacks = Callbacks(
-            clock, self.world.agenda, self.faults, self._callback_view, timeout=options.callback_timeout, rearm=self.rearm
+            clock,
+            self.world.agenda,
+            self.faults,
+            self._callback_view,
+            timeout=options.callback_timeout,
+            agenda_changed=self.keep_armed,
         )
         self.world.on_end = self.callbacks.task_ended
         self._loop = asyncio.get_running_loop()
@@ -83,12 +88,16 @@ class Service:
         """Let everything happen that is due, and return the sandbox's time."""
         now = self.clock.now()
         self.world.run(now)
-        if self.world.agenda.next_due != self._armed:
-            self.rearm()
+        self.keep_armed()
         return now
 
+    def keep_armed(self) -> None:
+        """Set the alarm anew if something earlier has come up; to be called after every change of the world."""
+        if self.world.agenda.next_due != self._armed:
+            self.rearm()
+
     def rearm(self) -> None:
-        """Wake up when the next thing is due; to be called after a change of clock or agenda."""
+        """Set the alarm for what is due next; to be called after a change of the clock."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -138,6 +147,7 @@ class Service:
 
     def _frame_known(self, task: TaskRecord, problem: FrameProblem | None) -> None:
         self.world.frame_known(task, problem, self.clock.now())
+        self.keep_armed()
 
     def _callback_view(self, task: TaskRecord) -> dict[str, Any]:
         return self.views.task(task, self.clock.now())

@@ -102,7 +102,7 @@ class Wire:
     async def upload(self, data: bytes, *, filename: str = "cat.png", **fields: str) -> Reply:
         """Upload a file as a form."""
         form = aiohttp.FormData(fields)
-        form.add_field("file", data, filename=filename)
+        form.add_field("file", io.BytesIO(data), filename=filename)
         return await self.files("POST", "/api/v1/files/upload/stream", data=form)
 
 

@@ -141,9 +141,7 @@ async def test_seed_is_an_integer_from_1_to_2147483647(wire: Wire, seed: Any) ->
 
 async def test_the_seed_is_random_by_default(wire: Wire) -> None:
     """Two submissions without a seed give different videos, two with the same seed give the same."""
-    videos = [
-        (await wire.download(await wire.completed(**fields))).body for fields in ({}, {}, {"seed": 7}, {"seed": 7})
-    ]
+    videos = [(await wire.download(await wire.completed(**fields))).body for fields in ({}, {}, {"seed": 7}, {"seed": 7})]
     assert videos[0] != videos[1]
     assert videos[2] == videos[3]
 

@@ -49,9 +49,7 @@ async def test_a_failed_task_has_an_error_and_no_results(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(("as_failed", "shown"), [(False, "cancelled"), (True, "failed")])
-async def test_a_cancelled_task_comes_as_cancelled_or_as_failed(
-    http: aiohttp.ClientSession, as_failed: bool, shown: str
-) -> None:
+async def test_a_cancelled_task_comes_as_cancelled_or_as_failed(http: aiohttp.ClientSession, as_failed: bool, shown: str) -> None:
     """Either status is possible, and `request_cancelled` is the code of both."""
     async with Sandbox(video="stub", features=Features(cancelled_as_failed=as_failed)) as sandbox:
         wire = Wire(sandbox, http)
@@ -123,9 +121,7 @@ async def test_billing_has_the_ledgers_facts(wire: Wire) -> None:
         (Features(billing=False, task_duration=False), {"results", "result_data"}),
     ],
 )
-async def test_fields_that_were_only_seen_can_be_absent(
-    http: aiohttp.ClientSession, features: Features, present: set[str]
-) -> None:
+async def test_fields_that_were_only_seen_can_be_absent(http: aiohttp.ClientSession, features: Features, present: set[str]) -> None:
     """Each of them is there with its feature, and only with it."""
     async with Sandbox(video="stub", features=features) as sandbox:
         wire = Wire(sandbox, http)
