@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -25,11 +25,15 @@ from .settings import Settings
 from .submitter import Orphan, Submissions, Submitter
 from .uploader import Uploader
 
+if TYPE_CHECKING:
+    from .batch.runner import Batch
+
 
 class Engine:
     """One of each part, wired: what one part learns of a task goes to those that care."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self.events = Events()
         self.background = Background()
         self.http = Http(
@@ -114,6 +118,15 @@ class Engine:
     def watch(self, tasks: Iterable[TaskHandle | str], *, timeout: float | None) -> Watch:
         """Merge the updates of many tasks."""
         return self.poller.watch([task if isinstance(task, str) else task.id for task in tasks], timeout=timeout)
+
+    def batch(self, folder: str | os.PathLike[str], options: Mapping[str, Any]) -> Batch:
+        """Make a durable batch over the parts."""
+        from .batch.run import RunOptions
+        from .batch.runner import Batch, BatchOptions
+
+        limits = self._settings.limits
+        run = RunOptions(uploads=limits.max_uploads, downloads=limits.max_downloads, replays=self._settings.retry.replays > 0)
+        return Batch(self, folder, BatchOptions(**options), run=run)
 
     async def check_destination(self, to: str | os.PathLike[str], *, overwrite: bool) -> None:
         """Refuse a destination that cannot work, before anything is paid."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from .downloader import Leftover
+    from .batch.runner import Batch
     from .engine import Engine
     from .events import Event
     from .handles import TaskHandle
@@ -185,6 +186,27 @@ class Session:
         await engine.check_destination(save_to, overwrite=overwrite)
         task = await engine.submit(request, fields, idempotency_key)
         return await task.download(save_to, overwrite=overwrite, timeout=timeout)
+
+    # --- batches ------------------------------------------------------------------------------------------------------------------
+
+    def batch(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        max_in_flight: int = 200,
+        budget: Budget | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> Batch:
+        """Open a durable batch in a folder; an async context manager whose `run(requests)` yields each job's `Outcome`.
+
+        The folder gets the videos and a ledger; running the same input again goes on where it stopped, whatever ended the process.
+        `max_in_flight` bounds the tasks that are being made at once. `budget` bounds what the folder's jobs may cost together, over all
+        runs. `retry` says how often and how slowly a job is tried again; `timeout` (seconds) bounds a run's wait for one task. Opening
+        raises `LedgerError` when the ledger is damaged, or another process works on the folder.
+        """
+        options: dict[str, Any] = {"max_in_flight": max_in_flight, "budget": budget, "timeout": timeout}
+        return self._open().batch(folder, options if retry is None else {**options, "retry": retry})
 
     # --- money and files ----------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,143 @@
+"""Which of the ledger's jobs a row of the input is, and what there is to do about it. Runs in the ledger's thread, in one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from ..models import ImageToVideo
+from ..rules import identity
+from ..rules.lifecycle import JobState
+from .jobs import Job, Record, write_request
+from .store import Store
+
+
+class Verdict(Enum):
+    """What there is to do about a row."""
+
+    WORK = "work"
+    """It is to be submitted."""
+    TOLD = "told"
+    """It ended in an earlier run: its outcome is told again."""
+    IN_HAND = "in hand"
+    """This run has it already."""
+    TWICE = "twice"
+    """The caller's id came before in this input."""
+    STRANGER = "stranger"
+    """A file that is not the batch's lies where its video would go."""
+
+
+@attrs.define
+class Candidate:
+    """A row of the input that satisfies the rules of requests."""
+
+    request: ImageToVideo
+    id: str
+    own: bool
+    """Whether the id is the caller's."""
+    fingerprint: str
+    text: str
+    """The request as the ledger keeps it."""
+    extra: str
+
+
+@attrs.define
+class Admission:
+    """A row's place in the ledger."""
+
+    verdict: Verdict
+    record: Record | None = None
+
+
+def candidate_of(job: Job, image_digest: str | None) -> Candidate:
+    """Give a row its identity."""
+    digest = identity.fingerprint(job.request, image_digest)
+    return Candidate(
+        job.request,
+        job.id if job.id is not None else digest[: identity.ID_LENGTH],
+        job.id is not None,
+        digest,
+        write_request(job.request, image_digest),
+        json.dumps(job.extra, ensure_ascii=False, default=str) if job.extra else "{}",
+    )
+
+
+def admit(store: Store, run: int, candidates: Sequence[Candidate], *, retry: bool) -> list[Admission]:
+    """Enter rows into the ledger; with `retry` those that failed begin again."""
+    known = store.set_of("known", [candidate.id for candidate in candidates]) or {}
+    ids, counts = _number(known, run, candidates)
+    _enter(store, known, run, candidates, ids)
+    store.write_set("count-twins", [[base, n] for base, n in counts.items() if n > 1 or (base in known and known[base][2] != n)])
+    wanted = list({job_id for job_id in ids if job_id is not None})
+    records = {record.id: record for record in map(Record.of_row, store.set_of("by-id", wanted))}
+    admissions = []
+    for candidate, job_id in zip(candidates, ids, strict=True):
+        record = records.get(job_id) if job_id is not None else None
+        if record is None:
+            admissions.append(Admission(Verdict.TWICE))
+            continue
+        record.asked = candidate.request
+        admissions.append(Admission(_verdict(store, run, record, retry=retry), record))
+    return admissions
+
+
+def _number(known: dict[str, Any], run: int, candidates: Sequence[Candidate]) -> tuple[list[str | None], dict[str, int]]:
+    """Give each row its final id, and how often each id came: equal rows are counted; a caller's id that came before has none."""
+    counts: dict[str, int] = {}
+    ids: list[str | None] = []
+    for candidate in candidates:
+        base = candidate.id
+        _, seen_run, twins = known.get(base, (None, 0, 1))
+        ordinal = counts.get(base, twins if seen_run == run else 0) + 1
+        if candidate.own and ordinal > 1:
+            ids.append(None)
+            continue
+        counts[base] = ordinal
+        ids.append(identity.twin_id(base, ordinal))
+    return ids, counts
+
+
+def _enter(store: Store, known: dict[str, Any], run: int, candidates: Sequence[Candidate], ids: Sequence[str | None]) -> None:
+    changed = [c.id for c in candidates if c.own and c.id in known and known[c.id][0] != c.fingerprint and known[c.id][1] != run]
+    store.write_set("supersede", [[job_id, f"{job_id}~{run}"] for job_id in changed])
+    rows = [(c, job_id) for c, job_id in zip(candidates, ids, strict=True) if job_id is not None]
+    names = _names(store, rows, run)
+    store.write_set(
+        "admit", [[job_id, c.fingerprint, c.text, c.extra, name, run] for (c, job_id), name in zip(rows, names, strict=True)]
+    )
+    store.write_set("renew", [[job_id, c.text, c.extra, run] for c, job_id in rows])
+
+
+def _names(store: Store, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:
+    """Choose the videos' names: the plainest one that no other job has, also where file systems take no notice of case."""
+    choices = [_choices(candidate, job_id, run) for candidate, job_id in rows]
+    taken = set(store.set_of("taken-names", sorted({name for names in choices for name in names})) or ())
+    chosen = []
+    for names in choices:
+        name = next((name for name in names if name.lower() not in taken), names[-1])
+        taken.add(name.lower())
+        chosen.append(name)
+    return chosen
+
+
+def _choices(candidate: Candidate, job_id: str, run: int) -> list[str]:
+    plain = identity.video_name(candidate.request, job_id, own=candidate.own)
+    if not candidate.own:
+        return [plain]
+    stem = identity.hashed_stem(job_id, candidate.fingerprint)
+    return [plain, f"{stem}.mp4", f"{stem}-{run}.mp4"]
+
+
+def _verdict(store: Store, run: int, record: Record, *, retry: bool) -> Verdict:
+    state = record.state
+    if state in (JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED) or record.ended_run == run:
+        return Verdict.IN_HAND
+    if state is JobState.SAVED or (state in (JobState.FAILED, JobState.UNKNOWN) and not retry):
+        return Verdict.TOLD
+    if store.is_stranger(record.name) and (store.path.parent / record.name).exists():
+        return Verdict.STRANGER
+    return Verdict.WORK

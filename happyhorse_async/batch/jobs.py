@@ -1,0 +1,244 @@
+"""The values of a batch: what goes in (`Job`), what the ledger keeps (`Record`), what comes out (`Outcome`, `Totals`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ..errors import HappyHorseError, TaskFailedError
+from ..events import Event
+from ..models import ImageToVideo, Task, TaskError, TaskStatus, Video
+from ..rules.lifecycle import JobState
+
+MILLION = 1_000_000
+"""The ledger keeps credits as whole millionths, so that sums are exact."""
+
+
+def to_millionths(amount: Decimal) -> int:
+    """Write credits as the ledger keeps them, rounded up: a budget must not be exceeded by a rounding."""
+    return int((amount * MILLION).to_integral_value(ROUND_CEILING))
+
+
+def to_credits(millionths: int) -> Decimal:
+    """Read credits from the ledger."""
+    return (Decimal(millionths) / MILLION).normalize() + 0
+
+
+@attrs.frozen
+class Job:
+    """A row of a batch's input: a request, with the caller's own id and columns if there are any."""
+
+    request: ImageToVideo
+    """The video that is wanted."""
+    id: str | None = attrs.field(default=None, kw_only=True)
+    """The caller's id, unique in the input; None: the job is known by its request's content."""
+    extra: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
+    """Columns that are given back in the results; values as JSON has them."""
+
+
+@attrs.define(kw_only=True)
+class Record:
+    """A job as the ledger has it. Lives in memory only while the job is being worked on."""
+
+    seq: int
+    id: str
+    fingerprint: str
+    state: JobState = attrs.field(converter=JobState)
+    request: str
+    extra: str
+    name: str
+    attempt: int
+    key: str | None
+    image_url: str | None
+    uploaded: float | None
+    task_id: str | None
+    reserved: int
+    spent: int
+    accepted: float | None
+    completed: float | None
+    expires: float | None
+    ended: float | None
+    seconds: float | None
+    size: int | None
+    sha256: str | None
+    length: float | None
+    width: int | None
+    height: int | None
+    error: str | None
+    ended_run: int
+    superseded: int
+    asked: ImageToVideo | None = None
+    """The request as the caller gave it, when it came in this run: it may hold the image's bytes, which the ledger does not."""
+    task: Task | None = None
+    """The last state that this run has seen."""
+
+    @classmethod
+    def of_row(cls, row: Any) -> Record:
+        """Read a row in the order of the ledger's queries."""
+        return cls(**dict(zip(COLUMNS, row, strict=True)))
+
+    @property
+    def wanted(self) -> ImageToVideo:
+        """The request; raises `HappyHorseError` when its image was given as bytes in an earlier run."""
+        if self.asked is None:
+            self.asked = read_request(self.request)
+        return self.asked
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The caller's own columns."""
+        return dict(json.loads(self.extra))
+
+    @property
+    def fault(self) -> dict[str, Any]:
+        """Why it ended without a video, as the ledger keeps it; empty when it did not."""
+        return dict(json.loads(self.error)) if self.error else {}
+
+
+COLUMNS = tuple(field.name for field in attrs.fields(Record) if field.name not in ("asked", "task"))
+
+
+def write_request(request: ImageToVideo, image_digest: str | None) -> str:
+    """Write a request for the ledger; of an image given as bytes only the digest is kept."""
+    image = request.image
+    if isinstance(image, bytes):
+        shown = {"sha256": image_digest}
+    else:
+        shown = {"link": image} if isinstance(image, str) else {"path": str(Path(image).absolute())}
+    fields = {name: getattr(request, name) for name in ("prompt", "quality", "duration", "seed", "callback_url")}
+    return json.dumps({"image": shown, **{name: value for name, value in fields.items() if value is not None}}, ensure_ascii=False)
+
+
+def read_request(text: str) -> ImageToVideo:
+    """Read a request from the ledger; raises `HappyHorseError` when its image was given as bytes."""
+    fields = json.loads(text)
+    image = fields.pop("image")
+    if "sha256" in image:
+        raise HappyHorseError(
+            "the image of this job was given as bytes, which the ledger does not keep",
+            next_step="Run the batch again with the same input.",
+        )
+    return ImageToVideo(Path(image["path"]) if "path" in image else image["link"], **fields)
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """What became of one job."""
+
+    id: str
+    """The caller's id, or the one made from the request's content."""
+    state: JobState
+    """SAVED: the video is on disk. FAILED: it ended without one. UNKNOWN: it may have been paid, see `error`. COMPLETED: the service has
+    the video, and it could not be fetched yet: the next run tries again. RUNNING: the wait was given up, the next run goes on."""
+    video: Video | None = None
+    """The saved video."""
+    error: HappyHorseError | None = None
+    """Why there is none; see its `charged`."""
+    request: ImageToVideo | None = None
+    """The request, unless its image was given as bytes in an earlier run."""
+    extra: Mapping[str, Any] = attrs.field(factory=dict)
+    """The caller's own columns."""
+    task_id: str | None = None
+    credits: Decimal = Decimal(0)
+    """What the job has cost so far, over all attempts."""
+    attempts: int = 1
+    """How many tasks were asked for."""
+    resumed: bool = False
+    """Whether it had ended in an earlier run, and is only told again."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a video."""
+        return self.state is JobState.SAVED
+
+
+def outcome_of(record: Record, folder: Path, *, error: HappyHorseError | None = None, resumed: bool = False) -> Outcome:
+    """Tell what became of a job, from its record."""
+    request = record.asked
+    if request is None and '"sha256"' not in record.request:
+        request = read_request(record.request)
+    return Outcome(
+        id=record.id,
+        state=record.state,
+        video=_video_of(record, folder, request) if record.state is JobState.SAVED else None,
+        error=error or _error_of(record),
+        request=request,
+        extra=record.columns,
+        task_id=record.task_id,
+        credits=to_credits(record.spent),
+        attempts=record.attempt,
+        resumed=resumed,
+    )
+
+
+def _video_of(record: Record, folder: Path, request: ImageToVideo | None) -> Video:
+    task = record.task or (Task(id=record.task_id, status=TaskStatus.COMPLETED) if record.task_id else None)
+    return Video(
+        path=folder / record.name,
+        size=record.size or 0,
+        sha256=record.sha256 or "",
+        duration=record.length,
+        width=record.width,
+        height=record.height,
+        task=task,
+        request=request,
+        credits=to_credits(record.spent),
+    )
+
+
+def _error_of(record: Record) -> HappyHorseError | None:
+    fault = record.fault
+    if record.state is JobState.SAVED or not fault:
+        return None
+    facts = {"charged": fault.get("charged", "unknown"), "task_id": record.task_id, "idempotency_key": record.key}
+    if not fault.get("task"):
+        return HappyHorseError(fault.get("message", ""), next_step=fault.get("next_step"), **facts)
+    failed = TaskError(code=fault.get("code", "unknown_error"), message=fault.get("message", ""))
+    task = record.task or Task(id=record.task_id or "", status=TaskStatus.FAILED, error=failed)
+    return TaskFailedError(fault.get("message", ""), task=task, retryable=bool(fault.get("retryable")), **facts)
+
+
+@attrs.frozen(kw_only=True)
+class Totals:
+    """How a batch stands."""
+
+    states: Mapping[JobState, int]
+    """Jobs in each state."""
+    spent: Decimal = Decimal(0)
+    """Credits settled."""
+    reserved: Decimal = Decimal(0)
+    """Credits that running jobs may still cost."""
+    failures: Mapping[str, int] = attrs.field(factory=dict)
+    """Failed and unknown jobs by the service's code."""
+    dying: int = 0
+    """Videos not fetched yet whose links die within the next two hours."""
+    first_death: float | None = None
+    """When the first of those links dies, in Unix seconds."""
+
+    @property
+    def jobs(self) -> int:
+        """All jobs."""
+        return sum(self.states.values())
+
+    @property
+    def ended(self) -> int:
+        """Jobs that nothing more will happen to by itself."""
+        return sum(self.states.get(state, 0) for state in (JobState.SAVED, JobState.FAILED, JobState.UNKNOWN))
+
+
+@attrs.frozen(kw_only=True)
+class JobChanged(Event):
+    """A job of a batch has entered another state."""
+
+    id: str
+    was: JobState | None
+    """None: it has just come in."""
+    state: JobState
+    task_id: str | None = None
+    code: str | None = None
+    """The code of the failure, if it is one."""

@@ -1,0 +1,177 @@
+-- The ledger's queries. Each is named by a line "-- name: ..."; the lines of comment after it say what it is for.
+--
+-- A group of changes of one kind is one statement over a JSON array: SQLite then walks the rows without giving Python's lock back in
+-- between, which a thread beside a busy event loop would have to wait for at every single row.
+
+-- name: schema-1
+-- Credits are whole millionths, so that sums are exact. Times are Unix seconds.
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE strangers (name TEXT PRIMARY KEY COLLATE NOCASE) WITHOUT ROWID;
+CREATE TABLE runs (number INTEGER PRIMARY KEY, pid INTEGER NOT NULL, started REAL NOT NULL, ended REAL, how TEXT);
+CREATE TABLE digests (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    fingerprint TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'new',
+    request TEXT NOT NULL,
+    extra TEXT NOT NULL DEFAULT '{}',
+    name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+    attempt INTEGER NOT NULL DEFAULT 1,
+    key TEXT,
+    image_url TEXT,
+    uploaded REAL,
+    task_id TEXT,
+    reserved INTEGER NOT NULL DEFAULT 0,
+    spent INTEGER NOT NULL DEFAULT 0,
+    accepted REAL,
+    completed REAL,
+    expires REAL,
+    ended REAL,
+    seconds REAL,
+    size INTEGER,
+    sha256 TEXT,
+    length REAL,
+    width INTEGER,
+    height INTEGER,
+    error TEXT,
+    seen_run INTEGER NOT NULL DEFAULT 0,
+    twins INTEGER NOT NULL DEFAULT 1,
+    ended_run INTEGER NOT NULL DEFAULT 0,
+    superseded INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX jobs_at_stake ON jobs (state, seq) WHERE state IN ('submitting', 'running', 'completed');
+CREATE INDEX jobs_in_trouble ON jobs (state, seq) WHERE state IN ('failed', 'unknown');
+
+-- name: set-fact
+INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: get-fact
+SELECT value FROM facts WHERE name = ?;
+
+-- name: add-strangers
+-- Videos that were in the folder before the ledger: never taken for a job's own.
+INSERT OR IGNORE INTO strangers (name) SELECT value FROM json_each(?);
+
+-- name: begin-run
+INSERT INTO runs (pid, started) VALUES (?, ?);
+
+-- name: end-run
+UPDATE runs SET ended = ?, how = ? WHERE number = ?;
+
+-- name: last-run
+SELECT number, pid, started, ended, how FROM runs ORDER BY number DESC LIMIT 1;
+
+-- name: digests
+-- The digests of files whose stamp (size and times) is still the one that they were read with.
+SELECT json_group_object(d.path, d.sha256) FROM json_each(?) AS v JOIN digests AS d
+    ON d.path = json_extract(v.value, '$[0]') AND d.stamp = json_extract(v.value, '$[1]');
+
+-- name: keep-digests
+INSERT INTO digests (path, stamp, sha256)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?) WHERE true
+    ON CONFLICT (path) DO UPDATE SET stamp = excluded.stamp, sha256 = excluded.sha256;
+
+-- name: known
+-- What is known of the ids of an input group.
+SELECT json_group_object(j.id, json_array(j.fingerprint, j.seen_run, j.twins))
+    FROM json_each(?) AS v JOIN jobs AS j ON j.id = v.value;
+
+-- name: taken-names
+SELECT json_group_array(lower(t.name)) FROM json_each(?) AS v JOIN jobs AS t ON t.name = v.value;
+
+-- name: supersede
+-- A caller's id whose request has changed: the old job keeps its fate, its video and its cost under another id.
+-- One that has no video, and will have none, gives its video's name away.
+UPDATE jobs SET id = json_extract(v.value, '$[1]'), superseded = 1,
+    name = CASE WHEN jobs.state IN ('new', 'failed') THEN json_extract(v.value, '$[1]') ELSE jobs.name END
+    FROM json_each(?) AS v WHERE jobs.id = json_extract(v.value, '$[0]');
+
+-- name: admit
+INSERT OR IGNORE INTO jobs (id, fingerprint, request, extra, name, seen_run)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+           json_extract(value, '$[4]'), json_extract(value, '$[5]') FROM json_each(?);
+
+-- name: renew
+-- The extra columns may change at any time; the request as long as nothing of it has left.
+UPDATE jobs SET
+    extra = json_extract(v.value, '$[2]'), seen_run = json_extract(v.value, '$[3]'),
+    request = CASE WHEN jobs.state = 'new' THEN json_extract(v.value, '$[1]') ELSE jobs.request END
+    FROM json_each(?) AS v WHERE jobs.id = json_extract(v.value, '$[0]');
+
+-- name: count-twins
+UPDATE jobs SET twins = json_extract(v.value, '$[1]') FROM json_each(?) AS v WHERE jobs.id = json_extract(v.value, '$[0]');
+
+-- name: by-id
+SELECT json_group_array(json_array(
+        j.seq, j.id, j.fingerprint, j.state, j.request, j.extra, j.name, j.attempt, j.key, j.image_url, j.uploaded, j.task_id,
+        j.reserved, j.spent, j.accepted, j.completed, j.expires, j.ended, j.seconds, j.size, j.sha256, j.length, j.width, j.height,
+        j.error, j.ended_run, j.superseded))
+    FROM json_each(?) AS v JOIN jobs AS j ON j.id = v.value;
+
+-- name: page
+-- Jobs in order of their coming, from some place on; "{where}" is one of the conditions below.
+SELECT seq, id, fingerprint, state, request, extra, name, attempt, key, image_url, uploaded, task_id, reserved, spent, accepted,
+       completed, expires, ended, seconds, size, sha256, length, width, height, error, ended_run, superseded
+    FROM jobs WHERE seq > ? AND {where} ORDER BY seq LIMIT ?;
+
+-- name: where-at-stake
+-- Paid, or perhaps paid, and not ended: links that may die come first, one state after the other.
+state = '{state}' AND state IN ('submitting', 'running', 'completed')
+
+-- name: where-in-trouble
+state = '{state}' AND state IN ('failed', 'unknown') AND superseded = 0
+
+-- name: where-shown
+-- What a report shows: everything but old versions that never became anything.
+(superseded = 0 OR state <> 'new')
+
+-- name: submitting
+-- Before the POST: the key, what it may cost, and the link of an uploaded first frame, which is part of the body that the key stands for.
+UPDATE jobs SET state = 'submitting', key = json_extract(v.value, '$[1]'), reserved = json_extract(v.value, '$[2]'),
+    image_url = json_extract(v.value, '$[3]'), uploaded = json_extract(v.value, '$[4]'), error = NULL
+    FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
+
+-- name: running
+UPDATE jobs SET state = 'running', task_id = json_extract(v.value, '$[1]'), accepted = json_extract(v.value, '$[2]')
+    FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
+
+-- name: completed
+UPDATE jobs SET state = 'completed', completed = json_extract(v.value, '$[1]'), expires = json_extract(v.value, '$[2]'),
+    seconds = json_extract(v.value, '$[3]')
+    FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
+
+-- name: saved
+UPDATE jobs SET state = 'saved', ended_run = json_extract(v.value, '$[1]'), ended = json_extract(v.value, '$[2]'), reserved = 0,
+    spent = jobs.spent + json_extract(v.value, '$[3]'), size = json_extract(v.value, '$[4]'), sha256 = json_extract(v.value, '$[5]'),
+    length = json_extract(v.value, '$[6]'), width = json_extract(v.value, '$[7]'), height = json_extract(v.value, '$[8]'),
+    seconds = coalesce(json_extract(v.value, '$[9]'), jobs.seconds), error = NULL
+    FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
+
+-- name: ended
+-- Ended without a video, now or for good: failed, unknown, or completed whose video could not be fetched yet.
+UPDATE jobs SET state = json_extract(v.value, '$[1]'), ended_run = json_extract(v.value, '$[2]'), ended = json_extract(v.value, '$[3]'),
+    reserved = json_extract(v.value, '$[4]'), spent = jobs.spent + json_extract(v.value, '$[5]'), error = json_extract(v.value, '$[6]')
+    FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
+
+-- name: again
+-- Back to the beginning, with the next attempt's key; what was spent stays spent.
+UPDATE jobs SET state = 'new', attempt = json_extract(v.value, '$[1]'), spent = jobs.spent + json_extract(v.value, '$[2]'),
+    key = NULL, image_url = NULL, uploaded = NULL, task_id = NULL, reserved = 0, accepted = NULL, completed = NULL, expires = NULL,
+    ended = NULL, seconds = NULL, ended_run = 0
+    FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
+
+-- name: totals
+SELECT state, count(*), sum(spent), sum(reserved), sum(superseded) FROM jobs GROUP BY state;
+
+-- name: failures
+SELECT coalesce(json_extract(error, '$.code'), 'unknown_error'), count(*) FROM jobs
+    WHERE state IN ('failed', 'unknown') GROUP BY 1 ORDER BY 2 DESC, 1;
+
+-- name: dying
+-- Videos that are not here yet and whose links die before some time.
+SELECT count(*), min(expires) FROM jobs WHERE state = 'completed' AND expires < ?;
+
+-- name: pace
+-- How many ended since some time, and when the first was accepted.
+SELECT count(*) FROM jobs WHERE ended >= ?;

@@ -1,0 +1,325 @@
+"""What the workers of each stage do with a job: upload, submit and watch, download; and what follows when that fails.
+
+The order of the ledger's notes is the promise: key and reservation before the POST, the task id right after the answer, the digest after
+the rename. What a failure means is decided in `rules.verdicts`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..config import RetryPolicy
+from ..downloader import Downloader
+from ..errors import DestinationExistsError, HappyHorseError, TaskFailedError
+from ..events import Events
+from ..models import Task, Video
+from ..poller import Poller
+from ..pricing import Pricing
+from ..rules import lifecycle, retry, verdicts
+from ..rules.identity import key_of
+from ..rules.lifecycle import JOB_TRANSITIONS, JobState
+from ..rules.verdicts import Next
+from ..submitter import Submitter
+from ..uploader import Uploader
+from . import found
+from .jobs import JobChanged, Record, outcome_of, to_credits, to_millionths
+from .ledger import Ledger
+from .purse import Purse
+from .stages import Stages
+
+
+class Parts(Protocol):
+    """What a batch needs of its session."""
+
+    submitter: Submitter
+    poller: Poller
+    downloader: Downloader
+    uploader: Uploader
+    pricing: Pricing
+    events: Events
+
+
+class Work:
+    """The workers of one run."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        ledger: Ledger,
+        folder: Path,
+        purse: Purse,
+        stages: Stages,
+        *,
+        run: int,
+        policy: RetryPolicy,
+        replays: bool,
+        timeout: float | None,
+    ) -> None:
+        self._parts = parts
+        self._ledger = ledger
+        self._folder = folder
+        self._purse = purse
+        self._stages = stages
+        self._run = run
+        self._policy = policy
+        self._replays = replays
+        self._timeout = timeout
+        self._prices: dict[tuple[str, int], int] = {}
+        self._tries: dict[int, int] = {}
+
+    # --- upload -------------------------------------------------------------------------------------------------------------------
+
+    async def upload(self, job: Record) -> None:
+        """Put a local first frame on the service's file host."""
+        if self._stages.stopping:
+            self._drop(job)
+            return
+        image = job.wanted.image
+        try:
+            job.image_url = image if isinstance(image, str) else await self._parts.uploader.url_of(image)
+        except HappyHorseError as error:
+            await self._unsubmitted(job, error)
+            return
+        job.uploaded = time.time()
+        self._stages.submissions.put(job)
+
+    # --- submit and watch ---------------------------------------------------------------------------------------------------------
+
+    async def submit_and_watch(self, job: Record) -> None:
+        """Turn a job into a task, if it is none yet, and follow the task to its end."""
+        if job.state in (JobState.NEW, JobState.SUBMITTING, JobState.UNKNOWN):
+            try:
+                if not await self._submitted(job):
+                    self._drop(job)
+                    return
+            except HappyHorseError as error:
+                await self._unsubmitted(job, error)
+                return
+        await self._watch(job)
+
+    async def _submitted(self, job: Record) -> bool:
+        """Reserve, commit, POST; gives False when the batch is stopping and nothing has left."""
+        if job.state is JobState.NEW and (self._stages.stopping or not await self._reserved(job)):
+            return False
+        if job.state is not JobState.SUBMITTING:
+            await self._commit_key(job)
+        accepted = await self._parts.submitter.submit(job.wanted, idempotency_key=job.key, image_url=job.image_url)
+        job.task, job.task_id = accepted.task, accepted.task.id
+        self._move(job, JobState.RUNNING)
+        # Not waited for: should a crash come before it is on the disk, the key brings the same task back.
+        self._ledger.post("running", job.seq, job.task_id, time.time())
+        return True
+
+    async def _reserved(self, job: Record) -> bool:
+        request = job.wanted
+        kind = request.quality, request.duration
+        if kind not in self._prices:
+            self._prices[kind] = to_millionths(await self._parts.pricing.credits_for(request))
+        if not await self._purse.reserve(self._prices[kind]):
+            return False
+        job.reserved = self._prices[kind]
+        return True
+
+    async def _commit_key(self, job: Record) -> None:
+        job.key = job.key or key_of(self._ledger.batch_id, job.id, job.fingerprint, job.attempt)
+        self._move(job, JobState.SUBMITTING)
+        # An upload's link is part of the body that the key stands for, and cannot be had again: it must not hang on the log alone.
+        fold = job.uploaded is not None
+        await self._ledger.write("submitting", job.seq, job.key, job.reserved, job.image_url, job.uploaded, fold=fold)
+
+    async def _watch(self, job: Record) -> None:
+        try:
+            task = await self._parts.poller.wait(job.task_id or "", timeout=self._timeout, known=job.task)
+        except HappyHorseError as error:
+            await self._unwatched(job, error)
+            return
+        job.task = task
+        if not lifecycle.is_completed(task):
+            await self._failed(job, task)
+            return
+        if job.state is JobState.RUNNING:
+            self._move(job, JobState.COMPLETED)
+            job.completed, job.seconds = time.time(), task.seconds
+            job.expires = task.expires_at.timestamp() if task.expires_at else None
+            self._ledger.post("completed", job.seq, job.completed, job.expires, job.seconds)
+        self._stages.downloads.put(job)
+
+    # --- download -----------------------------------------------------------------------------------------------------------------
+
+    async def download(self, job: Record) -> None:
+        """Fetch a job's video, or find it where it was put before a crash."""
+        try:
+            video = await self._video(job)
+        except HappyHorseError as error:
+            await self._undownloaded(job, error)
+            return
+        spent = self._cost(job)
+        self._purse.settle(job.reserved, spent)
+        self._move(job, JobState.SAVED)
+        job.spent, job.reserved, job.error = job.spent + spent, 0, None
+        job.size, job.sha256, job.length, job.width, job.height = (
+            video.size,
+            video.sha256,
+            video.duration,
+            video.width,
+            video.height,
+        )
+        seconds = job.task.seconds if job.task is not None else None
+        facts = (video.size, video.sha256, video.duration, video.width, video.height, seconds)
+        await self._ledger.write("saved", job.seq, self._run, time.time(), spent, *facts)
+        self._end(job)
+
+    async def _video(self, job: Record) -> Video:
+        path, task = self._folder / job.name, job.task
+        assert task is not None, "a job comes to its download from its watch"  # noqa: S101
+        try:
+            return await self._parts.downloader.download(task, str(path), request=job.asked)
+        except DestinationExistsError:
+            # Whatever was there before the ledger is known as a stranger: this is ours, renamed before the ledger could note it.
+            video = await found.verified(path, task, job.asked)
+            if video is None:
+                raise
+            return video
+
+    # --- when it fails ------------------------------------------------------------------------------------------------------------
+
+    async def _unsubmitted(self, job: Record, error: HappyHorseError) -> None:
+        """Go on after an upload or a submission that failed."""
+        following = verdicts.after_submission(error)
+        paid = job.state is JobState.SUBMITTING and verdicts.may_be_paid(error)
+        if not paid:
+            await self._release(job)
+        if following is Next.LATER and (self._replays or not paid) and self._may_try_again(job):
+            self._later(job, error)
+        elif paid and self._stages.stopping:
+            self._drop(job)
+        elif paid:
+            await self._give_up(job, JobState.UNKNOWN, error, reserved=job.reserved)
+            if following is Next.LATER and self._replays:
+                self._stages.stop(error)
+        elif following is Next.GIVE_UP:
+            await self._give_up(job, JobState.FAILED, error)
+        else:
+            self._drop(job)
+            self._stages.stop(error)
+
+    async def _release(self, job: Record) -> None:
+        """Take a job that was certainly not accepted back to new; its key and its upload can be used again."""
+        if job.state is JobState.SUBMITTING:
+            self._move(job, JobState.NEW)
+            self._purse.settle(job.reserved, 0)
+            job.reserved = 0
+            await self._ledger.write("ended", job.seq, JobState.NEW, 0, None, 0, 0, None)
+
+    async def _unwatched(self, job: Record, error: HappyHorseError) -> None:
+        """Go on after a wait that ended before the task."""
+        following = verdicts.after_watching(error)
+        if following is Next.GIVE_UP:
+            # The service does not know the task any more, so it cannot be said what it has cost: its estimate counts.
+            await self._give_up(job, JobState.FAILED, error, spent=job.reserved)
+            return
+        self._end(job, error)
+        if following is Next.STOP:
+            self._stages.stop(error)
+
+    async def _failed(self, job: Record, task: Task) -> None:
+        """Go on after a task that ended without a video."""
+        spent = self._cost(job)
+        error = failure_of(task, job.key)
+        if not error.retryable or job.attempt >= self._policy.attempts or self._stages.stopping:
+            await self._give_up(job, JobState.FAILED, error, spent=spent)
+            return
+        self._move(job, JobState.FAILED, error.code)
+        self._purse.settle(job.reserved, spent)
+        pause = self._pause(job.attempt, error)
+        await self.begin_again(job, spent=spent)
+        self._stages.later(job, pause)
+
+    async def begin_again(self, job: Record, *, spent: int = 0) -> None:
+        """Take a failed job to its next attempt, which is another task, with another key."""
+        self._move(job, JobState.NEW)
+        job.attempt, job.spent, job.reserved = job.attempt + 1, job.spent + spent, 0
+        job.key = job.image_url = job.uploaded = job.task_id = job.task = job.error = None
+        await self._ledger.write("again", job.seq, job.attempt, spent)
+
+    async def _undownloaded(self, job: Record, error: HappyHorseError) -> None:
+        """Go on after a download that failed."""
+        following = verdicts.after_download(error)
+        if following is Next.GIVE_UP:
+            await self._give_up(job, JobState.FAILED, error, spent=self._cost(job))
+        elif following is Next.LATER and self._may_try_again(job) and not self._stages.stopping:
+            self._later(job, error)
+        else:
+            # It stays completed: the next run fetches it as long as the link lives.
+            job.error = fault_of(error)
+            await self._ledger.write("ended", job.seq, JobState.COMPLETED, 0, None, job.reserved, 0, job.error)
+            self._end(job, error)
+            if following is Next.STOP:
+                self._stages.stop(error)
+
+    async def _give_up(self, job: Record, state: JobState, error: HappyHorseError, *, reserved: int = 0, spent: int = 0) -> None:
+        """End a job without a video."""
+        self._move(job, state, verdicts.code_of(error))
+        self._purse.settle(job.reserved - reserved, spent)
+        job.spent, job.reserved, job.error = job.spent + spent, reserved, fault_of(error)
+        await self._ledger.write("ended", job.seq, state, self._run, time.time(), reserved, spent, job.error)
+        self._end(job, error)
+
+    # --- small things -------------------------------------------------------------------------------------------------------------
+
+    def _cost(self, job: Record) -> int:
+        """What the present task has cost, as far as the service says."""
+        return to_millionths(verdicts.settled(job.task, to_credits(job.reserved))) if job.task is not None else job.reserved
+
+    def _may_try_again(self, job: Record) -> bool:
+        return self._tries.get(job.seq, 0) + 1 < self._policy.attempts
+
+    def _later(self, job: Record, error: HappyHorseError) -> None:
+        tries = self._tries[job.seq] = self._tries.get(job.seq, 0) + 1
+        self._stages.later(job, self._pause(tries, error))
+
+    def _pause(self, tries: int, error: HappyHorseError) -> float:
+        return retry.pause_before(self._policy, tries, error, random.random())
+
+    def _move(self, job: Record, state: JobState, code: str | None = None) -> None:
+        if state not in JOB_TRANSITIONS[job.state]:
+            raise RuntimeError(f"a job cannot go from {job.state} to {state}")
+        was, job.state = job.state, state
+        if self._parts.events:
+            self._parts.events.emit(JobChanged(id=job.id, was=was, state=state, task_id=job.task_id, code=code))
+
+    def _end(self, job: Record, error: HappyHorseError | None = None) -> None:
+        self._tries.pop(job.seq, None)
+        self._stages.end(outcome_of(job, self._folder, error=error))
+
+    def _drop(self, job: Record) -> None:
+        self._tries.pop(job.seq, None)
+        self._stages.drop()
+
+
+def failure_of(task: Task, key: str | None) -> TaskFailedError:
+    """Make the error for a task that ended without a video."""
+    why = f"{task.error.code}: {task.error.message}" if task.error is not None else str(task.status)
+    return TaskFailedError(
+        f"task {task.id} failed: {why}",
+        task=task,
+        retryable=lifecycle.retryable(task) is lifecycle.Retryable.LATER,
+        charged=lifecycle.charged(task),
+        task_id=task.id,
+        idempotency_key=key,
+    )
+
+
+def fault_of(error: HappyHorseError) -> str:
+    """Write an error for the ledger."""
+    facts: dict[str, Any] = {"code": verdicts.code_of(error), "message": str(error), "charged": error.charged}
+    if isinstance(error, TaskFailedError):
+        reason = error.task.error if error.task is not None else None
+        facts |= {"task": True, "retryable": error.retryable, "message": reason.message if reason is not None else str(error)}
+    elif error.next_step:
+        facts["next_step"] = error.next_step
+    return json.dumps(facts, ensure_ascii=False)
