@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from .downloader import Leftover
     from .batch.runner import Batch
+    from .downloader import Leftover
     from .engine import Engine
     from .events import Event
     from .handles import TaskHandle
