@@ -93,6 +93,8 @@ class Courier:
         outcome, job.post, job.outcome = job.outcome, None, None
         if isinstance(outcome, wire.Answer):
             self._heard = outcome, self._loop.time()
+            if job.heard is None:
+                job.heard = self._heard  # the first answer of all: the nearest to when it left
             if outcome.status != 429:
                 self._gate.answered()
             return outcome

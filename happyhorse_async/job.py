@@ -37,7 +37,7 @@ class Job:
     left_at: float = 0.0
     """When the first try left that may have been accepted, by the event loop's clock."""
     heard: tuple[wire.Answer, float] | None = None
-    """The last answer that came before it left, and when: it tells the service's time."""
+    """The last answer that came before it left (or else the first one after), and when: it tells the service's time."""
     decided: asyncio.Future[None] | None = None
     """Somebody waits for the outcome of the try that is on its way."""
     abandoned: bool = False

@@ -143,9 +143,9 @@ def next_step(policy: RetryPolicy, tally: Tally, error: HappyHorseError, *, stor
 
 def _after_unknown(policy: RetryPolicy, tally: Tally, error: HappyHorseError, random: float) -> Step:
     if is_pending(error):
-        # Asking again is not a replay: this server has just shown that it honours the key.
+        # Asking again is what the service wants here, and does not use a replay up; but no replays means that nothing is sent again.
         tally = tally._replace(asked=tally.asked + 1)
-        again, count = tally.asked < policy.attempts, tally.asked
+        again, count = tally.asked < policy.attempts and policy.replays > 0, tally.asked
     else:
         again, count = tally.replays < policy.replays, tally.replays + 1
         tally = tally._replace(replays=tally.replays + again)
