@@ -124,8 +124,14 @@ class Engine:
         from .batch.run import RunOptions
         from .batch.runner import Batch, BatchOptions
 
-        limits = self._settings.limits
-        run = RunOptions(uploads=limits.max_uploads, downloads=limits.max_downloads, replays=self._settings.retry.replays > 0)
+        settings, limits = self._settings, self._settings.limits
+        run = RunOptions(
+            uploads=limits.max_uploads,
+            downloads=limits.max_downloads,
+            replays=settings.retry.replays > 0,
+            # A sandbox comes back on another port, and is the same one to the user.
+            service="a service on this machine" if settings.on_loopback else settings.base_url,
+        )
         return Batch(self, folder, BatchOptions(**options), run=run)
 
     async def check_destination(self, to: str | os.PathLike[str], *, overwrite: bool) -> None:

@@ -173,5 +173,5 @@ SELECT coalesce(json_extract(error, '$.code'), 'unknown_error'), count(*) FROM j
 SELECT count(*), min(expires) FROM jobs WHERE state = 'completed' AND expires < ?;
 
 -- name: pace
--- How many ended since some time, and when the first was accepted.
+-- How many ended since some time.
 SELECT count(*) FROM jobs WHERE ended >= ?;

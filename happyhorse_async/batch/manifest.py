@@ -229,7 +229,7 @@ def _csv(path: Path) -> Iterator[Line]:
             reader = csv.DictReader(file, delimiter=delimiter)
             for row in reader:
                 line = reader.line_num
-                surplus = row.pop(None, None)  # type: ignore[call-overload]
+                surplus = row.pop(None, None)
                 yield line, row if surplus is None else f"has more values than the header's {len(row)} columns"
         except (csv.Error, UnicodeDecodeError) as error:
             yield line + 1, f"cannot be read, nor what follows: {error}"

@@ -39,6 +39,8 @@ class RunOptions:
     """Whether a submission whose fate is unknown may be sent again with its key."""
     policy: RetryPolicy = attrs.field(factory=RetryPolicy)
     timeout: float | None = None
+    service: str = ""
+    """Whose tasks the folder's ledger knows."""
 
     @property
     def tokens(self) -> int:

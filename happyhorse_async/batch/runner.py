@@ -83,12 +83,18 @@ class Batch:
     async def __aenter__(self) -> Batch:
         lock = FolderLock(self.folder)
         await anyio.to_thread.run_sync(partial(_take, lock, self.folder))
+        ledger = None
         try:
-            self._ledger = await Ledger.open(self.folder)
+            ledger = await Ledger.open(self.folder)
+            service = self._run_options.service
+            await ledger.call(lambda store: store.bind(service))
         except BaseException:
-            lock.release()
+            with anyio.CancelScope(shield=True):
+                if ledger is not None:
+                    await ledger.aclose()
+                lock.release()
             raise
-        self._lock = lock
+        self._lock, self._ledger = lock, ledger
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -167,6 +167,17 @@ class Store:
         value = self._one(self._sql["get-fact"], name)
         return str(value) if value is not None else None
 
+    def bind(self, service: str) -> None:
+        """Note whose tasks these are; raises `LedgerError` when they are another service's: a sandbox's videos are not the real ones."""
+        bound = self.fact("service")
+        if bound is None:
+            self._db.execute(self._sql["set-fact"], ("service", service))
+        elif bound != service:
+            raise LedgerError(
+                f"the batch in {self.path.parent} belongs to {bound}, and this session speaks to {service}",
+                next_step="Use another folder, or a session to that service.",
+            )
+
     def is_stranger(self, name: str) -> bool:
         """Whether a video of this name was in the folder before the ledger."""
         return bool(self._one("SELECT 1 FROM strangers WHERE name = ?", name))
@@ -208,6 +219,10 @@ class Store:
             dying=dying,
             first_death=first,
         )
+
+    def ended_since(self, moment: float) -> int:
+        """Count the jobs that ended since a time."""
+        return int(self._one(self._sql["pace"], moment) or 0)
 
     def last_run(self) -> tuple[int, int, float, float | None, str | None] | None:
         """Give the last run's number, process id, beginning, end and how it ended."""

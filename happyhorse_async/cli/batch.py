@@ -1,0 +1,226 @@
+"""`happyhorse batch`: run, status, retry, report."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import HappyHorseError
+from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, exit_code, facts_of, money, open_session, put, run, say
+
+if TYPE_CHECKING:
+    from ..batch import Batch, Outcome, Outcomes
+    from ..batch.manifest import Manifest
+    from ..session import Session
+
+app = typer.Typer(
+    help="Turn many images into videos: durable, resumable, within a budget.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Folder = Annotated[Path, typer.Option("--out", help="The folder for the videos and the ledger; the same one again goes on.")]
+InFlight = Annotated[int, typer.Option("--max-in-flight", help="Tasks that are being made at once.", min=1)]
+MOST_SHOWN = 50
+"""Bad rows that are printed one by one."""
+
+
+@app.command("run")
+def run_command(
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder or a glob of images, or a .csv, .tsv, .jsonl or .parquet table of them.", metavar="SOURCE"),
+    ],
+    out: Folder = Path("videos"),
+    prompt: Annotated[str | None, typer.Option("--prompt", help="For rows that have none.")] = None,
+    duration: Annotated[int | None, typer.Option("--duration", help="Seconds, 3 to 15, for rows that have none.")] = None,
+    quality: Annotated[str | None, typer.Option("--quality", help="720p or 1080p, for rows that have none.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="1 to 2147483647, for rows that have none.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Only the first rows.", min=1)] = None,
+    max_in_flight: InFlight = 200,
+    max_credits: MaxCredits = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every row, print the price, and spend nothing.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Work on the good rows although there are bad ones.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")] = False,
+    sandbox: Sandboxed = False,
+    speed: Speed = 20.0,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Work on every row until it is done. Run the same line again after whatever happened: it goes on where it stopped.
+
+    Every row is checked, and the price shown, before anything is spent.
+    """
+
+    async def work() -> int:
+        from ..batch.manifest import Manifest
+
+        defaults = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
+        manifest = Manifest(source, defaults=defaults, limit=limit)
+        async with open_session(sandbox=sandbox, speed=speed) as session:
+            code = await _checked(session, manifest, skip_bad=skip_bad, quiet=dry_run or yes or sandbox, as_json=as_json)
+            if code is not None or dry_run:
+                return code or Exit.DONE
+            async with session.batch(out, **_limits(max_in_flight, max_credits)) as batch:
+                return await _follow(session, batch, batch.run(manifest.jobs(), retry_failed=retry_failed), as_json=as_json)
+
+    run(work, as_json=as_json)
+
+
+@app.command("retry")
+def retry_command(
+    out: Folder = Path("videos"),
+    max_in_flight: InFlight = 200,
+    max_credits: MaxCredits = None,
+    sandbox: Sandboxed = False,
+    speed: Speed = 20.0,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Begin the failed jobs of a folder again, and ask for those whose fate is not known with the same key."""
+
+    async def work() -> int:
+        async with (
+            open_session(sandbox=sandbox, speed=speed) as session,
+            session.batch(out, **_limits(max_in_flight, max_credits)) as batch,
+        ):
+            jobs = sum((await batch.totals()).failures.values())
+            if jobs and not (yes or sandbox) and not typer.confirm(f"Begin {jobs} jobs again? Each is charged again.", err=True):
+                return Exit.NOT_WANTED
+            return await _follow(session, batch, batch.retry(), as_json=as_json)
+
+    run(work, as_json=as_json)
+
+
+@app.command()
+def status(out: Folder = Path("videos"), as_json: AsJson = False) -> None:
+    """Say how a folder's batch stands, also while it runs."""
+
+    async def work() -> int:
+        from ..batch.overview import overview
+        from .batch_display import lines_of
+
+        facts = await asyncio.to_thread(overview, out)
+        if as_json:
+            put(facts.as_json())
+        else:
+            put("\n".join(lines_of(facts)))
+        return Exit.DONE
+
+    run(work, as_json=as_json)
+
+
+@app.command()
+def report(
+    out: Folder = Path("videos"),
+    kind: Annotated[
+        str, typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas.")
+    ] = "html,jsonl,csv",
+    as_json: AsJson = False,
+) -> None:
+    """Write what became of every job: results.jsonl, results.csv, and gallery.html, which works without a server."""
+
+    async def work() -> int:
+        from ..batch.report import write_reports
+
+        paths = await asyncio.to_thread(write_reports, out, tuple(word.strip() for word in kind.split(",") if word.strip()))
+        for path in paths:
+            put({"path": str(path)} if as_json else str(path))
+        return Exit.DONE
+
+    run(work, as_json=as_json)
+
+
+def _limits(max_in_flight: int, max_credits: float | None) -> dict[str, Any]:
+    from ..config import Budget
+
+    return {"max_in_flight": max_in_flight, "budget": Budget(credits=str(max_credits)) if max_credits is not None else None}
+
+
+# --- before ------------------------------------------------------------------------------------------------------------------------
+
+
+async def _checked(session: Session, manifest: Manifest, *, skip_bad: bool, quiet: bool, as_json: bool) -> int | None:
+    """Look at every row and say the price; gives an exit code when this is the end."""
+    from ..batch.check import check
+
+    found = await check(manifest, session.estimate)
+    for bad in found.bad[:MOST_SHOWN]:
+        put({"event": "bad_row", "line": bad.line, "problems": bad.problems}) if as_json else say(f"error: {bad}")
+    if found.bad_rows > MOST_SHOWN:
+        say(f"... and {found.bad_rows - MOST_SHOWN} more")
+    if found.cut_prompts:
+        say(f"warning: {found.cut_prompts} prompts are longer than the service reads, and will be cut")
+    price = {"event": "checked", "jobs": found.good, "bad_rows": found.bad_rows, "credits": found.credits, "usd": found.usd}
+    if as_json:
+        put(price)
+    else:
+        cost = f"about {money(found.credits)} credits (${found.usd:,.2f})"
+        say(f"{found.good:,} jobs, {found.bad_rows:,} bad rows: {cost} if none is done yet")
+    if found.bad_rows and not skip_bad:
+        say("nothing was sent: mend the bad rows, or leave them out with --skip-bad")
+        return Exit.WRONG_INPUT
+    if not quiet and found.good and not typer.confirm("Go on?", err=True):
+        return Exit.NOT_WANTED
+    return None
+
+
+# --- while it runs -----------------------------------------------------------------------------------------------------------------
+
+
+async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json: bool) -> int:
+    from ..batch.signals import stopping_on_signals
+    from .batch_display import BatchDisplay
+
+    command = f"happyhorse batch ... --out {batch.folder}"
+    counts = {True: 0, False: 0}
+    error: HappyHorseError | None = None
+    with BatchDisplay(session, batch, as_json=as_json) as display, stopping_on_signals(batch, display.signalled):
+        try:
+            async with display.refreshing():
+                async for outcome in outcomes:
+                    counts[outcome.ok] += 1
+                    _show(outcome, display, as_json=as_json)
+        except HappyHorseError as stopped:
+            error = stopped
+        except asyncio.CancelledError:
+            say(f"stopped at once. What is paid is not lost: run the same line again ({command})")
+            raise typer.Exit(Exit.INTERRUPTED) from None
+        totals = await batch.totals()
+    display.final(totals, counts)
+    if error is not None:
+        say(f"the batch stopped: {error}")
+        say(f"  next: {error.next_step or 'Run the same line again.'} Run the same line again to go on.")
+        if as_json:
+            put({"event": "stopped", "error": facts_of(error)})
+        return exit_code(error)
+    if display.signals:
+        say(f"stopped after what was paid. To go on, run the same line again ({command})")
+        return Exit.INTERRUPTED
+    return Exit.FAILED if counts[False] else Exit.DONE
+
+
+def _show(outcome: Outcome, display: Any, *, as_json: bool) -> None:
+    if as_json:
+        video, error = outcome.video, outcome.error
+        put(
+            {
+                "event": "outcome",
+                "id": outcome.id,
+                "state": outcome.state.value,
+                "path": str(video.path) if video is not None else None,
+                "sha256": video.sha256 if video is not None else None,
+                "task_id": outcome.task_id,
+                "credits": outcome.credits,
+                "attempts": outcome.attempts,
+                "resumed": outcome.resumed,
+                **({"error": facts_of(error)} if error is not None else {}),
+                **({"extra": dict(outcome.extra)} if outcome.extra else {}),
+            }
+        )
+    elif not outcome.resumed:
+        display.outcome(outcome)
