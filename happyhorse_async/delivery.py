@@ -21,6 +21,7 @@ from .job import Job, Verdict
 from .models import Task
 from .reconcile import Reconciler
 from .rules import retry, wire
+from .rules.answers import Answer
 from .throttle import Gate
 
 
@@ -46,7 +47,7 @@ class Courier:
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         self._given_up = False
-        self._heard: tuple[wire.Answer, float] | None = None
+        self._heard: tuple[Answer, float] | None = None
 
     def close(self) -> None:
         """Begin nothing new and wait for nothing any more."""
@@ -61,7 +62,7 @@ class Courier:
         if job.post is not None:
             job.post.cancel()
 
-    async def deliver(self, job: Job) -> tuple[Task, wire.Answer | None]:
+    async def deliver(self, job: Job) -> tuple[Task, Answer | None]:
         """Bring a submission to its end; may be called again after a cancellation, to go on where the first call was.
 
         Gives the task and the answer (None when the task was found in the list instead). Raises the error of the last try when it is
@@ -81,7 +82,7 @@ class Courier:
             if step.pause:
                 await self._rest(step.pause)
 
-    async def _try(self, job: Job) -> wire.Answer:
+    async def _try(self, job: Job) -> Answer:
         if job.post is None:
             if not self._gate.try_enter(again=job.placed):
                 await self._gate.enter(job.group, again=job.placed)
@@ -91,7 +92,7 @@ class Courier:
             job.waiter = self._loop.create_future()
             await job.waiter
         outcome, job.post, job.outcome = job.outcome, None, None
-        if isinstance(outcome, wire.Answer):
+        if isinstance(outcome, Answer):
             self._heard = outcome, self._loop.time()
             if job.heard is None:
                 job.heard = self._heard  # the first answer of all: the nearest to when it left
@@ -111,7 +112,7 @@ class Courier:
         job.post = self._background.start(self._post(job, job.payload), name="submission")
 
     async def _post(self, job: Job, payload: TrackedBody) -> None:
-        outcome: wire.Answer | HappyHorseError | None = None
+        outcome: Answer | HappyHorseError | None = None
         try:
             outcome = await self._api.submit_once(payload, job.key)
         except HappyHorseError as error:

@@ -9,7 +9,8 @@ import attrs
 from .edges.http import TrackedBody
 from .errors import HappyHorseError
 from .models import ImageToVideo, Task
-from .rules import retry, wire
+from .rules import retry
+from .rules.answers import Answer
 from .throttle import Group
 
 NO_TALLY = retry.Tally()
@@ -31,12 +32,12 @@ class Job:
     """The try that is on its way."""
     epoch: int = 0
     """The gate's epoch when that try left."""
-    outcome: wire.Answer | HappyHorseError | None = None
+    outcome: Answer | HappyHorseError | None = None
     """What became of that try."""
     waiter: asyncio.Future[None] | None = None
     left_at: float = 0.0
     """When the first try left that may have been accepted, by the event loop's clock."""
-    heard: tuple[wire.Answer, float] | None = None
+    heard: tuple[Answer, float] | None = None
     """The last answer that came before it left (or else the first one after), and when: it tells the service's time."""
     decided: asyncio.Future[None] | None = None
     """Somebody waits for the outcome of the try that is on its way."""

@@ -26,6 +26,7 @@ from .job import Job
 from .models import ImageToVideo, Task
 from .reconcile import Reconciler
 from .rules import lifecycle, wire
+from .rules.answers import Answer
 from .submissions import MakeHandle, Submissions
 from .throttle import Gate, Group
 
@@ -220,7 +221,7 @@ class Submitter:
             raise
         return self._accept(job, task, answer)
 
-    def _accept(self, job: Job, task: Task, answer: wire.Answer | None) -> Accepted:
+    def _accept(self, job: Job, task: Task, answer: Answer | None) -> Accepted:
         self._reconciler.accepted(job, task.id)
         if self._follows:
             self._follow(task, job.key)

@@ -17,6 +17,7 @@ from ..errors import HappyHorseError
 from ..events import Events, Retrying
 from ..models import MODEL, Credits, Task, TaskPage
 from ..rules import retry, wire
+from ..rules.answers import Answer, decode_object
 from .http import Http, TrackedBody
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ class Api:
         self._policy = policy
         self._events = events
 
-    async def submit_once(self, body: bytes | TrackedBody, idempotency_key: str) -> wire.Answer:
+    async def submit_once(self, body: bytes | TrackedBody, idempotency_key: str) -> Answer:
         """POST a submission, one try; the caller judges the answer."""
         url = f"{self._http.base_url}/v1/videos/generations"
         return await self._http.call(
@@ -91,11 +92,11 @@ class Api:
         """Read the live pricing rule as it comes."""
 
         async def once() -> dict[str, object]:
-            return wire.decode_object(await self._read("GET", f"/v1/catalog/pricing-rules/{quote(model, safe='')}"))
+            return decode_object(await self._read("GET", f"/v1/catalog/pricing-rules/{quote(model, safe='')}"))
 
         return await self.retrying(once, "reading the pricing rule")
 
-    async def _read(self, method: str, path: str, body: bytes | None = None) -> wire.Answer:
+    async def _read(self, method: str, path: str, body: bytes | None = None) -> Answer:
         return await self._http.call(method, self._http.base_url + path, body=body, timeout=self._timeouts.read)
 
     async def retrying(self, once: Callable[[], Awaitable[T]], what: str) -> T:

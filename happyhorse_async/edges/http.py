@@ -15,7 +15,7 @@ from aiohttp.payload import BytesPayload
 
 from .._version import __version__
 from ..errors import APIConnectionError, APITimeoutError, SessionClosedError, TransportError
-from ..rules.wire import Answer
+from ..rules.answers import Answer
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter

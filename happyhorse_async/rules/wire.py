@@ -1,4 +1,4 @@
-"""Values <-> JSON, and answers -> values or errors: all that is known of the wire format.
+"""Values <-> JSON: requests into bodies, answers into tasks, pages, credits and files.
 
 May import cattrs, the models and the errors; no I/O.
 """
@@ -6,28 +6,14 @@ May import cattrs, the models and the errors; no I/O.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import cattrs
 from cattrs.gen import make_dict_unstructure_fn, override
 
-from ..errors import (
-    APIStatusError,
-    AuthenticationError,
-    BadRequestError,
-    IdempotencyConflictError,
-    InsufficientCreditsError,
-    InternalServerError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    TaskNotFoundError,
-    UnreadableAnswerError,
-)
 from ..models import (
     MODEL,
     Billing,
@@ -41,12 +27,7 @@ from ..models import (
     UploadedFile,
     Usage,
 )
-
-_loads: Callable[[bytes], Any]
-try:
-    from orjson import loads as _loads
-except ImportError:
-    _loads = json.loads
+from .answers import Answer, decode_object, error_of, text_of, unreadable
 
 LINK_LIFE = timedelta(hours=24)
 """How long a result link lives, by the service's reference."""
@@ -57,25 +38,6 @@ BATCH_SIZE = 50
 TASK_ID_PREFIX = "task-unified-"
 
 T = TypeVar("T")
-
-
-class Answer(NamedTuple):
-    """An HTTP answer as plain data."""
-
-    status: int
-    headers: Mapping[str, str]
-    """Looked up without regard to case."""
-    body: bytes
-
-    @property
-    def request_id(self) -> str | None:
-        """The id that the service's support asks for."""
-        return self.headers.get("x-request-id") or self.headers.get("x-oneapi-request-id")
-
-    @property
-    def date(self) -> datetime | None:
-        """The service's time of the answer."""
-        return _http_date(self.headers.get("date") or "")
 
 
 # --- values -> JSON ---------------------------------------------------------------------------------------------------------------
@@ -96,34 +58,6 @@ def encode(value: Any) -> bytes:
 
 
 # --- JSON -> values ---------------------------------------------------------------------------------------------------------------
-
-
-def decode_json(answer: Answer) -> Any:
-    """Read an answer's JSON; raises `UnreadableAnswerError` for anything else."""
-    try:
-        return _loads(answer.body)
-    except ValueError:
-        raise unreadable(answer, "is not JSON" if answer.body.strip() else "is empty") from None
-
-
-def decode_object(answer: Answer) -> dict[str, Any]:
-    """Read an answer's JSON object; raises the service's error for an error status, `UnreadableAnswerError` for anything else."""
-    if answer.status >= 400:
-        raise error_of(answer)
-    value = decode_json(answer)
-    if not isinstance(value, dict):
-        raise unreadable(answer, "is not a JSON object")
-    if isinstance(value.get("error"), dict) and "id" not in value:
-        # Gateways have answered 200 with an error object inside: it is a refusal all the same.
-        raise error_of(answer)
-    return value
-
-
-def unreadable(answer: Answer, why: str) -> UnreadableAnswerError:
-    """Make the error for an answer that is not the service's."""
-    excerpt = answer.body[:200].decode("utf-8", "replace")
-    message = f"the answer (HTTP {answer.status}, {len(answer.body)} bytes) {why}" + (f": {excerpt[:80]!r}" if excerpt else "")
-    return UnreadableAnswerError(message, status=answer.status, excerpt=excerpt, request_id=answer.request_id)
 
 
 def decode_task(answer: Answer) -> Task:
@@ -240,8 +174,8 @@ def _billing(value: Any) -> Billing | None:
     if not isinstance(value, dict):
         return None
     return Billing(
-        charge_status=_text(value.get("charge_status")),
-        refund_status=_text(value.get("refund_status")),
+        charge_status=text_of(value.get("charge_status")),
+        refund_status=text_of(value.get("refund_status")),
         reserved_credits=_decimal(value.get("reserved_credits")),
         charged_credits=_decimal(value.get("charged_credits")),
     )
@@ -254,10 +188,6 @@ def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str | None:
-    return str(value) if value is not None else None
 
 
 def _decimal(value: Any) -> Decimal | None:
@@ -348,86 +278,3 @@ def decode_upload(answer: Answer) -> UploadedFile:
         expires_at=moment(data.get("expires_at")),
         raw=data,
     )
-
-
-# --- answers -> errors ------------------------------------------------------------------------------------------------------------
-
-_BY_CODE: dict[str, type[APIStatusError]] = {
-    "idempotency_conflict": IdempotencyConflictError,
-    "insufficient_quota": InsufficientCreditsError,
-    "task_not_found": TaskNotFoundError,
-}
-_BY_STATUS: dict[int, type[APIStatusError]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    402: InsufficientCreditsError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    405: NotFoundError,
-    413: BadRequestError,
-    422: BadRequestError,
-    429: RateLimitError,
-}
-
-
-def error_of(answer: Answer) -> APIStatusError:
-    """Make the error for a refusal: by the service's code where it is known, else by the HTTP status."""
-    error, own = _error_object(answer.body)
-    code = str(error.get("code") or "") if error.get("code") is not None else ""
-    kind = _BY_CODE.get(code) or _BY_STATUS.get(answer.status)
-    if kind is None:
-        kind = InternalServerError if answer.status >= 500 else APIStatusError
-    message = (
-        str(error.get("message") or error.get("msg") or "") or answer.body[:200].decode("utf-8", "replace").strip() or "no message"
-    )
-    return kind(
-        f"HTTP {answer.status}{f' {code}' if code else ''}: {message}",
-        status=answer.status,
-        code=code,
-        param=_text(error.get("param")),
-        retry_after=parse_retry_after(answer.headers.get("retry-after"), answer.headers.get("date")),
-        own_body=own,
-        request_id=answer.request_id or _text(error.get("request_id")),
-    )
-
-
-def _error_object(body: bytes) -> tuple[dict[str, Any], bool]:
-    """Find the service's error object, of the API or of the file service; ({}, False) when the body is not the service's."""
-    try:
-        value = _loads(body)
-    except ValueError:
-        return {}, False
-    if isinstance(value, dict):
-        error = value.get("error")
-        if isinstance(error, dict):
-            return error, True
-        if isinstance(error, str):
-            return {"message": error}, True
-        if value.get("success") is False:
-            return value, True
-    return {}, False
-
-
-def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
-    """Read a Retry-After header as seconds: a number, or an HTTP date.
-
-    A date is counted from the answer's own Date header, so that a wrong local clock does no harm. None when it cannot be read.
-    """
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        until, now = _http_date(value), _http_date(date or "")
-        if until is None or now is None:
-            return None
-        seconds = (until - now).total_seconds()
-    return max(0.0, seconds) if seconds < 10**9 else None
-
-
-def _http_date(text: str) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
