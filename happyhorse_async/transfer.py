@@ -21,9 +21,9 @@ from .errors import (
 )
 from .events import Downloading, Events, Retrying
 from .rules import retry
+from .rules.answers import parse_retry_after
 from .rules.mp4 import BrokenVideoError, Movie, begins_like_video
 from .rules.ranges import MEANINGFUL_PROGRESS, Held, Meaning, Verdict, judge, range_headers
-from .rules.wire import parse_retry_after
 
 if TYPE_CHECKING:
     from .config import RetryPolicy
