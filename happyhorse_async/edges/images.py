@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 from pathlib import Path
@@ -67,9 +68,8 @@ def _described(source: Path | bytes, file: BinaryIO, size: int, stem: str) -> Lo
 
 
 def _plain(stem: str) -> str:
-    return "".join(character if character.isascii() and (character.isalnum() or character in "-_") else "_" for character in stem)[
-        :80
-    ]
+    kept = (character if character.isascii() and (character.isalnum() or character in "-_") else "_" for character in stem)
+    return "".join(kept)[:80]
 
 
 class FileHost:
@@ -81,7 +81,7 @@ class FileHost:
 
     async def upload_once(self, image: LocalImage) -> UploadedFile:
         """Send an image, one try; a file is read from disk as the network takes it."""
-        file = await anyio.to_thread.run_sync(_open, image)
+        file = await _opened(image)
         try:
             form = aiohttp.FormData()
             form.add_field("file", file, filename=image.name, content_type=image.mime_type)
@@ -89,6 +89,21 @@ class FileHost:
             return wire.decode_upload(await self._http.call("POST", url, form=form, timeout=self._timeout))
         finally:
             file.close()
+
+
+async def _opened(image: LocalImage) -> BinaryIO:
+    """Open in a worker thread; a caller who is cancelled meanwhile leaves no open file behind."""
+    opening = asyncio.get_running_loop().run_in_executor(None, _open, image)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unwanted)
+        raise
+
+
+def _close_unwanted(opening: asyncio.Future[BinaryIO]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _open(image: LocalImage) -> BinaryIO:
