@@ -15,6 +15,7 @@ from .observed import SandboxTask
 from .routing import Router
 from .server import Front, Listener, bind, url_of
 from .service import Options, Service
+from .studio import choose_video
 from .tasks import Ending
 from .threads import SandboxThread, run_in_loop
 
@@ -84,7 +85,7 @@ class Sandbox:
         self._options = Options(
             accounts=tuple(accounts) if accounts is not None else (default,),
             features=features or Features(),
-            video=video,
+            video=choose_video(video),
             stub_bytes=stub_bytes,
             task_seconds=task_seconds,
             link_seconds=link_seconds,
@@ -105,7 +106,7 @@ class Sandbox:
 
     async def __aenter__(self) -> Self:
         host, port, files_port = self._address
-        sockets = bind(host, port), bind(host, files_port)
+        sockets = bind(host, port, files_port)
         self._urls = url_of(sockets[0]), url_of(sockets[1])
         self._service = service = Service(self._options, self._clock, url=self.url, files_url=self.files_url)
         self._home = asyncio.get_running_loop(), threading.get_ident()

@@ -93,7 +93,7 @@ def _api_paths() -> Json:
             "get": {
                 "operationId": "queryTask",
                 "summary": "Query a task.",
-                "parameters": [_in_path("task_id", {"type": "string", "minLength": 1})],
+                "parameters": [_in_path("task_id", {"type": "string", "pattern": "^task-unified-[a-z0-9-]+$"})],
                 "responses": _answers("Task", "400", "401", "403", "404"),
             }
         },

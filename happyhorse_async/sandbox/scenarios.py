@@ -49,7 +49,7 @@ def _lost_answers() -> list[Fault]:
 
 def _slow_disk_host() -> list[Fault]:
     return [
-        Fault("slow", path=_RESULTS, probability=0.3, seed=1, seconds=1.0),
+        Fault("slow", path=_RESULTS, probability=0.3, seed=1, seconds=0.5),
         Fault("slow-bytes", path=_RESULTS, probability=0.5, seed=2, chunk=65536, interval=0.05),
         Fault("truncate", path=_RESULTS, probability=0.2, seed=3, fraction=0.8),
         Fault("refuse", path=_RESULTS, probability=0.1, seed=4, status=503, body="the disk is busy"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .addresses import CALLBACK_PATTERN, MAX_CALLBACK, URL_PATTERN
+from .files import DATA_URL_PATTERN
 from .submissions import MAX_SEED, MODEL, QUALITIES
 
 __all__ = ["API_SCHEMAS", "FILE_SCHEMAS"]
@@ -176,7 +177,7 @@ FILE_SCHEMAS: Json = {
         {
             "base64_data": {
                 "type": "string",
-                "pattern": "^data:image/(jpeg|png|gif|webp);base64,",
+                "pattern": f"^{DATA_URL_PATTERN}$",
                 "examples": ["data:image/gif;base64,R0lGODdhAQABAAAAACwAAAAAAQABAAACAkQBADs="],
             }
         },

@@ -171,17 +171,20 @@ class Listener:
             self._socket.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a bound socket; raises `OSError` when the port is taken."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def bind(host: str, *ports: int) -> list[socket.socket]:
+    """Return a bound socket for each port; raises `OSError`, and leaves none open, when one is taken."""
+    sockets: list[socket.socket] = []
     try:
-        bound.bind((host, port))
+        for port in ports:
+            sockets.append(bound := socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setblocking(False)
+            bound.bind((host, port))
     except OSError:
-        bound.close()
+        for bound in sockets:
+            bound.close()
         raise
-    bound.setblocking(False)
-    return bound
+    return sockets
 
 
 def url_of(bound: socket.socket) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -12,7 +12,7 @@ from .faults import FaultPlan
 from .fetcher import Fetcher
 from .journal import Journal
 from .scenarios import scenario_faults
-from .studio import Studio, choose_video
+from .studio import Studio
 from .views import Views
 from .world import World
 
@@ -32,7 +32,7 @@ class Options:
 
     accounts: tuple[Account, ...]
     features: Features
-    video: str
+    video: Literal["real", "stub"]
     stub_bytes: int
     task_seconds: float | None
     link_seconds: float
@@ -67,7 +67,7 @@ class Service:
         self.fetcher = Fetcher(self.world.files, files_url, follow_redirects=options.allow_loopback)
         self.studio = Studio(
             self.fetcher,
-            video=choose_video(options.video),
+            video=options.video,
             stub_bytes=options.stub_bytes,
             frame_known=self._frame_known,
         )

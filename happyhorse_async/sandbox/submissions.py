@@ -85,9 +85,10 @@ def _integer(body: dict[str, Any], name: str, low: int, high: int) -> int | None
     value = body.get(name)
     if value is None:
         return None
-    if type(value) is not int or not low <= value <= high:  # a bool is an int to Python, not to the service
+    whole = not isinstance(value, bool) and isinstance(value, (int, float)) and value % 1 == 0
+    if not whole or not low <= value <= high:
         raise invalid(name, f"{name} must be an integer from {low} to {high}")
-    return value
+    return int(value)
 
 
 def _callback_url(body: dict[str, Any], *, allow_loopback: bool) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -207,7 +208,7 @@ async def test_a_failed_callback_is_tried_three_times_more_after_1_2_and_4_secon
         wire.sandbox.advance(0.01)
     assert await tries(wire.sandbox, 4) == [(1, 500), (2, 302), (3, 404), (4, 503)]
     moments = [record.at for record in wire.sandbox.callbacks]
-    assert [round(later - earlier) for earlier, later in zip(moments, moments[1:], strict=False)] == [1, 2, 4]
+    assert [round(later - earlier) for earlier, later in itertools.pairwise(moments)] == [1, 2, 4]
     wire.sandbox.advance(100)
     await wire.get("/v1/credits")
     assert receiver.arrived.qsize() == 4
