@@ -1,0 +1,1 @@
+"""Small whole programs whose start is measured."""
