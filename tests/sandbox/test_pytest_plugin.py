@@ -1,0 +1,56 @@
+"""The fixtures for users' tests, used as a user's project uses them: in a pytest run of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+USERS_TESTS = '''
+import urllib.request
+
+import pytest
+
+
+def test_a_plain_test(happyhorse_sandbox):
+    """Not async at all."""
+    request = urllib.request.Request(
+        happyhorse_sandbox.url + "/v1/credits", headers={"Authorization": "Bearer " + happyhorse_sandbox.key}
+    )
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 200
+    assert happyhorse_sandbox.count("GET", "/v1/credits") == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_session(happyhorse_sandbox, happyhorse_session, tmp_path):
+    """From an image to a saved video, with the money counted."""
+    video = await happyhorse_session.generate("https://cdn.example.com/cat.png", save_to=tmp_path / "cat.mp4")
+    assert (tmp_path / "cat.mp4").read_bytes()[4:8] == b"ftyp"
+    assert happyhorse_sandbox.paid == 1
+
+
+@pytest.mark.happyhorse_sandbox(credits=0, task_seconds=60)
+def test_a_marked_one(happyhorse_sandbox):
+    """The marker's arguments are the sandbox's."""
+    request = urllib.request.Request(
+        happyhorse_sandbox.url + "/v1/credits", headers={"Authorization": "Bearer " + happyhorse_sandbox.key}
+    )
+    with urllib.request.urlopen(request) as answer:
+        assert b'"remaining_credits":0.0' in answer.read()
+'''
+
+
+def test_a_users_project_can_use_the_fixtures(tmp_path: Path) -> None:
+    """A plain test, an async one with a session, and a marked one pass in a project that has nothing but pytest."""
+    (tmp_path / "test_users.py").write_text(USERS_TESTS)
+    command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-W", "error", "-p", "no:cacheprovider"]
+    command += ["-p", "happyhorse_async.pytest_plugin", "test_users.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
