@@ -1,0 +1,94 @@
+"""What the tests of batches share: inputs, and processes that are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from happyhorse_async.batch.report import write_reports
+from happyhorse_async.sandbox import Sandbox
+from tests.conftest import PHOTOS
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def write_manifest(folder: Path, *, links: int, files: int) -> Path:
+    """Write a table of rows, each unlike the others, some with local images and some with a column of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    photo = (PHOTOS / "cat.jpg").read_bytes()
+    rows: list[dict[str, object]] = []
+    for n in range(files):
+        # Bytes behind the picture's end make each file another content, and harm no reader.
+        (folder / f"frame{n}.jpg").write_bytes(photo + b"%d" % n)
+        rows.append({"image": f"frame{n}.jpg", "seed": n + 1, "prompt": f"local {n}"})
+    rows += [{"image": f"https://example.com/{n}.png", "seed": 10_000 + n, "duration": 3, "shelf": n % 7} for n in range(links)]
+    manifest = folder / "rows.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return manifest
+
+
+class Worker:
+    """One process that works on a batch."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, sandbox: Sandbox, folder: Path, manifest: Path, **environment: str) -> Worker:
+        """Start a process; give it back once its ledger is open."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.batch.worker", str(folder), str(manifest)),
+            cwd=ROOT,
+            env={**os.environ, **sandbox.env(), **environment},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"open\n"
+        return cls(process)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def ended(self) -> str:
+        """Wait for the end and give what it said."""
+        assert self._process.stdout is not None
+        said = (await self._process.stdout.read()).decode()
+        await self._process.wait()
+        return said
+
+
+async def killed_after(worker: Worker, sandbox: Sandbox, *, method: str, path: str, count: int, delay: float) -> bool:
+    """Kill a worker shortly after its n-th request of a kind was decided; gives whether it was still alive."""
+    loop, seen = asyncio.get_running_loop(), 0
+
+    def watch(record: object) -> None:
+        nonlocal seen
+        if getattr(record, "method") == method and getattr(record, "path").startswith(path):  # noqa: B009
+            seen += 1
+            if seen == count:
+                loop.call_later(delay, worker.kill) if delay else worker.kill()
+
+    sandbox.watch_requests(watch)
+    try:
+        return not (await worker.ended()).endswith("done\n")
+    finally:
+        sandbox.watch_requests(None)
+
+
+def results(folder: Path, *, leave_out: tuple[str, ...] = ("task_id",)) -> list[dict[str, object]]:
+    """Read a folder's report, without what cannot be equal in two runs."""
+    write_reports(folder, ("jsonl",))
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in leave_out} for line in lines]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until something is so."""
+    while not condition():
+        await asyncio.sleep(0)

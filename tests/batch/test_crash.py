@@ -1,0 +1,94 @@
+"""The promise of a batch: kill its process anywhere, run the same line again, and the result and the price are those of a quiet run.
+
+Real processes, a real server, a real kill -9. Five kills by default; HAPPYHORSE_KILLS=25 for the long version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async.batch.store import LEDGER_NAME, Store
+from happyhorse_async.sandbox import Sandbox
+
+from .support import Worker, killed_after, results, write_manifest
+
+pytestmark = pytest.mark.anyio
+
+KILLS = int(os.environ.get("HAPPYHORSE_KILLS", "5"))
+SUBMIT = ("POST", "/v1/videos/generations")
+KINDS = (
+    ("POST", "/api/v1/files/upload"),
+    SUBMIT,
+    ("POST", "/v1/tasks/batch"),
+    ("GET", "/results/"),
+    ("GET", "/results/"),
+)
+"""What a process is killed after: an upload, a submission, a read, a fetched video."""
+
+
+class Deaths:
+    """What lay in the folder at each kill, so that it can be said afterwards what was fetched again."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self._folder = folder
+        self._sandbox = sandbox
+        self._there: list[tuple[int, set[str]]] = []
+
+    def note(self) -> None:
+        """Note how many requests there were until now, and which videos are there."""
+        self._there.append((len(self._sandbox.requests), {path.name for path in self._folder.glob("*.mp4")}))
+
+    def fetched_again(self, names: dict[str, str]) -> list[str]:
+        """List the videos that were asked for after they were there; `names` leads from task ids to videos."""
+        requests = self._sandbox.requests
+        again = []
+        for before, there in self._there:
+            for record in requests[before:]:
+                name = names.get(record.path.split("/")[2]) if record.path.startswith("/results/") else None
+                if name in there:
+                    again.append(record.path)
+        return again
+
+
+async def quiet_run(folder: Path, manifest: Path) -> list[dict[str, object]]:
+    """Give the report of a run that nobody disturbs, on a service of its own."""
+    async with Sandbox(video="stub", speed=100, task_seconds=20) as sandbox:
+        worker = await Worker.start(sandbox, folder, manifest)
+        assert await worker.ended() == "done\n"
+        assert sandbox.paid == 200
+    return results(folder)
+
+
+async def test_kill_anywhere(tmp_path: Path) -> None:
+    """However often and wherever the process is killed: 200 paid, 200 verified videos, none fetched twice, the report of a quiet run."""
+    manifest, folder = write_manifest(tmp_path / "in", links=100, files=100), tmp_path / "videos"
+    chance = random.Random(20261122)
+    async with Sandbox(video="stub", speed=100, task_seconds=20) as sandbox:
+        deaths, kills, states = Deaths(folder, sandbox), 0, set[str]()
+        while kills < KILLS:
+            method, path = KINDS[kills % len(KINDS)]
+            worker = await Worker.start(sandbox, folder, manifest)
+            count, delay = chance.randint(1, max(1, 60 // KILLS)), chance.choice([0, 0, chance.uniform(0, 0.03)])
+            assert await killed_after(worker, sandbox, method=method, path=path, count=count, delay=delay), "it ended before its kill"
+            kills += 1
+            deaths.note()
+            store = Store(folder / LEDGER_NAME, read_only=True)
+            states |= {state.value for state in store.totals().states}
+            store.close(fold=False)
+        worker = await Worker.start(sandbox, folder, manifest)
+        assert await worker.ended() == "done\n"
+        assert sandbox.paid == 200
+        assert len(sandbox.tasks) == 200
+
+    told = results(folder, leave_out=())
+    assert len(list(folder.glob("*.mp4"))) == 200
+    assert all(hashlib.sha256((folder / str(line["video"])).read_bytes()).hexdigest() == line["sha256"] for line in told)
+    assert deaths.fetched_again({str(line["task_id"]): str(line["video"]) for line in told}) == []
+    assert results(folder) == await quiet_run(tmp_path / "quiet", manifest)
+    assert {"submitting", "running", "completed", "saved"} <= states
+    print(f"{kills} kills, {len(told)} videos, {sandbox.paid} paid; states seen at the kills: {sorted(states)}")
