@@ -277,8 +277,13 @@ class Scheduler:
     def _retry_pause(self, attempt: int, error: HappyHorseError | None) -> float:
         return retry.pause_before(self._policy, attempt, error, random.random())
 
+    def _share(self) -> int:
+        return max(1, min(BATCH_SIZE, len(self._reads))) if self._reader.batches else 1
+
     def _pause(self, record: Record, now: float) -> float:
         age = now - record.born
-        pause = self._polling.heartbeat if record.callback else self.outlook.pause(age, record.estimate, record.predicted)
+        pause = self._polling.heartbeat if record.callback else self.outlook.pause(
+            age, record.estimate, record.predicted, self._share()
+        )
         # Tasks that were submitted together need not be read together, nor by all clients of the service at once.
         return pause * (1 - JITTER * random.random())

@@ -26,11 +26,17 @@ _EDGES = tuple(_LOWEST * 2 ** (index / _PER_OCTAVE) for index in range(_BUCKETS 
 _PER_LOG = _PER_OCTAVE / math.log(2)
 _LOG_LOWEST = math.log(_LOWEST)
 
+# A hazard that is only carried on falls with age, so that a task that is late is taken to stay late.
+_FADE = 2 ** (-0.5 / _PER_OCTAVE)
+# Reads that survivors may add before the hazards are calculated anew; an end always does it.
+_FRESH = 32
 # How many tasks the assumption weighs before anything was seen.
 _PRIOR_TASKS = 1.5
-# The price of a read in seconds of waiting, for a target delay of one second. With it, batches of tasks whose end is well known are
-# read less often *and* seen sooner than the target, and the target itself bounds the price for those that are not.
-_PRICE = 0.0183
+# The price of a read in a full batch: seconds of waiting, for a target delay of one second and lives of one second. Dearer reads would
+# miss the target where little is known of lives; cheaper ones would ask the service more for nothing where much is known.
+_PRICE = 2.9
+# Lives count as no longer than this (seconds) in the price: who waits for half an hour still wants to see the end in time.
+_LONGEST_PRICED = 180.0
 
 
 class Prior(NamedTuple):
@@ -44,10 +50,10 @@ class Prior(NamedTuple):
     """The share of tasks that the peak speaks for; the rest may end anywhere between `_FIRST` and `_LAST`."""
 
 
-_FIRST, _LAST = 0.02, 8.0
+_FIRST, _LAST = 0.008, 8.0
 
-BY_ESTIMATE = Prior(0.95, 0.3, 0.7)
-BY_PROGRESS = Prior(1.05, 0.15, 0.8)
+BY_ESTIMATE = Prior(0.95, 0.3, 0.6)
+BY_PROGRESS = Prior(1.1, 0.15, 0.95)
 BY_NOTHING = Prior(0.8, 0.8, 0.8)
 
 
@@ -55,17 +61,20 @@ class Lives:
     """The hazard of ending by age, as far as it was seen: deaths and time at risk in buckets of the age's logarithm."""
 
     def __init__(self, prior: Prior) -> None:
-        assumed = [_prior_hazard(prior, index) for index in range(_BUCKETS)]
-        weights = [_PRIOR_TASKS * (_EDGES[index + 1] - _EDGES[index]) for index in range(_BUCKETS)]
-        self._deaths = [weight * hazard for weight, hazard in zip(weights, assumed, strict=True)]
-        self._exposure = weights
+        self._assumed = [_prior_hazard(prior, index) for index in range(_BUCKETS)]
+        self._deaths = [0.0] * _BUCKETS
+        self._exposure = [0.0] * _BUCKETS
+        self._hazards = self._assumed
+        self._changes = _FRESH
         self._spread = prior.sigma**2 * _PRIOR_TASKS
         self._mean = math.log(prior.peak)
         self._weight = _PRIOR_TASKS
-        self._typical = 0.0
-        self._typical_until = 0.0
-        self.seen = 0
-        """How many ends were learned from."""
+        self._middle = self._typical = 1.0
+
+    @property
+    def dispersion(self) -> float:
+        """The standard deviation of the logarithm of the lives: how little this way of predicting knows."""
+        return math.sqrt(self._spread / self._weight)
 
     def survived(self, since: float, until: float) -> None:
         """Learn that a task was alive between two ages."""
@@ -76,49 +85,35 @@ class Lives:
             exposure[index] += min(until, end) - since
             since = end
             index += 1
+        self._changes += 1
 
     def ended(self, at: float) -> None:
         """Learn that a task ended at an age."""
-        index = _bucket(at)
-        self._deaths[min(index, _BUCKETS - 1)] += 1
-        self.seen += 1
+        self._deaths[min(_bucket(at), _BUCKETS - 1)] += 1
+        self._changes = _FRESH
         self._weight += 1
-        off = math.log(max(at, _LOWEST)) - self._mean
+        logarithm = math.log(max(at, _LOWEST))
+        off = logarithm - self._mean
         self._mean += off / self._weight
-        self._spread += off * (math.log(max(at, _LOWEST)) - self._mean)
+        self._spread += off * (logarithm - self._mean)
 
-    @property
-    def dispersion(self) -> float:
-        """The standard deviation of the logarithm of the lives: how little this way of predicting knows."""
-        return math.sqrt(self._spread / self._weight)
-
-    def hazard(self, age: float) -> float:
-        """The chance of ending per unit of age, at an age."""
-        index = min(_bucket(age), _BUCKETS - 1)
-        return self._deaths[index] / self._exposure[index]
+    def middle(self) -> float:
+        """The age that half of all tasks reach, in units of the predicted life; those that still live count too."""
+        self._refresh()
+        return self._middle
 
     def typical(self) -> float:
-        """The hazard that decides the mean delay: equal prices at this hazard give the delay that the lives give altogether."""
-        if self.seen >= self._typical_until:
-            self._typical = self._typical_now()
-            self._typical_until = self.seen * 1.1 + 1
+        """The hazard that decides the mean delay: a price that suits it gives the delay that was aimed at over all lives."""
+        self._refresh()
         return self._typical
-
-    def _typical_now(self) -> float:
-        alive, root = 1.0, 0.0
-        for index in range(_BUCKETS):
-            hazard = self._deaths[index] / self._exposure[index]
-            dying = alive * -math.expm1(-hazard * (_EDGES[index + 1] - _EDGES[index]))
-            alive -= dying
-            root += dying / math.sqrt(hazard) if hazard > 0 else 0.0
-        return (1 - alive) / root**2 if root else 1.0
 
     def gap(self, age: float, price: float, most: float) -> float:
         """How far beyond an age the expected undetected waiting reaches a price; at most `most`. All in units of the predicted life."""
-        index, at, end = _bucket(age), age, age + most
+        self._refresh()
+        hazards, index, at, end = self._hazards, _bucket(age), age, age + most
         risk = waiting = 0.0
         while at < end and index < _BUCKETS:
-            hazard = self._deaths[index] / self._exposure[index]
+            hazard = hazards[index]
             step = min(_EDGES[index + 1], end) - at
             missed = -math.expm1(-risk) if risk else 0.0
             further = waiting + step * -math.expm1(-(risk + hazard * step / 2))
@@ -128,6 +123,32 @@ class Lives:
             at += step
             index += 1
         return most
+
+    def _refresh(self) -> None:
+        if self._changes < _FRESH:
+            return
+        self._changes = 0
+        hazards, before = [], 0.0
+        for index, assumed in enumerate(self._assumed):
+            # Where nothing was seen yet, the hazard goes on from the age before, as when many tasks grow old together.
+            expected = max(assumed, before * _FADE)
+            width = _PRIOR_TASKS * (_EDGES[index + 1] - _EDGES[index])
+            before = (self._deaths[index] + width * expected) / (self._exposure[index] + width)
+            hazards.append(before)
+        self._hazards = hazards
+        self._middle, self._typical = _summary(hazards)
+
+
+def _summary(hazards: list[float]) -> tuple[float, float]:
+    """Give the age that half of all reach, and the hazard whose gaps are as long as those of all lives on average."""
+    alive, root, middle = 1.0, 0.0, 0.0
+    for index, hazard in enumerate(hazards):
+        dying = alive * -math.expm1(-hazard * (_EDGES[index + 1] - _EDGES[index]))
+        if alive >= 0.5 > alive - dying:
+            middle = _EDGES[index + 1]
+        alive -= dying
+        root += dying / math.sqrt(hazard) if hazard > 0 else 0.0
+    return middle or _EDGES[-1], (1 - alive) / root**2 if root else 1.0
 
 
 def _bucket(age: float) -> int:
@@ -169,19 +190,26 @@ class Outlook:
         """The lives of tasks with or without an estimate."""
         return self.by_estimate if estimate else self.by_nothing
 
-    def pause(self, age: float, estimate: float | None, predicted: float | None, pressure: float = 1.0) -> float:
+    def pause(self, age: float, estimate: float | None, predicted: float | None, company: int = 50) -> float:
         """Seconds until a task is worth its next read.
 
         `age` is the task's age in seconds at the last read, `estimate` the service's guess of its life and `predicted` the life that its
-        progress speaks for, both in seconds or None. `pressure` (1 and up) multiplies the price of a read, for when reads are short.
+        progress speaks for, both in seconds or None. `company` is how many tasks share a request (1 to 50).
         """
         polling = self._polling
         lives, unit = self.lives(estimate), estimate or USUAL_LIFE
         if predicted and self.by_progress.dispersion <= lives.dispersion:
             lives, unit = self.by_progress, predicted
-        price = polling.target_delay**2 * min(_PRICE, 2 * lives.typical() / unit) * pressure
+        price = self._price(lives, unit, company)
         pause = lives.gap(age / unit, price / unit, polling.max_interval / unit) * unit
         return min(polling.max_interval, max(polling.min_interval, pause))
+
+    def _price(self, lives: Lives, unit: float, company: int) -> float:
+        usual, typical = _PRICE / min(_LONGEST_PRICED, lives.middle() * unit), 2 * lives.typical() / unit
+        shared = max(0.6 * usual, min(usual, 1.15 * typical))
+        # A read that has a request for itself may cost as much as the target allows.
+        alone = max(shared, typical)
+        return self._polling.target_delay**2 * (shared + (alone - shared) / company)
 
     def survived(self, since: float, until: float, estimate: float | None, predicted: float | None) -> None:
         """Learn that a task was alive between two ages (seconds)."""
