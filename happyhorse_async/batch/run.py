@@ -157,11 +157,16 @@ class Run:
         try:
             outcome = await self._outcomes.receive()
         except anyio.EndOfStream:
-            self._outcomes.close()
-            self._outcomes = None
+            self.close()
             return None
         self._stages.give_back()
         return outcome
+
+    def close(self) -> None:
+        """Let go of the outcomes that nobody will take."""
+        outcomes, self._outcomes = self._outcomes, None
+        if outcomes is not None:
+            outcomes.close()
 
     # --- feeding ------------------------------------------------------------------------------------------------------------------
 
@@ -169,10 +174,13 @@ class Run:
         """Feed what is at stake from earlier runs, then the input."""
         await self._resume()
         send, receive = anyio.create_memory_object_stream[Row](GROUP)
-        async with anyio.create_task_group() as group, receive:
-            group.start_soon(self._read, requests, send)
-            async for row in receive:
-                await self._take_in(_gather(row, receive), retry=retry)
+        try:
+            async with anyio.create_task_group() as group, receive:
+                group.start_soon(self._read, requests, send)
+                async for row in receive:
+                    await self._take_in(_gather(row, receive), retry=retry)
+        finally:
+            send.close()  # the reader may have been cancelled before it began
 
     @staticmethod
     async def _read(requests: Input, send: MemoryObjectSendStream[Row]) -> None:

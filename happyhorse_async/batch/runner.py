@@ -215,6 +215,7 @@ class Outcomes:
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task])
+        self._run.close()
 
 
 def _take(lock: FolderLock, folder: Path) -> None:

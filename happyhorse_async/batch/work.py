@@ -132,8 +132,11 @@ class Work:
         await self._ledger.write("submitting", job.seq, job.key, job.reserved, job.image_url, job.uploaded, fold=fold)
 
     async def _watch(self, job: Record) -> None:
+        poller, known, task_id = self._parts.poller, job.task, job.task_id or ""
         try:
-            task = await self._parts.poller.wait(job.task_id or "", timeout=self._timeout, known=job.task)
+            # The answer to a replayed submission may show the end of the task, but not its links and its charge.
+            ended = known is not None and lifecycle.is_final(known)
+            task = await (poller.read(task_id) if ended else poller.wait(task_id, timeout=self._timeout, known=known))
         except HappyHorseError as error:
             await self._unwatched(job, error)
             return
@@ -222,9 +225,11 @@ class Work:
             # The service does not know the task any more, so it cannot be said what it has cost: its estimate counts.
             await self._give_up(job, JobState.FAILED, error, spent=job.reserved)
             return
-        self._end(job, error)
         if following is Next.STOP:
+            self._drop(job)
             self._stages.stop(error)
+        else:
+            self._end(job, error)
 
     async def _failed(self, job: Record, task: Task) -> None:
         """Go on after a task that ended without a video."""
@@ -251,15 +256,16 @@ class Work:
         following = verdicts.after_download(error)
         if following is Next.GIVE_UP:
             await self._give_up(job, JobState.FAILED, error, spent=self._cost(job))
-        elif following is Next.LATER and self._may_try_again(job) and not self._stages.stopping:
+        elif following is Next.STOP:
+            self._drop(job)
+            self._stages.stop(error)
+        elif self._may_try_again(job) and not self._stages.stopping:
             self._later(job, error)
         else:
             # It stays completed: the next run fetches it as long as the link lives.
             job.error = fault_of(error)
             await self._ledger.write("ended", job.seq, JobState.COMPLETED, 0, None, job.reserved, 0, job.error)
             self._end(job, error)
-            if following is Next.STOP:
-                self._stages.stop(error)
 
     async def _give_up(self, job: Record, state: JobState, error: HappyHorseError, *, reserved: int = 0, spent: int = 0) -> None:
         """End a job without a video."""

@@ -74,7 +74,9 @@ async def test_kill_anywhere(tmp_path: Path) -> None:
             method, path = KINDS[kills % len(KINDS)]
             worker = await Worker.start(sandbox, folder, manifest)
             count, delay = chance.randint(1, max(1, 60 // KILLS)), chance.choice([0, 0, chance.uniform(0, 0.03)])
-            assert await killed_after(worker, sandbox, method=method, path=path, count=count, delay=delay), "it ended before its kill"
+            assert await killed_after(worker, sandbox, method=method, path=path, count=count, delay=delay), (
+                "it ended before its kill"
+            )
             kills += 1
             deaths.note()
             store = Store(folder / LEDGER_NAME, read_only=True)

@@ -1,0 +1,372 @@
+"""Runs of a batch: outcomes, resuming, changed input, retries, what stops everything, and stopping gracefully."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async import (
+    AuthenticationError,
+    ConfigurationError,
+    HappyHorseError,
+    ImageToVideo,
+    InvalidRequestError,
+    LedgerError,
+    RetryPolicy,
+    Session,
+    SessionClosedError,
+    TaskFailedError,
+)
+from happyhorse_async.batch import Batch, Job, JobChanged, JobState, Outcome
+from happyhorse_async.sandbox import Fault, Features, Sandbox
+from tests.conftest import open_session
+
+from .support import until
+
+pytestmark = pytest.mark.anyio
+
+SUBMIT = "/v1/videos/generations"
+QUICK = RetryPolicy(attempts=4, first_pause=0.01, longest_pause=0.02)
+
+
+@pytest.fixture
+async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
+    """A service whose tasks take a moment."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox:
+        yield sandbox
+
+
+def rows(count: int, first: int = 1) -> list[ImageToVideo]:
+    """Make requests, each unlike the others."""
+    return [ImageToVideo(f"https://example.com/{n}.png", seed=n, duration=3) for n in range(first, first + count)]
+
+
+async def run(session: Session, folder: Path, requests: object, **options: object) -> list[Outcome]:
+    """Run a batch once, to its end."""
+    retry_failed = bool(options.pop("retry_failed", False))
+    async with session.batch(folder, **{"retry": QUICK, **options}) as batch:  # type: ignore[arg-type]
+        return [outcome async for outcome in batch.run(requests, retry_failed=retry_failed)]  # type: ignore[arg-type]
+
+
+async def test_outcomes(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """Every request has one outcome, with its video, its cost and the caller's id and columns."""
+    jobs = [Job(request, id=f"row {n}", extra={"shelf": n}) for n, request in enumerate(rows(5))]
+    outcomes = await run(session, tmp_path / "videos", jobs)
+    assert {outcome.id: outcome.extra["shelf"] for outcome in outcomes} == {f"row {n}": n for n in range(5)}
+    assert all(outcome.ok and outcome.video is not None and outcome.video.path.stat().st_size for outcome in outcomes)
+    assert {str(outcome.credits) for outcome in outcomes} == {"22.848"}
+    assert sandbox.paid == 5
+
+
+async def test_again_is_free(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """The same input again costs nothing, fetches nothing, and tells the same outcomes."""
+    first = await run(session, tmp_path, rows(5))
+    before = len(sandbox.requests)
+    second = await run(session, tmp_path, iter(rows(5)))
+    assert (sandbox.paid, len(sandbox.requests)) == (5, before)
+    assert all(outcome.resumed for outcome in second)
+    assert {outcome.id: outcome.video.sha256 for outcome in first if outcome.video} == {
+        outcome.id: outcome.video.sha256 for outcome in second if outcome.video
+    }
+
+
+async def test_added_and_changed_rows(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """Rows that are new, or whose request has changed under the same id, are made; the others are not made again."""
+    await run(session, tmp_path, [Job(request, id=str(request.seed)) for request in rows(3)])
+    changed = Job(ImageToVideo("https://example.com/1.png", prompt="another", duration=3), id="1")
+    outcomes = await run(session, tmp_path, [changed, *(Job(request, id=str(request.seed)) for request in rows(3, first=2))])
+    assert sorted(outcome.id for outcome in outcomes if not outcome.resumed) == ["1", "4"]
+    assert sandbox.paid == 5
+    assert len(list(tmp_path.glob("*.mp4"))) == 5
+
+
+async def test_equal_rows_are_several_videos(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """Three equal rows are three videos, in every run the same three."""
+    for _ in range(2):
+        outcomes = await run(session, tmp_path, rows(1) * 3)
+        assert len({outcome.id for outcome in outcomes}) == 3
+    assert sandbox.paid == 3
+
+
+async def test_content_is_the_identity(sandbox: Sandbox, session: Session, tmp_path: Path, cat: Path) -> None:
+    """A moved or touched image is the same job; other content under the same name is another."""
+    image = tmp_path / "in.jpg"
+    image.write_bytes(cat.read_bytes())
+    await run(session, tmp_path / "out", [ImageToVideo(image)])
+    moved = image.rename(tmp_path / "moved.jpg")
+    moved.touch()
+    assert [outcome.resumed for outcome in await run(session, tmp_path / "out", [ImageToVideo(moved)])] == [True]
+    moved.write_bytes(cat.read_bytes() + b"changed")
+    assert [outcome.resumed for outcome in await run(session, tmp_path / "out", [ImageToVideo(moved)])] == [False]
+    assert sandbox.paid == 2
+
+
+async def test_bytes_resume_from_the_same_input(sandbox: Sandbox, session: Session, tmp_path: Path, cat: Path) -> None:
+    """An image given as bytes is known by its content too, although the ledger does not keep it."""
+    for _ in range(2):
+        assert [outcome.ok for outcome in await run(session, tmp_path, [ImageToVideo(cat.read_bytes())])] == [True]
+    assert sandbox.paid == 1
+
+
+async def test_bad_rows(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A file that is no image, an id that comes twice and a thing that is no request are failed outcomes; the others go on."""
+    (tmp_path / "note.png").write_text("not a picture")
+    jobs = [ImageToVideo(tmp_path / "note.png"), Job(rows(1)[0], id="a"), Job(rows(1)[0], id="a"), 7]
+    outcomes = await run(session, tmp_path / "out", jobs)
+    assert sorted(outcome.ok for outcome in outcomes) == [False, False, False, True]
+    assert all(isinstance(outcome.error, InvalidRequestError) for outcome in outcomes if not outcome.ok)
+    assert sandbox.paid == 1
+
+
+async def test_retryable_failures_are_retried(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A task that fails with a code that the service calls retryable becomes another task, with another key, up to the limit."""
+    done = asyncio.create_task(run(session, tmp_path, rows(1)))
+    sandbox.speed = 0
+    for n in range(4):
+        await until(lambda n=n: len(sandbox.tasks) > n)  # type: ignore[misc]
+        sandbox.end(sandbox.tasks[n].id, "failed", error_code="service_error")
+    [outcome] = await done
+    assert (outcome.state, outcome.attempts, len({task.idempotency_key for task in sandbox.tasks})) == (JobState.FAILED, 4, 4)
+    assert isinstance(outcome.error, TaskFailedError)
+    assert outcome.error.code == "service_error"
+
+
+async def test_final_failures_wait_for_the_users_word(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A refused content is not tried again, not by the next run either, but by `retry`."""
+    sandbox.speed = 0
+    done = asyncio.create_task(run(session, tmp_path, rows(1)))
+    await until(lambda: len(sandbox.tasks) == 1)
+    sandbox.end(sandbox.tasks[0].id, "failed", error_code="content_policy_violation")
+    assert [outcome.attempts for outcome in await done] == [1]
+    [told] = await run(session, tmp_path, rows(1))
+    assert told.resumed
+    assert isinstance(told.error, TaskFailedError)
+    assert told.error.code == "content_policy_violation"
+    sandbox.speed = 1000
+    async with session.batch(tmp_path) as batch:
+        assert [outcome.ok async for outcome in batch.retry()] == [True]
+        assert (await batch.totals()).states == {JobState.SAVED: 1}
+    assert sandbox.paid == 2
+
+
+async def test_retry_failed_with_the_input(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """`run(..., retry_failed=True)` begins failed jobs of its input again."""
+    sandbox.speed = 0
+    done = asyncio.create_task(run(session, tmp_path, rows(1)))
+    await until(lambda: len(sandbox.tasks) == 1)
+    sandbox.end(sandbox.tasks[0].id, "failed", error_code="content_policy_violation")
+    await done
+    sandbox.speed = 1000
+    assert [outcome.ok for outcome in await run(session, tmp_path, rows(1), retry_failed=True)] == [True]
+
+
+async def test_refused_key_stops_everything(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """What every job would meet stops the batch with its error, and leaves all jobs as they were."""
+    fault = sandbox.fail(
+        Fault("refuse", path=SUBMIT, times=None, status=401, body={"error": {"code": "unauthorized", "message": "no"}})
+    )
+    with pytest.raises(AuthenticationError):
+        await run(session, tmp_path, rows(300))
+    assert sandbox.fired(fault) <= 200
+    sandbox.clear_faults()
+    assert {outcome.ok for outcome in await run(session, tmp_path, rows(300))} == {True}
+    assert sandbox.paid == 300
+
+
+async def test_unreachable_service_stops_after_a_while(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """Refusals that may pass are tried again with pauses; when they do not pass, the batch stops instead of failing job after job."""
+    refusal = {"error": {"code": "service_unavailable", "message": "later", "type": "api_error"}}
+    sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=503, body=refusal))
+    async with session.batch(tmp_path, retry=QUICK) as batch:
+        with pytest.raises(HappyHorseError, match="service_unavailable"):
+            _ = [outcome async for outcome in batch.run(rows(5))]
+        assert (await batch.totals()).states == {JobState.NEW: 5}
+    sandbox.clear_faults()
+    assert {outcome.ok for outcome in await run(session, tmp_path, rows(5))} == {True}
+
+
+async def test_lost_answers_cost_nothing_twice(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """Submissions that were paid and never answered are found again by their key."""
+    sandbox.fail(Fault("drop-after", path=SUBMIT, probability=0.4, times=None, seed=3))
+    outcomes = await run(session, tmp_path, rows(40), retry=RetryPolicy(attempts=20, first_pause=0.01, longest_pause=0.02))
+    assert [outcome.ok for outcome in outcomes] == [True] * 40
+    assert sandbox.paid == 40
+
+
+async def test_doubt_is_kept_when_replays_are_forbidden(tmp_path: Path) -> None:
+    """Without replays a lost answer is a job in doubt, which only `retry` asks for again, with the same key."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox:
+        async with open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.01)) as careful:
+            sandbox.fail(Fault("drop-after", path=SUBMIT))
+            [outcome] = await run(careful, tmp_path, rows(1))
+            assert (outcome.state, outcome.error is not None and outcome.error.charged) == (JobState.UNKNOWN, "unknown")
+            assert [again.state for again in await run(careful, tmp_path, rows(1))] == [JobState.UNKNOWN]
+            async with careful.batch(tmp_path) as batch:
+                assert [retried.ok async for retried in batch.retry()] == [True]
+            assert sandbox.paid == 1
+
+
+async def test_dead_links(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A video whose link is dead is a failed job that was charged."""
+    sandbox.fail(Fault("refuse", path="/results/", times=None, status=410, body=""))
+    [outcome] = await run(session, tmp_path, rows(1))
+    assert (outcome.state, outcome.credits > 0) == (JobState.FAILED, True)
+    assert outcome.error is not None
+    assert outcome.error.charged == "yes"
+
+
+async def test_broken_downloads_are_left_to_the_next_run(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A video that cannot be fetched now stays the batch's, and the next run fetches it without paying."""
+    sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
+    [outcome] = await run(session, tmp_path, rows(1))
+    assert (outcome.state, outcome.error is not None) == (JobState.COMPLETED, True)
+    sandbox.clear_faults()
+    assert [again.ok for again in await run(session, tmp_path, rows(1))] == [True]
+    assert sandbox.paid == 1
+
+
+async def test_foreign_files_are_not_touched(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A file that was there before the ledger, under the name of a job's video, keeps that job from being submitted."""
+    (tmp_path / "mine.mp4").write_text("holiday")
+    [outcome] = await run(session, tmp_path, [Job(rows(1)[0], id="mine")])
+    assert isinstance(outcome.error, FileExistsError)
+    assert (sandbox.paid, (tmp_path / "mine.mp4").read_text()) == (0, "holiday")
+    (tmp_path / "mine.mp4").unlink()
+    assert [again.ok for again in await run(session, tmp_path, [Job(rows(1)[0], id="mine")])] == [True]
+
+
+async def test_names_are_safe(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """Ids that are no file names, or differ only in case, still make one file each, and inside the folder."""
+    ids = ["../up", "A", "a", "con", "x" * 300, "a/b", "日本"]
+    outcomes = await run(session, tmp_path / "out", [Job(request, id=job_id) for request, job_id in zip(rows(7), ids, strict=True)])
+    paths = [outcome.video.path for outcome in outcomes if outcome.video is not None]
+    assert len({path.name.lower() for path in paths}) == 7
+    assert {path.resolve().parent for path in paths} == {(tmp_path / "out").resolve()}
+
+
+async def test_first_stop_finishes_what_is_paid(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """After `stop` nothing new is submitted, and everything that is paid is saved."""
+    async with session.batch(tmp_path, max_in_flight=4) as batch:
+        outcomes = []
+        async for outcome in batch.run(rows(200)):
+            outcomes.append(outcome)
+            batch.stop()
+        assert all(outcome.ok for outcome in outcomes)
+        assert len(outcomes) == sandbox.paid < 20
+        assert (await batch.totals()).states == {
+            JobState.SAVED: sandbox.paid,
+            JobState.NEW: (await batch.totals()).jobs - sandbox.paid,
+        }
+    assert len([outcome for outcome in await run(session, tmp_path, rows(200)) if outcome.ok]) == 200
+    assert sandbox.paid == 200
+
+
+async def test_leaving_early(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """Leaving the loop and the batch ends its work at once; the next run goes on with what was paid."""
+    async with session.batch(tmp_path, max_in_flight=8) as batch:
+        async for _ in batch.run(rows(50)):
+            break
+    paid = sandbox.paid
+    assert paid < 50
+    assert {outcome.ok for outcome in await run(session, tmp_path, rows(50))} == {True}
+    assert sandbox.paid == 50
+
+
+async def test_slow_consumer(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A consumer that does not take outcomes holds up submissions after a while, but no video that is paid for."""
+    async with session.batch(tmp_path, max_in_flight=2) as batch:
+        outcomes = batch.run(rows(1000))
+        await anext(outcomes)
+        await until(lambda: sandbox.paid > 100 and all(task.status == "completed" for task in sandbox.tasks))
+        before = sandbox.paid
+        assert before < 1000
+        await until(lambda: len(list(tmp_path.glob("*.mp4"))) == before or sandbox.paid > before)
+
+
+async def test_endless_async_input(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """Outcomes come while an asynchronous input is still waiting for its next row."""
+    more = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[ImageToVideo]:
+        for request in rows(3):
+            yield request
+        await more.wait()
+        for request in rows(2, first=4):
+            yield request
+
+    async with session.batch(tmp_path) as batch:
+        outcomes = batch.run(slowly())
+        first = [await anext(outcomes) for _ in range(3)]
+        more.set()
+        assert len(first) + len([outcome async for outcome in outcomes]) == 5
+
+
+async def test_input_that_raises(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """An error of the caller's own generator comes out of the iteration."""
+
+    def broken() -> object:
+        yield from rows(3)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run(session, tmp_path, broken())
+
+
+async def test_closed_session(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Closing the session under a run is an error for whoever iterates, not a short list."""
+    sandbox.speed = 0
+    async with open_session(sandbox) as session:
+        batch = session.batch(tmp_path)
+        async with batch:
+            waiting = asyncio.create_task(anext(batch.run(rows(1))))
+            await until(lambda: sandbox.paid == 1)
+            await session.aclose()
+            with pytest.raises(SessionClosedError):
+                await waiting
+
+
+async def test_one_run_at_a_time(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A second run beside the first is refused; a batch that is not open says so."""
+    async with session.batch(tmp_path) as batch:
+        first = batch.run(rows(2))
+        with pytest.raises(HappyHorseError, match="going on already"):
+            batch.run(rows(2))
+        assert len([outcome async for outcome in first]) == 2
+        assert len([outcome async for outcome in batch.run(rows(2))]) == 2
+    with pytest.raises(HappyHorseError, match="not open"):
+        batch.run(rows(1))
+
+
+async def test_one_service_for_a_folder(session: Session, tmp_path: Path) -> None:
+    """A folder of one service's tasks is refused to a session that speaks to another."""
+    async with session.batch(tmp_path):
+        pass
+    async with Session("sk-other", base_url="https://api.example.com") as other:
+        with pytest.raises(LedgerError, match=r"belongs to a service on this machine.*api\.example\.com"):
+            async with other.batch(tmp_path):
+                pass
+
+
+async def test_options_check_themselves(session: Session, tmp_path: Path) -> None:
+    """Wrong options are refused with their name and value."""
+    with pytest.raises(ConfigurationError, match="max_in_flight.*0"):
+        session.batch(tmp_path, max_in_flight=0)
+    with pytest.raises(ConfigurationError, match="budget"):
+        session.batch(tmp_path, budget=5)  # type: ignore[arg-type]
+
+
+async def test_events(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """Every change of a job's state is an event, in the order of the states."""
+    heard: list[JobChanged] = []
+    session.subscribe(heard.append, JobChanged)
+    await run(session, tmp_path, rows(1))
+    assert [event.state for event in heard] == [JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED, JobState.SAVED]
+
+
+async def test_repr(session: Session, tmp_path: Path) -> None:
+    """A batch shows its folder and whether it is open."""
+    batch: Batch = session.batch(tmp_path)
+    assert repr(batch) == f"<Batch {str(tmp_path)!r} not open>"
