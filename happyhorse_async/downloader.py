@@ -208,14 +208,13 @@ class Downloader:
             await sink.check()
             return sink, Path(sink.key), sink.url
 
-        def prepare() -> PartFile:
+        def prepare() -> tuple[PartFile, bool]:
             path = destinations.file_path(to, task, request, index, several=several)
             file = PartFile(path, task_id=task.id, index=index, overwrite=overwrite)
-            file.check()
-            return file
+            return file, file.is_new()
 
-        file = await self._threads.run(prepare)
-        return FileSink(file, self._threads), file.final, None
+        file, new = await self._threads.run(prepare)
+        return FileSink(file, self._threads, new=new), file.final, None
 
     @contextmanager
     def _warning(self, task: Task) -> Iterator[None]:

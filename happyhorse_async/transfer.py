@@ -42,8 +42,8 @@ class Sink(Protocol):
     async def open(self) -> Held:
         """Say what is there already, ready to be gone on with."""
 
-    async def restart(self, held: Held) -> None:
-        """Begin anew, with the version of the file that is described."""
+    async def restart(self, held: Held, pieces: Sequence[bytes]) -> None:
+        """Begin anew, with the version of the file that is described and its first bytes; raises as `require` and `write` do."""
 
     async def require(self, needed: int) -> None:
         """Raise `DownloadError` when there is no room for so many more bytes."""
@@ -51,8 +51,11 @@ class Sink(Protocol):
     async def write(self, pieces: Sequence[bytes]) -> None:
         """Append bytes; raises `BrokenVideoError` as soon as they cannot be a video's."""
 
-    async def publish(self) -> tuple[str, Movie]:
-        """Verify all of it and make it visible under its name; gives its SHA-256 and description, raises `BrokenVideoError`."""
+    async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
+        """Append the last bytes, verify all, and only then make it visible under its name: its SHA-256 and description.
+
+        Raises `BrokenVideoError`.
+        """
 
     async def discard(self) -> None:
         """Throw away what is there."""
@@ -117,6 +120,8 @@ class Transfer:
         self._link = task.results[index]
         self._fresh_link_tried = False
         self._ranges = True
+        self._begun = False
+        """What comes now is appended to what is there."""
         self._received = 0
         """Bytes of the file that are there."""
         self._length: int | None = None
@@ -162,10 +167,10 @@ class Transfer:
         try:
             held = await self._sink.open()
             self._received, self._length = held.size, held.length
-            if not held.whole:
-                async with await self._fetcher.open(self._link, range_headers(held) if self._ranges else {}) as stream:
-                    await self._receive(stream, held)
-            return await self._publish()
+            if held.whole:
+                return await self._publish([])
+            async with await self._fetcher.open(self._link, range_headers(held) if self._ranges else {}) as stream:
+                return await self._receive(stream, held)
         except BrokenVideoError as error:
             await self._sink.discard()
             self._received = 0
@@ -175,26 +180,54 @@ class Transfer:
         finally:
             await self._sink.close()
 
-    async def _receive(self, stream: Stream, held: Held) -> None:
+    async def _receive(self, stream: Stream, held: Held) -> Verified:
         verdict = judge(stream.status, stream.headers, held if self._ranges else Held())
         self._refuse(verdict, stream)
         self._length = verdict.length
         if verdict.meaning is Meaning.COMPLETE:
-            return
-        if verdict.meaning is Meaning.WHOLE:
-            await self._begin_anew(stream, verdict)
-        if verdict.length is not None:
+            return await self._publish([])
+        if verdict.meaning is Meaning.REST and verdict.length is not None:
             await self._sink.require(verdict.length - self._received)
         self._content_type = stream.headers.get("Content-Type", self._content_type).partition(";")[0].strip()
+        self._begun = verdict.meaning is Meaning.REST
         try:
-            while await stream.fill(PIECE):
-                await self._write(stream.take())
-        finally:
+            while await stream.fill(PIECE) and not stream.ended:
+                await self._store(stream, verdict)
+        except BaseException:
             # What came before a break or a cancellation is kept too.
-            if rest := stream.take():
-                await self._write(rest)
-        if verdict.length is not None and self._received < verdict.length:
+            if stream.size and (self._begun or begins_like_video(stream.head)):
+                await self._store(stream, verdict)
+            raise
+        return await self._end(stream, verdict)
+
+    async def _end(self, stream: Stream, verdict: Verdict) -> Verified:
+        """Store the last bytes, and publish all if nothing is missing."""
+        whole = verdict.length is None or self._received + stream.size == verdict.length
+        if not whole or not self._begun:
+            await self._store(stream, verdict)
+        if not whole:
             raise _TryAgainError("the file host stopped early")
+        return await self._publish(stream.take())
+
+    async def _store(self, stream: Stream, verdict: Verdict) -> None:
+        """Hand over what is gathered. The first bytes are looked at before those that are there are given up for them."""
+        if not self._begun and not begins_like_video(stream.head):
+            what = f"something that begins with {stream.head[:16]!r}" if stream.size else "nothing"
+            raise self._dead(NotAVideoError, f"the link gave {what} instead of a video")
+        pieces = stream.take()
+        size = sum(map(len, pieces)) + (self._received if self._begun else 0)
+        self._refuse_size(size)
+        if self._begun:
+            await self._sink.write(pieces)
+        else:
+            await self._sink.restart(Held(0, verdict.validator, verdict.length), pieces)
+            self._begun = self._ranges = True
+        self._received = size
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._events:
+            self._events.emit(Downloading(task_id=self.task.id, path=self._path, received=self._received, total=self._length))
 
     def _refuse(self, verdict: Verdict, stream: Stream) -> None:
         """Raise what an answer without the wanted bytes means."""
@@ -218,26 +251,11 @@ class Transfer:
                 next_step="Raise Limits(max_video_bytes=...), then call download() again.",
             )
 
-    async def _begin_anew(self, stream: Stream, verdict: Verdict) -> None:
-        """Look at the first bytes before those that are there are given up for them."""
-        await stream.fill(16)
-        if not begins_like_video(stream.head):
-            what = "nothing" if not stream.head else f"something that begins with {stream.head[:16]!r}"
-            raise self._dead(NotAVideoError, f"the link gave {what} instead of a video")
-        await self._sink.restart(Held(0, verdict.validator, verdict.length))
-        self._received = 0
-        self._ranges = True
-
-    async def _write(self, pieces: list[bytes]) -> None:
-        size = self._received + sum(map(len, pieces))
-        self._refuse_size(size)
-        await self._sink.write(pieces)
-        self._received = size
-        if self._events:
-            self._events.emit(Downloading(task_id=self.task.id, path=self._path, received=size, total=self._length))
-
-    async def _publish(self) -> Verified:
-        sha256, movie = await self._sink.publish()
+    async def _publish(self, pieces: Sequence[bytes]) -> Verified:
+        self._received += sum(map(len, pieces))
+        self._refuse_size(self._received)
+        sha256, movie = await self._sink.publish(pieces)
+        self._tell()
         return Verified(self._received, sha256, self._content_type, movie)
 
     def _dead(self, kind: type[DownloadError], reason: str) -> _DeadLinkError:

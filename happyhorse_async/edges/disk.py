@@ -7,6 +7,7 @@ Everything here blocks and runs in worker threads, one call of a part file at a 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -85,6 +86,11 @@ class PartFile:
         self.tally = Tally()
         self.held = Held()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the part file is held by this process."""
+        return self._file >= 0
+
     def check(self) -> None:
         """Raise `DestinationExistsError` when the final path is taken and must not be."""
         if self._overwrite:
@@ -93,19 +99,25 @@ class PartFile:
         elif os.path.lexists(self.final):
             raise DestinationExistsError(f"{self.final} exists already", path=str(self.final))
 
+    def is_new(self) -> bool:
+        """Whether there is nothing to go on with; nothing is made before the first bytes have come."""
+        self.check()
+        return not os.path.lexists(self.part)
+
     def open(self) -> Held:
         """Take the part file for this process, making it when it is not there, and say what is in it; `rehash` has to follow."""
+        self._take()
+        size, held = os.fstat(self._file).st_size, self._noted()
+        usable = held is not None and (held.validator is not None or size == held.length) and size <= (held.length or size)
+        self.held = attrs.evolve(held, size=size) if held is not None and usable else Held()
+        self.tally = Tally()
+        return self.held
+
+    def _take(self) -> None:
         self.check()
         self.final.parent.mkdir(parents=True, exist_ok=True)
         self._file = _open_alone(self.part)
-        self.check()  # another process may have finished while this one waited
-        size, held = os.fstat(self._file).st_size, self._noted()
-        if held is None or not (held.validator or size == held.length) or size > (held.length or size):
-            self.restart(Held())
-        else:
-            self.held = attrs.evolve(held, size=size)
-            self.tally = Tally()
-        return self.held
+        self.check()  # another process may have finished just before
 
     def rehash(self, room: int = 8 * BLOCK) -> bool:
         """Take the next bytes that are there already into the tally; False when all of them are. They have to be read for their digest."""
@@ -120,6 +132,8 @@ class PartFile:
 
     def restart(self, held: Held) -> None:
         """Begin anew with another version of the file; the bytes go first, so that they never lie under a note that is not theirs."""
+        if self._file < 0:
+            self._take()
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         self.tally, self.held = Tally(), attrs.evolve(held, size=0)
@@ -281,6 +295,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@functools.cache
 def _boot() -> str:
     """Identify this run of the machine, where the system tells; "" elsewhere."""
     try:

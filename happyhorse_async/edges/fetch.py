@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 from urllib.parse import urljoin
@@ -20,13 +20,11 @@ from yarl import URL
 from ..config import Limits, Timeouts
 from ..errors import APIConnectionError, APITimeoutError, HappyHorseError, TransportError, UnsafeLinkError
 from ..rules import links, ranges
-from .body import Body, take_over
 from .http import FOREIGN_ERRORS, USER_AGENT, transport_error
 
 MOST_REDIRECTS = 5
 READ_BUFFER = 256 * 1024
 """Bytes that a connection may hold before the host is asked to wait (half of it), measured as the least that costs no speed."""
-ROOM = 1024 * 1024
 GATHER_SECONDS = 1.0
 """Slow bytes are handed on after this time, however few they are, so that they are on disk and counted."""
 
@@ -126,12 +124,10 @@ class Stream:
         self._clock = asyncio.get_running_loop().time
         self._pace = ranges.Pace(window=timeouts.download_window, least=timeouts.download_rate, now=self._clock())
         self._pieces: list[bytes] = []
-        self._size = 0
+        self.size = 0
+        """Bytes that are gathered."""
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
-        self._idle = timeouts.download_idle
-        self._heard = self._clock()
-        self._body = take_over(response, ranges.content_length(response.headers), room=ROOM) if response.status in (200, 206) else None
 
     async def __aenter__(self) -> Stream:
         return self
@@ -141,67 +137,58 @@ class Stream:
         self._response.close()
 
     async def fill(self, size: int) -> bool:
-        """Gather `size` bytes, fewer at the end of the body or when they come slowly; False when nothing more will come.
+        """Gather `size` bytes, fewer at the end of the body or when they come slowly; False when there are none any more.
 
         Raises `TransportError`; what was gathered by then is still there to `take`.
         """
+        until = self._clock() + GATHER_SECONDS
         try:
-            return await (self._fill_directly(self._body, size) if self._body is not None else self._fill(size))
+            while self.size < size and not self.ended:
+                piece, _ = await self._response.content.readchunk()
+                if self._gather(piece) >= until:
+                    break
         except FOREIGN_ERRORS as error:
             if isinstance(error, HappyHorseError):
                 raise
+            self._rescue()
             raise _mapped(error) from error
+        return self.size > 0
 
-    async def _fill_directly(self, body: Body, size: int) -> bool:
-        while True:
-            before = body.size
-            await body.wait(size, GATHER_SECONDS)
-            received, now = body.size - before, self._clock()
-            self._check_pace(received, now)
-            if received:
-                self._heard = now
-            elif body.error is not None:
-                raise body.error
-            elif body.size or body.ended:
-                return body.size > 0
-            elif now - self._heard >= (self._idle or now):
-                raise aiohttp.SocketTimeoutError("nothing came")
-            else:
-                continue
-            return True
+    def _rescue(self) -> None:
+        # Once a connection has broken, the library hides the bytes that came before. They are good, and a host that cuts every answer
+        # would otherwise never be got anything from; where the attribute is missing they are fetched again.
+        buffered = getattr(self._response.content, "_buffer", None)
+        while buffered:
+            self._pieces.append(buffered.popleft())
+            self.size += len(self._pieces[-1])
 
-    async def _fill(self, size: int) -> bool:
-        until = self._clock() + GATHER_SECONDS
-        while self._size < size:
-            piece, _ = await self._response.content.readchunk()
-            if not piece:
-                if self._response.content.at_eof():
-                    return self._size > 0
-                continue
+    def _gather(self, piece: bytes) -> float:
+        now = self._clock()
+        if piece:
             self._pieces.append(piece)
-            self._size += len(piece)
-            now = self._clock()
-            self._check_pace(len(piece), now)
-            if now >= until:
-                break
-        return True
+            self.size += len(piece)
+            if self._pace.too_slow(len(piece), now):
+                raise APITimeoutError("the file host sends too slowly", sent=True)
+        return now
 
-    def _check_pace(self, received: int, now: float) -> None:
-        if self._pace.too_slow(received, now):
-            raise APITimeoutError("the file host sends too slowly", sent=True)
+    @property
+    def ended(self) -> bool:
+        """Whether the last byte of the body is gathered."""
+        return self._response.content.at_eof()
 
     @property
     def head(self) -> bytes:
         """The first bytes of what is gathered."""
-        if self._body is not None:
-            return self._body.head
-        return b"".join(self._pieces)[:16] if self._size < 65536 else self._pieces[0][:16]
+        head = b""
+        for piece in self._pieces:
+            head += piece[:16]
+            if len(head) >= 16:
+                break
+        return head
 
-    def take(self) -> Sequence[bytes | memoryview]:
-        """Hand over what is gathered; it is good until the next `fill`."""
-        if self._body is not None:
-            return self._body.take()
-        pieces, self._pieces, self._size = self._pieces, [], 0
+    def take(self) -> list[bytes]:
+        """Hand over what is gathered."""
+        pieces, self._pieces, self.size = self._pieces, [], 0
         return pieces
 
 

@@ -18,9 +18,10 @@ T = TypeVar("T")
 class FileSink:
     """Streams one video into a part file; see `transfer.Sink`."""
 
-    def __init__(self, file: PartFile, threads: Threads) -> None:
+    def __init__(self, file: PartFile, threads: Threads, *, new: bool) -> None:
         self._file = file
         self._threads = threads
+        self._new = new
 
     async def _do(self, call: Callable[[], T]) -> T:
         try:
@@ -32,14 +33,23 @@ class FileSink:
 
     async def open(self) -> Held:
         """Open the part file, and hash what is in it, some at a time so that a cancellation is soon obeyed."""
+        if self._new:
+            self._new = False
+            return Held()
         await self._do(self._file.open)
         while self._file.held.size and await self._do(self._file.rehash):
             pass
         return self._file.held
 
-    async def restart(self, held: Held) -> None:
-        """Empty the part file."""
-        await self._do(lambda: self._file.restart(held))
+    async def restart(self, held: Held, pieces: Sequence[bytes]) -> None:
+        """Empty the part file, and write the first bytes."""
+
+        def begin() -> None:
+            self._file.restart(held)
+            self._file.require(held.length or 0)
+            self._file.write(pieces)
+
+        await self._do(begin)
 
     async def require(self, needed: int) -> None:
         """Look whether there is room."""
@@ -49,9 +59,14 @@ class FileSink:
         """Write and hash in one hand-over to a thread."""
         await self._do(lambda: self._file.write(pieces))
 
-    async def publish(self) -> tuple[str, Movie]:
-        """Verify, sync and name the file."""
-        return await self._do(self._file.publish)
+    async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
+        """Write the last bytes; verify, sync and name the file."""
+
+        def finish() -> tuple[str, Movie]:
+            self._file.write(pieces)
+            return self._file.publish()
+
+        return await self._do(finish)
 
     async def discard(self) -> None:
         """Remove the part file and its note."""
@@ -59,7 +74,9 @@ class FileSink:
 
     async def close(self) -> None:
         """Close the part file; it stays."""
-        await self._do(self._file.close)
+        self._new = False
+        if self._file.is_open:
+            await self._do(self._file.close)
 
 
 def disk_error(error: OSError, path: str) -> DownloadError:

@@ -14,10 +14,13 @@ class Threads:
     """Runs blocking calls. Threads start when they are needed, and end with `close`."""
 
     def __init__(self, most: int, *, name: str) -> None:
+        self._closed = False
         self._pool = ThreadPoolExecutor(max_workers=most, thread_name_prefix=name)
 
     async def run(self, call: Callable[[], T]) -> T:
         """Make a blocking call in a thread, and wait for its end even when cancelled: it may be using a file that is closed next."""
+        if self._closed:
+            return call()  # what is left to do when all ends is to close files
         future = asyncio.get_running_loop().run_in_executor(self._pool, call)
         try:
             return await asyncio.shield(future)
@@ -33,4 +36,5 @@ class Threads:
 
     def close(self) -> None:
         """End the threads, once what they are doing is done."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=False)
