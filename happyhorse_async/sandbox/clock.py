@@ -31,6 +31,7 @@ class Clock:
 
     @speed.setter
     def speed(self, speed: float) -> None:
+        """Change the speed from now on; `ValueError` when it is negative or not finite."""
         self._base, self._anchor = self.now(), self._real()
         self._speed = _checked_speed(speed)
 

@@ -18,6 +18,7 @@ from .service import Options, Service
 from .studio import choose_video
 from .tasks import Ending
 from .threads import SandboxThread, run_in_loop
+from .world import Lifetimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,6 +58,13 @@ class Sandbox:
         host: the address to listen on, `port` and `files_port` the two ports; 0: any free one.
     """
 
+    _service: Service | None = None
+    _listeners: tuple[Listener, ...] = ()
+    _urls = ("", "")
+    _home: tuple[asyncio.AbstractEventLoop, int] | None = None
+    """The event loop and the thread in which the sandbox runs; None when it does not."""
+    _thread: SandboxThread | None = None
+
     def __init__(
         self,
         *,
@@ -87,9 +95,7 @@ class Sandbox:
             features=features or Features(),
             video=choose_video(video),
             stub_bytes=stub_bytes,
-            task_seconds=task_seconds,
-            link_seconds=link_seconds,
-            file_seconds=file_seconds,
+            lifetimes=Lifetimes(task=task_seconds, link=link_seconds, file=file_seconds),
             expired_link=expired_link,
             allow_loopback=allow_loopback,
             callback_timeout=callback_timeout,
@@ -98,11 +104,6 @@ class Sandbox:
         )
         self._clock = Clock(start=time.time() if start is None else start, speed=speed, real=time.monotonic)
         self._address = host, port, files_port
-        self._service: Service | None = None
-        self._listeners: list[Listener] = []
-        self._urls = ("", "")
-        self._home: tuple[asyncio.AbstractEventLoop, int] | None = None
-        self._thread: SandboxThread | None = None
 
     async def __aenter__(self) -> Self:
         host, port, files_port = self._address
@@ -110,10 +111,12 @@ class Sandbox:
         self._urls = url_of(sockets[0]), url_of(sockets[1])
         self._service = service = Service(self._options, self._clock, url=self.url, files_url=self.files_url)
         self._home = asyncio.get_running_loop(), threading.get_ident()
-        api_routes = (*tasks.ROUTES, *money.ROUTES, *about.API_ROUTES, *(control.ROUTES if self._options.control else ()))
-        self._listeners = [Listener(sockets[0], "api"), Listener(sockets[1], "files")]
-        await self._listeners[0].start(Front(service, Router(api_routes), "api"))
-        await self._listeners[1].start(Front(service, Router((*files.ROUTES, *results.ROUTES, *about.FILES_ROUTES)), "files"))
+        steering = control.ROUTES if self._options.control else ()
+        api = Router((*tasks.ROUTES, *money.ROUTES, *about.API_ROUTES, *steering))
+        other = Router((*files.ROUTES, *results.ROUTES, *about.FILES_ROUTES))
+        self._listeners = Listener(sockets[0], Front(service, api, "api")), Listener(sockets[1], Front(service, other, "files"))
+        for listener in self._listeners:
+            await listener.start()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -173,6 +176,7 @@ class Sandbox:
 
     @speed.setter
     def speed(self, speed: float) -> None:
+        """Change how fast the clock runs."""
         self._do(lambda service: service.set_speed(speed))
 
     @property

@@ -12,46 +12,69 @@ __all__ = ["ACTIONS", "Fault", "FaultPlan"]
 
 _RESULTS = "/results/"
 _TASKS = "/v1/tasks"
+_SUBMIT = "/v1/videos/generations"
 
-ACTIONS: dict[str, str | None] = {
-    "refuse": None,
-    "drop-before": None,
-    "drop-after": None,
-    "hang-before": None,
-    "hang-after": None,
-    "answer-after": None,
-    "slow": None,
-    "slow-bytes": None,
-    "skew": None,
-    "truncate": _RESULTS,
-    "reset": _RESULTS,
-    "short": _RESULTS,
-    "html": _RESULTS,
-    "json": _RESULTS,
-    "empty": _RESULTS,
-    "ignore-range": _RESULTS,
-    "wrong-range": _RESULTS,
-    "new-etag": _RESULTS,
-    "corrupt": _RESULTS,
-    "redirect": _RESULTS,
-    "expire": _RESULTS,
-    "absent": "/v1/tasks/batch",
-    "unknown-status": _TASKS,
-    "unknown-fields": _TASKS,
-    "fail-task": "/v1/videos/generations",
-    "undecided": "/v1/videos/generations",
-    "duplicate-callback": "*",
-    "reorder-callbacks": "*",
-    "late-callback": "*",
-    "no-callback": "*",
+
+@attrs.frozen
+class Action:
+    """A misbehaviour: where it applies unless a fault says otherwise, and the details that it takes."""
+
+    path: str | None
+    """None: every path of the service."""
+    details: frozenset[str]
+
+
+def _action(path: str | None, *details: str) -> Action:
+    return Action(path, frozenset(details))
+
+
+ACTIONS = {
+    "refuse": _action(None, "status", "body", "headers"),
+    "drop-before": _action(None),
+    "drop-after": _action(None),
+    "hang-before": _action(None, "seconds"),
+    "hang-after": _action(None, "seconds"),
+    "answer-after": _action(None, "status", "body", "headers"),
+    "slow": _action(None, "seconds"),
+    "slow-bytes": _action(None, "chunk", "interval"),
+    "skew": _action(None, "seconds"),
+    "truncate": _action(_RESULTS, "bytes", "fraction"),
+    "reset": _action(_RESULTS, "bytes", "fraction"),
+    "short": _action(_RESULTS, "bytes", "fraction"),
+    "html": _action(_RESULTS, "status", "body"),
+    "json": _action(_RESULTS, "status", "body"),
+    "empty": _action(_RESULTS, "status"),
+    "ignore-range": _action(_RESULTS),
+    "wrong-range": _action(_RESULTS, "content_range"),
+    "new-etag": _action(_RESULTS),
+    "corrupt": _action(_RESULTS, "at"),
+    "redirect": _action(_RESULTS, "status", "to"),
+    "expire": _action(_RESULTS, "status", "fresh"),
+    "absent": _action("/v1/tasks/batch", "ids"),
+    "unknown-status": _action(_TASKS, "status", "ids"),
+    "unknown-fields": _action(_TASKS, "fields"),
+    "fail-task": _action(_SUBMIT, "status", "code", "message", "refund"),
+    "undecided": _action(_SUBMIT, "seconds"),
+    "duplicate-callback": _action("*", "count"),
+    "reorder-callbacks": _action("*"),
+    "late-callback": _action("*", "seconds"),
+    "no-callback": _action("*"),
 }
-"""Every action, with the path that it applies to unless the fault names one; None: every path of the service."""
+"""Every misbehaviour by name."""
 
 
 def _positions(nth: int | set[int] | frozenset[int] | list[int] | None) -> frozenset[int] | None:
     if nth is None:
         return None
     return frozenset({nth}) if isinstance(nth, int) else frozenset(nth)
+
+
+def _check(action: str, details: dict[str, Any]) -> None:
+    if action not in ACTIONS:
+        raise ValueError(f"no such fault: {action!r}; there are {', '.join(ACTIONS)}")
+    known = ACTIONS[action].details
+    if unknown := details.keys() - known:
+        raise ValueError(f"{action} takes {', '.join(sorted(known)) or 'no details'}, not {', '.join(sorted(unknown))}")
 
 
 @attrs.frozen(init=False, eq=False)
@@ -91,14 +114,13 @@ class Fault:
         after: int = 0,
         **details: Any,
     ) -> None:
-        if action not in ACTIONS:
-            raise ValueError(f"no such fault: {action!r}; there are {', '.join(ACTIONS)}")
+        _check(action, details)
         if probability is not None and not 0 <= probability <= 1:
             raise ValueError(f"a probability is between 0 and 1, not {probability}")
         positions = _positions(nth)
         if times == -1:
             times = None if probability is not None else len(positions) if positions is not None else 1
-        path = ACTIONS[action] if path is None else path
+        path = ACTIONS[action].path if path is None else path
         self.__attrs_init__(action, method, path, positions, times, probability, seed, after, details)
 
     def matches(self, method: str, path: str) -> bool:
@@ -120,6 +142,7 @@ class _Armed:
     fired: int = 0
 
     def strikes(self, method: str, path: str) -> bool:
+        """Count a request if it matches, and return whether it suffers."""
         fault = self.fault
         if not fault.matches(method, path):
             return False

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
 __all__ = ["Features"]
+
+
+def _one_of(default: str, *others: str) -> Any:
+    return attrs.field(default=default, validator=attrs.validators.in_((default, *others)))
 
 
 @attrs.frozen(kw_only=True)
@@ -30,13 +34,13 @@ class Features:
     """Ended tasks carry `duration`, the seconds that they took."""
     results: bool = True
     """Completed tasks carry `results`; off, with `result_data`, they carry that alone."""
-    result_data: Literal["absent", "object", "list"] = "object"
+    result_data: Literal["absent", "object", "list"] = _one_of("object", "list", "absent")
     """The shape of `result_data`, which repeats the links with their metadata."""
     pricing: bool = True
     """Has `GET /v1/catalog/pricing-rules/{model}`; off: 404."""
     file_listing: bool = True
     """The file service lists and deletes; off: 404."""
-    request_ids: Literal["x-request-id", "x-oneapi-request-id", "absent"] = "x-request-id"
+    request_ids: Literal["x-request-id", "x-oneapi-request-id", "absent"] = _one_of("x-request-id", "x-oneapi-request-id", "absent")
     """The response header that names the request for support."""
     user_agent_filter: bool = True
     """Result links answer 403 to the default `User-Agent` of some HTTP libraries."""
@@ -46,5 +50,5 @@ class Features:
     """Cancelled tasks come as `failed` with the code `request_cancelled`, as the reference allows."""
     suggestions: bool = True
     """A failed task's `error` carries `suggestion`."""
-    retry_after: Literal["seconds", "date", "absent"] = "seconds"
+    retry_after: Literal["seconds", "date", "absent"] = _one_of("seconds", "date", "absent")
     """The form of `Retry-After` on a rate-limited answer."""

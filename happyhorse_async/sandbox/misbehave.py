@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .exchange import Answer, expired_answer
+from .exchange import Answer, api_error, expired_answer, file_error
+from .refusals import Refusal, typical_code
 from .tasks import Ending
 
 if TYPE_CHECKING:
@@ -80,21 +81,20 @@ def after(fault: Fault, act: Act) -> None:
         change(act)
 
 
-def _given(details: dict[str, Any], status: int) -> Answer:
-    body = details.get("body")
-    headers = dict(details.get("headers", {}))
-    status = details.get("status", status)
+def _given(act: Act, default_status: int) -> Answer:
+    """Return the answer that the fault's details describe; without a body it is the host's own error."""
+    body, status = act.details.get("body"), act.details.get("status", default_status)
+    headers = dict(act.details.get("headers", {}))
     if isinstance(body, (bytes, str)):
         return Answer(status, body=_as_bytes(body), content_type="text/html; charset=utf-8", headers=headers)
-    if body is None:
-        code = {429: "rate_limit_exceeded", 500: "internal_error", 503: "service_unavailable"}.get(status, "refused")
-        kind = "rate_limit_error" if status == 429 else "api_error"
-        body = {"error": {"code": code, "message": "refused by a fault of the sandbox", "type": kind}}
-    return Answer(status, body, headers=headers)
+    if body is not None:
+        return Answer(status, body, headers=headers)
+    refusal = Refusal(status, typical_code(status), "refused by a fault of the sandbox", headers=headers)
+    return file_error(refusal) if act.call.host == "files" else api_error(refusal, request_id=None, integer_code=False)
 
 
 def _refuse(act: Act) -> None:
-    act.answer = _given(act.details, 503)
+    act.answer = _given(act, 503)
 
 
 def _ignore_range(act: Act) -> None:
@@ -138,7 +138,7 @@ def _hang(act: Act) -> None:
 
 
 def _answer_after(act: Act) -> None:
-    act.answer = _given(act.details, 502)
+    act.answer = _given(act, 502)
 
 
 def _slow(act: Act) -> None:

@@ -15,7 +15,7 @@ import attrs
 from .refusals import Refusal
 from .submissions import MODEL
 
-__all__ = ["Account", "Charge", "Entry", "Wallet", "price", "pricing_rule"]
+__all__ = ["Account", "Charge", "Entry", "RateLimited", "Wallet", "price", "pricing_rule", "uc", "usd"]
 
 _RATE = Decimal("7.616")
 _QUALITY_FACTOR = {"720p": Decimal(1), "1080p": Decimal("1.72")}

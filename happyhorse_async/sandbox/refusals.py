@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Refusal", "error_type", "invalid"]
+__all__ = ["Refusal", "error_type", "invalid", "typical_code"]
 
 _TYPES = {
     400: "invalid_request_error",
@@ -16,10 +16,25 @@ _TYPES = {
     429: "rate_limit_error",
 }
 
+_CODES = {
+    401: "unauthorized",
+    402: "insufficient_quota",
+    403: "permission_denied",
+    404: "task_not_found",
+    413: "request_too_large",
+    429: "rate_limit_exceeded",
+    503: "service_unavailable",
+}
+
 
 def error_type(status: int) -> str:
     """Return the `error.type` that goes with an HTTP status."""
     return _TYPES.get(status, "api_error")
+
+
+def typical_code(status: int) -> str:
+    """Return the `error.code` that mostly goes with an HTTP status."""
+    return _CODES.get(status, "internal_error" if status >= 500 else "invalid_request")
 
 
 class Refusal(Exception):  # noqa: N818  # an answer like any other, not a failure

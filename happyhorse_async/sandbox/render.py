@@ -76,6 +76,7 @@ class _Camera:
 
     @classmethod
     def drawn(cls, seed: int) -> _Camera:
+        """Return the camera of a seed."""
         chance = Random(seed)
         return cls(chance.uniform(0.15, 0.85), chance.uniform(0.15, 0.85))
 

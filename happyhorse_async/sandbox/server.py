@@ -40,7 +40,7 @@ class Front:
     def __init__(self, service: Service, router: Router, host: Host) -> None:
         self._service = service
         self._router = router
-        self._host: Host = host
+        self.host: Host = host
         self._requests = 0
         self._date = (0, "")
 
@@ -49,7 +49,7 @@ class Front:
         service = self._service
         raw_path, _, query = request.raw_path.partition("?")
         path = unquote(raw_path) if "%" in raw_path else raw_path
-        host: Host = "results" if path.startswith("/results/") else self._host
+        host: Host = "results" if path.startswith("/results/") else self.host
         oversized = False
         try:
             body = await request.read()
@@ -137,28 +137,28 @@ class Front:
         return headers
 
     def _request_id(self) -> str:
-        return f"req-{self._host}-{self._requests:08d}"
+        return f"req-{self.host}-{self._requests:08d}"
 
 
 class Listener:
     """One bound socket and the server behind it."""
 
-    def __init__(self, bound: socket.socket, host: Host) -> None:
+    def __init__(self, bound: socket.socket, front: Front) -> None:
         self._socket = bound
-        self._host: Host = host
+        self._front = front
         self._web: web.Server | None = None
         self._server: asyncio.Server | None = None
 
-    async def start(self, front: Front) -> None:
+    async def start(self) -> None:
         """Accept connections from now on."""
         loop = asyncio.get_running_loop()
-        largest = _LARGEST[self._host]
+        largest = _LARGEST[self._front.host]
 
         def make_request(message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
             return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=largest)
 
         # Cancelled handlers end their waits when the client goes away; nothing that is paid awaits in between.
-        self._web = web.Server(front, request_factory=make_request, handler_cancellation=True, access_log=None)
+        self._web = web.Server(self._front, request_factory=make_request, handler_cancellation=True, access_log=None)
         self._server = await loop.create_server(self._web, sock=self._socket, backlog=1024)
 
     async def stop(self) -> None:

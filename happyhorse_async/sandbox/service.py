@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .images import FrameProblem
     from .money import Account
     from .tasks import Ending, TaskRecord
+    from .world import Lifetimes
 
 __all__ = ["Options", "Service"]
 
@@ -34,9 +35,7 @@ class Options:
     features: Features
     video: Literal["real", "stub"]
     stub_bytes: int
-    task_seconds: float | None
-    link_seconds: float
-    file_seconds: float
+    lifetimes: Lifetimes
     expired_link: int
     allow_loopback: bool
     callback_timeout: float
@@ -57,13 +56,7 @@ class Service:
         self.journal = Journal()
         self.views = Views(options.features, files_url)
         self.closing = asyncio.Event()
-        self.world = World(
-            options.accounts,
-            seed=options.seed,
-            task_seconds=options.task_seconds,
-            link_seconds=options.link_seconds,
-            file_seconds=options.file_seconds,
-        )
+        self.world = World(options.accounts, options.lifetimes, seed=options.seed)
         self.fetcher = Fetcher(self.world.files, files_url, follow_redirects=options.allow_loopback)
         self.studio = Studio(
             self.fetcher,

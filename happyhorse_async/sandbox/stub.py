@@ -53,19 +53,23 @@ class _Bits:
         self._text: list[str] = []
 
     def u(self, width: int, value: int) -> _Bits:
+        """Append an unsigned number of a fixed width."""
         self._text.append(f"{value:0{width}b}")
         return self
 
     def ue(self, value: int) -> _Bits:
+        """Append an unsigned number in Exp-Golomb code; small signed ones that are zero look the same."""
         digits = f"{value + 1:b}"
         self._text.append("0" * (len(digits) - 1) + digits)
         return self
 
     def align(self, bit: str) -> _Bits:
+        """Fill the last byte."""
         self._text.append(bit * (-sum(map(len, self._text)) % 8))
         return self
 
     def raw(self, data: bytes) -> _Bits:
+        """Append whole bytes."""
         self._text.extend(f"{byte:08b}" for byte in data)
         return self
 

@@ -20,13 +20,13 @@ def run_in_loop(loop: asyncio.AbstractEventLoop, action: Callable[[], _T]) -> _T
     """Run a function in another thread's event loop and return, or raise, what it does."""
     outcome: Future[_T] = Future()
 
-    def run() -> None:
+    def _run() -> None:
         try:
             outcome.set_result(action())
         except BaseException as error:  # noqa: BLE001  # it belongs to the caller in the other thread
             outcome.set_exception(error)
 
-    loop.call_soon_threadsafe(run)
+    loop.call_soon_threadsafe(_run)
     return outcome.result()
 
 

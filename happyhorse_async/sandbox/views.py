@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .money import Wallet
     from .tasks import TaskRecord
 
-__all__ = ["Views"]
+__all__ = ["Views", "credits_view"]
 
 _RETRY_LATER = frozenset({"service_error", "service_unavailable", "resource_exhausted", "generation_timeout", "quota_exceeded"})
 

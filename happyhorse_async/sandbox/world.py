@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .submissions import Submission
 
-__all__ = ["Accepted", "World"]
+__all__ = ["Accepted", "Lifetimes", "World"]
 
 _ALPHABET = string.ascii_lowercase + string.digits
 
@@ -37,26 +37,27 @@ class Accepted:
     replayed: bool
 
 
+@attrs.frozen(kw_only=True)
+class Lifetimes:
+    """How long things live, in sandbox seconds."""
+
+    task: float | None
+    """Every task's life; None: a realistic distribution."""
+    link: float
+    file: float
+
+
 class World:
     """Everything that the sandbox remembers. `run(now)` brings it up to a time; callers do so before they look."""
 
-    def __init__(
-        self,
-        accounts: Iterable[Account],
-        *,
-        seed: int,
-        task_seconds: float | None,
-        link_seconds: float,
-        file_seconds: float,
-    ) -> None:
+    def __init__(self, accounts: Iterable[Account], lifetimes: Lifetimes, *, seed: int) -> None:
         self._chance = Random(seed)
-        self._task_seconds = task_seconds
-        self._link_seconds = link_seconds
+        self._lifetimes = lifetimes
         self._keys: dict[tuple[str, str], TaskRecord] = {}
         self._undecided: dict[str, float] = {}
         self._links: dict[str, TaskRecord] = {}
         self.agenda = Agenda()
-        self.files = Shelf(self._chance, self.agenda, file_seconds=file_seconds)
+        self.files = Shelf(self._chance, self.agenda, file_seconds=lifetimes.file)
         self.wallets = {account.key: Wallet(account) for account in accounts}
         self.tasks: dict[str, TaskRecord] = {}
         self.ledger: list[Entry] = []
@@ -84,7 +85,7 @@ class World:
             if earlier is not None:
                 return Accepted(self._replay(earlier, submission, now), replayed=True)
         charge = wallet.reserve(price(submission.duration, submission.quality))
-        life = plan_life(self._chance, duration=submission.duration, quality=submission.quality, fixed=self._task_seconds)
+        life = plan_life(self._chance, duration=submission.duration, quality=submission.quality, fixed=self._lifetimes.task)
         task = TaskRecord(
             id=f"task-unified-{int(now)}-{''.join(self._chance.choices(_ALPHABET, k=10))}",
             wallet=wallet,
@@ -180,7 +181,7 @@ class World:
 
     def _link(self, task: TaskRecord, now: float) -> None:
         token = f"{self._chance.getrandbits(96):024x}"
-        task.links.append(Link(token, now + self._link_seconds))
+        task.links.append(Link(token, now + self._lifetimes.link))
         self._links[token] = task
 
     def _enter(self, kind: Literal["reserve", "settle", "refund"], task: TaskRecord, at: float, amount: Decimal) -> None:

@@ -39,6 +39,13 @@ async def test_refuse_answers_as_told_and_accepts_nothing(wire: Wire) -> None:
     assert wire.sandbox.paid == 0
 
 
+async def test_a_refusal_without_a_body_is_the_hosts_own_error(wire: Wire) -> None:
+    """Each host has its envelope, and the code is the one that goes with the status."""
+    wire.sandbox.fail(Fault("refuse", status=503, times=2))
+    assert (await wire.get("/v1/credits")).error["code"] == "service_unavailable"
+    assert (await wire.files("GET", "/api/v1/files/quota")).json["success"] is False
+
+
 async def test_drop_before_closes_without_accepting(wire: Wire) -> None:
     """The client sees a dropped connection, nothing is paid, and the log knows of no answer."""
     wire.sandbox.fail(Fault("drop-before"))
@@ -307,6 +314,10 @@ def test_a_fault_checks_itself() -> None:
     """An unknown action and an impossible probability are errors that say what is possible."""
     with pytest.raises(ValueError, match="no such fault: 'explode'; there are refuse, "):
         Fault("explode")
+    with pytest.raises(ValueError, match="refuse takes body, headers, status, not stauts"):
+        Fault("refuse", stauts=503)
+    with pytest.raises(ValueError, match="no-callback takes no details, not seconds"):
+        Fault("no-callback", seconds=1)
     with pytest.raises(ValueError, match="between 0 and 1"):
         Fault("refuse", probability=2)
     assert all(Fault(action).action == action for action in ACTIONS)

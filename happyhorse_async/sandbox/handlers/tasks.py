@@ -82,11 +82,11 @@ def _wanted(call: Call) -> Callable[[TaskRecord], bool]:
     statuses = _LISTED_STATUSES[status] if status else None
     other_kind = call.argument("type") not in (None, "", "video") or call.argument("model") not in (None, "", MODEL)
 
-    def is_wanted(task: TaskRecord) -> bool:
+    def _is_wanted(task: TaskRecord) -> bool:
         right_status = statuses is None or task.status_at(call.now) in statuses
         return task.wallet is call.wallet and right_status and not other_kind
 
-    return is_wanted
+    return _is_wanted
 
 
 def page_argument(call: Call, name: str, default: int, *, most: int = 1_000_000) -> int:
