@@ -70,7 +70,8 @@ class Pace:
         self.epoch += 1
         self.refusals += 1
         self.limit = max(1.0, self.limit / 2)
-        self._rate = max(1, self._accepted) / max(1.0 / FASTEST, now - self._since)
+        # Limits are counted over a second or longer: what was accepted within less of one may have been all that a second allows.
+        self._rate = max(1, self._accepted) / max(1.0, now - self._since)
         # It grows from the end of the pause on. The pause itself is part of the next measurement.
         self._rate_at = now + pause
         self._since, self._accepted, self._latest = now, 0, now + pause

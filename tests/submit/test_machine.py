@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -60,7 +60,7 @@ class Payments(RuleBasedStateMachine):
 
     steps = 0
     paid = 0
-    seen: Counter[str] = Counter()
+    seen: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,10 +196,12 @@ class Payments(RuleBasedStateMachine):
         try:
             task = await self.session.submit("https://example.com/a.png", duration=duration, idempotency_key=key)
         except HappyHorseError as error:
-            assert error.idempotency_key == key
             self.note(None, error)
+            named = error.idempotency_key
         else:
             self.note(task, None)
+            named = task.idempotency_key
+        assert named == key
 
     def note(self, task: TaskHandle | None, error: HappyHorseError | None) -> None:
         """Write down what a caller was told."""
