@@ -68,6 +68,7 @@ class Engine:
             background=self.background,
             poller=self.poller,
         )
+        self.submitter.callback_url = settings.webhook_url
         self.fetcher = Fetcher(timeouts=settings.timeouts, limits=settings.limits, allow_loopback=settings.on_loopback)
         self.downloader = Downloader(
             self.api, self.fetcher, limits=settings.limits, policy=settings.retry, events=self.events, background=self.background

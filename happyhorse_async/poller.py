@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .channels import Subscriber, Updates, Waiter, Watch
-from .errors import HappyHorseError, SessionClosedError, TaskCancelledError, TaskFailedError
+from .errors import HappyHorseError, SessionClosedError
 from .events import Completed, Failed, Updated
+from .failures import failure_of
 from .reader import Reader
 from .records import Finals, Record
 from .rules import lifecycle, pacing, wire
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from .events import Events
     from .models import Task
 
-__all__ = ["Poller", "Updates", "Watch", "failure_of"]
+__all__ = ["Poller", "Updates", "Watch"]
+
+logger = logging.getLogger("happyhorse_async")
 
 _MOST_EXPECTED = 32_768
 """Tasks whose callback is expected while nobody waits for them yet; the oldest are forgotten, and then read at the usual pace."""
@@ -46,7 +50,6 @@ class Poller:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._api = api
-        self._limits = limits
         self._events = events
         self._wall = wall
         self._records: dict[str, Record] = {}
@@ -114,6 +117,7 @@ class Poller:
         """Read a task soon, because something says that it has changed; nothing happens when nobody waits for it."""
         record = self._records.get(task_id)
         if record is not None:
+            record.called = True
             self._scheduler.soon(record)
 
     def expect_callback(self, task_id: str) -> None:
@@ -227,10 +231,8 @@ class Poller:
             self._end(task, asked)
         elif record is not None:
             self.answered(record, _value_of(task), asked)
-        elif watch or self._limits.max_unfinished is not None:
-            # Places for unfinished tasks only become free when somebody looks.
-            record = self._watch(task.id, task)
-            record.kept = self._limits.max_unfinished is not None
+        elif watch:
+            self._watch(task.id, task)
 
     def _watch(self, task_id: str, known: Task | None = None) -> Record:
         record = self._records[task_id] = Record(task_id, self._scheduler.clock())
@@ -285,7 +287,9 @@ class Poller:
         if record is not None:
             self._scheduler.drop(record)
             self._learn_life(record, task, asked)
-            subscribers, record.subscribers, record.kept = record.subscribers, [], False
+            if record.callback:
+                self._scheduler.callback_came(record.called)
+            subscribers, record.subscribers = record.subscribers, []
             for subscriber in subscribers:
                 subscriber.publish(task)
         if is_news:
@@ -302,40 +306,19 @@ class Poller:
 
     def _announce(self, task: Task) -> None:
         for listener in self._listeners:
-            listener(task)
+            try:
+                listener(task)
+            except Exception:
+                # What somebody else makes of a task must not stop the others' waiting.
+                logger.exception("a listener failed on task %s", task.id, extra={"action": "listener_failed", "task_id": task.id})
         if self._events:
             self._events.emit(Completed(task=task) if lifecycle.is_completed(task) else Failed(task=task))
 
     def _fail(self, record: Record, error: HappyHorseError) -> None:
-        subscribers, record.subscribers, record.kept = record.subscribers, [], False
+        subscribers, record.subscribers = record.subscribers, []
         for subscriber in subscribers:
             # Each waiter raises its own: a shared one would collect everybody's traceback.
             subscriber.fail(record.id, copy.copy(error))
-
-
-def failure_of(task: Task, idempotency_key: str | None = None) -> TaskFailedError:
-    """Make the error for a task that ended without a video."""
-    kind = TaskCancelledError if lifecycle.is_cancelled(task) else TaskFailedError
-    code = task.error.code if task.error is not None else "unknown_error"
-    said = (task.error.suggestion or task.error.message) if task.error is not None else ""
-    later = lifecycle.retryable(task)
-    return kind(
-        f"task {task.id} {task.status}: {code}"
-        + (f": {task.error.message}" if task.error is not None and task.error.message else ""),
-        task=task,
-        retryable=later is lifecycle.Retryable.LATER,
-        charged=lifecycle.charged(task),
-        task_id=task.id,
-        idempotency_key=idempotency_key,
-        next_step=_NEXT_STEPS[later] + (f" The service says: {said}" if said else ""),
-    )
-
-
-_NEXT_STEPS = {
-    lifecycle.Retryable.LATER: "Submit the same request again later, with a new idempotency key.",
-    lifecycle.Retryable.NO: "Change the request (or ask whoever made it) before submitting again.",
-    lifecycle.Retryable.UNSURE: "Look at the request and at the service's message before submitting again; the same input may fail again.",
-}
 
 
 def _closed() -> SessionClosedError:

@@ -21,11 +21,11 @@ class Record:
         "asked",
         "born",
         "callback",
+        "called",
         "estimate",
         "failures",
         "hinted",
         "id",
-        "kept",
         "predicted",
         "progress",
         "slot",
@@ -57,15 +57,15 @@ class Record:
         """To be read by itself next time, to confirm what a batch said."""
         self.callback = False
         """A callback is expected: reading is only the heartbeat."""
+        self.called = False
+        """Something called for it to be read."""
         self.hinted = False
         """There is reason to read it at once."""
-        self.kept = False
-        """Watched for the session's own sake, even when nobody waits."""
 
     @property
     def wanted(self) -> bool:
-        """Whether anyone still cares."""
-        return bool(self.subscribers) or self.kept
+        """Whether anyone still waits."""
+        return bool(self.subscribers)
 
     def snapshot(self) -> Task | None:
         """What is known, as a value; None before the first answer."""

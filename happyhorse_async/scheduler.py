@@ -7,6 +7,7 @@ the poller, which it calls.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections import deque
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from .events import Events
     from .reader import Reader, Reading
 
+logger = logging.getLogger("happyhorse_async")
+
 # How much longer than the price asks a task waits for company in a batch, as a share of the target delay; and how much earlier others join.
 PATIENCE = 0.4
 COMPANY = 1.0
@@ -36,6 +39,8 @@ CHUNK = 500
 # Failed reads in a row before all reads pause, and refusals of one task in a row (a key that is not accepted) before its waiters are told.
 FAILURES = 3
 REFUSALS = 3
+# Tasks in a row whose expected callback did not come before callbacks are no longer waited for.
+UNCALLED = 3
 JITTER = 0.1
 
 
@@ -88,6 +93,7 @@ class Scheduler:
         self._next_start = 0.0
         self._paused_until = 0.0
         self._failures = 0
+        self._uncalled = 0
         self._failed_at = 0.0
         self._wakes_at = 0.0
         self._bell: asyncio.Future[None] | None = None
@@ -120,6 +126,16 @@ class Scheduler:
     def forget(self, subscriber: Subscriber) -> None:
         """Take that back."""
         self._time_limits.remove(subscriber)
+
+    def callback_came(self, came: bool) -> None:
+        """Learn whether a task that ended was called back for: after a few that were not, callbacks are no longer relied on."""
+        self._uncalled = 0 if came else self._uncalled + 1
+        if self._uncalled == UNCALLED:
+            logger.warning(
+                "%d tasks ended without the callback that was expected: reading at the usual pace again",
+                UNCALLED,
+                extra={"action": "callbacks_missing"},
+            )
 
     # --- the one task -------------------------------------------------------------------------------------------------------------
 
@@ -282,8 +298,10 @@ class Scheduler:
 
     def _pause(self, record: Record, now: float) -> float:
         age = now - record.born
-        pause = self._polling.heartbeat if record.callback else self.outlook.pause(
-            age, record.estimate, record.predicted, self._share()
+        pause = (
+            self._polling.heartbeat
+            if record.callback and self._uncalled < UNCALLED
+            else self.outlook.pause(age, record.estimate, record.predicted, self._share())
         )
         # Tasks that were submitted together need not be read together, nor by all clients of the service at once.
         return pause * (1 - JITTER * random.random())

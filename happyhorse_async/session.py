@@ -38,6 +38,7 @@ class Session:
     `api_key` defaults to EVOLINK_API_KEY, `base_url` to EVOLINK_BASE_URL or the service's host, `files_url` to EVOLINK_FILES_BASE_URL or
     the service's file host. The policies are frozen values with sensible defaults. `http` is an `aiohttp.ClientSession` to borrow for
     API calls: it is used and not closed. Downloads never go through it, because result links are followed under stricter rules.
+    `public_url` is where the service can call back, see `webhook_url`.
 
     Use it with `async with`, or let the first call open it and close it with `aclose()`. It belongs to the event loop that opened it, and
     may be shared by all tasks of that loop. Raises `ConfigurationError` at once when something is set up wrongly.
@@ -55,6 +56,7 @@ class Session:
         polling: Polling = Polling(),  # noqa: B008
         budget: Budget | None = None,
         http: aiohttp.ClientSession | None = None,
+        public_url: str | None = None,
     ) -> None:
         self._engine: Engine | None = None
         self._orphans: list[Orphan] = []
@@ -69,6 +71,7 @@ class Session:
             polling=polling,
             budget=budget,
             http=http,
+            public_url=public_url,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -235,6 +238,22 @@ class Session:
     def subscribe(self, listener: Callable[[Any], None], *kinds: type[Event]) -> Callable[[], None]:
         """Call `listener` with each event of the given kinds (all by default), in the event loop; gives a function that ends it."""
         return self._open().events.subscribe(listener, *kinds)
+
+    # --- callbacks ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def webhook_url(self) -> str | None:
+        """Where the service calls back: the session's `public_url` and a secret token; None without a public URL.
+
+        Requests get it as their `callback_url` unless they have one. Serve it with `webhooks.Webhooks`; keep it out of logs.
+        """
+        return self._settings.webhook_url
+
+    def hint(self, task_id: str) -> bool:
+        """Read a task soon, if anyone waits for it, because something says that it has changed; False when the session is closed."""
+        if self._engine is not None:
+            self._engine.poller.hint(task_id)
+        return not self._closed
 
     async def read(self, task_id: str) -> Task:
         """Ask the service for one task, once, now."""

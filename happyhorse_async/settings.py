@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -48,9 +49,12 @@ class Settings:
     polling: Polling
     budget: Budget | None
     http: aiohttp.ClientSession | None
+    webhook_url: str | None = None
 
     @classmethod
-    def resolve(cls, api_key: str | None, *, base_url: str | None, files_url: str | None, **policies: Any) -> Settings:
+    def resolve(
+        cls, api_key: str | None, *, base_url: str | None, files_url: str | None, public_url: str | None = None, **policies: Any
+    ) -> Settings:
         """Fill in from the environment what was not given; raises `ConfigurationError` that says what is missing or wrong."""
         kinds = {"limits": Limits, "timeouts": Timeouts, "retry": RetryPolicy, "polling": Polling}
         for name, kind in kinds.items():
@@ -58,9 +62,12 @@ class Settings:
                 raise ConfigurationError(f"{name}: expected a {kind.__name__}, got {policies[name]!r}")
         if policies["budget"] is not None and not isinstance(policies["budget"], Budget):
             raise ConfigurationError(f"budget: expected a Budget, for example Budget(credits=500), got {policies['budget']!r}")
+        key = _key(api_key if api_key is not None else os.environ.get(KEY_VARIABLE, ""))
+        api = _url(base_url or os.environ.get(API_VARIABLE) or API_URL, "base_url", API_VARIABLE)
         return cls(
-            key=_key(api_key if api_key is not None else os.environ.get(KEY_VARIABLE, "")),
-            base_url=_url(base_url or os.environ.get(API_VARIABLE) or API_URL, "base_url", API_VARIABLE),
+            key=key,
+            base_url=api,
+            webhook_url=_webhook_url(public_url, key, local=is_loopback(urlsplit(api).hostname or "")) if public_url else None,
             files_url=_url(files_url or os.environ.get(FILES_VARIABLE) or FILES_URL, "files_url", FILES_VARIABLE),
             **policies,
         )
@@ -88,6 +95,17 @@ def _key(key: str) -> Secret:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError("api_key: expected printable ASCII without spaces; the key given has other characters in it")
     return Secret(key)
+
+
+def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
+    # The token is derived from the key: it stays the same over restarts and processes, as a replayed submission needs the same body.
+    token = hmac.new(key.encode(), b"happyhorse_async webhook " + public_url.rstrip("/").encode(), "sha256").hexdigest()[:43]
+    url = f"{public_url.rstrip('/')}/{token}"
+    problems = links.callback_problems(url)
+    parts = urlsplit(url)
+    if problems and not (local and parts.scheme in ("http", "https") and is_loopback(parts.hostname or "")):
+        raise ConfigurationError(f"public_url: {'; '.join(problems).replace(token, '...')}")
+    return url
 
 
 def _url(url: str, name: str, variable: str) -> str:

@@ -82,6 +82,9 @@ class Watcher(Protocol):
     def learn(self, task: Task) -> None:
         """Take note of a task's state."""
 
+    def expect_callback(self, task_id: str) -> None:
+        """Read a task only now and then, because the service will call back."""
+
     def on_final(self, callback: Callable[[Task], None]) -> object:
         """Call back with every task that is seen to have ended."""
 
@@ -123,6 +126,8 @@ class Submitter:
         self._jobs: set[Job] = set()
         self._closing = False
         self._emptied: asyncio.Future[None] | None = None
+        self.callback_url: str | None = None
+        """Where the service should call back about requests that name no place of their own."""
         self.orphans: list[Orphan] = []
         """Submissions whose caller was cancelled after they had left."""
         if self._follows:
@@ -208,7 +213,9 @@ class Submitter:
             self._budget.reserve(key, await self._pricing.credits_for(request))
         try:
             url = image_url or (request.image if isinstance(request.image, str) else await self._uploader.url_of(request.image))
-            return Job(request=request, key=key, body=wire.encode_submission(request, url), group=group)
+            return Job(
+                request=request, key=key, body=wire.encode_submission(request, url, callback_url=self.callback_url), group=group
+            )
         except BaseException:
             self._budget.free(key)
             raise
@@ -226,6 +233,8 @@ class Submitter:
         if self._follows:
             self._follow(task, job.key)
         self._poller.learn(task)
+        if self.callback_url is not None and job.request.callback_url in (None, self.callback_url):
+            self._poller.expect_callback(task.id)
         replayed = answer is not None and answer.headers.get("idempotency-replayed") == "true"
         request_id = answer.request_id if answer is not None else None
         accepted = Accepted(task, job.key, job.request, request_id, replayed, answer is None)

@@ -1,0 +1,24 @@
+"""Callbacks for FastAPI: a router that takes them. Needs the extra `fastapi`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Request, Response
+
+from ..webhooks import Webhooks
+
+
+def webhook_router(webhooks: Webhooks | Callable[[Request], Webhooks]) -> APIRouter:
+    """Make a router to include where `Session(public_url=...)` points, for example `app.include_router(router, prefix="/hooks")`.
+
+    `webhooks` is the receiver, or a function that finds it for a request, for apps that open their session in the lifespan.
+    """
+    router = APIRouter()
+
+    @router.post("/{token}", include_in_schema=False)
+    async def take(token: str, request: Request) -> Response:
+        receiver = webhooks if isinstance(webhooks, Webhooks) else webhooks(request)
+        return Response(status_code=await receiver.receive_stream(token, request.stream()))
+
+    return router

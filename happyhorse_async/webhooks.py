@@ -1,0 +1,102 @@
+"""Receiving the service's callbacks, for any framework: a callback is a hint, the authenticated re-read is the truth.
+
+The service does not sign its callbacks, so nothing in a body is believed. The URL carries a token that cannot be guessed; of the body only
+the task id is used, and only to read that task sooner when somebody here waits for it. So a forged, repeated, late or reordered callback
+can cause one early read at most, and waiting code is the same with and without callbacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
+
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable
+
+logger = logging.getLogger("happyhorse_async")
+
+LARGEST_BODY = 64 * 1024
+"""Bytes of a callback that are read; a task's JSON is about two thousand."""
+SLOWEST_BODY = 5.0
+"""Seconds that a callback's body may take; the service gives up after ten."""
+LONGEST_ID = 200
+
+
+class Hinted(Protocol):
+    """What is needed of a session."""
+
+    @property
+    def webhook_url(self) -> str | None:
+        """Where the service calls back, with the token as the last part of the path."""
+
+    def hint(self, task_id: str) -> bool:
+        """Read a task soon, when somebody waits for it; gives False when the session is closed."""
+
+
+class Webhooks:
+    """Takes callbacks for one session, which was made with `public_url=`. Answers are decided without waiting for anything.
+
+    Mount it where `session.webhook_url` points: `integrations.fastapi` and `integrations.aiohttp` have it ready, and any other framework
+    calls `receive` with the last part of the path and the body. Callbacks only help the process that waits: behind a load balancer
+    send them to that process, or lower `Polling(heartbeat=...)`.
+    """
+
+    def __init__(self, session: Hinted) -> None:
+        url = session.webhook_url
+        if url is None:
+            raise ConfigurationError(
+                "this session has no public URL, so the service cannot call back",
+                next_step="Make it with Session(public_url='https://app.example.com/hooks').",
+            )
+        self._session = session
+        self._token = url.rpartition("/")[2].encode()
+
+    def receive(self, token: str, body: bytes) -> int:
+        """Take one callback, and give the HTTP status to answer with; an empty body goes with it.
+
+        204: taken, whether or not the task is known here, so that the answer tells nothing. 404: wrong token. 413: too large. 400: no task
+        in it. 503: the session is closed; the service will try again.
+        """
+        if not hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self._token):
+            return HTTPStatus.NOT_FOUND
+        if len(body) > LARGEST_BODY:
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        task_id = _task_id(body)
+        if task_id is None:
+            return HTTPStatus.BAD_REQUEST
+        logger.debug("a callback came for task %s", task_id, extra={"action": "callback", "task_id": task_id})
+        return HTTPStatus.NO_CONTENT if self._session.hint(task_id) else HTTPStatus.SERVICE_UNAVAILABLE
+
+    async def receive_stream(self, token: str, chunks: AsyncIterable[bytes]) -> int:
+        """Take one callback whose body is still arriving: no more of it is read than `LARGEST_BODY`, and nothing for a wrong token.
+
+        408: it took longer than `SLOWEST_BODY`.
+        """
+        if not hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self._token):
+            return HTTPStatus.NOT_FOUND
+        body = bytearray()
+        try:
+            async with asyncio.timeout(SLOWEST_BODY):
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > LARGEST_BODY:
+                        break
+        except TimeoutError:
+            return HTTPStatus.REQUEST_TIMEOUT
+        return self.receive(token, bytes(body))
+
+
+def _task_id(body: bytes) -> str | None:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    task_id = value.get("id") if isinstance(value, dict) else None
+    fits = isinstance(task_id, str) and 0 < len(task_id) <= LONGEST_ID and task_id.isascii() and task_id.isprintable()
+    return task_id if fits else None
