@@ -38,7 +38,8 @@ def file_name(to: str, task: Task, request: ImageToVideo | None, index: int, *, 
     """Give the path or key of a video as text, without looking at any disk."""
     if folder:
         base = names.fill(to, _values(task, request, index)) if names.is_template(to) else to
-        return os.path.join(base, names.default_name(task.id, index))
+        slash = "" if not base or base.endswith(("/", os.sep)) else "/"
+        return f"{base}{slash}{names.default_name(task.id, index)}"
     if names.is_template(to):
         fields = names.template_fields(to)
         filled = names.fill(to, _values(task, request, index))

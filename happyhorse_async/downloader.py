@@ -172,6 +172,7 @@ class Downloader:
                 verified = await transfer.run()
         video = Video(
             path=path,
+            url=url,
             size=verified.size,
             sha256=verified.sha256,
             content_type=verified.content_type,
@@ -204,8 +205,9 @@ class Downloader:
         self, task: Task, to: str, request: ImageToVideo | None, *, overwrite: bool, index: int, several: bool
     ) -> tuple[Sink, Path, str | None]:
         if destinations.is_object_link(to):
-            sink = _object_store().ObjectSink.make(to, task, request, index, several=several, overwrite=overwrite)
-            await sink.check()
+            sink = await _object_store().ObjectSink.make(
+                to, task, request, index, several=several, overwrite=overwrite, threads=self._threads
+            )
             return sink, Path(sink.key), sink.url
 
         def prepare() -> tuple[PartFile, bool]:

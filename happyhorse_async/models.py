@@ -6,6 +6,8 @@ Times are timezone-aware datetimes in UTC, durations seconds, sizes bytes, credi
 
 from __future__ import annotations
 
+import base64
+import html
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,8 @@ from .rules import frames, links
 if TYPE_CHECKING:
     from .errors import HappyHorseError
 
+EMBEDDED_BYTES = 16 * 1024 * 1024
+"""Videos up to this size are shown in notebooks by their bytes, larger ones by their path."""
 MODEL = "happyhorse-1.0-image-to-video"
 """The one model of the service that this package speaks to."""
 
@@ -264,7 +268,9 @@ class Video:
     """A saved and verified video."""
 
     path: Path
-    """Where it lies."""
+    """Where it lies; in an object store its key."""
+    url: str | None = None
+    """Where it lies in an object store, as s3://bucket/key."""
     size: int
     """Bytes."""
     sha256: str
@@ -287,6 +293,17 @@ class Video:
     def task_id(self) -> str | None:
         """The id of the task that made it."""
         return self.task.id if self.task is not None else None
+
+    def _repr_html_(self) -> str:
+        """Play it in a notebook: a small one is put into the page, so that the page can be sent on."""
+        where = html.escape(self.url or str(self.path))
+        facts = f"<small>{where}, {self.size:,} bytes, SHA-256 {html.escape(self.sha256)}</small>"
+        if self.url is not None or not self.path.is_file():
+            return f"<div>{facts}</div>"
+        source = html.escape(self.path.as_posix())
+        if self.size <= EMBEDDED_BYTES:
+            source = f"data:video/mp4;base64,{base64.b64encode(self.path.read_bytes()).decode()}"
+        return f'<div><video controls loop width="480" src="{source}"></video><br>{facts}</div>'
 
 
 @attrs.frozen(kw_only=True)

@@ -63,6 +63,9 @@ class Sink(Protocol):
     async def close(self) -> None:
         """Leave what is there for another try."""
 
+    async def release(self) -> None:
+        """Let go of everything: there will be no other try in this call."""
+
 
 @attrs.frozen
 class Verified:
@@ -129,6 +132,12 @@ class Transfer:
 
     async def run(self) -> Verified:
         """Try until the video is verified and visible; raises `DownloadError`."""
+        try:
+            return await self._run()
+        finally:
+            await self._sink.release()
+
+    async def _run(self) -> Verified:
         failures, best = 0, 0
         while True:
             try:

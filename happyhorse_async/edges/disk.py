@@ -67,6 +67,11 @@ class Tally:
         self._digest.update(data)
         self._walk.feed(data)
 
+    def feed_all(self, pieces: Sequence[bytes]) -> None:
+        """Take more bytes, piece by piece."""
+        for piece in pieces:
+            self.feed(piece)
+
     def finish(self) -> tuple[str, mp4.Movie]:
         """Give digest and description of the whole; raises `BrokenVideoError`."""
         return self._digest.hexdigest(), self._walk.finish()
@@ -175,8 +180,7 @@ class PartFile:
                 raise
             missing = None if self.held.length is None else self.held.length - os.fstat(self._file).st_size
             raise self._no_space(missing, shutil.disk_usage(self.final.parent).free) from error
-        for piece in pieces:
-            self.tally.feed(piece)
+        self.tally.feed_all(pieces)
 
     def publish(self) -> tuple[str, mp4.Movie]:
         """Verify the file, make it durable, and only then give it its final name; raises `BrokenVideoError`."""

@@ -72,6 +72,9 @@ class FileSink:
         """Remove the part file and its note."""
         await self._do(self._file.discard)
 
+    async def release(self) -> None:
+        """Have nothing to let go of: `close` has."""
+
     async def close(self) -> None:
         """Close the part file; it stays."""
         self._new = False
