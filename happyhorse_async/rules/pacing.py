@@ -53,7 +53,7 @@ class Prior(NamedTuple):
 _FIRST, _LAST = 0.008, 8.0
 
 BY_ESTIMATE = Prior(0.95, 0.3, 0.6)
-BY_PROGRESS = Prior(1.1, 0.15, 0.95)
+BY_PROGRESS = Prior(1.2, 0.15, 0.95)
 BY_NOTHING = Prior(0.8, 0.8, 0.8)
 
 
