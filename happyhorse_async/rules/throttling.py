@@ -13,6 +13,8 @@ DOUBLING = 10.0
 """Seconds without a 429 after which the rate has doubled."""
 FASTEST = 1000.0
 """Submissions a second from which on they are not spread at all."""
+SHORTEST = 1.0
+"""Seconds that a measurement takes at least: limits are counted over a second or longer, and a burst says nothing of them."""
 IDLE = 1.0
 """Seconds without any submission after which what was counted before says nothing of the service's limit."""
 
@@ -31,7 +33,7 @@ class Pace:
     """Halvings since the last acceptance."""
     _rate: float | None = None
     _rate_at: float = 0.0
-    _since: float = 0.0
+    _since: float | None = None
     _accepted: int = 0
     _latest: float = 0.0
 
@@ -55,7 +57,7 @@ class Pace:
 
     def accepted(self, now: float) -> None:
         """Learn from a submission that was not answered with 429."""
-        if now - self._latest > IDLE:
+        if self._since is None or now - self._latest > IDLE:
             self._since, self._accepted = now, 0
         self._latest = now
         self._accepted += 1
@@ -70,9 +72,20 @@ class Pace:
         self.epoch += 1
         self.refusals += 1
         self.limit = max(1.0, self.limit / 2)
-        # Limits are counted over a second or longer: what was accepted within less of one may have been all that a second allows.
-        self._rate = max(1, self._accepted) / max(1.0, now - self._since)
-        # It grows from the end of the pause on. The pause itself is part of the next measurement.
-        self._rate_at = now + pause
-        self._since, self._accepted, self._latest = now, 0, now + pause
+        self._measure(now)
+        # The rate grows from the end of the pause on. The pause itself is part of the measurement.
+        self._rate_at = self._latest = now + pause
         return True
+
+    def _measure(self, now: float) -> None:
+        """Take the rate at which submissions were accepted since the last measurement."""
+        if self._since is None:
+            self._since = now
+        elapsed = now - self._since
+        if elapsed < SHORTEST:
+            return
+        if self._accepted:
+            self._rate = self._accepted / elapsed
+        elif self._rate is not None:
+            self._rate /= 2
+        self._since, self._accepted = now, 0

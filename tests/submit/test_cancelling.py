@@ -1,0 +1,327 @@
+"""Cancelled callers, closed sessions: what has left is brought to an end, and somebody is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from happyhorse_async import ImageToVideo, Limits, RetryPolicy, Session, SessionClosedError, Timeouts
+from happyhorse_async.errors import SubmissionOutcomeUnknownError
+from happyhorse_async.events import Event, Orphaned, Submitted, Submitting
+from happyhorse_async.sandbox import Fault, Features, Sandbox
+
+from ..conftest import open_session
+
+pytestmark = pytest.mark.anyio
+
+SUBMIT = "/v1/videos/generations"
+LINK = "https://example.com/frame.png"
+KEY = "a-key-of-my-own-0001"
+
+
+def hang(sandbox: Sandbox, action: str = "hang-after", **details: object) -> None:
+    """Let submissions hang."""
+    sandbox.fail(Fault(action, method="POST", path=SUBMIT, **details))  # type: ignore[arg-type]
+
+
+async def arrival(sandbox: Sandbox, number: int = 1) -> None:
+    """Wait until so many submissions have arrived; the answer of the server is then still to come."""
+    while sandbox.count("POST", SUBMIT) < number:
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_a_cancelled_submission_that_has_left_becomes_an_orphan_with_its_task(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The task of a caller that was cancelled after its request left is in session.orphans, in an event, and in the log."""
+    hang(sandbox, "slow", seconds=0.05)
+    async with open_session(sandbox) as session:
+        events: list[Orphaned] = []
+        session.subscribe(events.append, Orphaned)
+        caller = asyncio.create_task(session.submit(LINK, idempotency_key=KEY))
+        await arrival(sandbox)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        (orphan,) = session.orphans
+        assert orphan.task_id == sandbox.tasks[0].id
+        assert orphan.idempotency_key == KEY == events[0].idempotency_key
+        assert events[0].task_id == orphan.task_id
+        (record,) = [record for record in caplog.records if getattr(record, "action", "") == "submission_orphaned"]
+        assert record.levelno == logging.WARNING
+        assert orphan.task_id in record.getMessage()
+        assert sandbox.paid == 1
+
+
+async def test_a_hanging_answer_is_replayed_within_the_shield(sandbox: Sandbox) -> None:
+    """A server that hangs after it accepted is cut off, and the same key finds the task before the shield is over."""
+    hang(sandbox)
+    async with open_session(sandbox, timeouts=Timeouts(shield=1)) as session:
+        caller = asyncio.create_task(session.submit(LINK))
+        await arrival(sandbox)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert [orphan.task_id for orphan in session.orphans] == [sandbox.tasks[0].id]
+        assert sandbox.paid == 1
+
+
+async def test_a_server_that_hangs_for_ever_does_not_hold_a_cancellation_beyond_the_shield(sandbox: Sandbox) -> None:
+    """When nothing can be learned within the shield, the orphan says so, and its key is there to ask with."""
+    hang(sandbox, times=None)
+    sandbox.fail(Fault("hang-before", method="GET", path="/v1/tasks", times=None))
+    async with open_session(sandbox, timeouts=Timeouts(shield=0.1)) as session:
+        caller = asyncio.create_task(session.submit(LINK, idempotency_key=KEY))
+        await arrival(sandbox)
+        caller.cancel()
+        with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
+            await caller
+        assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [(None, KEY)]
+        sandbox.clear_faults()
+        assert (await session.submit(LINK, idempotency_key=KEY)).id == sandbox.tasks[0].id
+        assert sandbox.paid == 1
+
+
+async def test_impatient_cancellation_does_not_break_the_shield(sandbox: Sandbox) -> None:
+    """A caller that is cancelled again and again, and one inside of an anyio cancel scope, still leave a complete orphan."""
+    hang(sandbox, "slow", seconds=0.1, times=None)
+    async with open_session(sandbox) as session:
+        caller = asyncio.create_task(session.submit(LINK))
+        await arrival(sandbox)
+        for _ in range(20):
+            caller.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(session.submit, LINK)
+                await arrival(sandbox, 2)
+                scope.cancel()
+        assert {orphan.task_id for orphan in session.orphans} == {task.id for task in sandbox.tasks}
+        assert len(session.orphans) == 2
+
+
+async def test_a_time_limit_of_the_caller_is_still_a_time_limit(sandbox: Sandbox) -> None:
+    """asyncio.timeout around a submission gives TimeoutError, and the task is an orphan."""
+    hang(sandbox, "slow", seconds=0.1)
+    async with open_session(sandbox) as session:
+
+        async def impatient() -> None:
+            async with asyncio.timeout(None) as limit:
+                session.subscribe(lambda _: limit.reschedule(asyncio.get_running_loop().time() + 0.03), Submitting)
+                await session.submit(LINK)
+
+        with pytest.raises(TimeoutError):
+            await impatient()
+        assert [orphan.task_id for orphan in session.orphans] == [task.id for task in sandbox.tasks]
+        assert sandbox.paid == len(session.orphans)
+
+
+async def test_cancelling_before_the_request_has_left_is_immediate_and_free(sandbox: Sandbox) -> None:
+    """A caller that waits for its turn can be cancelled at once: nothing is sent, and its turn goes to the next one."""
+    hang(sandbox, "slow", seconds=0.1)
+    async with open_session(sandbox, limits=Limits(max_submissions=1)) as session:
+        first, second, third = (asyncio.create_task(session.submit(LINK)) for _ in range(3))
+        await arrival(sandbox)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert not first.done()
+        assert {(await first).id, (await third).id} == {task.id for task in sandbox.tasks}
+        assert session.orphans == []
+
+
+async def test_cancelling_while_connecting_is_immediate_and_free() -> None:
+    """A caller whose connection does not stand yet can be cancelled at once: nothing can have been accepted."""
+    async with Session("a-key", base_url="http://10.255.255.1", timeouts=Timeouts(connect=60, shield=60)) as session:
+        caller = asyncio.create_task(session.submit(LINK))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        caller.cancel()
+        with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
+            await caller
+        assert session.orphans == []
+
+
+@pytest.mark.parametrize("turns", range(0, 40, 3))
+async def test_no_moment_of_cancellation_loses_a_payment(sandbox: Sandbox, turns: int) -> None:
+    """Whenever a caller is cancelled, what was paid is either its task or an orphan."""
+    async with open_session(sandbox) as session:
+        callers = [asyncio.create_task(session.submit(LINK)) for _ in range(5)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for caller in callers:
+            caller.cancel()
+        results = await asyncio.gather(*callers, return_exceptions=True)
+        told = {result.id for result in results if not isinstance(result, BaseException)}
+        orphans = {orphan.task_id for orphan in session.orphans}
+        assert told | orphans == {task.id for task in sandbox.tasks}
+        assert not told & orphans
+
+
+async def test_closing_gives_answers_to_those_whose_request_has_left(sandbox: Sandbox) -> None:
+    """A session that closes waits for what has left, whose callers get their tasks; what has not left was not charged."""
+    hang(sandbox, "slow", seconds=0.05)
+    session = open_session(sandbox, limits=Limits(max_submissions=1))
+    await session.__aenter__()
+    left, waiting = (asyncio.create_task(session.submit(LINK)) for _ in range(2))
+    await arrival(sandbox)
+    await session.aclose()
+    assert (await left).id == sandbox.tasks[0].id
+    with pytest.raises(SessionClosedError) as refused:
+        await waiting
+    assert refused.value.charged == "no"
+    assert refused.value.idempotency_key is not None
+    assert sandbox.paid == 1
+
+
+async def test_closing_does_not_wait_for_a_hanging_server_beyond_the_shield(sandbox: Sandbox) -> None:
+    """A caller whose answer did not come before the session closed is told that the outcome is unknown, with the key."""
+    hang(sandbox, times=None)
+    session = open_session(sandbox, timeouts=Timeouts(shield=0.05))
+    await session.__aenter__()
+    caller = asyncio.create_task(session.submit(LINK, idempotency_key=KEY))
+    await arrival(sandbox)
+    with anyio.fail_after(5):
+        await session.aclose()
+        with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+            await caller
+    assert (unknown.value.charged, unknown.value.idempotency_key) == ("unknown", KEY)
+
+
+async def test_orphans_can_still_be_read_after_closing(sandbox: Sandbox) -> None:
+    """The orphans of a closed session are not gone with it."""
+    hang(sandbox, "slow", seconds=0.05)
+    session = open_session(sandbox)
+    await session.__aenter__()
+    caller = asyncio.create_task(session.submit(LINK))
+    await arrival(sandbox)
+    caller.cancel()
+    await session.aclose()
+    await asyncio.wait([caller])
+    assert [orphan.task_id for orphan in session.orphans] == [sandbox.tasks[0].id]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_leaving_many_early_loses_nothing(sandbox: Sandbox, ordered: bool) -> None:
+    """Leaving submit_many early: every accepted task was either handed over, or is an orphan."""
+    async with open_session(sandbox, limits=Limits(max_submissions=7)) as session:
+        taken = []
+        async with session.submit_many([ImageToVideo(LINK)] * 100, ordered=ordered) as submissions:
+            async for submission in submissions:
+                taken.append(submission.task.id)
+                if len(taken) == 10:
+                    break
+        orphans = {orphan.task_id for orphan in session.orphans}
+        assert set(taken) | orphans == {task.id for task in sandbox.tasks}
+        assert not orphans & set(taken)
+        assert len(sandbox.tasks) < 40, "the input is read only as fast as submissions are taken"
+
+
+async def test_a_consumer_that_is_cancelled_loses_nothing(sandbox: Sandbox) -> None:
+    """Cancelling the task that iterates over submit_many leaves every accepted task handed over or among the orphans."""
+    taken: list[str] = []
+
+    async def consume(session: Session) -> None:
+        async with session.submit_many([ImageToVideo(LINK)] * 50) as submissions:
+            async for submission in submissions:
+                taken.append(submission.task.id)
+                await asyncio.sleep(0)
+
+    async with open_session(sandbox) as session:
+        consumer = asyncio.create_task(consume(session))
+        await arrival(sandbox, 20)
+        consumer.cancel()
+        await asyncio.wait([consumer])
+        orphans = {orphan.task_id for orphan in session.orphans}
+        assert set(taken) | orphans == {task.id for task in sandbox.tasks}
+
+
+async def test_an_adopted_task_is_never_given_to_two_callers(sandbox: Sandbox) -> None:
+    """Of two equal requests that both lost their answer, neither gets a task that may be the other's; both are told of both."""
+    hang(sandbox, "drop-after", times=None)
+    async with open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session:
+        results = await asyncio.gather(session.submit(LINK), session.submit(LINK), return_exceptions=True)
+        for error in results:
+            assert isinstance(error, SubmissionOutcomeUnknownError)
+            assert set(error.candidates) == {task.id for task in sandbox.tasks}
+        assert sandbox.paid == 2
+
+
+async def test_lost_answers_are_told_apart_by_what_the_tasks_show(sandbox: Sandbox) -> None:
+    """Two requests of different length that both lost their answer each get their own task from the list."""
+    hang(sandbox, "drop-after", times=None)
+    async with open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session:
+        short, long = await asyncio.gather(session.submit(LINK, duration=4), session.submit(LINK, duration=9))
+        assert [sandbox.task(task.id).request["duration"] for task in (short, long)] == [4, 9]
+
+
+async def test_a_task_from_before_the_submission_is_never_adopted(sandbox: Sandbox) -> None:
+    """A task that another program submitted before the request left is not taken for the request's own."""
+    async with open_session(sandbox) as other, open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session:
+        await other.submit(LINK)
+        sandbox.advance(5)
+        await session.credits()
+        hang(sandbox, "drop-before")
+        with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+            await session.submit(LINK)
+        assert unknown.value.candidates == ()
+
+
+async def test_a_lost_submission_does_not_get_the_task_of_one_whose_outcome_stayed_unknown(sandbox: Sandbox) -> None:
+    """A task that may belong to an earlier submission of unknown outcome is not given to a later one."""
+    retry = RetryPolicy(replays=0, first_pause=0.001)
+    async with open_session(sandbox, retry=retry) as session:
+        hang(sandbox, "drop-after")
+        listing = sandbox.fail(Fault("refuse", method="GET", path="/v1/tasks", status=404, times=None))
+        with pytest.raises(SubmissionOutcomeUnknownError):
+            await session.submit(LINK)
+        assert sandbox.fired(listing)
+        sandbox.clear_faults()
+        hang(sandbox, "drop-before")
+        with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+            await session.submit(LINK)
+        assert unknown.value.candidates == (sandbox.tasks[0].id,)
+
+
+async def test_a_request_that_is_still_on_its_way_keeps_its_task(sandbox: Sandbox) -> None:
+    """While another equal request waits for its answer, its task is not adopted by one that lost its own."""
+    async with open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session:
+        hang(sandbox, "slow", seconds=0.2)
+        slow = asyncio.create_task(session.submit(LINK))
+        await arrival(sandbox)
+        hang(sandbox, "drop-before")
+        with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+            await session.submit(LINK)
+        assert (await slow).id == sandbox.tasks[0].id
+        assert unknown.value.candidates == ()
+
+
+async def test_a_server_without_a_list_leaves_the_outcome_unknown() -> None:
+    """Where the list endpoint is missing, a lost answer is reported as unknown, and says why."""
+    async with (
+        Sandbox(video="stub", speed=0, features=Features(listing=False)) as sandbox,
+        open_session(sandbox, retry=RetryPolicy(replays=0)) as session,
+    ):
+        hang(sandbox, "drop-after")
+        with pytest.raises(SubmissionOutcomeUnknownError, match="no list of tasks") as unknown:
+            await session.submit(LINK)
+        assert unknown.value.next_step
+
+
+async def test_adoption_is_announced(sandbox: Sandbox) -> None:
+    """A task that was found in the list is announced like an accepted one, marked as adopted."""
+    hang(sandbox, "drop-after")
+    events: list[Event] = []
+    take: Callable[[Event], None] = events.append
+    async with open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session:
+        session.subscribe(take, Submitted)
+        task = await session.submit(LINK)
+        (event,) = events
+        assert isinstance(event, Submitted)
+        assert (event.task.id, event.adopted, event.replayed) == (task.id, True, False)
