@@ -257,11 +257,12 @@ def decode_page(answer: Answer) -> TaskPage:
 
 
 def _summary(value: Mapping[str, Any]) -> TaskSummary:
-    status = str(value.get("status") or "")
+    word = str(value.get("status") or "")
+    status = _STATUSES.get(word, word)
     created = value.get("created_at")
     return TaskSummary(
         id=value["id"],
-        status=_STATUSES.get(status, status),
+        status=status,
         model=str(value.get("model") or ""),
         created=moment(created if created is not None else value.get("created")),
         progress=_progress(value.get("progress"), status),
