@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +20,7 @@ from .errors import HappyHorseError, LinkExpiredError, SessionClosedError
 from .events import Events, LinkExpiring, Saved
 from .models import Task, Video
 from .rules.ranges import urgency
+from .slots import Slots
 from .transfer import Sink, Transfer
 
 if TYPE_CHECKING:
@@ -31,50 +30,11 @@ if TYPE_CHECKING:
     from .edges.fetch import Fetcher
     from .models import ImageToVideo
 
-__all__ = ["Downloader", "Leftover", "Slots", "leftovers"]
+__all__ = ["Downloader", "Leftover", "leftovers"]
 
 WARN_SECONDS = 3600.0
 """A link with less than this to live, whose video is not here yet, is warned about."""
 MOST_THREADS = 8
-
-
-class Slots:
-    """Room for so many at once; who waits is let in by urgency, not by arrival."""
-
-    def __init__(self, room: int) -> None:
-        self._room = room
-        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._arrival = itertools.count()
-
-    @asynccontextmanager
-    async def hold(self, urgency: float) -> AsyncIterator[None]:
-        """Wait for room, and hold it."""
-        await self._enter(urgency)
-        try:
-            yield
-        finally:
-            self._leave()
-
-    async def _enter(self, urgency: float) -> None:
-        if self._room > 0:
-            self._room -= 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (urgency, next(self._arrival), turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._leave()  # the room was given at the moment of the cancellation: it goes to the next
-            raise
-
-    def _leave(self) -> None:
-        while self._waiting:
-            _, _, turn = heapq.heappop(self._waiting)
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._room += 1
 
 
 class Downloader:
@@ -97,7 +57,7 @@ class Downloader:
         self._events = events
         self._slots = Slots(limits.max_downloads)
         self._threads = Threads(min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk")
-        self._closed = False
+        self._closed: asyncio.Event = asyncio.Event()
 
     async def download(
         self,
@@ -167,7 +127,8 @@ class Downloader:
                     largest=self._limits.max_video_bytes,
                     policy=self._policy,
                     events=self._events,
-                    slot=lambda: self._open_slot(task),
+                    slot=lambda: self._slots.hold(urgency(task.expires_at)),
+                    rest=self._rest,
                 )
                 verified = await transfer.run()
         video = Video(
@@ -186,12 +147,13 @@ class Downloader:
         self._events.emit(Saved(video=video))
         return video
 
-    @asynccontextmanager
-    async def _open_slot(self, task: Task) -> AsyncIterator[None]:
-        async with self._slots.hold(urgency(task.expires_at)):
-            if self._closed:
-                raise SessionClosedError("the session was closed during a download", task_id=task.id, charged="yes")
-            yield
+    async def _rest(self, seconds: float) -> None:
+        """Pause between two tries; raises `SessionClosedError` as soon as the session closes."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+        if self._closed.is_set():
+            raise _closed()
 
     async def _with_links(self, task: Task, index: int) -> Task:
         """Read a task again that was given without the link; raises `LinkExpiredError` when there is none."""
@@ -237,8 +199,9 @@ class Downloader:
             self._events.emit(LinkExpiring(task_id=task.id, expires_at=task.expires_at, seconds_left=left))
 
     def close(self) -> None:
-        """End: downloads that still run get `SessionClosedError` at their next step; what they have stays as part files."""
-        self._closed = True
+        """End: downloads that wait, pause or break off get `SessionClosedError`; what they have stays as part files."""
+        self._closed.set()
+        self._slots.close(_closed)
         self._threads.close()
 
 
@@ -248,6 +211,13 @@ def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
     Each goes on with `downloader.download(task, leftover.path, index=leftover.index)`.
     """
     return list(disk.leftovers(Path(folder)))
+
+
+def _closed() -> SessionClosedError:
+    return SessionClosedError(
+        "the session was closed during a download",
+        next_step="Open a new session and call download() again: it goes on where it stopped.",
+    )
 
 
 def _object_store() -> Any:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -109,6 +108,7 @@ class Transfer:
         policy: RetryPolicy,
         events: Events,
         slot: Callable[[], AbstractAsyncContextManager[object]],
+        rest: Callable[[float], Awaitable[None]],
     ) -> None:
         self.task = task
         self._api = api
@@ -120,6 +120,7 @@ class Transfer:
         self._policy = policy
         self._events = events
         self._slot = slot
+        self._rest = rest
         self._link = task.results[index]
         self._fresh_link_tried = False
         self._ranges = True
@@ -151,7 +152,7 @@ class Transfer:
                 if self._received >= best + MEANINGFUL_PROGRESS:
                     failures, best = 1, self._received
                 pause = self._pause_or_give_up(error, failures)
-            await asyncio.sleep(pause)
+            await self._rest(pause)
 
     def _pause_or_give_up(self, error: Exception, failures: int) -> float:
         incomplete = self._incomplete(error)

@@ -332,9 +332,10 @@ def leftovers(folder: Path) -> Iterator[Leftover]:
         if facts is None or names.part_names(facts["name"])[1] != note.name:
             continue
         final, part = note.with_name(facts["name"]), note.with_name(names.part_names(facts["name"])[0])
-        received = part.stat().st_size if part.exists() else 0
-        if part.exists() and final.exists() and part.samefile(final):
-            part.unlink()  # killed after the video got its name
+        if final.exists() and (not part.exists() or part.samefile(final)):
+            # Killed after the video got its name, before all of this was cleared away.
+            part.unlink(missing_ok=True)
             note.unlink()
             continue
+        received = part.stat().st_size if part.exists() else 0
         yield Leftover(facts["task_id"], facts["index"], final, received, facts["length"])

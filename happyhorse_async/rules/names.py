@@ -105,7 +105,7 @@ def fill(template: str, values: Mapping[str, object]) -> str:
     """
     template_fields(template)
     *folders, name = template.split("/")
-    return "/".join([*(_folder(folder, values) for folder in folders), safe_name(_filled(name, values))])
+    return "/".join([*(_folder(folder, values) for folder in folders), safe_name(_filled(name, values)) if name else ""])
 
 
 def _filled(piece: str, values: Mapping[str, object]) -> str:

@@ -1,0 +1,116 @@
+"""Which download goes first, and what is said of links that are about to die."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import attrs
+import pytest
+
+from happyhorse_async import Limits, LinkExpiredError, Task
+from happyhorse_async.events import LinkExpiring, Saved
+from happyhorse_async.sandbox import Sandbox
+from happyhorse_async.slots import Slots
+
+from .conftest import Kit, names_in
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_links_that_die_first_are_fetched_first(folder: Path) -> None:
+    """100 tasks, room for 5, 20 links about to die: all that can be saved are saved, the dying ones before the others.
+
+    Time passes only with each saved video, so that a wrong order loses videos for certain: at 0.1 s a video the 20 die after 2.5 s,
+    and the last of the others is saved in the eleventh second.
+    """
+    async with (
+        Sandbox(video="stub", speed=0, link_seconds=3) as sandbox,
+        Kit(sandbox, limits=Limits(max_downloads=5)) as kit,
+    ):
+        dying = [await dated(kit, number, left=3.0) for number in range(20)]
+        # The first five requests are let in at once, whoever they are; the others wait, and are sorted.
+        sandbox.advance(0.5)
+        saved: list[str] = []
+        fresh = [await dated(kit, 20 + number, left=1000.0 + number) for number in range(80)]
+
+        def pass_time(event: Saved) -> None:
+            saved.append(str(event.video.task_id))
+            if len(saved) <= 25:
+                sandbox.advance(0.1)
+
+        kit.events.subscribe(pass_time, Saved)
+        videos = await asyncio.gather(*(kit.downloader.download(task, f"{folder}/") for task in [*fresh, *dying]))
+    assert len(names_in(folder)) == len(videos) == 100
+    first = {task.id for task in fresh[:5]}
+    assert {*saved[:25]} == first | {task.id for task in dying}
+    assert {*saved[25:]} == {task.id for task in fresh[5:]}
+
+
+async def dated(kit: Kit, number: int, *, left: float) -> Task:
+    """Give a finished task whose link is known to die so many seconds from now."""
+    return attrs.evolve(await kit.task(number), expires_at=datetime.now(UTC) + timedelta(seconds=left))
+
+
+async def test_a_link_that_dies_in_the_queue_is_reported(folder: Path) -> None:
+    """What cannot be saved is an error of its own, and harms no other."""
+    async with (
+        Sandbox(video="stub", speed=0, link_seconds=3) as sandbox,
+        Kit(sandbox, limits=Limits(max_downloads=1)) as kit,
+    ):
+        gone = await dated(kit, 0, left=3.0)
+        sandbox.advance(4)
+        good = await dated(kit, 1, left=3.0)
+        outcomes = await asyncio.gather(
+            *(kit.downloader.download(task, f"{folder}/") for task in (gone, good)), return_exceptions=True
+        )
+    assert isinstance(outcomes[0], LinkExpiredError)
+    assert names_in(folder) == [f"{good.id}.mp4"]
+
+
+async def test_a_link_with_little_time_is_warned_about(kit: Kit, folder: Path) -> None:
+    """An hour before a link can die, if its video is not here by then, there is an event; otherwise there is none."""
+    soon, later = await dated(kit, 0, left=600), await dated(kit, 1, left=86_000)
+    kit.sandbox.advance(1)
+    async with kit.downloader._slots.hold(0.0):
+        for task in (soon, later):
+            await kit.downloader.download(task, f"{folder}/")
+    warnings = [event for event in kit.heard if isinstance(event, LinkExpiring)]
+    assert [event.task_id for event in warnings] == [soon.id]
+    assert 0 < warnings[0].seconds_left <= 600
+
+
+async def test_places_are_given_by_urgency(anyio_backend: str) -> None:
+    """Of those who wait the most urgent goes first; equals go in order of arrival; nobody is forgotten."""
+    slots, order = Slots(1), []
+
+    async def enter(urgency: float, name: str) -> None:
+        async with slots.hold(urgency):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for urgency, name in ((5, "holder"), (9, "late"), (3, "third"), (1, "first"), (3, "fourth"), (2, "second")):
+            group.create_task(enter(urgency, name))
+    assert order == ["holder", "first", "second", "third", "fourth", "late"]
+    await enter(0, "again")
+    assert order[-1] == "again"
+
+
+async def test_a_place_given_to_someone_cancelled_goes_to_the_next(anyio_backend: str) -> None:
+    """Also when the cancellation comes at the very moment at which the place was given."""
+    slots, entered = Slots(1), []
+
+    async def enter(name: str) -> None:
+        async with slots.hold(0.0):
+            entered.append(name)
+
+    holder = slots.hold(0.0)
+    await holder.__aenter__()
+    waiting = [asyncio.create_task(enter(name)) for name in "abc"]
+    await asyncio.sleep(0)
+    await holder.__aexit__(None, None, None)
+    waiting[0].cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert entered == ["b", "c"]
