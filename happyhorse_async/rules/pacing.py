@@ -209,7 +209,9 @@ class Outlook:
         shared = max(0.6 * usual, min(usual, 1.15 * typical))
         # A read that has a request for itself may cost as much as the target allows.
         alone = max(shared, typical)
-        return self._polling.target_delay**2 * (shared + (alone - shared) / company)
+        price = self._polling.target_delay**2 * (shared + (alone - shared) / company)
+        # Of lives that are short beside the target, none may wait for longer than it.
+        return min(self._polling.target_delay, price)
 
     def survived(self, since: float, until: float, estimate: float | None, predicted: float | None) -> None:
         """Learn that a task was alive between two ages (seconds)."""

@@ -10,9 +10,9 @@ import attrs
 if TYPE_CHECKING:
     from random import Random
 
-__all__ = ["Life", "plan_life", "progress_at"]
+__all__ = ["Life", "estimate_of", "plan_life", "progress_at"]
 
-ESTIMATED_SECONDS = 2400
+_ESTIMATED_SECONDS = 2400
 """What the service announces as `task_info.estimated_time`: its reference's example, the far end of the range."""
 
 _MEDIAN, _SIGMA = 180.0, 0.75
@@ -40,6 +40,11 @@ def plan_life(chance: Random, *, duration: int, quality: str, fixed: float | Non
     else:
         seconds = fixed
     return Life(seconds * _QUEUED_SHARE, seconds * (1 - _QUEUED_SHARE))
+
+
+def estimate_of(fixed: float | None) -> int:
+    """Return what to announce as `task_info.estimated_time`: the true life where it is fixed, in whole seconds."""
+    return _ESTIMATED_SECONDS if fixed is None else max(1, math.ceil(fixed))
 
 
 def progress_at(started: float, ends: float, now: float) -> int:

@@ -11,6 +11,7 @@ from .callbacks import Callbacks
 from .faults import FaultPlan
 from .fetcher import Fetcher
 from .journal import Journal
+from .life import estimate_of
 from .scenarios import scenario_faults
 from .studio import Studio
 from .views import Views
@@ -54,7 +55,7 @@ class Service:
         self.clock = clock
         self.faults = FaultPlan()
         self.journal = Journal()
-        self.views = Views(options.features, files_url)
+        self.views = Views(options.features, files_url, estimate_of(options.lifetimes.task))
         self.closing = asyncio.Event()
         self.world = World(options.accounts, options.lifetimes, seed=options.seed)
         self.fetcher = Fetcher(self.world.files, files_url, follow_redirects=options.allow_loopback)

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from .life import ESTIMATED_SECONDS
 from .money import uc, usd
 from .submissions import MODEL
 
@@ -24,8 +23,9 @@ _RETRY_LATER = frozenset({"service_error", "service_unavailable", "resource_exha
 class Views:
     """Makes the answers' JSON, with or without the features that a server may lack."""
 
-    def __init__(self, features: Features, files_url: str) -> None:
+    def __init__(self, features: Features, files_url: str, estimated_seconds: int) -> None:
         self._features = features
+        self._estimated_seconds = estimated_seconds
         self._files_url = files_url
 
     def submitted(self, task: TaskRecord, now: float) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class Views:
             "status": status,
             "task_info": {
                 "can_cancel": status == "pending",
-                "estimated_time": ESTIMATED_SECONDS,
+                "estimated_time": self._estimated_seconds,
                 "video_duration": task.submission.duration,
             },
             "type": "video",

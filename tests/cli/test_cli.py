@@ -38,7 +38,7 @@ class Ran(NamedTuple):
 @pytest.fixture
 async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
     """The service in the test's process, for a command in another one."""
-    async with Sandbox(video="stub", speed=1000, task_seconds=60) as sandbox:
+    async with Sandbox(video="stub", task_seconds=0.2) as sandbox:
         yield sandbox
 
 
