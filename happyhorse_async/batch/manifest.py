@@ -221,7 +221,8 @@ def _images(paths: Iterator[Path]) -> Iterator[Line]:
 
 
 def _csv(path: Path) -> Iterator[Line]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    # Bytes that are no UTF-8 become lone surrogates, so that they spoil their own row and not the file.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         line = 1
         try:
             delimiter = _delimiter(file.readline())
@@ -229,10 +230,24 @@ def _csv(path: Path) -> Iterator[Line]:
             reader = csv.DictReader(file, delimiter=delimiter)
             for row in reader:
                 line = reader.line_num
-                surplus = row.pop(None, None)
-                yield line, row if surplus is None else f"has more values than the header's {len(row)} columns"
-        except (csv.Error, UnicodeDecodeError) as error:
+                yield line, _row_problem(row) or row
+        except csv.Error as error:
             yield line + 1, f"cannot be read, nor what follows: {error}"
+
+
+def _row_problem(row: dict[Any, Any]) -> str | None:
+    if row.pop(None, None) is not None:
+        return f"has more values than the header's {len(row)} columns"
+    spoiled = [name for name, value in row.items() if not _is_text(name) or not _is_text(value or "")]
+    return f"is not UTF-8 text: {spoiled[0]!r}" if spoiled else None
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _delimiter(header: str) -> str:

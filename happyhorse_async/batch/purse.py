@@ -35,7 +35,6 @@ class Purse:
         while self._cap is not None and self._spent + self._reserved + amount > self._cap:
             if not self._reserved or self._spent + amount > self._cap:
                 raise self._exceeded(self._cap, amount)
-            self._change = asyncio.Event()
             await self._change.wait()
             if self._closed:
                 return False
@@ -46,12 +45,17 @@ class Purse:
         """Replace what was set aside by what it has cost."""
         self._reserved -= reserved
         self._spent += spent
-        self._change.set()
+        self._tell()
 
     def close(self) -> None:
         """Let nobody wait any more."""
         self._closed = True
-        self._change.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wake all who wait, once: each looks for itself, and waits for the next change if there is still no room."""
+        change, self._change = self._change, asyncio.Event()
+        change.set()
 
     def _exceeded(self, cap: int, amount: int) -> BudgetExceededError:
         left = cap - self._spent - self._reserved

@@ -198,15 +198,17 @@ async def test_lost_answers_cost_nothing_twice(sandbox: Sandbox, session: Sessio
 
 async def test_doubt_is_kept_when_replays_are_forbidden(tmp_path: Path) -> None:
     """Without replays a lost answer is a job in doubt, which only `retry` asks for again, with the same key."""
-    async with Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox:
-        async with open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.01)) as careful:
-            sandbox.fail(Fault("drop-after", path=SUBMIT))
-            [outcome] = await run(careful, tmp_path, rows(1))
-            assert (outcome.state, outcome.error is not None and outcome.error.charged) == (JobState.UNKNOWN, "unknown")
-            assert [again.state for again in await run(careful, tmp_path, rows(1))] == [JobState.UNKNOWN]
-            async with careful.batch(tmp_path) as batch:
-                assert [retried.ok async for retried in batch.retry()] == [True]
-            assert sandbox.paid == 1
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox,
+        open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.01)) as careful,
+    ):
+        sandbox.fail(Fault("drop-after", path=SUBMIT))
+        [outcome] = await run(careful, tmp_path, rows(1))
+        assert (outcome.state, outcome.error is not None and outcome.error.charged) == (JobState.UNKNOWN, "unknown")
+        assert [again.state for again in await run(careful, tmp_path, rows(1))] == [JobState.UNKNOWN]
+        async with careful.batch(tmp_path) as batch:
+            assert [retried.ok async for retried in batch.retry()] == [True]
+        assert sandbox.paid == 1
 
 
 async def test_dead_links(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
@@ -352,7 +354,7 @@ async def test_one_service_for_a_folder(session: Session, tmp_path: Path) -> Non
 
 async def test_options_check_themselves(session: Session, tmp_path: Path) -> None:
     """Wrong options are refused with their name and value."""
-    with pytest.raises(ConfigurationError, match="max_in_flight.*0"):
+    with pytest.raises(ConfigurationError, match=r"max_in_flight.*0"):
         session.batch(tmp_path, max_in_flight=0)
     with pytest.raises(ConfigurationError, match="budget"):
         session.batch(tmp_path, budget=5)  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+"""A batch's budget is that of the folder: over all its runs, and across a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async import Budget, BudgetExceededError, ImageToVideo, Session
+from happyhorse_async.batch import JobState
+from happyhorse_async.sandbox import Sandbox
+
+from .support import Worker, killed_after, until, write_manifest
+
+pytestmark = pytest.mark.anyio
+
+PRICE = Decimal("22.848")
+"""Of three seconds at 720p."""
+
+
+@pytest.fixture
+async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
+    """A service whose tasks take a moment."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox:
+        yield sandbox
+
+
+def rows(count: int) -> list[ImageToVideo]:
+    """Make requests of one price."""
+    return [ImageToVideo(f"https://example.com/{n}.png", duration=3) for n in range(count)]
+
+
+def spent(sandbox: Sandbox) -> Decimal:
+    """Add up what the service has charged or reserved."""
+    return PRICE * (sandbox.paid - sandbox.refunded)
+
+
+async def test_cap(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A batch submits what fits, finishes it, and then says that its budget is used up; a higher one goes on."""
+    async with session.batch(tmp_path, budget=Budget(credits=PRICE * 5)) as batch:
+        outcomes = []
+        with pytest.raises(BudgetExceededError, match="left"):
+            async for outcome in batch.run(rows(20)):
+                outcomes.append(outcome)  # noqa: PERF401 they come before the error
+        assert (len(outcomes), sandbox.paid) == (5, 5)
+        assert (await batch.totals()).states[JobState.SAVED] == 5
+    async with session.batch(tmp_path, budget=Budget(credits=str(PRICE * 20))) as batch:
+        assert len([outcome async for outcome in batch.run(rows(20)) if outcome.ok]) == 20
+    assert sandbox.paid == 20
+
+
+async def test_freed_money_is_used(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A task that fails without a charge gives its reservation to the next job, which waits for it."""
+    sandbox.speed = 0
+    async with session.batch(tmp_path, budget=Budget(credits=PRICE)) as batch:
+        outcomes = batch.run(rows(2))
+        first = asyncio.create_task(anext(outcomes))
+        await until(lambda: sandbox.paid == 1)
+        sandbox.end(sandbox.tasks[0].id, "failed", error_code="content_policy_violation")
+        assert (await first).state is JobState.FAILED
+        sandbox.speed = 1000
+        assert (await anext(outcomes)).ok
+    assert spent(sandbox) == PRICE
+
+
+async def test_never_exceeded_across_crashes(tmp_path: Path) -> None:
+    """However often the process is killed, what the service has charged never passes the cap, and the cap is used up in the end."""
+    manifest, folder = write_manifest(tmp_path / "in", links=40, files=0), tmp_path / "videos"
+    cap, chance = PRICE * 20, random.Random(4)
+    async with Sandbox(video="stub", speed=100, task_seconds=20) as sandbox:
+        for _ in range(4):
+            worker = await Worker.start(sandbox, folder, manifest, BATCH_CREDITS=str(cap))
+            where = chance.choice([("POST", "/v1/videos/generations"), ("GET", "/results/")])
+            await killed_after(worker, sandbox, method=where[0], path=where[1], count=chance.randint(1, 4), delay=0)
+            assert spent(sandbox) <= cap
+        worker = await Worker.start(sandbox, folder, manifest, BATCH_CREDITS=str(cap))
+        assert not (await worker.ended()).endswith("done\n")
+        assert spent(sandbox) == cap
+        assert len(list(folder.glob("*.mp4"))) == 20

@@ -1,0 +1,155 @@
+"""`happyhorse batch` as a process: exit codes, what is asked, what is said, and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async.sandbox import Sandbox
+
+from .support import ROOT, until, write_manifest
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
+    """A service that is quick; the commands look at tasks as seldom as real ones should be."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=1) as sandbox:
+        yield sandbox
+
+
+async def start(sandbox: Sandbox, *arguments: object) -> asyncio.subprocess.Process:
+    """Start a command."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.batch.quick", "batch", *map(str, arguments)),
+        cwd=ROOT,
+        env={**os.environ, **sandbox.env(), "COLUMNS": "200"},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def happyhorse(sandbox: Sandbox, *arguments: object, answer: str = "") -> tuple[int, str, str]:
+    """Run a command to its end: exit code, standard output, standard error."""
+    process = await start(sandbox, *arguments)
+    out, err = await process.communicate(answer.encode())
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_run_status_report(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A run makes the videos, the same line again costs nothing, `status` counts them, `report` writes them down with the own columns."""
+    manifest, out = write_manifest(tmp_path / "in", links=3, files=1), tmp_path / "out"
+    for _ in range(2):
+        code, _, err = await happyhorse(sandbox, "run", manifest, "--out", out, "--yes")
+        assert (code, "4 saved" in err) == (0, True), err
+    assert sandbox.paid == 4
+    code, said, _ = await happyhorse(sandbox, "status", "--out", out, "--json")
+    assert (code, json.loads(said)["states"], json.loads(said)["run"]["ended"]) == (0, {"saved": 4}, "done")
+    code, said, _ = await happyhorse(sandbox, "report", "--out", out)
+    assert [Path(line).name for line in said.split()] == ["gallery.html", "results.jsonl", "results.csv"]
+    with (out / "results.csv").open(newline="") as file:
+        assert [row["shelf"] for row in csv.DictReader(file)] == ["", "0", "1", "2"]
+
+
+async def test_dry_run_and_question(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A dry run prints the price; without --yes the price is asked about, and "no" spends nothing."""
+    manifest = write_manifest(tmp_path / "in", links=2, files=0)
+    code, _, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out", "--dry-run")
+    assert (code, "about 45.7 credits" in err) == (0, True)
+    code, _, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out", answer="n\n")
+    assert (code, "Go on?" in err) == (3, True)
+    assert (sandbox.paid, (tmp_path / "out").exists()) == (0, False)
+
+
+async def test_bad_rows(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Bad rows are named with file and line, and nothing is sent; --skip-bad works on the others."""
+    table = tmp_path / "rows.jsonl"
+    table.write_text('{"image": "https://e.com/a.png"}\n{"image": "https://e.com/a.png", "duration": 1}\n')
+    code, _, err = await happyhorse(sandbox, "run", table, "--out", tmp_path / "out", "--yes")
+    assert (code, sandbox.paid, f"{table}:2: duration" in err) == (2, 0, True)
+    code, _, _ = await happyhorse(sandbox, "run", table, "--out", tmp_path / "out", "--yes", "--skip-bad")
+    assert (code, sandbox.paid) == (0, 1)
+
+
+async def test_failures_and_retry(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A failed job gives exit code 1 and is shown with its code; `retry` makes it."""
+    manifest, out = write_manifest(tmp_path / "in", links=1, files=0), tmp_path / "out"
+    sandbox.speed = 0
+    process = await start(sandbox, "run", manifest, "--out", out, "--json", "--yes")
+    await until(lambda: sandbox.paid == 1)
+    sandbox.end(sandbox.tasks[0].id, "failed", error_code="content_policy_violation")
+    said, _ = await process.communicate()
+    lines = [json.loads(line) for line in said.decode().splitlines()]
+    assert process.returncode == 1
+    assert [line["event"] for line in lines] == ["checked", "outcome", "end"]
+    assert lines[-1]["failures"] == {"content_policy_violation": 1}
+    sandbox.speed = 1000
+    code, _, err = await happyhorse(sandbox, "retry", "--out", out, answer="y\n")
+    assert (code, "Begin 1 jobs again" in err) == (0, True)
+
+
+async def test_max_credits(sandbox: Sandbox, tmp_path: Path) -> None:
+    """--max-credits ends the batch with its own exit code after what fits was made."""
+    manifest = write_manifest(tmp_path / "in", links=3, files=0)
+    code, _, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out", "--yes", "--max-credits", "50")
+    assert (code, sandbox.paid, "run the same line again" in err.lower()) == (3, 2, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_first_signal_finishes_what_is_paid(sandbox: Sandbox, tmp_path: Path, number: int) -> None:
+    """After the first signal nothing is submitted any more, what is paid is saved, and the sentence that resumes is printed."""
+    manifest, out = write_manifest(tmp_path / "in", links=20, files=0), tmp_path / "out"
+    sandbox.speed = 0
+    process = await start(sandbox, "run", manifest, "--out", out, "--yes", "--max-in-flight", 3)
+    await until(lambda: sandbox.paid == 3)
+    process.send_signal(number)
+    assert process.stderr is not None
+    while b"stopping" not in await process.stderr.readline():
+        pass
+    sandbox.finish()
+    _, err = await process.communicate()
+    assert (process.returncode, sandbox.paid, len(list(out.glob("*.mp4")))) == (130, 3, 3)
+    assert "To go on, run the same line again" in err.decode()
+
+
+async def test_second_signal_stops_now(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The second signal ends the process although tasks still run; the next run gets their videos without paying."""
+    manifest, out = write_manifest(tmp_path / "in", links=3, files=0), tmp_path / "out"
+    sandbox.speed = 0
+    process = await start(sandbox, "run", manifest, "--out", out, "--yes")
+    await until(lambda: sandbox.paid == 3)
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    while b"stopping" not in await process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert (process.returncode, b"run the same line again" in err) == (130, True)
+    sandbox.speed = 1000
+    assert (await happyhorse(sandbox, "run", manifest, "--out", out, "--yes"))[0] == 0
+    assert sandbox.paid == 3
+
+
+async def test_two_processes_on_one_folder(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The second process is refused with the first one's id; `status` is not."""
+    manifest, out = write_manifest(tmp_path / "in", links=1, files=0), tmp_path / "out"
+    sandbox.speed = 0
+    process = await start(sandbox, "run", manifest, "--out", out, "--yes")
+    await until(lambda: sandbox.paid == 1)
+    code, _, err = await happyhorse(sandbox, "run", manifest, "--out", out, "--yes")
+    assert (code, f"process {process.pid} on" in err) == (1, True)
+    code, said, _ = await happyhorse(sandbox, "status", "--out", out)
+    assert (code, "going on" in said) == (0, True)
+    sandbox.finish()
+    await process.communicate()
+    assert process.returncode == 0

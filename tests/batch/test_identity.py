@@ -1,0 +1,58 @@
+"""Who a job is: stable for the same request, another for every change that matters, and never a dangerous file name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async import ImageToVideo, TaskFailedError
+from happyhorse_async.rules import identity, verdicts
+from happyhorse_async.rules.verdicts import Next
+
+LINK = "https://e.com/cat.png"
+
+
+@pytest.mark.parametrize("change", [{"prompt": "x"}, {"quality": "1080p"}, {"duration": 6}, {"seed": 1}])
+def test_every_field_counts(change: dict[str, object]) -> None:
+    """Another prompt, quality, length or seed is another job."""
+    assert identity.fingerprint(ImageToVideo(LINK), None) != identity.fingerprint(ImageToVideo(LINK, **change), None)  # type: ignore[arg-type]
+
+
+def test_what_does_not_count() -> None:
+    """The callback URL, and the path of an image whose content is known, do not make another job."""
+    called = ImageToVideo(LINK, callback_url="https://e.com/hook/secret")
+    assert identity.fingerprint(called, None) == identity.fingerprint(ImageToVideo(LINK), None)
+    assert identity.fingerprint(ImageToVideo("a.png"), "d") == identity.fingerprint(ImageToVideo(Path("b.png")), "d")
+    assert identity.fingerprint(ImageToVideo("a.png"), "d") != identity.fingerprint(ImageToVideo("a.png"), "e")
+
+
+def test_keys() -> None:
+    """A key depends on the batch, the job, its request and the attempt, and is one that the service takes."""
+    keys = {identity.key_of(*parts) for parts in [("b", "j", "f", 1), ("c", "j", "f", 1), ("b", "k", "f", 1), ("b", "j", "f", 2)]}
+    assert len(keys) == 4
+    assert all(16 <= len(key) <= 96 and set(key) <= set("abcdefh0123456789-") for key in keys)
+    assert identity.key_of("b", "j", "f", 1) == identity.key_of("b", "j", "f", 1)
+
+
+@pytest.mark.parametrize("job_id", ["../../x", "", "con", "a\0b", "x" * 500, ".", "..", "a/b", "C:\\x", " a ", "naïve 東京"])
+def test_names_stay_in_the_folder(job_id: str) -> None:
+    """Whatever the id, the video's name is one plain file name of a bearable length."""
+    name = identity.video_name(ImageToVideo(LINK), job_id, own=True)
+    assert Path(name).name == name
+    assert len(name) < 120
+    assert name.endswith(".mp4")
+    assert not name.startswith(".")
+    assert not set(name) & set('/\\:*?"<>|\0')
+
+
+def test_plain_ids_are_plain_names() -> None:
+    """An id that is a good file name is the file's name; other jobs are named after their image."""
+    assert identity.video_name(ImageToVideo(LINK), "SKU-12.a", own=True) == "SKU-12.a.mp4"
+    assert identity.video_name(ImageToVideo(LINK), "0123", own=False) == "cat-0123.mp4"
+    assert identity.video_name(ImageToVideo("https://e.com/"), "0123", own=False) == "video-0123.mp4"
+
+
+def test_unknown_errors_end_one_job_only() -> None:
+    """An error that says nothing about other jobs does not stop them."""
+    assert verdicts.after_submission(TaskFailedError("?")) is Next.GIVE_UP

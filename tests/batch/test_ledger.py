@@ -1,0 +1,166 @@
+"""The ledger and its lock: made once, migrated, checked, grouped, and held by one process that is named."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async import LedgerError
+from happyhorse_async.batch import store as store_module
+from happyhorse_async.batch.ledger import Ledger
+from happyhorse_async.batch.lock import FolderLock
+from happyhorse_async.batch.queries import queries
+from happyhorse_async.batch.store import LEDGER_NAME, Store
+
+from .support import ROOT
+
+pytestmark = pytest.mark.anyio
+
+
+def test_batch_id_is_in_the_database_from_the_start(tmp_path: Path) -> None:
+    """The id that all keys hang on is not in the log alone, so losing the whole log cannot change it."""
+    store = Store(tmp_path / LEDGER_NAME)
+    assert os.stat(f"{store.path}-wal").st_size == 0
+    other = sqlite3.connect(f"{store.path.as_uri()}?immutable=1", uri=True)
+    assert other.execute("SELECT value FROM facts WHERE name = 'batch'").fetchone() == (store.batch_id,)
+    other.close()
+    store.close()
+    again = Store(tmp_path / LEDGER_NAME)
+    assert (len(again.batch_id), again.batch_id) == (32, store.batch_id)
+    again.close()
+
+
+def test_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older ledger is brought to the present version, with what is in it; a new one goes through all versions."""
+    store = Store(tmp_path / LEDGER_NAME)
+    store.apply([], [Store.begin_run])
+    store.close()
+    monkeypatch.setitem(queries(), "schema-2", "ALTER TABLE runs ADD COLUMN note TEXT; CREATE TABLE more (a);")
+    monkeypatch.setattr(store_module, "MIGRATIONS", ("schema-1", "schema-2"))
+    for folder in (tmp_path, tmp_path / "new"):
+        folder.mkdir(exist_ok=True)
+        Store(folder / LEDGER_NAME).close()
+        migrated = sqlite3.connect(folder / LEDGER_NAME)
+        assert migrated.execute("PRAGMA user_version").fetchone() == (2,)
+        assert migrated.execute("SELECT note FROM runs").fetchall() == ([(None,)] if folder == tmp_path else [])
+        migrated.close()
+
+
+def test_newer_ledger_is_refused(tmp_path: Path) -> None:
+    """A ledger of a newer version is left alone."""
+    Store(tmp_path / LEDGER_NAME).close()
+    newer = sqlite3.connect(tmp_path / LEDGER_NAME)
+    newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    with pytest.raises(LedgerError, match="newer version"):
+        Store(tmp_path / LEDGER_NAME)
+
+
+def test_foreign_database_is_refused(tmp_path: Path) -> None:
+    """Some other program's database is left alone."""
+    other = sqlite3.connect(tmp_path / LEDGER_NAME)
+    other.execute("CREATE TABLE theirs (a)")
+    other.execute("PRAGMA user_version = 1")
+    other.close()
+    with pytest.raises(LedgerError, match="not a ledger"):
+        Store(tmp_path / LEDGER_NAME)
+
+
+@pytest.mark.parametrize("offset", [0, 40, 4096, 3 * 4096])
+def test_damage_is_found_at_opening(tmp_path: Path, offset: int) -> None:
+    """A ledger with damaged pages is refused when it is opened, before anything is paid by it."""
+    Store(tmp_path / LEDGER_NAME).close()
+    path = tmp_path / LEDGER_NAME
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 64] = b"\xa5" * 64
+    path.write_bytes(data)
+    with pytest.raises(LedgerError):
+        Store(path)
+
+
+def test_no_ledger(tmp_path: Path) -> None:
+    """Reading where there is no ledger is an error, and makes none."""
+    with pytest.raises(LedgerError, match="no ledger"):
+        Store(tmp_path / LEDGER_NAME, read_only=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_queries_are_commented_sql() -> None:
+    """Every query of the .sql file has a name, and is complete SQL after its comments are taken away."""
+    assert len(queries()) > 20
+    for name, sql in queries().items():
+        assert "--" not in sql, name
+        if not name.startswith("where-"):
+            assert sqlite3.complete_statement(sql), name
+
+
+async def test_one_group_one_transaction(tmp_path: Path) -> None:
+    """Changes that come together are written together, and reads see what was posted before them."""
+    ledger = await Ledger.open(tmp_path)
+    numbers = [await ledger.call(Store.begin_run) for _ in range(3)]
+    for number in numbers:
+        ledger.post("running", number, "task", 1.0)
+    assert (await ledger.call(Store.last_run) or ())[0] == numbers[-1]
+    await ledger.aclose()
+    await ledger.aclose()
+    with pytest.raises(LedgerError, match="closed"):
+        ledger.post("running", 1, "task", 1.0)
+
+
+async def test_failure_reaches_all_who_wait(tmp_path: Path) -> None:
+    """When the disk fails, whoever waits is told, everything after is refused, and the owner is called once."""
+    ledger = await Ledger.open(tmp_path)
+    told: list[LedgerError] = []
+    ledger.on_failure = told.append
+    await ledger.call(lambda store: store._db.execute("PRAGMA query_only = 1"))
+    with pytest.raises(LedgerError, match="readonly"):
+        await ledger.write("running", 1, "task", 1.0)
+    with pytest.raises(LedgerError):
+        await ledger.call(Store.totals)
+    await ledger.aclose()
+    await asyncio.sleep(0)  # the owner is called in the loop, right after those who wait
+    assert len(told) == 1
+
+
+async def test_a_calls_own_error_is_its_callers(tmp_path: Path) -> None:
+    """A call that raises gives its error to its caller."""
+    ledger = await Ledger.open(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        await ledger.call(lambda store: 1 // 0)
+    await ledger.aclose()
+
+
+def test_lock_names_its_holder(tmp_path: Path) -> None:
+    """A second holder is refused with the first one's process id; after the release it is let in."""
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
+    first.take()
+    with pytest.raises(LedgerError, match=rf"process {os.getpid()} on "):
+        second.take()
+    first.release()
+    second.take()
+    second.release()
+    second.release()
+
+
+def test_lock_of_another_process_ends_with_it(tmp_path: Path) -> None:
+    """The lock of a process that is killed -9 is free at once, although its note is still there."""
+    code = "import sys, time; from pathlib import Path; from happyhorse_async.batch.lock import FolderLock\n"
+    code += "FolderLock(Path(sys.argv[1])).take(); print('held', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        lock = FolderLock(tmp_path)
+        with pytest.raises(LedgerError, match=f"process {process.pid} "):
+            lock.take()
+        process.kill()
+        process.wait()
+    assert json.loads((tmp_path / "happyhorse.lock").read_text())["pid"] == process.pid
+    lock.take()
+    lock.release()
