@@ -12,6 +12,10 @@ LONGEST_CALLBACK = 2048
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+# Azure answers machines on it with their own secrets, though it lies among public addresses.
+_AZURE_PLATFORM = ipaddress.IPv4Address("168.63.129.16")
+
 
 def looks_like_link(text: str) -> bool:
     """Whether a text is meant as a link rather than a path: it has a scheme with "://", or is a data URI."""
@@ -95,7 +99,9 @@ def is_public_address(address: Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public_address(inner)
-    return address.is_global and not address.is_multicast
+        if address not in _GLOBAL_UNICAST:
+            return False
+    return address.is_global and not address.is_multicast and address != _AZURE_PLATFORM
 
 
 def followed_link_problem(link: str, *, allow_loopback: bool = False) -> str | None:

@@ -67,10 +67,12 @@ def default_name(task_id: str, index: int) -> str:
 
 def numbered(name: str, index: int) -> str:
     """Give a name for a further result of the same task: "cat.mp4", "cat-2.mp4", ..."""
-    stem, dot, suffix = name.rpartition(".")
     if not index:
         return name
-    return f"{stem}-{index + 1}{dot}{suffix}" if stem else f"{name}-{index + 1}"
+    own = re.split(r"[/\\]", name)[-1]
+    stem, dot, suffix = own.rpartition(".")
+    numbered = f"{stem}-{index + 1}{dot}{suffix}" if stem else f"{own}-{index + 1}"
+    return name[: len(name) - len(own)] + numbered
 
 
 def is_template(text: str) -> bool:
