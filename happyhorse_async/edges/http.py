@@ -57,11 +57,14 @@ class Http:
     ) -> None:
         self.base_url = base_url
         self.files_url = files_url
-        self._auth = {"Authorization": f"Bearer {key}"}
+        # Of the key's own kind, which does not show itself: tracebacks that show local variables go down into the HTTP library.
+        auth = {"Authorization": type(key)(f"Bearer {key}")}
         self._connect_timeout = connect_timeout
         self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
         self._borrowed = client is not None
-        self._client = client if client is not None else _client(max_connections)
+        # Our own pool only ever speaks to the service and follows no redirect, so it carries the key itself; a borrowed one must not.
+        self._auth = auth if client is not None else {}
+        self._client = client if client is not None else _client(max_connections, auth)
 
     async def call(
         self,
@@ -81,15 +84,16 @@ class Http:
             raise SessionClosedError("the session was closed while the call was waiting for its turn")
         tracked = TrackedBody(body, content_type="application/json") if isinstance(body, bytes) else body
         try:
-            async with self._client.request(
+            response = await self._client.request(
                 method,
                 url,
                 data=tracked if tracked is not None else form,
-                headers={**self._auth, **headers} if headers else self._auth,
+                headers={**self._auth, **headers} if headers and self._auth else headers or self._auth,
                 timeout=self._limit(timeout),
                 allow_redirects=False,
-            ) as response:
-                return Answer(response.status, response.headers, await response.read())
+            )
+            # Reading to the end gives the connection back, and failing to closes it: no `async with` is needed for that.
+            return Answer(response.status, response.headers, await response.read())
         except FOREIGN_ERRORS as error:
             sent = not isinstance(error, _NEVER_SENT) and (tracked is None or tracked.left)
             raise transport_error(error, f"{method} {url}", sent=sent, timeout=timeout) from error
@@ -107,12 +111,12 @@ class Http:
             await self._client.close()
 
 
-def _client(max_connections: int) -> aiohttp.ClientSession:
+def _client(max_connections: int, auth: Mapping[str, str]) -> aiohttp.ClientSession:
     # No cookies: the service sets none, and a cookie jar is looked through on every call.
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=60.0),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+        headers={"User-Agent": USER_AGENT, "Accept": "application/json", **auth},
     )
 
 

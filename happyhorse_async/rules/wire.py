@@ -1,7 +1,7 @@
 """Values <-> JSON: requests into bodies, answers into tasks, pages, credits and files.
 
-May import the models and the errors; no I/O. What a task is read from is written out by hand, and cattrs is not used: its import alone costs
-as much as a hundred submissions, and it has nothing to say about fields that may be missing, wrong or of several shapes.
+May import the models and the errors; no I/O. Tasks are read field by field by hand, without cattrs: importing it costs as much as a
+hundred submissions, and any field of an answer may be missing, wrong or of several shapes.
 """
 
 from __future__ import annotations
