@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -113,9 +112,7 @@ class Studio:
             self._frame_known(task, problem)
 
     async def _decode(self, task: TaskRecord, data: bytes) -> None:
-        from .render import decoding_problem  # needs Pillow, which stubs do without
-
-        message = await asyncio.to_thread(decoding_problem, data)
+        message = await asyncio.to_thread(_decoding_problem, data)
         if message is not None:
             self._frame_known(task, FrameProblem("image_processing_error", message))
             return
@@ -135,7 +132,7 @@ class Studio:
         video = self._kept.get(key)
         if video is None:
             data = stub_video(width=width, height=height, seconds=key[1], seed=task.seed, size=self._stub_bytes)
-            video = self._keep(key, data)
+            video = self._keep(key, _video(data))
         return video
 
     async def _rendered(self, task: TaskRecord) -> Video:
@@ -151,22 +148,38 @@ class Studio:
         return await asyncio.shield(self._under_way[key])
 
     async def _render(self, image: bytes, key: _Key) -> Video:
-        from .render import render_video  # needs PyAV and Pillow, which stubs do without
-
         if self._renderer is None:
             self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="happyhorse-sandbox-render")
-        _, seconds, quality, seed = key
-        render = partial(render_video, image, seconds=seconds, quality=quality, seed=seed)
-        try:
-            data = await asyncio.get_running_loop().run_in_executor(self._renderer, render)
-        except (OSError, ValueError) as error:
-            raise FetchError(f"the image could not be rendered: {error}") from error
-        return self._keep(key, data)
+        video = await asyncio.get_running_loop().run_in_executor(self._renderer, _render, image, key)
+        return self._keep(key, video)
 
-    def _keep(self, key: _Key, data: bytes) -> Video:
-        video = self._kept[key] = Video(data, hashlib.sha256(data).hexdigest())
-        self._kept_bytes += len(data)
+    def _keep(self, key: _Key, video: Video) -> Video:
+        self._kept[key] = video
+        self._kept_bytes += len(video.data)
         while self._kept_bytes > _MOST_BYTES and len(self._kept) > 1:
             _, oldest = self._kept.popitem(last=False)
             self._kept_bytes -= len(oldest.data)
         return video
+
+
+# The following run in worker threads, and import PyAV and Pillow there: stubs do without them, and loading them takes longer
+# than any answer may wait.
+
+
+def _decoding_problem(image: bytes) -> str | None:
+    from .render import decoding_problem
+
+    return decoding_problem(image)
+
+
+def _render(image: bytes, key: _Key) -> Video:
+    from .render import render_video
+
+    if message := _decoding_problem(image):
+        raise FetchError(message)
+    _, seconds, quality, seed = key
+    return _video(render_video(image, seconds=seconds, quality=quality, seed=seed))
+
+
+def _video(data: bytes) -> Video:
+    return Video(data, hashlib.sha256(data).hexdigest())

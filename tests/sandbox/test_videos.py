@@ -164,6 +164,20 @@ async def test_an_image_that_only_looks_like_one_fails_the_task(http: aiohttp.Cl
     assert view["error"]["code"] == "image_processing_error"
 
 
+async def test_a_broken_image_never_becomes_a_video(http: aiohttp.ClientSession) -> None:
+    """A task that is finished by hand has failed or, if it was quicker than the check, has a link to nothing."""
+    async with Sandbox(video="real", speed=0) as sandbox:
+        wire = Wire(sandbox, http)
+        url = (await wire.upload(picture()[:400])).json["data"]["file_url"]
+        task_id = await wire.accepted(image_urls=[url])
+        sandbox.finish()
+        view = await wire.task(task_id)
+        if view["status"] == "completed":
+            assert (await wire.download(view["results"][0])).status == 410
+        else:
+            assert view["error"]["code"] == "image_processing_error"
+
+
 async def ended(wire: Wire, task_id: str) -> dict[str, object]:
     """Query a task until it has ended."""
     async with asyncio.timeout(20):
