@@ -41,7 +41,7 @@ class Job:
     """Columns that are given back in the results; values as JSON has them."""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, on_setattr=attrs.setters.NO_OP)
 class Record:
     """A job as the ledger has it. Lives in memory only while the job is being worked on."""
 
