@@ -101,7 +101,7 @@ class Uploader:
             async with self._slots:
                 file = await self._send(image)
         except HappyHorseError as error:
-            promise.set_exception(error)
+            promise.set_exception(copy.copy(error))
             promise.exception()  # marks it as seen: there may be nobody else
             raise
         else:
