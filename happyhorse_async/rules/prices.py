@@ -111,7 +111,13 @@ def evaluate(node: Any, variables: Variables, depth: int = 0) -> Decimal:
         raise PricingRuleError(f"the expression has a node of an unknown type: {kind!r}")
     operands = _first(node, "operands", "args", "arguments", "factors", "terms", "values", "operand", "value", default=None)
     listed = operands if isinstance(operands, list) else [operands]
-    return combine([evaluate(operand, variables, depth + 1) for operand in listed])
+    if not listed:
+        raise PricingRuleError(f"the expression has nothing to {kind}")
+    values = [evaluate(operand, variables, depth + 1) for operand in listed]
+    try:
+        return combine(values)
+    except ArithmeticError as error:
+        raise PricingRuleError(f"the expression cannot be calculated: {error!r}") from None
 
 
 def _first(node: Mapping[str, Any], *names: str, default: Any) -> Any:
@@ -145,12 +151,6 @@ def _lookup(node: Mapping[str, Any], variables: Variables) -> Decimal:
     raise PricingRuleError(f"the expression's table has no entry for {key} = {value!r}")
 
 
-def _divided(operands: list[Decimal]) -> Decimal:
-    if 0 in operands[1:]:
-        raise PricingRuleError("the expression divides by zero")
-    return reduce(lambda left, right: left / right, operands)
-
-
 def _rounded(mode: str) -> Callable[[list[Decimal]], Decimal]:
     return lambda operands: operands[0].to_integral_value(rounding=mode)
 
@@ -167,7 +167,7 @@ _OPERATIONS: dict[str, Callable[[list[Decimal]], Decimal]] = {
     "add": lambda operands: sum(operands, Decimal(0)),
     "sum": lambda operands: sum(operands, Decimal(0)),
     "subtract": lambda operands: reduce(lambda left, right: left - right, operands),
-    "divide": _divided,
+    "divide": lambda operands: reduce(lambda left, right: left / right, operands),
     "max": max,
     "min": min,
     "ceil": _rounded(ROUND_CEILING),

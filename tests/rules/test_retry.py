@@ -1,0 +1,203 @@
+"""What follows from a failed try: pure decisions."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from happyhorse_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    ConfigurationError,
+    HappyHorseError,
+    InternalServerError,
+    RateLimitError,
+    RetryPolicy,
+    UnreadableAnswerError,
+)
+from happyhorse_async.rules import retry
+from happyhorse_async.rules.retry import Certainty, Next, Tally
+
+EVEN = RetryPolicy(jitter=0)
+
+
+def status(number: int, code: str = "", *, own_body: bool = True, retry_after: float | None = None) -> APIStatusError:
+    """Make a refusal."""
+    kind = RateLimitError if number == 429 else InternalServerError if number >= 500 else APIStatusError
+    return kind("no", status=number, code=code, own_body=own_body, retry_after=retry_after)
+
+
+@pytest.mark.parametrize(
+    ("error", "certainty"),
+    [
+        (APIConnectionError("refused", sent=False), Certainty.NEVER_LEFT),
+        (APITimeoutError("no connection", sent=False), Certainty.NEVER_LEFT),
+        (APIConnectionError("reset", sent=True), Certainty.UNKNOWN),
+        (APITimeoutError("no answer", sent=True), Certainty.UNKNOWN),
+        (status(400, "invalid_request"), Certainty.REFUSED),
+        (status(401), Certainty.REFUSED),
+        (status(402, "insufficient_quota"), Certainty.REFUSED),
+        (status(403, own_body=False), Certainty.REFUSED),
+        (status(408), Certainty.REFUSED),
+        (status(408, own_body=False), Certainty.UNKNOWN),
+        (status(409, "idempotency_conflict"), Certainty.REFUSED),
+        (status(409, "paid_outcome_unknown"), Certainty.UNKNOWN),
+        (status(409, "409"), Certainty.UNKNOWN),
+        (status(429), Certainty.REFUSED),
+        (status(429, own_body=False), Certainty.REFUSED),
+        (status(500, "internal_error"), Certainty.UNKNOWN),
+        (status(502, own_body=False), Certainty.UNKNOWN),
+        (status(503, "no_available_channel"), Certainty.REFUSED),
+        (status(503, own_body=False), Certainty.UNKNOWN),
+        (status(503, "paid_outcome_unknown"), Certainty.UNKNOWN),
+        (status(504), Certainty.UNKNOWN),
+        (status(200, "invalid_request"), Certainty.REFUSED),
+        (status(200, own_body=False), Certainty.UNKNOWN),
+        (UnreadableAnswerError("html", status=200), Certainty.UNKNOWN),
+        (UnreadableAnswerError("moved", status=308), Certainty.REFUSED),
+        (ConfigurationError("closed"), Certainty.NEVER_LEFT),
+    ],
+)
+def test_each_failure_is_sorted_by_whether_it_can_have_been_accepted(error: HappyHorseError, certainty: Certainty) -> None:
+    """Only what never left and what the service itself refused is certain; everything else may have been charged."""
+    assert certainty == retry.certainty_of(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "worth"),
+    [
+        (status(429), True),
+        (status(500), True),
+        (status(400), False),
+        (APIConnectionError("reset"), True),
+        (UnreadableAnswerError("html"), True),
+        (ConfigurationError("no"), False),
+    ],
+)
+def test_which_reads_are_tried_again(error: HappyHorseError, worth: bool) -> None:
+    """A call that changes nothing is worth another try unless the service refused it for good."""
+    assert worth == retry.worth_retrying(error)
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    """Pauses double from the first to the longest, also after very many tries."""
+    pauses = [retry.pause_before(EVEN, attempt, None, 0.5) for attempt in (1, 2, 3, 7, 1000)]
+    assert pauses == [0.5, 1.0, 2.0, 30.0, 30.0]
+
+
+def test_retry_after_wins_in_both_directions() -> None:
+    """A Retry-After is obeyed, whether it is longer or shorter than the policy's pause; zero seconds is no answer to a 429."""
+    assert retry.pause_before(EVEN, 1, status(429, retry_after=120.0), 0.0) == 120.0
+    assert retry.pause_before(EVEN, 7, status(503, retry_after=1.0), 0.0) == 1.0
+    assert retry.pause_before(EVEN, 7, status(429, retry_after=1.0), 0.0) == 1.0
+    assert retry.pause_before(EVEN, 3, status(429, retry_after=0.0), 0.0) == 2.0
+
+
+@given(
+    attempt=st.integers(1, 10**6),
+    random=st.floats(0, 1),
+    jitter=st.floats(0, 1),
+    first=st.floats(0, 100),
+    longest=st.floats(0, 100),
+)
+def test_jitter_only_shortens(attempt: int, random: float, jitter: float, first: float, longest: float) -> None:
+    """A random share is taken off the pause, never added, and never makes it negative."""
+    policy = RetryPolicy(first_pause=first, longest_pause=longest, jitter=jitter)
+    full = RetryPolicy(first_pause=first, longest_pause=longest, jitter=0)
+    pause, whole = retry.pause_before(policy, attempt, None, random), retry.pause_before(full, attempt, None, random)
+    assert 0 <= pause <= whole <= longest
+    assert pause >= whole * (1 - jitter) - 1e-9
+
+
+def step(policy: RetryPolicy, tally: Tally, error: HappyHorseError, storm: int = 0) -> retry.Step:
+    """Decide without chance."""
+    return retry.next_step(policy, tally, error, storm=storm, random=0.0)
+
+
+def test_what_never_left_is_tried_as_often_as_the_policy_says_and_then_given_up() -> None:
+    """Six tries by default; then it is certain that nothing was accepted."""
+    tally, whats = Tally(), []
+    for _ in range(6):
+        decided = step(RetryPolicy(), tally, APIConnectionError("refused", sent=False))
+        tally = decided.tally
+        whats.append(decided.what)
+    assert whats == [Next.AGAIN] * 5 + [Next.STOP]
+
+
+@pytest.mark.parametrize("replays", [0, 1, 3])
+def test_what_may_have_been_accepted_is_replayed_as_often_as_the_policy_says_and_then_looked_for(replays: int) -> None:
+    """RetryPolicy(replays=...) bounds the replays; after them it is looked for, never sent again."""
+    policy, tally, whats = RetryPolicy(replays=replays), Tally(), []
+    for _ in range(replays + 1):
+        decided = step(policy, tally, status(502))
+        tally = decided.tally
+        whats.append(decided.what)
+    assert whats == [Next.AGAIN] * replays + [Next.LOOK]
+
+
+def test_asking_again_does_not_use_the_replays_up_and_is_bounded() -> None:
+    """The service that is still deciding is asked again, RetryPolicy.attempts tries in all; with replays=0 nothing is sent again."""
+    pending, tally, whats = status(409, "paid_outcome_unknown"), Tally(), []
+    for _ in range(6):
+        decided = step(RetryPolicy(), tally, pending)
+        tally = decided.tally
+        whats.append(decided.what)
+    assert whats == [Next.AGAIN] * 5 + [Next.LOOK]
+    assert step(RetryPolicy(replays=0), Tally(), pending).what is Next.LOOK
+
+
+def test_a_refusal_proves_nothing_about_an_earlier_try() -> None:
+    """After a try of unknown outcome, no later refusal makes it certain: it is looked for instead of given up."""
+    lost = Tally(replays=1, unknown=status(502))
+    for error in (status(402), status(400), status(409, "idempotency_conflict")):
+        assert step(RetryPolicy(), lost, error).what is Next.LOOK
+        assert step(RetryPolicy(), Tally(), error).what is Next.STOP
+    assert step(RetryPolicy(), lost, status(429)).what is Next.AGAIN, "a refused replay is repeated: it has not been made yet"
+
+
+def test_429_is_waited_out_with_patience() -> None:
+    """429 answers count as no tries; their pauses grow while the storm lasts, and add up against the patience."""
+    policy = RetryPolicy(jitter=0, patience=10, attempts=1)
+    first = step(policy, Tally(), status(429))
+    later = step(policy, first.tally, status(429), storm=3)
+    asked = step(policy, later.tally, status(429, retry_after=7.0))
+    assert [first.pause, later.pause] == [0.5, 4.0]
+    assert [first.what, later.what, asked.what] == [Next.AGAIN, Next.AGAIN, Next.STOP]
+    assert step(RetryPolicy(attempts=1), asked.tally, status(429)).what is Next.AGAIN, (
+        "without a limit, for as long as the caller waits"
+    )
+
+
+errors = st.sampled_from(
+    [
+        APIConnectionError("refused", sent=False),
+        APIConnectionError("reset", sent=True),
+        UnreadableAnswerError("html", status=200),
+        *(status(number) for number in (400, 402, 409, 429, 500, 503)),
+        status(409, "paid_outcome_unknown"),
+        status(503, own_body=False),
+    ]
+)
+
+
+@given(tries=st.lists(errors, max_size=40), replays=st.integers(0, 3), attempts=st.integers(1, 5))
+def test_no_history_leads_to_a_resubmission_that_could_be_paid_twice(
+    tries: list[HappyHorseError], replays: int, attempts: int
+) -> None:
+    """Over any history, replays and questions are bounded, and "not accepted" needs every single try to have been certain."""
+    policy, tally = RetryPolicy(replays=replays, attempts=attempts), Tally()
+    uncertain = 0
+    for error in tries:
+        decided = step(policy, tally, error)
+        unknown = retry.certainty_of(error) is Certainty.UNKNOWN
+        uncertain += unknown
+        if unknown and decided.what is Next.AGAIN:
+            assert replays > 0
+            assert uncertain <= replays + attempts
+        if decided.what is Next.STOP:
+            assert not uncertain
+        if decided.what is not Next.AGAIN:
+            return
+        tally = decided.tally
