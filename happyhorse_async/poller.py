@@ -69,6 +69,11 @@ class Poller:
             clock=clock or asyncio.get_running_loop().time,
         )
 
+    @property
+    def waiting(self) -> int:
+        """How many unfinished tasks are waited for."""
+        return len(self._records)
+
     # --- verbs --------------------------------------------------------------------------------------------------------------------
 
     async def read(self, task_id: str) -> Task:

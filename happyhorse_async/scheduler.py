@@ -86,7 +86,7 @@ class Scheduler:
         self.outlook = pacing.Outlook(polling)
         self._patience = PATIENCE * polling.target_delay
         self._company = COMPANY * polling.target_delay
-        self._reads: Agenda[Record] = Agenda(min(polling.target_delay / 32, polling.min_interval / 4))
+        self._reads: Agenda[Record] = Agenda(polling.target_delay / 32)
         self._time_limits: Agenda[Subscriber] = Agenda(0.01)
         self._alone: deque[Record] = deque()
         self._on_wire = 0
