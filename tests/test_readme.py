@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 from happyhorse_async.sandbox import Sandbox
 
+from .conftest import open_session
+
 pytestmark = pytest.mark.anyio
 
+PLUGIN = "happyhorse_async.pytest_plugin"
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "asyncio.run" in block]
@@ -25,13 +30,9 @@ async def test_a_block_of_the_readme_runs(block: str, tmp_path: Path, cat: Path)
     (tmp_path / "cat.jpg").write_bytes(cat.read_bytes())
     (tmp_path / "block.py").write_text(block)
     async with Sandbox(video="stub", task_seconds=0.2) as sandbox:
-        import asyncio
-
         environment = {**os.environ, **sandbox.env(), "PYTHONPATH": str(ROOT)}
         arguments = [task.id for task in sandbox.tasks[:1]]
         if "sys.argv" in block:
-            from .conftest import open_session
-
             async with open_session(sandbox) as session:
                 arguments = [(await session.submit("https://cdn.example.com/a.png")).id]
         process = await asyncio.create_subprocess_exec(
@@ -51,4 +52,31 @@ async def test_a_block_of_the_readme_runs(block: str, tmp_path: Path, cat: Path)
 
 def test_there_are_blocks() -> None:
     """The search for programs finds them."""
-    assert len(BLOCKS) >= 3
+    assert len(BLOCKS) >= 4
+
+
+async def test_the_readmes_test_passes_in_a_users_project(tmp_path: Path) -> None:
+    """The test that the README shows runs as it stands there, with the fixtures that installing the package gives."""
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def test_" in block)
+    (tmp_path / "test_mine.py").write_text(block)
+    plugin = () if any(entry.value == PLUGIN for entry in entry_points(group="pytest11")) else ("-p", PLUGIN)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        *plugin,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    assert b"passed" in output
+
+
+def test_the_table_of_faults_is_the_measured_one() -> None:
+    """The README shows what the tests of faults found."""
+    shown = README.partition("<!-- faults:begin -->")[2].partition("<!-- faults:end -->")[0]
+    assert shown.strip() == (ROOT / "tests" / "submit" / "faults_table.md").read_text().strip()
