@@ -1,0 +1,242 @@
+"""Callbacks: only hints, from whoever knows the URL, and harmless in any number and form."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import aiohttp
+import fastapi
+import httpx
+import pytest
+from aiohttp import web
+
+from happyhorse_async import ConfigurationError, ImageToVideo, Polling, Session
+from happyhorse_async.integrations.aiohttp import webhook_route
+from happyhorse_async.integrations.fastapi import webhook_router
+from happyhorse_async.sandbox import Fault, Sandbox
+from happyhorse_async.webhooks import LARGEST_BODY, Webhooks
+from tests.conftest import open_session
+
+pytestmark = pytest.mark.anyio
+
+LINK = "https://images.example.com/cat.png"
+SLOW = Polling(min_interval=0.01, max_interval=3600.0, target_delay=3600.0, heartbeat=3600.0)
+
+
+class Server:
+    """An aiohttp server on loopback that takes callbacks for a session."""
+
+    def __init__(self, sandbox: Sandbox, **settings: object) -> None:
+        self._sandbox = sandbox
+        self._settings = settings
+
+    async def __aenter__(self) -> Server:
+        self._app = web.Application()
+        self._app.add_routes([webhook_route("/hooks", lambda _: self.webhooks)])
+        self._runner = web.AppRunner(self._app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        self.session = open_session(self._sandbox, polling=SLOW, public_url=f"http://{host}:{port}/hooks", **self._settings)
+        self.webhooks = Webhooks(self.session)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.session.aclose()
+        await self._runner.cleanup()
+
+
+@pytest.fixture
+async def server(sandbox: Sandbox) -> AsyncIterator[Server]:
+    """A server whose session would not read a task by itself within the hour."""
+    async with Server(sandbox) as server:
+        yield server
+
+
+def token_of(session: Session) -> str:
+    """The secret part of the URL."""
+    assert session.webhook_url is not None
+    return session.webhook_url.rpartition("/")[2]
+
+
+async def test_a_callback_ends_a_wait_at_once(sandbox: Sandbox, server: Server) -> None:
+    """The waiting code knows nothing of callbacks, and needs one read instead of many."""
+    task = await server.session.submit(LINK)
+    waiting = asyncio.ensure_future(task.wait())
+    await asyncio.sleep(0)
+    sandbox.finish()
+    assert (await waiting).status == "completed"
+    assert sandbox.count("GET", f"/v1/tasks/{task.id}") == 1
+
+
+async def test_callbacks_repeated_and_reordered_change_nothing(sandbox: Sandbox, server: Server) -> None:
+    """Each task is seen to end once, by reading it, whatever the callbacks did."""
+    sandbox.fail(Fault("duplicate-callback", times=None))
+    sandbox.fail(Fault("reorder-callbacks", times=2))
+    tasks = [await server.session.submit(LINK, seed=number) for number in range(1, 6)]
+    waits = [asyncio.ensure_future(task.wait()) for task in tasks]
+    await asyncio.sleep(0)
+    for task in tasks:
+        sandbox.finish(task.id)
+    assert {done.id for done in await asyncio.gather(*waits)} == {task.id for task in tasks}
+
+
+async def test_a_forged_body_is_not_believed(sandbox: Sandbox, server: Server) -> None:
+    """Whoever knows the URL can only make the session look sooner: the state comes from the service."""
+    task = await server.session.submit(LINK)
+    waiting = asyncio.ensure_future(task.wait())
+    await asyncio.sleep(0)
+    forged = json.dumps({"id": task.id, "status": "completed", "results": ["https://evil.example/x.mp4"]}).encode()
+    assert server.webhooks.receive(token_of(server.session), forged) == 204
+    sandbox.finish()
+    done = await waiting
+    assert all("evil" not in link for link in done.results)
+
+
+async def test_requests_with_a_callback_url_of_their_own_keep_it(sandbox: Sandbox, server: Server) -> None:
+    """The session's URL is the default, not more."""
+    await server.session.submit(ImageToVideo(LINK, callback_url="https://elsewhere.example.com/done"))
+    await server.session.submit(ImageToVideo(LINK))
+    urls = [json.loads(request.body)["callback_url"] for request in sandbox.requests if request.path.endswith("generations")]
+    assert urls == ["https://elsewhere.example.com/done", server.session.webhook_url]
+
+
+@pytest.mark.parametrize("token", ["", "x", "é", "\udcff", "a" * 10_000])
+async def test_a_wrong_token_is_not_told_apart_from_a_wrong_address(server: Server, token: str) -> None:
+    """Without the token there is nothing here."""
+    assert server.webhooks.receive(token, b'{"id": "task-unified-1"}') == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"<html>", 400),
+        (b"[]", 400),
+        (b'{"id": 7}', 400),
+        (b'{"id": ""}', 400),
+        (b'{"id": "a\\u0000b"}', 400),
+        (b'{"id": "%s"}' % (b"x" * 300), 400),
+        (b"[" * 50_000, 400),
+        (b"\xff\xfe", 400),
+        (b" " * (LARGEST_BODY + 1), 413),
+        (b'{"id": "task-unified-nobody-waits-for"}', 204),
+    ],
+)
+async def test_every_body_has_an_answer(server: Server, body: bytes, status: int) -> None:
+    """Nothing that is posted raises, and the answer does not tell which tasks are known."""
+    assert server.webhooks.receive(token_of(server.session), body) == status
+
+
+async def test_a_flood_costs_no_reads_and_no_memory(sandbox: Sandbox, server: Server) -> None:
+    """Thousands of callbacks about tasks that nobody waits for leave nothing behind."""
+    for number in range(10_000):
+        assert server.webhooks.receive(token_of(server.session), b'{"id": "task-unified-%d"}' % number) == 204
+    engine = server.session._engine
+    assert engine is None or engine.poller.waiting == 0
+    assert not [request for request in sandbox.requests if request.path.startswith("/v1/tasks")]
+
+
+async def test_a_closed_session_asks_the_service_to_come_again(server: Server) -> None:
+    """While an app restarts, a callback is not lost: the service tries again after an error."""
+    token = token_of(server.session)
+    await server.session.aclose()
+    assert server.webhooks.receive(token, b'{"id": "task-unified-1"}') == 503
+
+
+async def test_the_aiohttp_route_answers_over_http(server: Server) -> None:
+    """Wrong methods, types, tokens and sizes get their answers over a socket."""
+    url = server.session.webhook_url
+    assert url is not None
+    async with aiohttp.ClientSession() as client:
+        answers = {
+            "good": await client.post(url, data=b'{"id": "task-unified-1"}', headers={"Content-Type": "text/plain"}),
+            "token": await client.post(url + "x", data=b"{}"),
+            "large": await client.post(url, data=b" " * (LARGEST_BODY + 1)),
+            "method": await client.get(url),
+            "compressed": await client.post(url, data=b"\x1f\x8b not gzip"),
+        }
+    assert {name: answer.status for name, answer in answers.items()} == {
+        "good": 204,
+        "token": 404,
+        "large": 413,
+        "method": 405,
+        "compressed": 400,
+    }
+
+
+async def test_the_fastapi_router_answers_over_http(sandbox: Sandbox) -> None:
+    """The router reads the body as it comes, and gives the receiver's answer."""
+    async with open_session(sandbox, public_url="http://127.0.0.1/hooks") as session:
+        app = fastapi.FastAPI()
+        app.include_router(webhook_router(Webhooks(session)), prefix="/hooks")
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            token = token_of(session)
+            good = await client.post(f"/hooks/{token}", content=b'{"id": "task-unified-1"}')
+            wrong = await client.post("/hooks/guess", content=b'{"id": "task-unified-1"}')
+            large = await client.post(f"/hooks/{token}", content=b" " * (LARGEST_BODY + 1))
+        assert [good.status_code, wrong.status_code, large.status_code] == [204, 404, 413]
+        assert good.content == b""
+
+
+async def test_a_body_that_never_ends_is_cut_off(server: Server) -> None:
+    """No more is read than a callback can have."""
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 4096
+            yield b"x" * 4096
+
+    assert await server.webhooks.receive_stream(token_of(server.session), endless()) == 413
+    assert read <= LARGEST_BODY + 2 * 4096
+
+
+async def test_a_body_of_a_stranger_is_not_read_at_all(server: Server) -> None:
+    """Without the token not one byte is taken in."""
+
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("this must not be read")
+        yield b""
+
+    assert await server.webhooks.receive_stream("guess", body()) == 404
+
+
+async def test_callbacks_that_never_come_are_given_up(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    """After a few tasks that ended without their callback, tasks are read at the usual pace again."""
+    polling = Polling(target_delay=0.01, min_interval=0.01, max_interval=0.05, heartbeat=0.05)
+    sandbox.fail(Fault("no-callback", times=None))
+    async with open_session(sandbox, polling=polling, public_url="http://127.0.0.1:9/hooks") as session:
+        tasks = [await session.submit(LINK, seed=number) for number in range(1, 5)]
+        sandbox.finish()
+        await asyncio.gather(*(task.wait() for task in tasks))
+    assert [record for record in caplog.records if getattr(record, "action", "") == "callbacks_missing"]
+
+
+def test_the_url_is_stable_and_tells_nothing_of_the_key() -> None:
+    """The same key and address give the same URL in every process, and another key another one."""
+    one, same, other = (Session(key, public_url="https://app.example.com/hooks/") for key in ("key-1", "key-1", "key-2"))
+    assert one.webhook_url == same.webhook_url != other.webhook_url
+    assert one.webhook_url is not None
+    assert one.webhook_url.startswith("https://app.example.com/hooks/")
+    assert len(one.webhook_url.rpartition("/")[2]) >= 40
+    assert "key-1" not in one.webhook_url
+
+
+@pytest.mark.parametrize("url", ["http://app.example.com", "https://10.0.0.1/hooks", "https://localhost/hooks", "hooks", "https://"])
+def test_a_public_url_that_the_service_would_refuse_is_refused_at_once(url: str) -> None:
+    """The mistake shows when the session is made, not when a paid task ends."""
+    with pytest.raises(ConfigurationError, match="public_url"):
+        Session("key", public_url=url)
+
+
+def test_a_receiver_needs_a_public_url() -> None:
+    """Without one there is nothing to receive, and the error says what to do."""
+    with pytest.raises(ConfigurationError, match="public URL") as caught:
+        Webhooks(Session("key"))
+    assert "public_url=" in (caught.value.next_step or "")
