@@ -43,9 +43,9 @@ async def test_cap(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
     """A batch submits what fits, finishes it, and then says that its budget is used up; a higher one goes on."""
     async with session.batch(tmp_path, budget=Budget(credits=PRICE * 5)) as batch:
         outcomes = []
-        with pytest.raises(BudgetExceededError, match="left"):
+        with pytest.raises(BudgetExceededError, match="left"):  # noqa: PT012 outcomes come before the error
             async for outcome in batch.run(rows(20)):
-                outcomes.append(outcome)  # noqa: PERF401 they come before the error
+                outcomes.append(outcome)  # noqa: PERF401
         assert (len(outcomes), sandbox.paid) == (5, 5)
         assert (await batch.totals()).states[JobState.SAVED] == 5
     async with session.batch(tmp_path, budget=Budget(credits=str(PRICE * 20))) as batch:
