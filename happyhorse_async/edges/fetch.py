@@ -18,7 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from ..config import Limits, Timeouts
-from ..errors import APIConnectionError, APITimeoutError, HappyHorseError, TransportError, UnsafeLinkError
+from ..errors import APIConnectionError, APITimeoutError, HappyHorseError, SessionClosedError, TransportError, UnsafeLinkError
 from ..rules import links, ranges
 from .http import FOREIGN_ERRORS, USER_AGENT, transport_error
 
@@ -102,6 +102,8 @@ class Fetcher:
         problem = links.followed_link_problem(link, allow_loopback=self._allow_loopback)
         if problem:
             raise UnsafeLinkError(f"the link must not be followed: {problem}")
+        if self._client.closed:
+            raise SessionClosedError("the session was closed during a download")
         try:
             # A signed link is sent as it is: quoting it anew could break its signature.
             url = URL(link, encoded=link.isascii())
@@ -123,6 +125,7 @@ class Stream:
         self._response = response
         self._clock = asyncio.get_running_loop().time
         self._pace = ranges.Pace(window=timeouts.download_window, least=timeouts.download_rate, now=self._clock())
+        self._patience = min(GATHER_SECONDS, timeouts.download_window)
         self._pieces: list[bytes] = []
         self.size = 0
         """Bytes that are gathered."""
@@ -141,18 +144,24 @@ class Stream:
 
         Raises `TransportError`; what was gathered by then is still there to `take`.
         """
-        until = self._clock() + GATHER_SECONDS
         try:
-            while self.size < size and not self.ended:
-                piece, _ = await self._response.content.readchunk()
-                if self._gather(piece) >= until:
-                    break
+            await self._gather(size, self._clock() + self._patience)
         except FOREIGN_ERRORS as error:
-            if isinstance(error, HappyHorseError):
-                raise
             self._rescue()
             raise _mapped(error) from error
         return self.size > 0
+
+    async def _gather(self, size: int, until: float) -> None:
+        # The hottest loop of a download: some thousand turns for each gigabyte.
+        content, pieces, before, now = self._response.content, self._pieces, self.size, self._clock()
+        while self.size < size and not content.at_eof():
+            piece, _ = await content.readchunk()
+            pieces.append(piece)
+            self.size += len(piece)
+            if (now := self._clock()) >= until:
+                break
+        if self._pace.too_slow(self.size - before, now) and not content.at_eof():
+            raise TooSlowError
 
     def _rescue(self) -> None:
         # Once a connection has broken, the library hides the bytes that came before. They are good, and a host that cuts every answer
@@ -161,15 +170,6 @@ class Stream:
         while buffered:
             self._pieces.append(buffered.popleft())
             self.size += len(self._pieces[-1])
-
-    def _gather(self, piece: bytes) -> float:
-        now = self._clock()
-        if piece:
-            self._pieces.append(piece)
-            self.size += len(piece)
-            if self._pace.too_slow(len(piece), now):
-                raise APITimeoutError("the file host sends too slowly", sent=True)
-        return now
 
     @property
     def ended(self) -> bool:
@@ -192,7 +192,13 @@ class Stream:
         return pieces
 
 
+class TooSlowError(TimeoutError):
+    """The bytes come, but at a rate that would hold a place for ever."""
+
+
 def _mapped(error: BaseException) -> TransportError:
+    if isinstance(error, TooSlowError):
+        return APITimeoutError("the file host sends too slowly", sent=True)
     # The link stays out of the message: whoever has it can fetch the video.
     if isinstance(error, TimeoutError):
         return transport_error(error, "the file host", sent=True)
