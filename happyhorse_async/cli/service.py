@@ -19,12 +19,18 @@ def sandbox(
     files_port: Annotated[int, typer.Option("--files-port", help="0: a free one.")] = 8788,
     speed: Annotated[float, typer.Option("--speed", help="How much faster than real time it runs; 0 stands still.", min=0)] = 1.0,
     video: Annotated[str, typer.Option("--video", help="real, stub, or auto: real when PyAV is installed.")] = "auto",
+    task_seconds: Annotated[
+        float | None,
+        typer.Option("--task-seconds", help="How long every task takes, in its seconds; else a realistic time.", min=0),
+    ] = None,
     scenario: Annotated[str | None, typer.Option("--scenario", help="A named set of faults, such as 429-storm.")] = None,
 ) -> None:
     """Run the service on this machine, for trying things out; ends with Ctrl-C."""
     from ..sandbox.serve import serve
 
-    raise typer.Exit(serve(port=port, files_port=files_port, speed=speed, video=video, scenario=scenario))
+    raise typer.Exit(
+        serve(port=port, files_port=files_port, speed=speed, video=video, task_seconds=task_seconds, scenario=scenario)
+    )
 
 
 def doctor(sandboxed: Sandboxed = False, as_json: AsJson = False) -> None:

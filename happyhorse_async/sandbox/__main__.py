@@ -18,9 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--files-port", type=int, default=8788, help="port of the file service; 0: a free one")
     parser.add_argument("--speed", type=float, default=1.0, help="sandbox seconds per real second")
     parser.add_argument("--video", choices=("auto", "real", "stub"), default="auto", help="which videos to make")
+    parser.add_argument("--task-seconds", type=float, help="the life of every task in sandbox seconds; else a realistic one")
     parser.add_argument("--scenario", choices=tuple(SCENARIOS), help="a named set of faults")
     given = parser.parse_args(arguments)
-    return serve(port=given.port, files_port=given.files_port, speed=given.speed, video=given.video, scenario=given.scenario)
+    return serve(**vars(given))
 
 
 if __name__ == "__main__":

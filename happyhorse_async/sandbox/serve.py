@@ -24,6 +24,7 @@ def serve(
     files_port: int = 8788,
     speed: float = 1.0,
     video: str = "auto",
+    task_seconds: float | None = None,
     scenario: str | None = None,
     out: TextIO | None = None,
 ) -> int:
@@ -32,15 +33,16 @@ def serve(
     What to export goes to standard output, or `out`; the requests go to standard error.
     """
     try:
-        asyncio.run(_serve(port, files_port, speed, video, scenario, out or sys.stdout))
+        sandbox = Sandbox(port=port, files_port=files_port, speed=speed, video=video, task_seconds=task_seconds)
+        asyncio.run(_serve(sandbox, scenario, out or sys.stdout))
     except (OSError, ValueError) as error:
         print(f"the sandbox cannot start: {error}", file=sys.stderr)  # noqa: T201  # a command speaks
         return 2
     return 0
 
 
-async def _serve(port: int, files_port: int, speed: float, video: str, scenario: str | None, out: TextIO) -> None:
-    async with Sandbox(port=port, files_port=files_port, speed=speed, video=video) as sandbox:
+async def _serve(sandbox: Sandbox, scenario: str | None, out: TextIO) -> None:
+    async with sandbox:
         if scenario is not None:
             sandbox.scenario(scenario)
         sandbox.watch_requests(lambda record: print(line(record), file=sys.stderr, flush=True))  # noqa: T201
