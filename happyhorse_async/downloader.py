@@ -21,7 +21,7 @@ from .events import Events, LinkExpiring, Saved
 from .models import Task, Video
 from .rules.ranges import urgency
 from .slots import Slots
-from .transfer import Sink, Transfer
+from .transfer import Sink, Transfer, Verified
 
 if TYPE_CHECKING:
     from .background import Background
@@ -79,22 +79,26 @@ class Downloader:
     ) -> list[Video]:
         """Save every result of a finished task; a path or template without {index} is numbered. All are tried before an error is raised."""
         where = os.fspath(to)
-        several = len(task.results) > 1
-        saved: list[Video] = []
+        if not task.results:
+            with _facts(path=where, task_id=task.id, charged="yes"):
+                task = await self._with_links(task, 0)
+        saved: dict[int, Video] = {}
         errors: list[HappyHorseError] = []
 
         async def one(index: int) -> None:
             try:
-                saved.append(await self._download(task, where, request, overwrite=overwrite, index=index, several=several))
+                saved[index] = await self._download(
+                    task, where, request, overwrite=overwrite, index=index, several=len(task.results) > 1
+                )
             except HappyHorseError as error:
                 errors.append(error)
 
         async with asyncio.TaskGroup() as group:
-            for index in range(max(1, len(task.results))):
+            for index in range(len(task.results)):
                 group.create_task(one(index))
         if errors:
             raise errors[0]
-        return sorted(saved, key=lambda video: video.path.name)
+        return [saved[index] for index in sorted(saved)]
 
     async def check_destination(self, to: str | os.PathLike[str], *, overwrite: bool) -> None:
         """Raise `DownloadError` (`DestinationExistsError`) when nothing can be saved there, before anything is paid."""
@@ -113,7 +117,7 @@ class Downloader:
         self, task: Task, to: str, request: ImageToVideo | None, *, overwrite: bool, index: int, several: bool
     ) -> Video:
         with _facts(path=to, task_id=task.id, charged="yes"):
-            if len(task.results) <= index:
+            if not 0 <= index < len(task.results):
                 task = await self._with_links(task, index)
             sink, path, url = await self._sink(task, to, request, overwrite=overwrite, index=index, several=several)
             with self._warning(task):
@@ -131,19 +135,7 @@ class Downloader:
                     rest=self._rest,
                 )
                 verified = await transfer.run()
-        video = Video(
-            path=path,
-            url=url,
-            size=verified.size,
-            sha256=verified.sha256,
-            content_type=verified.content_type,
-            duration=verified.movie.duration,
-            width=verified.movie.width,
-            height=verified.movie.height,
-            task=transfer.task,
-            request=request,
-            credits=transfer.task.usage.credits_used,
-        )
+        video = _video(verified, transfer.task, request, path, url)
         self._events.emit(Saved(video=video))
         return video
 
@@ -211,6 +203,22 @@ def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
     Each goes on with `downloader.download(task, leftover.path, index=leftover.index)`.
     """
     return list(disk.leftovers(Path(folder)))
+
+
+def _video(verified: Verified, task: Task, request: ImageToVideo | None, path: Path, url: str | None) -> Video:
+    return Video(
+        path=path,
+        url=url,
+        size=verified.size,
+        sha256=verified.sha256,
+        content_type=verified.content_type,
+        duration=verified.movie.duration,
+        width=verified.movie.width,
+        height=verified.movie.height,
+        task=task,
+        request=request,
+        credits=task.usage.credits_used,
+    )
 
 
 def _closed() -> SessionClosedError:

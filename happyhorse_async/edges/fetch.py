@@ -68,7 +68,9 @@ class Fetcher:
                 use_dns_cache=False,
                 socket_factory=self._socket,
             ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.download_idle),
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=timeouts.connect, sock_connect=timeouts.connect, sock_read=timeouts.download_idle
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
             auto_decompress=False,

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import pytest
 
-from happyhorse_async import DestinationExistsError, DownloadError, ImageToVideo, LinkExpiredError, Video
+from happyhorse_async import DestinationExistsError, DownloadError, ImageToVideo, LinkExpiredError, TaskNotFoundError, Video
 from happyhorse_async.downloader import leftovers
 from happyhorse_async.edges import disk
 from happyhorse_async.sandbox import Fault
@@ -62,8 +62,20 @@ async def test_every_result_of_a_task_is_saved(kit: Kit, folder: Path) -> None:
     assert names_in(folder / "b") == ["cat-2.mp4", "cat-3.mp4", "cat.mp4"]
     assert names_in(folder / "c") == ["1.mp4", "2.mp4", "3.mp4"]
     assert names_in(folder / "d") == sorted(f"{task.id}{more}.mp4" for more in ("", "-2", "-3"))
-    with pytest.raises(LinkExpiredError, match="index 5"):
-        await kit.downloader.download(task, f"{folder}/e/", index=5)
+    for index in (5, -1):
+        with pytest.raises(LinkExpiredError, match=f"index {index}"):
+            await kit.downloader.download(task, f"{folder}/e/", index=index)
+
+
+async def test_a_task_given_without_its_links_is_read_again(kit: Kit, folder: Path) -> None:
+    """An old snapshot is enough; one that has no links yet is a clear error."""
+    task = await kit.task()
+    (video,) = await kit.downloader.download_all(attrs.evolve(task, results=()), f"{folder}/")
+    assert video.task == task
+    kit.sandbox.fail(Fault("refuse", path="/v1/tasks/", status=404, body={"error": {"code": "task_not_found", "message": "gone"}}))
+    with pytest.raises(TaskNotFoundError) as caught:
+        await kit.downloader.download(attrs.evolve(task, results=()), f"{folder}/again/")
+    assert (caught.value.task_id, caught.value.charged) == (task.id, "yes")
 
 
 async def test_an_existing_file_is_never_touched(kit: Kit, folder: Path) -> None:
