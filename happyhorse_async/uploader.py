@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from .errors import APIStatusError, HappyHorseError, InvalidRequestError
 from .events import Events, Uploaded
 from .models import UploadedFile
 from .rules import links, wire
+
+logger = logging.getLogger("happyhorse_async")
 
 SAFETY_MARGIN = 6 * 3600.0
 """Seconds before its end at which a file is not given to a new submission any more: the service fetches it when the task starts."""
@@ -49,6 +52,7 @@ class Uploader:
         self._slots = anyio.Semaphore(limits.max_uploads)
         self._looks = anyio.Semaphore(limits.max_uploads)
         self._files: dict[str, tuple[UploadedFile, float]] = {}
+        self._contents: dict[str, str] = {}
         self._sending: dict[str, asyncio.Future[UploadedFile | None]] = {}
 
     async def url_of(self, image: Path | bytes) -> str:
@@ -76,6 +80,21 @@ class Uploader:
         if looked.problems:
             raise InvalidRequestError(looked.problems)
         return await self._shared(looked)
+
+    async def discard(self, url: str) -> None:
+        """Take a file that this session uploaded off the host again, which makes room in the account's quota of files.
+
+        For those who know that every task that was given the link has ended. Seen in the vendor's clients, not promised: where the service
+        will not, the file stays until it expires, and nothing is raised.
+        """
+        content = self._contents.pop(url, None)
+        file, _ = self._files.pop(content, (None, 0.0)) if content is not None else (None, 0.0)
+        if file is None or not file.id:
+            return
+        try:
+            await self._host.delete_once(file.id)
+        except HappyHorseError as error:
+            logger.debug("a file stays on the host: %s", error, extra={"action": "file_stays"})
 
     async def _shared(self, image: LocalImage) -> UploadedFile:
         """Give the file of a content: a living one, one that is being sent just now, or a new one."""
@@ -106,6 +125,7 @@ class Uploader:
             raise
         else:
             self._files[image.sha256] = file, self._end_of(file)
+            self._contents[file.url] = image.sha256
             promise.set_result(file)
         finally:
             del self._sending[image.sha256]

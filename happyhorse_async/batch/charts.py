@@ -79,8 +79,9 @@ def _axis(bars: Bars) -> str:
     floor, most = HEIGHT - BOTTOM, max(bars.counts)
     width = (WIDTH - LEFT - 8) / len(bars.counts)
     every = max(1, math.ceil(len(bars.edges) / 6))
+    anchors = {len(bars.counts): "end"}  # the last label would stick out of the picture
     marks = "".join(
-        f'<text x="{LEFT + n * width:.1f}" y="{HEIGHT - 6}" text-anchor="{"end" if n == len(bars.counts) else "middle"}">{_number(edge)}</text>'
+        f'<text x="{LEFT + n * width:.1f}" y="{HEIGHT - 6}" text-anchor="{anchors.get(n, "middle")}">{_number(edge)}</text>'
         for n, edge in enumerate(bars.edges)
         if n % every == 0
     )

@@ -255,6 +255,9 @@ class Run:
         else:
             if job.state is JobState.FAILED:
                 await work.begin_again(job)
+            elif job.state is JobState.NEW:
+                # An upload of an earlier run may be gone, and nothing hangs on its link: the service never accepted it.
+                job.image_url = job.uploaded = None
             stages.admit(job)
 
     def _refuse(

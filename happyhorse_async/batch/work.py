@@ -6,15 +6,17 @@ the rename. What a failure means is decided in `rules.verdicts`.
 
 from __future__ import annotations
 
-import json
 import random
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+import anyio
 
 from ..config import RetryPolicy
 from ..downloader import Downloader
-from ..errors import DestinationExistsError, HappyHorseError, TaskFailedError
+from ..errors import DestinationExistsError, HappyHorseError
 from ..events import Events
 from ..models import Task, Video
 from ..poller import Poller
@@ -26,10 +28,18 @@ from ..rules.verdicts import Next
 from ..submitter import Submitter
 from ..uploader import Uploader
 from . import found
+from .faults import failure_of, fault_of
 from .jobs import JobChanged, Record, outcome_of, to_credits, to_millionths
 from .ledger import Ledger
 from .purse import Purse
 from .stages import Stages
+
+LONGEST_GOODBYE = 5.0
+"""Seconds that taking an upload away may hold up its job's outcome."""
+
+
+MOST_AHEAD = 32
+"""Uploads that wait for their submission: they take room in the account's quota of files, and grow old."""
 
 
 class Parts(Protocol):
@@ -70,13 +80,19 @@ class Work:
         self._timeout = timeout
         self._prices: dict[tuple[str, int], int] = {}
         self._tries: dict[int, int] = {}
+        self._holders: Counter[str] = Counter()
+        """Jobs under way by the upload that they use; equal images share one."""
+        self._ahead = anyio.Semaphore(MOST_AHEAD)
+        self._waiting: set[int] = set()
 
     # --- upload -------------------------------------------------------------------------------------------------------------------
 
     async def upload(self, job: Record) -> None:
         """Put a local first frame on the service's file host."""
+        await self._ahead.acquire()
+        self._waiting.add(job.seq)
         if self._stages.stopping:
-            self._drop(job)
+            await self._drop(job)
             return
         image = job.wanted.image
         try:
@@ -85,16 +101,18 @@ class Work:
             await self._unsubmitted(job, error)
             return
         job.uploaded = time.time()
+        self._holders[job.image_url] += 1
         self._stages.submissions.put(job)
 
     # --- submit and watch ---------------------------------------------------------------------------------------------------------
 
     async def submit_and_watch(self, job: Record) -> None:
         """Turn a job into a task, if it is none yet, and follow the task to its end."""
+        self._taken_up(job)
         if job.state in (JobState.NEW, JobState.SUBMITTING, JobState.UNKNOWN):
             try:
                 if not await self._submitted(job):
-                    self._drop(job)
+                    await self._drop(job)
                     return
             except HappyHorseError as error:
                 await self._unsubmitted(job, error)
@@ -174,6 +192,7 @@ class Work:
         seconds = job.task.seconds if job.task is not None else None
         facts = (video.size, video.sha256, video.duration, video.width, video.height, seconds)
         await self._ledger.write("saved", job.seq, self._run, time.time(), spent, *facts)
+        await self._let_go(job)
         self._end(job)
 
     async def _video(self, job: Record) -> Video:
@@ -197,9 +216,10 @@ class Work:
         if not paid:
             await self._release(job)
         if following is Next.LATER and (self._replays or not paid) and self._may_try_again(job):
+            self._taken_up(job)
             self._later(job, error)
         elif paid and self._stages.stopping:
-            self._drop(job)
+            await self._drop(job)
         elif paid:
             await self._give_up(job, JobState.UNKNOWN, error, reserved=job.reserved)
             if following is Next.LATER and self._replays:
@@ -207,7 +227,7 @@ class Work:
         elif following is Next.GIVE_UP:
             await self._give_up(job, JobState.FAILED, error)
         else:
-            self._drop(job)
+            await self._drop(job)
             self._stages.stop(error)
 
     async def _release(self, job: Record) -> None:
@@ -226,7 +246,7 @@ class Work:
             await self._give_up(job, JobState.FAILED, error, spent=job.reserved)
             return
         if following is Next.STOP:
-            self._drop(job)
+            await self._drop(job)
             self._stages.stop(error)
         else:
             self._end(job, error)
@@ -247,6 +267,7 @@ class Work:
     async def begin_again(self, job: Record, *, spent: int = 0) -> None:
         """Take a failed job to its next attempt, which is another task, with another key."""
         self._move(job, JobState.NEW)
+        await self._let_go(job)
         job.attempt, job.spent, job.reserved = job.attempt + 1, job.spent + spent, 0
         job.key = job.image_url = job.uploaded = job.task_id = job.task = job.error = None
         await self._ledger.write("again", job.seq, job.attempt, spent)
@@ -257,7 +278,7 @@ class Work:
         if following is Next.GIVE_UP:
             await self._give_up(job, JobState.FAILED, error, spent=self._cost(job))
         elif following is Next.STOP:
-            self._drop(job)
+            await self._drop(job)
             self._stages.stop(error)
         elif self._may_try_again(job) and not self._stages.stopping:
             self._later(job, error)
@@ -273,6 +294,8 @@ class Work:
         self._purse.settle(job.reserved - reserved, spent)
         job.spent, job.reserved, job.error = job.spent + spent, reserved, fault_of(error)
         await self._ledger.write("ended", job.seq, state, self._run, time.time(), reserved, spent, job.error)
+        if state is JobState.FAILED:
+            await self._let_go(job)
         self._end(job, error)
 
     # --- small things -------------------------------------------------------------------------------------------------------------
@@ -300,32 +323,28 @@ class Work:
 
     def _end(self, job: Record, error: HappyHorseError | None = None) -> None:
         self._tries.pop(job.seq, None)
+        self._taken_up(job)
         self._stages.end(outcome_of(job, self._folder, error=error))
 
-    def _drop(self, job: Record) -> None:
+    def _taken_up(self, job: Record) -> None:
+        """Make room for the next upload when one has come out of the line to its submission."""
+        if job.seq in self._waiting:
+            self._waiting.discard(job.seq)
+            self._ahead.release()
+
+    async def _drop(self, job: Record) -> None:
+        if job.state is JobState.NEW:
+            await self._let_go(job)
         self._tries.pop(job.seq, None)
+        self._taken_up(job)
         self._stages.drop()
 
-
-def failure_of(task: Task, key: str | None) -> TaskFailedError:
-    """Make the error for a task that ended without a video."""
-    why = f"{task.error.code}: {task.error.message}" if task.error is not None else str(task.status)
-    return TaskFailedError(
-        f"task {task.id} failed: {why}",
-        task=task,
-        retryable=lifecycle.retryable(task) is lifecycle.Retryable.LATER,
-        charged=lifecycle.charged(task),
-        task_id=task.id,
-        idempotency_key=key,
-    )
-
-
-def fault_of(error: HappyHorseError) -> str:
-    """Write an error for the ledger."""
-    facts: dict[str, Any] = {"code": verdicts.code_of(error), "message": str(error), "charged": error.charged}
-    if isinstance(error, TaskFailedError):
-        reason = error.task.error if error.task is not None else None
-        facts |= {"task": True, "retryable": error.retryable, "message": reason.message if reason is not None else str(error)}
-    elif error.next_step:
-        facts["next_step"] = error.next_step
-    return json.dumps(facts, ensure_ascii=False)
+    async def _let_go(self, job: Record) -> None:
+        """Take an upload away when no job needs it any more: an account has room for two thousand files, and a night for more jobs."""
+        url = job.image_url or ""
+        if url in self._holders:
+            self._holders[url] -= 1
+            if not self._holders[url]:
+                del self._holders[url]
+                with anyio.move_on_after(LONGEST_GOODBYE):
+                    await self._parts.uploader.discard(url)

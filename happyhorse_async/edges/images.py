@@ -7,6 +7,7 @@ import hashlib
 import io
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 import aiohttp
 import anyio.to_thread
@@ -15,6 +16,7 @@ import attrs
 from ..errors import InvalidRequestError
 from ..models import UploadedFile
 from ..rules import frames, wire
+from ..rules.answers import decode_object
 from .http import Http
 
 UPLOAD_PATH = "/api/v1/files/upload/stream"
@@ -89,6 +91,11 @@ class FileHost:
             return wire.decode_upload(await self._http.call("POST", url, form=form, timeout=self._timeout))
         finally:
             file.close()
+
+    async def delete_once(self, file_id: str) -> None:
+        """Take a file away, one try; raises the service's error when it will not, or has no such call."""
+        url = f"{self._http.files_url}/api/v1/files/{quote(file_id, safe='')}"
+        decode_object(await self._http.call("DELETE", url, timeout=self._timeout))
 
 
 async def _opened(image: LocalImage) -> BinaryIO:

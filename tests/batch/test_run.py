@@ -372,3 +372,16 @@ async def test_repr(session: Session, tmp_path: Path) -> None:
     """A batch shows its folder and whether it is open."""
     batch: Batch = session.batch(tmp_path)
     assert repr(batch) == f"<Batch {str(tmp_path)!r} not open>"
+
+
+async def test_more_images_than_the_account_has_room_for(tmp_path: Path, cat: Path) -> None:
+    """Uploads are taken away when their jobs have ended, so that a batch may have more images than the account's quota of files."""
+    images = [ImageToVideo(cat.read_bytes() + bytes([n])) for n in range(150)]
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5, file_quota=100) as sandbox,
+        open_session(sandbox) as session,
+        session.batch(tmp_path, max_in_flight=4) as batch,
+    ):
+        assert [outcome.ok async for outcome in batch.run([*images, *images[:5]])] == [True] * 155
+        assert sandbox.paid == 155
+        assert sandbox.count("DELETE") >= 150
