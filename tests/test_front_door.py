@@ -84,12 +84,12 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
 
 
 def test_the_front_door_is_light() -> None:
-    """Importing, and even making a Session, loads neither aiohttp nor anyio; opening one does."""
+    """Importing, and even making a Session, loads neither aiohttp nor cattrs nor anyio; opening one does."""
     script = """
 import sys, asyncio
 import happyhorse_async
 from happyhorse_async import Session, ImageToVideo, Limits, RateLimitError, TaskHandle
-heavy = {"aiohttp", "anyio"}
+heavy = {"aiohttp", "cattrs", "anyio"}
 session = Session("key-for-nothing")
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 async def main():

@@ -1,7 +1,7 @@
 """Values <-> JSON: requests into bodies, answers into tasks, pages, credits and files.
 
-May import the models and the errors; no I/O. Tasks are read field by field by hand, without cattrs: importing it costs as much as a
-hundred submissions, and any field of an answer may be missing, wrong or of several shapes.
+May import cattrs, the models and the errors; no I/O. Regular answers (list items, files, ledger facts) are read by cattrs, which knows the
+fields from the models. Submissions and tasks are written out by hand: they are on the hot path, and a task's fields come in several shapes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
 import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn, override
 
 from ..models import (
     MODEL,
@@ -27,7 +29,7 @@ from ..models import (
     UploadedFile,
     Usage,
 )
-from .answers import Answer, decode_object, error_of, text_of, unreadable
+from .answers import Answer, decode_object, error_of, unreadable
 
 LINK_LIFE = timedelta(hours=24)
 """How long a result link lives, by the service's reference."""
@@ -192,14 +194,7 @@ def _usage(value: Any) -> Usage:
 
 
 def _billing(value: Any) -> Billing | None:
-    if not isinstance(value, dict):
-        return None
-    return Billing(
-        charge_status=text_of(value.get("charge_status")),
-        refund_status=text_of(value.get("refund_status")),
-        reserved_credits=_decimal(value.get("reserved_credits")),
-        charged_credits=_decimal(value.get("charged_credits")),
-    )
+    return _regular.structure(value, Billing) if isinstance(value, dict) else None
 
 
 def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:
@@ -257,20 +252,8 @@ def decode_page(answer: Answer) -> TaskPage:
 
 
 def _summary(value: Mapping[str, Any]) -> TaskSummary:
-    word = str(value.get("status") or "")
-    status = _STATUSES.get(word, word)
-    created = value.get("created_at")
-    return TaskSummary(
-        id=value["id"],
-        status=status,
-        model=str(value.get("model") or ""),
-        created=moment(created if created is not None else value.get("created")),
-        progress=_progress(value.get("progress"), status),
-        has_results=bool(value.get("has_results")),
-        has_error=bool(value.get("has_error")),
-        credits_used=_decimal(value.get("credits_used")),
-        raw=value,
-    )
+    item = _regular.structure({"created_at": value.get("created"), **value}, TaskSummary)
+    return attrs.evolve(item, progress=_progress(value.get("progress"), item.status), raw=value)
 
 
 def decode_credits(answer: Answer) -> Credits:
@@ -297,12 +280,37 @@ def decode_upload(answer: Answer) -> UploadedFile:
         raise error_of(answer)
     if not isinstance(data, dict) or not isinstance(data.get("file_url"), str):
         raise unreadable(answer, "has no file URL")
-    return UploadedFile(
-        url=data["file_url"],
-        id=str(data.get("file_id") or ""),
-        name=str(data.get("file_name") or ""),
-        size=data["file_size"] if isinstance(data.get("file_size"), int) else 0,
-        mime_type=str(data.get("mime_type") or ""),
-        expires_at=moment(data.get("expires_at")),
-        raw=data,
+    return attrs.evolve(_regular.structure(data, UploadedFile), raw=data)
+
+
+# --- regular answers --------------------------------------------------------------------------------------------------------------
+
+
+def _made_converter() -> cattrs.Converter:
+    """Make the converter once, with hooks that never raise: a field that is missing or wrong must not lose the rest of an answer."""
+    converter = cattrs.Converter(detailed_validation=False)
+    converter.register_structure_hook(str, lambda value, _: "" if value is None else str(value))
+    converter.register_structure_hook(int, lambda value, _: value if isinstance(value, int) else 0)
+    converter.register_structure_hook(bool, lambda value, _: bool(value))
+    converter.register_structure_hook(Decimal, lambda value, _: _decimal(value))
+    converter.register_structure_hook(datetime, lambda value, _: moment(value))
+    converter.register_structure_hook_func(
+        lambda kind: kind == TaskStatus | str, lambda value, _: _STATUSES.get(str(value), str(value))
     )
+    left_out = override(omit=True)
+    summary = make_dict_structure_fn(TaskSummary, converter, created=override(rename="created_at"), raw=left_out)
+    converter.register_structure_hook(TaskSummary, summary)
+    file = make_dict_structure_fn(
+        UploadedFile,
+        converter,
+        url=override(rename="file_url"),
+        id=override(rename="file_id"),
+        name=override(rename="file_name"),
+        size=override(rename="file_size"),
+        raw=left_out,
+    )
+    converter.register_structure_hook(UploadedFile, file)
+    return converter
+
+
+_regular = _made_converter()
