@@ -11,7 +11,6 @@ import random
 
 import anyio
 
-from .background import Background
 from .config import RetryPolicy
 from .edges.api import Api
 from .edges.http import TrackedBody
@@ -35,14 +34,12 @@ class Courier:
         *,
         policy: RetryPolicy,
         events: Events,
-        background: Background,
         reconciler: Reconciler,
     ) -> None:
         self._api = api
         self._gate = gate
         self._policy = policy
         self._events = events
-        self._background = background
         self._reconciler = reconciler
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
@@ -59,7 +56,8 @@ class Courier:
 
     def cut(self, job: Job) -> None:
         """End the try that is on its way."""
-        if job.post is not None:
+        job.cut = True
+        if job.post is not None and job.begun:
             job.post.cancel()
 
     async def deliver(self, job: Job) -> tuple[Task, Answer | None]:
@@ -109,12 +107,16 @@ class Courier:
             self._reconciler.left(job)
         job.epoch = self._gate.pace.epoch
         job.payload = TrackedBody(job.body, content_type="application/json")
-        job.post = self._background.start(self._post(job, job.payload), name="submission")
+        job.begun = job.cut = False
+        job.post = self._loop.create_task(self._post(job, job.payload))
 
     async def _post(self, job: Job, payload: TrackedBody) -> None:
         outcome: Answer | HappyHorseError | None = None
+        # A task that is cancelled before it has begun never begins: then nobody would be told, and the slot would be lost.
+        job.begun = True
         try:
-            outcome = await self._api.submit_once(payload, job.key)
+            if not job.cut:
+                outcome = await self._api.submit_once(payload, job.key)
         except HappyHorseError as error:
             outcome = error
         except asyncio.CancelledError:

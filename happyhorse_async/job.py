@@ -29,7 +29,11 @@ class Job:
     """It holds a place among the unfinished tasks."""
     payload: TrackedBody | None = None
     post: asyncio.Task[None] | None = None
-    """The try that is on its way."""
+    """The try that is on its way. The job is its owner; it takes no cancellation but that of `Courier.cut`."""
+    begun: bool = False
+    """That try has begun to run."""
+    cut: bool = False
+    """That try was told to end."""
     epoch: int = 0
     """The gate's epoch when that try left."""
     outcome: Answer | HappyHorseError | None = None

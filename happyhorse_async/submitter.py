@@ -119,7 +119,7 @@ class Submitter:
         self._poller = poller
         self._gate = Gate(limits, on_full=self._watch)
         self._reconciler = Reconciler(api, background=background, pause=policy.first_pause)
-        self._courier = Courier(api, self._gate, policy=policy, events=events, background=background, reconciler=self._reconciler)
+        self._courier = Courier(api, self._gate, policy=policy, events=events, reconciler=self._reconciler)
         self._follows = limits.max_unfinished is not None or budget.limited
         self._running: dict[str, str] = {}
         self._watched: set[str] = set()
@@ -186,7 +186,10 @@ class Submitter:
             self._emptied = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._emptied], timeout=self._shield)
             self._courier.give_up()
+            posts = [job.post for job in self._jobs if job.post is not None]
             self._cut(all_of_them=True)
+            if posts:
+                await asyncio.wait(posts)
 
     def _cut(self, *, all_of_them: bool) -> None:
         for job in self._jobs:
@@ -270,7 +273,11 @@ class Submitter:
             if job.post is None:
                 self._drop(job, charged=False)
                 return
-        work = self._background.start(self._finish(job), name="a cancelled submission")
+        try:
+            work = self._background.start(self._finish(job), name="a cancelled submission")
+        except RuntimeError:  # the session has closed meanwhile
+            self._give_up(job)
+            return
         with anyio.CancelScope(shield=True):
             while not work.done():
                 try:
@@ -290,11 +297,15 @@ class Submitter:
             certain = error.charged == "no"
         finally:
             alarm.cancel()
-            if accepted is None and not certain:
-                self._courier.cut(job)
-                self._drop(job, charged=True)
-            if not certain:
-                self.leave(job.request, job.key, accepted.task.id if accepted is not None else None)
+            if accepted is not None:
+                self.leave(job.request, job.key, accepted.task.id)
+            elif not certain:
+                self._give_up(job)
+
+    def _give_up(self, job: Job) -> None:
+        self._courier.cut(job)
+        self._drop(job, charged=True)
+        self.leave(job.request, job.key, None)
 
     # --- accepted tasks -----------------------------------------------------------------------------------------------------------
 

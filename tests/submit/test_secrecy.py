@@ -93,7 +93,7 @@ async def misbehave(row: faults.Row, seen: Seen, folder: Path, image: Path) -> N
                 await attempt(session.submit(ImageToVideo(image_or_link)), seen)
             await attempt(session.credits(), seen)
             await attempt(session.find_tasks(), seen)
-            await attempt(session.task("task-unified-1-nothing").download(folder / "a.mp4"), seen)
+            await attempt(session.task("task-unified-1-nothing").download(folder / "a.mp4", timeout=0.1), seen)
             sandbox.fail(Fault("refuse", path=FILES, status=403, body={"success": False, "code": 403, "msg": "quota is used up"}))
             await attempt(session.upload(image.read_bytes() + b"changed"), seen)
             seen.extend(repr(task) + repr(task.get_coro()) for task in asyncio.all_tasks())
