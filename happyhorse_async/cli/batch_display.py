@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from ..batch.jobs import JobChanged
 from ..events import LinkExpiring, Throttled
 from ..rules.lifecycle import JobState
 from .common import money, put, say
@@ -50,7 +51,7 @@ class BatchDisplay:
         self._ended = 0
         self.signals = 0
         """How often the user asked to stop."""
-        self._unsubscribe = session.subscribe(self._heard, Throttled, LinkExpiring)
+        self._unsubscribe = session.subscribe(self._heard, JobChanged, Throttled, LinkExpiring)
 
     def __enter__(self) -> BatchDisplay:
         if self._live is not None:
@@ -62,10 +63,11 @@ class BatchDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def _heard(self, event: Throttled | LinkExpiring) -> None:
-        if self._as_json:
-            return
-        if isinstance(event, Throttled):
+    def _heard(self, event: JobChanged | Throttled | LinkExpiring) -> None:
+        if isinstance(event, JobChanged):
+            if self._as_json:
+                put({"event": "job", "id": event.id, "state": event.state.value, "task_id": event.task_id, "code": event.code})
+        elif isinstance(event, Throttled):
             self._note(f"the service asks to slow down: next submission in {event.pause:.0f} s")
         else:
             self._note(

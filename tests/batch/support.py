@@ -89,6 +89,6 @@ def results(folder: Path, *, leave_out: tuple[str, ...] = ("task_id",)) -> list[
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until something is so."""
+    """Let the loop run until something is so; between two looks the worker threads get their turn, which a bare spin takes from them."""
     while not condition():
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)

@@ -91,7 +91,7 @@ async def test_failures_and_retry(sandbox: Sandbox, tmp_path: Path) -> None:
     said, _ = await process.communicate()
     lines = [json.loads(line) for line in said.decode().splitlines()]
     assert process.returncode == 1
-    assert [line["event"] for line in lines] == ["checked", "outcome", "end"]
+    assert [line.get("state", line["event"]) for line in lines] == ["checked", "submitting", "running", "failed", "failed", "end"]
     assert lines[-1]["failures"] == {"content_policy_violation": 1}
     sandbox.speed = 1000
     code, _, err = await happyhorse(sandbox, "retry", "--out", out, answer="y\n")
