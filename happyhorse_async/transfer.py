@@ -173,9 +173,10 @@ class Transfer:
         )
 
     async def _try(self) -> Verified:
-        held = Held()
+        resumed = True
         try:
             held = await self._sink.open()
+            resumed = held.size > 0
             self._received, self._length = held.size, held.length
             if held.whole:
                 return await self._publish([])
@@ -184,7 +185,7 @@ class Transfer:
         except BrokenVideoError as error:
             await self._sink.discard()
             self._received = 0
-            if held.size:  # the bytes from before may be to blame
+            if resumed:  # the bytes from before may be to blame
                 raise _TryAgainError(f"what was there already and what came do not make a video: {error}") from error
             raise self._dead(NotAVideoError, f"what the link gave is not a whole video: {error}") from error
         finally:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from happyhorse_async import (
@@ -170,6 +171,7 @@ async def test_a_part_that_is_not_certainly_ours_is_not_gone_on_with(kit: Kit, s
     video = await kit.downloader.download(task, f"{folder}/")
     assert video.path.read_bytes() == truth
     assert ranges_of(kit)[1:] == [None]
+    assert sandbox.count("GET", f"/v1/tasks/{task.id}") == 1
     assert names_in(folder) == [video.path.name]
 
 
@@ -329,3 +331,75 @@ async def test_a_redirect_is_followed(kit: Kit, sandbox: Sandbox, folder: Path) 
         assert "Cookie" not in sent
         assert sent["User-Agent"].startswith("happyhorse-async/")
         assert sent["Accept-Encoding"] == "identity"
+
+
+TASK_ANSWERS = {
+    "the task is gone": (404, {"error": {"code": "task_not_found", "message": "gone"}}, LinkExpiredError),
+    "the service is down": (503, {"error": {"code": "service_unavailable", "message": "down"}}, IncompleteDownloadError),
+}
+
+
+@pytest.mark.parametrize("name", TASK_ANSWERS)
+async def test_a_dead_link_whose_task_cannot_be_read(kit: Kit, sandbox: Sandbox, folder: Path, name: str) -> None:
+    """A task that is gone takes its video with it; one that cannot be read now may still give a link later, and the error says so."""
+    status, body, expected = TASK_ANSWERS[name]
+    task = await kit.task()
+    sandbox.fail(Fault("expire", times=None))
+    sandbox.fail(Fault("refuse", path="/v1/tasks/", status=status, body=body, times=None))
+    with pytest.raises(expected) as caught:
+        await kit.downloader.download(task, f"{folder}/")
+    assert (caught.value.charged, caught.value.task_id) == ("yes", task.id)
+    assert len(kit.fetches()) == 1
+
+
+async def test_a_task_that_lost_its_links_is_said_to_have(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
+    """A second result that the fresh answer does not have is lost."""
+    task = await kit.task()
+    task = attrs.evolve(task, results=task.results * 2)
+    sandbox.fail(Fault("expire", times=None))
+    with pytest.raises(LinkExpiredError, match="no link any more"):
+        await kit.downloader.download(task, f"{folder}/", index=1)
+
+
+async def test_a_part_that_makes_no_video_with_the_rest_is_fetched_anew(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
+    """When the host joins two different files under one validator, the walk over the boxes shows it, and all is fetched again."""
+    task = await kit.task()
+    truth = await truth_of(sandbox, task)
+    await half_a_video(sandbox, task, folder)
+    part = folder / f"{task.id}.mp4.part"
+    moov = truth.index(b"moov")
+    part.write_bytes(truth[: moov - 4] + (77).to_bytes(4, "big") + truth[moov:150_000])
+    video = await kit.downloader.download(task, f"{folder}/")
+    assert video.path.read_bytes() == truth
+
+
+@pytest.mark.parametrize("length", [None, "chunked"])
+async def test_a_host_that_does_not_say_the_length(sandbox: Sandbox, folder: Path, length: str | None) -> None:
+    """A body without Content-Length is saved when its boxes are whole, and capped while it comes."""
+    from aiohttp import web
+
+    async with Kit(sandbox) as kit, Kit(sandbox, limits=Limits(max_video_bytes=299_999)) as strict:
+        task = await kit.task()
+        truth = await truth_of(sandbox, task)
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse(headers={"Content-Type": "video/mp4"})
+            if length:
+                response.enable_chunked_encoding()
+            else:
+                response.force_close()
+            await response.prepare(request)
+            await response.write(truth)
+            return response
+
+        runner = web.ServerRunner(web.Server(answer))
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        link = f"http://127.0.0.1:{runner.addresses[0][1]}/v.mp4"
+        task = attrs.evolve(task, results=(link,))
+        video = await kit.downloader.download(task, f"{folder}/")
+        assert video.path.read_bytes() == truth
+        with pytest.raises(DownloadError, match="at most 299,999"):
+            await strict.downloader.download(task, f"{folder}/strict/")
+        await runner.cleanup()
