@@ -28,8 +28,9 @@ _LOG_LOWEST = math.log(_LOWEST)
 
 # A hazard that is only carried on falls with age, so that a task that is late is taken to stay late.
 _FADE = 2 ** (-0.5 / _PER_OCTAVE)
-# Reads that survivors may add before the hazards are calculated anew; an end always does it.
+# Reads that survivors may add before the hazards are calculated anew, and the number of ends up to which each one does it.
 _FRESH = 32
+_FEW = 50
 # How many tasks the assumption weighs before anything was seen.
 _PRIOR_TASKS = 1.5
 # The price of a read in a full batch: seconds of waiting, for a target delay of one second and lives of one second. Dearer reads would
@@ -65,7 +66,7 @@ class Lives:
         self._deaths = [0.0] * _BUCKETS
         self._exposure = [0.0] * _BUCKETS
         self._hazards = self._assumed
-        self._changes = _FRESH
+        self._changes: float = _FRESH
         self._spread = prior.sigma**2 * _PRIOR_TASKS
         self._mean = math.log(prior.peak)
         self._weight = _PRIOR_TASKS
@@ -90,8 +91,9 @@ class Lives:
     def ended(self, at: float) -> None:
         """Learn that a task ended at an age."""
         self._deaths[min(_bucket(at), _BUCKETS - 1)] += 1
-        self._changes = _FRESH
         self._weight += 1
+        # The first ends count at once, later ones when there are enough of them to tell something new.
+        self._changes += max(1.0, _FRESH * _FEW / self._weight)
         logarithm = math.log(max(at, _LOWEST))
         off = logarithm - self._mean
         self._mean += off / self._weight

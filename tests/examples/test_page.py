@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import sys
@@ -61,6 +62,18 @@ async def page(anyio_backend: str) -> AsyncIterator[Page]:
     assert problems == []
 
 
+async def drop(page: Page, path: Path) -> None:
+    """Drop a file on the page, as from a file manager."""
+    script = """text => {
+        const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+        const dropped = new DataTransfer();
+        dropped.items.add(new File([bytes], "cat.jpg", {type: "image/jpeg"}));
+        return dropped;
+    }"""
+    dropped = await page.evaluate_handle(script, base64.b64encode(path.read_bytes()).decode())
+    await page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+
+
 @needs_chromium
 async def test_an_image_becomes_a_video_in_the_browser(page: Page, tmp_path: Path) -> None:
     """Choose an image, type a prompt, see progress; the server restarts and the page reloads in between; the video plays."""
@@ -89,7 +102,7 @@ async def test_a_browser_that_goes_away_loses_nothing(page: Page, tmp_path: Path
     folder = tmp_path / "videos"
     async with Sandbox(video="stub", task_seconds=60, speed=60) as sandbox, serving(sandbox, folder, free_port()) as url:
         await page.goto(url)
-        await page.set_input_files("#image", str(PHOTOS / "cat.jpg"))
+        await drop(page, PHOTOS / "cat.jpg")
         await page.click("#go")
         await page.wait_for_selector("article")
         await page.goto("about:blank")

@@ -161,8 +161,8 @@ async def test_updates_and_watches_have_limits_of_time(sandbox: Sandbox, session
     with pytest.raises(WaitTimeoutError):
         async for _ in one.updates(timeout=0.01):
             pass
-    with pytest.raises(WaitTimeoutError):
-        async with session.watch([one, other], timeout=0.01) as watch:
+    async with session.watch([one, other], timeout=0.01) as watch:
+        with pytest.raises(WaitTimeoutError):
             async for _ in watch:
                 pass
 

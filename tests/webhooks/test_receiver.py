@@ -228,7 +228,9 @@ def test_the_url_is_stable_and_tells_nothing_of_the_key() -> None:
     assert "key-1" not in one.webhook_url
 
 
-@pytest.mark.parametrize("url", ["http://app.example.com", "https://10.0.0.1/hooks", "https://localhost/hooks", "hooks", "https://"])
+@pytest.mark.parametrize(
+    "url", ["http://app.example.com", "https://10.0.0.1/hooks", "https://localhost/hooks", "hooks", "https://"]
+)
 def test_a_public_url_that_the_service_would_refuse_is_refused_at_once(url: str) -> None:
     """The mistake shows when the session is made, not when a paid task ends."""
     with pytest.raises(ConfigurationError, match="public_url"):
