@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +12,24 @@ import attrs
 
 from .background import Background
 from .budget import BudgetBook
-from .downloader import Downloader
 from .edges.api import Api
-from .edges.fetch import Fetcher
 from .edges.http import Http
-from .errors import InvalidRequestError
+from .errors import InvalidRequestError, SessionClosedError
 from .events import Events
 from .handles import TaskHandle
 from .models import ImageToVideo, Task
 from .poller import Poller, Watch
-from .pricing import Pricing
 from .settings import Settings
 from .submitter import Orphan, Submissions, Submitter
-from .uploader import Uploader
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from .batch.runner import Batch
+    from .downloader import Downloader
+    from .edges.fetch import Fetcher
+    from .pricing import Pricing
+    from .uploader import Uploader
 
 
 class Engine:
@@ -45,9 +48,7 @@ class Engine:
             client=settings.http,
         )
         self.api = Api(self.http, timeouts=settings.timeouts, policy=settings.retry, events=self.events)
-        self.pricing = Pricing(self.api)
         self.budget = BudgetBook(settings.budget, events=self.events)
-        self.uploader = Uploader(self.http, self.api, limits=settings.limits, timeouts=settings.timeouts, events=self.events)
         self.poller = Poller(
             self.api,
             polling=settings.polling,
@@ -58,8 +59,8 @@ class Engine:
         )
         self.submitter = Submitter(
             self.api,
-            self.uploader,
-            pricing=self.pricing,
+            self,
+            pricing=self,
             budget=self.budget,
             limits=settings.limits,
             timeouts=settings.timeouts,
@@ -69,10 +70,52 @@ class Engine:
             poller=self.poller,
         )
         self.submitter.callback_url = settings.webhook_url
-        self.fetcher = Fetcher(timeouts=settings.timeouts, limits=settings.limits, allow_loopback=settings.on_loopback)
-        self.downloader = Downloader(
-            self.api, self.fetcher, limits=settings.limits, policy=settings.retry, events=self.events, background=self.background
-        )
+        self._closed = False
+
+    # --- parts that not every session needs: loaded and made when they are, so that the first submission is not held up --------------
+
+    @cached_property
+    def pricing(self) -> Pricing:
+        """The session's one book of prices."""
+        from .pricing import Pricing
+
+        return Pricing(self.api)
+
+    @cached_property
+    def uploader(self) -> Uploader:
+        """The session's one uploader."""
+        from .uploader import Uploader
+
+        settings = self._settings
+        return Uploader(self.http, self.api, limits=settings.limits, timeouts=settings.timeouts, events=self.events)
+
+    @cached_property
+    def fetcher(self) -> Fetcher:
+        """The session's one way to result links."""
+        from .edges.fetch import Fetcher
+
+        if self._closed:
+            raise SessionClosedError("this session is closed; make a new one", next_step="Open a new Session.")
+        settings = self._settings
+        return Fetcher(timeouts=settings.timeouts, limits=settings.limits, allow_loopback=settings.on_loopback)
+
+    @cached_property
+    def downloader(self) -> Downloader:
+        """The session's one downloader."""
+        from .downloader import Downloader
+
+        limits, policy = self._settings.limits, self._settings.retry
+        return Downloader(self.api, self.fetcher, limits=limits, policy=policy, events=self.events, background=self.background)
+
+    async def url_of(self, image: Path | bytes) -> str:
+        """Give the public URL of a local first frame."""
+        return await self.uploader.url_of(image)
+
+    async def credits_for(self, request: ImageToVideo) -> Decimal:
+        """Say what a request will cost."""
+        return await self.pricing.credits_for(request)
+
+    # --- verbs --------------------------------------------------------------------------------------------------------------------
 
     @property
     def orphans(self) -> list[Orphan]:
@@ -141,11 +184,15 @@ class Engine:
 
     async def aclose(self) -> None:
         """Close all, those that use others first."""
+        self._closed = True
         await self.submitter.aclose()
         self.poller.close()
-        self.downloader.close()
+        made = vars(self)
+        if "downloader" in made:
+            self.downloader.close()
         await self.background.aclose()
-        await self.fetcher.aclose()
+        if "fetcher" in made:
+            await self.fetcher.aclose()
         await self.http.aclose()
 
 

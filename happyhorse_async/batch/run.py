@@ -20,10 +20,11 @@ from .admission import Admission, Candidate, Verdict, admit
 from .intake import GROUP, BadRow, Input, Intake, rows_of
 from .jobs import Job, Outcome, Record, outcome_of
 from .ledger import Ledger
+from .parts import Parts
 from .purse import Purse
 from .stages import Outcomes, Stages
 from .store import Store
-from .work import Parts, Work
+from .work import Work
 
 Row = ImageToVideo | Job
 

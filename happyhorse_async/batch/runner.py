@@ -22,10 +22,10 @@ from .intake import Input
 from .jobs import Outcome, Totals
 from .ledger import Ledger
 from .lock import FolderLock
+from .parts import Parts
 from .purse import Purse
 from .run import Run, RunOptions
 from .store import Store
-from .work import Parts
 
 
 class Owner(Parts, Protocol):

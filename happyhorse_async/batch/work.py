@@ -10,27 +10,21 @@ import random
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Protocol
 
 import anyio
 
 from ..config import RetryPolicy
-from ..downloader import Downloader
 from ..errors import DestinationExistsError, HappyHorseError
-from ..events import Events
 from ..models import Task, Video
-from ..poller import Poller
-from ..pricing import Pricing
 from ..rules import lifecycle, retry, verdicts
 from ..rules.identity import key_of
 from ..rules.lifecycle import JOB_TRANSITIONS, JobState
 from ..rules.verdicts import Next
-from ..submitter import Submitter
-from ..uploader import Uploader
 from . import found
 from .faults import failure_of, fault_of
 from .jobs import JobChanged, Record, outcome_of, to_credits, to_millionths
 from .ledger import Ledger
+from .parts import Parts
 from .purse import Purse
 from .stages import Stages
 
@@ -40,17 +34,6 @@ LONGEST_GOODBYE = 5.0
 
 MOST_AHEAD = 32
 """Uploads that wait for their submission: they take room in the account's quota of files, and grow old."""
-
-
-class Parts(Protocol):
-    """What a batch needs of its session."""
-
-    submitter: Submitter
-    poller: Poller
-    downloader: Downloader
-    uploader: Uploader
-    pricing: Pricing
-    events: Events
 
 
 class Work:

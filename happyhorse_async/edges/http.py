@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -16,6 +17,7 @@ from aiohttp.payload import BytesPayload
 from .._version import __version__
 from ..errors import APIConnectionError, APITimeoutError, SessionClosedError, TransportError
 from ..rules.answers import Answer
+from .deadlines import Deadlines
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -59,8 +61,9 @@ class Http:
         self.files_url = files_url
         # Of the key's own kind, which does not show itself: tracebacks that show local variables go down into the HTTP library.
         auth = {"Authorization": type(key)(f"Bearer {key}")}
-        self._connect_timeout = connect_timeout
-        self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
+        # The time for the whole call is kept here, see `deadlines`.
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
+        self._deadlines: dict[float, Deadlines] = {}
         self._borrowed = client is not None
         # Our own pool only ever speaks to the service and follows no redirect, so it carries the key itself; a borrowed one must not.
         self._auth = auth if client is not None else {}
@@ -83,30 +86,31 @@ class Http:
         if self._client.closed:
             raise SessionClosedError("the session was closed while the call was waiting for its turn")
         tracked = TrackedBody(body, content_type="application/json") if isinstance(body, bytes) else body
+        data = tracked if tracked is not None else form
+        headers = {**self._auth, **headers} if headers and self._auth else headers or self._auth
         try:
-            response = await self._client.request(
-                method,
-                url,
-                data=tracked if tracked is not None else form,
-                headers={**self._auth, **headers} if headers and self._auth else headers or self._auth,
-                timeout=self._limit(timeout),
-                allow_redirects=False,
-            )
-            # Reading to the end gives the connection back, and failing to closes it: no `async with` is needed for that.
-            return Answer(response.status, response.headers, await response.read())
+            with self._limit(timeout):
+                response = await self._client.request(
+                    method, url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
+                )
+                # Reading to the end gives the connection back, and failing to closes it: no `async with` is needed for that.
+                return Answer(response.status, response.headers, await response.read())
         except FOREIGN_ERRORS as error:
             sent = not isinstance(error, _NEVER_SENT) and (tracked is None or tracked.left)
             raise transport_error(error, f"{method} {url}", sent=sent, timeout=timeout) from error
 
-    def _limit(self, timeout: float | None) -> aiohttp.ClientTimeout:
-        limit = self._timeouts.get(timeout)
-        if limit is None:
-            limit = aiohttp.ClientTimeout(total=timeout, sock_connect=self._connect_timeout)
-            self._timeouts[timeout] = limit
-        return limit
+    def _limit(self, seconds: float | None) -> AbstractContextManager[None]:
+        if seconds is None:
+            return nullcontext()
+        deadlines = self._deadlines.get(seconds)
+        if deadlines is None:
+            deadlines = self._deadlines[seconds] = Deadlines(seconds)
+        return deadlines.begin()
 
     async def aclose(self) -> None:
         """Close the pool, unless it was borrowed."""
+        for deadlines in self._deadlines.values():
+            deadlines.close()
         if not self._borrowed:
             await self._client.close()
 
