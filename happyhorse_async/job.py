@@ -1,8 +1,9 @@
-"""One submission and how far it has come."""
+"""One submission: how far it has come, and what may become of it."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 import attrs
 
@@ -64,3 +65,28 @@ class Verdict:
     """Tasks that it may have become: it cannot be said which, or whether any."""
     why: str = ""
     """Why there is no verdict, when there is none."""
+
+
+@attrs.frozen
+class Accepted:
+    """A submission that the service accepted: it is paid for."""
+
+    task: Task
+    idempotency_key: str
+    request: ImageToVideo
+    request_id: str | None = None
+    replayed: bool = False
+    """The service recognised the key, and gave the original task back: nothing new was charged."""
+    adopted: bool = False
+    """The answer was lost, and the task was found in the service's list."""
+
+
+@attrs.frozen(kw_only=True)
+class Orphan:
+    """A submission that was accepted, or may have been, after its caller was cancelled."""
+
+    request: ImageToVideo
+    idempotency_key: str
+    task_id: str | None
+    """None: it is not known whether there is a task. Submitting again with the same key tells."""
+    at: datetime

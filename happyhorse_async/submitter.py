@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import anyio
-import attrs
 
 from .background import Background
 from .budget import BudgetBook
@@ -22,7 +21,7 @@ from .delivery import Courier
 from .edges.api import Api
 from .errors import HappyHorseError, InvalidRequestError, SessionClosedError
 from .events import Events, Orphaned, SubmissionFailed, Submitted
-from .job import Job
+from .job import Accepted, Job, Orphan
 from .models import ImageToVideo, Task
 from .reconcile import Reconciler
 from .rules import lifecycle, wire
@@ -35,31 +34,6 @@ __all__ = ["Accepted", "Group", "Orphan", "Submissions", "Submitter"]
 logger = logging.getLogger("happyhorse_async")
 
 _KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
-
-
-@attrs.frozen
-class Accepted:
-    """A submission that the service accepted: it is paid for."""
-
-    task: Task
-    idempotency_key: str
-    request: ImageToVideo
-    request_id: str | None = None
-    replayed: bool = False
-    """The service recognised the key, and gave the original task back: nothing new was charged."""
-    adopted: bool = False
-    """The answer was lost, and the task was found in the service's list."""
-
-
-@attrs.frozen(kw_only=True)
-class Orphan:
-    """A submission that was accepted, or may have been, after its caller was cancelled."""
-
-    request: ImageToVideo
-    idempotency_key: str
-    task_id: str | None
-    """None: it is not known whether there is a task. Submitting again with the same key tells."""
-    at: datetime
 
 
 class Images(Protocol):
