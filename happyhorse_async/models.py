@@ -7,7 +7,6 @@ Times are timezone-aware datetimes in UTC, durations seconds, sizes bytes, credi
 from __future__ import annotations
 
 import base64
-import html
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -296,6 +295,8 @@ class Video:
 
     def _repr_html_(self) -> str:
         """Play it in a notebook: a small one is put into the page, so that the page can be sent on."""
+        import html  # needed in notebooks only
+
         where = html.escape(self.url or str(self.path))
         facts = f"<small>{where}, {self.size:,} bytes, SHA-256 {html.escape(self.sha256)}</small>"
         if self.url is not None or not self.path.is_file():

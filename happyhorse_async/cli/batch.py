@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,6 +100,8 @@ def status(out: Folder = Path("videos"), as_json: AsJson = False) -> None:
     """Say how a folder's batch stands, also while it runs."""
 
     async def work() -> int:
+        import asyncio
+
         from ..batch.overview import overview
         from .batch_display import lines_of
 
@@ -125,6 +126,8 @@ def report(
     """Write what became of every job: results.jsonl, results.csv, and gallery.html, which works without a server."""
 
     async def work() -> int:
+        import asyncio
+
         from ..batch.report import write_reports
 
         paths = await asyncio.to_thread(write_reports, out, tuple(word.strip() for word in kind.split(",") if word.strip()))
@@ -173,6 +176,8 @@ async def _checked(session: Session, manifest: Manifest, *, skip_bad: bool, quie
 
 
 async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json: bool) -> int:
+    import asyncio
+
     from ..batch.signals import stopping_on_signals
     from .batch_display import BatchDisplay
 

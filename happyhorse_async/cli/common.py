@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -92,6 +91,8 @@ async def open_session(*, sandbox: bool = False, speed: float = 30.0, **settings
 
 def run(work: Callable[[], Awaitable[int | None]], *, as_json: bool = False) -> None:
     """Run a command's coroutine and exit with its code; an error is printed with what it means for the user's money."""
+    import asyncio  # late, as all that `--help` does not need
+
     try:
         code = asyncio.run(_entered(work))
     except HappyHorseError as error:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import attrs
 import typer
 
 from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError
@@ -25,8 +24,7 @@ DEMO_PROMPTS = {
 }
 
 
-@attrs.frozen
-class Job:
+class Job(NamedTuple):
     """One image of the command line, and where its video goes."""
 
     name: str

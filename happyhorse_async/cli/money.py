@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import attrs
 import typer
 
 from .common import AsJson, Sandboxed, money, open_session, put, run
@@ -21,6 +20,8 @@ def estimate(
     """Say what COUNT videos will cost; nothing is submitted."""
 
     async def work() -> None:
+        import attrs
+
         from ..models import ImageToVideo
 
         # The price does not depend on the image, so any link will do.
@@ -41,6 +42,8 @@ def credits_command(sandbox: Sandboxed = False, as_json: AsJson = False) -> None
     """Show what is left in the account and in the key."""
 
     async def work() -> None:
+        import attrs
+
         async with open_session(sandbox=sandbox) as session:
             left = await session.credits()
         if as_json:
@@ -63,6 +66,8 @@ def upload(
     """Check first frames and put them on the service's file host, public for 72 hours."""
 
     async def work() -> None:
+        import attrs
+
         async with open_session(sandbox=sandbox) as session:
             for image in images:
                 file = await session.upload(image)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -57,6 +56,8 @@ def doctor(sandboxed: Sandboxed = False, as_json: AsJson = False) -> None:
 
 
 def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {}
     for name in ("aiohttp", "attrs", "cattrs", "anyio", "av", "pillow", "orjson", "uvloop", "obstore", "pyarrow"):
         try:
