@@ -146,6 +146,11 @@ class Engine:
             found += error.problems
         return [*found, *await self.uploader.problems(request)]
 
+    def leave(self, task: TaskHandle) -> None:
+        """Keep an accepted task among the orphans, because its caller was cancelled before it had seen the id."""
+        if task.request is not None and task.idempotency_key is not None:
+            self.submitter.leave(task.request, task.idempotency_key, task.id)
+
     def submit_many(self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool) -> Submissions:
         """Fan out."""
         return self.submitter.submit_many(requests, ordered=ordered, handle=self._handle)

@@ -183,12 +183,17 @@ class Session:
     ) -> Video:
         """Turn one image into one saved video: submit, wait, download.
 
-        Takes what `submit` and `TaskHandle.download` take, and raises what they raise. `timeout` (seconds) bounds the wait.
+        Takes what `submit` and `TaskHandle.download` take, and raises what they raise. `timeout` (seconds) bounds the wait. When it is
+        cancelled, the task goes on, and is in `orphans`.
         """
         engine = self._open()
         await engine.check_destination(save_to, overwrite=overwrite)
         task = await engine.submit(request, fields, idempotency_key)
-        return await task.download(save_to, overwrite=overwrite, timeout=timeout)
+        try:
+            return await task.download(save_to, overwrite=overwrite, timeout=timeout)
+        except asyncio.CancelledError:
+            engine.leave(task)  # its caller never saw the task's id
+            raise
 
     # --- batches ------------------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
 import pytest
@@ -325,3 +326,17 @@ async def test_adoption_is_announced(sandbox: Sandbox) -> None:
         (event,) = events
         assert isinstance(event, Submitted)
         assert (event.task.id, event.adopted, event.replayed) == (task.id, True, False)
+
+
+async def test_a_cancelled_generate_leaves_its_task_among_the_orphans(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """The caller of generate() never sees the task's id: when it is cancelled while it waits, the id is in session.orphans."""
+    caller = asyncio.create_task(session.generate(LINK, save_to=tmp_path / "a.mp4", idempotency_key=KEY))
+    accepted: list[Submitted] = []
+    session.subscribe(accepted.append, Submitted)
+    while not accepted:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [(sandbox.tasks[0].id, KEY)]
