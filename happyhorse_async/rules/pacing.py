@@ -31,6 +31,8 @@ _FADE = 2 ** (-0.5 / _PER_OCTAVE)
 # Reads that survivors may add before the hazards are calculated anew, and the number of ends up to which each one does it.
 _FRESH = 32
 _FEW = 50
+# Gaps that are kept until the next change; they are calculated from what was learned, so losing one costs only time.
+_MOST_PLANS = 10_000
 # How many tasks the assumption weighs before anything was seen.
 _PRIOR_TASKS = 1.5
 # The price of a read in a full batch: seconds of waiting, for a target delay of one second and lives of one second. Dearer reads would
@@ -71,19 +73,21 @@ class Lives:
         self._mean = math.log(prior.peak)
         self._weight = _PRIOR_TASKS
         self._middle = self._typical = 1.0
+        self.plans: dict[tuple[int, int, int], float] = {}
+        """Gaps that were calculated since the last change, by age, unit and company, each rounded to a few percent."""
 
     @property
     def dispersion(self) -> float:
         """The standard deviation of the logarithm of the lives: how little this way of predicting knows."""
         return math.sqrt(self._spread / self._weight)
 
-    def survived(self, since: float, until: float) -> None:
-        """Learn that a task was alive between two ages."""
+    def survived(self, since: float, until: float, times: int = 1) -> None:
+        """Learn that a task was alive between two ages, and that it speaks for so many."""
         exposure = self._exposure
         index = _bucket(since)
         while since < until and index < _BUCKETS:
             end = _EDGES[index + 1]
-            exposure[index] += min(until, end) - since
+            exposure[index] += times * (min(until, end) - since)
             since = end
             index += 1
         self._changes += 1
@@ -101,17 +105,17 @@ class Lives:
 
     def middle(self) -> float:
         """The age that half of all tasks reach, in units of the predicted life; those that still live count too."""
-        self._refresh()
+        self.refresh()
         return self._middle
 
     def typical(self) -> float:
         """The hazard that decides the mean delay: a price that suits it gives the delay that was aimed at over all lives."""
-        self._refresh()
+        self.refresh()
         return self._typical
 
     def gap(self, age: float, price: float, most: float) -> float:
         """How far beyond an age the expected undetected waiting reaches a price; at most `most`. All in units of the predicted life."""
-        self._refresh()
+        self.refresh()
         hazards, index, at, end = self._hazards, _bucket(age), age, age + most
         risk = waiting = 0.0
         while at < end and index < _BUCKETS:
@@ -126,10 +130,12 @@ class Lives:
             index += 1
         return most
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Let what was learned count, if it is enough to tell something new."""
         if self._changes < _FRESH:
             return
         self._changes = 0
+        self.plans.clear()
         hazards, before = [], 0.0
         for index, assumed in enumerate(self._assumed):
             # Where nothing was seen yet, the hazard goes on from the age before, as when many tasks grow old together.
@@ -155,6 +161,10 @@ def _summary(hazards: list[float]) -> tuple[float, float]:
 
 def _bucket(age: float) -> int:
     return int((math.log(age) - _LOG_LOWEST) * _PER_LOG) if age > _LOWEST else 0
+
+
+def _fine(value: float) -> int:
+    return int(math.log(value) * _PER_LOG * 4) if value > _LOWEST else -1000
 
 
 def _prior_hazard(prior: Prior, index: int) -> float:
@@ -202,9 +212,14 @@ class Outlook:
         lives, unit = self.lives(estimate), estimate or USUAL_LIFE
         if predicted and self.by_progress.dispersion <= lives.dispersion:
             lives, unit = self.by_progress, predicted
-        price = self._price(lives, unit, company)
-        pause = lives.gap(age / unit, price / unit, polling.max_interval / unit) * unit
-        return min(polling.max_interval, max(polling.min_interval, pause))
+        lives.refresh()
+        plan = (_fine(age / unit), _fine(unit), company)
+        gap = lives.plans.get(plan)
+        if gap is None:
+            gap = lives.gap(age / unit, self._price(lives, unit, company) / unit, polling.max_interval / unit)
+            if len(lives.plans) < _MOST_PLANS:
+                lives.plans[plan] = gap
+        return min(polling.max_interval, max(polling.min_interval, gap * unit))
 
     def _price(self, lives: Lives, unit: float, company: int) -> float:
         usual, typical = _PRICE / min(_LONGEST_PRICED, lives.middle() * unit), 2 * lives.typical() / unit
@@ -215,12 +230,12 @@ class Outlook:
         # Of lives that are short beside the target, none may wait for longer than it.
         return min(self._polling.target_delay, price)
 
-    def survived(self, since: float, until: float, estimate: float | None, predicted: float | None) -> None:
-        """Learn that a task was alive between two ages (seconds)."""
+    def survived(self, since: float, until: float, estimate: float | None, predicted: float | None, times: int = 1) -> None:
+        """Learn that a task was alive between two ages (seconds), and that it speaks for so many."""
         unit = estimate or USUAL_LIFE
-        self.lives(estimate).survived(since / unit, until / unit)
+        self.lives(estimate).survived(since / unit, until / unit, times)
         if predicted:
-            self.by_progress.survived(since / predicted, until / predicted)
+            self.by_progress.survived(since / predicted, until / predicted, times)
 
     def ended(self, since: float, at: float, estimate: float | None, predicted: float | None) -> None:
         """Learn that a task that was alive at one age ended at another (seconds)."""
