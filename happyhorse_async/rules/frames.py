@@ -142,6 +142,8 @@ def is_chinese(text: str) -> bool:
 
 def prompt_cut(prompt: str) -> str | None:
     """Say where the service will silently cut a prompt, or None when it fits."""
+    if len(prompt) <= CHINESE_PROMPT:
+        return None
     chinese = is_chinese(prompt)
     limit = CHINESE_PROMPT if chinese else OTHER_PROMPT
     if len(prompt) <= limit:
