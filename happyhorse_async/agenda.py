@@ -6,6 +6,7 @@ May import nothing of the package; knows no clock.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 from typing import Generic, Protocol, TypeVar
 
 
@@ -33,16 +34,22 @@ class Agenda(Generic[D]):
 
     def enter(self, thing: D, when: float) -> None:
         """Enter a thing, or move it."""
-        self.remove(thing)
+        self.enter_all((thing,), when)
+
+    def enter_all(self, things: Collection[D], when: float) -> None:
+        """Enter or move several things that are due at the same time."""
+        for thing in things:
+            if thing.slot >= 0:
+                self.remove(thing)
         slot = max(0, -int(-when // self._grain))
         bucket = self._buckets.get(slot)
         if bucket is None:
-            self._buckets[slot] = {thing}
+            bucket = self._buckets[slot] = set()
             heapq.heappush(self._order, slot)
-        else:
-            bucket.add(thing)
-        thing.slot = slot
-        self._count += 1
+        bucket.update(things)
+        for thing in things:
+            thing.slot = slot
+        self._count += len(things)
 
     def remove(self, thing: D) -> None:
         """Take a thing out, if it is in."""

@@ -270,16 +270,20 @@ class Scheduler:
             if record.aged and asked > record.asked:
                 since, until = record.asked - record.born, asked - record.born
                 self.outlook.survived(since, until, record.estimate, record.predicted, sample)
-        share = self._share()
+        alike: dict[tuple[float | None, float | None, bool, int], list[Record]] = {}
         for record in records:
             record.failures = record.absent = 0
             record.alone = False
-            if asked > record.asked:
-                record.asked = asked
+            record.asked = max(asked, record.asked)
             if record.hinted:
                 self._enter_soon(record)
             else:
-                self._reads.enter(record, asked + self._pause(record, asked, share))
+                kind = (record.estimate, record.predicted, record.callback, pacing.rounded(asked - record.born))
+                alike.setdefault(kind, []).append(record)
+        share = self._share()
+        for group in alike.values():
+            # What is alike stays together, which keeps batches full.
+            self._reads.enter_all(group, asked + self._pause(group[0], asked, share))
 
     def _answered(self, record: Record, value: Mapping[str, Any], asked: float) -> None:
         record.failures = record.absent = 0

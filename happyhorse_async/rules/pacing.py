@@ -33,6 +33,7 @@ _FRESH = 32
 _FEW = 50
 # Gaps that are kept until the next change; they are calculated from what was learned, so losing one costs only time.
 _MOST_PLANS = 10_000
+_BEFORE_ALL = -1000
 # How many tasks the assumption weighs before anything was seen.
 _PRIOR_TASKS = 1.5
 # The price of a read in a full batch: seconds of waiting, for a target delay of one second and lives of one second. Dearer reads would
@@ -163,8 +164,9 @@ def _bucket(age: float) -> int:
     return int((math.log(age) - _LOG_LOWEST) * _PER_LOG) if age > _LOWEST else 0
 
 
-def _fine(value: float) -> int:
-    return int(math.log(value) * _PER_LOG * 4) if value > _LOWEST else -1000
+def rounded(value: float) -> int:
+    """Round an age or a life to three percent, as the number of its place on a logarithmic scale."""
+    return int(math.log(value) * _PER_LOG * 4) if value > _LOWEST else _BEFORE_ALL
 
 
 def _prior_hazard(prior: Prior, index: int) -> float:
@@ -213,7 +215,7 @@ class Outlook:
         if predicted and self.by_progress.dispersion <= lives.dispersion:
             lives, unit = self.by_progress, predicted
         lives.refresh()
-        plan = (_fine(age / unit), _fine(unit), company)
+        plan = (rounded(age / unit), rounded(unit), company)
         gap = lives.plans.get(plan)
         if gap is None:
             gap = lives.gap(age / unit, self._price(lives, unit, company) / unit, polling.max_interval / unit)
