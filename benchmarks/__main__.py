@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import calls, crowd, figures, machine, startup, waiting
+from benchmarks import calls, crowd, figures, machine, scripts, startup, waiting
 from benchmarks.figures import Line
 from benchmarks.harness import Effort
 
@@ -23,6 +23,8 @@ BENCHMARKS: dict[str, Callable[[Effort], list[Line]]] = {
     "first-submit": startup.first_submit,
     "help": startup.cli_help,
     "generate": crowd.generate,
+    "jobs": scripts.jobs,
+    **{name: scripts.script(name) for name in scripts.SCRIPTS},
 }
 
 
@@ -35,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page as Markdown")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: to see that it works, not what the figures are")
+    parser.add_argument("--long", action="store_true", help="also what takes many minutes: a batch of a million jobs")
     given = parser.parse_args()
     strangers = [name for name in given.names if name not in BENCHMARKS]
     if strangers:
@@ -46,7 +49,7 @@ def main() -> int:
     """Measure, and print the page; 1 when a bound is missed."""
     given = arguments()
     facts = machine.facts()
-    effort = Effort(rounds=3, seconds=0.1, quick=True) if given.quick else Effort()
+    effort = Effort(rounds=3, seconds=0.1, quick=True) if given.quick else Effort(long=given.long)
     lines: list[Line] = []
     for name in given.names or BENCHMARKS:
         began = time.perf_counter()

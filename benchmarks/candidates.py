@@ -5,6 +5,7 @@ Each is used as its documentation shows it. Its modules are imported when it is 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -52,13 +53,16 @@ class Ours:
 
     async def read_many(self) -> None:
         """Read fifty tasks as the poller does, which looks whether anything has changed."""
+        from happyhorse_async.channels import Waiter
         from happyhorse_async.records import Record
 
-        poller = self._engine.poller
-        records: list[Record] = self._values.setdefault("records", [Record(task_id, 0.0) for task_id in IDS])
-        reading = await poller._scheduler._reader.read([record.id for record in records])
-        for record in records:
-            poller.answered(record, reading.values[record.id], poller._scheduler.clock())
+        scheduler = self._engine.poller._scheduler
+        if not self._values:
+            records = self._values["records"] = [Record(task_id, scheduler.clock()) for task_id in IDS]
+            for record in records:
+                record.subscribers.append(Waiter(record.id, asyncio.get_running_loop().create_future()))
+        records, asked = self._values["records"], scheduler.clock()
+        scheduler._take_in(records, await scheduler._reader.read(IDS), asked)
 
     async def read_many_values(self) -> None:
         """Read fifty tasks as fifty values."""

@@ -27,7 +27,7 @@ def generate(effort: Effort) -> list[Line]:
     seen: list[dict[str, float]] = []
     with loopback.start(life=LIFE, rate=RATE) as server, tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.crowd", server.url, str(count), folder]
-        for _ in range(1 if effort.quick else 3):
+        for _ in range(1 if effort.quick else 2):
             before = server.work()
             seen.append(json.loads(subprocess.check_output(command, env=machine.environment(), text=True)))
             after = server.work()

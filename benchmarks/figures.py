@@ -54,6 +54,8 @@ class Line:
     busy: float | None = None
     """The server's own utilisation meanwhile, 0 to 1."""
     doubts: tuple[str, ...] = field(default=())
+    output: str = ""
+    """What a script of its own has printed."""
 
     @property
     def noisy(self) -> bool:
@@ -107,6 +109,9 @@ def table(lines: Sequence[Line]) -> str:
 def document(facts: dict[str, str], lines: Sequence[Line], notes: Sequence[str]) -> str:
     """Write the page: where the figures come from, the table, and the notes."""
     parts = ["# Results", "", *(f"- {name}: {value}" for name, value in facts.items()), "", table(lines)]
+    for line in lines:
+        if line.output:
+            parts += ["", f"{line.what}:", "", "```text", line.output.strip(), "```"]
     for note in notes:
         parts += ["", note]
     return "\n".join(parts) + "\n"

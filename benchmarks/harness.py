@@ -24,6 +24,8 @@ class Effort:
     seconds: float = 0.5
     """Of one candidate's turn in a round, about."""
     quick: bool = False
+    long: bool = False
+    """Also what takes many minutes."""
 
 
 class Worker:

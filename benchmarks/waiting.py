@@ -158,7 +158,7 @@ def many_done(effort: Effort) -> list[Line]:
     count = 1000 if effort.quick else 10_000
     sides: dict[str, list[dict[str, float]]] = {"ours": [], "loop": []}
     with loopback.start() as server:
-        for _ in range(3 if effort.quick else 5):
+        for _ in range(3):
             for side, runs in sides.items():
                 runs.append(in_process(side, "done", server.url, 0.0, count))
     ours, loop = ([run["cpu"] for run in runs] for runs in sides.values())
@@ -190,7 +190,7 @@ def steady_share(effort: Effort) -> list[Line]:
     ours: list[float] = []
     loop: list[float] = []
     with loopback.start() as server:
-        for _ in range(2 if effort.quick else 5):
+        for _ in range(2 if effort.quick else 4):
             share, requests = watched(server, command("ours", "steady", server.url, INTERVAL, 1000, seconds))
             interval = 20 * seconds / requests
             theirs, read = watched(server, command("loop", "steady", server.url, interval, 1000, seconds))

@@ -1,0 +1,54 @@
+"""The benchmarks that are scripts of their own, with bounds of their own; and what a job of a batch costs at any number of jobs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+from benchmarks import figures, machine
+from benchmarks.figures import Line
+from benchmarks.harness import Effort
+
+FOLDER = machine.ROOT / "benchmarks"
+SCRIPTS: dict[str, tuple[list[str], list[str]]] = {
+    "downloads": (["downloads.py"], ["--rounds", "1", "--size", "100"]),
+    "batch": (["batch.py", "--jobs", "20000", "--rounds", "3", "--memory", "100000"], ["--jobs", "500", "--memory", "0"]),
+    "polling": (["polling.py"], ["memory"]),
+    "sandbox-throughput": (["sandbox_throughput.py"], ["--seconds", "1"]),
+    "sandbox-rendering": (["sandbox_rendering.py"], []),
+}
+"""By name: the script with its usual arguments, and the arguments for a quick run."""
+
+
+def script(name: str) -> Callable[[Effort], list[Line]]:
+    """Make the benchmark that runs a script."""
+
+    def run(effort: Effort) -> list[Line]:
+        (file, *usual), quick = SCRIPTS[name]
+        command = [sys.executable, str(FOLDER / file), *(quick if effort.quick else usual)]
+        done = subprocess.run(command, env=machine.environment(), stdout=subprocess.PIPE, text=True, check=False)
+        shown = " ".join(["python", f"benchmarks/{file}", *command[2:]])
+        value = figures.spread([float(done.returncode)])
+        against = "its own figures, below"
+        return [Line(what=f"`{shown}`, exit code", value=value, unit="", bound=0, against=against, output=done.stdout)]
+
+    return run
+
+
+def jobs(effort: Effort) -> list[Line]:
+    """The cost of a job in a batch, with the service's answers made on the spot, at ever more jobs."""
+    counts = [1_000, 10_000] if effort.quick else [1_000, 10_000, 100_000, *([1_000_000] if effort.long else [])]
+    costs = {}
+    for count in counts:
+        command = [sys.executable, str(FOLDER / "batch.py"), "--child", "stubbed", "", str(count)]
+        runs = []
+        for _ in range(3 if count < 100_000 else 1):
+            said = json.loads(subprocess.check_output(command, env=machine.environment(), text=True))
+            runs.append(said["cpu"] / count * 1e6)
+        costs[count] = figures.spread(runs).median
+    each = ", ".join(f"{count:,}: {cost:.0f}" for count, cost in costs.items())
+    value = figures.spread([max(costs.values()) / min(costs.values())])
+    what = f"cost per job of a batch at {counts[0]:,} to {counts[-1]:,} jobs, dearest over cheapest"
+    return [Line(what=what, value=value, bound=1.15, against=f"us of CPU a job at {each}")]
