@@ -163,7 +163,7 @@ class Scheduler:
 
     async def _run(self) -> None:
         try:
-            while self._reads or self._on_wire or self._alone or self._time_limits:
+            while self._busy():
                 now = self.clock()
                 for subscriber in self._time_limits.take(now, CHUNK):
                     self._sink.late(subscriber)
@@ -174,6 +174,9 @@ class Scheduler:
             raise
         finally:
             self._running = False
+
+    def _busy(self) -> bool:
+        return bool(self._reads or self._on_wire or self._alone or self._time_limits)
 
     async def _sleep(self, now: float) -> None:
         self._wakes_at = min(self._next_read(), self._next_time_limit())
@@ -238,7 +241,8 @@ class Scheduler:
             raise
         finally:
             self._on_wire -= 1
-            self._wake()
+            if not self._busy() or self._next_read() < self._wakes_at:
+                self._wake()
 
     def _take_in(self, group: list[Record], reading: Reading, asked: float) -> None:
         now = self.clock()
