@@ -10,11 +10,10 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
-import cattrs
-from cattrs.gen import make_dict_structure_fn, override
 
 from ..models import (
     MODEL,
@@ -30,6 +29,9 @@ from ..models import (
     Usage,
 )
 from .answers import Answer, decode_object, error_of, unreadable
+
+if TYPE_CHECKING:
+    import cattrs
 
 LINK_LIFE = timedelta(hours=24)
 """How long a result link lives, by the service's reference."""
@@ -194,7 +196,7 @@ def _usage(value: Any) -> Usage:
 
 
 def _billing(value: Any) -> Billing | None:
-    return _regular.structure(value, Billing) if isinstance(value, dict) else None
+    return _regular().structure(value, Billing) if isinstance(value, dict) else None
 
 
 def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:
@@ -252,7 +254,7 @@ def decode_page(answer: Answer) -> TaskPage:
 
 
 def _summary(value: Mapping[str, Any]) -> TaskSummary:
-    item = _regular.structure({"created_at": value.get("created"), **value}, TaskSummary)
+    item = _regular().structure({"created_at": value.get("created"), **value}, TaskSummary)
     return attrs.evolve(item, progress=_progress(value.get("progress"), item.status), raw=value)
 
 
@@ -280,14 +282,19 @@ def decode_upload(answer: Answer) -> UploadedFile:
         raise error_of(answer)
     if not isinstance(data, dict) or not isinstance(data.get("file_url"), str):
         raise unreadable(answer, "has no file URL")
-    return attrs.evolve(_regular.structure(data, UploadedFile), raw=data)
+    return attrs.evolve(_regular().structure(data, UploadedFile), raw=data)
 
 
 # --- regular answers --------------------------------------------------------------------------------------------------------------
 
 
-def _made_converter() -> cattrs.Converter:
+@cache
+def _regular() -> cattrs.Converter:
     """Make the converter once, with hooks that never raise: a field that is missing or wrong must not lose the rest of an answer."""
+    # Late: a process that only submits and reads should not have to load it.
+    import cattrs
+    from cattrs.gen import make_dict_structure_fn, override
+
     converter = cattrs.Converter(detailed_validation=False)
     converter.register_structure_hook(str, lambda value, _: "" if value is None else str(value))
     converter.register_structure_hook(int, lambda value, _: value if isinstance(value, int) else 0)
@@ -311,6 +318,3 @@ def _made_converter() -> cattrs.Converter:
     )
     converter.register_structure_hook(UploadedFile, file)
     return converter
-
-
-_regular = _made_converter()
