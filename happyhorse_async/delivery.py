@@ -66,7 +66,7 @@ class Courier:
         Gives the task and the answer (None when the task was found in the list instead). Raises the error of the last try when it is
         certain that nothing was accepted, `SubmissionOutcomeUnknownError` when it is not.
         """
-        while True:
+        while not job.sought:
             try:
                 answer = await self._try(job)
                 return wire.decode_task(answer), answer
@@ -74,11 +74,12 @@ class Courier:
                 step = self._judge(job, error)
                 if step.what is retry.Next.STOP:
                     raise
-                cause = error
-            if step.what is retry.Next.LOOK:
-                return await self._look(job, cause), None
+                # Kept in the job: whoever goes on with it after a cancellation must not send again what is only to be looked for.
+                job.sought = step.what is retry.Next.LOOK
+                job.failure = error
             if step.pause:
                 await self._rest(step.pause)
+        return await self._look(job), None
 
     async def _try(self, job: Job) -> Answer:
         if job.post is None:
@@ -151,7 +152,7 @@ class Courier:
         with anyio.move_on_after(pause):
             await self._closing.wait()
 
-    async def _look(self, job: Job, cause: HappyHorseError) -> Task:
+    async def _look(self, job: Job) -> Task:
         """Look for a submission among the recent tasks, and say so when it cannot be told what became of it."""
         verdict = (
             await self._reconciler.look_for(job)
@@ -160,11 +161,11 @@ class Courier:
         )
         if verdict.adopted is not None:
             return verdict.adopted
-        unknown = job.tally.unknown or cause
+        unknown = job.tally.unknown or job.failure or APIConnectionError("the submission was cut off")
         found = f"these tasks could be it: {', '.join(verdict.candidates)}" if verdict.candidates else verdict.why
         raise SubmissionOutcomeUnknownError(
             f"the request left, and it is not known whether it was accepted ({unknown}); {found or 'no task was found that could be it'}",
             candidates=verdict.candidates,
             idempotency_key=job.key,
             request_id=unknown.request_id,
-        ) from cause
+        ) from job.failure

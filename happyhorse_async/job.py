@@ -46,6 +46,12 @@ class Job:
     """The last answer that came before it left (or else the first one after), and when: it tells the service's time."""
     decided: asyncio.Future[None] | None = None
     """Somebody waits for the outcome of the try that is on its way."""
+    failure: HappyHorseError | None = None
+    """Why its last try failed."""
+    sought: bool = False
+    """It is not sent again, only looked for among the recent tasks."""
+    verdict: Verdict | None = None
+    """What the search has found."""
     abandoned: bool = False
     """Nobody waits for it: only what may have been accepted is still gone after."""
 

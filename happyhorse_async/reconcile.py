@@ -100,6 +100,8 @@ class Reconciler:
 
     async def look_for(self, job: Job) -> Verdict:
         """Find out what became of a submission."""
+        if job.verdict is not None:
+            return job.verdict
         verdict: asyncio.Future[Verdict] = self._loop.create_future()
         self._sought[job] = verdict
         if self._search is None or self._search.done():
@@ -110,13 +112,22 @@ class Reconciler:
             self._sought.pop(job, None)
 
     async def _searching(self) -> None:
-        while self._sought:
-            jobs = list(self._sought)
-            verdicts = await self._verdicts(jobs)
-            for job, verdict in verdicts.items():
-                sought = self._sought.pop(job, None)
-                if sought is not None and not sought.done():
-                    sought.set_result(verdict)
+        try:
+            while self._sought:
+                verdicts = await self._verdicts(list(self._sought))
+                for job, verdict in verdicts.items():
+                    self._decide(job, verdict)
+        finally:
+            # However the search ended: nobody waits for it for ever.
+            for job in tuple(self._sought):
+                self._decide(job, Verdict(why="the search for it was cut off"))
+
+    def _decide(self, job: Job, verdict: Verdict) -> None:
+        # Kept in the job as well: its caller may be cancelled in this very moment, and what was adopted is nobody else's.
+        job.verdict = verdict
+        sought = self._sought.pop(job, None)
+        if sought is not None and not sought.done():
+            sought.set_result(verdict)
 
     async def _verdicts(self, jobs: list[Job]) -> dict[Job, Verdict]:
         verdicts: dict[Job, Verdict] = {}

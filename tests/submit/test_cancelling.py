@@ -340,3 +340,38 @@ async def test_a_cancelled_generate_leaves_its_task_among_the_orphans(sandbox: S
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [(sandbox.tasks[0].id, KEY)]
+
+
+@pytest.mark.parametrize("turns", range(0, 60, 2))
+async def test_no_moment_of_cancellation_sends_again_what_is_only_looked_for(turns: int) -> None:
+    """With replays=0, a caller that is cancelled while its lost answer is looked for does not cause a second payment."""
+    async with (
+        Sandbox(video="stub", speed=0, features=Features(idempotency=False)) as sandbox,
+        open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session,
+    ):
+        await session.credits()
+        hang(sandbox, "drop-after", times=None)
+        caller = asyncio.create_task(session.submit(LINK))
+        await arrival(sandbox)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        caller.cancel()
+        (result,) = await asyncio.gather(caller, return_exceptions=True)
+        told = {orphan.task_id for orphan in session.orphans} if isinstance(result, BaseException) else {result.id}
+        assert told == {sandbox.tasks[0].id}
+        assert sandbox.paid == 1 == sandbox.count("POST", SUBMIT)
+
+
+async def test_closing_ends_a_search_that_hangs(sandbox: Sandbox) -> None:
+    """A session that closes while a lost answer is looked for tells the caller that the outcome is unknown."""
+    hang(sandbox, "drop-after")
+    sandbox.fail(Fault("hang-before", method="GET", path="/v1/tasks", times=None))
+    session = open_session(sandbox, retry=RetryPolicy(replays=0), timeouts=Timeouts(shield=0.05))
+    await session.__aenter__()
+    caller = asyncio.create_task(session.submit(LINK))
+    while not sandbox.count("GET", "/v1/tasks"):
+        await asyncio.sleep(0)
+    with anyio.fail_after(5):
+        await session.aclose()
+        with pytest.raises(SubmissionOutcomeUnknownError):
+            await caller
