@@ -53,8 +53,8 @@ class Ours:
 
     async def read_many(self) -> None:
         """Read fifty tasks as the poller does, which looks whether anything has changed."""
-        from happyhorse_async.channels import Waiter
-        from happyhorse_async.records import Record
+        from happyhorse_async.poller.channels import Waiter
+        from happyhorse_async.poller.records import Record
 
         scheduler = self._engine.poller._scheduler
         if not self._values:

@@ -100,9 +100,7 @@ def row(line: Line) -> str:
 
 def table(lines: Sequence[Line]) -> str:
     """Write the Markdown table."""
-    head = (
-        "| what | at most | median | middle half of the rounds | measured against | server busy | |\n|---|---|---|---|---|---|---|"
-    )
+    head = "| what | at most | median | middle half of the rounds | measured against: ours to theirs | server busy | |\n|---|---|---|---|---|---|---|"
     return "\n".join([head, *map(row, lines)])
 
 

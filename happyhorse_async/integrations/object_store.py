@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..destinations import file_name
+from ..downloader.destinations import file_name
 from ..edges.disk import Tally
 from ..errors import ConfigurationError, DestinationExistsError, DownloadError, HappyHorseError
 from ..rules import names

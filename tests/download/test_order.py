@@ -11,9 +11,9 @@ import attrs
 import pytest
 
 from happyhorse_async import Limits, LinkExpiredError, Task, Video
+from happyhorse_async.downloader.slots import Slots
 from happyhorse_async.events import LinkExpiring, Saved
 from happyhorse_async.sandbox import Sandbox
-from happyhorse_async.slots import Slots
 
 from .conftest import Kit, names_in
 

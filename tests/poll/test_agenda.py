@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from happyhorse_async.agenda import Agenda
+from happyhorse_async.poller.agenda import Agenda
 
 
 class Thing:

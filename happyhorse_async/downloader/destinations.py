@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import DestinationExistsError, DownloadError
-from .rules import names
+from ..errors import DestinationExistsError, DownloadError
+from ..rules import names
 
 if TYPE_CHECKING:
-    from .models import ImageToVideo, Task
+    from ..models import ImageToVideo, Task
 
 OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure")
 

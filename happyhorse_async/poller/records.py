@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from .models import Task
+from ..models import Task
 
 if TYPE_CHECKING:
     from .channels import Subscriber

@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from .errors import HappyHorseError, WaitTimeoutError
-from .rules import lifecycle
+from ..errors import HappyHorseError, WaitTimeoutError
+from ..rules import lifecycle
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from .models import Task
+    from ..models import Task
 
 
 class Subscriber(Protocol):

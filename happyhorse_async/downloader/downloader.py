@@ -11,24 +11,24 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..edges import disk
+from ..edges.disk import Leftover, PartFile
+from ..edges.filesink import FileSink, disk_error
+from ..edges.threads import Threads
+from ..errors import HappyHorseError, LinkExpiredError, SessionClosedError
+from ..events import Events, LinkExpiring, Saved
+from ..models import Task, Video
+from ..rules.ranges import urgency
 from . import destinations
-from .edges import disk
-from .edges.disk import Leftover, PartFile
-from .edges.filesink import FileSink, disk_error
-from .edges.threads import Threads
-from .errors import HappyHorseError, LinkExpiredError, SessionClosedError
-from .events import Events, LinkExpiring, Saved
-from .models import Task, Video
-from .rules.ranges import urgency
 from .slots import Slots
 from .transfer import Sink, Transfer, Verified
 
 if TYPE_CHECKING:
-    from .background import Background
-    from .config import Limits, RetryPolicy
-    from .edges.api import Api
-    from .edges.fetch import Fetcher
-    from .models import ImageToVideo
+    from ..background import Background
+    from ..config import Limits, RetryPolicy
+    from ..edges.api import Api
+    from ..edges.fetch import Fetcher
+    from ..models import ImageToVideo
 
 __all__ = ["Downloader", "Leftover", "leftovers"]
 
@@ -231,7 +231,7 @@ def _closed() -> SessionClosedError:
 
 def _object_store() -> Any:
     # Looked up by name: it stands above this module, and needs a package that is not always installed.
-    return import_module(".integrations.object_store", __package__)
+    return import_module("..integrations.object_store", __package__)
 
 
 @contextmanager

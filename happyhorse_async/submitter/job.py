@@ -7,11 +7,11 @@ from datetime import datetime
 
 import attrs
 
-from .edges.http import TrackedBody
-from .errors import HappyHorseError
-from .models import ImageToVideo, Task
-from .rules import retry
-from .rules.answers import Answer
+from ..edges.http import TrackedBody
+from ..errors import HappyHorseError
+from ..models import ImageToVideo, Task
+from ..rules import retry
+from ..rules.answers import Answer
 from .throttle import Group
 
 NO_TALLY = retry.Tally()

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import anyio
 
-from .errors import HappyHorseError, InvalidRequestError
-from .models import ImageToVideo, Submission, Task
+from ..errors import HappyHorseError, InvalidRequestError
+from ..models import ImageToVideo, Submission, Task
 from .throttle import Group
 
 MakeHandle = Callable[[ImageToVideo, str, Task], Any]

@@ -11,16 +11,16 @@ import random
 
 import anyio
 
-from .config import RetryPolicy
-from .edges.api import Api
-from .edges.http import TrackedBody
-from .errors import APIConnectionError, HappyHorseError, RateLimitError, SubmissionOutcomeUnknownError
-from .events import Events, Retrying, Submitting, Throttled
+from ..config import RetryPolicy
+from ..edges.api import Api
+from ..edges.http import TrackedBody
+from ..errors import APIConnectionError, HappyHorseError, RateLimitError, SubmissionOutcomeUnknownError
+from ..events import Events, Retrying, Submitting, Throttled
+from ..models import Task
+from ..rules import retry, wire
+from ..rules.answers import Answer
 from .job import Job, Verdict
-from .models import Task
 from .reconcile import Reconciler
-from .rules import retry, wire
-from .rules.answers import Answer
 from .throttle import Gate
 
 

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 
 import attrs
 
-from .background import Background
-from .edges.api import Api
-from .errors import HappyHorseError, NotFoundError
+from ..background import Background
+from ..edges.api import Api
+from ..errors import HappyHorseError, NotFoundError
+from ..models import MODEL, Task
+from ..rules import matching
 from .job import Job, Verdict
-from .models import MODEL, Task
-from .rules import matching
 
 LOOKS = 2
 """How often the list is read before a submission counts as absent: a task may appear in it a moment late."""

@@ -14,19 +14,19 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import APIStatusError, BadRequestError, NotFoundError, RateLimitError
+from ..events import ReadFailed
+from ..rules import pacing, retry
+from ..rules.wire import BATCH_SIZE
 from .agenda import Agenda
-from .errors import APIStatusError, BadRequestError, NotFoundError, RateLimitError
-from .events import ReadFailed
 from .records import Record
-from .rules import pacing, retry
-from .rules.wire import BATCH_SIZE
 
 if TYPE_CHECKING:
-    from .background import Background
+    from ..background import Background
+    from ..config import Limits, Polling, RetryPolicy
+    from ..errors import HappyHorseError
+    from ..events import Events
     from .channels import Subscriber
-    from .config import Limits, Polling, RetryPolicy
-    from .errors import HappyHorseError
-    from .events import Events
     from .reader import Reader, Reading
 
 logger = logging.getLogger("happyhorse_async")

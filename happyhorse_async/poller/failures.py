@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .errors import TaskCancelledError, TaskFailedError
-from .models import Task
-from .rules import lifecycle
+from ..errors import TaskCancelledError, TaskFailedError
+from ..models import Task
+from ..rules import lifecycle
 
 
 def failure_of(task: Task, idempotency_key: str | None = None) -> TaskFailedError:

@@ -10,21 +10,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..errors import HappyHorseError, SessionClosedError
+from ..events import Completed, Failed, Updated
+from ..rules import lifecycle, pacing, wire
 from .channels import Subscriber, Updates, Waiter, Watch
-from .errors import HappyHorseError, SessionClosedError
-from .events import Completed, Failed, Updated
 from .failures import failure_of
 from .reader import Reader
 from .records import Finals, Record
-from .rules import lifecycle, pacing, wire
 from .scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from .background import Background
-    from .config import Limits, Polling, RetryPolicy
-    from .edges.api import Api
-    from .events import Events
-    from .models import Task
+    from ..background import Background
+    from ..config import Limits, Polling, RetryPolicy
+    from ..edges.api import Api
+    from ..events import Events
+    from ..models import Task
 
 __all__ = ["Poller", "Updates", "Watch"]
 

@@ -14,18 +14,18 @@ from typing import Protocol
 
 import anyio
 
-from .background import Background
-from .budget import BudgetBook
-from .config import Limits, RetryPolicy, Timeouts
+from ..background import Background
+from ..budget import BudgetBook
+from ..config import Limits, RetryPolicy, Timeouts
+from ..edges.api import Api
+from ..errors import HappyHorseError, InvalidRequestError, SessionClosedError
+from ..events import Events, Orphaned, SubmissionFailed, Submitted
+from ..models import ImageToVideo, Task
+from ..rules import lifecycle, wire
+from ..rules.answers import Answer
 from .delivery import Courier
-from .edges.api import Api
-from .errors import HappyHorseError, InvalidRequestError, SessionClosedError
-from .events import Events, Orphaned, SubmissionFailed, Submitted
 from .job import Accepted, Job, Orphan
-from .models import ImageToVideo, Task
 from .reconcile import Reconciler
-from .rules import lifecycle, wire
-from .rules.answers import Answer
 from .submissions import MakeHandle, Submissions
 from .throttle import Gate, Group
 

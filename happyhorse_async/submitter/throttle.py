@@ -6,9 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from .config import Limits
-from .errors import SessionClosedError
-from .rules.throttling import Pace
+from ..config import Limits
+from ..errors import SessionClosedError
+from ..rules.throttling import Pace
 
 
 class Group:

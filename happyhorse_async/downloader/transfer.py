@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from .errors import (
+from ..errors import (
     DownloadError,
     HappyHorseError,
     IncompleteDownloadError,
@@ -18,17 +18,17 @@ from .errors import (
     TaskNotFoundError,
     TransportError,
 )
-from .events import Downloading, Events, Retrying
-from .rules import retry
-from .rules.answers import parse_retry_after
-from .rules.mp4 import BrokenVideoError, Movie, begins_like_video
-from .rules.ranges import MEANINGFUL_PROGRESS, Held, Meaning, Verdict, judge, range_headers
+from ..events import Downloading, Events, Retrying
+from ..rules import retry
+from ..rules.answers import parse_retry_after
+from ..rules.mp4 import BrokenVideoError, Movie, begins_like_video
+from ..rules.ranges import MEANINGFUL_PROGRESS, Held, Meaning, Verdict, judge, range_headers
 
 if TYPE_CHECKING:
-    from .config import RetryPolicy
-    from .edges.api import Api
-    from .edges.fetch import Fetcher, Stream
-    from .models import Task
+    from ..config import RetryPolicy
+    from ..edges.api import Api
+    from ..edges.fetch import Fetcher, Stream
+    from ..models import Task
 
 PIECE = 1024 * 1024
 """Bytes gathered before they are handed to a thread, which writes and hashes them in one go: measured as the size from which on the

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import APIStatusError, BadRequestError, HappyHorseError, NotFoundError, TaskNotFoundError, UnreadableAnswerError
+from ..errors import APIStatusError, BadRequestError, HappyHorseError, NotFoundError, TaskNotFoundError, UnreadableAnswerError
 
 if TYPE_CHECKING:
-    from .edges.api import Api
+    from ..edges.api import Api
 
 _NOTHING: Mapping[str, Mapping[str, Any]] = {}
 

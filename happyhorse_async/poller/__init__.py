@@ -1,0 +1,7 @@
+"""One scheduler for all waiters of a session."""
+
+from __future__ import annotations
+
+from .poller import Poller, Updates, Watch
+
+__all__ = ["Poller", "Updates", "Watch"]
