@@ -93,6 +93,21 @@ async def test_a_task_is_found_again_by_its_id(running: Sandbox, tmp_path: Path)
     assert running.paid == 1
 
 
+@pytest.mark.parametrize("status", ["completed", "failed"])
+async def test_a_replay_of_an_ended_task_is_read_to_the_end(sandbox: Sandbox, status: str) -> None:
+    """The answer to a replayed submission has neither links nor reasons, so that the task is read before anyone is told of its end."""
+    key = "the-same-key-0123456789"
+    async with open_session(sandbox) as first:
+        task_id = (await first.submit(LINK, idempotency_key=key)).id
+    sandbox.end(task_id, status, error_code="service_error", message="no luck") if status == "failed" else sandbox.finish()
+    async with open_session(sandbox) as second:
+        task = await second.submit(LINK, idempotency_key=key)
+        assert task.id == task_id
+        last = [update async for update in task.updates()][-1]
+        assert last.results if status == "completed" else last.error is not None
+    assert sandbox.paid == 1
+
+
 async def test_many_are_submitted_and_watched(running: Sandbox) -> None:
     """submit_many gives each request its submission, watch ends when all have ended."""
     requests = [ImageToVideo(LINK, seed=seed) for seed in range(1, 21)]

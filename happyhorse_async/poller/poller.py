@@ -116,7 +116,8 @@ class Poller:
 
     def learn(self, task: Task) -> None:
         """Take a state that came by another way than a read: an accepted submission, for example."""
-        self._learn(task, self._scheduler.clock())
+        if not lifecycle.is_short(task):
+            self._learn(task, self._scheduler.clock())
 
     def hint(self, task_id: str) -> None:
         """Read a task soon, because something says that it has changed; nothing happens when nobody waits for it."""
@@ -154,7 +155,7 @@ class Poller:
         if self._closed:
             raise _closed()
         last = self._finals.get(task_id)
-        if last is None and known is not None:
+        if last is None and known is not None and not lifecycle.is_short(known):
             self._learn(known, self._scheduler.clock(), watch=True)
             last = known
         if last is not None:

@@ -45,6 +45,11 @@ def is_completed(task: Task) -> bool:
     return task.status == TaskStatus.COMPLETED
 
 
+def is_short(task: Task) -> bool:
+    """Whether a state says that the task has ended, and not how: the answer to a replayed submission has neither links nor reasons."""
+    return is_final(task) and not task.results and task.error is None
+
+
 def is_cancelled(task: Task) -> bool:
     """Whether the task was cancelled; the service also reports that as failed with the code request_cancelled."""
     if task.status == TaskStatus.CANCELLED:
