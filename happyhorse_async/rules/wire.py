@@ -1,7 +1,7 @@
 """Values <-> JSON: requests into bodies, answers into tasks, pages, credits and files.
 
-May import cattrs, the models and the errors; no I/O. Regular answers (list items, files, ledger facts) are read by cattrs, which knows the
-fields from the models. Submissions and tasks are written out by hand: they are on the hot path, and a task's fields come in several shapes.
+May import cattrs, the models and the errors; no I/O. Regular answers (list items, files) are read by cattrs, which knows the fields from
+the models. Submissions and tasks are written out by hand: they are on the hot path, and a task's fields come in several shapes.
 """
 
 from __future__ import annotations
@@ -196,7 +196,16 @@ def _usage(value: Any) -> Usage:
 
 
 def _billing(value: Any) -> Billing | None:
-    return _regular().structure(value, Billing) if isinstance(value, dict) else None
+    # By hand, as the rest of a task: thousands may end at once.
+    if not isinstance(value, dict):
+        return None
+    charge, refund = value.get("charge_status"), value.get("refund_status")
+    return Billing(
+        charge_status=None if charge is None else str(charge),
+        refund_status=None if refund is None else str(refund),
+        reserved_credits=_decimal(value.get("reserved_credits")),
+        charged_credits=_decimal(value.get("charged_credits")),
+    )
 
 
 def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:
