@@ -100,8 +100,8 @@ def row(line: Line) -> str:
 
 def table(lines: Sequence[Line]) -> str:
     """Write the Markdown table."""
-    head = "| what | at most | median | middle half of the rounds | measured against: ours to theirs | server busy | |\n|---|---|---|---|---|---|---|"
-    return "\n".join([head, *map(row, lines)])
+    head = "| what | at most | median | middle half of the rounds | measured against: ours to theirs | server busy | |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *map(row, lines)])
 
 
 def document(facts: dict[str, str], lines: Sequence[Line], notes: Sequence[str]) -> str:

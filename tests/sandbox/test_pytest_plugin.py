@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
+PLUGIN = "happyhorse_async.pytest_plugin"
 ROOT = Path(__file__).parents[2]
 
 USERS_TESTS = '''
@@ -49,7 +51,9 @@ def test_a_users_project_can_use_the_fixtures(tmp_path: Path) -> None:
     """A plain test, an async one with a session, and a marked one pass in a project that has nothing but pytest."""
     (tmp_path / "test_users.py").write_text(USERS_TESTS)
     command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-W", "error", "-p", "no:cacheprovider"]
-    command += ["-p", "happyhorse_async.pytest_plugin", "test_users.py"]
+    # Installing the package registers the plugin; without that it has to be named.
+    installed = any(entry.value == PLUGIN for entry in entry_points(group="pytest11"))
+    command += ["test_users.py"] if installed else ["-p", PLUGIN, "test_users.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
