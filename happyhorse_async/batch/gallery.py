@@ -39,6 +39,7 @@ class _Sums:
         self.spent = 0.0
 
     def add(self, result: dict[str, Any]) -> None:
+        """Count one job's result."""
         self.states[result["state"]] += 1
         self.spent += result["credits"]
         if result["state"] == "saved":

@@ -47,6 +47,7 @@ class _Meters:
         self._expiring = meter.create_counter("happyhorse.links.expiring", description="Links that may die before they are fetched")
 
     def listeners(self) -> dict[type[Event], Callable[[Any], None]]:
+        """Say who takes which kind of event."""
         return {
             Submitted: self._submitted,
             SubmissionFailed: lambda event: self._submissions.add(1, {"outcome": event.error.charged}),

@@ -114,10 +114,12 @@ class _Channel:
         self.slot = -1
 
     def ring(self) -> None:
+        """Wake whoever sleeps."""
         if self.bell is not None and not self.bell.done():
             self.bell.set_result(None)
 
     async def sleep(self) -> None:
+        """Sleep until something was published."""
         if self.bell is not None:
             raise RuntimeError("these updates are already being waited for by another task; ask the session for a second iterator")
         self.bell = asyncio.get_running_loop().create_future()
@@ -138,17 +140,21 @@ class _Latest(_Channel):
         self.latest: Task | None = None
 
     def publish(self, task: Task) -> None:
+        """Replace what was not fetched yet."""
         self.latest = task
         self.ring()
 
     def fail(self, task_id: str, error: HappyHorseError) -> None:
+        """End the iteration with an error."""
         self.error = error
         self.ring()
 
     def late(self, known: Mapping[str, Task | None]) -> None:
+        """End the iteration because its time is over."""
         self.fail(self.task_id, timed_out(self.task_id, known[self.task_id]))
 
     def awaited(self) -> Iterable[str]:
+        """Name the task that is waited for."""
         return (self.task_id,)
 
 
