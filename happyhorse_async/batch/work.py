@@ -20,6 +20,7 @@ from ..rules import lifecycle, retry, verdicts
 from ..rules.identity import key_of
 from ..rules.lifecycle import JOB_TRANSITIONS, JobState
 from ..rules.verdicts import Next
+from ..submitter import Group
 from . import found
 from .faults import failure_of, fault_of
 from .jobs import JobChanged, Record, outcome_of, to_credits, to_millionths
@@ -53,6 +54,8 @@ class Work:
         timeout: float | None,
     ) -> None:
         self._parts = parts
+        # One line for the whole batch, which takes turns with the single calls of the session.
+        self._line = Group()
         self._ledger = ledger
         self._folder = folder
         self._purse = purse
@@ -108,7 +111,9 @@ class Work:
             return False
         if job.state is not JobState.SUBMITTING:
             await self._commit_key(job)
-        accepted = await self._parts.submitter.submit(job.wanted, idempotency_key=job.key, image_url=job.image_url)
+        accepted = await self._parts.submitter.submit(
+            job.wanted, idempotency_key=job.key, group=self._line, image_url=job.image_url
+        )
         job.task, job.task_id = accepted.task, accepted.task.id
         self._move(job, JobState.RUNNING)
         # Not waited for: should a crash come before it is on the disk, the key brings the same task back.
