@@ -1,7 +1,7 @@
 """An asyncio SDK for HappyHorse 1.0 image-to-video: never pay twice, never lose a video, never slow the event loop.
 
-Importing this loads nothing heavy: names are looked up when they are first used, and aiohttp, cattrs and anyio are loaded when a
-session is opened.
+Importing this loads nothing heavy: names are looked up when they are first used, and aiohttp, anyio and cattrs are loaded once a
+session needs them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Session: builds the parts, opens and closes them, and forwards the verbs. The only composition root.
 
-Imports nothing heavy: aiohttp, cattrs and anyio are loaded when a session opens.
+Imports nothing heavy: aiohttp, anyio and cattrs are loaded once an open session needs them.
 """
 
 from __future__ import annotations
