@@ -66,7 +66,10 @@ class Ours:
 
     async def read_many_values(self) -> None:
         """Read fifty tasks as fifty values."""
-        await self._engine.api.read_tasks_once(IDS)
+        from happyhorse_async.rules.wire import task_of
+
+        for value in (await self._engine.api.read_raw_tasks_once(IDS)).values():
+            task_of(value)
 
     async def aclose(self) -> None:
         """Close."""

@@ -68,12 +68,12 @@ class Service:
         """The time of day on the simulated clock."""
         return START + self._clock()
 
-    async def read_raw_tasks_once(self, task_ids: Sequence[str]) -> list[dict[str, Any]]:
+    async def read_raw_tasks_once(self, task_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Answer a batch read."""
         await self._travel(len(task_ids))
         if not self._batches:
             raise NotFoundError("no such endpoint", status=404, code="not_found")
-        return [self._view(task_id) for task_id in task_ids]
+        return {task_id: self._view(task_id) for task_id in task_ids}
 
     async def read_raw_task_once(self, task_id: str) -> dict[str, Any]:
         """Answer a single read."""

@@ -103,7 +103,7 @@ class Polling:
     """The least time between two reads of one task."""
     max_interval: float = attrs.field(default=60.0, validator=_number(0.001))
     """The most time between two reads of one task."""
-    max_reads_per_minute: int = attrs.field(default=600, validator=_number(1, whole=True))
+    max_reads_per_minute: int = attrs.field(default=900, validator=_number(1, whole=True))
     """The most HTTP requests for reading tasks in a minute, over all waiters."""
     heartbeat: float = attrs.field(default=120.0, validator=_number(0.001))
     """The time between two reads of a task whose callback is expected."""

@@ -47,16 +47,15 @@ class Api:
         """Read one task."""
         return await self.retrying(lambda: self.read_task_once(task_id), "reading a task")
 
-    async def read_tasks_once(self, task_ids: Sequence[str]) -> list[Task]:
-        """Read up to 50 tasks with one request, one try; ids that the service does not know are absent from the answer."""
-        return wire.decode_tasks(await self._read("POST", "/v1/tasks/batch", wire.encode({"task_ids": list(task_ids)})))
-
     async def read_raw_task_once(self, task_id: str) -> dict[str, Any]:
         """Read one task as its JSON object, one try."""
         return wire.decode_task_object(await self._read("GET", f"/v1/tasks/{quote(task_id, safe='')}"))
 
-    async def read_raw_tasks_once(self, task_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Read up to 50 tasks as JSON objects with one request, one try: for those who only look whether anything has changed."""
+    async def read_raw_tasks_once(self, task_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Read up to 50 tasks as JSON objects with one request, one try: for those who only look whether anything has changed.
+
+        Gives them by id; ids that the service does not know are absent.
+        """
         return wire.decode_task_objects(await self._read("POST", "/v1/tasks/batch", wire.encode({"task_ids": list(task_ids)})))
 
     async def list_tasks(

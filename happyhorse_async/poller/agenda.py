@@ -6,6 +6,7 @@ May import nothing of the package; knows no clock.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Collection
 from typing import Generic, Protocol, TypeVar
 
@@ -34,22 +35,33 @@ class Agenda(Generic[D]):
 
     def enter(self, thing: D, when: float) -> None:
         """Enter a thing, or move it."""
-        self.enter_all((thing,), when)
+        if thing.slot >= 0:
+            self.remove(thing)
+        slot = self._slot(when)
+        self._bucket(slot).add(thing)
+        thing.slot = slot
+        self._count += 1
 
     def enter_all(self, things: Collection[D], when: float) -> None:
         """Enter or move several things that are due at the same time."""
         for thing in things:
             if thing.slot >= 0:
                 self.remove(thing)
-        slot = max(0, -int(-when // self._grain))
+        slot = self._slot(when)
+        self._bucket(slot).update(things)
+        for thing in things:
+            thing.slot = slot
+        self._count += len(things)
+
+    def _slot(self, when: float) -> int:
+        return max(0, -int(-when // self._grain))
+
+    def _bucket(self, slot: int) -> set[D]:
         bucket = self._buckets.get(slot)
         if bucket is None:
             bucket = self._buckets[slot] = set()
             heapq.heappush(self._order, slot)
-        bucket.update(things)
-        for thing in things:
-            thing.slot = slot
-        self._count += len(things)
+        return bucket
 
     def remove(self, thing: D) -> None:
         """Take a thing out, if it is in."""
@@ -66,10 +78,9 @@ class Agenda(Generic[D]):
         return self._order[0] * self._grain if self._order else None
 
     def when(self, count: int, latest: float) -> float:
-        """When so many things will be due, or `latest` if that is sooner; looks at no bucket beyond."""
-        first = self.first()
-        if first is None:
-            return latest
+        """When so many things will be due; infinite when that is after `latest`, as no bucket beyond is looked at."""
+        if self.first() is None:
+            return math.inf
         found, slot, last = 0, self._order[0], int(latest / self._grain)
         while slot <= last:
             bucket = self._buckets.get(slot)
@@ -77,7 +88,7 @@ class Agenda(Generic[D]):
             if found >= count:
                 return slot * self._grain
             slot += 1
-        return latest
+        return math.inf
 
     def take(self, until: float, most: int) -> list[D]:
         """Take out up to `most` things that are due by a time, the earliest first."""
@@ -87,9 +98,12 @@ class Agenda(Generic[D]):
             if first is None or first > until:
                 break
             bucket = self._buckets[self._order[0]]
-            while bucket and len(taken) < most:
-                thing = bucket.pop()
-                thing.slot = -1
-                taken.append(thing)
+            if len(bucket) <= most - len(taken):
+                taken += bucket
+                bucket.clear()
+            else:
+                taken += [bucket.pop() for _ in range(most - len(taken))]
+        for thing in taken:
+            thing.slot = -1
         self._count -= len(taken)
         return taken

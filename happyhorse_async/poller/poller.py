@@ -58,6 +58,7 @@ class Poller:
         self._expected: OrderedDict[str, None] = OrderedDict()
         self._ahead: float | None = None
         self._closed = False
+        self._loop = asyncio.get_running_loop()
         self._scheduler = Scheduler(
             Reader(api),
             self,
@@ -66,7 +67,7 @@ class Poller:
             policy=policy,
             events=events,
             background=background,
-            clock=clock or asyncio.get_running_loop().time,
+            clock=clock or self._loop.time,
         )
 
     @property
@@ -88,23 +89,37 @@ class Poller:
 
         `timeout` is in seconds. Raises `WaitTimeoutError`, `TaskNotFoundError` and `SessionClosedError`.
         """
-        waiter = Waiter(task_id, asyncio.get_running_loop().create_future())
-        self.subscribe(task_id, waiter, known)
-        self.remind(waiter, timeout)
+        waiter = self._waiter(task_id, timeout, known)
         try:
             return await waiter.future
         finally:
-            self.unsubscribe(task_id, waiter)
-            self.forget(waiter)
+            self._leave(waiter)
 
     async def wait_completed(
         self, task_id: str, *, timeout: float | None = None, known: Task | None = None, idempotency_key: str | None = None
     ) -> Task:
         """Wait for a task's video; raises `TaskFailedError` (`TaskCancelledError`) when it ended without, and what `wait` raises."""
-        task = await self.wait(task_id, timeout=timeout, known=known)
+        # Not by way of `wait`: of very many callers that are woken at once, each further step of a coroutine counts.
+        waiter = self._waiter(task_id, timeout, known)
+        try:
+            task = await waiter.future
+        finally:
+            self._leave(waiter)
         if lifecycle.is_completed(task):
             return task
         raise failure_of(task, idempotency_key)
+
+    def _waiter(self, task_id: str, timeout: float | None, known: Task | None) -> Waiter:
+        waiter = Waiter(task_id, self._loop.create_future())
+        self.subscribe(task_id, waiter, known)
+        if timeout is not None:
+            self._scheduler.remind(waiter, timeout)
+        return waiter
+
+    def _leave(self, waiter: Waiter) -> None:
+        self.unsubscribe(waiter.task_id, waiter)
+        if waiter.slot >= 0:
+            self._scheduler.forget(waiter)
 
     def updates(self, task_id: str, *, timeout: float | None = None, known: Task | None = None) -> Updates:
         """Iterate over a task's states, from the next use on."""
@@ -130,7 +145,7 @@ class Poller:
         """Read a task only now and then, because the service will call back."""
         record = self._records.get(task_id)
         if record is not None:
-            record.callback = True
+            record.callback, record.kind = True, None
         elif self._finals.get(task_id) is None:
             self._expected[task_id] = None
             if len(self._expected) > _MOST_EXPECTED:
@@ -254,6 +269,7 @@ class Poller:
         if not record.aged:
             self._age(record, value, asked)
         record.status, record.progress, record.asked = value["status"], value.get("progress"), asked
+        record.kind = None
         progress = record.progress
         if isinstance(progress, (int, float)) and record.aged:
             record.predicted = pacing.predicted_life(asked - record.born, progress)
@@ -288,7 +304,8 @@ class Poller:
 
     def _end(self, task: Task, asked: float) -> None:
         is_news = self._finals.add(task)
-        self._expected.pop(task.id, None)
+        if self._expected:
+            self._expected.pop(task.id, None)
         record = self._records.pop(task.id, None)
         if record is not None:
             self._scheduler.drop(record)

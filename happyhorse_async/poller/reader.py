@@ -24,9 +24,7 @@ class Reading(NamedTuple):
     error: HappyHorseError | None = None
     """The request failed, and says nothing about the tasks."""
     refused: HappyHorseError | None = None
-    """The service itself refuses to speak of the one task that was asked for."""
-    apart: bool = False
-    """What has no value has to be asked for one by one, now."""
+    """The service itself refuses to speak of the one task that was asked for. Without it, what has no value is to be asked for alone."""
 
 
 class Reader:
@@ -43,18 +41,15 @@ class Reader:
 
     async def _read_many(self, task_ids: Sequence[str]) -> Reading:
         try:
-            values = await self._api.read_raw_tasks_once(task_ids)
-        except TaskNotFoundError:
-            return Reading(apart=True)
-        except NotFoundError:
-            self.batches = False
-            return Reading(apart=True)
+            return Reading(values=await self._api.read_raw_tasks_once(task_ids))
+        except NotFoundError as error:
+            self.batches = isinstance(error, TaskNotFoundError)
+            return Reading()
         except BadRequestError:
             # One id that the service finds malformed must not hold up the other 49.
-            return Reading(apart=True)
+            return Reading()
         except HappyHorseError as error:
             return Reading(error=error)
-        return Reading(values={value["id"]: value for value in values}, apart=len(values) < len(task_ids))
 
     async def _read_one(self, task_id: str) -> Reading:
         try:

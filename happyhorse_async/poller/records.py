@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from ..models import Task
 
 if TYPE_CHECKING:
     from .channels import Subscriber
+
+
+Kind = tuple[float | None, float | None, bool, int]
+"""What decides when a task is worth a read: estimate, predicted life, whether a callback is expected, and the age, rounded."""
 
 
 class Record:
@@ -26,6 +29,7 @@ class Record:
         "failures",
         "hinted",
         "id",
+        "kind",
         "predicted",
         "progress",
         "slot",
@@ -47,6 +51,8 @@ class Record:
         self.estimate: float | None = None
         self.predicted: float | None = None
         """The life in seconds that its progress speaks for."""
+        self.kind: Kind | None = None
+        """What it had in common with those that it was last entered with; None when it has changed since."""
         self.slot = -1
         self.subscribers: list[Subscriber] = []
         self.failures = 0
@@ -76,30 +82,32 @@ class Record:
 
 
 class Finals:
-    """The last states of tasks that have ended, the newest ones only, and which of them were announced."""
+    """The last states of tasks that have ended, the newest ones only, and which of them were announced.
+
+    What is remembered is kept in two halves, of which the older one is dropped when the newer one is full: that costs next to nothing,
+    however many tasks end at once.
+    """
 
     def __init__(self, states: int = 512, announced: int = 32_768) -> None:
-        self._states: OrderedDict[str, Task] = OrderedDict()
-        self._announced: OrderedDict[str, None] = OrderedDict()
-        self._most_states = states
-        self._most_announced = announced
+        self._states: dict[str, Task] = {}
+        self._older_states: dict[str, Task] = {}
+        self._announced: set[str] = set()
+        self._older_announced: set[str] = set()
+        self._half_states = states // 2
+        self._half_announced = announced // 2
 
     def get(self, task_id: str) -> Task | None:
         """The last state of a task, when it is remembered."""
-        task = self._states.get(task_id)
-        if task is not None:
-            self._states.move_to_end(task_id)
-        return task
+        return self._states.get(task_id) or self._older_states.get(task_id)
 
     def add(self, task: Task) -> bool:
         """Remember an ended task; tells whether that is news."""
+        if len(self._states) >= self._half_states:
+            self._states, self._older_states = {}, self._states
         self._states[task.id] = task
-        self._states.move_to_end(task.id)
-        if len(self._states) > self._most_states:
-            self._states.popitem(last=False)
-        if task.id in self._announced:
+        if task.id in self._announced or task.id in self._older_announced:
             return False
-        self._announced[task.id] = None
-        if len(self._announced) > self._most_announced:
-            self._announced.popitem(last=False)
+        if len(self._announced) >= self._half_announced:
+            self._announced, self._older_announced = set(), self._announced
+        self._announced.add(task.id)
         return True

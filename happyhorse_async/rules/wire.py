@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -41,7 +41,7 @@ BATCH_SIZE = 50
 """Ids in one batch read, and items on one page of the list, at most."""
 TASK_ID_PREFIX = "task-unified-"
 
-T = TypeVar("T")
+V = TypeVar("V", Usage, Billing)
 
 
 # --- values -> JSON ---------------------------------------------------------------------------------------------------------------
@@ -92,14 +92,6 @@ def decode_task(answer: Answer) -> Task:
     return task
 
 
-def decode_tasks(answer: Answer) -> list[Task]:
-    """Read the tasks of a batch answer; entries without an id and a status are left out, as if they were absent."""
-    data = decode_object(answer).get("data")
-    if not isinstance(data, list):
-        raise unreadable(answer, "has no list of tasks")
-    return [task for task in map(task_of, data) if task is not None]
-
-
 def decode_task_object(answer: Answer) -> dict[str, Any]:
     """Read one task from an answer as its JSON object, which has an id and a status."""
     value = decode_object(answer)
@@ -108,12 +100,12 @@ def decode_task_object(answer: Answer) -> dict[str, Any]:
     return value
 
 
-def decode_task_objects(answer: Answer) -> list[dict[str, Any]]:
-    """Read the tasks of a batch answer as JSON objects; entries without an id and a status are left out, as if they were absent."""
+def decode_task_objects(answer: Answer) -> dict[str, dict[str, Any]]:
+    """Read the tasks of a batch answer as JSON objects by id; entries without id and status are left out, as if they were absent."""
     data = decode_object(answer).get("data")
     if not isinstance(data, list):
         raise unreadable(answer, "has no list of tasks")
-    return [value for value in data if _is_task(value)]
+    return {value["id"]: value for value in data if _is_task(value)}
 
 
 def _is_task(value: Any) -> bool:
@@ -185,27 +177,44 @@ def _task_error(value: Any) -> TaskError:
 def _usage(value: Any) -> Usage:
     if not isinstance(value, dict):
         return _NO_USAGE
-    reserved, used, cost = _decimal(value.get("credits_reserved")), _decimal(value.get("credits_used")), value.get("cost")
-    if not isinstance(cost, dict):
-        return Usage(credits_reserved=reserved, credits_used=used)
+    cost = _dict(value.get("cost"))
+    return _shared(_make_usage, value.get("credits_reserved"), value.get("credits_used"), cost.get("credits"), cost.get("usd"))
+
+
+def _make_usage(reserved: Any, used: Any, cost: Any, usd: Any) -> Usage:
+    settled = _decimal(used)
     return Usage(
-        credits_reserved=reserved,
-        credits_used=used if used is not None else _decimal(cost.get("credits")),
-        usd=_decimal(cost.get("usd")),
+        credits_reserved=_decimal(reserved), credits_used=settled if settled is not None else _decimal(cost), usd=_decimal(usd)
     )
 
 
 def _billing(value: Any) -> Billing | None:
-    # By hand, as the rest of a task: thousands may end at once.
     if not isinstance(value, dict):
         return None
-    charge, refund = value.get("charge_status"), value.get("refund_status")
+    get = value.get
+    return _shared(_make_billing, get("charge_status"), get("refund_status"), get("reserved_credits"), get("charged_credits"))
+
+
+def _make_billing(charge: Any, refund: Any, reserved: Any, charged: Any) -> Billing:
     return Billing(
         charge_status=None if charge is None else str(charge),
         refund_status=None if refund is None else str(refund),
-        reserved_credits=_decimal(value.get("reserved_credits")),
-        charged_credits=_decimal(value.get("charged_credits")),
+        reserved_credits=_decimal(reserved),
+        charged_credits=_decimal(charged),
     )
+
+
+@lru_cache(maxsize=512, typed=True)
+def _remembered(make: Callable[..., V], *fields: Any) -> V:
+    return make(*fields)
+
+
+def _shared(make: Callable[..., V], *fields: Any) -> V:
+    """Make a frozen value of plain fields, or give the one that was made of equal ones: thousands of tasks cost the same."""
+    try:
+        return _remembered(make, *fields)
+    except TypeError:  # a list or an object, where the service sends text or a number
+        return make(*fields)
 
 
 def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:

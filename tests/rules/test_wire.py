@@ -232,7 +232,7 @@ def test_no_json_breaks_the_reading(fields: dict[str, Any], value: Any) -> None:
     """Whatever JSON comes, each reader gives a value or an error of this package."""
     wire.task_of(value)
     wire.task_of({**EXAMPLE, **fields})
-    for read in (wire.decode_task, wire.decode_tasks, wire.decode_page, wire.decode_credits, wire.decode_upload):
+    for read in (wire.decode_task, wire.decode_task_objects, wire.decode_page, wire.decode_credits, wire.decode_upload):
         for body in (value, {"data": value}, {"data": [fields]}, {"data": {"user": value, "token": value, "file_url": value}}):
             try:
                 read(answer(body))  # type: ignore[operator]
@@ -242,7 +242,7 @@ def test_no_json_breaks_the_reading(fields: dict[str, Any], value: Any) -> None:
 
 def test_a_batch_leaves_out_what_is_no_task() -> None:
     """Entries that cannot be read count as absent: they are asked for again."""
-    assert [task.id for task in wire.decode_tasks(answer({"data": [EXAMPLE, None, {"id": "x"}, 5]}))] == [EXAMPLE["id"]]
+    assert wire.decode_task_objects(answer({"data": [EXAMPLE, None, {"id": "x"}, 5]})) == {EXAMPLE["id"]: EXAMPLE}
 
 
 def test_a_page_is_read() -> None:
