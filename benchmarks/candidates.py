@@ -53,14 +53,13 @@ class Ours:
 
     async def read_many(self) -> None:
         """Read fifty tasks as the poller does, which looks whether anything has changed."""
-        from happyhorse_async.poller.channels import Waiter
         from happyhorse_async.poller.records import Record
 
         scheduler = self._engine.poller._scheduler
         if not self._values:
             records = self._values["records"] = [Record(task_id, scheduler.clock()) for task_id in IDS]
             for record in records:
-                record.subscribers.append(Waiter(record.id, asyncio.get_running_loop().create_future()))
+                record.add(asyncio.get_running_loop().create_future())
         records, asked = self._values["records"], scheduler.clock()
         scheduler._take_in(records, await scheduler._reader.read(IDS), asked)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from .downloader import Downloader
@@ -54,13 +55,13 @@ class TaskHandle:
         """Ask the service once, now; raises `TaskNotFoundError` when it does not know the task."""
         return await self._parts.poller.read(self.id)
 
-    async def wait(self, *, timeout: float | None = None) -> Task:
+    def wait(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Task]:
         """Wait until the task has a video, and give its last state.
 
         `timeout` is in seconds; it ends the wait with `WaitTimeoutError`, not the task. Raises `TaskFailedError` (`TaskCancelledError`)
         when the task ended without a video, `TaskNotFoundError` when the service does not know it.
         """
-        return await self._parts.poller.wait_completed(
+        return self._parts.poller.wait_completed(
             self.id, timeout=timeout, known=self.accepted, idempotency_key=self.idempotency_key
         )
 

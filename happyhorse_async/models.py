@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -191,6 +191,19 @@ class Task:
     """How long it took in all, once that is known."""
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
     """The answer as it came, with the fields that are newer than this package."""
+    _late: Callable[[Task], Mapping[str, Any]] | None = attrs.field(default=None, init=False, repr=False, eq=False)
+    """Reads the other fields from `raw` when the first of them is asked for: of ten thousand tasks that end at once, few are looked at."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            late = None if name == "_late" else self._late
+            if late is None or name not in Task.__slots__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            for field, value in late(self).items():
+                object.__setattr__(self, field, value)
+            object.__setattr__(self, "_late", None)
+            return object.__getattribute__(self, name)
 
 
 @attrs.frozen(kw_only=True)

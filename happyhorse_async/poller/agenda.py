@@ -37,9 +37,9 @@ class Agenda(Generic[D]):
         """Enter a thing, or move it."""
         if thing.slot >= 0:
             self.remove(thing)
-        slot = self._slot(when)
-        self._bucket(slot).add(thing)
-        thing.slot = slot
+        slot = thing.slot = max(0, -int(-when // self._grain))
+        bucket = self._buckets.get(slot)
+        (self._bucket(slot) if bucket is None else bucket).add(thing)
         self._count += 1
 
     def enter_all(self, things: Collection[D], when: float) -> None:
@@ -47,20 +47,16 @@ class Agenda(Generic[D]):
         for thing in things:
             if thing.slot >= 0:
                 self.remove(thing)
-        slot = self._slot(when)
-        self._bucket(slot).update(things)
+        slot = max(0, -int(-when // self._grain))
+        bucket = self._buckets.get(slot)
+        (self._bucket(slot) if bucket is None else bucket).update(things)
         for thing in things:
             thing.slot = slot
         self._count += len(things)
 
-    def _slot(self, when: float) -> int:
-        return max(0, -int(-when // self._grain))
-
     def _bucket(self, slot: int) -> set[D]:
-        bucket = self._buckets.get(slot)
-        if bucket is None:
-            bucket = self._buckets[slot] = set()
-            heapq.heappush(self._order, slot)
+        bucket = self._buckets[slot] = set()
+        heapq.heappush(self._order, slot)
         return bucket
 
     def remove(self, thing: D) -> None:

@@ -6,8 +6,10 @@ They hold the newest state only, so a slow consumer costs nothing, and none owns
 from __future__ import annotations
 
 import asyncio
+import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from ..errors import HappyHorseError, WaitTimeoutError
 from ..rules import lifecycle
@@ -18,42 +20,19 @@ if TYPE_CHECKING:
     from ..models import Task
 
 
-class Subscriber(Protocol):
-    """Who is told about a task."""
-
-    slot: int
-    """Belongs to the agenda of time limits."""
-
-    @property
-    def every_state(self) -> bool:
-        """Whether states before the last one matter."""
-
-    def publish(self, task: Task) -> None:
-        """Take a state; the last one is final."""
-
-    def fail(self, task_id: str, error: HappyHorseError) -> None:
-        """Learn that no further state of a task will come."""
-
-    def late(self, known: Mapping[str, Task | None]) -> None:
-        """Learn that the time to wait is over, with what is known of the tasks waited for."""
-
-    def awaited(self) -> Iterable[str]:
-        """The ids of the tasks that are still waited for."""
-
-
 class Source(Protocol):
-    """Where states come from."""
+    """Where the states of a channel come from."""
 
-    def subscribe(self, task_id: str, subscriber: Subscriber, known: Task | None = None) -> None:
+    def subscribe(self, task_id: str, subscriber: Channel, known: Task | None = None) -> None:
         """Publish the task's states to the subscriber: what is known at once, the rest as it comes."""
 
-    def unsubscribe(self, task_id: str, subscriber: Subscriber) -> None:
+    def unsubscribe(self, task_id: str, subscriber: Channel) -> None:
         """End that; harmless when it has ended."""
 
-    def remind(self, subscriber: Subscriber, timeout: float | None) -> None:
+    def remind(self, subscriber: Channel, timeout: float | None) -> None:
         """Call the subscriber's `late` after a time (seconds)."""
 
-    def forget(self, subscriber: Subscriber) -> None:
+    def forget(self, subscriber: Channel) -> None:
         """Take that back."""
 
 
@@ -70,48 +49,53 @@ def timed_out(task_id: str, task: Task | None, others: int = 0) -> WaitTimeoutEr
     )
 
 
-class Waiter:
-    """Waits for the end of one task."""
+class Limit:
+    """The time limit of one wait, whose future it wakes with an error."""
 
     __slots__ = ("future", "slot", "task_id")
-
-    every_state = False
 
     def __init__(self, task_id: str, future: asyncio.Future[Task]) -> None:
         self.task_id = task_id
         self.future = future
         self.slot = -1
-
-    def publish(self, task: Task) -> None:
-        """Wake up with the last state."""
-        if lifecycle.is_final(task) and not self.future.done():
-            self.future.set_result(task)
-
-    def fail(self, task_id: str, error: HappyHorseError) -> None:
-        """Wake up with an error."""
-        if not self.future.done():
-            self.future.set_exception(error)
+        """Belongs to the agenda of time limits."""
 
     def late(self, known: Mapping[str, Task | None]) -> None:
-        """Wake up with the error that the time is over."""
-        self.fail(self.task_id, timed_out(self.task_id, known[self.task_id]))
+        """End the wait."""
+        if not self.future.done():
+            self.future.set_exception(timed_out(self.task_id, known[self.task_id]))
 
     def awaited(self) -> Iterable[str]:
-        """The one task."""
+        """Name the task that is waited for."""
         return (self.task_id,)
 
 
-class _Channel:
+class Channel(ABC):
     """Where states wait for a consumer, who sleeps until something is there."""
 
     __slots__ = ("bell", "error", "slot")
-
-    every_state = True
 
     def __init__(self) -> None:
         self.bell: asyncio.Future[None] | None = None
         self.error: HappyHorseError | None = None
         self.slot = -1
+        """Belongs to the agenda of time limits."""
+
+    @abstractmethod
+    def publish(self, task: Task) -> None:
+        """Take a state; the last one is final."""
+
+    @abstractmethod
+    def fail(self, task_id: str, error: HappyHorseError) -> None:
+        """Learn that no further state of a task will come."""
+
+    @abstractmethod
+    def late(self, known: Mapping[str, Task | None]) -> None:
+        """Learn that the time to wait is over, with what is known of the tasks waited for."""
+
+    @abstractmethod
+    def awaited(self) -> Iterable[str]:
+        """Name the tasks that are still waited for."""
 
     def ring(self) -> None:
         """Wake whoever sleeps."""
@@ -129,7 +113,28 @@ class _Channel:
             self.bell = None
 
 
-class _Latest(_Channel):
+Subscriber: TypeAlias = "asyncio.Future[Task] | Channel"
+"""Who waits for a task: for its end, or for each of its states."""
+
+
+def publish(subscriber: Subscriber, task: Task) -> None:
+    """Tell one who waits of a state; the last one is final."""
+    if not isinstance(subscriber, asyncio.Future):
+        subscriber.publish(task)
+    elif lifecycle.is_final(task) and not subscriber.done():
+        subscriber.set_result(task)
+
+
+def fail(subscriber: Subscriber, task_id: str, error: HappyHorseError) -> None:
+    """Tell one who waits that no further state of a task will come."""
+    own = copy.copy(error)  # a shared one would collect everybody's traceback
+    if not isinstance(subscriber, asyncio.Future):
+        subscriber.fail(task_id, own)
+    elif not subscriber.done():
+        subscriber.set_exception(own)
+
+
+class _Latest(Channel):
     """The newest state of one task that was not yet fetched."""
 
     __slots__ = ("latest", "task_id")
@@ -222,7 +227,7 @@ class Updates:
         self._channel.ring()
 
 
-class Watch(_Channel):
+class Watch(Channel):
     """The states of many tasks, merged: an async context manager and iterator that ends when all the tasks have ended.
 
     Of each task the newest state that was not yet fetched is kept, in the order in which the tasks changed. What goes wrong with one task

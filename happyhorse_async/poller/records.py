@@ -1,4 +1,4 @@
-"""What the poller keeps of tasks: a small slotted record of each one that is waited for, and a bounded memory of those that have ended."""
+"""What the poller keeps of tasks: a small slotted record of each one that is waited for, and who waits for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from ..models import Task
 
 if TYPE_CHECKING:
     from .channels import Subscriber
-
 
 Kind = tuple[float | None, float | None, bool, int]
 """What decides when a task is worth a read: estimate, predicted life, whether a callback is expected, and the age, rounded."""
@@ -27,14 +26,15 @@ class Record:
         "called",
         "estimate",
         "failures",
+        "first",
         "hinted",
         "id",
         "kind",
+        "others",
         "predicted",
         "progress",
         "slot",
         "status",
-        "subscribers",
     )
 
     def __init__(self, task_id: str, now: float) -> None:
@@ -54,7 +54,10 @@ class Record:
         self.kind: Kind | None = None
         """What it had in common with those that it was last entered with; None when it has changed since."""
         self.slot = -1
-        self.subscribers: list[Subscriber] = []
+        self.first: Subscriber | None = None
+        """Who waits; None when nobody does. Most tasks have one waiter, and a list for each would cost as much as all the rest."""
+        self.others: list[Subscriber] | None = None
+        """Who else waits."""
         self.failures = 0
         """Reads in a row that said nothing."""
         self.absent = 0
@@ -69,9 +72,31 @@ class Record:
         """There is reason to read it at once."""
 
     @property
-    def wanted(self) -> bool:
-        """Whether anyone still waits."""
-        return bool(self.subscribers)
+    def subscribers(self) -> tuple[Subscriber, ...]:
+        """All who wait, in the order of their coming."""
+        return () if self.first is None else (self.first, *(self.others or ()))
+
+    def take(self) -> tuple[Subscriber, ...]:
+        """All who wait; they wait no more, and the task is not wanted any more."""
+        subscribers = self.subscribers
+        self.first = self.others = None
+        return subscribers
+
+    def add(self, subscriber: Subscriber) -> None:
+        """Let one more wait."""
+        if self.first is None:
+            self.first = subscriber
+        elif self.others is None:
+            self.others = [subscriber]
+        else:
+            self.others.append(subscriber)
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Let one wait no more; harmless when it does not."""
+        if self.first is subscriber:
+            self.first = self.others.pop(0) if self.others else None
+        elif self.others and subscriber in self.others:
+            self.others.remove(subscriber)
 
     def snapshot(self) -> Task | None:
         """What is known, as a value; None before the first answer."""
@@ -79,35 +104,3 @@ class Record:
             return None
         progress = self.progress if isinstance(self.progress, int) else 0
         return Task(id=self.id, status=self.status, progress=progress, estimated_seconds=self.estimate)
-
-
-class Finals:
-    """The last states of tasks that have ended, the newest ones only, and which of them were announced.
-
-    What is remembered is kept in two halves, of which the older one is dropped when the newer one is full: that costs next to nothing,
-    however many tasks end at once.
-    """
-
-    def __init__(self, states: int = 512, announced: int = 32_768) -> None:
-        self._states: dict[str, Task] = {}
-        self._older_states: dict[str, Task] = {}
-        self._announced: set[str] = set()
-        self._older_announced: set[str] = set()
-        self._half_states = states // 2
-        self._half_announced = announced // 2
-
-    def get(self, task_id: str) -> Task | None:
-        """The last state of a task, when it is remembered."""
-        return self._states.get(task_id) or self._older_states.get(task_id)
-
-    def add(self, task: Task) -> bool:
-        """Remember an ended task; tells whether that is news."""
-        if len(self._states) >= self._half_states:
-            self._states, self._older_states = {}, self._states
-        self._states[task.id] = task
-        if task.id in self._announced or task.id in self._older_announced:
-            return False
-        if len(self._announced) >= self._half_announced:
-            self._announced, self._older_announced = set(), self._announced
-        self._announced.add(task.id)
-        return True

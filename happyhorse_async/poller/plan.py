@@ -1,0 +1,143 @@
+"""Which tasks are worth a read when, and in whose company: the agenda of a session's reads. Knows no clock; waits for nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from ..rules import pacing
+from ..rules.wire import BATCH_SIZE
+from .agenda import Agenda
+from .records import Kind, Record
+
+if TYPE_CHECKING:
+    from ..config import Polling
+
+logger = logging.getLogger("happyhorse_async")
+
+# Shares of the target delay: how much longer than the price asks a task waits for company in a batch, and how much earlier others join.
+PATIENCE = 0.4
+COMPANY = 1 / 3
+# How much earlier full batches go, once one goes: a process that wakes for each of them costs twice the CPU of one that wakes for several.
+TOGETHER = 0.15
+# Tasks in a row whose expected callback did not come before callbacks are no longer waited for.
+UNCALLED = 3
+JITTER = 0.1
+
+
+class Plan:
+    """What is to be read when."""
+
+    def __init__(self, polling: Polling) -> None:
+        self._polling = polling
+        self.outlook = pacing.Outlook(polling)
+        """What was learned of how long tasks live."""
+        self.batches = True
+        """Whether one request can read many."""
+        self._patience = PATIENCE * polling.target_delay
+        self._company = COMPANY * polling.target_delay
+        self._together = TOGETHER * polling.target_delay
+        # What may be read that much earlier in company is entered so much later: two reads are never closer than they may be.
+        self._least_pause = polling.min_interval + self._company
+        self._reads: Agenda[Record] = Agenda(polling.target_delay / 32)
+        self._going_until = -math.inf
+        self._uncalled = 0
+
+    def __len__(self) -> int:
+        return len(self._reads)
+
+    # --- putting in ---------------------------------------------------------------------------------------------------------------
+
+    def enter(self, record: Record, when: float) -> float:
+        """Read a task at a time; gives that time."""
+        self._reads.enter(record, when)
+        return when
+
+    def begin(self, record: Record, now: float) -> float:
+        """Read a task from now on, at once when nothing is known of it yet; gives when."""
+        return self.enter(record, now if record.status is None else now + self._pause(record, now))
+
+    def soon(self, record: Record, now: float) -> float:
+        """Read a task as soon as its last read is not too recent; gives when."""
+        record.hinted = False
+        # Entered as if it had waited for company long enough already.
+        return self.enter(record, max(now, record.asked + self._polling.min_interval) - self._patience)
+
+    def again(self, record: Record, asked: float, now: float) -> None:
+        """Read a task again, of which there was news."""
+        if record.hinted:
+            self.soon(record, now)
+        else:
+            self.enter(record, asked + self._pause(record, asked))
+
+    def again_all(self, records: list[Record], asked: float, now: float) -> None:
+        """Read tasks again that are as they were. What is alike stays together, which keeps batches full."""
+        for group in _alike(records, asked):
+            self._reads.enter_all(group, asked + self._pause(group[0], asked))
+        for record in records:
+            if record.hinted:
+                self.soon(record, now)
+
+    def drop(self, record: Record) -> None:
+        """Read a task no more."""
+        self._reads.remove(record)
+
+    def callback_came(self, came: bool) -> None:
+        """Learn whether a task that ended was called back for: after a few that were not, callbacks are no longer relied on."""
+        self._uncalled = 0 if came else self._uncalled + 1
+        if self._uncalled == UNCALLED:
+            logger.warning(
+                "%d tasks ended without the callback that was expected: reading at the usual pace again",
+                UNCALLED,
+                extra={"action": "callbacks_missing"},
+            )
+
+    def _pause(self, record: Record, now: float) -> float:
+        if record.callback and self._uncalled < UNCALLED:
+            pause = self._polling.heartbeat
+        else:
+            company = max(1, min(BATCH_SIZE, len(self._reads))) if self.batches else 1
+            pause = self.outlook.pause(now - record.born, record.estimate, record.predicted, company)
+        # Tasks that were submitted together need not be read by all clients of the service at once.
+        return max(self._least_pause, pause * (1 - JITTER * random.random()))
+
+    # --- taking out ---------------------------------------------------------------------------------------------------------------
+
+    def ripe_at(self) -> float:
+        """When a read is worth its request: a full batch is due, or someone has waited for company long enough."""
+        first = self._reads.first()
+        if first is None:
+            return math.inf
+        if not self.batches:
+            return first
+        latest = first + self._patience
+        full = self._reads.when(min(BATCH_SIZE, len(self._reads)), max(latest, self._going_until))
+        return -math.inf if full <= self._going_until else min(full, latest)
+
+    def take_due(self, now: float) -> list[Record]:
+        """Take what one request can read of what is due."""
+        if self._going_until < now:
+            self._going_until = now + self._together
+        return self._reads.take(now, BATCH_SIZE if self.batches else 1)
+
+    def take_company(self, now: float, room: int) -> list[Record]:
+        """Take what is due soon, for the room that a request has left."""
+        return self._reads.take(now + self._company, room)
+
+
+def _alike(records: list[Record], now: float) -> Collection[list[Record]]:
+    """Sort records into those that are alike in all that says when they are worth a read; those that were alike before still are."""
+    kind = records[0].kind
+    if kind is not None and all(record.kind is kind for record in records):
+        return (records,)
+    groups: dict[Kind, list[Record]] = {}
+    for record in records:
+        kind = (record.estimate, record.predicted, record.callback, pacing.rounded(now - record.born))
+        groups.setdefault(kind, []).append(record)
+    for kind, group in groups.items():
+        for record in group:
+            record.kind = kind
+    return groups.values()
