@@ -22,7 +22,7 @@ logger = logging.getLogger("happyhorse_async")
 PATIENCE = 0.4
 COMPANY = 1 / 3
 # How much earlier full batches go, once one goes: a process that wakes for each of them costs twice the CPU of one that wakes for several.
-TOGETHER = 0.15
+TOGETHER = 0.1
 # Tasks in a row whose expected callback did not come before callbacks are no longer waited for.
 UNCALLED = 3
 JITTER = 0.1

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 CHUNK = 500
 # Refusals of one task in a row (a key that is not accepted) before its waiters are told.
 REFUSALS = 3
-# Of full batches, one task in so many speaks for the others when it comes to learning.
-SAMPLE = 8
+# Of the tasks of a batch that are as they were, so many speak for all of them when it comes to learning.
+SPEAKERS = 3
 
 
 class Sink(Protocol):
@@ -208,14 +208,18 @@ class Scheduler:
 
     async def _read(self, group: list[Record], asked: float) -> None:
         try:
-            reading = await self._reader.read([record.id for record in group])
+            try:
+                reading = await self._reader.read([record.id for record in group])
+            finally:
+                self._on_wire -= 1
             self.plan.batches = self._reader.batches
             self._take_in(group, reading, asked)
+            # What waits for room on the wire goes at once, without a turn of the scheduler's own task.
+            self._start_reads(self.clock())
         except Exception as error:
             self._sink.broke(error)
             raise
         finally:
-            self._on_wire -= 1
             if not self._busy() or self._next_read() < self._wakes_at:
                 self._wake()
 
@@ -225,9 +229,9 @@ class Scheduler:
             self._failed(group, reading.error, asked, now)
             return
         self._allowance.answered()
-        values, same = reading.values, []
+        find, same = reading.values.get, []
         for record in group:
-            value = values.get(record.id)
+            value = find(record.id)
             if record.first is None:
                 continue
             if value is None:
@@ -248,9 +252,9 @@ class Scheduler:
 
     def _unchanged(self, records: list[Record], asked: float, now: float) -> None:
         """Take in that nothing has changed: by far the most frequent answer, so all that can be left out is."""
-        sample = SAMPLE if len(records) >= SAMPLE * 4 else 1
-        for record in records[::sample]:
-            self.ages.survived(record, asked, sample)
+        each = -(-len(records) // SPEAKERS)
+        for record in records[::each]:
+            self.ages.survived(record, asked, each)
         for record in records:
             record.failures = record.absent = 0
             record.alone = False

@@ -29,7 +29,7 @@ _LOG_LOWEST = math.log(_LOWEST)
 # A hazard that is only carried on falls with age, so that a task that is late is taken to stay late.
 _FADE = 2 ** (-0.5 / _PER_OCTAVE)
 # Reads that survivors may add before the hazards are calculated anew, and the number of ends up to which each one does it.
-_FRESH = 32
+_FRESH = 96
 _FEW = 50
 # Gaps that are kept until the next change; they are calculated from what was learned, so losing one costs only time.
 _MOST_PLANS = 10_000
@@ -38,7 +38,7 @@ _BEFORE_ALL = -1000
 _PRIOR_TASKS = 1.5
 # The price of a read in a full batch: seconds of waiting, for a target delay of one second and lives of one second. Dearer reads would
 # miss the target where little is known of lives; cheaper ones would ask the service more for nothing where much is known.
-_PRICE = 2.9
+_PRICE = 3.0
 # Lives count as no longer than this (seconds) in the price: who waits for half an hour still wants to see the end in time.
 _LONGEST_PRICED = 180.0
 
