@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterable, Iterable, Mapping
+import time
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from .errors import InvalidRequestError, SessionClosedError
 from .events import Events
 from .handles import TaskHandle
 from .models import ImageToVideo, Task
-from .poller import Poller, Watch
+from .rules.skew import Skew
 from .settings import Settings
 from .submitter import Orphan, Submissions, Submitter
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from .batch.runner import Batch
     from .downloader import Downloader
     from .edges.fetch import Fetcher
+    from .models import Video
+    from .poller import Poller, Watch
     from .pricing import Pricing
     from .uploader import Uploader
 
@@ -49,14 +53,7 @@ class Engine:
         )
         self.api = Api(self.http, timeouts=settings.timeouts, policy=settings.retry, events=self.events)
         self.budget = BudgetBook(settings.budget, events=self.events)
-        self.poller = Poller(
-            self.api,
-            polling=settings.polling,
-            limits=settings.limits,
-            policy=settings.retry,
-            events=self.events,
-            background=self.background,
-        )
+        self._skew = Skew()
         self.submitter = Submitter(
             self.api,
             self,
@@ -67,12 +64,55 @@ class Engine:
             policy=settings.retry,
             events=self.events,
             background=self.background,
-            poller=self.poller,
+            poller=self,
         )
         self.submitter.callback_url = settings.webhook_url
         self._closed = False
+        self._loop = asyncio.get_running_loop()
+
+    def require_own_loop(self) -> None:
+        """Raise `SessionClosedError` in another event loop than the one in which the connections live."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise SessionClosedError(
+                "this session was opened in another event loop, where its connections live",
+                next_step="Make one Session for each event loop.",
+            )
 
     # --- parts that not every session needs: loaded and made when they are, so that the first submission is not held up --------------
+
+    @cached_property
+    def poller(self) -> Poller:
+        """The session's one poller."""
+        from .poller import Poller
+
+        settings = self._settings
+        return Poller(
+            self.api,
+            polling=settings.polling,
+            limits=settings.limits,
+            policy=settings.retry,
+            events=self.events,
+            background=self.background,
+            skew=self._skew,
+        )
+
+    def learn(self, task: Task) -> None:
+        """Tell the poller, if there is one yet, of an accepted task; how the clocks differ is best told by a task that is new."""
+        self._skew.note(task.raw.get("created"), time.time())
+        if "poller" in vars(self):
+            self.poller.learn(task)
+
+    def expect_callback(self, task_id: str) -> None:
+        """Read a task only now and then, because the service will call back."""
+        self.poller.expect_callback(task_id)
+
+    def on_final(self, callback: Callable[[Task], None]) -> None:
+        """Call back with every task that is seen to have ended."""
+        self.poller.on_final(callback)
+
+    async def wait(self, task_id: str, *, timeout: float | None = None, known: Task | None = None) -> Task:
+        """Wait until a task has ended."""
+        return await self.poller.wait(task_id, timeout=timeout, known=known)
 
     @cached_property
     def pricing(self) -> Pricing:
@@ -151,6 +191,14 @@ class Engine:
         if task.request is not None and task.idempotency_key is not None:
             self.submitter.leave(task.request, task.idempotency_key, task.id)
 
+    async def finish(self, task: TaskHandle, save_to: str | os.PathLike[str], **how: Any) -> Video:
+        """Follow a submission to its saved video; a task whose caller is cancelled is kept among the orphans."""
+        try:
+            return await task.download(save_to, **how)
+        except asyncio.CancelledError:
+            self.leave(task)  # its caller never saw the task's id
+            raise
+
     def submit_many(self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool) -> Submissions:
         """Fan out."""
         return self.submitter.submit_many(requests, ordered=ordered, handle=self._handle)
@@ -191,8 +239,9 @@ class Engine:
         """Close all, those that use others first."""
         self._closed = True
         await self.submitter.aclose()
-        self.poller.close()
         made = vars(self)
+        if "poller" in made:
+            self.poller.close()
         if "downloader" in made:
             self.downloader.close()
         await self.background.aclose()

@@ -5,7 +5,6 @@ Imports nothing heavy: aiohttp, anyio and cattrs are loaded once an open session
 
 from __future__ import annotations
 
-import asyncio
 import os
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable
@@ -73,7 +72,6 @@ class Session:
             http=http,
             public_url=public_url,
         )
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._engine is not None else "not opened"
@@ -90,7 +88,6 @@ class Session:
 
     def _open(self) -> Engine:
         """Give the parts, built on first use."""
-        loop = asyncio.get_running_loop()
         if self._closed:
             raise SessionClosedError("this session is closed; make a new one", next_step="Open a new Session.")
         if self._engine is None:
@@ -98,12 +95,8 @@ class Session:
 
             self._engine = Engine(self._settings)
             self._orphans = self._engine.orphans
-            self._loop = loop
-        elif self._loop is not loop:
-            raise SessionClosedError(
-                "this session was opened in another event loop, where its connections live",
-                next_step="Make one Session for each event loop.",
-            )
+        else:
+            self._engine.require_own_loop()
         return self._engine
 
     async def aclose(self) -> None:
@@ -189,11 +182,7 @@ class Session:
         engine = self._open()
         await engine.check_destination(save_to, overwrite=overwrite)
         task = await engine.submit(request, fields, idempotency_key)
-        try:
-            return await task.download(save_to, overwrite=overwrite, timeout=timeout)
-        except asyncio.CancelledError:
-            engine.leave(task)  # its caller never saw the task's id
-            raise
+        return await engine.finish(task, save_to, overwrite=overwrite, timeout=timeout)
 
     # --- batches ------------------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -98,6 +97,8 @@ def _key(key: str) -> Secret:
 
 
 def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
+    import hmac  # late: few sessions are called back
+
     # The token is derived from the key: it stays the same over restarts and processes, as a replayed submission needs the same body.
     token = hmac.new(key.encode(), b"happyhorse_async webhook " + public_url.rstrip("/").encode(), "sha256").hexdigest()[:43]
     url = f"{public_url.rstrip('/')}/{token}"

@@ -17,7 +17,11 @@ class Parts(Protocol):
     """The parts of an open session; some are made when they are first asked for."""
 
     submitter: Submitter
-    poller: Poller
+
+    @property
+    def poller(self) -> Poller:
+        """The one poller."""
+
     events: Events
 
     @property

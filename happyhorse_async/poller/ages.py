@@ -9,6 +9,7 @@ from ..rules import pacing
 
 if TYPE_CHECKING:
     from ..models import Task
+    from ..rules.skew import Skew
     from .records import Record
 
 LONGEST = 10.0**7
@@ -18,16 +19,14 @@ LONGEST = 10.0**7
 class Ages:
     """Fills in what records say of age, estimate and progress, and hands on what was learned by it."""
 
-    def __init__(self, outlook: pacing.Outlook, wall: Callable[[], float]) -> None:
+    def __init__(self, outlook: pacing.Outlook, wall: Callable[[], float], skew: Skew) -> None:
         self._outlook = outlook
         self._wall = wall
-        self._ahead: float | None = None
+        self._skew = skew
 
     def note(self, task: Task) -> None:
-        """Learn from a new task how far the service's clock is ahead of ours: the newest one tells best."""
-        if task.created is not None:
-            ahead = task.created.timestamp() - self._wall()
-            self._ahead = ahead if self._ahead is None else max(self._ahead, ahead)
+        """Learn from a task how far the service's clock is ahead of ours."""
+        self._skew.note(task.raw.get("created"), self._wall())
 
     def describe(self, record: Record, value: Mapping[str, Any], asked: float) -> None:
         """Take over what an answer says of an unfinished task."""
@@ -45,7 +44,7 @@ class Ages:
         if isinstance(estimate, (int, float)) and 0 < estimate < LONGEST:
             record.estimate = float(estimate)
         if isinstance(created, (int, float)) and not isinstance(created, bool):
-            age = self._wall() + (self._ahead or 0.0) - created
+            age = self._skew.at_service(self._wall()) - created
             record.born = asked - min(max(0.0, age), LONGEST)
             record.aged = True
 

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HappyHorseError, SessionClosedError
 from ..events import Updated
 from ..rules import lifecycle, wire
+from ..rules.skew import Skew
+from .ages import Ages
 from .channels import Limit, Updates, Watch, fail, publish
 from .failures import failure_of
 from .finals import Finals
+from .plan import Plan
 from .reader import Reader
 from .records import Record
 from .scheduler import Scheduler
@@ -44,6 +47,7 @@ class Poller:
         policy: RetryPolicy,
         events: Events,
         background: Background,
+        skew: Skew | None = None,
         clock: Callable[[], float] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -57,18 +61,20 @@ class Poller:
         self._expected: OrderedDict[str, None] = OrderedDict()
         self._closed = False
         self._loop = asyncio.get_running_loop()
+        plan = Plan(polling)
+        self._ages = Ages(plan.outlook, wall, skew or Skew())
         self._scheduler = Scheduler(
             Reader(api),
             self,
+            plan,
+            self._ages,
             polling=polling,
             limits=limits,
             policy=policy,
             events=events,
             background=background,
             clock=clock or self._loop.time,
-            wall=wall,
         )
-        self._ages = self._scheduler.ages
 
     @property
     def waiting(self) -> int:

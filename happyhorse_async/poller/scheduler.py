@@ -16,9 +16,7 @@ from ..errors import BadRequestError, NotFoundError
 from ..events import ReadFailed
 from ..rules.wire import BATCH_SIZE
 from .agenda import Agenda
-from .ages import Ages
 from .allowance import Allowance
-from .plan import Plan
 from .records import Record
 
 if TYPE_CHECKING:
@@ -26,7 +24,9 @@ if TYPE_CHECKING:
     from ..config import Limits, Polling, RetryPolicy
     from ..errors import HappyHorseError
     from ..events import Events
+    from .ages import Ages
     from .channels import Channel, Limit
+    from .plan import Plan
     from .reader import Reader, Reading
 
 # Of everything that falls due at once, so much is done before the event loop gets its turn.
@@ -67,6 +67,8 @@ class Scheduler:
         self,
         reader: Reader,
         sink: Sink,
+        plan: Plan,
+        ages: Ages,
         *,
         polling: Polling,
         limits: Limits,
@@ -74,7 +76,6 @@ class Scheduler:
         events: Events,
         background: Background,
         clock: Callable[[], float],
-        wall: Callable[[], float],
     ) -> None:
         self._reader = reader
         self._sink = sink
@@ -83,8 +84,8 @@ class Scheduler:
         self._events = events
         self._background = background
         self.clock = clock
-        self.plan = Plan(polling)
-        self.ages = Ages(self.plan.outlook, wall)
+        self.plan = plan
+        self._ages = ages
         self._time_limits: Agenda[Channel | Limit] = Agenda(0.01)
         self._alone: deque[Record] = deque()
         self._on_wire = 0
@@ -254,7 +255,7 @@ class Scheduler:
         """Take in that nothing has changed: by far the most frequent answer, so all that can be left out is."""
         each = -(-len(records) // SPEAKERS)
         for record in records[::each]:
-            self.ages.survived(record, asked, each)
+            self._ages.survived(record, asked, each)
         for record in records:
             record.failures = record.absent = 0
             record.alone = False
