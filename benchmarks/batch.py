@@ -75,7 +75,7 @@ class Stub:
 
     def __init__(self) -> None:
         from happyhorse_async.background import Background
-        from happyhorse_async.events import Events
+        from happyhorse_async.dispatcher import Events
 
         self.events, self.background = Events(), Background()
         self.submitter = self.poller = self.downloader = self.uploader = self.pricing = self

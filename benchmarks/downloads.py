@@ -89,9 +89,9 @@ async def fetch_ours(urls: list[str], folder: Path) -> None:
     """Fetch with the downloader."""
     from happyhorse_async import Limits, RetryPolicy, Task, Timeouts
     from happyhorse_async.background import Background
+    from happyhorse_async.dispatcher import Events
     from happyhorse_async.downloader import Downloader
     from happyhorse_async.edges.fetch import Fetcher
-    from happyhorse_async.events import Events
 
     limits = Limits(max_downloads=AT_ONCE)
     fetcher = Fetcher(timeouts=Timeouts(), limits=limits, allow_loopback=True)

@@ -46,8 +46,9 @@ def most_memory() -> float:
 
 
 def environment() -> dict[str, str]:
-    """Give the environment of a child process: this checkout first on its path."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """Give the environment of a child process: this checkout first on its path, and bytecode kept, as an installed package has it."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPATH": str(ROOT)}
 
 
 def version_of(package: str) -> str | None:

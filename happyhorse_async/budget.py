@@ -5,8 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 
 from .config import Budget
+from .dispatcher import Events
 from .errors import BudgetExceededError
-from .events import BudgetChanged, Events
 from .models import Task
 from .rules import lifecycle
 
@@ -95,6 +95,8 @@ class BudgetBook:
 
     def _changed(self) -> None:
         if self._events and self._cap is not None:
+            from .events import BudgetChanged
+
             left = self._cap - self._promised - self._spent
             self._events.emit(BudgetChanged(reserved=self._promised, spent=self._spent, left=left))
 

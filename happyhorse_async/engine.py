@@ -14,10 +14,10 @@ import attrs
 
 from .background import Background
 from .budget import BudgetBook
+from .dispatcher import Events
 from .edges.api import Api
 from .edges.http import Http
 from .errors import InvalidRequestError, SessionClosedError
-from .events import Events
 from .handles import TaskHandle
 from .models import ImageToVideo, Task
 from .rules.skew import Skew

@@ -13,11 +13,12 @@ from pathlib import Path
 import anyio
 
 from .config import Limits, Timeouts
+from .dispatcher import Events
 from .edges.api import Api
 from .edges.http import Http
 from .edges.images import FileHost, LocalImage, look_at
 from .errors import APIStatusError, HappyHorseError, InvalidRequestError
-from .events import Events, Uploaded
+from .events import Uploaded
 from .models import UploadedFile
 from .rules import links, wire
 

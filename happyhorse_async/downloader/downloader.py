@@ -11,12 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..dispatcher import Events
 from ..edges import disk
 from ..edges.disk import Leftover, PartFile
 from ..edges.filesink import FileSink, disk_error
 from ..edges.threads import Threads
 from ..errors import HappyHorseError, LinkExpiredError, SessionClosedError
-from ..events import Events, LinkExpiring, Saved
+from ..events import LinkExpiring, Saved
 from ..models import Task, Video
 from ..rules.ranges import urgency
 from . import destinations

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from ..dispatcher import Events
 from ..errors import (
     DownloadError,
     HappyHorseError,
@@ -18,7 +19,7 @@ from ..errors import (
     TaskNotFoundError,
     TransportError,
 )
-from ..events import Downloading, Events, Retrying
+from ..events import Downloading, Retrying
 from ..rules import retry
 from ..rules.answers import parse_retry_after
 from ..rules.mp4 import BrokenVideoError, Movie, begins_like_video

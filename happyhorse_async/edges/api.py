@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from ..config import RetryPolicy, Timeouts
+from ..dispatcher import Events
 from ..errors import HappyHorseError
-from ..events import Events, Retrying
 from ..models import MODEL, Credits, Task, TaskPage
 from ..rules import retry, wire
 from ..rules.answers import Answer, decode_object
@@ -107,6 +107,9 @@ class Api:
                 if not retry.worth_retrying(error):
                     raise
                 pause = retry.pause_before(self._policy, attempt, error, random.random())
-                self._events.emit(Retrying(what=what, error=error, pause=pause, attempt=attempt))
+                if self._events:
+                    from ..events import Retrying
+
+                    self._events.emit(Retrying(what=what, error=error, pause=pause, attempt=attempt))
             await asyncio.sleep(pause)
         return await once()

@@ -10,7 +10,7 @@ from ..events import Completed, Failed
 from ..rules import lifecycle
 
 if TYPE_CHECKING:
-    from ..events import Events
+    from ..dispatcher import Events
     from ..models import Task
 
 logger = logging.getLogger("happyhorse_async")

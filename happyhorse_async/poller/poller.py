@@ -24,8 +24,8 @@ from .scheduler import Scheduler
 if TYPE_CHECKING:
     from ..background import Background
     from ..config import Limits, Polling, RetryPolicy
+    from ..dispatcher import Events
     from ..edges.api import Api
-    from ..events import Events
     from ..models import Task
     from .channels import Channel, Subscriber
 

@@ -22,8 +22,8 @@ from .records import Record
 if TYPE_CHECKING:
     from ..background import Background
     from ..config import Limits, Polling, RetryPolicy
+    from ..dispatcher import Events
     from ..errors import HappyHorseError
-    from ..events import Events
     from .ages import Ages
     from .channels import Channel, Limit
     from .plan import Plan

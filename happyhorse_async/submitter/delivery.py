@@ -12,10 +12,10 @@ import random
 import anyio
 
 from ..config import RetryPolicy
+from ..dispatcher import Events
 from ..edges.api import Api
 from ..edges.http import TrackedBody
 from ..errors import APIConnectionError, HappyHorseError, RateLimitError, SubmissionOutcomeUnknownError
-from ..events import Events, Retrying, Submitting, Throttled
 from ..models import Task
 from ..rules import retry, wire
 from ..rules.answers import Answer
@@ -102,6 +102,8 @@ class Courier:
 
     def _launch(self, job: Job) -> None:
         if self._events:
+            from ..events import Submitting
+
             self._events.emit(Submitting(idempotency_key=job.key, request=job.request))
         if job.tally.unknown is None:
             job.left_at, job.heard = self._loop.time(), self._heard
@@ -137,7 +139,10 @@ class Courier:
             return step._replace(what=retry.Next.STOP)
         if step.what is retry.Next.AGAIN:
             pause, attempt = step.pause, step.tally.failed + step.tally.replays + step.tally.asked
-            self._events.emit(Retrying(what="submitting", error=error, pause=pause, attempt=attempt))
+            if self._events:
+                from ..events import Retrying
+
+                self._events.emit(Retrying(what="submitting", error=error, pause=pause, attempt=attempt))
             if isinstance(error, RateLimitError):
                 self._hold(job, pause)
                 return step._replace(pause=0.0)
@@ -146,6 +151,8 @@ class Courier:
     def _hold(self, job: Job, pause: float) -> None:
         """Make the whole session pause after a 429."""
         if self._gate.hold(job.epoch, pause) and self._events:
+            from ..events import Throttled
+
             self._events.emit(Throttled(pause=pause, concurrency=int(self._gate.pace.limit)))
 
     async def _rest(self, pause: float) -> None:

@@ -17,9 +17,9 @@ import anyio
 from ..background import Background
 from ..budget import BudgetBook
 from ..config import Limits, RetryPolicy, Timeouts
+from ..dispatcher import Events
 from ..edges.api import Api
 from ..errors import HappyHorseError, InvalidRequestError, SessionClosedError
-from ..events import Events, Orphaned, SubmissionFailed, Submitted
 from ..models import ImageToVideo, Task
 from ..rules import lifecycle, wire
 from ..rules.answers import Answer
@@ -180,6 +180,8 @@ class Submitter:
             extra={"action": "submission_orphaned", "task_id": task_id, "idempotency_key": idempotency_key},
         )
         if self._events:
+            from ..events import Orphaned
+
             self._events.emit(Orphaned(task_id=task_id, idempotency_key=idempotency_key, request=request))
 
     # --- one submission -----------------------------------------------------------------------------------------------------------
@@ -216,6 +218,8 @@ class Submitter:
         request_id = answer.request_id if answer is not None else None
         accepted = Accepted(task, job.key, job.request, request_id, replayed, answer is None)
         if self._events:
+            from ..events import Submitted
+
             self._events.emit(
                 Submitted(task=task, idempotency_key=job.key, request_id=request_id, replayed=replayed, adopted=answer is None)
             )
@@ -234,6 +238,8 @@ class Submitter:
     def _failed(self, error: HappyHorseError, key: str) -> None:
         error.with_facts(idempotency_key=key)
         if self._events:
+            from ..events import SubmissionFailed
+
             self._events.emit(SubmissionFailed(idempotency_key=key, error=error))
 
     # --- cancelled callers --------------------------------------------------------------------------------------------------------
