@@ -58,7 +58,7 @@ class Downloader:
         self._policy = policy
         self._events = events
         self._slots = Slots(limits.max_downloads)
-        self._threads = Threads(min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk")
+        self._threads = Threads(min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk", refusal=_closed)
         self._closed: asyncio.Event = asyncio.Event()
 
     async def download(
