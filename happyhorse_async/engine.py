@@ -78,6 +78,10 @@ class Engine:
                 next_step="Make one Session for each event loop.",
             )
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise SessionClosedError("this session is closed; make a new one", next_step="Open a new Session.")
+
     # --- parts that not every session needs: loaded and made when they are, so that the first submission is not held up --------------
 
     @cached_property
@@ -85,6 +89,7 @@ class Engine:
         """The session's one poller."""
         from .poller import Poller
 
+        self._require_open()
         settings = self._settings
         return Poller(
             self.api,
@@ -134,8 +139,7 @@ class Engine:
         """The session's one way to result links."""
         from .edges.fetch import Fetcher
 
-        if self._closed:
-            raise SessionClosedError("this session is closed; make a new one", next_step="Open a new Session.")
+        self._require_open()
         settings = self._settings
         return Fetcher(timeouts=settings.timeouts, limits=settings.limits, allow_loopback=settings.on_loopback)
 
