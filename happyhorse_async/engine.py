@@ -41,6 +41,8 @@ class Engine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
         self.events = Events()
         self.background = Background()
         self.http = Http(
@@ -67,8 +69,6 @@ class Engine:
             poller=self,
         )
         self.submitter.callback_url = settings.webhook_url
-        self._closed = False
-        self._loop = asyncio.get_running_loop()
 
     def require_own_loop(self) -> None:
         """Raise `SessionClosedError` in another event loop than the one in which the connections live."""
