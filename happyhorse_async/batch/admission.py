@@ -107,15 +107,18 @@ def _enter(store: Store, known: dict[str, Any], run: int, candidates: Sequence[C
     rows = [(c, job_id) for c, job_id in zip(candidates, ids, strict=True) if job_id is not None]
     names = _names(store, rows, run)
     store.write_set(
-        "admit", [[job_id, c.fingerprint, c.text, c.extra, name, run] for (c, job_id), name in zip(rows, names, strict=True)]
+        "admit",
+        [[job_id, c.fingerprint, c.text, c.extra, name, int(c.own), run] for (c, job_id), name in zip(rows, names, strict=True)],
     )
-    store.write_set("renew", [[job_id, c.text, c.extra, run] for c, job_id in rows])
+    # A row that was not known has just been written as it is.
+    store.write_set("renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if c.id in known or job_id != c.id])
 
 
 def _names(store: Store, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:
     """Choose the videos' names: the plainest one that no other job has, also where file systems take no notice of case."""
     choices = [_choices(candidate, job_id, run) for candidate, job_id in rows]
-    taken = set(store.set_of("taken-names", sorted({name for names in choices for name in names})) or ())
+    wanted = sorted({name for names in choices if len(names) > 1 for name in names})
+    taken = set(store.set_of("taken-names", wanted) or ()) if wanted else set[str]()
     chosen = []
     for names in choices:
         name = next((name for name in names if name.lower() not in taken), names[-1])

@@ -27,6 +27,8 @@ KINDS = ("submitting", "running", "completed", "saved", "ended", "again")
 """The kinds of changes, in the order in which a group writes them: a job goes through several of them only in this order."""
 LARGEST_LOG = 16 * 1024 * 1024
 """The write-ahead log is folded into the database when it is longer than this many bytes."""
+PAGE_CACHE = 8 * 1024
+"""KiB of the database kept in memory: with less, a group's own pages do not fit, and are written to the log before their time."""
 DYING_SECONDS = 2 * 3600
 
 Change = tuple[str, Sequence[Any]]
@@ -61,6 +63,7 @@ class Store:
         # with its pages copied already, and a log like that, cut short, would lay old pages over new ones. Ours always empty it.
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA wal_autocheckpoint = 0")
+        self._db.execute(f"PRAGMA cache_size = {-PAGE_CACHE}")
         return fresh
 
     def _check(self) -> None:

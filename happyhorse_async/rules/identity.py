@@ -18,6 +18,7 @@ ID_LENGTH = 16
 LONGEST_STEM = 80
 
 _UNSAFE = re.compile(r"[^\w.+=@-]+")
+_DERIVED = re.compile(rf"-[0-9a-f]{{{ID_LENGTH}}}(-\d+)?\Z", re.IGNORECASE)
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))})
 
 
@@ -44,10 +45,14 @@ def key_of(batch_id: str, job_id: str, digest: str, attempt: int) -> str:
 
 
 def video_name(request: ImageToVideo, job_id: str, *, own: bool) -> str:
-    """Give the name of a job's video: the caller's own id, or the image's stem and the job's id."""
+    """Give the name of a job's video: the caller's own id, or the image's stem and the job's id.
+
+    The two kinds never meet: an own id that ends as the other names do is hashed, so names of the other kind need not be compared.
+    """
     if own:
         stem = _safe(job_id)
-        return f"{stem if stem == job_id else hashed_stem(job_id)}.mp4"
+        plain = stem == job_id and not _DERIVED.search(stem)
+        return f"{stem if plain else hashed_stem(job_id)}.mp4"
     return f"{_safe(image_stem(request))}-{job_id}.mp4"
 
 

@@ -53,6 +53,14 @@ def test_plain_ids_are_plain_names() -> None:
     assert identity.video_name(ImageToVideo("https://e.com/"), "0123", own=False) == "video-0123.mp4"
 
 
+@pytest.mark.parametrize("job_id", ["cat-0123456789abcdef", "CAT-0123456789ABCDEF-2"])
+def test_own_names_never_look_like_the_others(job_id: str) -> None:
+    """An own id that ends as a name made from a digest does is hashed: the two kinds cannot meet, and the ledger need not compare them."""
+    name = identity.video_name(ImageToVideo(LINK), job_id, own=True)
+    assert name == f"{identity.hashed_stem(job_id)}.mp4"
+    assert name.lower() != identity.video_name(ImageToVideo(LINK), "0123456789abcdef", own=False)
+
+
 def test_unknown_errors_end_one_job_only() -> None:
     """An error that says nothing about other jobs does not stop them."""
     assert verdicts.after_submission(TaskFailedError("?")) is Next.GIVE_UP
