@@ -14,9 +14,16 @@ if TYPE_CHECKING:
     from .exchange import Answer
     from .misbehave import Delivery
 
-__all__ = ["deliver", "respond"]
+__all__ = ["deliver", "is_large", "respond"]
 
 _PIECE = 65536
+_LARGE = 1024 * 1024
+"""Bytes of a body from which on it is sent in pieces: handing over a long video whole would hold up the other answers."""
+
+
+def is_large(request: web.BaseRequest, answer: Answer) -> bool:
+    """Return whether an answer is too long to be handed over whole."""
+    return answer.body is not None and len(answer.body) > _LARGE and request.method != "HEAD"
 
 
 def respond(answer: Answer, headers: dict[str, str]) -> web.Response:
@@ -34,7 +41,7 @@ async def deliver(
     if delivery.silent:
         _close(request, reset=delivery.reset)
         return web.Response()
-    if delivery.stop_after is None and delivery.chunk is None:
+    if delivery.stop_after is None and delivery.chunk is None and not is_large(request, answer):
         return respond(answer, headers)
     return await _send_in_pieces(request, answer, headers, delivery, closing)
 
@@ -43,8 +50,9 @@ async def _send_in_pieces(
     request: web.BaseRequest, answer: Answer, headers: dict[str, str], delivery: Delivery, closing: asyncio.Event
 ) -> web.StreamResponse:
     body = answer.encoded()
+    headers["Content-Type"] = answer.content_type
     response = web.StreamResponse(status=answer.status, headers={**headers, **answer.headers})
-    response.content_type, response.content_length = answer.content_type.partition(";")[0], len(body)
+    response.content_length = len(body)
     await response.prepare(request)
     piece = delivery.chunk or _PIECE
     end = len(body) if delivery.stop_after is None else delivery.stop_after
@@ -58,6 +66,7 @@ async def _send_in_pieces(
 
 async def _pause(seconds: float, closing: asyncio.Event) -> None:
     if seconds <= 0:
+        await asyncio.sleep(0)  # a quick reader never makes a write wait, and the other answers want their turn
         return
     try:
         await asyncio.wait_for(closing.wait(), seconds if isfinite(seconds) else None)

@@ -46,8 +46,11 @@ async def _serve(sandbox: Sandbox, scenario: str | None, out: TextIO) -> None:
         if scenario is not None:
             sandbox.scenario(scenario)
         sandbox.watch_requests(lambda record: print(line(record), file=sys.stderr, flush=True))  # noqa: T201
+        stop = _stop_on_signals()
         print(_welcome(sandbox), file=out, flush=True)
-        await _until_interrupted()
+        # Where the loop has no signal handlers, Ctrl-C cancels the wait instead.
+        with contextlib.suppress(asyncio.CancelledError):
+            await stop.wait()
 
 
 def _welcome(sandbox: Sandbox) -> str:
@@ -78,12 +81,11 @@ def _in_words(status: int | None) -> str:
         return str(status)
 
 
-async def _until_interrupted() -> None:
+def _stop_on_signals() -> asyncio.Event:
+    """Return what SIGINT and SIGTERM set; they do so before anybody is told how to stop the sandbox."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Windows has no signal handlers on the loop; there Ctrl-C cancels the wait instead.
-        with contextlib.suppress(NotImplementedError):
+        with contextlib.suppress(NotImplementedError):  # Windows
             loop.add_signal_handler(number, stop.set)
-    with contextlib.suppress(asyncio.CancelledError):
-        await stop.wait()
+    return stop

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from .delivery import deliver, respond
+from .delivery import deliver, is_large, respond
 from .exchange import Answer, Call, api_error, file_error
 from .journal import RequestRecord
 from .misbehave import Act, Delivery, after, before
@@ -68,6 +68,8 @@ class Front:
         else:
             answer = await self._handle(call)
         service.journal.answered(record, answer.status)
+        if is_large(request, answer):
+            return await deliver(request, answer, self._headers(now), Delivery(), service.closing)
         return respond(answer, self._headers(now))
 
     async def _misbehave(

@@ -138,7 +138,7 @@ class Studio:
     async def _rendered(self, task: TaskRecord) -> Video:
         image = await self._fetcher.fetch(task.submission.image_url)
         what = task.submission
-        key = (hashlib.sha256(image).hexdigest(), what.duration, what.quality, task.seed)
+        key = (await asyncio.to_thread(_digest, image), what.duration, what.quality, task.seed)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
@@ -182,4 +182,8 @@ def _render(image: bytes, key: _Key) -> Video:
 
 
 def _video(data: bytes) -> Video:
-    return Video(data, hashlib.sha256(data).hexdigest())
+    return Video(data, _digest(data))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -235,6 +235,15 @@ async def test_callbacks_go_out_on_the_running_clock_by_themselves(http: aiohttp
     assert (body["id"], body["status"]) == (task_id, "completed")
 
 
+async def test_a_late_callback_goes_out_by_itself_after_an_end_by_hand(http: aiohttp.ClientSession, receiver: Receiver) -> None:
+    """Nobody asks for anything after `end`: the running clock alone brings the callback."""
+    async with Sandbox(video="stub", speed=600) as sandbox:
+        task_id = await Wire(sandbox, http).accepted(callback_url=receiver.url)
+        sandbox.fail(Fault("late-callback", seconds=30))
+        sandbox.end(task_id, "failed")
+        assert (await receiver.next())["id"] == task_id
+
+
 async def test_callbacks_can_be_missing_doubled_late_and_out_of_order(wire: Wire, receiver: Receiver) -> None:
     """Each fault befalls the callbacks that it names."""
     sandbox = wire.sandbox

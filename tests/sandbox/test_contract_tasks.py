@@ -208,6 +208,15 @@ async def test_list_accepts_four_statuses_and_processing_includes_queued_ones(wi
     assert (await wire.get("/v1/tasks?status=pending")).error["param"] == "status"
 
 
+async def test_list_finds_a_cancelled_task_under_the_status_that_it_is_shown_with(http: aiohttp.ClientSession) -> None:
+    """Where cancelled tasks come as failed, the filter knows them as failed too."""
+    async with Sandbox(video="stub", features=Features(cancelled_as_failed=True)) as sandbox:
+        wire = Wire(sandbox, http)
+        sandbox.end(await wire.accepted(), "cancelled")
+        found = [(await wire.get(f"/v1/tasks?status={status}")).json["data"] for status in ("failed", "cancelled")]
+    assert [[row["status"] for row in rows] for rows in found] == [["failed"], []]
+
+
 async def test_list_filters_by_type_and_model(wire: Wire) -> None:
     """All tasks here are videos of the one model."""
     await wire.accepted()

@@ -202,6 +202,20 @@ async def test_rendering_does_not_hold_up_other_answers(http: aiohttp.ClientSess
     assert answered > 10
 
 
+async def test_a_long_video_is_sent_in_pieces_and_arrives_whole(http: aiohttp.ClientSession) -> None:
+    """Its length is announced, a range of it is exact, HEAD sends nothing, and it is the video and its filling."""
+    async with Sandbox(video="stub", speed=0, stub_bytes=3_000_000) as sandbox:
+        wire = Wire(sandbox, http)
+        link = await wire.completed()
+        whole = await wire.download(link)
+        assert int(whole.headers["Content-Length"]) == len(whole.body) == 3_000_000
+        assert whole.headers["Content-Type"] == "video/mp4"
+        part = await wire.download(link, Range="bytes=100000-2900000")
+        assert (part.status, part.body) == (206, whole.body[100_000:2_900_001])
+        head = await wire.call("HEAD", link, key=None)
+        assert (head.headers["Content-Length"], head.body) == ("3000000", b"")
+
+
 async def test_a_video_is_rendered_once(http: aiohttp.ClientSession) -> None:
     """The second task with the same image, seed and quality gets the video that was kept."""
     async with Sandbox(video="real", speed=0) as sandbox:
