@@ -30,7 +30,7 @@ class Views:
 
     def submitted(self, task: TaskRecord, now: float) -> dict[str, Any]:
         """Return the answer to a submission."""
-        status = self._status(task, now)
+        status = self.status(task, now)
         return {
             "created": int(task.created),
             "id": task.id,
@@ -80,13 +80,19 @@ class Views:
             "id": task.id,
             "model": MODEL,
             "type": "video",
-            "status": self._status(task, now),
+            "status": self.status(task, now),
             "progress": task.progress_at(now),
             "created_at": int(task.created),
             "has_results": bool(task.links),
             "has_error": task.error() is not None,
             "credits_used": float(task.charge.charged),
         }
+
+    def status(self, task: TaskRecord, now: float) -> str:
+        """Return the status that is shown, which need not be the task's own."""
+        status = task.status_at(now)
+        as_failed = status == "cancelled" and self._features.cancelled_as_failed
+        return "failed" if as_failed else status
 
     def link(self, task: TaskRecord) -> str | None:
         """Return the present result link of a task."""
@@ -107,11 +113,6 @@ class Views:
             "upload_time": _iso(stored.uploaded),
             "expires_at": _iso(stored.expires),
         }
-
-    def _status(self, task: TaskRecord, now: float) -> str:
-        status = task.status_at(now)
-        as_failed = status == "cancelled" and self._features.cancelled_as_failed
-        return "failed" if as_failed else status
 
     def _add_results(self, task: TaskRecord, view: dict[str, Any]) -> None:
         link = self.link(task)

@@ -70,14 +70,14 @@ async def _query_many(service: Service, call: Call) -> Answer:
 async def _list(service: Service, call: Call) -> Answer:
     page = page_argument(call, "page", 1)
     size = page_argument(call, "page_size", 20, most=_MOST_ROWS)
-    wanted = _wanted(call)
+    wanted = _wanted(service, call)
     rows = [task for task in reversed(service.world.tasks.values()) if wanted(task)]
     shown = islice(rows, (page - 1) * size, page * size)
     data = [service.views.listed(task, call.now) for task in shown]
     return json_answer({"data": data, "total": len(rows), "page": page, "page_size": size})
 
 
-def _wanted(call: Call) -> Callable[[TaskRecord], bool]:
+def _wanted(service: Service, call: Call) -> Callable[[TaskRecord], bool]:
     status = call.argument("status")
     if status and status not in _LISTED_STATUSES:
         raise invalid("status", f"status must be one of {', '.join(_LISTED_STATUSES)}")
@@ -85,7 +85,7 @@ def _wanted(call: Call) -> Callable[[TaskRecord], bool]:
     other_kind = call.argument("type") not in (None, "", "video") or call.argument("model") not in (None, "", MODEL)
 
     def _is_wanted(task: TaskRecord) -> bool:
-        right_status = statuses is None or task.status_at(call.now) in statuses
+        right_status = statuses is None or service.views.status(task, call.now) in statuses
         return task.wallet is call.wallet and right_status and not other_kind
 
     return _is_wanted
