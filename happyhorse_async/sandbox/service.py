@@ -117,10 +117,12 @@ class Service:
         now = self.catch_up()
         for task in list(self.world.tasks.values()) if task_id is None else [self.world.tasks[task_id]]:
             self.world.hasten(task, now)
+        self.keep_armed()
 
     def end(self, task_id: str, ending: Ending) -> None:
         """Give a task this status now; raises `KeyError`, and `ValueError` when it has ended already."""
         self.world.force(self.world.tasks[task_id], ending, self.catch_up())
+        self.keep_armed()
 
     def add_scenario(self, name: str) -> None:
         """Add the faults of a scenario; raises `ValueError`."""
