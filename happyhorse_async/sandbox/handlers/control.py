@@ -60,6 +60,8 @@ async def _end(service: Service, call: Call) -> Answer:
 async def _add_fault(service: Service, call: Call) -> Answer:
     body = _body(call)
     details = body.get("details", {})
+    if not isinstance(details, dict):
+        raise invalid("details", "details must be an object")
     conditions = {name: body[name] for name in _FAULT_FIELDS if name in body}
     try:
         service.faults.add(Fault(body.get("action", ""), **conditions, **details))
