@@ -94,9 +94,13 @@ class Work:
 
     async def submit_and_watch(self, job: Record) -> None:
         """Turn a job into a task, if it is none yet, and follow the task to its end."""
-        self._taken_up(job)
         if job.state in (JobState.NEW, JobState.SUBMITTING, JobState.UNKNOWN):
             try:
+                if job.state is JobState.NEW and not self._stages.stopping and not job.reserved and not await self._reserved(job):
+                    # Not here: jobs that are paid for, and would give money back, need the workers.
+                    self._stages.aside(self._save_up, job)
+                    return
+                self._taken_up(job)
                 if not await self._submitted(job):
                     await self._drop(job)
                     return
@@ -106,8 +110,8 @@ class Work:
         await self._watch(job)
 
     async def _submitted(self, job: Record) -> bool:
-        """Reserve, commit, POST; gives False when the batch is stopping and nothing has left."""
-        if job.state is JobState.NEW and (self._stages.stopping or not await self._reserved(job)):
+        """Commit, POST; gives False when the batch is stopping and nothing has left."""
+        if job.state is JobState.NEW and self._stages.stopping:
             return False
         if job.state is not JobState.SUBMITTING:
             await self._commit_key(job)
@@ -120,12 +124,26 @@ class Work:
         self._ledger.post("running", job.seq, job.task_id, time.time())
         return True
 
+    async def _save_up(self, job: Record) -> None:
+        """Wait until there is money for a job, and then send it on."""
+        try:
+            price = self._prices[job.wanted.quality, job.wanted.duration]
+            if not await self._purse.reserve(price):
+                await self._drop(job)
+                return
+        except HappyHorseError as error:
+            await self._unsubmitted(job, error)
+            return
+        job.reserved = price
+        self._stages.route(job)
+
     async def _reserved(self, job: Record) -> bool:
+        """Set a job's price aside; gives False when that has to wait."""
         request = job.wanted
         kind = request.quality, request.duration
         if kind not in self._prices:
             self._prices[kind] = to_millionths(await self._parts.pricing.credits_for(request))
-        if not await self._purse.reserve(self._prices[kind]):
+        if not self._purse.take(self._prices[kind]):
             return False
         job.reserved = self._prices[kind]
         return True
@@ -312,6 +330,7 @@ class Work:
     def _end(self, job: Record, error: HappyHorseError | None = None) -> None:
         self._tries.pop(job.seq, None)
         self._taken_up(job)
+        self._purse.rest(job.reserved)
         self._stages.end(outcome_of(job, self._folder, error=error))
 
     def _taken_up(self, job: Record) -> None:
@@ -323,6 +342,9 @@ class Work:
     async def _drop(self, job: Record) -> None:
         if job.state is JobState.NEW:
             await self._let_go(job)
+            self._purse.settle(job.reserved, 0)
+            job.reserved = 0
+        self._purse.rest(job.reserved)
         self._tries.pop(job.seq, None)
         self._taken_up(job)
         self._stages.drop()
