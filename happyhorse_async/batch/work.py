@@ -205,7 +205,7 @@ class Work:
         path, task = self._folder / job.name, job.task
         assert task is not None, "a job comes to its download from its watch"  # noqa: S101
         try:
-            return await self._parts.downloader.download(task, str(path), request=job.asked)
+            return await self._parts.downloader.download(task, path, request=job.asked, exact=True)
         except DestinationExistsError:
             # Whatever was there before the ledger is known as a stranger: this is ours, renamed before the ledger could note it.
             video = await found.verified(path, task, job.asked)

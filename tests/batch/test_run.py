@@ -83,6 +83,14 @@ async def test_added_and_changed_rows(sandbox: Sandbox, session: Session, tmp_pa
     assert len(list(tmp_path.glob("*.mp4"))) == 5
 
 
+@pytest.mark.parametrize("name", ["b{1}", "{stem}", "a{b", "{index}"])
+async def test_folders_with_braces(sandbox: Sandbox, session: Session, tmp_path: Path, name: str) -> None:
+    """A folder's name is never taken for a template: what is paid is saved in it, each video under its own name."""
+    outcomes = await run(session, tmp_path / name, rows(2))
+    assert [outcome.ok for outcome in outcomes] == [True, True]
+    assert len(list((tmp_path / name).glob("*.mp4"))) == 2
+
+
 async def test_equal_rows_are_several_videos(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
     """Three equal rows are three videos, in every run the same three."""
     for _ in range(2):
