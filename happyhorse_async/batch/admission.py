@@ -115,11 +115,12 @@ def _enter(store: Store, known: dict[str, Any], run: int, candidates: Sequence[C
 def _names(store: Store, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:
     """Choose the videos' names: the plainest one that no other job has, also where file systems take no notice of case."""
     choices = [_choices(candidate, job_id, run) for candidate, job_id in rows]
-    taken = set(store.set_of("taken-names", sorted({name for names in choices for name in names})) or ())
+    wanted = sorted({name for names in choices for name in names})
+    taken = {identity.folded(name) for name in store.set_of("taken-names", wanted) or ()}
     chosen = []
     for names in choices:
-        name = next((name for name in names if name.lower() not in taken), names[-1])
-        taken.add(name.lower())
+        name = next((name for name in names if identity.folded(name) not in taken), names[-1])
+        taken.add(identity.folded(name))
         chosen.append(name)
     return chosen
 

@@ -78,7 +78,7 @@ SELECT json_group_object(j.id, json_array(j.fingerprint, j.seen_run, j.twins))
     FROM json_each(?) AS v JOIN jobs AS j ON j.id = v.value;
 
 -- name: taken-names
-SELECT json_group_array(lower(t.name)) FROM json_each(?) AS v JOIN jobs AS t ON t.name = v.value;
+SELECT json_group_array(t.name) FROM json_each(?) AS v JOIN jobs AS t ON t.name = v.value;
 
 -- name: supersede
 -- A caller's id whose request has changed: the old job keeps its fate, its video and its cost under another id.

@@ -91,6 +91,13 @@ async def test_folders_with_braces(sandbox: Sandbox, session: Session, tmp_path:
     assert len(list((tmp_path / name).glob("*.mp4"))) == 2
 
 
+async def test_long_names_in_other_scripts(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """An image's name and an id of eighty signs of three bytes each are no obstacle to saving what is paid."""
+    named = ImageToVideo("https://example.com/" + "%E7%8C%AB" * 80 + ".png", duration=3)
+    outcomes = await run(session, tmp_path, [named, *(Job(request, id="猫" * 80) for request in rows(1))])
+    assert [outcome.ok for outcome in outcomes] == [True, True]
+
+
 async def test_equal_rows_are_several_videos(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
     """Three equal rows are three videos, in every run the same three."""
     for _ in range(2):
