@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any
@@ -14,6 +13,7 @@ from ..rules import identity
 from ..rules.lifecycle import JobState
 from .jobs import Job, Record, write_request
 from .store import Store
+from .texts import write_extra
 
 
 class Verdict(Enum):
@@ -62,7 +62,7 @@ def candidate_of(job: Job, image_digest: str | None) -> Candidate:
         job.id is not None,
         digest,
         write_request(job.request, image_digest),
-        json.dumps(job.extra, ensure_ascii=False, default=str) if job.extra else "{}",
+        write_extra(job.extra) if job.extra else "{}",
     )
 
 
