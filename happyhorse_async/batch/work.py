@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from pathlib import Path
 
 import anyio
@@ -31,7 +30,6 @@ from .stages import Stages
 
 LONGEST_GOODBYE = 5.0
 """Seconds that taking an upload away may hold up its job's outcome."""
-
 
 MOST_AHEAD = 32
 """Uploads that wait for their submission: they take room in the account's quota of files, and grow old."""
@@ -66,8 +64,6 @@ class Work:
         self._timeout = timeout
         self._prices: dict[tuple[str, int], int] = {}
         self._tries: dict[int, int] = {}
-        self._holders: Counter[str] = Counter()
-        """Jobs under way by the upload that they use; equal images share one."""
         self._ahead = anyio.Semaphore(MOST_AHEAD)
         self._waiting: set[int] = set()
 
@@ -80,14 +76,13 @@ class Work:
         if self._stages.stopping:
             await self._drop(job)
             return
-        image = job.wanted.image
+        image, borrower = job.wanted.image, (self._ledger.batch_id, job.seq)
         try:
-            job.image_url = image if isinstance(image, str) else await self._parts.uploader.url_of(image)
+            job.image_url = image if isinstance(image, str) else await self._parts.uploader.borrow(image, borrower)
         except HappyHorseError as error:
             await self._unsubmitted(job, error)
             return
         job.uploaded = time.time()
-        self._holders[job.image_url] += 1
         self._stages.submissions.put(job)
 
     # --- submit and watch ---------------------------------------------------------------------------------------------------------
@@ -126,15 +121,13 @@ class Work:
 
     async def _save_up(self, job: Record) -> None:
         """Wait until there is money for a job, and then send it on."""
+        price = self._prices[job.wanted.quality, job.wanted.duration]
         try:
-            price = self._prices[job.wanted.quality, job.wanted.duration]
-            if not await self._purse.reserve(price):
-                await self._drop(job)
-                return
+            job.reserved = price if await self._purse.reserve(price) else 0
         except HappyHorseError as error:
             await self._unsubmitted(job, error)
             return
-        job.reserved = price
+        # One without money by now is dropped there, as all that is new when the batch stops.
         self._stages.route(job)
 
     async def _reserved(self, job: Record) -> bool:
@@ -351,10 +344,6 @@ class Work:
 
     async def _let_go(self, job: Record) -> None:
         """Take an upload away when no job needs it any more: an account has room for two thousand files, and a night for more jobs."""
-        url = job.image_url or ""
-        if url in self._holders:
-            self._holders[url] -= 1
-            if not self._holders[url]:
-                del self._holders[url]
-                with anyio.move_on_after(LONGEST_GOODBYE):
-                    await self._parts.uploader.discard(url)
+        if job.image_url and job.uploaded is not None:
+            with anyio.move_on_after(LONGEST_GOODBYE):
+                await self._parts.uploader.give_back(job.image_url, (self._ledger.batch_id, job.seq))
