@@ -83,7 +83,7 @@ SELECT json_group_object(j.id, json_array(j.fingerprint, j.seen_run, j.twins))
 
 -- name: taken-names
 -- Those of some names that jobs with callers' ids have.
-SELECT json_group_array(lower(t.name)) FROM json_each(?) AS v JOIN jobs AS t ON t.name = v.value AND t.own = 1;
+SELECT json_group_array(t.name) FROM json_each(?) AS v JOIN jobs AS t ON t.name = v.value AND t.own = 1;
 
 -- name: supersede
 -- A caller's id whose request has changed: the old job keeps its fate, its video and its cost under another id.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LedgerError
+from ..rules.identity import folded
 from ..rules.lifecycle import JobState
 from .jobs import Record, Totals, to_credits
 from .queries import queries
@@ -102,7 +103,8 @@ class Store:
     def _found(self) -> None:
         self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._db.execute(self._sql["set-fact"], ("batch", uuid.uuid4().hex))
-        strangers = [path.name for path in self.path.parent.glob("*.mp4")]
+        names = [path.name for path in self.path.parent.glob("*.mp4")]
+        strangers = sorted({*names, *map(folded, names)})
         self._db.execute(self._sql["add-strangers"], (json.dumps(strangers),))
 
     def checkpoint(self) -> None:
@@ -183,7 +185,7 @@ class Store:
 
     def is_stranger(self, name: str) -> bool:
         """Whether a video of this name was in the folder before the ledger."""
-        return bool(self._one("SELECT 1 FROM strangers WHERE name = ?", name))
+        return bool(self._one("SELECT 1 FROM strangers WHERE name IN (?, ?)", name, folded(name)))
 
     def set_of(self, query: str, values: Sequence[Any]) -> Any:
         """Run a query over a JSON array that answers with one JSON value."""

@@ -94,12 +94,6 @@ class Views:
             "credits_used": float(task.charge.charged),
         }
 
-    def status(self, task: TaskRecord, now: float) -> str:
-        """Return the status that is shown, which need not be the task's own."""
-        status = task.status_at(now)
-        as_failed = status == "cancelled" and self._features.cancelled_as_failed
-        return "failed" if as_failed else status
-
     def link(self, task: TaskRecord) -> str | None:
         """Return the present result link of a task."""
         return f"{self._files_url}/results/{task.id}/{task.links[-1].token}.mp4" if task.links else None
