@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from ..downloader.destinations import file_name
 from ..edges.disk import Tally
 from ..errors import ConfigurationError, DestinationExistsError, DownloadError, HappyHorseError
@@ -212,15 +214,33 @@ class ObjectSink:
         writer, self._writer = self._writer, None
         self._tally, self._held, self._pieces, self._sound = Tally(), Held(), [], True
         with _our_errors(self.url):
-            if writer is not None:
-                await writer.close()
-            await self._remove_draft()
+            try:
+                if writer is not None:
+                    await writer.close()
+            finally:
+                # Whatever became of the end of the upload: the store may have finished it, and only its answer may be lost.
+                await self._remove_draft()
 
     async def close(self) -> None:
         """Keep what was handed over for the next try."""
 
     async def release(self) -> None:
-        """Leave nothing behind but the object; a store that cannot be reached keeps its temporary object, and the error that matters."""
+        """Leave nothing behind but the object, however often the caller is cancelled meanwhile."""
+        work = asyncio.create_task(self._clean_up(), name="happyhorse_async: clean up an upload")
+        cancelled: asyncio.CancelledError | None = None
+        # A cancelled scope of anyio cancels every wait inside it anew, unless it is shielded; a plain cancellation does not ask.
+        with anyio.CancelScope(shield=True):
+            while not work.done():
+                try:
+                    await asyncio.wait([work])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        work.result()
+
+    async def _clean_up(self) -> None:
+        # A store that cannot be reached keeps its temporary object, and the error that matters stays the caller's.
         with suppress(DownloadError, TimeoutError):
             async with asyncio.timeout(CLEAN_UP_SECONDS):
                 await self.discard()

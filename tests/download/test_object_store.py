@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import anyio
 import pytest
 
 from happyhorse_async import DestinationExistsError, DownloadError, IncompleteDownloadError, NotAVideoError, RetryPolicy
@@ -180,6 +181,73 @@ async def test_a_cancellation_leaves_nothing(kit: Kit, sandbox: Sandbox, shelf: 
     with pytest.raises(asyncio.CancelledError):
         await work
     assert (shelf.keys(), shelf.uploads()) == ([], 0)
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_caller_that_is_cancelled_again_and_again_leaves_nothing(kit: Kit, shelf: Shelf, native: bool) -> None:
+    """Neither a cancelled scope of anyio, which cancels each wait anew, nor a second cancellation interrupts the cleaning up."""
+    from happyhorse_async.events import Downloading
+
+    task, begun = await kit.task(), asyncio.Event()
+    scope = anyio.CancelScope()
+
+    def look(event: Downloading) -> None:
+        # Late enough that an upload in parts has begun.
+        if event.received > 9_000_000 or event.received == event.total:
+            begun.set()
+            if not native:
+                scope.cancel()
+
+    async def download() -> None:
+        with scope:
+            await kit.downloader.download(task, f"{BUCKET}/")
+
+    kit.events.subscribe(look, Downloading)
+    work = asyncio.create_task(download())
+    await begun.wait()
+    if native:
+        while not work.done():
+            work.cancel()
+            await asyncio.sleep(0)
+    await asyncio.wait([work])
+    assert work.cancelled() is native
+    assert scope.cancelled_caught is not native
+    assert (shelf.keys(), shelf.uploads()) == ([], 0)
+
+
+async def test_an_upload_whose_end_got_no_answer_is_removed(kit: Kit, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store finished the temporary object, and its answer was lost: it is taken away all the same."""
+    import obstore
+
+    true = obstore.open_writer_async
+
+    class Deaf:
+        """A writer that hears no answer to its end."""
+
+        def __init__(self, *args: Any, **facts: Any) -> None:
+            self._writer = true(*args, **facts)
+            self._closed = False
+
+        async def write(self, data: bytes) -> None:
+            """Write."""
+            await self._writer.write(data)
+
+        async def close(self) -> None:
+            """End the upload, as the store sees it."""
+            if not self._closed:
+                self._closed = True
+                await self._writer.close()
+            raise OSError("no answer")
+
+    monkeypatch.setattr(obstore, "open_writer_async", Deaf)
+    task = await kit.task()
+    if kit.sandbox._options.stub_bytes == SIZES["large"]:
+        with pytest.raises(DownloadError, match="no answer"):
+            await kit.downloader.download(task, f"{BUCKET}/")
+        assert (shelf.keys(), shelf.uploads()) == ([], 0)
+    else:
+        await kit.downloader.download(task, f"{BUCKET}/")
+        assert shelf.keys() == [f"{task.id}.mp4"]
 
 
 def sandbox_share(sandbox: Sandbox) -> int:
