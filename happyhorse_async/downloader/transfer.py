@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 PIECE = 1024 * 1024
 """Bytes gathered before they are handed to a thread, which writes and hashes them in one go: measured as the size from which on the
 hand-over costs next to nothing, and small enough that eight downloads need little memory."""
+LONGEST_REST = 300.0
+"""Seconds that a file host can ask us to stay away at most: it is not the service, and the link dies meanwhile."""
 
 
 class Sink(Protocol):
@@ -160,7 +162,7 @@ class Transfer:
             raise incomplete from error
         pause = retry.pause_before(self._policy, failures, None, random.random())
         if isinstance(error, _TryAgainError) and error.pause is not None:
-            pause = max(pause, error.pause)
+            pause = max(pause, min(error.pause, LONGEST_REST))
         self._events.emit(Retrying(what="downloading a video", error=incomplete, pause=pause, attempt=failures))
         return pause
 
