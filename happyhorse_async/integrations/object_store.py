@@ -185,7 +185,7 @@ class ObjectSink:
     async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
         """Verify, then make the object visible under its key."""
         await self.write(pieces)
-        described = self._tally.finish()
+        described = await self._threads.run(self._tally.finish)
         with _our_errors(self.url):
             if self._writer is None:
                 mode = "overwrite" if self._overwrite else "create"

@@ -6,6 +6,7 @@ Boxes as in ISO/IEC 14496-12. Pure: bytes go in as they come, in pieces of any s
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import attrs
 
@@ -128,8 +129,9 @@ def read_movie(moov: bytes) -> Movie:
     return Movie(duration=duration, width=width or None, height=height or None)
 
 
-def _boxes(body: bytes) -> list[tuple[bytes, bytes]]:
-    found, at = [], 0
+def _boxes(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    # One at a time: a hostile file has millions of empty ones, which would take a gigabyte together.
+    at = 0
     while at + 8 <= len(body):
         size, kind = struct.unpack_from(">I4s", body, at)
         head = 8
@@ -138,9 +140,8 @@ def _boxes(body: bytes) -> list[tuple[bytes, bytes]]:
         size = size or len(body) - at
         if size < head or at + size > len(body):
             raise BrokenVideoError(f"the box {kind!r} does not fit into the one around it")
-        found.append((kind, body[at + head : at + size]))
+        yield kind, body[at + head : at + size]
         at += size
-    return found
 
 
 def _duration(mvhd: bytes) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import anyio
 import pytest
 
 from happyhorse_async import DestinationExistsError, DownloadError, IncompleteDownloadError, NotAVideoError, RetryPolicy
+from happyhorse_async.edges import disk
 from happyhorse_async.sandbox import Fault, Sandbox
 
 from .conftest import Kit
@@ -102,6 +104,26 @@ async def test_a_video_lies_verified_in_the_bucket(kit: Kit, shelf: Shelf) -> No
     assert (video.url, video.path.as_posix(), video.size) == (f"{BUCKET}/{key}", key, len(data))
     assert (video.sha256, video.duration, kind) == (hashlib.sha256(data).hexdigest(), 6.0, "video/mp4")
     assert (shelf.keys(), shelf.uploads()) == ([key], 0)
+
+
+async def test_what_takes_time_runs_in_threads(kit: Kit, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither hashing nor the look into the index, which a host can make as large as it likes, holds the event loop."""
+    loop_thread, seen = threading.get_ident(), set()
+
+    def watch(name: str) -> None:
+        true = getattr(disk.Tally, name)
+
+        def watched(*args: Any) -> Any:
+            assert threading.get_ident() != loop_thread, f"{name} ran in the loop's thread"
+            seen.add(name)
+            return true(*args)
+
+        monkeypatch.setattr(disk.Tally, name, watched)
+
+    for name in ("feed_all", "finish"):
+        watch(name)
+    await kit.downloader.download(await kit.task(), f"{BUCKET}/")
+    assert seen == {"feed_all", "finish"}
 
 
 async def test_templates_and_keys_name_objects(kit: Kit, shelf: Shelf) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -141,6 +142,18 @@ def test_no_bytes_break_the_walk(data: bytes) -> None:
 def test_movies_are_read(moov: bytes, movie: Movie) -> None:
     """Both versions of the headers; what a file does not say is None; the largest picture is the film."""
     assert read_movie(moov) == movie
+
+
+def test_an_index_of_countless_boxes_takes_no_memory() -> None:
+    """A hostile file cannot make much of a little: its boxes are looked at one at a time."""
+    moov = mvhd(0, 1000, 5500) + box(b"free") * 200_000
+    tracemalloc.start()
+    try:
+        assert read_movie(moov).duration == 5.5
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
 
 
 def test_the_first_bytes_tell_pages_from_videos() -> None:
