@@ -123,7 +123,7 @@ def download_tasks(
 
     async def work() -> int:
         async with open_session() as session:
-            return await _download_all(session, [(task_id, out, 0) for task_id in ids], overwrite=overwrite, as_json=as_json)
+            return await _download_all(session, [(task_id, f"{out}/", 0) for task_id in ids], overwrite=overwrite, as_json=as_json)
 
     run(work, as_json=as_json)
 
@@ -144,24 +144,27 @@ def download(
             if not leftovers:
                 say(f"nothing is left to finish in {folder}")
             return await _download_all(
-                session, [(left.task_id, left.path, left.index) for left in leftovers], overwrite=False, as_json=as_json
+                session, [(left.task_id, _literally(left.path), left.index) for left in leftovers], overwrite=False, as_json=as_json
             )
 
     run(work, as_json=as_json)
 
 
-async def _download_all(session: Session, jobs: Sequence[tuple[str, Path, int]], *, overwrite: bool, as_json: bool) -> int:
+def _literally(path: Path) -> str:
+    """Write a path so that braces in it are no template's."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+async def _download_all(session: Session, jobs: Sequence[tuple[str, str, int]], *, overwrite: bool, as_json: bool) -> int:
     import anyio
 
     from .generate import describe as describe_video
 
     codes: list[Exit] = []
 
-    async def one(task_id: str, to: Path, index: int) -> None:
+    async def one(task_id: str, to: str, index: int) -> None:
         try:
-            # A folder that does not exist yet is still meant as a folder.
-            target = f"{to}/" if not to.suffix else to
-            video = await session.task(task_id).download(target, overwrite=overwrite, index=index)
+            video = await session.task(task_id).download(to, overwrite=overwrite, index=index)
             put({"ok": True, **describe_video(video)} if as_json else str(video.path))
         except HappyHorseError as error:
             report(error, as_json=as_json, about=task_id)

@@ -23,6 +23,7 @@ import attrs
 from ..errors import DestinationExistsError, DownloadError
 from ..rules import mp4, names
 from ..rules.ranges import Held
+from . import folders
 
 if sys.platform == "win32":
     import msvcrt
@@ -33,7 +34,6 @@ BLOCK = 1024 * 1024
 """Bytes read at once when what is there already is hashed again."""
 _MOST_VECTORS = 512
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES})
 
 
@@ -121,7 +121,7 @@ class PartFile:
 
     def _take(self) -> None:
         self.check()
-        self.final.parent.mkdir(parents=True, exist_ok=True)
+        folders.make_folders(self.final.parent)
         self._file = _open_alone(self.part)
         self.check()  # another process may have finished just before
 
@@ -159,9 +159,9 @@ class PartFile:
 
     def require(self, needed: int) -> None:
         """Raise `DownloadError` when the disk has no room for `needed` more bytes."""
-        free = shutil.disk_usage(self.final.parent).free
-        if free < needed:
-            raise self._no_space(needed, free)
+        usage = shutil.disk_usage(self.final.parent)
+        if usage.total and usage.free < needed:  # some file systems over a network tell no sizes at all
+            raise self._no_space(needed, usage.free)
 
     def _no_space(self, needed: int | None, free: int) -> DownloadError:
         more = "more space" if needed is None else f"{needed:,} bytes more"
@@ -186,12 +186,7 @@ class PartFile:
     def publish(self) -> tuple[str, mp4.Movie]:
         """Verify the file, make it durable, and only then give it its final name; raises `BrokenVideoError`."""
         described = self.tally.finish()
-        try:
-            os.fsync(self._file)
-        except OSError:
-            # What could not be written back may be gone from the system's cache too: these bytes are never gone on with.
-            self.discard()
-            raise
+        self._sync()
         if sys.platform == "win32":
             self._close_file()
         if self._overwrite:
@@ -199,9 +194,19 @@ class PartFile:
         else:
             self._publish_as_new()
         self._note.unlink(missing_ok=True)
-        _sync_folder(self.final.parent)
+        folders.sync_folder(self.final.parent)
         self._close_file()
         return described
+
+    def _sync(self) -> None:
+        try:
+            if os.fstat(self._file).st_size != self.tally.size:
+                raise OSError(errno.EIO, "the part file has not the length that was written")
+            os.fsync(self._file)
+        except OSError:
+            # A lost write is reported once, and its bytes can be read for a while yet: the next run must not take them for saved.
+            self._note.unlink(missing_ok=True)
+            raise
 
     def _publish_as_new(self) -> None:
         try:
@@ -216,7 +221,7 @@ class PartFile:
             self.check()
             self.part.rename(self.final)
         else:
-            self.part.unlink()
+            self.part.unlink(missing_ok=True)  # who looks for leftovers just then takes it away too
 
     def discard(self) -> None:
         """Throw away what is there: it is no video."""
@@ -297,21 +302,6 @@ def _write_all(file: int, pieces: Sequence[bytes]) -> None:
         rest = rest[os.write(file, rest) :]
 
 
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        # Some file systems cannot sync a folder, and some folders may not be opened for reading: the video is there all the same.
-        if error.errno not in _NO_SYNC:
-            raise
-
-
 @functools.cache
 def _boot() -> str:
     """Identify this run of the machine, where the system tells; "" elsewhere."""
@@ -345,13 +335,18 @@ def leftovers(folder: Path) -> Iterator[Leftover]:
         if facts is None or names.part_names(facts["name"])[1] != note.name:
             continue
         final, part = note.with_name(facts["name"]), note.with_name(names.part_names(facts["name"])[0])
-        try:
-            if final.exists() and (not part.exists() or part.samefile(final)):
-                # Killed after the video got its name, before all of this was cleared away.
-                part.unlink(missing_ok=True)
-                note.unlink(missing_ok=True)
-                continue
-            received = part.stat().st_size if part.exists() else 0
-        except FileNotFoundError:
-            continue  # another process has just finished it
-        yield Leftover(facts["task_id"], facts["index"], final, received, facts["length"])
+        # Looked at once each: a download that is under way may give the name at any moment.
+        begun, whole = _stat(part), _stat(final)
+        if whole is not None and (begun is None or os.path.samestat(begun, whole)):
+            # Killed after the video got its name, before all of this was cleared away.
+            part.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
+            continue
+        yield Leftover(facts["task_id"], facts["index"], final, 0 if begun is None else begun.st_size, facts["length"])
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

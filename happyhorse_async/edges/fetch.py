@@ -61,6 +61,8 @@ class Fetcher:
     ) -> None:
         self.timeouts = timeouts
         self._allow_loopback = allow_loopback
+        limits_of_head = (timeouts.connect, timeouts.download_idle)
+        self._head = None if None in limits_of_head else sum(seconds or 0.0 for seconds in limits_of_head)
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,  # the downloads' queue is the limit
@@ -112,7 +114,9 @@ class Fetcher:
         try:
             # A signed link is sent as it is: quoting it anew could break its signature.
             url = URL(link, encoded=link.isascii())
-            return await self._client.get(url, headers=headers, allow_redirects=False)
+            # The library's time-out begins anew with each byte, so that a head which drips would hold a place for days.
+            async with asyncio.timeout(self._head):
+                return await self._client.get(url, headers=headers, allow_redirects=False)
         except HappyHorseError:
             raise
         except FOREIGN_ERRORS as error:

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from ..downloader.destinations import file_name
 from ..edges.disk import Tally
 from ..errors import ConfigurationError, DestinationExistsError, DownloadError, HappyHorseError
@@ -186,7 +188,7 @@ class ObjectSink:
     async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
         """Verify, then make the object visible under its key."""
         await self.write(pieces)
-        described = self._tally.finish()
+        described = await self._threads.run(self._tally.finish)
         with _our_errors(self.url):
             if self._writer is None:
                 mode = "overwrite" if self._overwrite else "create"
@@ -231,7 +233,22 @@ class ObjectSink:
         """Keep what was handed over for the next try."""
 
     async def release(self) -> None:
-        """Leave nothing behind but the object; a store that cannot be reached keeps its temporary object, and the error that matters."""
+        """Leave nothing behind but the object, however often the caller is cancelled meanwhile."""
+        work = asyncio.create_task(self._clean_up(), name="happyhorse_async: clean up an upload")
+        cancelled: asyncio.CancelledError | None = None
+        # A cancelled scope of anyio cancels every wait inside it anew, unless it is shielded; a plain cancellation does not ask.
+        with anyio.CancelScope(shield=True):
+            while not work.done():
+                try:
+                    await asyncio.wait([work])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        work.result()
+
+    async def _clean_up(self) -> None:
+        # A store that cannot be reached keeps its temporary object, and the error that matters stays the caller's.
         with suppress(DownloadError, TimeoutError):
             async with asyncio.timeout(CLEAN_UP_SECONDS):
                 await self.discard()

@@ -13,8 +13,11 @@ LONGEST_CALLBACK = 2048
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-# Azure answers machines on it with their own secrets, though it lies among public addresses.
-_AZURE_PLATFORM = ipaddress.IPv4Address("168.63.129.16")
+# Addresses that some of the supported Pythons take for public ones. Clouds answer their machines with secrets on the first two
+# (168.63.129.16: Azure, 192.0.0.192: Oracle); the others lead into tunnels or are for documents.
+_NOT_PUBLIC = tuple(
+    map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "2001::/32", "3fff::/20"))
+)
 
 
 def looks_like_link(text: str) -> bool:
@@ -94,14 +97,14 @@ def _loose_number(piece: str) -> int:
 def is_public_address(address: Address) -> bool:
     """Whether an address belongs to the public internet; forms that carry an IPv4 address inside are judged by it too."""
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        inner = address.ipv4_mapped or address.sixtofour
         if inner is None and address in ipaddress.IPv6Network("64:ff9b::/96"):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public_address(inner)
         if address not in _GLOBAL_UNICAST:
             return False
-    return address.is_global and not address.is_multicast and address != _AZURE_PLATFORM
+    return address.is_global and not address.is_multicast and not any(address in network for network in _NOT_PUBLIC)
 
 
 def followed_link_problem(link: str, *, allow_loopback: bool = False) -> str | None:

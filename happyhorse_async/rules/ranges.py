@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 import attrs
@@ -78,10 +79,23 @@ def range_headers(held: Held) -> dict[str, str]:
 
 
 def validator_of(headers: Mapping[str, str]) -> str | None:
-    """Find what identifies this very version of a file: a strong ETag, else Last-Modified, else None.
+    """Find what identifies this very version of a file: a strong ETag, else a strong Last-Modified, else None.
 
-    A weak ETag does not promise the same bytes (RFC 9110, section 13.1.5), so it is no base for going on.
+    A weak ETag does not promise the same bytes (RFC 9110, section 13.1.5), so it is no base for going on; neither is a file that was
+    modified in the second of the answer, since it may be modified in that second once more (section 8.8.2.2).
     """
+    version = _version(headers)
+    return version if version is None or version.startswith('"') or _is_settled(version, headers.get("Date", "")) else None
+
+
+def _is_settled(modified: str, date: str) -> bool:
+    try:
+        return parsedate_to_datetime(date) - parsedate_to_datetime(modified) >= timedelta(seconds=1)
+    except (ValueError, TypeError):
+        return False
+
+
+def _version(headers: Mapping[str, str]) -> str | None:
     etag = headers.get("ETag", "").strip()
     if len(etag) >= 2 and etag.startswith('"') and etag.endswith('"') and etag.isprintable():
         return etag
@@ -113,7 +127,7 @@ def _judge_part(headers: Mapping[str, str], held: Held) -> Verdict:
     first, last = int(found[1]), int(found[2])
     total = None if found[3] == "*" else int(found[3])
     problem = _part_problem(first, last, total, content_length(headers), held)
-    validator = validator_of(headers)
+    validator = _version(headers)
     if not problem and validator not in (None, held.validator) and _same_kind(validator, held.validator):
         problem = f"the file has changed ({held.validator} is now {validator})"
     if not problem and headers.get("Content-Type", "").strip().lower().startswith(_NOT_VIDEO_TYPES):
@@ -126,6 +140,8 @@ def _judge_part(headers: Mapping[str, str], held: Held) -> Verdict:
 def _part_problem(first: int, last: int, total: int | None, length: int | None, held: Held) -> str:
     if first != held.size or last < first or (total is not None and last >= total):
         return f"the file host sent bytes {first}-{last}/{total}, not those from {held.size} on"
+    if total is None and held.length is None:
+        return "the file host does not say how long the file is, so nobody could tell whether it is whole"
     if total is not None and held.length is not None and total != held.length:
         return f"the file was {held.length} bytes long, and is {total} now"
     if total is not None and last != total - 1:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from happyhorse_async import IncompleteDownloadError, RetryPolicy
 from happyhorse_async.sandbox import Fault, Sandbox
 
 from ..conftest import PHOTOS, open_session
@@ -203,6 +204,25 @@ async def test_what_was_cut_off_is_finished(world: Sandbox, tmp_path: Path) -> N
     nothing = await happyhorse("download", "got", "--resume", cwd=tmp_path, world=world)
     assert (nothing.code, "nothing is left" in nothing.err) == (0, True)
     assert (await happyhorse("download", "got", cwd=tmp_path, world=world)).code == 2
+
+
+async def test_a_folder_may_have_a_dot_and_a_file_none(world: Sandbox, tmp_path: Path) -> None:
+    """--out is always a folder, and what is left is finished under its own name, also without a suffix or with braces."""
+    async with open_session(world, retry=RetryPolicy(attempts=1)) as session:
+        ids = [(await session.submit(LINK, prompt=prompt)).id for prompt in ("one", "two")]
+        for task_id in ids:
+            await session.task(task_id).wait()
+        world.fail(Fault("truncate", fraction=0.5, times=None))
+        for name in ("cat", "{{cat}}.mp4"):
+            with pytest.raises(IncompleteDownloadError):
+                await session.task(ids[0]).download(f"{tmp_path}/left/{name}")
+        world.clear_faults()
+    saved = await happyhorse("tasks", "download", *ids, "--out", "of.may", cwd=tmp_path, world=world)
+    assert saved.code == 0, saved.err
+    assert sorted(path.name for path in (tmp_path / "of.may").iterdir()) == sorted(f"{task_id}.mp4" for task_id in ids)
+    resumed = await happyhorse("download", "left", "--resume", cwd=tmp_path, world=world)
+    assert resumed.code == 0, resumed.err
+    assert sorted(path.name for path in (tmp_path / "left").iterdir() if path.is_file()) == ["cat", "{cat}.mp4"]
 
 
 async def test_money_and_files(world: Sandbox, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from happyhorse_async import (
     LinkExpiredError,
     NotAVideoError,
     RetryPolicy,
+    SessionClosedError,
     Task,
     Timeouts,
 )
@@ -306,6 +309,41 @@ async def test_silence_ends_with_the_read_time_out(sandbox: Sandbox, folder: Pat
         sandbox.fail(Fault("hang-before", path="/results/"))
         video = await kit.downloader.download(task, f"{folder}/")
         assert video.path.read_bytes() == truth
+
+
+async def test_a_head_that_drips_is_left(sandbox: Sandbox, folder: Path) -> None:
+    """A host that sends a byte of its headers now and then, for ever, is left like one that is silent."""
+    drips = 0
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal drips
+        drips += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+        with contextlib.suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b"1")
+                await writer.drain()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(), 0.01)
+        writer.close()
+
+    hasty = Timeouts(connect=0.05, download_idle=0.05)
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server, Kit(sandbox, timeouts=hasty, policy=ONE_TRY) as kit:
+        link = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v.mp4"
+        with pytest.raises(IncompleteDownloadError):
+            await kit.downloader.download(attrs.evolve(await kit.task(), results=(link,)), f"{folder}/")
+    assert drips == 1
+
+
+async def test_a_host_cannot_send_us_away_for_years(sandbox: Sandbox, folder: Path) -> None:
+    """A Retry-After of a file host is obeyed for some minutes at most: the link dies meanwhile."""
+    async with Kit(sandbox) as kit:
+        task = await kit.task()
+        sandbox.fail(Fault("refuse", path="/results/", status=503, headers={"Retry-After": "99999999"}, times=None))
+        kit.events.subscribe(lambda _: kit.downloader.close(), Retrying)
+        with pytest.raises(SessionClosedError):
+            await kit.downloader.download(task, f"{folder}/")
+    assert [event.pause for event in kit.heard if isinstance(event, Retrying)] == [300.0]
 
 
 async def test_progress_renews_the_tries(kit: Kit, sandbox: Sandbox, folder: Path) -> None:

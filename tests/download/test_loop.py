@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from happyhorse_async import Limits, SessionClosedError
-from happyhorse_async.edges import disk
+from happyhorse_async.edges import disk, folders
 from happyhorse_async.edges.threads import Threads
 from happyhorse_async.sandbox import Sandbox
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 BLOCKING = (
     (disk, "_open_alone"),
     (disk, "_write_all"),
-    (disk, "_sync_folder"),
+    (folders, "sync_folder"),
     (disk, "_read_note"),
     (disk.PartFile, "is_new"),
     (disk.PartFile, "rehash"),

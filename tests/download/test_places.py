@@ -17,7 +17,7 @@ import pytest
 
 from happyhorse_async import DestinationExistsError, DownloadError, ImageToVideo, LinkExpiredError, TaskNotFoundError, Video
 from happyhorse_async.downloader import leftovers
-from happyhorse_async.edges import disk
+from happyhorse_async.edges import disk, folders
 from happyhorse_async.sandbox import Fault
 
 from .conftest import Kit, names_in
@@ -232,35 +232,91 @@ async def test_a_disk_that_fills_up_keeps_the_part(kit: Kit, folder: Path, monke
     assert kit.fetches()[-1].headers["Range"] == "bytes=100000-"
 
 
-async def test_bytes_that_could_not_be_synced_are_not_trusted(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a failed sync the system may have dropped what it could not write: the next call fetches all of it anew."""
+async def test_bytes_that_could_not_be_synced_are_fetched_anew(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system reports a lost write once, and may succeed with the next sync without the bytes: such a part is not gone on with."""
+    folder.mkdir()
     task = await kit.task()
 
     def fail(_: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
-        with pytest.raises(DownloadError, match=os.strerror(errno.EIO)):
-            await kit.downloader.download(task, f"{folder}/")
-    assert names_in(folder) == []
-    assert (await kit.downloader.download(task, f"{folder}/")).size == 300_000
+        with pytest.raises(DownloadError, match="Input/output"):
+            await kit.downloader.download(task, folder / "a.mp4")
+    assert not (folder / "a.mp4").exists()
+    assert (await kit.downloader.download(task, folder / "a.mp4")).size == 300_000
     assert [request.headers.get("Range") for request in kit.fetches()] == [None, None]
+    assert names_in(folder) == ["a.mp4"]
 
 
-async def test_a_folder_that_cannot_be_synced_is_no_failure(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some file systems sync no folders: the video is there, and that is what is said."""
-    task = await kit.task()
-    true = os.fsync
+async def test_a_part_that_someone_else_changed_is_not_published(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where locks do not work, another writer shows in the length: the digest that was calculated is not the file's then."""
+    task, true = await kit.task(), disk.Tally.finish
 
-    def picky(file: int) -> None:
-        if stat.S_ISDIR(os.fstat(file).st_mode):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        true(file)
+    def append(tally: disk.Tally) -> Any:
+        with (folder / "a.mp4.part").open("ab") as part:
+            part.write(b"more")
+        return true(tally)
 
-    monkeypatch.setattr(os, "fsync", picky)
-    video = await kit.downloader.download(task, f"{folder}/")
-    assert video.path.stat().st_size == 300_000
+    with monkeypatch.context() as patch:
+        patch.setattr(disk.Tally, "finish", append)
+        with pytest.raises(DownloadError, match="length"):
+            await kit.downloader.download(task, folder / "a.mp4")
+    assert not (folder / "a.mp4").exists()
+    assert (await kit.downloader.download(task, folder / "a.mp4")).path.stat().st_size == 300_000
+
+
+async def test_every_new_folder_is_synced(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of new folders, from the top, and last the video's own; so a loss of power does not take a folder with its video."""
+    synced, true = [], folders.sync_folder
+
+    def note(place: Path) -> None:
+        synced.append(place)
+        true(place)
+
+    monkeypatch.setattr(folders, "sync_folder", note)
+    await kit.downloader.download(await kit.task(), folder / "deep" / "er" / "a.mp4")
+    assert synced == [folder.parent, folder, folder / "deep", folder / "deep" / "er"]
+
+
+async def test_a_folder_that_cannot_be_synced_is_served(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network file systems refuse to sync folders: the video is there, so that is no failure; a broken disk is one."""
+    task, true = await kit.task(), os.fsync
+    for number, (problem, served) in enumerate({errno.EINVAL: True, errno.EIO: False}.items()):
+
+        def refuse(file: int, problem: int = problem) -> None:
+            if stat.S_ISDIR(os.fstat(file).st_mode):
+                raise OSError(problem, os.strerror(problem))
+            true(file)
+
+        (folder / str(number)).mkdir(parents=True)
+        monkeypatch.setattr(os, "fsync", refuse)
+        if served:
+            await kit.downloader.download(task, f"{folder}/{number}/")
+        else:
+            with pytest.raises(DownloadError, match=os.strerror(problem)):
+                await kit.downloader.download(task, f"{folder}/{number}/")
+        assert names_in(folder / str(number)) == [f"{task.id}.mp4"]
+
+
+async def test_looking_for_leftovers_disturbs_no_download(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at the moment when a video has both its names takes the other one away; the download goes well all the same."""
+    true = os.link
+
+    def link_and_look(source: Any, target: Any) -> None:
+        true(source, target)
+        assert leftovers(folder) == []
+
+    monkeypatch.setattr(os, "link", link_and_look)
+    video = await kit.downloader.download(await kit.task(), f"{folder}/")
+    assert names_in(folder) == [video.path.name]
+
+
+async def test_a_file_system_that_tells_no_sizes_is_not_full(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All sizes 0 means that they are not known."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 0))
+    assert (await kit.downloader.download(await kit.task(), f"{folder}/")).size == 300_000
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS, errno.EIO])

@@ -32,6 +32,7 @@ def after(owner: Any, name: str) -> None:
 
 
 PHASES: dict[str, Callable[[], None]] = {
+    "before the new folder's sync": lambda: before(os, "fsync"),
     "before the part file": lambda: before(disk, "_open_alone"),
     "with an empty part file": lambda: before(disk.PartFile, "restart"),
     "before the note has its name": lambda: before(Path, "replace"),
@@ -39,11 +40,11 @@ PHASES: dict[str, Callable[[], None]] = {
     "after the first bytes": lambda: after(os, "writev"),
     "in the middle": lambda: before(os, "writev", call=3),
     "before verification": lambda: before(disk.Tally, "finish"),
-    "before the sync": lambda: before(os, "fsync"),
+    "before the sync": lambda: before(os, "fsync", call=2),
     "before the final name": lambda: before(os, "link"),
     "with both names": lambda: after(os, "link"),
     "with the note left": lambda: after(Path, "unlink"),
-    "before the folder's sync": lambda: before(os, "fsync", call=2),
+    "before the folder's sync": lambda: before(os, "fsync", call=3),
 }
 
 

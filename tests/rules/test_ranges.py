@@ -11,6 +11,7 @@ from happyhorse_async.rules.ranges import Held, Meaning, Pace, judge, range_head
 
 HELD = Held(100, '"one"', 300)
 NOTHING = Held()
+OLD, NEW = "Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT"
 
 
 def headers(**values: str) -> CIMultiDict[str]:
@@ -34,7 +35,10 @@ REST = headers(Content_Type="video/mp4", Content_Length="200", Content_Range="by
         (206, {}, HELD, Meaning.REST),
         (206, {"Content-Range": "bytes 100-299/*"}, HELD, Meaning.REST),
         (206, {"ETag": ""}, HELD, Meaning.REST),
-        (206, {"ETag": "", "Last-Modified": "Sun, 06 Nov 1994 08:49:37 GMT"}, HELD, Meaning.REST),
+        (206, {"ETag": "", "Last-Modified": OLD}, HELD, Meaning.REST),
+        (206, {"ETag": "", "Last-Modified": OLD}, Held(100, OLD, 300), Meaning.REST),
+        (206, {"ETag": "", "Last-Modified": NEW}, Held(100, OLD, 300), Meaning.CONFUSED),
+        (206, {"Content-Range": "bytes 100-299/*"}, Held(100, '"one"', None), Meaning.CONFUSED),
         (206, {}, NOTHING, Meaning.CONFUSED),
         (206, {"Content-Range": ""}, HELD, Meaning.CONFUSED),
         (206, {"Content-Range": "bytes 0-299/300"}, HELD, Meaning.CONFUSED),
@@ -86,16 +90,22 @@ def test_only_a_part_with_a_validator_is_gone_on_with() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (headers(ETag='"x"', Last_Modified="Sun, 06 Nov 1994 08:49:37 GMT"), '"x"'),
-        (headers(ETag='W/"x"', Last_Modified="Sun, 06 Nov 1994 08:49:37 GMT"), "Sun, 06 Nov 1994 08:49:37 GMT"),
+        (headers(ETag='"x"', Last_Modified=OLD), '"x"'),
+        (headers(ETag='W/"x"', Last_Modified=OLD, Date=NEW), OLD),
+        (headers(Last_Modified=OLD, Date=OLD), None),
+        (headers(Last_Modified=NEW, Date=OLD), None),
+        (headers(Last_Modified=OLD), None),
+        (headers(Last_Modified="lately", Date=NEW), None),
+        (headers(Last_Modified=OLD, Date="today"), None),
+        (headers(Last_Modified="Sun, 06 Nov 1994 08:49:37 -0000", Date=NEW), None),
         (headers(ETag='W/"x"'), None),
         (headers(ETag='"x\x01"'), None),
         (headers(ETag='"'), None),
         (headers(), None),
     ],
 )
-def test_a_weak_etag_is_no_validator(given: CIMultiDict[str], expected: str | None) -> None:
-    """It does not promise the same bytes."""
+def test_a_weak_validator_is_none(given: CIMultiDict[str], expected: str | None) -> None:
+    """Neither a weak ETag nor a change in the second of the answer promises the same bytes."""
     assert validator_of(given) == expected
 
 
