@@ -49,7 +49,8 @@ async def _upload_base64(service: Service, call: Call) -> Answer:
 async def _upload_url(service: Service, call: Call) -> Answer:
     body = _fields(call)
     url = body.get("file_url", "")
-    if problem := fetch_problem(url, allow_private=service.options.allow_loopback):
+    allowed = service.options.allow_loopback
+    if not service.fetcher.is_own(url) and (problem := fetch_problem(url, allow_loopback=allowed)):
         raise invalid("file_url", f"file_url {problem}")
     try:
         data = await service.fetcher.fetch(url)
