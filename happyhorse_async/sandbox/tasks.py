@@ -67,6 +67,8 @@ class TaskRecord:
     """Counts the changes of the video's `ETag`."""
     frame_size: tuple[int, int] | None = None
     """Width and height of the first frame, where known."""
+    frame_digest: str | None = None
+    """What the studio keeps the first frame under, where it has it."""
 
     @property
     def is_final(self) -> bool:
