@@ -245,6 +245,10 @@ def _fail_task(act: Act) -> None:
     act.call.ending = Ending(status, code, act.details.get("message"), act.details.get("refund", True))
 
 
+def _output_length(act: Act) -> None:
+    act.call.output_seconds = act.details.get("length", 3)
+
+
 def _undecided(act: Act) -> None:
     task = _accepted(act)
     if task is not None:
@@ -265,6 +269,7 @@ _BEFORE: dict[str, Callable[[Act], None]] = {
     "new-etag": _new_etag,
     "redirect": _redirect,
     "fail-task": _fail_task,
+    "output-length": _output_length,
 }
 _AFTER: dict[str, Callable[[Act], None]] = {
     "drop-after": _drop,

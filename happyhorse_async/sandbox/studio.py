@@ -139,7 +139,7 @@ class Studio:
 
     def _stub(self, task: TaskRecord) -> Video:
         width, height = video_size(task.submission.quality, task.frame_size)
-        key = (f"{width}x{height}", task.submission.duration, task.submission.quality, task.seed)
+        key = (f"{width}x{height}", task.output_seconds, task.submission.quality, task.seed)
         video = self._kept.get(key)
         if video is None:
             data = stub_video(width=width, height=height, seconds=key[1], seed=task.seed, size=self._stub_bytes)
@@ -150,7 +150,7 @@ class Studio:
         if task.frame_digest is None:  # finished by hand before its first frame had come
             self._remember(task, await self._fetcher.fetch(task.submission.image_url))
         what, digest = task.submission, task.frame_digest or ""
-        key = (digest, what.duration, what.quality, task.seed)
+        key = (digest, task.output_seconds, what.quality, task.seed)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
