@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from urllib.parse import urlsplit
 
-__all__ = ["CALLBACK_PATTERN", "MAX_CALLBACK", "URL_PATTERN", "callback_problem", "fetch_problem"]
+__all__ = ["CALLBACK_PATTERN", "IMAGE_PATTERN", "MAX_CALLBACK", "callback_problem", "fetch_problem"]
 
 MAX_CALLBACK = 2048
 
 _PORT = "(:(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[0-9]{1,4}))?"
 _REST = "([/?#][!-~]*)?"
-URL_PATTERN = f"https?://[A-Za-z0-9._~-]+{_PORT}{_REST}"
+_URL_PATTERN = f"https?://[A-Za-z0-9._~-]+{_PORT}{_REST}"
 """What the service takes for a URL that it can fetch: no user name, no unescaped characters."""
-CALLBACK_PATTERN = rf"(https://([A-Za-z0-9-]+\.)+[A-Za-z]{{2,}}|https?://(127\.0\.0\.1|localhost)){_PORT}{_REST}"
+_PUBLIC = r"([A-Za-z0-9-]+\.)+[A-Za-z]{2,}"
+IMAGE_PATTERN = rf"https?://({_PUBLIC}|127\.0\.0\.1|localhost){_PORT}{_REST}"
+"""The shape of an image URL that the sandbox takes for sure."""
+CALLBACK_PATTERN = rf"(https://{_PUBLIC}|https?://(127\.0\.0\.1|localhost)){_PORT}{_REST}"
 """The shape of a callback URL that the sandbox takes for sure."""
 
 _PRIVATE_SUFFIXES = (".local", ".internal", ".lan", ".localhost", ".intranet")
 
 
-def fetch_problem(url: str, *, allow_private: bool) -> str | None:
-    """Return why the service cannot fetch this URL; None when it can."""
-    if not re.fullmatch(URL_PATTERN, url):
+def fetch_problem(url: str, *, allow_loopback: bool) -> str | None:
+    """Return why the service cannot fetch this URL; None when it can.
+
+    With `allow_loopback` a loopback address is accepted, and no other private one.
+    """
+    if not re.fullmatch(_URL_PATTERN, url):
         return "must be an http or https URL, percent-encoded and without a user name"
-    if not allow_private and _is_private(_host(url)):
+    host = _host(url)
+    if allow_loopback and _is_loopback(host):
+        return None
+    if _is_private(host):
         return "must be reachable from the public internet"
     return None
 
@@ -36,7 +46,7 @@ def callback_problem(url: str, *, allow_loopback: bool) -> str | None:
     """
     if len(url) > MAX_CALLBACK:
         return f"must be at most {MAX_CALLBACK} characters"
-    if not re.fullmatch(URL_PATTERN, url):
+    if not re.fullmatch(_URL_PATTERN, url):
         return "must be an https URL"
     host = _host(url)
     if allow_loopback and _is_loopback(host):
@@ -54,6 +64,11 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(host)
     except ValueError:
+        pass
+    try:
+        # Resolvers also take `127.1`, `0x7f.1` and `2130706433` for addresses.
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
         return None
 
 

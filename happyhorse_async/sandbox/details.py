@@ -98,6 +98,7 @@ DETAILS = {
     "headers": Kind("an object of strings of one line", _are_headers),
     "ids": Kind('task ids, or "all"', _are_ids),
     "interval": _number("a number of seconds that is not negative", 0, _MOST),
+    "length": _whole(1, 60),
     "message": _TEXT.or_none(),
     "refund": _FLAG,
     "seconds": _SECONDS,

@@ -40,6 +40,8 @@ class Call:
     """What the route's pattern found in the path."""
     ending: Ending | None = None
     """How the submitted task shall end, when a fault has a say in that."""
+    output_seconds: int | None = None
+    """How long the submitted task's video shall be, when a fault has a say in that."""
 
     @property
     def owner(self) -> Wallet:

@@ -56,6 +56,7 @@ ACTIONS = {
     "unknown-status": _action(_TASKS, "status", "ids"),
     "unknown-fields": _action(_TASKS, "fields"),
     "fail-task": _action(_SUBMIT, "status", "code", "message", "refund"),
+    "output-length": _action(_SUBMIT, "length"),
     "undecided": _action(_SUBMIT, "seconds"),
     "duplicate-callback": _action("*", "count"),
     "reorder-callbacks": _action("*"),

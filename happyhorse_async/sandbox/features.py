@@ -23,9 +23,9 @@ class Features:
     idempotency: bool = True
     """Honours `Idempotency-Key`; off: the header is ignored and a replay is a second paid task."""
     batch: bool = True
-    """Has `POST /v1/tasks/batch`; off: 404."""
+    """Has `POST /v1/tasks/batch`; off: what `missing` says."""
     listing: bool = True
-    """Has `GET /v1/tasks`; off: 404."""
+    """Has `GET /v1/tasks`; off: what `missing` says."""
     billing: bool = True
     """Tasks carry `billing`, the ledger's facts."""
     settlement: bool = True
@@ -37,9 +37,11 @@ class Features:
     result_data: Literal["absent", "object", "list"] = _one_of("object", "list", "absent")
     """The shape of `result_data`, which repeats the links with their metadata."""
     pricing: bool = True
-    """Has `GET /v1/catalog/pricing-rules/{model}`; off: 404."""
+    """Has `GET /v1/catalog/pricing-rules/{model}`; off: what `missing` says."""
     file_listing: bool = True
-    """The file service lists and deletes; off: 404."""
+    """The file service lists and deletes; off: what `missing` says."""
+    missing: Literal[404, 405] = attrs.field(default=404, validator=attrs.validators.in_((404, 405)))
+    """What an endpoint that is switched off answers; clients must take both for its absence."""
     request_ids: Literal["x-request-id", "x-oneapi-request-id", "absent"] = _one_of("x-request-id", "x-oneapi-request-id", "absent")
     """The response header that names the request for support."""
     user_agent_filter: bool = True

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Shelf", "StoredFile"]
 
-DATA_URL_PATTERN = (
-    "data:(image/(jpeg|png|gif|webp));base64,(([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==))"
-)
-"""What `base64_data` must look like."""
+DATA_URL_PREFIX = "data:(image/(jpeg|png|gif|webp));base64,"
+"""How `base64_data` must begin."""
+DATA_URL_PATTERN = f"{DATA_URL_PREFIX}(([A-Za-z0-9+/]{{4}})*([A-Za-z0-9+/]{{4}}|[A-Za-z0-9+/]{{3}}=|[A-Za-z0-9+/]{{2}}==))"
+"""What `base64_data` must look like, for the documents: matching megabytes with it would block the event loop."""
 
 _NAME = re.compile(r"[^\w.\- ]", re.ASCII)
 _EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"}

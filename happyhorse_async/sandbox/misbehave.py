@@ -54,6 +54,8 @@ class Act:
     delivery: Delivery
     answer: Answer | None = None
     """None while the call has not been handled."""
+    request_id: str | None = None
+    """What an error's body names for support."""
 
     @property
     def true_answer(self) -> Answer:
@@ -90,7 +92,9 @@ def _given(act: Act, default_status: int) -> Answer:
     if body is not None:
         return Answer(status, body, headers=headers)
     refusal = Refusal(status, typical_code(status), "refused by a fault of the sandbox", headers=headers)
-    return file_error(refusal) if act.call.host == "files" else api_error(refusal, request_id=None, integer_code=False)
+    if act.call.host == "files":
+        return file_error(refusal)
+    return api_error(refusal, request_id=act.request_id, integer_code=act.service.features.integer_codes)
 
 
 def _refuse(act: Act) -> None:
@@ -245,6 +249,10 @@ def _fail_task(act: Act) -> None:
     act.call.ending = Ending(status, code, act.details.get("message"), act.details.get("refund", True))
 
 
+def _output_length(act: Act) -> None:
+    act.call.output_seconds = act.details.get("length", 3)
+
+
 def _undecided(act: Act) -> None:
     task = _accepted(act)
     if task is not None:
@@ -265,6 +273,7 @@ _BEFORE: dict[str, Callable[[Act], None]] = {
     "new-etag": _new_etag,
     "redirect": _redirect,
     "fail-task": _fail_task,
+    "output-length": _output_length,
 }
 _AFTER: dict[str, Callable[[Act], None]] = {
     "drop-after": _drop,

@@ -35,7 +35,7 @@ def serve(
     try:
         sandbox = Sandbox(port=port, files_port=files_port, speed=speed, video=video, task_seconds=task_seconds)
         asyncio.run(_serve(sandbox, scenario, out or sys.stdout))
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"the sandbox cannot start: {error}", file=sys.stderr)  # noqa: T201  # a command speaks
         return 2
     return 0

@@ -78,13 +78,13 @@ class Front:
         delivery = Delivery()
         answer: Answer | None = None
         for fault in faults:
-            act = Act(fault.details, self._service, call, delivery, answer)
+            act = Act(fault.details, self._service, call, delivery, answer, self._error_id())
             before(fault, act)
             answer = act.answer
         if answer is None:
             answer = await self._handle(call)
             for fault in faults:
-                act = Act(fault.details, self._service, call, delivery, answer)
+                act = Act(fault.details, self._service, call, delivery, answer, self._error_id())
                 after(fault, act)
                 answer = act.true_answer
         self._service.journal.answered(record, None if delivery.silent else answer.status)
@@ -94,7 +94,7 @@ class Front:
         try:
             route, call.params = self._router.find(call.method, call.path)
             if route.feature is not None and not getattr(self._service.features, route.feature):
-                raise Refusal(404, "not_found", "there is nothing at this path")
+                raise _absence(self._service.features.missing)
             if route.needs_key:
                 call.wallet = self._wallet(call)
             answer = await route.handler(self._service, call)
@@ -123,9 +123,7 @@ class Front:
             return file_error(refusal)
         if call.host == "results":
             return Answer(refusal.status, body=refusal.message.encode(), content_type="text/plain; charset=utf-8")
-        has_ids = self._service.features.request_ids != "absent"
-        request_id = self._request_id() if has_ids else None
-        return api_error(refusal, request_id=request_id, integer_code=self._service.features.integer_codes)
+        return api_error(refusal, request_id=self._error_id(), integer_code=self._service.features.integer_codes)
 
     def _headers(self, now: float) -> dict[str, str]:
         second = int(now)
@@ -138,8 +136,19 @@ class Front:
         self._requests += 1
         return headers
 
+    def _error_id(self) -> str | None:
+        """Return the id for an error's body, the same as that of the header to come."""
+        return self._request_id() if self._service.features.request_ids != "absent" else None
+
     def _request_id(self) -> str:
         return f"req-{self.host}-{self._requests:08d}"
+
+
+def _absence(status: int) -> Refusal:
+    """Return what an endpoint that is switched off answers."""
+    if status == 405:
+        return Refusal(405, "method_not_allowed", "there is no such method at this path")
+    return Refusal(404, "not_found", "there is nothing at this path")
 
 
 class Listener:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Studio", "Video", "choose_video"]
 
+_PACKAGES = {"av": "PyAV", "PIL": "Pillow"}
 _MOST_BYTES = 512 * 1024 * 1024
 _MOST_AHEAD = 8
 
@@ -32,11 +33,18 @@ _Key = tuple[str, int, str, int]
 
 
 def choose_video(video: str) -> Literal["real", "stub"]:
-    """Return which videos to make; "auto" means real ones when PyAV and Pillow are installed."""
+    """Return which videos to make; "auto" means real ones when PyAV and Pillow are installed.
+
+    Raises `ImportError` when real ones are asked for and those are missing.
+    """
     if video not in ("real", "stub", "auto"):
         raise ValueError(f'video is "real", "stub" or "auto", not {video!r}')
-    installed = all(importlib.util.find_spec(name) is not None for name in ("av", "PIL"))
-    return "real" if video == "real" or (video == "auto" and installed) else "stub"
+    missing = [package for name, package in _PACKAGES.items() if importlib.util.find_spec(name) is None]
+    if video == "real" and missing:
+        raise ImportError(
+            f"real videos need {' and '.join(missing)}: pip install 'happyhorse-async[sandbox]', or use video=\"stub\""
+        )
+    return "real" if video != "stub" and not missing else "stub"
 
 
 @attrs.frozen
@@ -65,6 +73,8 @@ class Studio:
         self._crew = Crew()
         self._kept: OrderedDict[_Key, Video] = OrderedDict()
         self._kept_bytes = 0
+        self._images: dict[str, bytes] = {}
+        """The first frames of tasks by their digest: an upload may be deleted while the links to its videos live on."""
         self._under_way: dict[_Key, asyncio.Task[Video]] = {}
         self._renderer: ThreadPoolExecutor | None = None
 
@@ -107,6 +117,7 @@ class Studio:
             if facts := read_header(data):
                 task.frame_size = facts.width, facts.height
         if self._real and data is not None and problem is None:
+            self._remember(task, data)
             self._crew.start(self._decode(task, data))
         else:
             self._frame_known(task, problem)
@@ -128,7 +139,7 @@ class Studio:
 
     def _stub(self, task: TaskRecord) -> Video:
         width, height = video_size(task.submission.quality, task.frame_size)
-        key = (f"{width}x{height}", task.submission.duration, task.submission.quality, task.seed)
+        key = (f"{width}x{height}", task.output_seconds, task.submission.quality, task.seed)
         video = self._kept.get(key)
         if video is None:
             data = stub_video(width=width, height=height, seconds=key[1], seed=task.seed, size=self._stub_bytes)
@@ -136,16 +147,21 @@ class Studio:
         return video
 
     async def _rendered(self, task: TaskRecord) -> Video:
-        image = await self._fetcher.fetch(task.submission.image_url)
-        what = task.submission
-        key = (await asyncio.to_thread(_digest, image), what.duration, what.quality, task.seed)
+        if task.frame_digest is None:  # finished by hand before its first frame had come
+            self._remember(task, await self._fetcher.fetch(task.submission.image_url))
+        what, digest = task.submission, task.frame_digest or ""
+        key = (digest, task.output_seconds, what.quality, task.seed)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
         if key not in self._under_way:
-            self._under_way[key] = asyncio.ensure_future(self._render(image, key))
+            self._under_way[key] = asyncio.ensure_future(self._render(self._images[digest], key))
             self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key))
         return await asyncio.shield(self._under_way[key])
+
+    def _remember(self, task: TaskRecord, image: bytes) -> None:
+        task.frame_digest = hashlib.sha256(image).hexdigest()
+        self._images.setdefault(task.frame_digest, image)
 
     async def _render(self, image: bytes, key: _Key) -> Video:
         if self._renderer is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from .addresses import callback_problem, fetch_problem
 from .refusals import Refusal, invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["MODEL", "Submission", "check_idempotency_key", "read_submission"]
 
@@ -34,8 +37,11 @@ class Submission:
     callback_url: str | None
 
 
-def read_submission(body: Any, *, allow_private: bool) -> Submission:
-    """Return the accepted submission; raises `Refusal` (400 `invalid_request` with `param`) otherwise."""
+def read_submission(body: Any, *, allow_loopback: bool, is_own: Callable[[str], bool]) -> Submission:
+    """Return the accepted submission; raises `Refusal` (400 `invalid_request` with `param`) otherwise.
+
+    `is_own` says whether an image URL is the file service's own, which is accepted wherever that listens.
+    """
     if not isinstance(body, dict):
         raise Refusal(400, "invalid_request", "the body must be a JSON object")
     if body.get("model") != MODEL:
@@ -47,12 +53,12 @@ def read_submission(body: Any, *, allow_private: bool) -> Submission:
         raise invalid("quality", "quality must be 720p or 1080p")
     return Submission(
         body=body,
-        image_url=_image_url(body, allow_private=allow_private),
+        image_url=_image_url(body, allow_loopback=allow_loopback, is_own=is_own),
         prompt=_prompt(body),
         quality=quality,
         duration=_integer(body, "duration", 3, 15) or 5,
         seed=_integer(body, "seed", 1, MAX_SEED),
-        callback_url=_callback_url(body, allow_loopback=allow_private),
+        callback_url=_callback_url(body, allow_loopback=allow_loopback),
     )
 
 
@@ -62,13 +68,13 @@ def check_idempotency_key(key: str) -> None:
         raise invalid("Idempotency-Key", "Idempotency-Key must be 16 to 96 characters of A-Za-z0-9._-")
 
 
-def _image_url(body: dict[str, Any], *, allow_private: bool) -> str:
+def _image_url(body: dict[str, Any], *, allow_loopback: bool, is_own: Callable[[str], bool]) -> str:
     urls = body.get("image_urls")
     if not isinstance(urls, list) or len(urls) != 1 or not isinstance(urls[0], str):
         raise invalid("image_urls", "image_urls must be an array of exactly 1 URL")
-    if problem := fetch_problem(urls[0], allow_private=allow_private):
-        raise invalid("image_urls", f"image_urls[0] {problem}")
     url: str = urls[0]
+    if not is_own(url) and (problem := fetch_problem(url, allow_loopback=allow_loopback)):
+        raise invalid("image_urls", f"image_urls[0] {problem}")
     return url
 
 

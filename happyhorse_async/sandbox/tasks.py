@@ -67,6 +67,10 @@ class TaskRecord:
     """Counts the changes of the video's `ETag`."""
     frame_size: tuple[int, int] | None = None
     """Width and height of the first frame, where known."""
+    output_seconds: int = attrs.field(default=attrs.Factory(lambda task: task.submission.duration, takes_self=True))
+    """The length of the video that is made, which decides the charge; what was asked for unless a fault changes it."""
+    frame_digest: str | None = None
+    """What the studio keeps the first frame under, where it has it."""
 
     @property
     def is_final(self) -> bool:

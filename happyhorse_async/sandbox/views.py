@@ -124,7 +124,7 @@ class Views:
         if features.result_data != "absent":
             data = {
                 "video_url": link,
-                "duration": task.submission.duration,
+                "duration": task.output_seconds,
                 "quality": task.submission.quality,
                 "seed": task.seed,
                 "format": "mp4",

@@ -173,7 +173,7 @@ class World:
             self.refunded += 1
             self._enter("refund", task, when, charge.refunded)
         else:
-            wallet.settle(charge, price(task.submission.duration, task.submission.quality))
+            wallet.settle(charge, price(task.output_seconds, task.submission.quality))
             self._enter("settle", task, when, charge.charged)
         if task.ending.status == "completed":
             self._link(task, when)

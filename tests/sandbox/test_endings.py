@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import aiohttp
 import pytest
 
@@ -54,3 +56,18 @@ async def test_the_control_path_refuses_an_ending_that_is_not_text(wire: Wire, b
     reply = await wire.post("/sandbox/end", {"task_id": task_id, "status": "failed", **body})
     assert 400 <= reply.status < 500
     assert (await wire.task(task_id))["status"] == "pending"
+
+
+@pytest.mark.parametrize(("asked", "made", "charged"), [(5, 3, "22.848"), (5, 10, "76.16"), (3, 1, "22.848")])
+async def test_settlement_follows_the_actual_output_length(wire: Wire, asked: int, made: int, charged: str) -> None:
+    """A video that came out shorter or longer than asked for is charged as it is; the reservation was for what was asked."""
+    fault = wire.sandbox.fail(Fault("output-length", length=made))
+    task_id = await wire.accepted(duration=asked)
+    wire.sandbox.finish()
+    view, task = await wire.task(task_id), wire.sandbox.task(task_id)
+    assert (task.reserved, task.charged) == (Decimal("7.616") * asked, Decimal(charged))
+    assert view["usage"]["credits_used"] == view["billing"]["charged_credits"] == float(charged)
+    assert (view["task_info"]["video_duration"], view["result_data"]["duration"]) == (asked, made)
+    user = (await wire.get("/v1/credits")).json["data"]["user"]
+    assert user == {"remaining_credits": 1_000_000 - float(charged), "used_credits": float(charged)}
+    assert wire.sandbox.fired(fault) == 1

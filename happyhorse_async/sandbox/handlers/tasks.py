@@ -33,11 +33,13 @@ _LISTED_STATUSES = {
 async def _submit(service: Service, call: Call) -> Answer:
     wallet = call.owner
     wallet.admit(time.monotonic())
-    submission = read_submission(call.json(), allow_private=service.options.allow_loopback)
+    allowed = service.options.allow_loopback
+    submission = read_submission(call.json(), allow_loopback=allowed, is_own=service.fetcher.is_own)
     key = call.headers.get("Idempotency-Key") if service.features.idempotency else None
     accepted = service.world.submit(wallet, submission, now=call.now, key=key)
-    if call.ending is not None and not accepted.task.is_final:
-        accepted.task.ending = call.ending
+    if not accepted.task.is_final:
+        accepted.task.ending = call.ending or accepted.task.ending
+        accepted.task.output_seconds = call.output_seconds or accepted.task.output_seconds
     if accepted.replayed:
         headers = {"idempotency-replayed": "true"}
         return json_answer(service.views.submitted(accepted.task, call.now), headers=headers)
