@@ -88,6 +88,16 @@ async def test_generate_makes_a_file_for_each_image(world: Sandbox, tmp_path: Pa
     assert world.paid == 2
 
 
+async def test_images_of_one_name_get_a_file_and_a_row_each(world: Sandbox, tmp_path: Path) -> None:
+    """The same link twice, and an image whose own name is the number that would be next."""
+    images = (LINK, LINK, LINK.replace("cat", "cat-2"))
+    ran = await happyhorse("generate", *images, "--yes", "--out", "out", cwd=tmp_path, world=world)
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat-2-2.mp4", "cat-2.mp4", "cat.mp4"]
+    table = ran.err.partition("3 videos in")[2]
+    assert all(name in table for name in (" cat.mp4", " cat-2.mp4", " cat-2-2.mp4"))
+
+
 async def test_generate_for_people_ends_with_a_table_and_the_folder(world: Sandbox, tmp_path: Path) -> None:
     """Without --json: plain lines and a table on stderr, the folder alone on stdout."""
     ran = await happyhorse("generate", LINK, "--yes", "--out", "out", "--prompt", "run", "--seed", "7", cwd=tmp_path, world=world)
@@ -185,6 +195,21 @@ async def test_tasks_are_shown_listed_watched_and_downloaded(world: Sandbox, tmp
     assert (tmp_path / "got" / f"{task_id}.mp4").exists()
     unknown = await happyhorse("tasks", "get", "task-unified-1-x", "--json", cwd=tmp_path, world=world)
     assert unknown.code == 5
+
+
+async def test_every_video_of_a_task_is_saved(world: Sandbox, tmp_path: Path) -> None:
+    """A task with two results gives two files and two lines, from generate and from tasks download."""
+    async with open_session(world) as session:
+        task_id = (await session.submit(LINK)).id
+        links = list((await session.task(task_id).wait()).results) * 2
+    world.fail(Fault("unknown-fields", path="/v1/tasks", times=None, fields={"results": links, "result_data": []}))
+    saved = await happyhorse("tasks", "download", task_id, "--out", "got", cwd=tmp_path, world=world)
+    assert (saved.code, saved.out.split()) == (0, [f"got/{task_id}.mp4", f"got/{task_id}-2.mp4"]), saved.err
+    made = await happyhorse("generate", LINK, "--yes", "--json", cwd=tmp_path, world=world)
+    assert (made.code, [line["file"] for line in made.lines()]) == (0, ["videos/cat.mp4", "videos/cat-2.mp4"]), made.err
+    shown = await happyhorse("generate", LINK, "--yes", "--overwrite", cwd=tmp_path, world=world)
+    assert "2 videos in" in shown.err
+    assert "cat-2.mp4" in shown.err
 
 
 async def test_what_was_cut_off_is_finished(world: Sandbox, tmp_path: Path) -> None:
