@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError
-from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, exit_code, money, open_session, put, report, run, say
+from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, agreed, exit_code, money, open_session, put, report, run, say
 
 if TYPE_CHECKING:
     from ..models import ImageToVideo, Video
@@ -139,7 +139,7 @@ async def _agreed(session: Session, requests: list[ImageToVideo]) -> bool:
         say(f"{shown}. Nothing was sent: pass --yes to spend it.")
         return False
     say(shown)
-    return typer.confirm("Spend it?", default=False, err=True)
+    return agreed("Spend it?")
 
 
 async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json: bool, overwrite: bool) -> int:

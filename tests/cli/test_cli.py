@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -114,6 +115,43 @@ async def test_nothing_is_spent_without_a_yes(world: Sandbox, tmp_path: Path) ->
     assert "76.16 credits (1.12 USD)" in ran.err
     assert "--yes" in ran.err
     assert world.paid == 0
+
+
+async def test_ctrl_c_at_the_question_ends_it_at_once(world: Sandbox, tmp_path: Path) -> None:
+    """On a terminal the price is asked about; one Ctrl-C there is exit code 130, and nothing was sent."""
+    terminal, other_end = os.openpty()
+    command = [sys.executable, "-m", "happyhorse_async", "generate", LINK]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **world.env()}
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=tmp_path, env=environment, stdin=other_end, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    os.close(other_end)
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        await process.stderr.readuntil(b"[y/N]")
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    os.close(terminal)
+    assert (process.returncode, out, err.endswith(b"interrupted\n"), world.paid) == (130, b"", True, 0)
+
+
+async def test_ctrl_c_says_how_to_fetch_what_is_paid(world: Sandbox, tmp_path: Path) -> None:
+    """Exit code 130, and a line on stderr with the tasks that go on; with --json stdout stays free of it."""
+    world.speed = 0
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "happyhorse_async", "generate", LINK, "--yes", "--json"),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **world.env()},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        while not world.count("GET") and not world.count("POST", "/v1/tasks/batch"):  # it reads the task that it has paid
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert (process.returncode, out) == (130, b"")
+    assert f"happyhorse tasks download {world.tasks[0].id}" in err.decode()
 
 
 async def test_a_cap_on_credits_holds(world: Sandbox, tmp_path: Path) -> None:
