@@ -49,7 +49,7 @@ class Sandbox:
         rate_limit: submissions a real second and key; None: no limit.
         link_seconds: the life of result links, `file_seconds` that of uploads, both in sandbox seconds.
         expired_link: the status of a dead result link; 403, 404, 410, or 200 with a page.
-        allow_loopback: whether callbacks and image URLs may be on private addresses, and callbacks on plain http there.
+        allow_loopback: whether callbacks and image URLs may be on this machine, and callbacks on plain http there.
         callback_timeout: real seconds that a receiver of callbacks has.
         stub_bytes: the least size of a stub video, for tests of long downloads.
         control: whether other processes may steer the sandbox through `/sandbox/...`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .addresses import CALLBACK_PATTERN, MAX_CALLBACK, URL_PATTERN
+from .addresses import CALLBACK_PATTERN, IMAGE_PATTERN, MAX_CALLBACK
 from .files import DATA_URL_PATTERN
 from .submissions import MAX_SEED, MODEL, QUALITIES
 
@@ -16,7 +16,7 @@ _TEXT: Json = {"type": "string"}
 _WHOLE: Json = {"type": "integer"}
 _NUMBER: Json = {"type": "number"}
 _FLAG: Json = {"type": "boolean"}
-_URL: Json = {"type": "string", "pattern": f"^{URL_PATTERN}$"}
+_URL: Json = {"type": "string", "pattern": f"^{IMAGE_PATTERN}$"}
 _MOMENT: Json = {"type": "string", "format": "date-time"}
 
 

@@ -34,7 +34,7 @@ class Submission:
     callback_url: str | None
 
 
-def read_submission(body: Any, *, allow_private: bool) -> Submission:
+def read_submission(body: Any, *, allow_loopback: bool) -> Submission:
     """Return the accepted submission; raises `Refusal` (400 `invalid_request` with `param`) otherwise."""
     if not isinstance(body, dict):
         raise Refusal(400, "invalid_request", "the body must be a JSON object")
@@ -47,12 +47,12 @@ def read_submission(body: Any, *, allow_private: bool) -> Submission:
         raise invalid("quality", "quality must be 720p or 1080p")
     return Submission(
         body=body,
-        image_url=_image_url(body, allow_private=allow_private),
+        image_url=_image_url(body, allow_loopback=allow_loopback),
         prompt=_prompt(body),
         quality=quality,
         duration=_integer(body, "duration", 3, 15) or 5,
         seed=_integer(body, "seed", 1, MAX_SEED),
-        callback_url=_callback_url(body, allow_loopback=allow_private),
+        callback_url=_callback_url(body, allow_loopback=allow_loopback),
     )
 
 
@@ -62,11 +62,11 @@ def check_idempotency_key(key: str) -> None:
         raise invalid("Idempotency-Key", "Idempotency-Key must be 16 to 96 characters of A-Za-z0-9._-")
 
 
-def _image_url(body: dict[str, Any], *, allow_private: bool) -> str:
+def _image_url(body: dict[str, Any], *, allow_loopback: bool) -> str:
     urls = body.get("image_urls")
     if not isinstance(urls, list) or len(urls) != 1 or not isinstance(urls[0], str):
         raise invalid("image_urls", "image_urls must be an array of exactly 1 URL")
-    if problem := fetch_problem(urls[0], allow_private=allow_private):
+    if problem := fetch_problem(urls[0], allow_loopback=allow_loopback):
         raise invalid("image_urls", f"image_urls[0] {problem}")
     url: str = urls[0]
     return url

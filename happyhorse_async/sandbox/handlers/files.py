@@ -49,7 +49,7 @@ async def _upload_base64(service: Service, call: Call) -> Answer:
 async def _upload_url(service: Service, call: Call) -> Answer:
     body = _fields(call)
     url = body.get("file_url", "")
-    if problem := fetch_problem(url, allow_private=service.options.allow_loopback):
+    if problem := fetch_problem(url, allow_loopback=service.options.allow_loopback):
         raise invalid("file_url", f"file_url {problem}")
     try:
         data = await service.fetcher.fetch(url)

@@ -33,7 +33,7 @@ _LISTED_STATUSES = {
 async def _submit(service: Service, call: Call) -> Answer:
     wallet = call.owner
     wallet.admit(time.monotonic())
-    submission = read_submission(call.json(), allow_private=service.options.allow_loopback)
+    submission = read_submission(call.json(), allow_loopback=service.options.allow_loopback)
     key = call.headers.get("Idempotency-Key") if service.features.idempotency else None
     accepted = service.world.submit(wallet, submission, now=call.now, key=key)
     if accepted.replayed:
