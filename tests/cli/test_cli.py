@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
+import aiohttp
 import pytest
 
 from happyhorse_async.sandbox import Fault, Sandbox
+from happyhorse_async.sandbox.scenarios import SCENARIOS, scenario_faults
 
 from ..conftest import PHOTOS, open_session
 
@@ -288,6 +290,32 @@ async def test_the_doctor_says_what_is_there(world: Sandbox, tmp_path: Path) -> 
     assert (ran.code, ran.lines()[0]["EVOLINK_API_KEY"], ran.lines()[0]["credits"]) == (0, "set", "1,000,000 to spend")
     assert world.key not in ran.out
     assert (await happyhorse("doctor", cwd=tmp_path)).code == 2
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_the_sandbox_command_runs_every_scenario_until_ctrl_c(tmp_path: Path, name: str) -> None:
+    """Its faults are there, stdout has what to export and two remarks, and Ctrl-C is a clean end."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "happyhorse_async", "sandbox", "--port", "0", "--files-port", "0", "--scenario", name),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    lines = [(await process.stdout.readline()).decode().strip() for _ in range(5)]
+    exports = dict(line.removeprefix("export ").split("=") for line in lines[:3])
+    async with aiohttp.ClientSession() as http, http.get(exports["EVOLINK_BASE_URL"] + "/sandbox/state") as answer:
+        faults = (await answer.json())["faults"]
+    assert [fault["action"] for fault in faults] == [fault.action for fault in scenario_faults(name)]
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == 0
+    assert all(line.startswith("#") for line in lines[3:])
+
+
+async def test_an_unknown_scenario_is_exit_code_2(tmp_path: Path) -> None:
+    """The message names those that there are."""
+    ran = await happyhorse("sandbox", "--port", "0", "--files-port", "0", "--scenario", "earthquake", cwd=tmp_path)
+    assert (ran.code, ran.out, "there are 429-storm, " in ran.err) == (2, "", True)
 
 
 async def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
