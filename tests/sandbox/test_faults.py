@@ -318,14 +318,6 @@ def test_a_fault_checks_itself() -> None:
         Fault("refuse", stauts=503)
     with pytest.raises(ValueError, match="no-callback takes no details, not seconds"):
         Fault("no-callback", seconds=1)
-    with pytest.raises(ValueError, match="status of refuse cannot be '503'"):
-        Fault("refuse", status="503")
-    with pytest.raises(ValueError, match="chunk is 1 or more"):
-        Fault("slow-bytes", chunk=0)
-    with pytest.raises(ValueError, match="nth is one whole number or several, not 'x'"):
-        Fault("refuse", nth="x")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="times"):
-        Fault("refuse", times="2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="between 0 and 1"):
         Fault("refuse", probability=2)
     assert all(Fault(action).action == action for action in ACTIONS)
