@@ -40,14 +40,16 @@ def script(name: str) -> Callable[[Effort], list[Line]]:
 def jobs(effort: Effort) -> list[Line]:
     """The cost of a job in a batch, with the service's answers made on the spot, at ever more jobs."""
     counts = [1_000, 10_000] if effort.quick else [1_000, 10_000, 100_000, *([1_000_000] if effort.long else [])]
-    costs = {}
-    for count in counts:
-        command = [sys.executable, str(FOLDER / "batch.py"), "--child", "stubbed", "", str(count)]
-        runs = []
-        for _ in range(3 if count < 100_000 else 1):
+    runs: dict[int, list[float]] = {count: [] for count in counts}
+    # In turns, so that a slow spell of the machine meets all counts and not one.
+    for turn in range(3):
+        for count in counts:
+            if turn and count > 100_000:
+                continue
+            command = [sys.executable, str(FOLDER / "batch.py"), "--child", "stubbed", "", str(count)]
             said = json.loads(subprocess.check_output(command, env=machine.environment(), text=True))
-            runs.append(said["cpu"] / count * 1e6)
-        costs[count] = figures.spread(runs).median
+            runs[count].append(said["cpu"] / count * 1e6)
+    costs = {count: figures.spread(each).median for count, each in runs.items()}
     each = ", ".join(f"{count:,}: {cost:.0f}" for count, cost in costs.items())
     value = figures.spread([max(costs.values()) / min(costs.values())])
     what = f"cost per job of a batch at {counts[0]:,} to {counts[-1]:,} jobs, dearest over cheapest"

@@ -6,7 +6,8 @@
 
 The session lives in the app's lifespan. Every job is a small file, written before anything is paid, so that a restart goes on where it
 stopped: a job without a task is submitted again with the same idempotency key, one with a task is waited for. The work belongs to the app
-and not to the browser that asked for it: a page that is closed, or reloaded, loses nothing.
+and not to the browser that asked for it: a page that is closed, or reloaded, loses nothing. Under another server command, let open event
+streams be cut off at its end: `uvicorn --app-dir examples fastapi_app:app --timeout-graceful-shutdown 1`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import os
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,39 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
-from happyhorse_async import HappyHorseError, ImageToVideo, InvalidRequestError, Session, TaskHandle
+from happyhorse_async import (
+    DownloadError,
+    HappyHorseError,
+    ImageToVideo,
+    InvalidRequestError,
+    LinkExpiredError,
+    NotAVideoError,
+    Session,
+    TaskHandle,
+    UnsafeLinkError,
+)
 
 PAGE = Path(__file__).with_name("fastapi_page.html")
 FOLDER = Path(os.environ.get("VIDEOS", "videos"))
 LARGEST_IMAGE = 10 * 1024 * 1024
+RETRY_SECONDS = 30.0
 
 
 class Job:
     """One video that somebody asked for: a file beside the image and, in the end, the video."""
 
-    def __init__(self, job_id: str, prompt: str, link: str | None = None, task_id: str | None = None) -> None:
+    def __init__(
+        self, job_id: str, prompt: str, link: str | None = None, task_id: str | None = None, problem: str | None = None
+    ) -> None:
         self.id = job_id
         self.prompt = prompt
         self.link = link
         """Where the image was uploaded: the same key needs the same request."""
         self.task_id = task_id
-        self.task: asyncio.Future[TaskHandle] = asyncio.get_running_loop().create_future()
-        self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        """Gives None when the video is there, else what went wrong."""
+        self.problem = problem
+        """Why it ended without a video, and for good: it is not taken up again."""
+        self.state: dict[str, Any] = {"status": "waiting", "progress": 0}
+        """What the page shows."""
 
     @property
     def image(self) -> Path:
@@ -59,7 +74,8 @@ class Job:
     def write(self) -> None:
         """Put the job on disk, whole or not at all."""
         part = FOLDER / f"{self.id}.part"
-        part.write_text(json.dumps({"id": self.id, "prompt": self.prompt, "link": self.link, "task_id": self.task_id}))
+        facts = {"id": self.id, "prompt": self.prompt, "link": self.link, "task_id": self.task_id, "problem": self.problem}
+        part.write_text(json.dumps(facts))
         part.replace(FOLDER / f"{self.id}.json")
 
     def describe(self) -> dict[str, Any]:
@@ -68,19 +84,21 @@ class Job:
 
 
 class Studio:
-    """All jobs, and the session that works on them."""
+    """All jobs, the session that works on them, and those who look on."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.jobs: dict[str, Job] = {}
         self._work: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+        self._stopping = False
 
     def resume(self) -> None:
         """Take up every job that is on disk."""
         FOLDER.mkdir(parents=True, exist_ok=True)
         for path in sorted(FOLDER.glob("*.json"), key=lambda path: path.stat().st_mtime):
             job = json.loads(path.read_text())
-            self.start(Job(job["id"], job["prompt"], job["link"], job["task_id"]))
+            self.start(Job(job["id"], job["prompt"], job["link"], job["task_id"], job["problem"]))
 
     def start(self, job: Job) -> None:
         """Work on a job, whoever is looking."""
@@ -90,37 +108,76 @@ class Studio:
         work.add_done_callback(self._work.discard)
 
     async def stop(self) -> None:
-        """Stop working; the jobs stay on disk."""
+        """Stop working, and send those who look on away; the jobs stay on disk."""
+        self._stopping = True
+        self._tell_all()
         for work in self._work:
             work.cancel()
         if self._work:
             await asyncio.wait(self._work)
 
     async def _carry_out(self, job: Job) -> None:
-        try:
-            if not job.video.exists():
-                task = await self._task_of(job)
-                job.task.set_result(task)
-                await task.download(job.video, overwrite=True)
-            job.ended.set_result(None)
-        except HappyHorseError as error:
-            job.ended.set_result(f"{error} {error.next_step or ''}".strip())
-        finally:
-            # Whoever still looks is sent away when the app stops.
-            job.task.cancel()
-            job.ended.cancel()
+        while not job.problem:
+            try:
+                await self._make(job)
+                self._tell(job, status="saved", progress=100, video=f"/videos/{job.id}.mp4")
+                return
+            except (LinkExpiredError, UnsafeLinkError, NotAVideoError) as error:
+                job.problem = str(error)
+            except (DownloadError, OSError) as error:
+                # It is paid, and its link lives for a day: a full disk or a host that is down must not cost the video.
+                self._tell(job, status=f"trying again: {error}", progress=100)
+                await asyncio.sleep(RETRY_SECONDS)
+            except HappyHorseError as error:
+                problem = f"{error} {error.next_step or ''}".strip()
+                if error.charged == "unknown":
+                    # Not for good: when the app starts next, the same key tells what became of it.
+                    self._tell(job, status="failed", progress=job.state["progress"], error=problem)
+                    return
+                job.problem = problem
+        self._tell(job, status="failed", progress=job.state["progress"], error=job.problem)
+        await asyncio.to_thread(job.write)
+
+    async def _make(self, job: Job) -> None:
+        if job.video.exists():
+            return
+        task = await self._task_of(job)
+        async for update in task.updates():
+            self._tell(job, status=str(update.status), progress=update.progress)
+        await task.download(job.video, overwrite=True)
 
     async def _task_of(self, job: Job) -> TaskHandle:
         if job.task_id is not None:
             return self.session.task(job.task_id)
         if job.link is None:
             job.link = (await self.session.upload(job.image)).url
-            job.write()
+            await asyncio.to_thread(job.write)
         request = ImageToVideo(job.link, prompt=job.prompt or None, duration=3)
         task = await self.session.submit(request, idempotency_key=job.id)
         job.task_id = task.id
-        job.write()
+        await asyncio.to_thread(job.write)
         return task
+
+    # --- those who look on --------------------------------------------------------------------------------------------------------
+
+    def _tell(self, job: Job, **state: Any) -> None:
+        job.state = state
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def changes(self) -> AsyncIterator[tuple[Job, dict[str, Any]]]:
+        """Follow all jobs: first how each stands, then what changes. Leaving this early leaves the jobs alone."""
+        seen: dict[str, dict[str, Any]] = {}
+        while not self._stopping:
+            news = self._news
+            for job in tuple(self.jobs.values()):
+                if seen.get(job.id) is not job.state:
+                    seen[job.id] = job.state
+                    yield job, job.state
+            await news.wait()
 
 
 @asynccontextmanager
@@ -175,39 +232,22 @@ async def make(request: Request, prompt: str = "") -> dict[str, Any]:
     except InvalidRequestError as error:
         raise HTTPException(422, "; ".join(error.problems)) from None
     job = Job(secrets.token_hex(16), prompt)
-    job.image.write_bytes(image)
-    job.write()
+    await asyncio.to_thread(job.image.write_bytes, image)
+    await asyncio.to_thread(job.write)
     studio_of(request).start(job)
     return job.describe()
 
 
-@app.get("/videos/{job_id}/events")
-async def events(request: Request, job_id: str) -> StreamingResponse:
-    """The states of a job as server-sent events: first the present one, last the video or what went wrong."""
-    return StreamingResponse(states(job_of(request, job_id)), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+@app.get("/events")
+async def events(request: Request) -> StreamingResponse:
+    """The states of all jobs as server-sent events, in one stream: browsers open six connections to a server, not more."""
+    return StreamingResponse(states(studio_of(request)), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-async def states(job: Job) -> AsyncIterator[str]:
-    """Follow a job; leaving this early leaves the job alone."""
-    first: list[asyncio.Future[Any]] = [job.task, job.ended]
-    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-    progress = 0
-    if job.task.done() and not job.task.cancelled():
-        # What goes wrong here goes wrong in the job as well, which reports it.
-        with suppress(HappyHorseError):
-            async for task in job.task.result().updates():
-                progress = task.progress
-                yield message(status=str(task.status), progress=progress)
-    problem = await asyncio.shield(job.ended)
-    if problem is None:
-        yield message(status="saved", progress=100, video=f"/videos/{job.id}.mp4")
-    else:
-        yield message(status="failed", progress=progress, error=problem)
-
-
-def message(**fields: Any) -> str:
-    """Write one server-sent event."""
-    return f"data: {json.dumps(fields)}\n\n"
+async def states(studio: Studio) -> AsyncIterator[str]:
+    """Write what changes as server-sent events."""
+    async for job, state in studio.changes():
+        yield f"data: {json.dumps({'id': job.id, **state})}\n\n"
 
 
 @app.get("/videos/{job_id}.mp4")
@@ -226,11 +266,13 @@ async def try_it(image: Path, url: str) -> None:
             job = await answer.json()
         if not answer.ok:
             raise SystemExit(job["detail"])
-        async with client.get(f"/videos/{job['id']}/events") as stream:
+        async with client.get("/events") as stream:
             async for line in stream.content:
-                if line.startswith(b"data: "):
-                    state = json.loads(line[6:])
+                state = json.loads(line[6:]) if line.startswith(b"data: ") else {}
+                if state.get("id") == job["id"]:
                     print(state["status"], state["progress"])
+                    if "video" in state or "error" in state:
+                        break
         if "error" in state:
             raise SystemExit(state["error"])
         async with client.get(state["video"]) as answer:

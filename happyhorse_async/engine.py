@@ -41,6 +41,8 @@ class Engine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
         self.events = Events()
         self.background = Background()
         self.http = Http(
@@ -67,8 +69,6 @@ class Engine:
             poller=self,
         )
         self.submitter.callback_url = settings.webhook_url
-        self._closed = False
-        self._loop = asyncio.get_running_loop()
 
     def require_own_loop(self) -> None:
         """Raise `SessionClosedError` in another event loop than the one in which the connections live."""
@@ -78,6 +78,10 @@ class Engine:
                 next_step="Make one Session for each event loop.",
             )
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise SessionClosedError("this session is closed; make a new one", next_step="Open a new Session.")
+
     # --- parts that not every session needs: loaded and made when they are, so that the first submission is not held up --------------
 
     @cached_property
@@ -85,6 +89,7 @@ class Engine:
         """The session's one poller."""
         from .poller import Poller
 
+        self._require_open()
         settings = self._settings
         return Poller(
             self.api,
@@ -134,8 +139,7 @@ class Engine:
         """The session's one way to result links."""
         from .edges.fetch import Fetcher
 
-        if self._closed:
-            raise SessionClosedError("this session is closed; make a new one", next_step="Open a new Session.")
+        self._require_open()
         settings = self._settings
         return Fetcher(timeouts=settings.timeouts, limits=settings.limits, allow_loopback=settings.on_loopback)
 

@@ -1,8 +1,8 @@
 """Fixtures for users' own tests: a sandbox of the service, and a session that speaks to it.
 
     @pytest.mark.anyio
-    async def test_my_code(happyhorse_sandbox, happyhorse_session):
-        await happyhorse_session.generate("cat.png", save_to=tmp_path)
+    async def test_my_code(happyhorse_sandbox, happyhorse_session, tmp_path):
+        await happyhorse_session.generate("https://cdn.example.com/cat.png", save_to=tmp_path / "cat.mp4")
         assert happyhorse_sandbox.paid == 1
 
 Mark a test with `happyhorse_sandbox(...)` to pass arguments to its `Sandbox`.
@@ -44,8 +44,19 @@ def happyhorse_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-async def happyhorse_session(anyio_backend: Any, happyhorse_sandbox: Sandbox) -> AsyncIterator[Session]:
-    """Open a session to the test's sandbox, for tests marked `anyio`; it looks at tasks more eagerly than usual."""
+def _asyncio_alone(anyio_backend: Any) -> None:
+    """Skip the runs on other event loops, which anyio adds wherever trio is installed. Before the loop starts, so no `async`."""
+    name = anyio_backend if isinstance(anyio_backend, str) else anyio_backend[0]
+    if name != "asyncio":
+        pytest.skip(f"a happyhorse session is for asyncio and cannot run on {name}")
+
+
+@pytest.fixture
+async def happyhorse_session(anyio_backend: Any, _asyncio_alone: None, happyhorse_sandbox: Sandbox) -> AsyncIterator[Session]:
+    """Open a session to the test's sandbox, for tests marked `anyio`; it looks at tasks more eagerly than usual.
+
+    On another event loop than asyncio's the test is skipped.
+    """
     from happyhorse_async import Polling, Session
 
     eager = Polling(target_delay=0.01, min_interval=0.01, max_interval=0.1, max_reads_per_minute=60_000)

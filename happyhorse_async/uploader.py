@@ -7,7 +7,8 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import anyio
@@ -55,6 +56,12 @@ class Uploader:
         self._files: dict[str, tuple[UploadedFile, float]] = {}
         self._contents: dict[str, str] = {}
         self._sending: dict[str, asyncio.Future[UploadedFile | None]] = {}
+        self._kept: set[str] = set()
+        """Contents that somebody asked for who will not say when the file has served."""
+        self._asking: Counter[str] = Counter()
+        """Contents that borrowers are waiting for."""
+        self._borrowers: dict[str, set[Hashable]] = {}
+        """Who has borrowed which link."""
 
     async def url_of(self, image: Path | bytes) -> str:
         """Give the public URL of a local first frame, uploading it when that is needed."""
@@ -73,6 +80,50 @@ class Uploader:
 
         Raises `InvalidRequestError` before anything is sent, and the service's own error when it refuses.
         """
+        looked = await self._looked_at(image)
+        self._kept.add(looked.sha256)
+        return await self._shared(looked)
+
+    async def borrow(self, image: Path | bytes, borrower: Hashable) -> str:
+        """Give the public URL of a local first frame to somebody who gives it back when every task that was given it has ended."""
+        looked = await self._looked_at(image)
+        self._asking[looked.sha256] += 1
+        try:
+            file = await self._shared(looked)
+        finally:
+            self._asking[looked.sha256] -= 1
+        self._borrowers.setdefault(file.url, set()).add(borrower)
+        return file.url
+
+    async def give_back(self, url: str, borrower: Hashable) -> None:
+        """Take a file off the host again after its last borrower, which makes room in the account's quota of files.
+
+        A file that anybody else was given stays: nobody knows what for. Seen in the vendor's clients, not promised: where the service will
+        not, the file stays until it expires, and nothing is raised.
+        """
+        borrowers = self._borrowers.get(url, set())
+        if borrower not in borrowers:
+            return
+        borrowers.discard(borrower)
+        if borrowers:
+            return
+        del self._borrowers[url]
+        content = self._contents.get(url, "")
+        if content not in self._kept and not self._asking.get(content):
+            await self._discard(url)
+
+    async def _discard(self, url: str) -> None:
+        content = self._contents.pop(url, "")
+        file, _ = self._files.get(content, (None, 0.0))
+        if file is None or file.url != url or not file.id:
+            return
+        del self._files[content]
+        try:
+            await self._host.delete_once(file.id)
+        except HappyHorseError as error:
+            logger.debug("a file stays on the host: %s", error, extra={"action": "file_stays"})
+
+    async def _looked_at(self, image: object) -> LocalImage:
         source = _source(image)
         if source is None:
             raise InvalidRequestError([f"image: expected a path or the bytes of an image to upload, got {image!r:.200}"])
@@ -80,22 +131,7 @@ class Uploader:
             looked = await look_at(source)
         if looked.problems:
             raise InvalidRequestError(looked.problems)
-        return await self._shared(looked)
-
-    async def discard(self, url: str) -> None:
-        """Take a file that this session uploaded off the host again, which makes room in the account's quota of files.
-
-        For those who know that every task that was given the link has ended. Seen in the vendor's clients, not promised: where the service
-        will not, the file stays until it expires, and nothing is raised.
-        """
-        content = self._contents.pop(url, None)
-        file, _ = self._files.pop(content, (None, 0.0)) if content is not None else (None, 0.0)
-        if file is None or not file.id:
-            return
-        try:
-            await self._host.delete_once(file.id)
-        except HappyHorseError as error:
-            logger.debug("a file stays on the host: %s", error, extra={"action": "file_stays"})
+        return looked
 
     async def _shared(self, image: LocalImage) -> UploadedFile:
         """Give the file of a content: a living one, one that is being sent just now, or a new one."""

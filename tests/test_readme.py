@@ -55,10 +55,11 @@ def test_there_are_blocks() -> None:
     assert len(BLOCKS) >= 4
 
 
-async def test_the_readmes_test_passes_in_a_users_project(tmp_path: Path) -> None:
-    """The test that the README shows runs as it stands there, with the fixtures that installing the package gives."""
-    (block,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def test_" in block)
-    (tmp_path / "test_mine.py").write_text(block)
+async def test_the_readmes_tests_pass_in_a_users_project(tmp_path: Path) -> None:
+    """The tests that the README shows run as they stand there, with the fixtures that installing the package gives."""
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def test_" in block]
+    for number, block in enumerate(blocks):
+        (tmp_path / f"test_mine_{number}.py").write_text(block)
     plugin = () if any(entry.value == PLUGIN for entry in entry_points(group="pytest11")) else ("-p", PLUGIN)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -73,7 +74,7 @@ async def test_the_readmes_test_passes_in_a_users_project(tmp_path: Path) -> Non
     )
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
-    assert b"passed" in output
+    assert f"{len(blocks)} passed".encode() in output
 
 
 def test_the_table_of_faults_is_the_measured_one() -> None:

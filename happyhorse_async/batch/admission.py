@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any
@@ -14,6 +13,7 @@ from ..rules import identity
 from ..rules.lifecycle import JobState
 from .jobs import Job, Record, write_request
 from .store import Store
+from .texts import write_extra
 
 
 class Verdict(Enum):
@@ -62,7 +62,7 @@ def candidate_of(job: Job, image_digest: str | None) -> Candidate:
         job.id is not None,
         digest,
         write_request(job.request, image_digest),
-        json.dumps(job.extra, ensure_ascii=False, default=str) if job.extra else "{}",
+        write_extra(job.extra) if job.extra else "{}",
     )
 
 
@@ -107,19 +107,22 @@ def _enter(store: Store, known: dict[str, Any], run: int, candidates: Sequence[C
     rows = [(c, job_id) for c, job_id in zip(candidates, ids, strict=True) if job_id is not None]
     names = _names(store, rows, run)
     store.write_set(
-        "admit", [[job_id, c.fingerprint, c.text, c.extra, name, run] for (c, job_id), name in zip(rows, names, strict=True)]
+        "admit",
+        [[job_id, c.fingerprint, c.text, c.extra, name, int(c.own), run] for (c, job_id), name in zip(rows, names, strict=True)],
     )
-    store.write_set("renew", [[job_id, c.text, c.extra, run] for c, job_id in rows])
+    # A row that was not known has just been written as it is.
+    store.write_set("renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if c.id in known or job_id != c.id])
 
 
 def _names(store: Store, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:
     """Choose the videos' names: the plainest one that no other job has, also where file systems take no notice of case."""
     choices = [_choices(candidate, job_id, run) for candidate, job_id in rows]
-    taken = set(store.set_of("taken-names", sorted({name for names in choices for name in names})) or ())
+    wanted = sorted({name for names in choices if len(names) > 1 for name in names})
+    taken = {identity.folded(name) for name in store.set_of("taken-names", wanted) or ()} if wanted else set[str]()
     chosen = []
     for names in choices:
-        name = next((name for name in names if name.lower() not in taken), names[-1])
-        taken.add(name.lower())
+        name = next((name for name in names if identity.folded(name) not in taken), names[-1])
+        taken.add(identity.folded(name))
         chosen.append(name)
     return chosen
 

@@ -71,8 +71,11 @@ class Intake:
     def _job(self, row: Any) -> Job | BadRow:
         self._number += 1
         if isinstance(row, ImageToVideo):
-            return Job(row)
-        if isinstance(row, Job) and isinstance(row.request, ImageToVideo) and (row.id is None or str(row.id).strip()):
+            try:
+                return Job(row)
+            except InvalidRequestError as error:
+                return BadRow(f"row {self._number}", error, row)
+        if isinstance(row, Job) and isinstance(row.request, ImageToVideo) and (row.id is None or row.id.strip()):
             return row
         problem = f"row {self._number}: expected an ImageToVideo or a Job with one, got {row!r:.200}"
         return BadRow(f"row {self._number}", InvalidRequestError([problem]))

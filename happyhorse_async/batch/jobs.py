@@ -10,10 +10,11 @@ from typing import Any
 
 import attrs
 
-from ..errors import HappyHorseError, TaskFailedError
+from ..errors import HappyHorseError, InvalidRequestError, TaskFailedError
 from ..events import Event
 from ..models import ImageToVideo, Task, TaskError, TaskStatus, Video
 from ..rules.lifecycle import JobState
+from .texts import job_problems
 
 MILLION = 1_000_000
 """The ledger keeps credits as whole millionths, so that sums are exact."""
@@ -31,7 +32,10 @@ def to_credits(millionths: int) -> Decimal:
 
 @attrs.frozen
 class Job:
-    """A row of a batch's input: a request, with the caller's own id and columns if there are any."""
+    """A row of a batch's input: a request, with the caller's own id and columns if there are any.
+
+    Raises `InvalidRequestError` for what the ledger cannot keep: an id that is no text, lone surrogates, NUL characters.
+    """
 
     request: ImageToVideo
     """The video that is wanted."""
@@ -39,6 +43,11 @@ class Job:
     """The caller's id, unique in the input; None: the job is known by its request's content."""
     extra: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
     """Columns that are given back in the results; values as JSON has them."""
+
+    def __attrs_post_init__(self) -> None:
+        problems = job_problems(self.request, self.id, self.extra)
+        if problems:
+            raise InvalidRequestError(problems)
 
 
 @attrs.define(kw_only=True, on_setattr=attrs.setters.NO_OP)

@@ -16,7 +16,8 @@ CREATE TABLE jobs (
     state TEXT NOT NULL DEFAULT 'new',
     request TEXT NOT NULL,
     extra TEXT NOT NULL DEFAULT '{}',
-    name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+    name TEXT NOT NULL COLLATE NOCASE,
+    own INTEGER NOT NULL DEFAULT 0,
     attempt INTEGER NOT NULL DEFAULT 1,
     key TEXT,
     image_url TEXT,
@@ -40,6 +41,9 @@ CREATE TABLE jobs (
     ended_run INTEGER NOT NULL DEFAULT 0,
     superseded INTEGER NOT NULL DEFAULT 0
 );
+-- A name made from a request's digest is no other job's, so only those made from callers' ids are compared: an entry at a random place in
+-- an index of all jobs costs the more, the more jobs there are.
+CREATE UNIQUE INDEX jobs_own_names ON jobs (name) WHERE own = 1;
 CREATE INDEX jobs_at_stake ON jobs (state, seq) WHERE state IN ('submitting', 'running', 'completed');
 CREATE INDEX jobs_in_trouble ON jobs (state, seq) WHERE state IN ('failed', 'unknown');
 
@@ -78,7 +82,8 @@ SELECT json_group_object(j.id, json_array(j.fingerprint, j.seen_run, j.twins))
     FROM json_each(?) AS v JOIN jobs AS j ON j.id = v.value;
 
 -- name: taken-names
-SELECT json_group_array(lower(t.name)) FROM json_each(?) AS v JOIN jobs AS t ON t.name = v.value;
+-- Those of some names that jobs with callers' ids have.
+SELECT json_group_array(t.name) FROM json_each(?) AS v JOIN jobs AS t ON t.name = v.value AND t.own = 1;
 
 -- name: supersede
 -- A caller's id whose request has changed: the old job keeps its fate, its video and its cost under another id.
@@ -88,9 +93,9 @@ UPDATE jobs SET id = json_extract(v.value, '$[1]'), superseded = 1,
     FROM json_each(?) AS v WHERE jobs.id = json_extract(v.value, '$[0]');
 
 -- name: admit
-INSERT OR IGNORE INTO jobs (id, fingerprint, request, extra, name, seen_run)
+INSERT OR IGNORE INTO jobs (id, fingerprint, request, extra, name, own, seen_run)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
-           json_extract(value, '$[4]'), json_extract(value, '$[5]') FROM json_each(?);
+           json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]') FROM json_each(?);
 
 -- name: renew
 -- The extra columns may change at any time; the request as long as nothing of it has left.

@@ -28,6 +28,7 @@ from ..models import ImageToVideo
 from ..rules import frames
 from ..rules.links import looks_like_link
 from .jobs import Job
+from .texts import text_problem
 
 FIELDS = ("image", "prompt", "quality", "duration", "seed", "callback_url")
 IMAGE_COLUMNS = ("image", "image_url", "image_path", "file", "url")
@@ -238,16 +239,8 @@ def _csv(path: Path) -> Iterator[Line]:
 def _row_problem(row: dict[Any, Any]) -> str | None:
     if row.pop(None, None) is not None:
         return f"has more values than the header's {len(row)} columns"
-    spoiled = [name for name, value in row.items() if not _is_text(name) or not _is_text(value or "")]
+    spoiled = [name for name, value in row.items() if text_problem(name) or text_problem(value or "")]
     return f"is not UTF-8 text: {spoiled[0]!r}" if spoiled else None
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _delimiter(header: str) -> str:

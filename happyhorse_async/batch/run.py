@@ -212,6 +212,7 @@ class Run:
             after = page[-1].seq
 
     async def _admit(self, job: Record) -> None:
+        self._purse.wake(job.reserved)
         self._at_work[0].admit(job)
 
     async def _begin_again(self, job: Record) -> None:
@@ -226,7 +227,7 @@ class Run:
         except HappyHorseError as error:
             stages.tell(outcome_of(job, self._folder, error=error, resumed=True))
             return
-        stages.admit(job)
+        await self._admit(job)
 
     async def _take_in(self, rows: Sequence[Row], *, retry: bool) -> None:
         """Enter a group of rows into the ledger, and send each on its way."""
@@ -259,7 +260,7 @@ class Run:
             elif job.state is JobState.NEW:
                 # An upload of an earlier run may be gone, and nothing hangs on its link: the service never accepted it.
                 job.image_url = job.uploaded = None
-            stages.admit(job)
+            await self._admit(job)
 
     def _refuse(
         self, job_id: str, error: HappyHorseError, request: ImageToVideo | None, extra: dict[str, object] | None = None

@@ -7,7 +7,8 @@ that are paid for already, whose links die.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -90,6 +91,10 @@ class Stages:
     def later(self, job: Record, pause: float) -> None:
         """Send a job on after a pause, which ends early when the batch stops."""
         self._group.start_soon(self._after, pause, job)
+
+    def aside(self, work: Callable[[Record], Coroutine[Any, Any, None]], job: Record) -> None:
+        """Do something with a job beside the stages, without holding one of their workers."""
+        self._group.start_soon(work, job)
 
     async def _after(self, pause: float, job: Record) -> None:
         with anyio.move_on_after(pause):

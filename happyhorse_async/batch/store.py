@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LedgerError
+from ..rules.identity import folded
 from ..rules.lifecycle import JobState
 from .jobs import Record, Totals, to_credits
 from .queries import queries
@@ -27,6 +28,8 @@ KINDS = ("submitting", "running", "completed", "saved", "ended", "again")
 """The kinds of changes, in the order in which a group writes them: a job goes through several of them only in this order."""
 LARGEST_LOG = 16 * 1024 * 1024
 """The write-ahead log is folded into the database when it is longer than this many bytes."""
+PAGE_CACHE = 8 * 1024
+"""KiB of the database kept in memory: with less, a group's own pages do not fit, and are written to the log before their time."""
 DYING_SECONDS = 2 * 3600
 
 Change = tuple[str, Sequence[Any]]
@@ -61,6 +64,7 @@ class Store:
         # with its pages copied already, and a log like that, cut short, would lay old pages over new ones. Ours always empty it.
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA wal_autocheckpoint = 0")
+        self._db.execute(f"PRAGMA cache_size = {-PAGE_CACHE}")
         return fresh
 
     def _check(self) -> None:
@@ -99,7 +103,8 @@ class Store:
     def _found(self) -> None:
         self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._db.execute(self._sql["set-fact"], ("batch", uuid.uuid4().hex))
-        strangers = [path.name for path in self.path.parent.glob("*.mp4")]
+        names = [path.name for path in self.path.parent.glob("*.mp4")]
+        strangers = sorted({*names, *map(folded, names)})
         self._db.execute(self._sql["add-strangers"], (json.dumps(strangers),))
 
     def checkpoint(self) -> None:
@@ -180,7 +185,7 @@ class Store:
 
     def is_stranger(self, name: str) -> bool:
         """Whether a video of this name was in the folder before the ledger."""
-        return bool(self._one("SELECT 1 FROM strangers WHERE name = ?", name))
+        return bool(self._one("SELECT 1 FROM strangers WHERE name IN (?, ?)", name, folded(name)))
 
     def set_of(self, query: str, values: Sequence[Any]) -> Any:
         """Run a query over a JSON array that answers with one JSON value."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from pathlib import Path
 
 import anyio
@@ -31,7 +30,6 @@ from .stages import Stages
 
 LONGEST_GOODBYE = 5.0
 """Seconds that taking an upload away may hold up its job's outcome."""
-
 
 MOST_AHEAD = 32
 """Uploads that wait for their submission: they take room in the account's quota of files, and grow old."""
@@ -66,8 +64,6 @@ class Work:
         self._timeout = timeout
         self._prices: dict[tuple[str, int], int] = {}
         self._tries: dict[int, int] = {}
-        self._holders: Counter[str] = Counter()
-        """Jobs under way by the upload that they use; equal images share one."""
         self._ahead = anyio.Semaphore(MOST_AHEAD)
         self._waiting: set[int] = set()
 
@@ -80,23 +76,26 @@ class Work:
         if self._stages.stopping:
             await self._drop(job)
             return
-        image = job.wanted.image
+        image, borrower = job.wanted.image, (self._ledger.batch_id, job.seq)
         try:
-            job.image_url = image if isinstance(image, str) else await self._parts.uploader.url_of(image)
+            job.image_url = image if isinstance(image, str) else await self._parts.uploader.borrow(image, borrower)
         except HappyHorseError as error:
             await self._unsubmitted(job, error)
             return
         job.uploaded = time.time()
-        self._holders[job.image_url] += 1
         self._stages.submissions.put(job)
 
     # --- submit and watch ---------------------------------------------------------------------------------------------------------
 
     async def submit_and_watch(self, job: Record) -> None:
         """Turn a job into a task, if it is none yet, and follow the task to its end."""
-        self._taken_up(job)
         if job.state in (JobState.NEW, JobState.SUBMITTING, JobState.UNKNOWN):
             try:
+                if job.state is JobState.NEW and not self._stages.stopping and not job.reserved and not await self._reserved(job):
+                    # Not here: jobs that are paid for, and would give money back, need the workers.
+                    self._stages.aside(self._save_up, job)
+                    return
+                self._taken_up(job)
                 if not await self._submitted(job):
                     await self._drop(job)
                     return
@@ -106,8 +105,8 @@ class Work:
         await self._watch(job)
 
     async def _submitted(self, job: Record) -> bool:
-        """Reserve, commit, POST; gives False when the batch is stopping and nothing has left."""
-        if job.state is JobState.NEW and (self._stages.stopping or not await self._reserved(job)):
+        """Commit, POST; gives False when the batch is stopping and nothing has left."""
+        if job.state is JobState.NEW and self._stages.stopping:
             return False
         if job.state is not JobState.SUBMITTING:
             await self._commit_key(job)
@@ -120,12 +119,24 @@ class Work:
         self._ledger.post("running", job.seq, job.task_id, time.time())
         return True
 
+    async def _save_up(self, job: Record) -> None:
+        """Wait until there is money for a job, and then send it on."""
+        price = self._prices[job.wanted.quality, job.wanted.duration]
+        try:
+            job.reserved = price if await self._purse.reserve(price) else 0
+        except HappyHorseError as error:
+            await self._unsubmitted(job, error)
+            return
+        # One without money by now is dropped there, as all that is new when the batch stops.
+        self._stages.route(job)
+
     async def _reserved(self, job: Record) -> bool:
+        """Set a job's price aside; gives False when that has to wait."""
         request = job.wanted
         kind = request.quality, request.duration
         if kind not in self._prices:
             self._prices[kind] = to_millionths(await self._parts.pricing.credits_for(request))
-        if not await self._purse.reserve(self._prices[kind]):
+        if not self._purse.take(self._prices[kind]):
             return False
         job.reserved = self._prices[kind]
         return True
@@ -187,7 +198,7 @@ class Work:
         path, task = self._folder / job.name, job.task
         assert task is not None, "a job comes to its download from its watch"  # noqa: S101
         try:
-            return await self._parts.downloader.download(task, str(path), request=job.asked)
+            return await self._parts.downloader.download(task, path, request=job.asked, exact=True)
         except DestinationExistsError:
             # Whatever was there before the ledger is known as a stranger: this is ours, renamed before the ledger could note it.
             video = await found.verified(path, task, job.asked)
@@ -312,6 +323,7 @@ class Work:
     def _end(self, job: Record, error: HappyHorseError | None = None) -> None:
         self._tries.pop(job.seq, None)
         self._taken_up(job)
+        self._purse.rest(job.reserved)
         self._stages.end(outcome_of(job, self._folder, error=error))
 
     def _taken_up(self, job: Record) -> None:
@@ -323,16 +335,15 @@ class Work:
     async def _drop(self, job: Record) -> None:
         if job.state is JobState.NEW:
             await self._let_go(job)
+            self._purse.settle(job.reserved, 0)
+            job.reserved = 0
+        self._purse.rest(job.reserved)
         self._tries.pop(job.seq, None)
         self._taken_up(job)
         self._stages.drop()
 
     async def _let_go(self, job: Record) -> None:
         """Take an upload away when no job needs it any more: an account has room for two thousand files, and a night for more jobs."""
-        url = job.image_url or ""
-        if url in self._holders:
-            self._holders[url] -= 1
-            if not self._holders[url]:
-                del self._holders[url]
-                with anyio.move_on_after(LONGEST_GOODBYE):
-                    await self._parts.uploader.discard(url)
+        if job.image_url and job.uploaded is not None:
+            with anyio.move_on_after(LONGEST_GOODBYE):
+                await self._parts.uploader.give_back(job.image_url, (self._ledger.batch_id, job.seq))

@@ -58,7 +58,7 @@ class Downloader:
         self._policy = policy
         self._events = events
         self._slots = Slots(limits.max_downloads)
-        self._threads = Threads(min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk")
+        self._threads = Threads(min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk", refusal=_closed)
         self._closed: asyncio.Event = asyncio.Event()
 
     async def download(
@@ -69,12 +69,14 @@ class Downloader:
         request: ImageToVideo | None = None,
         overwrite: bool = False,
         index: int = 0,
+        exact: bool = False,
     ) -> Video:
         """Save one result of a finished task, verified; raises `DownloadError`.
 
         `to` is a file's path, a folder (it exists, or ends with a slash), a template, or an object store's link; see `TaskHandle.download`.
+        With `exact` it is the path of a file and nothing else, whatever braces are in it.
         """
-        return await self._download(task, os.fspath(to), request, overwrite=overwrite, index=index, several=False)
+        return await self._download(task, os.fspath(to), request, overwrite=overwrite, index=index, exact=exact)
 
     async def download_all(
         self, task: Task, to: str | os.PathLike[str] = "", *, request: ImageToVideo | None = None, overwrite: bool = False
@@ -116,12 +118,20 @@ class Downloader:
         return await self._threads.run(lambda: leftovers(folder))
 
     async def _download(
-        self, task: Task, to: str, request: ImageToVideo | None, *, overwrite: bool, index: int, several: bool
+        self,
+        task: Task,
+        to: str,
+        request: ImageToVideo | None,
+        *,
+        overwrite: bool,
+        index: int,
+        several: bool = False,
+        exact: bool = False,
     ) -> Video:
         with _facts(path=to, task_id=task.id, charged="yes"):
             if not 0 <= index < len(task.results):
                 task = await self._with_links(task, index)
-            sink, path, url = await self._sink(task, to, request, overwrite=overwrite, index=index, several=several)
+            sink, path, url = await self._sink(task, to, request, overwrite=overwrite, index=index, several=several, exact=exact)
             with self._warning(task):
                 transfer = Transfer(
                     self._api,
@@ -158,16 +168,16 @@ class Downloader:
         return fresh
 
     async def _sink(
-        self, task: Task, to: str, request: ImageToVideo | None, *, overwrite: bool, index: int, several: bool
+        self, task: Task, to: str, request: ImageToVideo | None, *, overwrite: bool, index: int, several: bool, exact: bool
     ) -> tuple[Sink, Path, str | None]:
-        if destinations.is_object_link(to):
+        if not exact and destinations.is_object_link(to):
             sink = await _object_store().ObjectSink.make(
                 to, task, request, index, several=several, overwrite=overwrite, threads=self._threads
             )
             return sink, Path(sink.key), sink.url
 
         def prepare() -> tuple[PartFile, bool]:
-            path = destinations.file_path(to, task, request, index, several=several)
+            path = Path(to) if exact else destinations.file_path(to, task, request, index, several=several)
             file = PartFile(path, task_id=task.id, index=index, overwrite=overwrite)
             return file, file.is_new()
 

@@ -161,7 +161,8 @@ class Transfer:
             raise incomplete from error
         pause = retry.pause_before(self._policy, failures, None, random.random())
         if isinstance(error, _TryAgainError) and error.pause is not None:
-            pause = max(pause, error.pause)
+            # The host is not trusted: the link must not die while it makes us wait.
+            pause = max(pause, min(error.pause, self._policy.longest_pause))
         self._events.emit(Retrying(what="downloading a video", error=incomplete, pause=pause, attempt=failures))
         return pause
 
@@ -214,7 +215,8 @@ class Transfer:
 
     async def _end(self, stream: Stream, verdict: Verdict) -> Verified:
         """Store the last bytes, and publish all if nothing is missing."""
-        whole = verdict.length is None or self._received + stream.size == verdict.length
+        before = self._received if self._begun else 0
+        whole = verdict.length is None or before + stream.size == verdict.length
         if not whole or not self._begun:
             await self._store(stream, verdict)
         if not whole:

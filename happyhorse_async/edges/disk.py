@@ -33,6 +33,7 @@ BLOCK = 1024 * 1024
 """Bytes read at once when what is there already is hashed again."""
 _MOST_VECTORS = 512
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES})
 
 
@@ -185,7 +186,12 @@ class PartFile:
     def publish(self) -> tuple[str, mp4.Movie]:
         """Verify the file, make it durable, and only then give it its final name; raises `BrokenVideoError`."""
         described = self.tally.finish()
-        os.fsync(self._file)
+        try:
+            os.fsync(self._file)
+        except OSError:
+            # What could not be written back may be gone from the system's cache too: these bytes are never gone on with.
+            self.discard()
+            raise
         if sys.platform == "win32":
             self._close_file()
         if self._overwrite:
@@ -214,6 +220,8 @@ class PartFile:
 
     def discard(self) -> None:
         """Throw away what is there: it is no video."""
+        if sys.platform == "win32":
+            self._close_file()
         self.part.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
         self._close_file()
@@ -292,11 +300,16 @@ def _write_all(file: int, pieces: Sequence[bytes]) -> None:
 def _sync_folder(folder: Path) -> None:
     if sys.platform == "win32":
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Some file systems cannot sync a folder, and some folders may not be opened for reading: the video is there all the same.
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 @functools.cache
@@ -332,10 +345,13 @@ def leftovers(folder: Path) -> Iterator[Leftover]:
         if facts is None or names.part_names(facts["name"])[1] != note.name:
             continue
         final, part = note.with_name(facts["name"]), note.with_name(names.part_names(facts["name"])[0])
-        if final.exists() and (not part.exists() or part.samefile(final)):
-            # Killed after the video got its name, before all of this was cleared away.
-            part.unlink(missing_ok=True)
-            note.unlink()
-            continue
-        received = part.stat().st_size if part.exists() else 0
+        try:
+            if final.exists() and (not part.exists() or part.samefile(final)):
+                # Killed after the video got its name, before all of this was cleared away.
+                part.unlink(missing_ok=True)
+                note.unlink(missing_ok=True)
+                continue
+            received = part.stat().st_size if part.exists() else 0
+        except FileNotFoundError:
+            continue  # another process has just finished it
         yield Leftover(facts["task_id"], facts["index"], final, received, facts["length"])

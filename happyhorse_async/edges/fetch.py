@@ -97,7 +97,10 @@ class Fetcher:
             if response.status not in _REDIRECTS or location is None:
                 return Stream(response, self.timeouts)
             response.close()
-            link = urljoin(link, location)
+            try:
+                link = urljoin(link, location)
+            except ValueError:
+                raise UnsafeLinkError("the link was redirected to something that is no link") from None
         raise UnsafeLinkError(f"the link was redirected more than {MOST_REDIRECTS} times")
 
     async def _ask(self, link: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:

@@ -23,9 +23,9 @@ class FileSink:
         self._threads = threads
         self._new = new
 
-    async def _do(self, call: Callable[[], T]) -> T:
+    async def _do(self, call: Callable[[], T], *, last: bool = False) -> T:
         try:
-            return await self._threads.run(call)
+            return await self._threads.run(call, last=last)
         except HappyHorseError:
             raise
         except OSError as error:
@@ -70,7 +70,7 @@ class FileSink:
 
     async def discard(self) -> None:
         """Remove the part file and its note."""
-        await self._do(self._file.discard)
+        await self._do(self._file.discard, last=True)
 
     async def release(self) -> None:
         """Have nothing to let go of: `close` has."""
@@ -79,7 +79,7 @@ class FileSink:
         """Close the part file; it stays."""
         self._new = False
         if self._file.is_open:
-            await self._do(self._file.close)
+            await self._do(self._file.close, last=True)
 
 
 def disk_error(error: OSError, path: str) -> DownloadError:

@@ -13,14 +13,20 @@ T = TypeVar("T")
 class Threads:
     """Runs blocking calls. Threads start when they are needed, and end with `close`."""
 
-    def __init__(self, most: int, *, name: str) -> None:
+    def __init__(self, most: int, *, name: str, refusal: Callable[[], Exception]) -> None:
+        self._refusal = refusal
         self._closed = False
         self._pool = ThreadPoolExecutor(max_workers=most, thread_name_prefix=name)
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """Make a blocking call in a thread, and wait for its end even when cancelled: it may be using a file that is closed next."""
+    async def run(self, call: Callable[[], T], *, last: bool = False) -> T:
+        """Make a blocking call in a thread, and wait for its end even when cancelled: it may be using a file that is closed next.
+
+        After `close` only what is `last`, the closing of files, is done, at once; anything else raises what `refusal` gives.
+        """
         if self._closed:
-            return call()  # what is left to do when all ends is to close files
+            if not last:
+                raise self._refusal()
+            return call()
         future = asyncio.get_running_loop().run_in_executor(self._pool, call)
         try:
             return await asyncio.shield(future)

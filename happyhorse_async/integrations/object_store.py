@@ -31,6 +31,8 @@ SINGLE_PUT = 8 * 1024 * 1024
 """Bytes up to which a video is kept in memory and put with one request."""
 PART = 8 * 1024 * 1024
 """Bytes of one part of an upload; stores want at least 5 MiB."""
+PARTS_AT_ONCE = 2
+"""Parts of one upload on the wire at once: eight downloads must not fill the memory when the store is slower than the file host."""
 CLEAN_UP_SECONDS = 10.0
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_STORAGE_ENDPOINT")
 
@@ -125,6 +127,7 @@ class ObjectSink:
         self._draft = ""
         """The temporary key of a large one."""
         self._writer: Any = None
+        self._closing: asyncio.Future[None] | None = None
         self._sound = True
         """What is there is what was handed over."""
 
@@ -173,7 +176,7 @@ class ObjectSink:
         self._pieces += pieces
         if self._writer is None and self._tally.size > SINGLE_PUT:
             self._draft = f"{self.key}.{secrets.token_hex(8)}.part"
-            self._writer = _obstore().open_writer_async(self._store, self._draft, buffer_size=PART)
+            self._writer = _obstore().open_writer_async(self._store, self._draft, buffer_size=PART, max_concurrency=PARTS_AT_ONCE)
         if self._writer is not None:
             waiting, self._pieces = b"".join(self._pieces), []
             with _our_errors(self.url):
@@ -193,13 +196,20 @@ class ObjectSink:
         return described
 
     async def _publish_draft(self) -> None:
-        await self._writer.close()
-        self._writer = None
+        await self._close_writer()
         found = await _obstore().head_async(self._store, self._draft)
         if found["size"] != self._tally.size:
             raise DownloadError(f"{self.url}: the store has {found['size']} of {self._tally.size} bytes", path=self.url)
         await _obstore().copy_async(self._store, self._draft, self.key, overwrite=self._overwrite)
         await self._remove_draft()
+
+    async def _close_writer(self) -> None:
+        """End the upload, once, and to its end though the caller is cancelled: only then can what it makes be removed."""
+        if self._writer is not None:
+            if self._closing is None:
+                self._closing = asyncio.ensure_future(self._writer.close())
+            await asyncio.shield(self._closing)
+            self._writer = self._closing = None
 
     async def _remove_draft(self) -> None:
         if self._draft:
@@ -209,12 +219,13 @@ class ObjectSink:
 
     async def discard(self) -> None:
         """Throw away what was handed over. An unfinished upload is finished under its temporary key, so that it can be removed."""
-        writer, self._writer = self._writer, None
         self._tally, self._held, self._pieces, self._sound = Tally(), Held(), [], True
         with _our_errors(self.url):
-            if writer is not None:
-                await writer.close()
-            await self._remove_draft()
+            try:
+                await self._close_writer()
+            finally:
+                self._writer = self._closing = None
+                await self._remove_draft()
 
     async def close(self) -> None:
         """Keep what was handed over for the next try."""

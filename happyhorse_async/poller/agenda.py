@@ -67,6 +67,10 @@ class Agenda(Generic[D]):
             thing.slot = -1
             self._count -= 1
 
+    def due(self, thing: D) -> float | None:
+        """When a thing is due; None when it is not in."""
+        return thing.slot * self._grain if thing.slot >= 0 else None
+
     def first(self) -> float | None:
         """When the earliest thing is due."""
         while self._order and not self._buckets[self._order[0]]:

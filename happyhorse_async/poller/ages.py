@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..rules import pacing
+from ..rules.skew import is_moment
 
 if TYPE_CHECKING:
     from ..models import Task
@@ -38,12 +39,18 @@ class Ages:
         if isinstance(progress, (int, float)) and record.aged:
             record.predicted = pacing.predicted_life(asked - record.born, progress)
 
+    def begin(self, record: Record, value: Mapping[str, Any]) -> None:
+        """Take over what was known of a task before it was watched: true when it was created, and perhaps no more."""
+        self.describe(record, value, record.asked)
+        if record.aged:
+            record.asked, record.predicted = record.born, None
+
     def _age(self, record: Record, value: Mapping[str, Any], asked: float) -> None:
         info, created = value.get("task_info"), value.get("created")
         estimate = info.get("estimated_time") if isinstance(info, dict) else None
         if isinstance(estimate, (int, float)) and 0 < estimate < LONGEST:
             record.estimate = float(estimate)
-        if isinstance(created, (int, float)) and not isinstance(created, bool):
+        if is_moment(created):
             age = self._skew.at_service(self._wall()) - created
             record.born = asked - min(max(0.0, age), LONGEST)
             record.aged = True
@@ -53,6 +60,7 @@ class Ages:
         if record.aged and asked > record.asked:
             since, until = record.asked - record.born, asked - record.born
             self._outlook.survived(since, until, record.estimate, record.predicted, times)
+        record.asked = max(asked, record.asked)
 
     def ended(self, record: Record, task: Task, asked: float) -> None:
         """Learn how long a task has lived, that was seen before its end."""

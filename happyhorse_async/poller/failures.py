@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import TaskCancelledError, TaskFailedError
+from ..errors import SessionClosedError, TaskCancelledError, TaskFailedError
 from ..models import Task
 from ..rules import lifecycle
 
@@ -30,3 +30,12 @@ _NEXT_STEPS = {
     lifecycle.Retryable.NO: "Change the request (or ask whoever made it) before submitting again.",
     lifecycle.Retryable.UNSURE: "Look at the request and at the service's message before submitting again; the same input may fail again.",
 }
+
+
+def closed() -> SessionClosedError:
+    """Make the error for a wait that the session's end cuts off."""
+    return SessionClosedError(
+        "the session was closed while the task was being waited for; the task itself goes on",
+        charged="unknown",
+        next_step="Open a new session and wait again with session.task(task_id).",
+    )

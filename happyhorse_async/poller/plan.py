@@ -57,8 +57,12 @@ class Plan:
         return when
 
     def begin(self, record: Record, now: float) -> float:
-        """Read a task from now on, at once when nothing is known of it yet; gives when."""
-        return self.enter(record, now if record.status is None else now + self._pause(record, now))
+        """Read a task from now on: when it was due anyway, or at once when nothing is known of it yet; gives when."""
+        if record.due is not None:
+            return self.enter(record, max(record.due, now))
+        if record.status is None:
+            return self.enter(record, now - self._patience)
+        return self.enter(record, max(now, record.asked + self._pause(record, record.asked)))
 
     def soon(self, record: Record, now: float) -> float:
         """Read a task as soon as its last read is not too recent; gives when."""
@@ -82,7 +86,8 @@ class Plan:
                 self.soon(record, now)
 
     def drop(self, record: Record) -> None:
-        """Read a task no more."""
+        """Read a task no more; should somebody wait for it again, it is due as before."""
+        record.due = self._reads.due(record)
         self._reads.remove(record)
 
     def callback_came(self, came: bool) -> None:

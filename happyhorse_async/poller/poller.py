@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ..errors import HappyHorseError, SessionClosedError
+from ..errors import HappyHorseError
 from ..events import Updated
 from ..rules import lifecycle, wire
 from ..rules.skew import Skew
 from .ages import Ages
 from .channels import Limit, Updates, Watch, fail, publish
-from .failures import failure_of
+from .failures import closed, failure_of
 from .finals import Finals
 from .plan import Plan
 from .reader import Reader
-from .records import Record
+from .records import Record, value_of
 from .scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ __all__ = ["Poller", "Updates", "Watch"]
 
 _MOST_EXPECTED = 32_768
 """Tasks whose callback is expected while nobody waits for them yet; the oldest are forgotten, and then read at the usual pace."""
+
+_MOST_LEFT = 1024
+"""Tasks that are remembered after the last waiter has left."""
 
 
 class Poller:
@@ -58,7 +62,10 @@ class Poller:
         """Waits for the end of tasks that were never read: most of them end with the first read, and need no record until then."""
         self._finals = Finals(events)
         self.on_final = self._finals.on_final
-        self._expected: OrderedDict[str, None] = OrderedDict()
+        self._left: OrderedDict[str, Record] = OrderedDict()
+        """Tasks that nobody waits for at present: who comes back to one, as short waits in a loop do, finds it as it was."""
+        self._expected: OrderedDict[str, bool] = OrderedDict()
+        """Tasks whose callback is expected, and whether it came."""
         self._closed = False
         self._loop = asyncio.get_running_loop()
         plan = Plan(polling)
@@ -118,7 +125,7 @@ class Poller:
     def _begin(self, task_id: str, timeout: float | None, known: Task | None) -> tuple[asyncio.Future[Task], Limit | None]:
         future: asyncio.Future[Task] = self._loop.create_future()
         self.subscribe(task_id, future, known)
-        if timeout is None:
+        if not _ends(timeout):
             return future, None
         limit = Limit(task_id, future)
         self._scheduler.remind(limit, timeout)
@@ -148,6 +155,8 @@ class Poller:
         if record is not None:
             record.called = True
             self._scheduler.soon(record)
+        elif task_id in self._expected:
+            self._expected[task_id] = True  # whoever waits for it later has not to wait for a second callback
 
     def expect_callback(self, task_id: str) -> None:
         """Read a task only now and then, because the service will call back."""
@@ -155,49 +164,40 @@ class Poller:
         if record is not None:
             record.callback, record.kind = True, None
         elif self._finals.get(task_id) is None:
-            self._expected[task_id] = None
+            self._expected[task_id] = False
             if len(self._expected) > _MOST_EXPECTED:
                 self._expected.popitem(last=False)
 
     def close(self) -> None:
         """Give all who wait `SessionClosedError`; may be called twice."""
         self._closed = True
-        self._find_all()
-        records, self._records = self._records, {}
-        for record in records.values():
-            self._scheduler.drop(record)
-            _fail(record, _closed())
+        for record in self._all():
+            self.unknown(record, closed())
 
     # --- for those who wait -------------------------------------------------------------------------------------------------------
 
     def subscribe(self, task_id: str, subscriber: Subscriber, known: Task | None = None) -> None:
         """Publish a task's states to a subscriber: what is known at once, the rest as it comes; raises `SessionClosedError`."""
         if self._closed:
-            raise _closed()
+            raise closed()
         last = self._finals.get(task_id)
-        if last is None and known is not None and not lifecycle.is_short(known):
-            self._learn(known, self._scheduler.clock(), watch=True)
+        if known is not None and lifecycle.is_final(known) and last is None and not lifecycle.is_short(known):
+            self._learn(known, self._scheduler.clock())
             last = known
         if last is not None:
             publish(subscriber, last)
-            if lifecycle.is_final(last):
-                return
+            return
         record = self._find(task_id)
-        if isinstance(subscriber, asyncio.Future):
-            if record is not None:
-                record.add(subscriber)
-            elif task_id in self._expected:
-                self._watch(task_id).add(subscriber)
-            else:
+        if record is None:
+            if isinstance(subscriber, asyncio.Future) and known is None and not self._remembers(task_id):
                 self.fresh[task_id] = subscriber
                 self._scheduler.read_fresh()
-            return
-        record = record or self._watch(task_id)
+                return
+            record = self._watch(task_id, known)
         record.add(subscriber)
-        if not _knows(last, record):
-            # Whatever is read next is news to this subscriber, and it should not wait long for it.
-            record.status = None
-            self._scheduler.soon(record)
+        state = record.snapshot(known)
+        if state is not None:
+            publish(subscriber, state)
 
     def unsubscribe(self, task_id: str, subscriber: Subscriber) -> None:
         """End a subscription; when nobody else waits, the task is read no more."""
@@ -208,12 +208,14 @@ class Poller:
             return
         record.remove(subscriber)
         if record.first is None:
-            del self._records[task_id]
             self._scheduler.drop(record)
+            self._left[task_id] = self._records.pop(task_id)
+            if len(self._left) > _MOST_LEFT:
+                self._left.popitem(last=False)
 
     def remind(self, subscriber: Channel, timeout: float | None) -> None:
         """Tell a subscriber after a time that it has waited long enough."""
-        if timeout is not None:
+        if _ends(timeout):
             self._scheduler.remind(subscriber, timeout)
 
     def forget(self, subscriber: Channel) -> None:
@@ -229,7 +231,7 @@ class Poller:
             self._end(wire.task_from(value), asked)
             return False
         if status == record.status and progress == record.progress:
-            self._survived(record, asked)
+            self._ages.survived(record, asked)
         elif asked >= record.asked and not lifecycle.is_outdated(status, record.status):
             self._advance(record, value, status, progress, asked)
         return True
@@ -239,7 +241,8 @@ class Poller:
         self._records.pop(record.id, None)
         self._scheduler.drop(record)
         error.task_id = record.id
-        _fail(record, error)
+        for subscriber in record.take():
+            fail(subscriber, record.id, error)
 
     def late(self, subscriber: Channel | Limit) -> None:
         """Tell a subscriber that its time is over."""
@@ -249,13 +252,12 @@ class Poller:
 
     def broke(self, error: BaseException) -> None:
         """Wake all who wait when the scheduler itself failed: nobody would wake them ever after."""
-        self._find_all()
-        for record in list(self._records.values()):
+        for record in self._all():
             self.unknown(record, HappyHorseError(f"reading tasks broke: {error!r}; this is a bug", charged="yes"))
 
     # --- what an answer means -----------------------------------------------------------------------------------------------------
 
-    def _learn(self, task: Task, asked: float, *, watch: bool = False) -> None:
+    def _learn(self, task: Task, asked: float) -> None:
         if self._closed:
             return
         if lifecycle.is_final(task):
@@ -264,9 +266,7 @@ class Poller:
         self._ages.note(task)
         record = self._find(task.id)
         if record is not None:
-            self.answered(record, _value_of(task), asked)
-        elif watch:
-            self._watch(task.id, task)
+            self.answered(record, value_of(task), asked)
 
     def _find(self, task_id: str) -> Record | None:
         """Give the record of a task that is waited for."""
@@ -276,9 +276,13 @@ class Poller:
             self._scheduler.watch(record)
         return record
 
-    def _find_all(self) -> None:
+    def _remembers(self, task_id: str) -> bool:
+        return task_id in self._expected or task_id in self._left
+
+    def _all(self) -> tuple[Record, ...]:
         for task_id in tuple(self.fresh):
             self._find(task_id)
+        return tuple(self._records.values())
 
     def take_fresh(self, most: int) -> list[Record]:
         """Give up to so many tasks that were never read, the oldest first, to be read now."""
@@ -290,21 +294,23 @@ class Poller:
         return record
 
     def _watch(self, task_id: str, known: Task | None = None) -> Record:
-        record = self._records[task_id] = Record(task_id, self._scheduler.clock())
-        if task_id in self._expected:
-            del self._expected[task_id]
-            record.callback = True
-        if known is not None:
-            self._ages.describe(record, _value_of(known), record.asked)
+        record = self._left.pop(task_id, None)
+        if record is None:
+            record = Record(task_id, self._scheduler.clock())
+            if known is not None and not lifecycle.is_final(known):
+                self._ages.note(known)
+                self._ages.begin(record, value_of(known))
+        self._records[task_id] = record
+        called = self._expected.pop(task_id, None)
+        if called is not None:
+            record.callback, record.called, record.kind = True, called, None
         self._scheduler.watch(record)
+        if called:
+            self._scheduler.soon(record)
         return record
 
-    def _survived(self, record: Record, asked: float) -> None:
-        self._ages.survived(record, asked)
-        record.asked = max(asked, record.asked)
-
     def _advance(self, record: Record, value: Mapping[str, Any], status: str, progress: Any, asked: float) -> None:
-        self._survived(record, asked)
+        self._ages.survived(record, asked)
         self._ages.describe(record, value, asked)
         channels = [subscriber for subscriber in record.subscribers if not isinstance(subscriber, asyncio.Future)]
         if not channels and not self._events:
@@ -319,39 +325,27 @@ class Poller:
         is_news = self._finals.add(task)
         if self._expected:
             self._expected.pop(task.id, None)
-        future = self.fresh.pop(task.id, None) if self.fresh else None
-        if future is not None:
-            publish(future, task)
+        if self._left:
+            self._left.pop(task.id, None)
+        if self.fresh:
+            self._find(task.id)
         record = self._records.pop(task.id, None)
         if record is not None:
-            if record.slot >= 0:
-                self._scheduler.drop(record)
-            if record.aged and record.status is not None:
-                self._ages.ended(record, task, asked)
-            if record.callback:
-                self._scheduler.plan.callback_came(record.called)
+            self._settle(record, task, asked)
             for subscriber in record.take():
                 publish(subscriber, task)
         if is_news:
             self._finals.announce(task)
 
-
-def _fail(record: Record, error: HappyHorseError) -> None:
-    for subscriber in record.take():
-        fail(subscriber, record.id, error)
-
-
-def _closed() -> SessionClosedError:
-    return SessionClosedError(
-        "the session was closed while the task was being waited for; the task itself goes on",
-        charged="unknown",
-        next_step="Open a new session and wait again with session.task(task_id).",
-    )
+    def _settle(self, record: Record, task: Task, asked: float) -> None:
+        """Read a task no more that has ended, and learn from it."""
+        if record.slot >= 0:
+            self._scheduler.drop(record)
+        if record.aged and record.status is not None:
+            self._ages.ended(record, task, asked)
+        if record.callback:
+            self._scheduler.plan.callback_came(record.called)
 
 
-def _knows(task: Task | None, record: Record) -> bool:
-    return task is not None and (task.status, task.progress) == (record.status, record.progress)
-
-
-def _value_of(task: Task) -> Mapping[str, Any]:
-    return task.raw if "status" in task.raw else {"id": task.id, "status": str(task.status), "progress": task.progress}
+def _ends(timeout: float | None) -> TypeGuard[float]:
+    return timeout is not None and timeout < math.inf

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import APIStatusError, BadRequestError, HappyHorseError, NotFoundError, TaskNotFoundError, UnreadableAnswerError
+from ..errors import BadRequestError, HappyHorseError, NotFoundError, TaskNotFoundError, UnreadableAnswerError
 
 if TYPE_CHECKING:
     from ..edges.api import Api
 
+MOST_PAGES = 3
+"""Pages with status 404 in a row, which are not the service's own, before there counts as being no way to read many."""
 _NOTHING: Mapping[str, Mapping[str, Any]] = {}
 
 
@@ -32,6 +34,7 @@ class Reader:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._pages = 0
         self.batches = True
         """Whether many tasks can be read with one request."""
 
@@ -41,28 +44,27 @@ class Reader:
 
     async def _read_many(self, task_ids: Sequence[str]) -> Reading:
         try:
-            return Reading(values=await self._api.read_raw_tasks_once(task_ids))
-        except NotFoundError as error:
-            self.batches = isinstance(error, TaskNotFoundError)
-            return Reading()
-        except BadRequestError:
+            values = await self._api.read_raw_tasks_once(task_ids)
+        except (TaskNotFoundError, BadRequestError):
             # One id that the service finds malformed must not hold up the other 49.
             return Reading()
+        except NotFoundError as error:
+            # A gateway's page instead of the service's word can be a hiccup: it counts when it comes again and again.
+            self._pages += 1
+            self.batches = error.status == 404 and not error.own_body and self._pages < MOST_PAGES
+            return Reading(error=error) if self.batches else Reading()
         except HappyHorseError as error:
             return Reading(error=error)
+        self._pages = 0
+        return Reading(values=values)
 
     async def _read_one(self, task_id: str) -> Reading:
         try:
             value = await self._api.read_raw_task_once(task_id)
-        except APIStatusError as error:
-            return Reading(refused=error) if _is_refusal(error) else Reading(error=error)
+        except (TaskNotFoundError, BadRequestError) as error:
+            return Reading(refused=error) if error.own_body else Reading(error=error)
         except HappyHorseError as error:
             return Reading(error=error)
         if value["id"] != task_id:
             return Reading(error=UnreadableAnswerError(f"asked for task {task_id}, the answer is about {value['id']!r}"))
         return Reading(values={task_id: value})
-
-
-def _is_refusal(error: APIStatusError) -> bool:
-    # Only the service's own word counts: a gateway's 404 page says nothing about the task.
-    return error.own_body and 400 <= error.status < 500 and error.status not in (408, 425, 429)

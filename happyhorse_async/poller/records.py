@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..models import Task
 
@@ -24,6 +25,7 @@ class Record:
         "born",
         "callback",
         "called",
+        "due",
         "estimate",
         "failures",
         "first",
@@ -54,6 +56,8 @@ class Record:
         self.kind: Kind | None = None
         """What it had in common with those that it was last entered with; None when it has changed since."""
         self.slot = -1
+        self.due: float | None = None
+        """When it was to be read next, at the moment when the last waiter left."""
         self.first: Subscriber | None = None
         """Who waits; None when nobody does. Most tasks have one waiter, and a list for each would cost as much as all the rest."""
         self.others: list[Subscriber] | None = None
@@ -98,9 +102,16 @@ class Record:
         elif self.others and subscriber in self.others:
             self.others.remove(subscriber)
 
-    def snapshot(self) -> Task | None:
-        """What is known, as a value; None before the first answer."""
+    def snapshot(self, known: Task | None = None) -> Task | None:
+        """What is known, as a value: `known` itself when it is the present state; None before the first answer."""
         if self.status is None:
             return None
+        if known is not None and (known.status, known.progress) == (self.status, self.progress):
+            return known
         progress = self.progress if isinstance(self.progress, int) else 0
         return Task(id=self.id, status=self.status, progress=progress, estimated_seconds=self.estimate)
+
+
+def value_of(task: Task) -> Mapping[str, Any]:
+    """Give the JSON object of a task, or one in its stead for a task that was made by hand."""
+    return task.raw if "status" in task.raw else {"id": task.id, "status": str(task.status), "progress": task.progress}

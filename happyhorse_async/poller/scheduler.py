@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import BadRequestError, NotFoundError
 from ..events import ReadFailed
 from ..rules.wire import BATCH_SIZE
 from .agenda import Agenda
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 
 # Of everything that falls due at once, so much is done before the event loop gets its turn.
 CHUNK = 500
-# Refusals of one task in a row (a key that is not accepted) before its waiters are told.
-REFUSALS = 3
+# Denials of one task in a row before its waiters are told.
+DENIALS = 2
 # Of the tasks of a batch that are as they were, so many speak for all of them when it comes to learning.
 SPEAKERS = 3
 
@@ -129,8 +128,8 @@ class Scheduler:
 
     def _wake_by(self, when: float) -> None:
         if not self._running:
-            self._running = True
             self._background.start(self._run(), name="reading tasks")
+            self._running = True
         elif when < self._wakes_at:
             self._wake()
 
@@ -272,7 +271,7 @@ class Scheduler:
 
     def _refused(self, record: Record, error: HappyHorseError, now: float) -> None:
         record.absent += 1
-        if record.absent >= (2 if isinstance(error, (NotFoundError, BadRequestError)) else REFUSALS):
+        if record.absent >= DENIALS:
             self._sink.unknown(record, error)
         else:
             record.alone = True
@@ -281,8 +280,12 @@ class Scheduler:
     def _failed(self, group: list[Record], error: HappyHorseError, asked: float, now: float) -> None:
         if self._events:
             self._events.emit(ReadFailed(error=error, tasks=len(group)))
-        self._allowance.failed(error, asked, now)
+        tell = self._allowance.failed(error, asked, now)
         for record in group:
-            if record.first is not None:
+            if record.first is None:
+                continue
+            if tell:
+                self._sink.unknown(record, error)
+            else:
                 record.failures += 1
                 self.plan.enter(record, now + self._allowance.pause(record.failures))

@@ -55,7 +55,7 @@ def decode_json(answer: Answer) -> Any:
     """Read an answer's JSON; raises `UnreadableAnswerError` for anything else."""
     try:
         return _loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise unreadable(answer, "is not JSON" if answer.body.strip() else "is empty") from None
 
 
@@ -122,7 +122,7 @@ def _error_object(body: bytes) -> tuple[dict[str, Any], bool]:
     """Find the service's error object, of the API or of the file service; ({}, False) when the body is not the service's."""
     try:
         value = _loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}, False
     if isinstance(value, dict):
         error = value.get("error")

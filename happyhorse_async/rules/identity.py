@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -16,8 +17,10 @@ from ..models import MODEL, ImageToVideo
 
 ID_LENGTH = 16
 LONGEST_STEM = 80
+"""Bytes: file systems count those, and digests, suffixes and the mark of a part file come on top."""
 
 _UNSAFE = re.compile(r"[^\w.+=@-]+")
+_DERIVED = re.compile(rf"-[0-9a-f]{{{ID_LENGTH}}}(-\d+)?\Z", re.IGNORECASE)
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))})
 
 
@@ -44,16 +47,25 @@ def key_of(batch_id: str, job_id: str, digest: str, attempt: int) -> str:
 
 
 def video_name(request: ImageToVideo, job_id: str, *, own: bool) -> str:
-    """Give the name of a job's video: the caller's own id, or the image's stem and the job's id."""
+    """Give the name of a job's video: the caller's own id, or the image's stem and the job's id.
+
+    The two kinds never meet: an own id that ends as the other names do is hashed, so names of the other kind need not be compared.
+    """
     if own:
         stem = _safe(job_id)
-        return f"{stem if stem == job_id else hashed_stem(job_id)}.mp4"
+        plain = stem == job_id and _same_everywhere(stem) and not _DERIVED.search(stem)
+        return f"{stem if plain else hashed_stem(job_id)}.mp4"
     return f"{_safe(image_stem(request))}-{job_id}.mp4"
 
 
 def hashed_stem(job_id: str, salt: str = "") -> str:
     """Give a safe stem for an id that is no file's name, or whose name another job has."""
     return f"{_safe(job_id)}-{hashlib.sha256((job_id + salt).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def folded(name: str) -> str:
+    """Give what two names have in common that are one file where file systems take no notice of case or of how accents are written."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def image_stem(request: ImageToVideo) -> str:
@@ -66,5 +78,14 @@ def image_stem(request: ImageToVideo) -> str:
 
 
 def _safe(text: str) -> str:
-    stem = _UNSAFE.sub("_", text).strip(". ")[:LONGEST_STEM]
+    # A character that the cut falls into is left out.
+    stem = _UNSAFE.sub("_", text).strip(". ").encode()[:LONGEST_STEM].decode(errors="ignore")
     return f"_{stem}" if not stem or stem.lower().partition(".")[0] in _RESERVED else stem
+
+
+def _same_everywhere(stem: str) -> bool:
+    """Whether a name is folded already but for ASCII letters, whose case the ledger itself takes no notice of.
+
+    Of all names that fold into one, only such a one is used as it is: the others get a digest, without asking which of them are there.
+    """
+    return folded(stem) == "".join(sign.lower() if sign.isascii() else sign for sign in stem)

@@ -6,11 +6,14 @@ Boxes as in ISO/IEC 14496-12. Pure: bytes go in as they come, in pieces of any s
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import attrs
 
-LARGEST_MOVIE_BOX = 64 * 1024 * 1024
-"""A `moov` box is an index: even hours of video need only a few megabytes. A bigger one is not read into memory."""
+LARGEST_MOVIE_BOX = 8 * 1024 * 1024
+"""A `moov` box is an index: even an hour of video needs only a few megabytes. A bigger one is not read into memory."""
+MOST_BOXES = 1000
+"""Boxes on one level of the `moov` box; real files have a handful."""
 
 _FIRST_TYPES = frozenset({b"ftyp", b"styp", b"free", b"skip", b"wide", b"pdin", b"uuid", b"moov", b"mdat"})
 _NEEDED = (b"ftyp", b"moov", b"mdat")
@@ -128,9 +131,12 @@ def read_movie(moov: bytes) -> Movie:
     return Movie(duration=duration, width=width or None, height=height or None)
 
 
-def _boxes(body: bytes) -> list[tuple[bytes, bytes]]:
-    found, at = [], 0
+def _boxes(body: bytes | memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    body, at, count = memoryview(body), 0, 0
     while at + 8 <= len(body):
+        count += 1
+        if count > MOST_BOXES:
+            raise BrokenVideoError(f"more than {MOST_BOXES} boxes in one")
         size, kind = struct.unpack_from(">I4s", body, at)
         head = 8
         if size == 1 and at + 16 <= len(body):
@@ -138,12 +144,11 @@ def _boxes(body: bytes) -> list[tuple[bytes, bytes]]:
         size = size or len(body) - at
         if size < head or at + size > len(body):
             raise BrokenVideoError(f"the box {kind!r} does not fit into the one around it")
-        found.append((kind, body[at + head : at + size]))
+        yield kind, body[at + head : at + size]
         at += size
-    return found
 
 
-def _duration(mvhd: bytes) -> float | None:
+def _duration(mvhd: memoryview) -> float | None:
     version = mvhd[0] if mvhd else 0
     layout = ">4x16xIQ" if version == 1 else ">4x8xII"
     if version > 1 or len(mvhd) < struct.calcsize(layout):
@@ -152,7 +157,7 @@ def _duration(mvhd: bytes) -> float | None:
     return length / scale if scale and length and length != _UNKNOWN_LENGTH[version] else None
 
 
-def _track_size(tkhd: bytes) -> tuple[int, int]:
+def _track_size(tkhd: memoryview) -> tuple[int, int]:
     if len(tkhd) < 84:
         raise BrokenVideoError("the tkhd box is cut")
     # Width and height are the last eight bytes of the box in both versions, as 16.16 fixed-point numbers.

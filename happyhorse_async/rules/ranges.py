@@ -116,6 +116,8 @@ def _judge_part(headers: Mapping[str, str], held: Held) -> Verdict:
     validator = validator_of(headers)
     if not problem and validator not in (None, held.validator) and _same_kind(validator, held.validator):
         problem = f"the file has changed ({held.validator} is now {validator})"
+    if not problem and headers.get("Content-Type", "").strip().lower().startswith(_NOT_VIDEO_TYPES):
+        problem = "the file host sent a part of something else than a video"
     if problem:
         return Verdict(Meaning.CONFUSED, problem)
     return Verdict(Meaning.REST, length=total if total is not None else held.length, validator=held.validator)

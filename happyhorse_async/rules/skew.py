@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
+LATEST = 10**11
+"""Times from here on are no Unix seconds: milliseconds, or nonsense."""
+
+
+def is_moment(value: object) -> TypeGuard[float]:
+    """Whether a JSON value can be a time in Unix seconds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < LATEST
+
 
 class Skew:
     """The difference of two clocks."""
@@ -11,7 +21,7 @@ class Skew:
 
     def note(self, created: object, now: float) -> None:
         """Learn from a task that was created, by the service's clock, before `now` by ours: the newest one tells best."""
-        if isinstance(created, (int, float)) and not isinstance(created, bool):
+        if is_moment(created):
             ahead = created - now
             self._ahead = ahead if self._ahead is None else max(self._ahead, ahead)
 

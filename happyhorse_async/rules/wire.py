@@ -165,7 +165,7 @@ def _progress(value: Any, status: str) -> int:
         return 100
     if type(value) is int and 0 <= value <= 100:
         return value
-    return min(100, max(0, int(value))) if isinstance(value, (int, float)) and value == value else 0
+    return int(min(100, max(0, value))) if isinstance(value, (int, float)) and value == value else 0
 
 
 def _results(value: Mapping[str, Any]) -> tuple[str, ...]:

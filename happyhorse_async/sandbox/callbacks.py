@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CallbackRecord", "Callbacks"]
 
+_LONGEST_HOLD = 5.0
+"""Sandbox seconds after which a callback that waits to be overtaken goes out all the same: there may be no other."""
 _PAUSES = (1.0, 2.0, 4.0)
 """Sandbox seconds before the second, third and fourth try (the service's reference)."""
 
@@ -70,6 +72,7 @@ class Callbacks:
             return
         if "reorder-callbacks" in faults:
             self._held.append(task)
+            self._agenda.at((task.ended or 0.0) + _LONGEST_HOLD, lambda _: self._release(task))
             return
         if "late-callback" in faults:
             due = (task.ended or 0.0) + faults["late-callback"].get("seconds", 60.0)
@@ -78,15 +81,19 @@ class Callbacks:
             self._send(task, 1)
         for _ in range(faults["duplicate-callback"].get("count", 1) if "duplicate-callback" in faults else 0):
             self._send(task, 1)
-        held, self._held = self._held, []
-        for other in held:
-            self._send(other, 1)
+        for other in list(self._held):
+            self._release(other)
 
     async def close(self) -> None:
         """Abandon what is not delivered."""
         await self._crew.close()
         if self._session is not None:
             await self._session.close()
+
+    def _release(self, task: TaskRecord) -> None:
+        if task in self._held:
+            self._held.remove(task)
+            self._send(task, 1)
 
     def _send(self, task: TaskRecord, attempt: int) -> None:
         self._crew.start(self._try(task, attempt))
@@ -107,5 +114,6 @@ class Callbacks:
         try:
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 return answer.status
-        except (TimeoutError, aiohttp.ClientError, OSError):
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+            # ValueError: host names that cannot be encoded, of which `UnicodeError` is one kind.
             return None

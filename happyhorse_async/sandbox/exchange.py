@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .money import Wallet
+    from .tasks import Ending
 
 __all__ = ["Answer", "Call", "Host", "api_error", "expired_answer", "file_error", "json_answer"]
 
@@ -37,6 +38,8 @@ class Call:
     wallet: Wallet | None = None
     params: dict[str, str] = attrs.field(factory=dict)
     """What the route's pattern found in the path."""
+    ending: Ending | None = None
+    """How the submitted task shall end, when a fault has a say in that."""
 
     @property
     def owner(self) -> Wallet:

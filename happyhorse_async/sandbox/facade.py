@@ -16,7 +16,7 @@ from .routing import Router
 from .server import Front, Listener, bind, url_of
 from .service import Options, Service
 from .studio import choose_video
-from .tasks import Ending
+from .tasks import Ending, usual_code
 from .threads import SandboxThread, run_in_loop
 from .world import Lifetimes
 
@@ -244,10 +244,11 @@ class Sandbox:
     ) -> None:
         """End a task with a final status now; any other status, known or not, is shown from now on.
 
+        Without a code a failed task has `unknown_error`, a cancelled one `request_cancelled`.
         `refund=False` keeps the charge of a failed task. Raises `KeyError` and, when the task has ended, `ValueError`.
         """
-        code = error_code or ("unknown_error" if status == "failed" else None)
-        self._do(lambda service: service.end(task_id, Ending(status, code, message, refund)))
+        ending = Ending(status, error_code or usual_code(status), message, refund)
+        self._do(lambda service: service.end(task_id, ending))
 
     def scenario(self, name: str) -> None:
         """Add the faults of a scenario; raises `ValueError` when there is none of that name."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+from .details import check_values
+
 __all__ = ["ACTIONS", "Fault", "FaultPlan"]
 
 _RESULTS = "/results/"
@@ -70,7 +72,7 @@ def _positions(nth: int | set[int] | frozenset[int] | list[int] | None) -> froze
 
 
 def _check(action: str, details: dict[str, Any]) -> None:
-    if action not in ACTIONS:
+    if not isinstance(action, str) or action not in ACTIONS:
         raise ValueError(f"no such fault: {action!r}; there are {', '.join(ACTIONS)}")
     known = ACTIONS[action].details
     if unknown := details.keys() - known:
@@ -115,8 +117,8 @@ class Fault:
         **details: Any,
     ) -> None:
         _check(action, details)
-        if probability is not None and not 0 <= probability <= 1:
-            raise ValueError(f"a probability is between 0 and 1, not {probability}")
+        conditions = {"method": method, "path": path, "nth": nth, "times": times}
+        check_values(action, {**conditions, "probability": probability, "seed": seed, "after": after}, details)
         positions = _positions(nth)
         if times == -1:
             times = None if probability is not None else len(positions) if positions is not None else 1

@@ -189,7 +189,8 @@ def _wrong_range(act: Act) -> None:
 def _corrupt(act: Act) -> None:
     body = bytearray(act.true_answer.encoded())
     for at in act.details.get("at", range(len(body) // 3, len(body), max(1, len(body) // 7))):
-        body[at] ^= 0xFF
+        if at < len(body):
+            body[at] ^= 0xFF
     act.true_answer.body = bytes(body)
 
 
@@ -238,11 +239,10 @@ def _accepted(act: Act) -> TaskRecord | None:
 
 
 def _fail_task(act: Act) -> None:
-    task = _accepted(act)
-    if task is not None and not task.is_final:
-        status = act.details.get("status", "failed")
-        code = act.details.get("code", "request_cancelled" if status == "cancelled" else "service_error")
-        task.ending = Ending(status, code, act.details.get("message"), act.details.get("refund", True))
+    # Before the call is handled: a task of no length has ended by the time that it is answered.
+    status = act.details.get("status", "failed")
+    code = act.details.get("code", "request_cancelled" if status == "cancelled" else "service_error")
+    act.call.ending = Ending(status, code, act.details.get("message"), act.details.get("refund", True))
 
 
 def _undecided(act: Act) -> None:
@@ -264,6 +264,7 @@ _BEFORE: dict[str, Callable[[Act], None]] = {
     "expire": _expire,
     "new-etag": _new_etag,
     "redirect": _redirect,
+    "fail-task": _fail_task,
 }
 _AFTER: dict[str, Callable[[Act], None]] = {
     "drop-after": _drop,
@@ -283,6 +284,5 @@ _AFTER: dict[str, Callable[[Act], None]] = {
     "unknown-status": _unknown_status,
     "unknown-fields": _unknown_fields,
     "skew": _skew,
-    "fail-task": _fail_task,
     "undecided": _undecided,
 }

@@ -32,7 +32,7 @@ class SandboxTask:
     @property
     def status(self) -> str:
         """Return the status that a query shows."""
-        status: str = self._do(lambda service: self._record.status_at(service.catch_up()))
+        status: str = self._do(lambda service: service.views.status(self._record, service.catch_up()))
         return status
 
     @property

@@ -68,7 +68,7 @@ def _describe_task(service: Service, task: TaskRecord, now: float) -> dict[str, 
     return {
         "id": task.id,
         "created": task.created,
-        "status": task.status_at(now),
+        "status": service.views.status(task, now),
         "progress": task.progress_at(now),
         "prompt": task.submission.prompt,
         "image_url": task.submission.image_url,

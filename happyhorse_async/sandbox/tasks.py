@@ -13,9 +13,14 @@ if TYPE_CHECKING:
     from .money import Charge, Wallet
     from .submissions import Submission
 
-__all__ = ["FINAL", "Ending", "Link", "TaskRecord"]
+__all__ = ["FINAL", "Ending", "Link", "TaskRecord", "usual_code"]
 
 FINAL = frozenset({"completed", "failed", "cancelled"})
+
+
+def usual_code(status: str) -> str | None:
+    """Return the error code of a task that somebody ends with this status and without a code; None: it has no error."""
+    return {"failed": "unknown_error", "cancelled": "request_cancelled"}.get(status)
 
 
 @attrs.frozen

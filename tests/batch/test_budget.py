@@ -7,12 +7,15 @@ import random
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
-from happyhorse_async import Budget, BudgetExceededError, ImageToVideo, Session
+from happyhorse_async import Budget, BudgetExceededError, ImageToVideo, RetryPolicy, Session
 from happyhorse_async.batch import JobState
-from happyhorse_async.sandbox import Sandbox
+from happyhorse_async.sandbox import Fault, Features, Sandbox
+from tests.conftest import open_session
 
 from .support import Worker, killed_after, until, write_manifest
 
@@ -65,6 +68,37 @@ async def test_freed_money_is_used(sandbox: Sandbox, session: Session, tmp_path:
         sandbox.speed = 1000
         assert (await anext(outcomes)).ok
     assert spent(sandbox) == PRICE
+
+
+async def states_until_used_up(session: Session, folder: Path, count: int, **settings: Any) -> list[JobState]:
+    """Run a batch with money for one job until it says that there is none left; gives what became of the jobs before."""
+    states = []
+    async with session.batch(folder, budget=Budget(credits=PRICE), **settings) as batch:
+        with pytest.raises(BudgetExceededError, match="left"):  # noqa: PT012 outcomes come before the error
+            async for outcome in batch.run(rows(count)):
+                states.append(outcome.state)  # noqa: PERF401
+    return states
+
+
+async def test_money_nobody_will_settle_is_not_waited_for(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """What is set aside for a job that stays unfetched in this run, or was left by an earlier one, ends the run instead of hanging it."""
+    quick = RetryPolicy(attempts=2, first_pause=0.01, longest_pause=0.01)
+    sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
+    with anyio.fail_after(30):
+        assert await states_until_used_up(session, tmp_path, 3, retry=quick) == [JobState.COMPLETED]
+        assert await states_until_used_up(session, tmp_path, 3, retry=quick) == [JobState.COMPLETED]
+    assert sandbox.paid == 1
+
+
+async def test_lost_answers_do_not_wait_behind_those_without_money(tmp_path: Path) -> None:
+    """A job whose answer was lost, and which holds all the money, is asked for again although more jobs than workers wait for money."""
+    slow = RetryPolicy(attempts=4, first_pause=0.1, longest_pause=0.1, jitter=0)
+    async with Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox:
+        sandbox.fail(Fault("drop-after", path="/v1/videos/generations", times=3))
+        async with open_session(sandbox) as session:
+            with anyio.fail_after(30):
+                assert await states_until_used_up(session, tmp_path, 5, retry=slow, max_in_flight=2) == [JobState.SAVED]
+        assert sandbox.paid == 1
 
 
 async def test_never_exceeded_across_crashes(tmp_path: Path) -> None:

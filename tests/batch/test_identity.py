@@ -35,12 +35,16 @@ def test_keys() -> None:
     assert identity.key_of("b", "j", "f", 1) == identity.key_of("b", "j", "f", 1)
 
 
-@pytest.mark.parametrize("job_id", ["../../x", "", "con", "a\0b", "x" * 500, ".", "..", "a/b", "C:\\x", " a ", "naïve 東京"])
+@pytest.mark.parametrize(
+    "job_id", ["../../x", "", "con", "a\0b", "x" * 500, ".", "..", "a/b", "C:\\x", " a ", "naïve 東京", "猫" * 80, "a" + "é" * 80]
+)
 def test_names_stay_in_the_folder(job_id: str) -> None:
     """Whatever the id, the video's name is one plain file name of a bearable length."""
     name = identity.video_name(ImageToVideo(LINK), job_id, own=True)
     assert Path(name).name == name
-    assert len(name) < 120
+    # Beside a video lie its part and the part's note; a name has room for 255 bytes.
+    assert len(f"{name}.part.json".encode()) <= 255
+    assert len(identity.video_name(ImageToVideo(f"https://e.com/{'猫' * 80}.png"), "0" * 16, own=False).encode()) <= 245
     assert name.endswith(".mp4")
     assert not name.startswith(".")
     assert not set(name) & set('/\\:*?"<>|\0')
@@ -51,6 +55,22 @@ def test_plain_ids_are_plain_names() -> None:
     assert identity.video_name(ImageToVideo(LINK), "SKU-12.a", own=True) == "SKU-12.a.mp4"
     assert identity.video_name(ImageToVideo(LINK), "0123", own=False) == "cat-0123.mp4"
     assert identity.video_name(ImageToVideo("https://e.com/"), "0123", own=False) == "video-0123.mp4"
+
+
+@pytest.mark.parametrize("job_id", ["cat-0123456789abcdef", "CAT-0123456789ABCDEF-2"])
+def test_own_names_never_look_like_the_others(job_id: str) -> None:
+    """An own id that ends as a name made from a digest does is hashed: the two kinds cannot meet, and the ledger need not compare them."""
+    name = identity.video_name(ImageToVideo(LINK), job_id, own=True)
+    assert name == f"{identity.hashed_stem(job_id)}.mp4"
+    assert name.lower() != identity.video_name(ImageToVideo(LINK), "0123456789abcdef", own=False)
+
+
+def test_names_that_are_one_file_elsewhere() -> None:
+    """Ids that differ in case or in how accents are written have names that differ in more, also where file systems fold them."""
+    ids = ["\u00e9", "\u00c9", "e\u0301", "E\u0301", "stra\u00dfe", "STRASSE", "\u212a", "k", "\u0130x", "i\u0307x"]
+    names = {identity.folded(identity.video_name(ImageToVideo(LINK), job_id, own=True)) for job_id in ids}
+    assert len(names) == len(ids)
+    assert identity.video_name(ImageToVideo(LINK), "\u00e9", own=True) == "\u00e9.mp4"
 
 
 def test_unknown_errors_end_one_job_only() -> None:

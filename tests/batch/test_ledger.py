@@ -101,6 +101,15 @@ def test_queries_are_commented_sql() -> None:
             assert sqlite3.complete_statement(sql), name
 
 
+def test_one_index_over_all_jobs(tmp_path: Path) -> None:
+    """Only the ids are indexed for every job: each further index with keys in no order makes a job dearer the more there are."""
+    Store(tmp_path / LEDGER_NAME).close()
+    ledger = sqlite3.connect(tmp_path / LEDGER_NAME)
+    indexes = ledger.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'jobs'").fetchall()
+    ledger.close()
+    assert [name for name, sql in indexes if sql is None or " WHERE " not in sql] == ["sqlite_autoindex_jobs_1"]
+
+
 async def test_one_group_one_transaction(tmp_path: Path) -> None:
     """Changes that come together are written together, and reads see what was posted before them."""
     ledger = await Ledger.open(tmp_path)

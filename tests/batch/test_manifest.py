@@ -48,6 +48,31 @@ async def test_csv(tmp_path: Path, separator: str) -> None:
     assert (second.line, second.job.extra) == (4, {"shelf": ""})
 
 
+SPOILED = [
+    {"id": "\ud800"},
+    {"id": "a\0b"},
+    {"prompt": "\udfff"},
+    {"prompt": "a\0b"},
+    {"shelf": "\ud800"},
+    {"shelf": {"a": ["\ud800"]}},
+    {"\ud800": "x"},
+    {"image": "a\0.png"},
+    {"image": "\udc80.png"},
+]
+
+
+@pytest.mark.parametrize("spoiled", SPOILED, ids=ascii)
+async def test_texts_no_ledger_keeps(tmp_path: Path, spoiled: dict[str, object]) -> None:
+    """Lone surrogates and NULs, which JSON can write, spoil their own row, and are found by the check."""
+    table = tmp_path / "rows.jsonl"
+    table.write_text("".join(json.dumps({"image": "https://e.com/a.png", **more}) + "\n" for more in ({}, spoiled)))
+    good, bad = await walk(Manifest(table))
+    assert isinstance(good, Row)
+    assert isinstance(bad, BadLine)
+    assert "expected text" in str(bad)
+    str(bad).encode()
+
+
 async def test_jsonl_and_parquet(tmp_path: Path) -> None:
     """The same rows as JSON Lines and as Parquet are the same jobs; columns keep their types."""
     rows = [{"image": "https://e.com/a.png", "duration": 4, "seed": n + 1, "tags": ["a", "b"], "weight": 0.5} for n in range(600)]

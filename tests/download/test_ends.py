@@ -193,6 +193,21 @@ async def test_a_cancellation_while_waiting_for_a_place(sandbox: Sandbox, folder
         assert names_in(folder) == sorted([f"{first.id}.mp4", f"{third.id}.mp4"])
 
 
+async def test_closing_ends_a_download_in_the_middle(kit: Kit, folder: Path) -> None:
+    """What comes after the close is not written any more, least of all by the loop itself; what came before is gone on with."""
+    task = await kit.task()
+    kit.sandbox.fail(Fault("slow-bytes", chunk=int(SIZE * 0.4), interval=0.2))
+    written = asyncio.Event()
+    kit.events.subscribe(lambda _: written.set(), Downloading)
+    work = asyncio.create_task(kit.downloader.download(task, f"{folder}/"))
+    await written.wait()
+    kit.downloader.close()
+    with pytest.raises(SessionClosedError) as caught:
+        await work
+    assert caught.value.task_id == task.id
+    assert names_in(folder) == [f"{task.id}.mp4.part", f"{task.id}.mp4.part.json"]
+
+
 async def test_closing_ends_pauses_and_queues(sandbox: Sandbox, folder: Path) -> None:
     """Downloads that wait for a place or pause between tries get `SessionClosedError` at once, each an own one."""
     policy = RetryPolicy(first_pause=1000, longest_pause=1000)

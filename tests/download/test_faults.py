@@ -20,6 +20,7 @@ from happyhorse_async import (
     Timeouts,
 )
 from happyhorse_async.downloader import leftovers
+from happyhorse_async.events import Retrying
 from happyhorse_async.sandbox import Fault, Sandbox
 
 from .conftest import Kit, names_in
@@ -120,6 +121,28 @@ RANGE_FAULTS: dict[str, tuple[list[Fault], list[str | None]]] = {
     "416": ([Fault("refuse", path="/results/", status=416)], ["bytes=150000-", None]),
     "416 twice": ([Fault("refuse", path="/results/", status=416, times=2)], ["bytes=150000-", None, None]),
 }
+
+
+async def test_a_whole_answer_to_a_range_request_is_no_failed_try(sandbox: Sandbox, folder: Path) -> None:
+    """What was there before is not counted to a body that begins anew: the video is saved with the only try that there is."""
+    async with Kit(sandbox, policy=ONE_TRY) as kit:
+        task = await kit.task()
+        truth = await truth_of(sandbox, task)
+        await half_a_video(sandbox, task, folder)
+        sandbox.fail(Fault("new-etag"))
+        video = await kit.downloader.download(task, f"{folder}/")
+        assert video.path.read_bytes() == truth
+        assert not [event for event in kit.heard if isinstance(event, Retrying)]
+
+
+async def test_a_host_cannot_make_a_download_wait_for_ever(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
+    """Its Retry-After counts up to the longest pause of the policy: the link must not die meanwhile."""
+    task = await kit.task()
+    sandbox.fail(Fault("refuse", path="/results/", status=503, headers={"Retry-After": "99999999"}))
+    assert (await kit.downloader.download(task, f"{folder}/")).size == 300_000
+    pauses = [event.pause for event in kit.heard if isinstance(event, Retrying)]
+    assert len(pauses) == 1
+    assert pauses[0] <= kit.policy.longest_pause
 
 
 @pytest.mark.parametrize("name", RANGE_FAULTS)

@@ -213,6 +213,8 @@ FORBIDDEN_REDIRECTS = [
     "https://[fe80::1]/v.mp4",
     "https://0xa9fea9fe/",
     "http://[::ffff:10.0.0.1]/",
+    "https://[bad/v.mp4",
+    "https://exa\u2100mple.com/v.mp4",
 ]
 
 

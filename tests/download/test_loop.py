@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from happyhorse_async import Limits
+from happyhorse_async import Limits, SessionClosedError
 from happyhorse_async.edges import disk
 from happyhorse_async.edges.threads import Threads
 from happyhorse_async.sandbox import Sandbox
@@ -96,11 +96,13 @@ async def test_a_disk_that_hangs_holds_nobody_but_its_download(
 
 
 async def test_threads_end_with_their_owner(anyio_backend: str) -> None:
-    """After `close` what is left to do, closing files, is done at once, and no thread is left."""
-    threads = Threads(2, name="test: disk")
+    """After `close` only what has to be done last, closing files, is done, nothing else blocks the loop, and no thread is left."""
+    threads = Threads(2, name="test: disk", refusal=lambda: SessionClosedError("closed"))
     assert await threads.run(threading.get_ident) != threading.get_ident()
     threads.close()
-    assert await threads.run(threading.get_ident) == threading.get_ident()
+    with pytest.raises(SessionClosedError):
+        await threads.run(threading.get_ident)
+    assert await threads.run(threading.get_ident, last=True) == threading.get_ident()
     for thread in threading.enumerate():
         if thread.name.startswith("test: disk"):
             thread.join(10)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from happyhorse_async import DestinationExistsError, DownloadError, IncompleteDownloadError, NotAVideoError, RetryPolicy
+from happyhorse_async.integrations.object_store import ObjectSink
 from happyhorse_async.sandbox import Fault, Sandbox
 
 from .conftest import Kit
@@ -176,6 +177,27 @@ async def test_a_cancellation_leaves_nothing(kit: Kit, sandbox: Sandbox, shelf: 
     kit.events.subscribe(lambda _: begun.set(), Downloading)
     work = asyncio.create_task(kit.downloader.download(task, f"{BUCKET}/"))
     await begun.wait()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert (shelf.keys(), shelf.uploads()) == ([], 0)
+
+
+async def test_a_cancellation_while_the_upload_is_completed_leaves_nothing(
+    kit: Kit, sandbox: Sandbox, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upload is brought to its end under its temporary name, which is then removed."""
+    task = await kit.task()
+    completing, true = asyncio.Event(), ObjectSink._close_writer
+
+    async def noted(sink: ObjectSink) -> None:
+        if sink._writer is not None:
+            asyncio.get_running_loop().call_soon(completing.set)
+        await true(sink)
+
+    monkeypatch.setattr(ObjectSink, "_close_writer", noted)
+    work = asyncio.create_task(kit.downloader.download(task, f"{BUCKET}/"))
+    await completing.wait()
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work

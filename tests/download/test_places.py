@@ -232,6 +232,37 @@ async def test_a_disk_that_fills_up_keeps_the_part(kit: Kit, folder: Path, monke
     assert kit.fetches()[-1].headers["Range"] == "bytes=100000-"
 
 
+async def test_bytes_that_could_not_be_synced_are_not_trusted(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failed sync the system may have dropped what it could not write: the next call fetches all of it anew."""
+    task = await kit.task()
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(DownloadError, match=os.strerror(errno.EIO)):
+            await kit.downloader.download(task, f"{folder}/")
+    assert names_in(folder) == []
+    assert (await kit.downloader.download(task, f"{folder}/")).size == 300_000
+    assert [request.headers.get("Range") for request in kit.fetches()] == [None, None]
+
+
+async def test_a_folder_that_cannot_be_synced_is_no_failure(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems sync no folders: the video is there, and that is what is said."""
+    task = await kit.task()
+    true = os.fsync
+
+    def picky(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        true(file)
+
+    monkeypatch.setattr(os, "fsync", picky)
+    video = await kit.downloader.download(task, f"{folder}/")
+    assert video.path.stat().st_size == 300_000
+
+
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS, errno.EIO])
 async def test_a_folder_that_refuses_is_a_clear_error(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     """A read-only folder, a read-only file system, a broken disk: ours, with the path, and not tried again."""

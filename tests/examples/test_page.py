@@ -112,6 +112,20 @@ async def test_a_browser_that_goes_away_loses_nothing(page: Page, tmp_path: Path
 
 
 @needs_chromium
+async def test_many_videos_at_once_do_not_stop_the_page(page: Page, tmp_path: Path) -> None:
+    """A browser has six connections to a server: with eight videos under way the page still sends and shows."""
+    async with Sandbox(video="stub", speed=0) as sandbox, serving(sandbox, tmp_path / "videos", free_port()) as url:
+        await page.goto(url)
+        await page.set_input_files("#image", str(PHOTOS / "cat.jpg"))
+        for count in range(1, 9):
+            await page.click("#go")
+            await expect(page.locator("article")).to_have_count(count)
+            await expect(page.locator("article .state").first).to_contain_text("%")
+        sandbox.finish()
+        assert sandbox.paid == 8
+
+
+@needs_chromium
 async def test_a_refused_image_is_explained(page: Page, tmp_path: Path) -> None:
     """What is wrong with an image stands on the page, and nothing is paid."""
     wrong = tmp_path / "cat.gif"

@@ -27,6 +27,7 @@ TROUBLES = [
     Fault("refuse", method="POST", path=BATCH, status=200, body="<html>Welcome</html>", times=3),
     Fault("refuse", method="POST", path=BATCH, status=200, body="", times=3),
     Fault("refuse", method="POST", path=BATCH, status=200, body='{"data": "soon"}', times=3),
+    Fault("refuse", method="POST", path=BATCH, status=200, body="[" * 100_000, times=3),
     Fault("refuse", method="POST", path=BATCH, status=200, body={"data": [{"id": 7}, None, {}]}, times=3),
     Fault("refuse", method="POST", path=BATCH, status=400, body={"error": {"code": "invalid_request"}}, times=3),
     Fault("refuse", method="POST", path=BATCH, status=401, body={"error": {"code": "unauthorized"}}, times=3),
@@ -45,15 +46,30 @@ async def test_failed_reads_delay_a_wait_and_never_end_it(sandbox: Sandbox, sess
     assert {task.id for task in done} == {task.id for task in tasks}
 
 
-@pytest.mark.parametrize("status", [404, 405])
-async def test_a_service_without_batches_is_read_one_by_one_for_good(sandbox: Sandbox, session: Session, status: int) -> None:
-    """The endpoint is asked for once; from then on each task has its own request."""
-    sandbox.fail(Fault("refuse", method="POST", path=BATCH, status=status, body="", times=None))
+OWN = {"error": {"code": "not_found", "message": "Invalid URL", "type": "invalid_request_error"}}
+
+
+@pytest.mark.parametrize(("status", "body", "times"), [(404, OWN, 1), (405, "", 1), (404, "<html>Not found</html>", 3)])
+async def test_a_service_without_batches_is_read_one_by_one_for_good(
+    sandbox: Sandbox, session: Session, status: int, body: object, times: int
+) -> None:
+    """The endpoint is asked for once, or thrice where a page answers; from then on each task has its own request."""
+    sandbox.fail(Fault("refuse", method="POST", path=BATCH, status=status, body=body, times=None))
     for _ in range(2):
         tasks = await submitted(session, 20)
         sandbox.finish()
         assert len(await asyncio.gather(*(task.wait() for task in tasks))) == 20
-    assert sandbox.count("POST", BATCH) == 1
+    assert sandbox.count("POST", BATCH) == times
+
+
+async def test_one_page_of_a_gateway_does_not_end_batches(sandbox: Sandbox, session: Session) -> None:
+    """A hiccup is no word of the service: the next read is a batch again."""
+    sandbox.fail(Fault("refuse", method="POST", path=BATCH, status=404, body="<html>Not found</html>"))
+    for _ in range(2):
+        tasks = await submitted(session, 20)
+        sandbox.finish()
+        assert len(await asyncio.gather(*(task.wait() for task in tasks))) == 20
+    assert sandbox.count("GET", "/v1/tasks/") == 0
 
 
 async def test_a_sandbox_without_batches_serves_every_wait_with_a_tenth_of_reads_failing() -> None:

@@ -143,6 +143,13 @@ def test_movies_are_read(moov: bytes, movie: Movie) -> None:
     assert read_movie(moov) == movie
 
 
+@pytest.mark.parametrize("moov", [box(b"free") * 1001, box(b"trak", box(b"free") * 1001)], ids=["moov", "trak"])
+def test_a_crowd_of_boxes_is_refused(moov: bytes) -> None:
+    """An index that is made to eat memory is no video."""
+    with pytest.raises(BrokenVideoError, match="more than 1000 boxes"):
+        read_movie(moov)
+
+
 def test_the_first_bytes_tell_pages_from_videos() -> None:
     """Eight bytes are enough to keep what is there from being given up for an error page."""
     assert begins_like_video(WHOLE[:8])

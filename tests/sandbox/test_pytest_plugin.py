@@ -72,3 +72,27 @@ def test_a_users_project_can_use_the_fixtures(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 passed" in done.stdout
+
+
+OTHER_LOOPS = '''
+import pytest
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["trio", ("trio", {}), "asyncio"])
+async def test_a_session(happyhorse_session):
+    """Only asyncio can run it."""
+'''
+
+
+def test_a_session_is_skipped_on_other_event_loops(tmp_path: Path) -> None:
+    """Where anyio also runs tests on trio, those are skipped with the reason, and nothing fails."""
+    (tmp_path / "test_loops.py").write_text(OTHER_LOOPS)
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-W", "error", "-p", "no:cacheprovider", "test_loops.py"]
+    if not any(entry.value == PLUGIN for entry in entry_points(group="pytest11")):
+        command += ["-p", PLUGIN]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed, 2 skipped" in done.stdout
+    assert "a happyhorse session is for asyncio and cannot run on trio" in done.stdout

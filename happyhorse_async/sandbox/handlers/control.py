@@ -9,7 +9,7 @@ from ..faults import Fault
 from ..refusals import Refusal, invalid
 from ..routing import Route
 from ..state import describe, describe_request
-from ..tasks import Ending
+from ..tasks import Ending, usual_code
 from .tasks import page_argument
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ async def _end(service: Service, call: Call) -> Answer:
     _known(service, task_id)
     if not isinstance(status, str):
         raise invalid("status", "status must be a string")
-    code = body.get("error_code") or ("unknown_error" if status == "failed" else None)
+    code, message = (_text(body, name) for name in ("error_code", "message"))
     try:
-        service.end(str(task_id), Ending(status, code, body.get("message"), bool(body.get("refund", True))))
+        service.end(str(task_id), Ending(status, code or usual_code(status), message, bool(body.get("refund", True))))
     except ValueError as error:
         raise invalid("task_id", str(error)) from None
     return await _state(service, call)
@@ -60,6 +60,8 @@ async def _end(service: Service, call: Call) -> Answer:
 async def _add_fault(service: Service, call: Call) -> Answer:
     body = _body(call)
     details = body.get("details", {})
+    if not isinstance(details, dict):
+        raise invalid("details", "details must be an object")
     conditions = {name: body[name] for name in _FAULT_FIELDS if name in body}
     try:
         service.faults.add(Fault(body.get("action", ""), **conditions, **details))
@@ -100,8 +102,15 @@ def _number(body: dict[str, Any], name: str) -> float:
     return float(value)
 
 
+def _text(body: dict[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise invalid(name, f"{name} must be a string")
+    return value
+
+
 def _known(service: Service, task_id: Any) -> None:
-    if task_id not in service.world.tasks:
+    if not isinstance(task_id, str) or task_id not in service.world.tasks:
         raise Refusal(404, "task_not_found", f"there is no task {task_id}")
 
 

@@ -36,6 +36,8 @@ async def _submit(service: Service, call: Call) -> Answer:
     submission = read_submission(call.json(), allow_loopback=service.options.allow_loopback)
     key = call.headers.get("Idempotency-Key") if service.features.idempotency else None
     accepted = service.world.submit(wallet, submission, now=call.now, key=key)
+    if call.ending is not None and not accepted.task.is_final:
+        accepted.task.ending = call.ending
     if accepted.replayed:
         headers = {"idempotency-replayed": "true"}
         return json_answer(service.views.submitted(accepted.task, call.now), headers=headers)
