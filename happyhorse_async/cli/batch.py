@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import HappyHorseError
-from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, exit_code, facts_of, money, open_session, put, run, say
+from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, agreed, exit_code, facts_of, money, open_session, put, run, say
 
 if TYPE_CHECKING:
     from ..batch import Batch, Outcome, Outcomes
@@ -88,7 +88,7 @@ def retry_command(
             session.batch(out, **_limits(max_in_flight, max_credits)) as batch,
         ):
             jobs = sum((await batch.totals()).failures.values())
-            if jobs and not (yes or sandbox) and not typer.confirm(f"Begin {jobs} jobs again? Each is charged again.", err=True):
+            if jobs and not (yes or sandbox) and not agreed(f"Begin {jobs} jobs again? Each is charged again."):
                 return Exit.NOT_WANTED
             return await _follow(session, batch, batch.retry(), as_json=as_json)
 
@@ -167,7 +167,7 @@ async def _checked(session: Session, manifest: Manifest, *, skip_bad: bool, quie
     if found.bad_rows and not skip_bad:
         say("nothing was sent: mend the bad rows, or leave them out with --skip-bad")
         return Exit.WRONG_INPUT
-    if not quiet and found.good and not typer.confirm("Go on?", err=True):
+    if not quiet and found.good and not agreed("Go on?"):
         return Exit.NOT_WANTED
     return None
 

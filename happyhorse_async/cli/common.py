@@ -108,6 +108,19 @@ async def _entered(work: Callable[[], Awaitable[int | None]]) -> int | None:
     return await work()
 
 
+def agreed(question: str) -> bool:
+    """Ask on stderr, as click would ask partly on stdout; what is not a yes is a no. Ctrl-C is an interruption, at once."""
+    import signal
+
+    # The event loop's own handler only makes a note for when the loop goes on, which is after the answer.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)  # noqa: T201
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def say(text: str) -> None:
     """Print for people: to stderr, so that stdout holds results only."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError
-from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, exit_code, money, open_session, put, report, run, say
+from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, agreed, exit_code, money, open_session, put, report, run, say
 
 if TYPE_CHECKING:
     from ..models import ImageToVideo, Video
@@ -111,14 +112,14 @@ async def _checked_jobs(
 
 
 def _paths(images: Iterable[str], out: Path) -> list[Path]:
-    """Name each video after its image; equal names are numbered."""
-    counts: dict[str, int] = {}
-    paths = []
+    """Name each video after its image; equal names are numbered, past every name that is taken."""
+    paths: dict[Path, None] = {}
     for image in images:
         stem = Path(image.partition("?")[0].rstrip("/")).stem or "video"
-        counts[stem] = counts.get(stem, 0) + 1
-        paths.append(out / (f"{stem}.mp4" if counts[stem] == 1 else f"{stem}-{counts[stem]}.mp4"))
-    return paths
+        numbered = (f"{stem}-{number}.mp4" for number in count(2))
+        names = (out / name for name in chain([f"{stem}.mp4"], numbered))
+        paths[next(path for path in names if path not in paths)] = None
+    return list(paths)
 
 
 def _job(image: str | Path, path: Path, **fields: Any) -> Job:
@@ -138,7 +139,7 @@ async def _agreed(session: Session, requests: list[ImageToVideo]) -> bool:
         say(f"{shown}. Nothing was sent: pass --yes to spend it.")
         return False
     say(shown)
-    return typer.confirm("Spend it?", default=False, err=True)
+    return agreed("Spend it?")
 
 
 async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json: bool, overwrite: bool) -> int:
@@ -147,46 +148,46 @@ async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json:
     from .display import Display
 
     out.mkdir(parents=True, exist_ok=True)
-    videos: dict[str, Video] = {}
+    videos: dict[Path, list[Video]] = {}
     codes: list[Exit] = []
     with Display(session, quiet=as_json) as display:
 
         async def one(job: Job) -> None:
             try:
-                videos[job.name] = await _make(session, job, display, overwrite=overwrite)
+                videos[job.path] = await _make(session, job, display, overwrite=overwrite)
             except HappyHorseError as error:
-                display.failed(job.name, type(error).__name__)
+                display.failed(job.path.name, type(error).__name__)
                 report(error, as_json=as_json, about=job.name)
                 codes.append(exit_code(error))
             else:
-                if as_json:
-                    put({"ok": True, "image": job.name, **describe(videos[job.name])})
+                for video in videos[job.path] if as_json else ():
+                    put({"ok": True, "image": job.name, **describe(video)})
 
         try:
             async with anyio.create_task_group() as group:
                 for job in jobs:
-                    display.add(job.name)
+                    display.add(job.path.name)
                     group.start_soon(one, job)
         except BaseException:
             display.say_how_to_resume()
             raise
     if not as_json:
-        display.table([videos[job.name] for job in jobs if job.name in videos])
+        display.table([video for job in jobs for video in videos.get(job.path, ())])
         put(str(out.resolve()))
     return max(codes, default=Exit.DONE)
 
 
-async def _make(session: Session, job: Job, display: Display, *, overwrite: bool) -> Video:
-    """Submit, follow and save one job."""
-    display.status(job.name, "submitting")
+async def _make(session: Session, job: Job, display: Display, *, overwrite: bool) -> list[Video]:
+    """Submit and follow one job, and save every video that it gives: their links die, so none is left behind."""
+    display.status(job.path.name, "submitting")
     task = await session.submit(job.request)
-    display.submitted(job.name, task.id)
+    display.submitted(job.path.name, task.id)
     async for update in task.updates():
-        display.status(job.name, update.status, update.progress)
-    display.status(job.name, "downloading", 100)
-    video = await task.download(job.path, overwrite=overwrite)
-    display.saved(job.name)
-    return video
+        display.status(job.path.name, update.status, update.progress)
+    display.status(job.path.name, "downloading", 100)
+    videos = await task.download_all(job.path, overwrite=overwrite)
+    display.saved(job.path.name)
+    return videos
 
 
 def describe(video: Video) -> dict[str, Any]:

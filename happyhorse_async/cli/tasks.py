@@ -123,7 +123,9 @@ def download_tasks(
 
     async def work() -> int:
         async with open_session() as session:
-            return await _download_all(session, [(task_id, f"{out}/", 0) for task_id in ids], overwrite=overwrite, as_json=as_json)
+            return await _download_all(
+                session, [(task_id, f"{out}/", None) for task_id in ids], overwrite=overwrite, as_json=as_json
+            )
 
     run(work, as_json=as_json)
 
@@ -155,17 +157,23 @@ def _literally(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-async def _download_all(session: Session, jobs: Sequence[tuple[str, str, int]], *, overwrite: bool, as_json: bool) -> int:
+async def _download_all(session: Session, jobs: Sequence[tuple[str, str, int | None]], *, overwrite: bool, as_json: bool) -> int:
+    """Save one video of each task, or, where no index is given, every one that it has."""
     import anyio
 
     from .generate import describe as describe_video
 
     codes: list[Exit] = []
 
-    async def one(task_id: str, to: str, index: int) -> None:
+    async def one(task_id: str, to: str, index: int | None) -> None:
         try:
-            video = await session.task(task_id).download(to, overwrite=overwrite, index=index)
-            put({"ok": True, **describe_video(video)} if as_json else str(video.path))
+            task = session.task(task_id)
+            if index is None:
+                videos = await task.download_all(to, overwrite=overwrite)
+            else:
+                videos = [await task.download(to, overwrite=overwrite, index=index)]
+            for video in videos:
+                put({"ok": True, **describe_video(video)} if as_json else str(video.path))
         except HappyHorseError as error:
             report(error, as_json=as_json, about=task_id)
             codes.append(exit_code(error))

@@ -71,6 +71,13 @@ async def test_dry_run_and_question(sandbox: Sandbox, tmp_path: Path) -> None:
     assert (sandbox.paid, (tmp_path / "out").exists()) == (0, False)
 
 
+async def test_no_answer_is_a_no(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Where the input ends at once, as in a script without --yes, nothing is spent and the exit code says so."""
+    manifest = write_manifest(tmp_path / "in", links=1, files=0)
+    code, said, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out")
+    assert (code, said, "Aborted" in err, sandbox.paid) == (3, "", False, 0)
+
+
 async def test_bad_rows(sandbox: Sandbox, tmp_path: Path) -> None:
     """Bad rows are named with file and line, and nothing is sent; --skip-bad works on the others."""
     table = tmp_path / "rows.jsonl"

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
+import aiohttp
 import pytest
 
 from happyhorse_async import IncompleteDownloadError, RetryPolicy
 from happyhorse_async.sandbox import Fault, Sandbox
+from happyhorse_async.sandbox.scenarios import SCENARIOS, scenario_faults
 
 from ..conftest import PHOTOS, open_session
 
@@ -89,6 +92,16 @@ async def test_generate_makes_a_file_for_each_image(world: Sandbox, tmp_path: Pa
     assert world.paid == 2
 
 
+async def test_images_of_one_name_get_a_file_and_a_row_each(world: Sandbox, tmp_path: Path) -> None:
+    """The same link twice, and an image whose own name is the number that would be next."""
+    images = (LINK, LINK, LINK.replace("cat", "cat-2"))
+    ran = await happyhorse("generate", *images, "--yes", "--out", "out", cwd=tmp_path, world=world)
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat-2-2.mp4", "cat-2.mp4", "cat.mp4"]
+    table = ran.err.partition("3 videos in")[2]
+    assert all(name in table for name in (" cat.mp4", " cat-2.mp4", " cat-2-2.mp4"))
+
+
 async def test_generate_for_people_ends_with_a_table_and_the_folder(world: Sandbox, tmp_path: Path) -> None:
     """Without --json: plain lines and a table on stderr, the folder alone on stdout."""
     ran = await happyhorse("generate", LINK, "--yes", "--out", "out", "--prompt", "run", "--seed", "7", cwd=tmp_path, world=world)
@@ -105,6 +118,43 @@ async def test_nothing_is_spent_without_a_yes(world: Sandbox, tmp_path: Path) ->
     assert "76.16 credits (1.12 USD)" in ran.err
     assert "--yes" in ran.err
     assert world.paid == 0
+
+
+async def test_ctrl_c_at_the_question_ends_it_at_once(world: Sandbox, tmp_path: Path) -> None:
+    """On a terminal the price is asked about; one Ctrl-C there is exit code 130, and nothing was sent."""
+    terminal, other_end = os.openpty()
+    command = [sys.executable, "-m", "happyhorse_async", "generate", LINK]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **world.env()}
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=tmp_path, env=environment, stdin=other_end, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    os.close(other_end)
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        await process.stderr.readuntil(b"[y/N]")
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    os.close(terminal)
+    assert (process.returncode, out, err.endswith(b"interrupted\n"), world.paid) == (130, b"", True, 0)
+
+
+async def test_ctrl_c_says_how_to_fetch_what_is_paid(world: Sandbox, tmp_path: Path) -> None:
+    """Exit code 130, and a line on stderr with the tasks that go on; with --json stdout stays free of it."""
+    world.speed = 0
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "happyhorse_async", "generate", LINK, "--yes", "--json"),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **world.env()},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        while not world.count("GET") and not world.count("POST", "/v1/tasks/batch"):  # it reads the task that it has paid
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert (process.returncode, out) == (130, b"")
+    assert f"happyhorse tasks download {world.tasks[0].id}" in err.decode()
 
 
 async def test_a_cap_on_credits_holds(world: Sandbox, tmp_path: Path) -> None:
@@ -188,6 +238,21 @@ async def test_tasks_are_shown_listed_watched_and_downloaded(world: Sandbox, tmp
     assert unknown.code == 5
 
 
+async def test_every_video_of_a_task_is_saved(world: Sandbox, tmp_path: Path) -> None:
+    """A task with two results gives two files and two lines, from generate and from tasks download."""
+    async with open_session(world) as session:
+        task_id = (await session.submit(LINK)).id
+        links = list((await session.task(task_id).wait()).results) * 2
+    world.fail(Fault("unknown-fields", path="/v1/tasks", times=None, fields={"results": links, "result_data": []}))
+    saved = await happyhorse("tasks", "download", task_id, "--out", "got", cwd=tmp_path, world=world)
+    assert (saved.code, saved.out.split()) == (0, [f"got/{task_id}.mp4", f"got/{task_id}-2.mp4"]), saved.err
+    made = await happyhorse("generate", LINK, "--yes", "--json", cwd=tmp_path, world=world)
+    assert (made.code, [line["file"] for line in made.lines()]) == (0, ["videos/cat.mp4", "videos/cat-2.mp4"]), made.err
+    shown = await happyhorse("generate", LINK, "--yes", "--overwrite", cwd=tmp_path, world=world)
+    assert "2 videos in" in shown.err
+    assert "cat-2.mp4" in shown.err
+
+
 async def test_what_was_cut_off_is_finished(world: Sandbox, tmp_path: Path) -> None:
     """`download --resume` finds the part file of an interrupted download and fetches what is missing."""
     async with open_session(world) as session:
@@ -245,6 +310,32 @@ async def test_the_doctor_says_what_is_there(world: Sandbox, tmp_path: Path) -> 
     assert (ran.code, ran.lines()[0]["EVOLINK_API_KEY"], ran.lines()[0]["credits"]) == (0, "set", "1,000,000 to spend")
     assert world.key not in ran.out
     assert (await happyhorse("doctor", cwd=tmp_path)).code == 2
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_the_sandbox_command_runs_every_scenario_until_ctrl_c(tmp_path: Path, name: str) -> None:
+    """Its faults are there, stdout has what to export and two remarks, and Ctrl-C is a clean end."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "happyhorse_async", "sandbox", "--port", "0", "--files-port", "0", "--scenario", name),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    lines = [(await process.stdout.readline()).decode().strip() for _ in range(5)]
+    exports = dict(line.removeprefix("export ").split("=") for line in lines[:3])
+    async with aiohttp.ClientSession() as http, http.get(exports["EVOLINK_BASE_URL"] + "/sandbox/state") as answer:
+        faults = (await answer.json())["faults"]
+    assert [fault["action"] for fault in faults] == [fault.action for fault in scenario_faults(name)]
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == 0
+    assert all(line.startswith("#") for line in lines[3:])
+
+
+async def test_an_unknown_scenario_is_exit_code_2(tmp_path: Path) -> None:
+    """The message names those that there are."""
+    ran = await happyhorse("sandbox", "--port", "0", "--files-port", "0", "--scenario", "earthquake", cwd=tmp_path)
+    assert (ran.code, ran.out, "there are 429-storm, " in ran.err) == (2, "", True)
 
 
 async def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:

@@ -81,6 +81,15 @@ async def test_upload_url_fetches_the_file(wire: Wire) -> None:
         assert (await wire.files("POST", "/api/v1/files/upload/url", json={"file_url": url})).status == 400
 
 
+async def test_upload_url_never_keeps_half_a_file(wire: Wire, http: aiohttp.ClientSession) -> None:
+    """What is longer than the service reads is refused, and does not count."""
+    async with Sandbox(video="stub") as host:
+        source = (await Wire(host, http).upload(bytes(10 * 1024 * 1024 + 200_000))).json["data"]["file_url"]
+        reply = await wire.files("POST", "/api/v1/files/upload/url", json={"file_url": source})
+    assert (reply.status, reply.json["success"]) == (413, False)
+    assert (await wire.files("GET", "/api/v1/files/quota")).json["data"]["used_files"] == 0
+
+
 async def test_quota_counts_the_files_of_the_account(http: aiohttp.ClientSession) -> None:
     """The default is 2000; when it is used up, uploads are refused until a file is deleted."""
     async with Sandbox(video="stub") as sandbox:

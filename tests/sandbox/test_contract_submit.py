@@ -84,11 +84,21 @@ async def test_the_image_url_is_http_or_https_without_auth(wire: Wire, url: str)
     assert (await wire.submit(image_urls=[url])).error["param"] == "image_urls"
 
 
-@pytest.mark.parametrize("host", ["10.0.0.1", "192.168.1.4:8000", "localhost", "nas.local", "127.0.0.1", "intranet"])
+@pytest.mark.parametrize(
+    "host", ["10.0.0.1", "192.168.1.4:8000", "localhost", "nas.local", "127.0.0.1", "intranet", "10.1", "0x7f.1", "2130706433"]
+)
 async def test_the_image_url_is_reachable_from_the_public_internet(http: aiohttp.ClientSession, host: str) -> None:
     """Private hosts are refused when the sandbox does not make an exception for them."""
     async with Sandbox(video="stub", allow_loopback=False) as sandbox:
         assert (await Wire(sandbox, http).submit(image_urls=[f"http://{host}/a.png"])).error["param"] == "image_urls"
+
+
+async def test_the_exception_is_for_this_machine_alone(wire: Wire) -> None:
+    """A sandbox that allows loopback takes its own machine's images, and no other private host's."""
+    assert (await wire.submit(image_urls=["http://127.0.0.1:9/a.png"])).status == 200
+    assert (await wire.submit(image_urls=["http://localhost:9/a.png"])).status == 200
+    for host in ("10.0.0.1", "192.168.1.4", "nas.local", "intranet"):
+        assert (await wire.submit(image_urls=[f"http://{host}/a.png"])).error["param"] == "image_urls"
 
 
 async def test_prompt_is_optional(wire: Wire) -> None:
@@ -153,6 +163,7 @@ async def test_the_seed_is_random_by_default(wire: Wire) -> None:
         "https://10.1.2.3/hook",
         "https://192.168.0.9/hook",
         "https://printer.local/hook",
+        "https://10.1/hook",
         "https://example.com/" + "x" * 2029,
         "ftp://example.com/hook",
         5,

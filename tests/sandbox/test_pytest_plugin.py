@@ -47,6 +47,20 @@ def test_a_marked_one(happyhorse_sandbox):
 '''
 
 
+def test_the_plugin_loads_nothing_heavy() -> None:
+    """Every pytest run of whoever installed the package imports the plugin, so it brings three small modules and no more."""
+    script = f"""
+import pytest, sys
+before = set(sys.modules)
+import {PLUGIN}
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(["happyhorse_async", "happyhorse_async._version", PLUGIN])
+
+
 def test_a_users_project_can_use_the_fixtures(tmp_path: Path) -> None:
     """A plain test, an async one with a session, and a marked one pass in a project that has nothing but pytest."""
     (tmp_path / "test_users.py").write_text(USERS_TESTS)

@@ -16,6 +16,7 @@ import pytest
 from happyhorse_async.sandbox import Account, Fault, Sandbox
 from happyhorse_async.sandbox.clock import Agenda, Clock
 from happyhorse_async.sandbox.journal import Journal, RequestRecord
+from happyhorse_async.sandbox.scenarios import SCENARIOS
 
 from .conftest import Wire
 
@@ -214,6 +215,15 @@ async def test_control_paths_add_and_clear_faults_and_scenarios(wire: Wire) -> N
     assert (await wire.call("DELETE", "/sandbox/faults")).json["faults"] == []
     assert (await wire.get("/v1/credits")).status == 200
     assert len((await wire.post("/sandbox/scenario", {"name": "429-storm"})).json["faults"]) == 2
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_every_scenario_can_be_added_over_http_and_by_hand(wire: Wire, name: str) -> None:
+    """Both ways add the same faults."""
+    added = (await wire.post("/sandbox/scenario", {"name": name})).json["faults"]
+    wire.sandbox.clear_faults()
+    wire.sandbox.scenario(name)
+    assert (await wire.get("/sandbox/state")).json["faults"] == added != []
 
 
 @pytest.mark.parametrize(

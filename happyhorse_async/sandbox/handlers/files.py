@@ -12,6 +12,7 @@ from ..addresses import fetch_problem
 from ..exchange import Answer, json_answer
 from ..fetcher import FetchError
 from ..files import DATA_URL_PREFIX
+from ..images import MAX_BYTES
 from ..multipart import parse_multipart
 from ..refusals import Refusal, invalid
 from ..routing import Route
@@ -57,6 +58,8 @@ async def _upload_url(service: Service, call: Call) -> Answer:
         data = await service.fetcher.fetch(url)
     except FetchError as error:
         raise invalid("file_url", str(error)) from None
+    if len(data) > MAX_BYTES:  # the fetcher stops there, and half a file is worse than none
+        raise Refusal(413, "request_too_large", "the file behind file_url is larger than 10 MB")
     return _keep(service, call, data, PurePosixPath(urlsplit(url).path).name or "upload", body)
 
 
