@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from pathlib import Path
-
-import anyio
 
 from ..config import RetryPolicy
 from ..errors import DestinationExistsError, HappyHorseError
@@ -27,14 +24,8 @@ from .jobs import JobChanged, Record, outcome_of, to_credits, to_millionths
 from .ledger import Ledger
 from .parts import Parts
 from .purse import Purse
+from .shelf import Shelf
 from .stages import Stages
-
-LONGEST_GOODBYE = 5.0
-"""Seconds that taking an upload away may hold up its job's outcome."""
-
-
-MOST_AHEAD = 32
-"""Uploads that wait for their submission: they take room in the account's quota of files, and grow old."""
 
 
 class Work:
@@ -66,35 +57,30 @@ class Work:
         self._timeout = timeout
         self._prices: dict[tuple[str, int], int] = {}
         self._tries: dict[int, int] = {}
-        self._holders: Counter[str] = Counter()
-        """Jobs under way by the upload that they use; equal images share one."""
-        self._ahead = anyio.Semaphore(MOST_AHEAD)
-        self._waiting: set[int] = set()
+        self._shelf = Shelf(parts)
 
     # --- upload -------------------------------------------------------------------------------------------------------------------
 
     async def upload(self, job: Record) -> None:
         """Put a local first frame on the service's file host."""
-        await self._ahead.acquire()
-        self._waiting.add(job.seq)
+        await self._shelf.place(job)
         if self._stages.stopping:
             await self._drop(job)
             return
         image = job.wanted.image
         try:
-            job.image_url = image if isinstance(image, str) else await self._parts.uploader.url_of(image)
+            url = image if isinstance(image, str) else await self._parts.uploader.url_of(image)
         except HappyHorseError as error:
             await self._unsubmitted(job, error)
             return
-        job.uploaded = time.time()
-        self._holders[job.image_url] += 1
+        self._shelf.hold(job, url)
         self._stages.submissions.put(job)
 
     # --- submit and watch ---------------------------------------------------------------------------------------------------------
 
     async def submit_and_watch(self, job: Record) -> None:
         """Turn a job into a task, if it is none yet, and follow the task to its end."""
-        self._taken_up(job)
+        self._shelf.taken_up(job)
         if job.state in (JobState.NEW, JobState.SUBMITTING, JobState.UNKNOWN):
             try:
                 if not await self._submitted(job):
@@ -180,7 +166,7 @@ class Work:
         seconds = job.task.seconds if job.task is not None else None
         facts = (video.size, video.sha256, video.duration, video.width, video.height, seconds)
         await self._ledger.write("saved", job.seq, self._run, time.time(), spent, *facts)
-        await self._let_go(job)
+        await self._shelf.let_go(job)
         self._end(job)
 
     async def _video(self, job: Record) -> Video:
@@ -204,7 +190,7 @@ class Work:
         if not paid:
             await self._release(job)
         if following is Next.LATER and (self._replays or not paid) and self._may_try_again(job):
-            self._taken_up(job)
+            self._shelf.taken_up(job)
             self._later(job, error)
         elif paid and self._stages.stopping:
             await self._drop(job)
@@ -255,7 +241,7 @@ class Work:
     async def begin_again(self, job: Record, *, spent: int = 0) -> None:
         """Take a failed job to its next attempt, which is another task, with another key."""
         self._move(job, JobState.NEW)
-        await self._let_go(job)
+        await self._shelf.let_go(job)
         job.attempt, job.spent, job.reserved = job.attempt + 1, job.spent + spent, 0
         job.key = job.image_url = job.uploaded = job.task_id = job.task = job.error = None
         await self._ledger.write("again", job.seq, job.attempt, spent)
@@ -283,7 +269,7 @@ class Work:
         job.spent, job.reserved, job.error = job.spent + spent, reserved, fault_of(error)
         await self._ledger.write("ended", job.seq, state, self._run, time.time(), reserved, spent, job.error)
         if state is JobState.FAILED:
-            await self._let_go(job)
+            await self._shelf.let_go(job)
         self._end(job, error)
 
     # --- small things -------------------------------------------------------------------------------------------------------------
@@ -311,28 +297,12 @@ class Work:
 
     def _end(self, job: Record, error: HappyHorseError | None = None) -> None:
         self._tries.pop(job.seq, None)
-        self._taken_up(job)
+        self._shelf.taken_up(job)
         self._stages.end(outcome_of(job, self._folder, error=error))
-
-    def _taken_up(self, job: Record) -> None:
-        """Make room for the next upload when one has come out of the line to its submission."""
-        if job.seq in self._waiting:
-            self._waiting.discard(job.seq)
-            self._ahead.release()
 
     async def _drop(self, job: Record) -> None:
         if job.state is JobState.NEW:
-            await self._let_go(job)
+            await self._shelf.let_go(job)
         self._tries.pop(job.seq, None)
-        self._taken_up(job)
+        self._shelf.taken_up(job)
         self._stages.drop()
-
-    async def _let_go(self, job: Record) -> None:
-        """Take an upload away when no job needs it any more: an account has room for two thousand files, and a night for more jobs."""
-        url = job.image_url or ""
-        if url in self._holders:
-            self._holders[url] -= 1
-            if not self._holders[url]:
-                del self._holders[url]
-                with anyio.move_on_after(LONGEST_GOODBYE):
-                    await self._parts.uploader.discard(url)

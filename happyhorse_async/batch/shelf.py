@@ -1,0 +1,52 @@
+"""The uploads of one run: how many may wait for their submission, who still needs them, and when they are too old to be given away."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import anyio
+
+from .jobs import Record
+from .parts import Parts
+
+LONGEST_GOODBYE = 5.0
+"""Seconds that taking an upload away may hold up its job's outcome."""
+MOST_AHEAD = 32
+"""Uploads that wait for their submission: they take room in the account's quota of files, and grow old."""
+
+
+class Shelf:
+    """Jobs under way by the upload that they use; equal images share one."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._holders: Counter[str] = Counter()
+        self._ahead = anyio.Semaphore(MOST_AHEAD)
+        self._waiting: set[int] = set()
+
+    async def place(self, job: Record) -> None:
+        """Wait until one more upload may wait for its submission."""
+        await self._ahead.acquire()
+        self._waiting.add(job.seq)
+
+    def taken_up(self, job: Record) -> None:
+        """Make room for the next upload when one has come out of the line to its submission."""
+        if job.seq in self._waiting:
+            self._waiting.discard(job.seq)
+            self._ahead.release()
+
+    def hold(self, job: Record, url: str) -> None:
+        """Note which upload a job needs."""
+        job.image_url, job.uploaded = url, time.time()
+        self._holders[url] += 1
+
+    async def let_go(self, job: Record) -> None:
+        """Take an upload away when no job needs it any more: an account has room for two thousand files, and a night for more jobs."""
+        url = job.image_url or ""
+        if url in self._holders:
+            self._holders[url] -= 1
+            if not self._holders[url]:
+                del self._holders[url]
+                with anyio.move_on_after(LONGEST_GOODBYE):
+                    await self._parts.uploader.discard(url)
