@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from enum import Enum
 from typing import Any
 
@@ -66,8 +66,8 @@ def candidate_of(job: Job, image_digest: str | None) -> Candidate:
     )
 
 
-def admit(store: Store, run: int, candidates: Sequence[Candidate], *, retry: bool) -> list[Admission]:
-    """Enter rows into the ledger; with `retry` those that failed begin again."""
+def admit(store: Store, run: int, candidates: Sequence[Candidate], *, live: Container[int], retry: bool) -> list[Admission]:
+    """Enter rows into the ledger; with `retry` those that failed begin again. `live` are the jobs that the run has in hand."""
     known = store.set_of("known", [candidate.id for candidate in candidates]) or {}
     ids, counts = _number(known, run, candidates)
     _enter(store, known, run, candidates, ids)
@@ -81,7 +81,9 @@ def admit(store: Store, run: int, candidates: Sequence[Candidate], *, retry: boo
             admissions.append(Admission(Verdict.TWICE))
             continue
         record.asked = candidate.request
-        admissions.append(Admission(_verdict(store, run, record, retry=retry), record))
+        # A job that pauses before its next attempt is new to the ledger, and in hand all the same.
+        in_hand = record.seq in live or record.ended_run == run
+        admissions.append(Admission(Verdict.IN_HAND if in_hand else _verdict(store, record, retry=retry), record))
     return admissions
 
 
@@ -132,9 +134,9 @@ def _choices(candidate: Candidate, job_id: str, run: int) -> list[str]:
     return [plain, f"{stem}.mp4", f"{stem}-{run}.mp4"]
 
 
-def _verdict(store: Store, run: int, record: Record, *, retry: bool) -> Verdict:
+def _verdict(store: Store, record: Record, *, retry: bool) -> Verdict:
     state = record.state
-    if state in (JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED) or record.ended_run == run:
+    if state in (JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED):
         return Verdict.IN_HAND
     if state is JobState.SAVED or (state in (JobState.FAILED, JobState.UNKNOWN) and not retry):
         return Verdict.TOLD

@@ -200,14 +200,20 @@ class Run:
             await self._feed_pages("in-trouble", state, self._begin_again)
 
     async def _feed_pages(self, condition: str, state: JobState, feed: Callable[[Record], Awaitable[None]]) -> None:
-        after = 0
+        stages, after = self._at_work[0], 0
+
+        def look(store: Store) -> tuple[list[Record], list[Record]]:
+            page = store.page(condition, state=state, after=after)
+            # Jobs of this run that have come into this state since are in good hands. Looked at in one moment with the states: a job
+            # leaves the run only after the ledger has its end.
+            return page, [job for job in page if job.seq not in stages.live]
+
         while True:
-            page = await self._ledger.call(partial(Store.page, condition=condition, state=state, after=after))
+            page, idle = await self._ledger.call(look)
             if not page:
                 return
-            for job in page:
-                await self._at_work[0].token()
-                # A job of this run has come into this state since; it is in good hands.
+            for job in idle:
+                await stages.token()
                 await feed(job)
             after = page[-1].seq
 
@@ -230,11 +236,14 @@ class Run:
 
     async def _take_in(self, rows: Sequence[Row], *, retry: bool) -> None:
         """Enter a group of rows into the ledger, and send each on its way."""
+        stages = self._at_work[0]
         for _ in rows:
-            await self._at_work[0].token()
+            await stages.token()
         found = await self._intake.look(rows)
         candidates = [row for row in found if isinstance(row, Candidate)]
-        admissions = iter(await self._ledger.call(lambda store: admit(store, self._number, candidates, retry=retry)))
+        admissions = iter(
+            await self._ledger.call(lambda store: admit(store, self._number, candidates, live=stages.live, retry=retry))
+        )
         for row in found:
             if isinstance(row, BadRow):
                 self._refuse(row.id, row.error, row.request, row.extra)
@@ -252,7 +261,7 @@ class Run:
         elif verdict is Verdict.TOLD:
             stages.tell(outcome_of(job, self._folder, resumed=True))
         elif verdict is Verdict.IN_HAND:
-            stages.give_back()
+            await self._hand_over(row.request, job)
         else:
             if job.state is JobState.FAILED:
                 await work.begin_again(job)
@@ -260,6 +269,20 @@ class Run:
                 # An upload of an earlier run may be gone, and nothing hangs on its link: the service never accepted it.
                 job.image_url = job.uploaded = None
             stages.admit(job)
+
+    async def _hand_over(self, request: ImageToVideo, job: Record) -> None:
+        """Give a job in hand the image that its row brings."""
+        stages = self._at_work[0]
+        if job.seq not in stages.live and job.state is JobState.NEW:
+            # It has left since its row was looked at; if for want of its image, it is still new, and comes in again with its row.
+            [job] = map(Record.of_row, await self._ledger.call(lambda store: store.set_of("by-id", [job.id])))
+            if job.state is JobState.NEW:
+                job.asked = request
+                stages.admit(job)
+                return
+        if job.seq in stages.live:
+            stages.live[job.seq].given(request)
+        stages.give_back()
 
     def _refuse(
         self, job_id: str, error: HappyHorseError, request: ImageToVideo | None, extra: dict[str, object] | None = None

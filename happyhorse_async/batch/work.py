@@ -64,7 +64,8 @@ class Work:
     async def upload(self, job: Record) -> None:
         """Put a local first frame on the service's file host."""
         await self._shelf.place(job)
-        if self._stages.stopping:
+        if self._stages.stopping or not job.image_at_hand:
+            # Without its bytes it stays new, for the run whose input brings them.
             await self._drop(job)
             return
         image = job.wanted.image
@@ -81,6 +82,7 @@ class Work:
     async def submit_and_watch(self, job: Record) -> None:
         """Turn a job into a task, if it is none yet, and follow the task to its end."""
         self._shelf.taken_up(job)
+        job.doubtful = job.state in (JobState.SUBMITTING, JobState.UNKNOWN)
         if job.state in (JobState.NEW, JobState.SUBMITTING, JobState.UNKNOWN):
             try:
                 if not await self._submitted(job):
@@ -98,7 +100,7 @@ class Work:
         if job.state is not JobState.SUBMITTING:
             await self._commit_key(job)
         accepted = await self._parts.submitter.submit(
-            job.wanted, idempotency_key=job.key, group=self._line, image_url=job.image_url
+            job.posted, idempotency_key=job.key, group=self._line, image_url=job.image_url
         )
         job.task, job.task_id = accepted.task, accepted.task.id
         self._move(job, JobState.RUNNING)
@@ -107,7 +109,7 @@ class Work:
         return True
 
     async def _reserved(self, job: Record) -> bool:
-        request = job.wanted
+        request = job.posted
         kind = request.quality, request.duration
         if kind not in self._prices:
             self._prices[kind] = to_millionths(await self._parts.pricing.credits_for(request))
@@ -186,22 +188,34 @@ class Work:
     async def _unsubmitted(self, job: Record, error: HappyHorseError) -> None:
         """Go on after an upload or a submission that failed."""
         following = verdicts.after_submission(error)
-        paid = job.state is JobState.SUBMITTING and verdicts.may_be_paid(error)
+        paid = job.state is JobState.SUBMITTING and self._may_be_paid(job, error)
         if not paid:
             await self._release(job)
         if following is Next.LATER and (self._replays or not paid) and self._may_try_again(job):
             self._shelf.taken_up(job)
             self._later(job, error)
-        elif paid and self._stages.stopping:
-            await self._drop(job)
         elif paid:
-            await self._give_up(job, JobState.UNKNOWN, error, reserved=job.reserved)
-            if following is Next.LATER and self._replays:
-                self._stages.stop(error)
+            await self._leave_in_doubt(job, error, following)
         elif following is Next.GIVE_UP:
             await self._give_up(job, JobState.FAILED, error)
         else:
             await self._drop(job)
+            self._stages.stop(error)
+
+    @staticmethod
+    def _may_be_paid(job: Record, error: HappyHorseError) -> bool:
+        return verdicts.may_be_paid(error) or (job.doubtful and not verdicts.proves_absence(error))
+
+    async def _leave_in_doubt(self, job: Record, error: HappyHorseError, following: Next) -> None:
+        """Let go of a job that may be paid; its reservation stays."""
+        stopped = following is Next.STOP or (following is Next.LATER and not verdicts.may_be_paid(error))
+        if stopped or self._stages.stopping:
+            # It stays submitting: the next run replays it.
+            await self._drop(job)
+            self._stages.stop(error)
+            return
+        await self._give_up(job, JobState.UNKNOWN, error, reserved=job.reserved)
+        if following is Next.LATER and self._replays:
             self._stages.stop(error)
 
     async def _release(self, job: Record) -> None:
@@ -298,11 +312,11 @@ class Work:
     def _end(self, job: Record, error: HappyHorseError | None = None) -> None:
         self._tries.pop(job.seq, None)
         self._shelf.taken_up(job)
-        self._stages.end(outcome_of(job, self._folder, error=error))
+        self._stages.end(job, outcome_of(job, self._folder, error=error))
 
     async def _drop(self, job: Record) -> None:
         if job.state is JobState.NEW:
             await self._shelf.let_go(job)
         self._tries.pop(job.seq, None)
         self._shelf.taken_up(job)
-        self._stages.drop()
+        self._stages.drop(job)

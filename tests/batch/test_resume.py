@@ -1,0 +1,127 @@
+"""What a run takes up from earlier ones: requests that may have left, uploads, attempts, changed rows, and stopping meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async import ImageToVideo, RetryPolicy, Session, Timeouts
+from happyhorse_async.batch import Job, JobState, Outcome
+from happyhorse_async.sandbox import Fault, Sandbox
+from tests.conftest import open_session
+
+from .support import until
+
+pytestmark = pytest.mark.anyio
+
+SUBMIT = "/v1/videos/generations"
+QUICK = RetryPolicy(attempts=4, first_pause=0.01, longest_pause=0.02)
+NEVER_AGAIN = RetryPolicy(attempts=50, replays=1000, first_pause=1000.0, longest_pause=1000.0)
+"""Holds a submission where its first try has left it."""
+
+
+def rows(count: int, first: int = 1) -> list[ImageToVideo]:
+    """Make requests, each unlike the others."""
+    return [ImageToVideo(f"https://example.com/{n}.png", seed=n, duration=3) for n in range(first, first + count)]
+
+
+async def run(session: Session, folder: Path, requests: object, **options: object) -> list[Outcome]:
+    """Run a batch once, to its end."""
+    async with session.batch(folder, **{"retry": QUICK, **options}) as batch:  # type: ignore[arg-type]
+        return [outcome async for outcome in batch.run(requests)]  # type: ignore[arg-type]
+
+
+async def killed_while_submitting(sandbox: Sandbox, folder: Path, requests: object, *, fault: str = "drop-after") -> Path:
+    """Give a folder as a kill -9 leaves it between a POST and its answer."""
+    sandbox.fail(Fault(fault, path=SUBMIT, times=None))
+    async with open_session(sandbox, retry=NEVER_AGAIN, timeouts=Timeouts(shield=0.01)) as session, session.batch(folder) as batch:
+        outcomes = asyncio.create_task(anext(batch.run(requests)))  # type: ignore[arg-type]
+        await until(lambda: sandbox.count("POST", SUBMIT) == 1)
+        left = folder.with_name("left")
+        await asyncio.to_thread(shutil.copytree, folder, left)
+        outcomes.cancel()
+    sandbox.clear_faults()
+    return left
+
+
+async def left_running(sandbox: Sandbox, folder: Path, requests: list[Job] | list[ImageToVideo]) -> None:
+    """Leave a batch whose tasks are running; the sandbox's time stands still."""
+    async with open_session(sandbox) as session, session.batch(folder) as batch:
+        outcomes = asyncio.create_task(anext(batch.run(requests)))
+        await until(lambda: len(sandbox.tasks) == len(requests))
+        while (await batch.totals()).states.get(JobState.RUNNING) != len(requests):
+            pass
+        outcomes.cancel()
+
+
+# --- requests that may have left ------------------------------------------------------------------------------------------------------
+
+
+async def test_bytes_that_may_be_paid_are_replayed(tmp_path: Path, cat: Path) -> None:
+    """A job whose image was bytes and whose answer was lost with its process is the same task in the next run, with or without its row."""
+    for requests in ([ImageToVideo(cat.read_bytes())], []):
+        async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
+            folder = tmp_path / str(len(requests)) / "first"
+            left = await killed_while_submitting(sandbox, folder, [ImageToVideo(cat.read_bytes())])
+            assert [outcome.state for outcome in await run(session, left, requests)] == [JobState.SAVED]
+            assert sandbox.paid == 1
+
+
+async def test_nothing_that_may_be_paid_is_released(tmp_path: Path) -> None:
+    """A refusal that says nothing of what left in an earlier run stops the batch, and leaves the job and its reservation as they were."""
+    refusal = {"error": {"code": "insufficient_credits", "message": "no", "type": "billing_error"}}
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
+        sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=402, body=refusal))
+        async with session.batch(left, retry=QUICK) as batch:
+            with pytest.raises(Exception, match="insufficient_credits"):
+                _ = [outcome async for outcome in batch.resume()]
+            totals = await batch.totals()
+        assert totals.states == {JobState.SUBMITTING: 1}
+        assert totals.reserved > 0
+        sandbox.clear_faults()
+        assert [outcome.ok for outcome in await run(session, left, [])] == [True]
+        assert sandbox.paid == 1
+
+
+async def test_bytes_begin_again_with_their_row(tmp_path: Path, cat: Path) -> None:
+    """A resumed job whose image was bytes fails retryably: it goes on when its row comes, and harms no other job until then."""
+    images = [ImageToVideo(cat.read_bytes()), *rows(3)]
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        await left_running(sandbox, tmp_path, images[:1])
+        sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
+        sandbox.speed = 1000
+        assert await run(session, tmp_path, []) == []
+        outcomes = await run(session, tmp_path, images)
+        assert [outcome.ok for outcome in outcomes] == [True] * 4
+        assert sandbox.paid - sandbox.refunded == 4
+
+
+# --- one job, once --------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_row_that_comes_during_the_pause(tmp_path: Path) -> None:
+    """A resumed job that pauses before its next attempt is in hand: its row, which comes meanwhile, is not another job."""
+    patient = RetryPolicy(attempts=4, first_pause=1000.0, longest_pause=1000.0)
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        await left_running(sandbox, tmp_path, rows(1))
+        sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
+        sandbox.speed = 1000
+        async with session.batch(tmp_path, retry=patient) as batch:
+
+            async def late() -> AsyncIterator[ImageToVideo]:
+                while (await batch.totals()).states != {JobState.NEW: 1}:
+                    pass
+                for request in rows(2):
+                    yield request
+
+            outcomes = batch.run(late())
+            assert (await anext(outcomes)).request == rows(2)[1]
+            batch.stop()
+            assert [outcome async for outcome in outcomes] == []
+            assert (await batch.totals()).states == {JobState.NEW: 1, JobState.SAVED: 1}
+        assert len(sandbox.tasks) == 2
