@@ -76,6 +76,8 @@ class Record:
     """The request as the caller gave it, when it came in this run: it may hold the image's bytes, which the ledger does not."""
     task: Task | None = None
     """The last state that this run has seen."""
+    before: int = 0
+    """Attempts before the user's word in this run that it begin again; they do not count against the limit."""
     doubtful: bool = False
     """Its request may have left before the present try, so that this one's failure does not say that nothing was accepted."""
 
@@ -124,7 +126,7 @@ class Record:
         return dict(json.loads(self.error)) if self.error else {}
 
 
-UNWRITTEN = ("asked", "task", "doubtful")
+UNWRITTEN = ("asked", "task", "before", "doubtful")
 COLUMNS = tuple(field.name for field in attrs.fields(Record) if field.name not in UNWRITTEN)
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from ..config import RetryPolicy
-from ..errors import DestinationExistsError, HappyHorseError
+from ..errors import DestinationExistsError, HappyHorseError, TaskFailedError
 from ..models import Task, Video
 from ..rules import lifecycle, retry, verdicts
 from ..rules.identity import key_of
@@ -243,18 +243,30 @@ class Work:
         """Go on after a task that ended without a video."""
         spent = self._cost(job)
         error = failure_of(task, job.key)
-        if not error.retryable or job.attempt >= self._policy.attempts or self._stages.stopping:
+        if not self._may_be_bought_again(job, error) or self._stages.stopping:
             await self._give_up(job, JobState.FAILED, error, spent=spent)
             return
         self._move(job, JobState.FAILED, error.code)
         self._purse.settle(job.reserved, spent)
         pause = self._pause(job.attempt, error)
-        await self.begin_again(job, spent=spent)
+        self._move(job, JobState.NEW)
+        await self._renew(job, spent=spent)
         self._stages.later(job, pause)
 
-    async def begin_again(self, job: Record, *, spent: int = 0) -> None:
-        """Take a failed job to its next attempt, which is another task, with another key."""
+    def _may_be_bought_again(self, job: Record, error: TaskFailedError) -> bool:
+        # A process may have ended after the user's word, which is not written down. But only that leads beyond the limit, so that
+        # every full set of attempts that lies behind has been followed by one.
+        before = job.before or (job.attempt - 1) // self._policy.attempts * self._policy.attempts
+        return error.retryable and job.attempt - before < self._policy.attempts
+
+    async def begin_again(self, job: Record) -> None:
+        """Take a failed job to its next attempt at the user's word."""
         self._move(job, JobState.NEW)
+        job.before = job.attempt
+        await self._renew(job)
+
+    async def _renew(self, job: Record, *, spent: int = 0) -> None:
+        """Give a job that is new again its next attempt, which is another task, with another key."""
         await self._shelf.let_go(job)
         job.attempt, job.spent, job.reserved = job.attempt + 1, job.spent + spent, 0
         job.key = job.image_url = job.uploaded = job.task_id = job.task = job.error = None

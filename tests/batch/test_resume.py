@@ -125,3 +125,34 @@ async def test_a_row_that_comes_during_the_pause(tmp_path: Path) -> None:
             assert [outcome async for outcome in outcomes] == []
             assert (await batch.totals()).states == {JobState.NEW: 1, JobState.SAVED: 1}
         assert len(sandbox.tasks) == 2
+
+
+# --- attempts -------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_attempts_count_from_the_users_word(tmp_path: Path) -> None:
+    """After `retry` a job has all its attempts again: what failed before the user's word does not count, nor does a crash forget it."""
+    two = RetryPolicy(attempts=2, first_pause=0.01, longest_pause=0.02)
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+
+        async def fail(first: int, count: int) -> None:
+            for n in range(first, first + count):
+                await until(lambda n=n: len(sandbox.tasks) > n)  # type: ignore[misc]
+                sandbox.end(sandbox.tasks[n].id, "failed", error_code="service_error")
+
+        failing = asyncio.create_task(fail(0, 2))
+        assert [outcome.attempts for outcome in await run(session, tmp_path, rows(1), retry=two)] == [2]
+        await failing
+        async with session.batch(tmp_path, retry=two) as batch:
+            waiting = asyncio.create_task(anext(batch.retry()))
+            await until(lambda: len(sandbox.tasks) == 3)
+            while JobState.RUNNING not in (await batch.totals()).states:
+                pass
+            waiting.cancel()
+        failing = asyncio.create_task(fail(2, 2))
+        assert [outcome.attempts for outcome in await run(session, tmp_path, [], retry=two)] == [4]
+        await failing
+        async with session.batch(tmp_path, retry=two) as batch:
+            failing = asyncio.create_task(fail(4, 2))
+            assert [outcome.attempts async for outcome in batch.retry()] == [6]
+            await failing
