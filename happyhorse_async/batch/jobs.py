@@ -115,6 +115,10 @@ class Record:
         if self.asked is None:
             self.asked = read_request(self.request, image=request.image)
 
+    def give_way(self, old: Record) -> None:
+        """Take note that the caller's id stands for another request now; what is paid for is still brought home."""
+        self.id, self.name, self.superseded = old.id, old.name, old.superseded
+
     @property
     def columns(self) -> dict[str, Any]:
         """The caller's own columns."""

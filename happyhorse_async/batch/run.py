@@ -252,6 +252,8 @@ class Run:
 
     async def _receive(self, row: Candidate, admission: Admission) -> None:
         (stages, work), job, verdict = self._at_work, admission.record, admission.verdict
+        if admission.old is not None and admission.old.seq in stages.live:
+            stages.live[admission.old.seq].give_way(admission.old)
         if verdict is Verdict.TWICE or job is None:
             self._refuse(row.id, InvalidRequestError([f"id: {row.id!r} came before in this input"]), row.request)
         elif verdict is Verdict.STRANGER:

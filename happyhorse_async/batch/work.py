@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from ..config import RetryPolicy
-from ..errors import DestinationExistsError, HappyHorseError, TaskFailedError
+from ..errors import DestinationExistsError, HappyHorseError, SubmissionOutcomeUnknownError, TaskFailedError
 from ..models import Task, Video
 from ..rules import lifecycle, retry, verdicts
 from ..rules.identity import key_of
@@ -95,8 +95,15 @@ class Work:
 
     async def _submitted(self, job: Record) -> bool:
         """Reserve, commit, POST; gives False when the batch is stopping and nothing has left."""
-        if job.state is JobState.NEW and (self._stages.stopping or not await self._reserved(job)):
+        # A job that another request has replaced meanwhile is finished when it is paid for, and else not begun.
+        if job.state is JobState.NEW and (job.superseded or self._stages.stopping or not await self._reserved(job)):
             return False
+        if job.state is JobState.SUBMITTING and not self._replays:
+            raise SubmissionOutcomeUnknownError(
+                "an earlier run may have sent this request, and it must not be sent again (replays=0)",
+                idempotency_key=job.key,
+                next_step="Look for it on the service's dashboard; `retry` asks for it again, with the same key.",
+            )
         if job.state is not JobState.SUBMITTING:
             await self._commit_key(job)
         accepted = await self._parts.submitter.submit(
@@ -257,7 +264,7 @@ class Work:
         # A process may have ended after the user's word, which is not written down. But only that leads beyond the limit, so that
         # every full set of attempts that lies behind has been followed by one.
         before = job.before or (job.attempt - 1) // self._policy.attempts * self._policy.attempts
-        return error.retryable and job.attempt - before < self._policy.attempts
+        return error.retryable and not job.superseded and job.attempt - before < self._policy.attempts
 
     async def begin_again(self, job: Record) -> None:
         """Take a failed job to its next attempt at the user's word."""

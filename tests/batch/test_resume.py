@@ -11,7 +11,7 @@ import pytest
 
 from happyhorse_async import ImageToVideo, RetryPolicy, Session, Timeouts
 from happyhorse_async.batch import Job, JobState, Outcome
-from happyhorse_async.sandbox import Fault, Sandbox
+from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import open_session
 
 from .support import until
@@ -49,12 +49,12 @@ async def killed_while_submitting(sandbox: Sandbox, folder: Path, requests: obje
 
 
 async def left_running(sandbox: Sandbox, folder: Path, requests: list[Job] | list[ImageToVideo]) -> None:
-    """Leave a batch whose tasks are running; the sandbox's time stands still."""
+    """Leave a batch whose new tasks are running; the sandbox's time stands still."""
+    known = len(sandbox.tasks) + len(requests)
     async with open_session(sandbox) as session, session.batch(folder) as batch:
         outcomes = asyncio.create_task(anext(batch.run(requests)))
-        await until(lambda: len(sandbox.tasks) == len(requests))
-        while (await batch.totals()).states.get(JobState.RUNNING) != len(requests):
-            pass
+        while len(sandbox.tasks) < known or (await batch.totals()).states != {JobState.RUNNING: known}:
+            await asyncio.sleep(0)
         outcomes.cancel()
 
 
@@ -115,7 +115,7 @@ async def test_a_row_that_comes_during_the_pause(tmp_path: Path) -> None:
 
             async def late() -> AsyncIterator[ImageToVideo]:
                 while (await batch.totals()).states != {JobState.NEW: 1}:
-                    pass
+                    await asyncio.sleep(0)
                 for request in rows(2):
                     yield request
 
@@ -147,7 +147,7 @@ async def test_attempts_count_from_the_users_word(tmp_path: Path) -> None:
             waiting = asyncio.create_task(anext(batch.retry()))
             await until(lambda: len(sandbox.tasks) == 3)
             while JobState.RUNNING not in (await batch.totals()).states:
-                pass
+                await asyncio.sleep(0)
             waiting.cancel()
         failing = asyncio.create_task(fail(2, 2))
         assert [outcome.attempts for outcome in await run(session, tmp_path, [], retry=two)] == [4]
@@ -156,3 +156,39 @@ async def test_attempts_count_from_the_users_word(tmp_path: Path) -> None:
             failing = asyncio.create_task(fail(4, 2))
             assert [outcome.attempts async for outcome in batch.retry()] == [6]
             await failing
+
+
+async def test_replaced_jobs_are_not_bought_again(tmp_path: Path) -> None:
+    """A running job whose id stands for another request now is brought home, but not bought again when it fails."""
+    for changed_first in (True, False):
+        folder = tmp_path / str(changed_first)
+        async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+            await left_running(sandbox, folder, [Job(request, id="mine") for request in rows(1)])
+            if changed_first:  # by an earlier run, which is left at once as well
+                await left_running(sandbox, folder, [Job(request, id="mine") for request in rows(1, first=2)])
+            async with session.batch(folder, retry=QUICK) as batch:
+                outcomes = batch.run([Job(request, id="mine") for request in rows(1, first=2)])
+                ending = asyncio.create_task(anext(outcomes))
+                await until(lambda: len(sandbox.tasks) == 2)
+                sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
+                first = await ending
+                assert (first.id.startswith("mine~"), first.state, first.attempts) == (True, JobState.FAILED, 1)
+                sandbox.finish()
+                assert [(outcome.id, outcome.ok) async for outcome in outcomes] == [("mine", True)]
+            assert len(sandbox.tasks) == 2
+
+
+async def test_no_replays_of_earlier_runs_either(tmp_path: Path) -> None:
+    """Where replays are forbidden, a request that an earlier run may have sent is in doubt, and only `retry` sends it again."""
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox,
+        open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.01)) as careful,
+    ):
+        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
+        [outcome] = await run(careful, left, rows(1))
+        assert (outcome.state, outcome.error is not None and outcome.error.charged) == (JobState.UNKNOWN, "unknown")
+        assert sandbox.count("POST", SUBMIT) == 1
+        async with careful.batch(left) as batch:
+            assert (await batch.totals()).reserved > 0
+            assert [retried.ok async for retried in batch.retry()] == [True]
+        assert sandbox.paid == 1
