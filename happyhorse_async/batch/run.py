@@ -123,8 +123,7 @@ class Run:
         self._begun.set()
         if self._stop_asked:
             stages.stop()
-        with self._feeding:
-            await feed(self)
+        await feed(self)
         stages.fed()
         await stages.empty()
         self.failure = stages.reason
@@ -174,6 +173,10 @@ class Run:
     async def over(self, requests: Input, *, retry: bool = False) -> None:
         """Feed what is at stake from earlier runs, then the input."""
         await self._resume()
+        with self._feeding:
+            await self._take_all(requests, retry=retry)
+
+    async def _take_all(self, requests: Input, *, retry: bool) -> None:
         send, receive = anyio.create_memory_object_stream[Row](GROUP)
         try:
             async with anyio.create_task_group() as group, receive:
@@ -190,14 +193,16 @@ class Run:
                 await send.send(row)
 
     async def _resume(self) -> None:
+        """Take up what is paid for, or may be; no stop cuts this short, or else links would die unwatched until the next run."""
         for state in AT_STAKE:
             await self._feed_pages("at-stake", state, self._admit)
 
     async def over_failed(self) -> None:
         """Feed what is at stake, then what has failed or is in doubt."""
         await self._resume()
-        for state in (JobState.UNKNOWN, JobState.FAILED):
-            await self._feed_pages("in-trouble", state, self._begin_again)
+        with self._feeding:
+            for state in (JobState.UNKNOWN, JobState.FAILED):
+                await self._feed_pages("in-trouble", state, self._begin_again)
 
     async def _feed_pages(self, condition: str, state: JobState, feed: Callable[[Record], Awaitable[None]]) -> None:
         stages, after = self._at_work[0], 0

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from datetime import timedelta
 
 import anyio
 
+from ..rules import wire
 from .jobs import Record
 from .parts import Parts
 
 LONGEST_GOODBYE = 5.0
 """Seconds that taking an upload away may hold up its job's outcome."""
+SAFETY_MARGIN = timedelta(hours=6)
+"""How long before its end an upload counts as gone: the service fetches it when the task starts. As in the uploader."""
 MOST_AHEAD = 32
 """Uploads that wait for their submission: they take room in the account's quota of files, and grow old."""
+
+
+def is_old(job: Record) -> bool:
+    """Whether a job's upload was, or is, too old to be given to the service."""
+    if job.uploaded is None:
+        return False
+    given = job.accepted if job.accepted is not None else time.time()
+    return given - job.uploaded > (wire.FILE_LIFE - SAFETY_MARGIN).total_seconds()
 
 
 class Shelf:

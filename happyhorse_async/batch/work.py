@@ -24,7 +24,7 @@ from .jobs import JobChanged, Record, outcome_of, to_credits, to_millionths
 from .ledger import Ledger
 from .parts import Parts
 from .purse import Purse
-from .shelf import Shelf
+from .shelf import Shelf, is_old
 from .stages import Stages
 
 
@@ -109,10 +109,10 @@ class Work:
         accepted = await self._parts.submitter.submit(
             job.posted, idempotency_key=job.key, group=self._line, image_url=job.image_url
         )
-        job.task, job.task_id = accepted.task, accepted.task.id
+        job.task, job.task_id, job.accepted = accepted.task, accepted.task.id, time.time()
         self._move(job, JobState.RUNNING)
         # Not waited for: should a crash come before it is on the disk, the key brings the same task back.
-        self._ledger.post("running", job.seq, job.task_id, time.time())
+        self._ledger.post("running", job.seq, job.task_id, job.accepted)
         return True
 
     async def _reserved(self, job: Record) -> bool:
@@ -196,7 +196,12 @@ class Work:
         """Go on after an upload or a submission that failed."""
         following = verdicts.after_submission(error)
         paid = job.state is JobState.SUBMITTING and self._may_be_paid(job, error)
-        if not paid:
+        if not paid and verdicts.proves_absence(error) and job.state is JobState.SUBMITTING and is_old(job):
+            # It may be the upload that is at fault. Another link is another body, which needs another key.
+            following = Next.LATER
+            await self._release(job)
+            await self._renew(job)
+        elif not paid:
             await self._release(job)
         if following is Next.LATER and (self._replays or not paid) and self._may_try_again(job):
             self._shelf.taken_up(job)
@@ -264,7 +269,8 @@ class Work:
         # A process may have ended after the user's word, which is not written down. But only that leads beyond the limit, so that
         # every full set of attempts that lies behind has been followed by one.
         before = job.before or (job.attempt - 1) // self._policy.attempts * self._policy.attempts
-        return error.retryable and not job.superseded and job.attempt - before < self._policy.attempts
+        retryable = error.retryable or (error.code == "image_processing_error" and is_old(job))
+        return retryable and not job.superseded and job.attempt - before < self._policy.attempts
 
     async def begin_again(self, job: Record) -> None:
         """Take a failed job to its next attempt at the user's word."""
@@ -276,7 +282,7 @@ class Work:
         """Give a job that is new again its next attempt, which is another task, with another key."""
         await self._shelf.let_go(job)
         job.attempt, job.spent, job.reserved = job.attempt + 1, job.spent + spent, 0
-        job.key = job.image_url = job.uploaded = job.task_id = job.task = job.error = None
+        job.key = job.image_url = job.uploaded = job.task_id = job.task = job.accepted = job.error = None
         await self._ledger.write("again", job.seq, job.attempt, spent)
 
     async def _undownloaded(self, job: Record, error: HappyHorseError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 from happyhorse_async import ImageToVideo, RetryPolicy, Session, Timeouts
 from happyhorse_async.batch import Job, JobState, Outcome
+from happyhorse_async.batch.intake import GROUP
+from happyhorse_async.batch.store import LEDGER_NAME
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import open_session
 
@@ -48,10 +51,10 @@ async def killed_while_submitting(sandbox: Sandbox, folder: Path, requests: obje
     return left
 
 
-async def left_running(sandbox: Sandbox, folder: Path, requests: list[Job] | list[ImageToVideo]) -> None:
+async def left_running(sandbox: Sandbox, folder: Path, requests: list[Job] | list[ImageToVideo], **options: int) -> None:
     """Leave a batch whose new tasks are running; the sandbox's time stands still."""
     known = len(sandbox.tasks) + len(requests)
-    async with open_session(sandbox) as session, session.batch(folder) as batch:
+    async with open_session(sandbox) as session, session.batch(folder, **options) as batch:
         outcomes = asyncio.create_task(anext(batch.run(requests)))
         while len(sandbox.tasks) < known or (await batch.totals()).states != {JobState.RUNNING: known}:
             await asyncio.sleep(0)
@@ -185,10 +188,54 @@ async def test_no_replays_of_earlier_runs_either(tmp_path: Path) -> None:
         open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.01)) as careful,
     ):
         left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
+        sent = sandbox.count("POST", SUBMIT)
         [outcome] = await run(careful, left, rows(1))
         assert (outcome.state, outcome.error is not None and outcome.error.charged) == (JobState.UNKNOWN, "unknown")
-        assert sandbox.count("POST", SUBMIT) == 1
+        assert sandbox.count("POST", SUBMIT) == sent
         async with careful.batch(left) as batch:
             assert (await batch.totals()).reserved > 0
             assert [retried.ok async for retried in batch.retry()] == [True]
         assert sandbox.paid == 1
+
+
+# --- uploads that have grown old ------------------------------------------------------------------------------------------------------
+
+
+def three_days_pass(sandbox: Sandbox, folder: Path) -> None:
+    """Let the uploads of a folder expire, on the service and by its ledger."""
+    sandbox.advance(73 * 3600)
+    ledger = sqlite3.connect(folder / LEDGER_NAME)
+    ledger.execute("UPDATE jobs SET uploaded = uploaded - 73 * 3600")
+    ledger.commit()
+    ledger.close()
+
+
+@pytest.mark.parametrize("answer", ["accepted", "refused"])
+async def test_old_uploads_are_renewed(tmp_path: Path, cat: Path, answer: str) -> None:
+    """A request that never arrived, and whose upload is gone when it is sent again, is made with a new upload and another key."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        left = await killed_while_submitting(sandbox, tmp_path / "first", [ImageToVideo(cat)], fault="drop-before")
+        three_days_pass(sandbox, left)
+        if answer == "refused":
+            body = {"error": {"code": "invalid_request", "message": "no such image", "type": "invalid_request_error"}}
+            sandbox.fail(Fault("refuse", path=SUBMIT, status=400, body=body))
+        [outcome] = await run(session, left, [])
+        assert (outcome.state, outcome.attempts) == (JobState.SAVED, 2)
+        assert sandbox.paid - sandbox.refunded == 1
+
+
+# --- stopping meanwhile ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_stop_does_not_leave_paid_tasks_unwatched(tmp_path: Path) -> None:
+    """What is paid for is brought home after a stop, also what had not been taken up yet because there was no room."""
+    count = GROUP + 10
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        await left_running(sandbox, tmp_path, rows(count), max_in_flight=count)
+        sandbox.finish()
+        async with session.batch(tmp_path, max_in_flight=1, retry=QUICK) as batch:
+            outcomes = batch.run(rows(5, first=count + 1))
+            await anext(outcomes)
+            batch.stop()
+            assert [outcome.ok async for outcome in outcomes] == [True] * (count - 1)
+        assert sandbox.paid == count
