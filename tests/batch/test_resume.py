@@ -174,6 +174,8 @@ async def test_replaced_jobs_are_not_bought_again(tmp_path: Path) -> None:
                 ending = asyncio.create_task(anext(outcomes))
                 await until(lambda: len(sandbox.tasks) == 2)
                 sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
+                await until(lambda ending=ending: ending.done() or len(sandbox.tasks) > 2)  # type: ignore[misc]
+                assert len(sandbox.tasks) == 2
                 first = await ending
                 assert (first.id.startswith("mine~"), first.state, first.attempts) == (True, JobState.FAILED, 1)
                 sandbox.finish()
