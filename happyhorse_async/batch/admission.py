@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from enum import Enum
 from typing import Any
 
@@ -51,6 +51,8 @@ class Admission:
 
     verdict: Verdict
     record: Record | None = None
+    old: Record | None = None
+    """The job of another request that had the caller's id before, under its new id."""
 
 
 def candidate_of(job: Job, image_digest: str | None) -> Candidate:
@@ -66,11 +68,11 @@ def candidate_of(job: Job, image_digest: str | None) -> Candidate:
     )
 
 
-def admit(store: Store, run: int, candidates: Sequence[Candidate], *, retry: bool) -> list[Admission]:
-    """Enter rows into the ledger; with `retry` those that failed begin again."""
+def admit(store: Store, run: int, candidates: Sequence[Candidate], *, live: Container[int], retry: bool) -> list[Admission]:
+    """Enter rows into the ledger; with `retry` those that failed begin again. `live` are the jobs that the run has in hand."""
     known = store.set_of("known", [candidate.id for candidate in candidates]) or {}
     ids, counts = _number(known, run, candidates)
-    _enter(store, known, run, candidates, ids)
+    old = _enter(store, known, run, candidates, ids)
     store.write_set("count-twins", [[base, n] for base, n in counts.items() if n > 1 or (base in known and known[base][2] != n)])
     wanted = list({job_id for job_id in ids if job_id is not None})
     records = {record.id: record for record in map(Record.of_row, store.set_of("by-id", wanted))}
@@ -81,7 +83,10 @@ def admit(store: Store, run: int, candidates: Sequence[Candidate], *, retry: boo
             admissions.append(Admission(Verdict.TWICE))
             continue
         record.asked = candidate.request
-        admissions.append(Admission(_verdict(store, run, record, retry=retry), record))
+        # A job that pauses before its next attempt is new to the ledger, and in hand all the same.
+        in_hand = record.seq in live or record.ended_run == run
+        verdict = Verdict.IN_HAND if in_hand else _verdict(store, record, retry=retry)
+        admissions.append(Admission(verdict, record, old.get(candidate.id) if candidate.own else None))
     return admissions
 
 
@@ -101,7 +106,10 @@ def _number(known: dict[str, Any], run: int, candidates: Sequence[Candidate]) ->
     return ids, counts
 
 
-def _enter(store: Store, known: dict[str, Any], run: int, candidates: Sequence[Candidate], ids: Sequence[str | None]) -> None:
+def _enter(
+    store: Store, known: dict[str, Any], run: int, candidates: Sequence[Candidate], ids: Sequence[str | None]
+) -> dict[str, Record]:
+    """Write rows down; gives the jobs whose id another request has now, by that id."""
     changed = [c.id for c in candidates if c.own and c.id in known and known[c.id][0] != c.fingerprint and known[c.id][1] != run]
     store.write_set("supersede", [[job_id, f"{job_id}~{run}"] for job_id in changed])
     rows = [(c, job_id) for c, job_id in zip(candidates, ids, strict=True) if job_id is not None]
@@ -112,6 +120,9 @@ def _enter(store: Store, known: dict[str, Any], run: int, candidates: Sequence[C
     )
     # A row that was not known has just been written as it is.
     store.write_set("renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if c.id in known or job_id != c.id])
+    suffix = f"~{run}"
+    old = map(Record.of_row, store.set_of("by-id", [job_id + suffix for job_id in changed]) if changed else ())
+    return {record.id.removesuffix(suffix): record for record in old}
 
 
 def _names(store: Store, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:
@@ -135,9 +146,9 @@ def _choices(candidate: Candidate, job_id: str, run: int) -> list[str]:
     return [plain, f"{stem}.mp4", f"{stem}-{run}.mp4"]
 
 
-def _verdict(store: Store, run: int, record: Record, *, retry: bool) -> Verdict:
+def _verdict(store: Store, record: Record, *, retry: bool) -> Verdict:
     state = record.state
-    if state in (JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED) or record.ended_run == run:
+    if state in (JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED):
         return Verdict.IN_HAND
     if state is JobState.SAVED or (state in (JobState.FAILED, JobState.UNKNOWN) and not retry):
         return Verdict.TOLD

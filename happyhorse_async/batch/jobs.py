@@ -12,7 +12,7 @@ import attrs
 
 from ..errors import HappyHorseError, InvalidRequestError, TaskFailedError
 from ..events import Event
-from ..models import ImageToVideo, Task, TaskError, TaskStatus, Video
+from ..models import Image, ImageToVideo, Task, TaskError, TaskStatus, Video
 from ..rules.lifecycle import JobState
 from .texts import job_problems
 
@@ -85,6 +85,10 @@ class Record:
     """The request as the caller gave it, when it came in this run: it may hold the image's bytes, which the ledger does not."""
     task: Task | None = None
     """The last state that this run has seen."""
+    before: int = 0
+    """Attempts before the user's word in this run that it begin again; they do not count against the limit."""
+    doubtful: bool = False
+    """Its request may have left before the present try, so that this one's failure does not say that nothing was accepted."""
 
     @classmethod
     def of_row(cls, row: Any) -> Record:
@@ -99,6 +103,32 @@ class Record:
         return self.asked
 
     @property
+    def posted(self) -> ImageToVideo:
+        """The request as it is sent: once its first frame has a link, the link is all that the body needs of it."""
+        if self.asked is None and self.image_url is not None:
+            return read_request(self.request, image=self.image_url)
+        return self.wanted
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its first frame must be uploaded; also known of images whose bytes are not here."""
+        return self.asked.is_local if self.asked is not None else "link" not in json.loads(self.request)["image"]
+
+    @property
+    def image_at_hand(self) -> bool:
+        """Whether the image can be had: not one that was given as bytes to an earlier run."""
+        return self.asked is not None or "sha256" not in json.loads(self.request)["image"]
+
+    def given(self, request: ImageToVideo) -> None:
+        """Take the image of the same request from the input; everything else is as the ledger has it, and perhaps as it was sent."""
+        if self.asked is None:
+            self.asked = read_request(self.request, image=request.image)
+
+    def give_way(self, old: Record) -> None:
+        """Take note that the caller's id stands for another request now; what is paid for is still brought home."""
+        self.id, self.name, self.superseded = old.id, old.name, old.superseded
+
+    @property
     def columns(self) -> dict[str, Any]:
         """The caller's own columns."""
         return dict(json.loads(self.extra))
@@ -109,7 +139,8 @@ class Record:
         return dict(json.loads(self.error)) if self.error else {}
 
 
-COLUMNS = tuple(field.name for field in attrs.fields(Record) if field.name not in ("asked", "task"))
+UNWRITTEN = ("asked", "task", "before", "doubtful")
+COLUMNS = tuple(field.name for field in attrs.fields(Record) if field.name not in UNWRITTEN)
 
 
 def write_request(request: ImageToVideo, image_digest: str | None) -> str:
@@ -123,16 +154,21 @@ def write_request(request: ImageToVideo, image_digest: str | None) -> str:
     return json.dumps({"image": shown, **{name: value for name, value in fields.items() if value is not None}}, ensure_ascii=False)
 
 
-def read_request(text: str) -> ImageToVideo:
-    """Read a request from the ledger; raises `HappyHorseError` when its image was given as bytes."""
+def read_request(text: str, *, image: Image | None = None) -> ImageToVideo:
+    """Read a request from the ledger, with another form of its image if one is given.
+
+    Raises `HappyHorseError` when its image was given as bytes, and there is no other form of it.
+    """
     fields = json.loads(text)
-    image = fields.pop("image")
-    if "sha256" in image:
+    kept = fields.pop("image")
+    if image is not None:
+        return ImageToVideo(image, **fields)
+    if "sha256" in kept:
         raise HappyHorseError(
             "the image of this job was given as bytes, which the ledger does not keep",
             next_step="Run the batch again with the same input.",
         )
-    return ImageToVideo(Path(image["path"]) if "path" in image else image["link"], **fields)
+    return ImageToVideo(Path(kept["path"]) if "path" in kept else kept["link"], **fields)
 
 
 @attrs.frozen(kw_only=True)

@@ -123,8 +123,7 @@ class Run:
         self._begun.set()
         if self._stop_asked:
             stages.stop()
-        with self._feeding:
-            await feed(self)
+        await feed(self)
         stages.fed()
         await stages.empty()
         self.failure = stages.reason
@@ -174,6 +173,10 @@ class Run:
     async def over(self, requests: Input, *, retry: bool = False) -> None:
         """Feed what is at stake from earlier runs, then the input."""
         await self._resume()
+        with self._feeding:
+            await self._take_all(requests, retry=retry)
+
+    async def _take_all(self, requests: Input, *, retry: bool) -> None:
         send, receive = anyio.create_memory_object_stream[Row](GROUP)
         try:
             async with anyio.create_task_group() as group, receive:
@@ -190,24 +193,32 @@ class Run:
                 await send.send(row)
 
     async def _resume(self) -> None:
+        """Take up what is paid for, or may be; no stop cuts this short, or else links would die unwatched until the next run."""
         for state in AT_STAKE:
             await self._feed_pages("at-stake", state, self._admit)
 
     async def over_failed(self) -> None:
         """Feed what is at stake, then what has failed or is in doubt."""
         await self._resume()
-        for state in (JobState.UNKNOWN, JobState.FAILED):
-            await self._feed_pages("in-trouble", state, self._begin_again)
+        with self._feeding:
+            for state in (JobState.UNKNOWN, JobState.FAILED):
+                await self._feed_pages("in-trouble", state, self._begin_again)
 
     async def _feed_pages(self, condition: str, state: JobState, feed: Callable[[Record], Awaitable[None]]) -> None:
-        after = 0
+        stages, after = self._at_work[0], 0
+
+        def look(store: Store) -> tuple[list[Record], list[Record]]:
+            page = store.page(condition, state=state, after=after)
+            # Jobs of this run that have come into this state since are in good hands. Looked at in one moment with the states: a job
+            # leaves the run only after the ledger has its end.
+            return page, [job for job in page if job.seq not in stages.live]
+
         while True:
-            page = await self._ledger.call(partial(Store.page, condition=condition, state=state, after=after))
+            page, idle = await self._ledger.call(look)
             if not page:
                 return
-            for job in page:
-                await self._at_work[0].token()
-                # A job of this run has come into this state since; it is in good hands.
+            for job in idle:
+                await stages.token()
                 await feed(job)
             after = page[-1].seq
 
@@ -231,11 +242,14 @@ class Run:
 
     async def _take_in(self, rows: Sequence[Row], *, retry: bool) -> None:
         """Enter a group of rows into the ledger, and send each on its way."""
+        stages = self._at_work[0]
         for _ in rows:
-            await self._at_work[0].token()
+            await stages.token()
         found = await self._intake.look(rows)
         candidates = [row for row in found if isinstance(row, Candidate)]
-        admissions = iter(await self._ledger.call(lambda store: admit(store, self._number, candidates, retry=retry)))
+        admissions = iter(
+            await self._ledger.call(lambda store: admit(store, self._number, candidates, live=stages.live, retry=retry))
+        )
         for row in found:
             if isinstance(row, BadRow):
                 self._refuse(row.id, row.error, row.request, row.extra)
@@ -244,6 +258,8 @@ class Run:
 
     async def _receive(self, row: Candidate, admission: Admission) -> None:
         (stages, work), job, verdict = self._at_work, admission.record, admission.verdict
+        if admission.old is not None and admission.old.seq in stages.live:
+            stages.live[admission.old.seq].give_way(admission.old)
         if verdict is Verdict.TWICE or job is None:
             self._refuse(row.id, InvalidRequestError([f"id: {row.id!r} came before in this input"]), row.request)
         elif verdict is Verdict.STRANGER:
@@ -253,7 +269,7 @@ class Run:
         elif verdict is Verdict.TOLD:
             stages.tell(outcome_of(job, self._folder, resumed=True))
         elif verdict is Verdict.IN_HAND:
-            stages.give_back()
+            await self._hand_over(row.request, job)
         else:
             if job.state is JobState.FAILED:
                 await work.begin_again(job)
@@ -261,6 +277,20 @@ class Run:
                 # An upload of an earlier run may be gone, and nothing hangs on its link: the service never accepted it.
                 job.image_url = job.uploaded = None
             await self._admit(job)
+
+    async def _hand_over(self, request: ImageToVideo, job: Record) -> None:
+        """Give a job in hand the image that its row brings."""
+        stages = self._at_work[0]
+        if job.seq not in stages.live and job.state is JobState.NEW:
+            # It has left since its row was looked at; if for want of its image, it is still new, and comes in again with its row.
+            [job] = map(Record.of_row, await self._ledger.call(lambda store: store.set_of("by-id", [job.id])))
+            if job.state is JobState.NEW:
+                job.asked = request
+                stages.admit(job)
+                return
+        if job.seq in stages.live:
+            stages.live[job.seq].given(request)
+        stages.give_back()
 
     def _refuse(
         self, job_id: str, error: HappyHorseError, request: ImageToVideo | None, extra: dict[str, object] | None = None

@@ -56,7 +56,8 @@ class Stages:
         self._group = group
         self._tell, self.outcomes = anyio.create_memory_object_stream[Outcome](tokens)
         self._tokens = anyio.Semaphore(tokens, max_value=tokens)
-        self._live = 0
+        self.live: dict[int, Record] = {}
+        """The jobs that this run has in hand, by their number in the ledger; no more than there are tokens."""
         self._fed = False
         self._empty = anyio.Event()
         self._stopping = anyio.Event()
@@ -76,14 +77,14 @@ class Stages:
 
     def admit(self, job: Record) -> None:
         """Take a job in, wherever it stands; a token must have been had for it."""
-        self._live += 1
+        self.live[job.seq] = job
         self.route(job)
 
     def route(self, job: Record) -> None:
         """Send a job to the stage that it is due for."""
         if job.state is JobState.COMPLETED and job.task is not None:
             self.downloads.put(job)
-        elif job.state is JobState.NEW and job.image_url is None and job.wanted.is_local:
+        elif job.state is JobState.NEW and job.image_url is None and job.is_local:
             self.uploads.put(job)
         else:
             self.submissions.put(job)
@@ -105,18 +106,18 @@ class Stages:
         """Hand an outcome to the consumer."""
         self._tell.send_nowait(outcome)
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, job: Record, outcome: Outcome) -> None:
         """Tell a job's outcome, with which it leaves."""
         self.tell(outcome)
-        self._leave()
+        self._leave(job)
 
-    def drop(self) -> None:
+    def drop(self, job: Record) -> None:
         """Let a job leave untold: it stays as the ledger has it, for the next run."""
         self.give_back()
-        self._leave()
+        self._leave(job)
 
-    def _leave(self) -> None:
-        self._live -= 1
+    def _leave(self, job: Record) -> None:
+        del self.live[job.seq]
         self._look()
 
     # --- the end ------------------------------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class Stages:
         self._look()
 
     def _look(self) -> None:
-        if self._fed and not self._live:
+        if self._fed and not self.live:
             self._empty.set()
 
     async def empty(self) -> None:

@@ -10,10 +10,8 @@ import random
 import time
 from pathlib import Path
 
-import anyio
-
 from ..config import RetryPolicy
-from ..errors import DestinationExistsError, HappyHorseError
+from ..errors import DestinationExistsError, HappyHorseError, SubmissionOutcomeUnknownError, TaskFailedError
 from ..models import Task, Video
 from ..rules import lifecycle, retry, verdicts
 from ..rules.identity import key_of
@@ -26,13 +24,8 @@ from .jobs import JobChanged, Record, outcome_of, to_credits, to_millionths
 from .ledger import Ledger
 from .parts import Parts
 from .purse import Purse
+from .shelf import Shelf, is_old
 from .stages import Stages
-
-LONGEST_GOODBYE = 5.0
-"""Seconds that taking an upload away may hold up its job's outcome."""
-
-MOST_AHEAD = 32
-"""Uploads that wait for their submission: they take room in the account's quota of files, and grow old."""
 
 
 class Work:
@@ -64,38 +57,38 @@ class Work:
         self._timeout = timeout
         self._prices: dict[tuple[str, int], int] = {}
         self._tries: dict[int, int] = {}
-        self._ahead = anyio.Semaphore(MOST_AHEAD)
-        self._waiting: set[int] = set()
+        self._shelf = Shelf(parts, ledger)
 
     # --- upload -------------------------------------------------------------------------------------------------------------------
 
     async def upload(self, job: Record) -> None:
         """Put a local first frame on the service's file host."""
-        await self._ahead.acquire()
-        self._waiting.add(job.seq)
-        if self._stages.stopping:
+        await self._shelf.place(job)
+        if self._stages.stopping or not job.image_at_hand:
+            # Without its bytes it stays new, for the run whose input brings them.
             await self._drop(job)
             return
-        image, borrower = job.wanted.image, (self._ledger.batch_id, job.seq)
+        image, borrower = job.wanted.image, self._shelf.borrower(job)
         try:
-            job.image_url = image if isinstance(image, str) else await self._parts.uploader.borrow(image, borrower)
+            url = image if isinstance(image, str) else await self._parts.uploader.borrow(image, borrower)
         except HappyHorseError as error:
             await self._unsubmitted(job, error)
             return
-        job.uploaded = time.time()
+        self._shelf.hold(job, url)
         self._stages.submissions.put(job)
 
     # --- submit and watch ---------------------------------------------------------------------------------------------------------
 
     async def submit_and_watch(self, job: Record) -> None:
         """Turn a job into a task, if it is none yet, and follow the task to its end."""
+        job.doubtful = job.state in (JobState.SUBMITTING, JobState.UNKNOWN)
         if job.state in (JobState.NEW, JobState.SUBMITTING, JobState.UNKNOWN):
             try:
                 if job.state is JobState.NEW and not self._stages.stopping and not job.reserved and not await self._reserved(job):
                     # Not here: jobs that are paid for, and would give money back, need the workers.
                     self._stages.aside(self._save_up, job)
                     return
-                self._taken_up(job)
+                self._shelf.taken_up(job)
                 if not await self._submitted(job):
                     await self._drop(job)
                     return
@@ -106,22 +99,29 @@ class Work:
 
     async def _submitted(self, job: Record) -> bool:
         """Commit, POST; gives False when the batch is stopping and nothing has left."""
-        if job.state is JobState.NEW and self._stages.stopping:
+        # A job that another request has replaced meanwhile is finished when it is paid for, and else not begun.
+        if job.state is JobState.NEW and (job.superseded or self._stages.stopping):
             return False
+        if job.state is JobState.SUBMITTING and not self._replays:
+            raise SubmissionOutcomeUnknownError(
+                "an earlier run may have sent this request, and it must not be sent again (replays=0)",
+                idempotency_key=job.key,
+                next_step="Look for it on the service's dashboard; `retry` asks for it again, with the same key.",
+            )
         if job.state is not JobState.SUBMITTING:
             await self._commit_key(job)
         accepted = await self._parts.submitter.submit(
-            job.wanted, idempotency_key=job.key, group=self._line, image_url=job.image_url
+            job.posted, idempotency_key=job.key, group=self._line, image_url=job.image_url
         )
-        job.task, job.task_id = accepted.task, accepted.task.id
+        job.task, job.task_id, job.accepted = accepted.task, accepted.task.id, time.time()
         self._move(job, JobState.RUNNING)
         # Not waited for: should a crash come before it is on the disk, the key brings the same task back.
-        self._ledger.post("running", job.seq, job.task_id, time.time())
+        self._ledger.post("running", job.seq, job.task_id, job.accepted)
         return True
 
     async def _save_up(self, job: Record) -> None:
         """Wait until there is money for a job, and then send it on."""
-        price = self._prices[job.wanted.quality, job.wanted.duration]
+        price = self._prices[job.posted.quality, job.posted.duration]
         try:
             job.reserved = price if await self._purse.reserve(price) else 0
         except HappyHorseError as error:
@@ -132,7 +132,7 @@ class Work:
 
     async def _reserved(self, job: Record) -> bool:
         """Set a job's price aside; gives False when that has to wait."""
-        request = job.wanted
+        request = job.posted
         kind = request.quality, request.duration
         if kind not in self._prices:
             self._prices[kind] = to_millionths(await self._parts.pricing.credits_for(request))
@@ -191,7 +191,7 @@ class Work:
         seconds = job.task.seconds if job.task is not None else None
         facts = (video.size, video.sha256, video.duration, video.width, video.height, seconds)
         await self._ledger.write("saved", job.seq, self._run, time.time(), spent, *facts)
-        await self._let_go(job)
+        await self._shelf.let_go(job)
         self._end(job)
 
     async def _video(self, job: Record) -> Video:
@@ -211,22 +211,39 @@ class Work:
     async def _unsubmitted(self, job: Record, error: HappyHorseError) -> None:
         """Go on after an upload or a submission that failed."""
         following = verdicts.after_submission(error)
-        paid = job.state is JobState.SUBMITTING and verdicts.may_be_paid(error)
-        if not paid:
+        paid = job.state is JobState.SUBMITTING and self._may_be_paid(job, error)
+        if not paid and verdicts.proves_absence(error) and job.state is JobState.SUBMITTING and is_old(job):
+            # It may be the upload that is at fault. Another link is another body, which needs another key.
+            following = Next.LATER
+            await self._release(job)
+            await self._renew(job)
+        elif not paid:
             await self._release(job)
         if following is Next.LATER and (self._replays or not paid) and self._may_try_again(job):
-            self._taken_up(job)
+            self._shelf.taken_up(job)
             self._later(job, error)
-        elif paid and self._stages.stopping:
-            await self._drop(job)
         elif paid:
-            await self._give_up(job, JobState.UNKNOWN, error, reserved=job.reserved)
-            if following is Next.LATER and self._replays:
-                self._stages.stop(error)
+            await self._leave_in_doubt(job, error, following)
         elif following is Next.GIVE_UP:
             await self._give_up(job, JobState.FAILED, error)
         else:
             await self._drop(job)
+            self._stages.stop(error)
+
+    @staticmethod
+    def _may_be_paid(job: Record, error: HappyHorseError) -> bool:
+        return verdicts.may_be_paid(error) or (job.doubtful and not verdicts.proves_absence(error))
+
+    async def _leave_in_doubt(self, job: Record, error: HappyHorseError, following: Next) -> None:
+        """Let go of a job that may be paid; its reservation stays."""
+        stopped = following is Next.STOP or (following is Next.LATER and not verdicts.may_be_paid(error))
+        if stopped or self._stages.stopping:
+            # It stays submitting: the next run replays it.
+            await self._drop(job)
+            self._stages.stop(error)
+            return
+        await self._give_up(job, JobState.UNKNOWN, error, reserved=job.reserved)
+        if following is Next.LATER and self._replays:
             self._stages.stop(error)
 
     async def _release(self, job: Record) -> None:
@@ -254,21 +271,34 @@ class Work:
         """Go on after a task that ended without a video."""
         spent = self._cost(job)
         error = failure_of(task, job.key)
-        if not error.retryable or job.attempt >= self._policy.attempts or self._stages.stopping:
+        if not self._may_be_bought_again(job, error) or self._stages.stopping:
             await self._give_up(job, JobState.FAILED, error, spent=spent)
             return
         self._move(job, JobState.FAILED, error.code)
         self._purse.settle(job.reserved, spent)
         pause = self._pause(job.attempt, error)
-        await self.begin_again(job, spent=spent)
+        self._move(job, JobState.NEW)
+        await self._renew(job, spent=spent)
         self._stages.later(job, pause)
 
-    async def begin_again(self, job: Record, *, spent: int = 0) -> None:
-        """Take a failed job to its next attempt, which is another task, with another key."""
+    def _may_be_bought_again(self, job: Record, error: TaskFailedError) -> bool:
+        # A process may have ended after the user's word, which is not written down. But only that leads beyond the limit, so that
+        # every full set of attempts that lies behind has been followed by one.
+        before = job.before or (job.attempt - 1) // self._policy.attempts * self._policy.attempts
+        retryable = error.retryable or (error.code == "image_processing_error" and is_old(job))
+        return retryable and not job.superseded and job.attempt - before < self._policy.attempts
+
+    async def begin_again(self, job: Record) -> None:
+        """Take a failed job to its next attempt at the user's word."""
         self._move(job, JobState.NEW)
-        await self._let_go(job)
+        job.before = job.attempt
+        await self._renew(job)
+
+    async def _renew(self, job: Record, *, spent: int = 0) -> None:
+        """Give a job that is new again its next attempt, which is another task, with another key."""
+        await self._shelf.let_go(job)
         job.attempt, job.spent, job.reserved = job.attempt + 1, job.spent + spent, 0
-        job.key = job.image_url = job.uploaded = job.task_id = job.task = job.error = None
+        job.key = job.image_url = job.uploaded = job.task_id = job.task = job.accepted = job.error = None
         await self._ledger.write("again", job.seq, job.attempt, spent)
 
     async def _undownloaded(self, job: Record, error: HappyHorseError) -> None:
@@ -294,7 +324,7 @@ class Work:
         job.spent, job.reserved, job.error = job.spent + spent, reserved, fault_of(error)
         await self._ledger.write("ended", job.seq, state, self._run, time.time(), reserved, spent, job.error)
         if state is JobState.FAILED:
-            await self._let_go(job)
+            await self._shelf.let_go(job)
         self._end(job, error)
 
     # --- small things -------------------------------------------------------------------------------------------------------------
@@ -322,28 +352,16 @@ class Work:
 
     def _end(self, job: Record, error: HappyHorseError | None = None) -> None:
         self._tries.pop(job.seq, None)
-        self._taken_up(job)
+        self._shelf.taken_up(job)
         self._purse.rest(job.reserved)
-        self._stages.end(outcome_of(job, self._folder, error=error))
-
-    def _taken_up(self, job: Record) -> None:
-        """Make room for the next upload when one has come out of the line to its submission."""
-        if job.seq in self._waiting:
-            self._waiting.discard(job.seq)
-            self._ahead.release()
+        self._stages.end(job, outcome_of(job, self._folder, error=error))
 
     async def _drop(self, job: Record) -> None:
         if job.state is JobState.NEW:
-            await self._let_go(job)
+            await self._shelf.let_go(job)
             self._purse.settle(job.reserved, 0)
             job.reserved = 0
         self._purse.rest(job.reserved)
         self._tries.pop(job.seq, None)
-        self._taken_up(job)
-        self._stages.drop()
-
-    async def _let_go(self, job: Record) -> None:
-        """Take an upload away when no job needs it any more: an account has room for two thousand files, and a night for more jobs."""
-        if job.image_url and job.uploaded is not None:
-            with anyio.move_on_after(LONGEST_GOODBYE):
-                await self._parts.uploader.give_back(job.image_url, (self._ledger.batch_id, job.seq))
+        self._shelf.taken_up(job)
+        self._stages.drop(job)

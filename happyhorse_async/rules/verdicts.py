@@ -11,6 +11,7 @@ from enum import Enum
 from ..errors import (
     APIStatusError,
     AuthenticationError,
+    BadRequestError,
     BudgetExceededError,
     ConfigurationError,
     DownloadError,
@@ -67,6 +68,15 @@ def after_submission(error: HappyHorseError) -> Next:
 def may_be_paid(error: HappyHorseError) -> bool:
     """Whether a submission that ended with this error can have been accepted; a key in use for another body proves that one was."""
     return isinstance(error, (SubmissionOutcomeUnknownError, IdempotencyConflictError)) or error.charged != "no"
+
+
+def proves_absence(error: HappyHorseError) -> bool:
+    """Whether the refusal of a replay says that no earlier try was accepted either.
+
+    A service that knows the key gives its task back; so one that finds fault with the body does not know it. No other failure says
+    anything about earlier tries: whether the account has credits, or whether a connection stands, is another matter now.
+    """
+    return isinstance(error, BadRequestError) and not isinstance(error, IdempotencyConflictError) and not may_be_paid(error)
 
 
 def after_watching(error: HappyHorseError) -> Next:

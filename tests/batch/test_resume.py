@@ -1,0 +1,243 @@
+"""What a run takes up from earlier ones: requests that may have left, uploads, attempts, changed rows, and stopping meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async import ImageToVideo, RetryPolicy, Session, Timeouts
+from happyhorse_async.batch import Job, JobState, Outcome
+from happyhorse_async.batch.intake import GROUP
+from happyhorse_async.batch.store import LEDGER_NAME
+from happyhorse_async.sandbox import Fault, Features, Sandbox
+from tests.conftest import open_session
+
+from .support import until
+
+pytestmark = pytest.mark.anyio
+
+SUBMIT = "/v1/videos/generations"
+QUICK = RetryPolicy(attempts=4, first_pause=0.01, longest_pause=0.02)
+NEVER_AGAIN = RetryPolicy(attempts=50, replays=1000, first_pause=1000.0, longest_pause=1000.0)
+"""Holds a submission where its first try has left it."""
+
+
+def rows(count: int, first: int = 1) -> list[ImageToVideo]:
+    """Make requests, each unlike the others."""
+    return [ImageToVideo(f"https://example.com/{n}.png", seed=n, duration=3) for n in range(first, first + count)]
+
+
+async def run(session: Session, folder: Path, requests: object, **options: object) -> list[Outcome]:
+    """Run a batch once, to its end."""
+    async with session.batch(folder, **{"retry": QUICK, **options}) as batch:  # type: ignore[arg-type]
+        return [outcome async for outcome in batch.run(requests)]  # type: ignore[arg-type]
+
+
+async def killed_while_submitting(sandbox: Sandbox, folder: Path, requests: object, *, fault: str = "drop-after") -> Path:
+    """Give a folder as a kill -9 leaves it between a POST and its answer."""
+    sandbox.fail(Fault(fault, path=SUBMIT, times=None))
+    async with open_session(sandbox, retry=NEVER_AGAIN, timeouts=Timeouts(shield=0.01)) as session, session.batch(folder) as batch:
+        outcomes = asyncio.create_task(anext(batch.run(requests)))  # type: ignore[arg-type]
+        await until(lambda: sandbox.count("POST", SUBMIT) == 1)
+        left = folder.with_name("left")
+        await asyncio.to_thread(shutil.copytree, folder, left)
+        outcomes.cancel()
+    sandbox.clear_faults()
+    return left
+
+
+async def left_running(sandbox: Sandbox, folder: Path, requests: list[Job] | list[ImageToVideo], **options: int) -> None:
+    """Leave a batch whose new tasks are running; the sandbox's time stands still."""
+    known = len(sandbox.tasks) + len(requests)
+    async with open_session(sandbox) as session, session.batch(folder, **options) as batch:
+        outcomes = asyncio.create_task(anext(batch.run(requests)))
+        while len(sandbox.tasks) < known or (await batch.totals()).states != {JobState.RUNNING: known}:
+            await asyncio.sleep(0)
+        outcomes.cancel()
+
+
+# --- requests that may have left ------------------------------------------------------------------------------------------------------
+
+
+async def test_bytes_that_may_be_paid_are_replayed(tmp_path: Path, cat: Path) -> None:
+    """A job whose image was bytes and whose answer was lost with its process is the same task in the next run, with or without its row."""
+    for requests in ([ImageToVideo(cat.read_bytes())], []):
+        async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
+            folder = tmp_path / str(len(requests)) / "first"
+            left = await killed_while_submitting(sandbox, folder, [ImageToVideo(cat.read_bytes())])
+            assert [outcome.state for outcome in await run(session, left, requests)] == [JobState.SAVED]
+            assert sandbox.paid == 1
+
+
+async def test_nothing_that_may_be_paid_is_released(tmp_path: Path) -> None:
+    """A refusal that says nothing of what left in an earlier run stops the batch, and leaves the job and its reservation as they were."""
+    refusal = {"error": {"code": "insufficient_credits", "message": "no", "type": "billing_error"}}
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
+        sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=402, body=refusal))
+        async with session.batch(left, retry=QUICK) as batch:
+            with pytest.raises(Exception, match="insufficient_credits"):
+                _ = [outcome async for outcome in batch.resume()]
+            totals = await batch.totals()
+        assert totals.states == {JobState.SUBMITTING: 1}
+        assert totals.reserved > 0
+        sandbox.clear_faults()
+        assert [outcome.ok for outcome in await run(session, left, [])] == [True]
+        assert sandbox.paid == 1
+
+
+async def test_bytes_begin_again_with_their_row(tmp_path: Path, cat: Path) -> None:
+    """A resumed job whose image was bytes fails retryably: it goes on when its row comes, and harms no other job until then."""
+    images = [ImageToVideo(cat.read_bytes()), *rows(3)]
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        await left_running(sandbox, tmp_path, images[:1])
+        sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
+        sandbox.speed = 1000
+        assert await run(session, tmp_path, []) == []
+        outcomes = await run(session, tmp_path, images)
+        assert [outcome.ok for outcome in outcomes] == [True] * 4
+        assert sandbox.paid - sandbox.refunded == 4
+
+
+# --- one job, once --------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_row_that_comes_during_the_pause(tmp_path: Path) -> None:
+    """A resumed job that pauses before its next attempt is in hand: its row, which comes meanwhile, is not another job."""
+    patient = RetryPolicy(attempts=4, first_pause=1000.0, longest_pause=1000.0)
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        await left_running(sandbox, tmp_path, rows(1))
+        sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
+        sandbox.speed = 1000
+        async with session.batch(tmp_path, retry=patient) as batch:
+
+            async def late() -> AsyncIterator[ImageToVideo]:
+                while (await batch.totals()).states != {JobState.NEW: 1}:
+                    await asyncio.sleep(0)
+                for request in rows(2):
+                    yield request
+
+            outcomes = batch.run(late())
+            assert (await anext(outcomes)).request == rows(2)[1]
+            batch.stop()
+            assert [outcome async for outcome in outcomes] == []
+            assert (await batch.totals()).states == {JobState.NEW: 1, JobState.SAVED: 1}
+        assert len(sandbox.tasks) == 2
+
+
+# --- attempts -------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_attempts_count_from_the_users_word(tmp_path: Path) -> None:
+    """After `retry` a job has all its attempts again: what failed before the user's word does not count, nor does a crash forget it."""
+    two = RetryPolicy(attempts=2, first_pause=0.01, longest_pause=0.02)
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+
+        async def fail(first: int, count: int) -> None:
+            for n in range(first, first + count):
+                await until(lambda n=n: len(sandbox.tasks) > n)  # type: ignore[misc]
+                sandbox.end(sandbox.tasks[n].id, "failed", error_code="service_error")
+
+        failing = asyncio.create_task(fail(0, 2))
+        assert [outcome.attempts for outcome in await run(session, tmp_path, rows(1), retry=two)] == [2]
+        await failing
+        async with session.batch(tmp_path, retry=two) as batch:
+            waiting = asyncio.create_task(anext(batch.retry()))
+            await until(lambda: len(sandbox.tasks) == 3)
+            while JobState.RUNNING not in (await batch.totals()).states:
+                await asyncio.sleep(0)
+            waiting.cancel()
+        failing = asyncio.create_task(fail(2, 2))
+        assert [outcome.attempts for outcome in await run(session, tmp_path, [], retry=two)] == [4]
+        await failing
+        async with session.batch(tmp_path, retry=two) as batch:
+            failing = asyncio.create_task(fail(4, 2))
+            assert [outcome.attempts async for outcome in batch.retry()] == [6]
+            await failing
+
+
+async def test_replaced_jobs_are_not_bought_again(tmp_path: Path) -> None:
+    """A running job whose id stands for another request now is brought home, but not bought again when it fails."""
+    for changed_first in (True, False):
+        folder = tmp_path / str(changed_first)
+        async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+            await left_running(sandbox, folder, [Job(request, id="mine") for request in rows(1)])
+            if changed_first:  # by an earlier run, which is left at once as well
+                await left_running(sandbox, folder, [Job(request, id="mine") for request in rows(1, first=2)])
+            async with session.batch(folder, retry=QUICK) as batch:
+                outcomes = batch.run([Job(request, id="mine") for request in rows(1, first=2)])
+                ending = asyncio.create_task(anext(outcomes))
+                await until(lambda: len(sandbox.tasks) == 2)
+                sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
+                await until(lambda ending=ending: ending.done() or len(sandbox.tasks) > 2)  # type: ignore[misc]
+                assert len(sandbox.tasks) == 2
+                first = await ending
+                assert (first.id.startswith("mine~"), first.state, first.attempts) == (True, JobState.FAILED, 1)
+                sandbox.finish()
+                assert [(outcome.id, outcome.ok) async for outcome in outcomes] == [("mine", True)]
+            assert len(sandbox.tasks) == 2
+
+
+async def test_no_replays_of_earlier_runs_either(tmp_path: Path) -> None:
+    """Where replays are forbidden, a request that an earlier run may have sent is in doubt, and only `retry` sends it again."""
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox,
+        open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.01)) as careful,
+    ):
+        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
+        sent = sandbox.count("POST", SUBMIT)
+        [outcome] = await run(careful, left, rows(1))
+        assert (outcome.state, outcome.error is not None and outcome.error.charged) == (JobState.UNKNOWN, "unknown")
+        assert sandbox.count("POST", SUBMIT) == sent
+        async with careful.batch(left) as batch:
+            assert (await batch.totals()).reserved > 0
+            assert [retried.ok async for retried in batch.retry()] == [True]
+        assert sandbox.paid == 1
+
+
+# --- uploads that have grown old ------------------------------------------------------------------------------------------------------
+
+
+def three_days_pass(sandbox: Sandbox, folder: Path) -> None:
+    """Let the uploads of a folder expire, on the service and by its ledger."""
+    sandbox.advance(73 * 3600)
+    ledger = sqlite3.connect(folder / LEDGER_NAME)
+    ledger.execute("UPDATE jobs SET uploaded = uploaded - 73 * 3600")
+    ledger.commit()
+    ledger.close()
+
+
+@pytest.mark.parametrize("answer", ["accepted", "refused"])
+async def test_old_uploads_are_renewed(tmp_path: Path, cat: Path, answer: str) -> None:
+    """A request that never arrived, and whose upload is gone when it is sent again, is made with a new upload and another key."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        left = await killed_while_submitting(sandbox, tmp_path / "first", [ImageToVideo(cat)], fault="drop-before")
+        three_days_pass(sandbox, left)
+        if answer == "refused":
+            body = {"error": {"code": "invalid_request", "message": "no such image", "type": "invalid_request_error"}}
+            sandbox.fail(Fault("refuse", path=SUBMIT, status=400, body=body))
+        [outcome] = await run(session, left, [])
+        assert (outcome.state, outcome.attempts) == (JobState.SAVED, 2)
+        assert sandbox.paid - sandbox.refunded == 1
+
+
+# --- stopping meanwhile ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_stop_does_not_leave_paid_tasks_unwatched(tmp_path: Path) -> None:
+    """What is paid for is brought home after a stop, also what had not been taken up yet because there was no room."""
+    count = GROUP + 10
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        await left_running(sandbox, tmp_path, rows(count), max_in_flight=count)
+        sandbox.finish()
+        async with session.batch(tmp_path, max_in_flight=1, retry=QUICK) as batch:
+            outcomes = batch.run(rows(5, first=count + 1))
+            await anext(outcomes)
+            batch.stop()
+            assert [outcome.ok async for outcome in outcomes] == [True] * (count - 1)
+        assert sandbox.paid == count
