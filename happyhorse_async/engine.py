@@ -232,6 +232,7 @@ class Engine:
             replays=settings.retry.replays > 0,
             # A sandbox comes back on another port, and is the same one to the user.
             service="a service on this machine" if settings.on_loopback else settings.base_url,
+            key=settings.key,
         )
         return Batch(self, folder, BatchOptions(**options), run=run)
 

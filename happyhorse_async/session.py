@@ -200,7 +200,8 @@ class Session:
         The folder gets the videos and a ledger; running the same input again goes on where it stopped, whatever ended the process.
         `max_in_flight` bounds the tasks that are being made at once. `budget` bounds what the folder's jobs may cost together, over all
         runs. `retry` says how often and how slowly a job is tried again; `timeout` (seconds) bounds a run's wait for one task. Opening
-        raises `LedgerError` when the ledger is damaged, or another process works on the folder.
+        raises `LedgerError` when the ledger is damaged, when another process works on the folder, and when jobs of another account are
+        unfinished in it.
         """
         options: dict[str, Any] = {"max_in_flight": max_in_flight, "budget": budget, "timeout": timeout}
         return self._open().batch(folder, options if retry is None else {**options, "retry": retry})

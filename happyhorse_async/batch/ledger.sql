@@ -53,6 +53,13 @@ INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET v
 -- name: get-fact
 SELECT value FROM facts WHERE name = ?;
 
+-- name: count-at-stake
+SELECT count(*) FROM jobs WHERE state IN ('submitting', 'running', 'completed', 'unknown');
+
+-- name: proofs
+-- The tasks that the service is the likeliest to know still.
+SELECT task_id FROM jobs WHERE task_id IS NOT NULL ORDER BY state IN ('running', 'completed') DESC, accepted DESC LIMIT 5;
+
 -- name: add-strangers
 -- Videos that were in the folder before the ledger: never taken for a job's own.
 INSERT OR IGNORE INTO strangers (name) SELECT value FROM json_each(?);

@@ -42,6 +42,8 @@ class RunOptions:
     timeout: float | None = None
     service: str = ""
     """Whose tasks the folder's ledger knows."""
+    key: str = attrs.field(default="", repr=False)
+    """The API key, by which the account is told from others."""
 
     @property
     def tokens(self) -> int:

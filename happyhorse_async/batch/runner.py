@@ -18,6 +18,7 @@ import attrs
 from ..background import Background
 from ..config import Budget, RetryPolicy
 from ..errors import ConfigurationError, HappyHorseError, LedgerError
+from .account import check_account
 from .intake import Input
 from .jobs import Outcome, Totals
 from .ledger import Ledger
@@ -88,6 +89,7 @@ class Batch:
             ledger = await Ledger.open(self.folder)
             service = self._run_options.service
             await ledger.call(lambda store: store.bind(service))
+            await check_account(ledger, self._parts, self._run_options.key)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 if ledger is not None:

@@ -176,12 +176,20 @@ class Store:
         """Note whose tasks these are; raises `LedgerError` when they are another service's: a sandbox's videos are not the real ones."""
         bound = self.fact("service")
         if bound is None:
-            self._db.execute(self._sql["set-fact"], ("service", service))
+            self.set_fact("service", service)
         elif bound != service:
             raise LedgerError(
                 f"the batch in {self.path.parent} belongs to {bound}, and this session speaks to {service}",
                 next_step="Use another folder, or a session to that service.",
             )
+
+    def set_fact(self, name: str, value: str) -> None:
+        """Note a fact about the batch as a whole."""
+        self._db.execute(self._sql["set-fact"], (name, value))
+
+    def proofs(self) -> tuple[int, list[str]]:
+        """Count the jobs that may be paid for and are not here, and give a few tasks by which their account can be known."""
+        return int(self._one(self._sql["count-at-stake"])), [row[0] for row in self._db.execute(self._sql["proofs"])]
 
     def is_stranger(self, name: str) -> bool:
         """Whether a video of this name was in the folder before the ledger."""

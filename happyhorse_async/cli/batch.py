@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import HappyHorseError
+from ..errors import HappyHorseError, LedgerError
 from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, agreed, exit_code, facts_of, money, open_session, put, run, say
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Folder = Annotated[Path, typer.Option("--out", help="The folder for the videos and the ledger; the same one again goes on.")]
+Out = Annotated[Path, typer.Option("--out", help="The folder for the videos and the ledger; the same one again goes on.")]
+Folder = Annotated[Path | None, typer.Argument(help='The batch\'s folder; "videos" when none is given.', show_default=False)]
+SameFolder = Annotated[Path | None, typer.Option("--out", help="The folder, as `run` takes it.", show_default=False)]
 InFlight = Annotated[int, typer.Option("--max-in-flight", help="Tasks that are being made at once.", min=1)]
 MOST_SHOWN = 50
 """Bad rows that are printed one by one."""
@@ -34,7 +36,7 @@ def run_command(
         str,
         typer.Argument(help="A folder or a glob of images, or a .csv, .tsv, .jsonl or .parquet table of them.", metavar="SOURCE"),
     ],
-    out: Folder = Path("videos"),
+    out: Out = Path("videos"),
     prompt: Annotated[str | None, typer.Option("--prompt", help="For rows that have none.")] = None,
     duration: Annotated[int | None, typer.Option("--duration", help="Seconds, 3 to 15, for rows that have none.")] = None,
     quality: Annotated[str | None, typer.Option("--quality", help="720p or 1080p, for rows that have none.")] = None,
@@ -72,7 +74,8 @@ def run_command(
 
 @app.command("retry")
 def retry_command(
-    out: Folder = Path("videos"),
+    folder: Folder = None,
+    out: SameFolder = None,
     max_in_flight: InFlight = 200,
     max_credits: MaxCredits = None,
     sandbox: Sandboxed = False,
@@ -81,11 +84,13 @@ def retry_command(
     as_json: AsJson = False,
 ) -> None:
     """Begin the failed jobs of a folder again, and ask for those whose fate is not known with the same key."""
+    where = _folder_of(folder, out)
 
     async def work() -> int:
+        _refuse_strange(where)
         async with (
             open_session(sandbox=sandbox, speed=speed) as session,
-            session.batch(out, **_limits(max_in_flight, max_credits)) as batch,
+            session.batch(where, **_limits(max_in_flight, max_credits)) as batch,
         ):
             jobs = sum((await batch.totals()).failures.values())
             if jobs and not (yes or sandbox) and not agreed(f"Begin {jobs} jobs again? Each is charged again."):
@@ -96,8 +101,9 @@ def retry_command(
 
 
 @app.command()
-def status(out: Folder = Path("videos"), as_json: AsJson = False) -> None:
+def status(folder: Folder = None, out: SameFolder = None, as_json: AsJson = False) -> None:
     """Say how a folder's batch stands, also while it runs."""
+    where = _folder_of(folder, out)
 
     async def work() -> int:
         import asyncio
@@ -105,7 +111,7 @@ def status(out: Folder = Path("videos"), as_json: AsJson = False) -> None:
         from ..batch.overview import overview
         from .batch_display import lines_of
 
-        facts = await asyncio.to_thread(overview, out)
+        facts = await asyncio.to_thread(overview, where)
         if as_json:
             put(facts.as_json())
         else:
@@ -117,25 +123,42 @@ def status(out: Folder = Path("videos"), as_json: AsJson = False) -> None:
 
 @app.command()
 def report(
-    out: Folder = Path("videos"),
+    folder: Folder = None,
+    out: SameFolder = None,
     kind: Annotated[
         str, typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas.")
     ] = "html,jsonl,csv",
     as_json: AsJson = False,
 ) -> None:
     """Write what became of every job: results.jsonl, results.csv, and gallery.html, which works without a server."""
+    where = _folder_of(folder, out)
 
     async def work() -> int:
         import asyncio
 
         from ..batch.report import write_reports
 
-        paths = await asyncio.to_thread(write_reports, out, tuple(word.strip() for word in kind.split(",") if word.strip()))
+        paths = await asyncio.to_thread(write_reports, where, tuple(word.strip() for word in kind.split(",") if word.strip()))
         for path in paths:
             put({"path": str(path)} if as_json else str(path))
         return Exit.DONE
 
     run(work, as_json=as_json)
+
+
+def _folder_of(folder: Path | None, out: Path | None) -> Path:
+    """Give the folder, which may be said in either way."""
+    if folder is not None and out is not None and folder != out:
+        raise typer.BadParameter(f"two folders were given: {folder} and {out}", param_hint="--out")
+    return folder or out or Path("videos")
+
+
+def _refuse_strange(folder: Path) -> None:
+    """Raise `LedgerError` for a folder without a ledger: a name that was mistyped must not become a new batch."""
+    from ..batch.store import LEDGER_NAME
+
+    if not (folder / LEDGER_NAME).exists():
+        raise LedgerError(f"there is no ledger in {folder}", next_step="Give the folder that `batch run` was given with --out.")
 
 
 def _limits(max_in_flight: int, max_credits: float | None) -> dict[str, Any]:

@@ -27,22 +27,28 @@ async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-async def start(sandbox: Sandbox, *arguments: object) -> asyncio.subprocess.Process:
-    """Start a command."""
+async def start(sandbox: Sandbox, *arguments: object, stdin: int = asyncio.subprocess.DEVNULL) -> asyncio.subprocess.Process:
+    """Start a command, with nobody to ask unless it is given a terminal."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.batch.quick", "batch", *map(str, arguments)),
         cwd=ROOT,
         env={**os.environ, **sandbox.env(), "COLUMNS": "200"},
-        stdin=asyncio.subprocess.PIPE,
+        stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
 
 
 async def happyhorse(sandbox: Sandbox, *arguments: object, answer: str = "") -> tuple[int, str, str]:
-    """Run a command to its end: exit code, standard output, standard error."""
-    process = await start(sandbox, *arguments)
-    out, err = await process.communicate(answer.encode())
+    """Run a command to its end, with an answer at a terminal: exit code, standard output, standard error."""
+    keyboard, terminal = os.openpty()
+    try:
+        os.write(keyboard, answer.encode())
+        process = await start(sandbox, *arguments, stdin=terminal if answer else asyncio.subprocess.DEVNULL)
+        out, err = await process.communicate()
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
     return process.returncode or 0, out.decode(), err.decode()
 
 
@@ -69,6 +75,8 @@ async def test_dry_run_and_question(sandbox: Sandbox, tmp_path: Path) -> None:
     code, _, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out", answer="n\n")
     assert (code, "Go on?" in err) == (3, True)
     assert (sandbox.paid, (tmp_path / "out").exists()) == (0, False)
+    code, _, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out")
+    assert (code, "--yes" in err, "Aborted" in err, sandbox.paid) == (3, True, False, 0)
 
 
 async def test_no_answer_is_a_no(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -101,8 +109,24 @@ async def test_failures_and_retry(sandbox: Sandbox, tmp_path: Path) -> None:
     assert [line.get("state", line["event"]) for line in lines] == ["checked", "submitting", "running", "failed", "failed", "end"]
     assert lines[-1]["failures"] == {"content_policy_violation": 1}
     sandbox.speed = 1000
+    code, _, err = await happyhorse(sandbox, "retry", "--out", out)
+    assert (code, "--yes" in err, sandbox.paid) == (3, True, 1)
     code, _, err = await happyhorse(sandbox, "retry", "--out", out, answer="y\n")
     assert (code, "Begin 1 jobs again" in err) == (0, True)
+
+
+async def test_folders_as_the_readme_says_them(sandbox: Sandbox, tmp_path: Path) -> None:
+    """`status`, `retry` and `report` take the folder as an argument or as --out; a mistyped one is refused and not made."""
+    manifest, out = write_manifest(tmp_path / "in", links=1, files=0), tmp_path / "out"
+    assert (await happyhorse(sandbox, "run", manifest, "--out", out, "--yes"))[0] == 0
+    for command in ("status", "retry", "report"):
+        code, _, err = await happyhorse(sandbox, command, out)
+        assert (code, sandbox.paid) == (0, 1), err
+        typo = tmp_path / f"typo-{command}"
+        code, _, err = await happyhorse(sandbox, command, typo)
+        assert (code, "no ledger" in err, typo.exists()) == (1, True, False)
+    assert (await happyhorse(sandbox, "status", out, "--out", out))[0] == 0
+    assert (await happyhorse(sandbox, "status", out, "--out", tmp_path))[0] == 2
 
 
 async def test_max_credits(sandbox: Sandbox, tmp_path: Path) -> None:
