@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import attrs
 
 from .background import Background
@@ -17,7 +18,7 @@ from .budget import BudgetBook
 from .dispatcher import Events
 from .edges.api import Api
 from .edges.http import Http
-from .errors import InvalidRequestError, SessionClosedError
+from .errors import HappyHorseError, InvalidRequestError, SessionClosedError
 from .handles import TaskHandle
 from .models import ImageToVideo, Task
 from .rules.skew import Skew
@@ -109,7 +110,8 @@ class Engine:
 
     def expect_callback(self, task_id: str) -> None:
         """Read a task only now and then, because the service will call back."""
-        self.poller.expect_callback(task_id)
+        if not self._closed:  # what is accepted while the session closes must not fail over this
+            self.poller.expect_callback(task_id)
 
     def on_final(self, callback: Callable[[Task], None]) -> None:
         """Call back with every task that is seen to have ended."""
@@ -199,8 +201,13 @@ class Engine:
         """Follow a submission to its saved video; a task whose caller is cancelled is kept among the orphans."""
         try:
             return await task.download(save_to, **how)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, SessionClosedError) as error:
             self.leave(task)  # its caller never saw the task's id
+            if isinstance(error, SessionClosedError):
+                error.with_facts(task_id=task.id, idempotency_key=task.idempotency_key, charged="yes")
+            raise
+        except HappyHorseError as error:
+            error.with_facts(task_id=task.id, idempotency_key=task.idempotency_key)
             raise
 
     def submit_many(self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool) -> Submissions:
@@ -241,18 +248,34 @@ class Engine:
         await self.downloader.check_destination(to if isinstance(to, str) else Path(to), overwrite=overwrite)
 
     async def aclose(self) -> None:
-        """Close all, those that use others first."""
+        """Close all, to the end though the caller is cancelled meanwhile: what has left is waited for under the shield."""
         self._closed = True
-        await self.submitter.aclose()
+        closing = self._loop.create_task(self._close(), name="happyhorse_async: closing")
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not closing.done():
+                try:
+                    await asyncio.wait([closing])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        closing.result()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _close(self) -> None:
+        """Close the parts, those that use others first."""
         made = vars(self)
-        if "poller" in made:
-            self.poller.close()
-        if "downloader" in made:
-            self.downloader.close()
-        await self.background.aclose()
-        if "fetcher" in made:
-            await self.fetcher.aclose()
-        await self.http.aclose()
+        try:
+            await self.submitter.aclose()
+        finally:
+            if "poller" in made:
+                self.poller.close()
+            if "downloader" in made:
+                self.downloader.close()
+            await self.background.aclose()
+            if "fetcher" in made:
+                await self.fetcher.aclose()
+            await self.http.aclose()
 
 
 FIELDS = tuple(field.name for field in attrs.fields(ImageToVideo) if field.name != "image")

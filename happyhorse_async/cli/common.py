@@ -116,7 +116,10 @@ def agreed(question: str) -> bool:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)  # noqa: T201
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        answer = sys.stdin.readline()
+        if not answer:
+            say("\nnothing was sent: pass --yes to spend it, and --max-credits for the most that it may cost")
+        return answer.strip().lower() in ("y", "yes")
     finally:
         signal.signal(signal.SIGINT, before)
 

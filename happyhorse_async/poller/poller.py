@@ -116,6 +116,10 @@ class Poller:
         future, limit = self._begin(task_id, timeout, known)
         try:
             task = await future
+        except HappyHorseError as error:
+            # A task of this session's is paid for, whatever became of waiting for it.
+            charged = "yes" if idempotency_key is not None else error.charged
+            raise error.with_facts(idempotency_key=idempotency_key, charged=charged) from None
         finally:
             self._end_wait(task_id, future, limit)
         if lifecycle.is_completed(task):
@@ -241,6 +245,8 @@ class Poller:
         self._records.pop(record.id, None)
         self._scheduler.drop(record)
         error.task_id = record.id
+        if error.charged == "no":
+            error.charged = "unknown"  # that it cannot be read says nothing of what it has cost
         for subscriber in record.take():
             fail(subscriber, record.id, error)
 
