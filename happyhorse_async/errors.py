@@ -139,7 +139,7 @@ class SessionClosedError(HappyHorseError, RuntimeError):
 class TransportError(HappyHorseError):
     """No usable answer came. `sent` is False when the request certainly never reached the service."""
 
-    default_next_step = "Check the network, then try again: a submission with the same idempotency_key."
+    default_next_step = "Check the network, then try again: a submission with the same idempotency key."
 
     def __init__(self, message: str = "", *, sent: bool = True, **facts: Any) -> None:
         super().__init__(message, **facts)
@@ -233,7 +233,7 @@ class RateLimitError(APIStatusError):
 class InternalServerError(APIStatusError):
     """The service failed (500 and up)."""
 
-    default_next_step = "Try again later: a submission with the same idempotency_key."
+    default_next_step = "Try again later: a submission with the same idempotency key."
 
 
 class UnreadableAnswerError(HappyHorseError, ValueError):
@@ -242,7 +242,7 @@ class UnreadableAnswerError(HappyHorseError, ValueError):
     `status` is the HTTP status and `excerpt` the beginning of the body.
     """
 
-    default_next_step = "Check that base_url= and files_url= lead to the service itself, then try again: a submission with the same idempotency_key."
+    default_next_step = "Check that base_url= and files_url= are the service's, then try again: a submission with the same key."
 
     def __init__(self, message: str = "", *, status: int = 0, excerpt: str = "", **facts: Any) -> None:
         super().__init__(message, **facts)
