@@ -50,11 +50,11 @@ class HappyHorseError(Exception):
     """The base of every error of this package.
 
     `charged` is "no", "yes" or "unknown"; `task_id`, `idempotency_key` and `request_id` (the one to give to the service's support) are
-    None when there is none; `next_step` is one sentence that says what is safe to do now. `str(error)` is the message alone, so that it
+    None when there is none; `next_step`, which is never empty, says what is safe to do now. `str(error)` is the message alone, so that it
     can go into a log as it is.
     """
 
-    default_next_step: ClassVar[str | None] = None
+    default_next_step: ClassVar[str] = "Read the message, and in `charged` whether money was spent, before trying again."
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class HappyHorseError(Exception):
         self.task_id = task_id
         self.idempotency_key = idempotency_key
         self.request_id = request_id
-        self.next_step = next_step or self.default_next_step
+        self.next_step: str = next_step or self.default_next_step
 
     @property
     def message(self) -> str:
@@ -103,6 +103,8 @@ def _rebuild(kind: type[HappyHorseError], args: tuple[Any, ...], state: Mapping[
 class ConfigurationError(HappyHorseError, ValueError):
     """The session or one of its policies was set up wrongly; the message names the setting, what it was and what it may be."""
 
+    default_next_step = "Put right what the message names, then try again."
+
 
 class InvalidRequestError(HappyHorseError, ValueError):
     """A request breaks the service's rules; `problems` lists every broken rule as "field: what is wrong, what is expected"."""
@@ -131,9 +133,13 @@ class BudgetExceededError(HappyHorseError):
 class SessionClosedError(HappyHorseError, RuntimeError):
     """The session is closed, or is being used from an event loop that is not its own."""
 
+    default_next_step = "Open a new Session; a task that was submitted goes on, and session.task(task_id) finds it again."
+
 
 class TransportError(HappyHorseError):
     """No usable answer came. `sent` is False when the request certainly never reached the service."""
+
+    default_next_step = "Check the network, then try again: a submission with the same idempotency key."
 
     def __init__(self, message: str = "", *, sent: bool = True, **facts: Any) -> None:
         super().__init__(message, **facts)
@@ -154,6 +160,8 @@ class APIStatusError(HappyHorseError):
     `status` is the HTTP status, `code` the service's own code as text ("" when it gave none), `param` the field it complains about,
     `retry_after` the pause in seconds that it asked for, `own_body` whether the body was the service's own error object.
     """
+
+    default_next_step = "Read the service's message; if it does not say what to do, give the request id to the service's support."
 
     def __init__(
         self,
@@ -207,6 +215,8 @@ class PermissionDeniedError(APIStatusError, PermissionError):
 class NotFoundError(APIStatusError, LookupError):
     """There is nothing at this address (404, 405)."""
 
+    default_next_step = "Check base_url= and files_url=; if they are right, this server does not have what was asked for."
+
 
 class TaskNotFoundError(NotFoundError):
     """The service does not know this task id (any more), for this account."""
@@ -223,12 +233,16 @@ class RateLimitError(APIStatusError):
 class InternalServerError(APIStatusError):
     """The service failed (500 and up)."""
 
+    default_next_step = "Try again later: a submission with the same idempotency key."
+
 
 class UnreadableAnswerError(HappyHorseError, ValueError):
     """An answer with a good status is not what the service promises: empty, HTML, broken JSON, or without the fields that matter.
 
     `status` is the HTTP status and `excerpt` the beginning of the body.
     """
+
+    default_next_step = "Check that base_url= and files_url= are the service's, then try again: a submission with the same key."
 
     def __init__(self, message: str = "", *, status: int = 0, excerpt: str = "", **facts: Any) -> None:
         super().__init__(message, **facts)
@@ -255,6 +269,10 @@ class SubmissionOutcomeUnknownError(HappyHorseError):
 class TaskFailedError(HappyHorseError):
     """The task ended without a video; `task` is its last state, `retryable` whether the service says that the same input can work later."""
 
+    default_next_step = (
+        "Read the task's error; submitting again needs a new idempotency key, and helps only where `retryable` is true."
+    )
+
     def __init__(self, message: str = "", *, task: Task | None = None, retryable: bool = False, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.task = task
@@ -270,9 +288,13 @@ class TaskFailedError(HappyHorseError):
 class TaskCancelledError(TaskFailedError):
     """The task was cancelled on the service's side."""
 
+    default_next_step = "Ask whoever cancelled the task; submitting again needs a new idempotency key."
+
 
 class WaitTimeoutError(HappyHorseError, TimeoutError):
     """The time for waiting is over; the task itself goes on. `task` is its last known state, or None."""
+
+    default_next_step = "Wait again, from any process, with session.task(task_id)."
 
     def __init__(self, message: str = "", *, task: Task | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)
@@ -308,6 +330,10 @@ class IncompleteDownloadError(DownloadError):
 class NotAVideoError(DownloadError, ValueError):
     """What the link gave is not a whole MP4 file, so it was not put at the final path."""
 
+    default_next_step = (
+        "Call download() again before the link expires; if it fails again, tell the service's support, with the task id."
+    )
+
 
 class DestinationExistsError(DownloadError, FileExistsError):
     """There is already a file at the path, and overwriting was not asked for."""
@@ -317,3 +343,5 @@ class DestinationExistsError(DownloadError, FileExistsError):
 
 class LedgerError(HappyHorseError):
     """The batch's ledger cannot be used: damaged, made by a newer version, or held by another process."""
+
+    default_next_step = "Put right what the message names, then run the batch again; keep the ledger, which knows what was paid."

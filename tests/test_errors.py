@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 
 import pytest
 
@@ -53,6 +54,24 @@ def test_every_error_survives_pickling_with_its_facts(kind: type[HappyHorseError
 def test_every_error_can_be_made_without_arguments(kind: type[HappyHorseError]) -> None:
     """Tools that rebuild exceptions call the class with nothing."""
     assert kind().charged in ("no", "yes", "unknown")
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_every_error_says_what_to_do_next(kind: type[HappyHorseError]) -> None:
+    """Whoever catches an error of the package is told what is safe to do now, also after it has crossed a process boundary."""
+    for error in (kind(), kind("what happened", next_step=None), kind("what happened", next_step="")):
+        again = pickle.loads(pickle.dumps(error))
+        assert again.next_step == error.next_step == kind.default_next_step
+        assert re.fullmatch(r"[A-Z][^\n]{20,}\.", again.next_step)
+
+
+def test_every_error_is_in_the_tree() -> None:
+    """No error is made elsewhere, where these tests would not see it."""
+
+    def below(kind: type[HappyHorseError]) -> set[type[HappyHorseError]]:
+        return {kind}.union(*(below(child) for child in kind.__subclasses__()))
+
+    assert {kind for kind in below(HappyHorseError) if kind.__module__.startswith("happyhorse_async")} == set(ALL)
 
 
 @pytest.mark.parametrize(("name", "builtin"), BUILTINS.items())

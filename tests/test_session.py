@@ -17,6 +17,7 @@ import pytest
 from happyhorse_async import (
     HappyHorseError,
     ImageToVideo,
+    InsufficientCreditsError,
     InvalidRequestError,
     NotFoundError,
     Session,
@@ -286,6 +287,16 @@ async def test_a_borrowed_client_is_used_and_left_open(sandbox: Sandbox) -> None
             await session.credits()
         assert not client.closed
     assert sandbox.requests[-1].headers["X-Mine"] == "yes"
+
+
+async def test_a_borrowed_client_that_raises_for_errors_changes_nothing(sandbox: Sandbox) -> None:
+    """A refusal stays the service's refusal, sent once, also through a pool that is set to raise for error statuses."""
+    sandbox.fail(Fault("refuse", method="POST", path=SUBMIT, status=402))
+    async with aiohttp.ClientSession(raise_for_status=True) as client, open_session(sandbox, http=client) as session:
+        with pytest.raises(InsufficientCreditsError) as refused:
+            await session.submit(LINK)
+    assert refused.value.charged == "no"
+    assert sandbox.count("POST", SUBMIT) == 1
 
 
 async def test_leaving_updates_early_leaves_nothing_running(sandbox: Sandbox, no_leaks: None) -> None:

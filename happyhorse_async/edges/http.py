@@ -91,7 +91,14 @@ class Http:
         try:
             with self._limit(timeout):
                 response = await self._client.request(
-                    method, url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
+                    method,
+                    url,
+                    data=data,
+                    headers=headers,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    # A borrowed client may be set to raise: then a refusal would look like an answer that was lost.
+                    raise_for_status=False,
                 )
                 # Reading to the end gives the connection back, and failing to closes it: no `async with` is needed for that.
                 return Answer(response.status, response.headers, await response.read())

@@ -31,6 +31,9 @@ try:
 except ImportError:
     _loads = json.loads
 
+# The standard library's reader has no error of its own for what is nested too deeply.
+_NOT_JSON = (ValueError, RecursionError)
+
 
 class Answer(NamedTuple):
     """An HTTP answer as plain data."""
@@ -55,7 +58,7 @@ def decode_json(answer: Answer) -> Any:
     """Read an answer's JSON; raises `UnreadableAnswerError` for anything else."""
     try:
         return _loads(answer.body)
-    except (ValueError, RecursionError):
+    except _NOT_JSON:
         raise unreadable(answer, "is not JSON" if answer.body.strip() else "is empty") from None
 
 
@@ -122,16 +125,17 @@ def _error_object(body: bytes) -> tuple[dict[str, Any], bool]:
     """Find the service's error object, of the API or of the file service; ({}, False) when the body is not the service's."""
     try:
         value = _loads(body)
-    except (ValueError, RecursionError):
+    except _NOT_JSON:
         return {}, False
     if isinstance(value, dict):
         error = value.get("error")
+        # The reference promises an object with a code and a type; a bare text is a gateway's way of speaking.
         if isinstance(error, dict):
-            return error, True
+            return error, bool(error.get("code") or error.get("type"))
         if isinstance(error, str):
-            return {"message": error}, True
+            return {"message": error}, False
         if value.get("success") is False:
-            return value, True
+            return value, value.get("code") is not None
     return {}, False
 
 
@@ -155,7 +159,7 @@ def parse_retry_after(value: str | None, date: str | None = None) -> float | Non
 def _http_date(text: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 

@@ -27,6 +27,21 @@ PENDING_OUTCOME = "paid_outcome_unknown"
 """The service's code for "the first submission with this key is still being decided, ask again with the same key"."""
 CONFLICT = "idempotency_conflict"
 """The service's code for "this key was used before with another body"."""
+REFUSALS = frozenset(
+    {
+        "invalid_request",
+        "invalid_task_id",
+        "unauthorized",
+        "insufficient_quota",
+        "quota_exceeded",
+        "model_access_denied",
+        "permission_denied",
+        "task_not_found",
+        "rate_limit_exceeded",
+        CONFLICT,
+    }
+)
+"""The codes with which the service's reference refuses: they say no also inside of an answer whose HTTP status is good."""
 MOVED = frozenset({301, 307, 308})
 """Redirects that ask for the same request elsewhere: where they come from, nothing was done."""
 
@@ -50,7 +65,8 @@ def _certainty_of_status(error: APIStatusError) -> Certainty:
         return Certainty.REFUSED if error.own_body else Certainty.UNKNOWN
     if error.status >= 500:
         return Certainty.UNKNOWN
-    return Certainty.REFUSED if error.status >= 400 or error.own_body else Certainty.UNKNOWN
+    # A good status hides what the trouble is: an "internal_error" in it is as uncertain as a 500.
+    return Certainty.REFUSED if error.status >= 400 or error.code in REFUSALS else Certainty.UNKNOWN
 
 
 def is_pending(error: HappyHorseError) -> bool:

@@ -216,7 +216,10 @@ def _billing(value: Any) -> Billing | None:
 
 def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:
     # The link lives 24 hours from completion; completion is only known when the service says how long the task took.
-    return created + LINK_LIFE + timedelta(seconds=seconds or 0) if created is not None else None
+    try:
+        return created + LINK_LIFE + timedelta(seconds=seconds or 0) if created is not None else None
+    except OverflowError:  # it was created in the year 9999
+        return None
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -134,6 +134,8 @@ class Courier:
     def _judge(self, job: Job, error: HappyHorseError) -> retry.Step:
         step = retry.next_step(self._policy, job.tally, error, storm=self._gate.pace.refusals, random=random.random())
         job.tally = step.tally
+        # Here already, and not only at the end: listeners see the error of each try.
+        error.with_facts(idempotency_key=job.key, charged="no" if step.tally.unknown is None else "unknown")
         self._reconciler.judged(job)
         if job.abandoned and step.tally.unknown is None:
             return step._replace(what=retry.Next.STOP)

@@ -52,6 +52,8 @@ class Job:
     """It is not sent again, only looked for among the recent tasks."""
     verdict: Verdict | None = None
     """What the search has found."""
+    taken_up: bool = False
+    """After its caller was cancelled, somebody else has begun to bring it to its end."""
     abandoned: bool = False
     """Nobody waits for it: only what may have been accepted is still gone after."""
 

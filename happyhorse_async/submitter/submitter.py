@@ -264,10 +264,13 @@ class Submitter:
                     await asyncio.wait([work])
                 except asyncio.CancelledError:
                     continue  # the caller's cancellation is raised once the submission has ended
+        if not job.taken_up:  # the session has closed in this very moment, and an asyncio task that has not begun is never run
+            self._give_up(job)
 
     async def _finish(self, job: Job) -> None:
         accepted: Accepted | None = None
         certain = False
+        job.taken_up = True
         # A try that hangs is cut off half-way, which leaves time to replay it or to look for its task.
         alarm = asyncio.get_running_loop().call_later(self._shield / 2, self._courier.cut, job)
         try:

@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 
 from happyhorse_async import errors
 from happyhorse_async.models import ImageToVideo, Task, TaskStatus
-from happyhorse_async.rules import answers, wire
+from happyhorse_async.rules import answers, retry, wire
 from happyhorse_async.rules.lifecycle import is_cancelled, is_final
 
 EXAMPLE: dict[str, Any] = {
@@ -181,9 +181,11 @@ def test_an_integer_code_is_text() -> None:
         (b"", "HTTP 502: no message", False),
         (b'{"error": {', 'HTTP 502: {"error": {', False),
         (b'["x"]', 'HTTP 502: ["x"]', False),
-        (b'{"error": "down"}', "HTTP 502: down", True),
+        (b'{"error": "down"}', "HTTP 502: down", False),
+        (b'{"success": false}', 'HTTP 502: {"success": false}', False),
         (b'{"success": false, "code": 502, "msg": "disk"}', "HTTP 502 502: disk", True),
-        (b'{"error": {"message": "m", "request_id": "r-9"}}', "HTTP 502: m", True),
+        (b'{"error": {"message": "m", "request_id": "r-9"}}', "HTTP 502: m", False),
+        (b'{"error": {"message": "m", "type": "api_error"}}', "HTTP 502: m", True),
     ],
 )
 def test_bodies_of_gateways_and_of_the_file_service_are_told_apart(body: bytes, message: str, own: bool) -> None:
@@ -230,14 +232,46 @@ NAMES = ("status", "progress", "results", "result_data", "error", "usage", "bill
 @given(st.dictionaries(st.sampled_from(NAMES), JSON), JSON)
 def test_no_json_breaks_the_reading(fields: dict[str, Any], value: Any) -> None:
     """Whatever JSON comes, each reader gives a value or an error of this package."""
-    wire.task_of(value)
-    wire.task_of({**EXAMPLE, **fields})
+    for task in (wire.task_of(value), wire.task_of({**EXAMPLE, **fields}), wire.task_of({**DONE, **fields})):
+        repr(task)  # the details are read when they are first asked for
     for read in (wire.decode_task, wire.decode_task_objects, wire.decode_page, wire.decode_credits, wire.decode_upload):
         for body in (value, {"data": value}, {"data": [fields]}, {"data": {"user": value, "token": value, "file_url": value}}):
             try:
                 read(answer(body))  # type: ignore[operator]
             except errors.HappyHorseError:
                 continue
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"progress": float("inf")},
+        {"progress": -float("inf")},
+        {"progress": float("nan")},
+        {"created": 253402300799},
+        {"created": "9999-12-31T23:59:59Z"},
+        {"created": float("inf"), "duration": float("inf")},
+    ],
+    ids=str,
+)
+def test_no_number_breaks_the_reading(fields: dict[str, Any]) -> None:
+    """A task is paid for however odd its numbers are: it is read, and what cannot be calculated from them is left open."""
+    task = wire.task_of({**DONE, "status": "rendering", **fields})
+    assert task is not None
+    assert 0 <= task.progress <= 100
+    ended = wire.task_of({**DONE, **fields})
+    assert ended is not None
+    assert (ended.results, ended.progress) == (("https://cdn.example.com/a.mp4",), 100)
+
+
+@pytest.mark.parametrize("loads", [json.loads, answers._loads], ids=["standard library", "as installed"])
+@pytest.mark.parametrize("status", [200, 500])
+def test_json_that_is_nested_too_deeply_is_no_answer(loads: Any, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that would break the reader of JSON is not the service's, with whichever reader is there."""
+    monkeypatch.setattr(answers, "_loads", loads)
+    with pytest.raises(errors.HappyHorseError) as caught:
+        wire.decode_task(answer(b"[" * 200_000, status))
+    assert retry.certainty_of(caught.value) is retry.Certainty.UNKNOWN
 
 
 def test_a_batch_leaves_out_what_is_no_task() -> None:
@@ -306,6 +340,8 @@ def test_an_upload_is_read_and_its_refusal_is_an_error() -> None:
         ("Wed, 21 Oct 2026 07:27:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT", 0.0),
         ("Wed, 21 Oct 2026 07:28:30 GMT", None, None),
         ("soon", "Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Wed, 21 Oct 99999999999999999999 07:28:30 GMT", "Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2026 07:28:30 +99999999999999", "Wed, 21 Oct 2026 07:28:00 GMT", None),
         ("nan", None, None),
         ("inf", None, None),
         ("", None, None),

@@ -191,14 +191,14 @@ async def _submit(row: Row, sandbox: Sandbox, session: Session) -> Outcome:
     except HappyHorseError as error:
         got, charged, ok = f"`{type(error).__name__}`", error.charged, False
         keys.add(error.idempotency_key)
-        advised = error.next_step is not None
+        advised = bool(error.next_step)
     else:
         event = accepted[0]
         got = "its task" + (" (replayed)" if event.replayed else " (found in the list)" if event.adopted else "")
         charged, ok = "yes", True
         keys.add(task.idempotency_key)
         advised = sandbox.task(task.id).id == task.id
-    assert advised or charged == "no", "whoever may have paid is told what to do next"
+    assert advised, "whoever gets no task is told what to do next"
     assert keys == {attempt.idempotency_key for attempt in tries}, "one key for all tries, and on what the caller gets"
     return Outcome(row, len(tries), sandbox.count("POST", SUBMIT), sandbox.paid, got, charged, ok)
 

@@ -195,6 +195,21 @@ async def test_closing_does_not_wait_for_a_hanging_server_beyond_the_shield(sand
     assert (unknown.value.charged, unknown.value.idempotency_key) == ("unknown", KEY)
 
 
+async def test_closing_in_the_moment_of_a_cancellation_still_tells_of_the_submission(sandbox: Sandbox) -> None:
+    """When the session's background work ends just before a cancelled caller's submission is taken up, the orphan has its key."""
+    hang(sandbox)
+    async with open_session(sandbox) as session:
+        caller = asyncio.create_task(session.submit(LINK, idempotency_key=KEY))
+        await arrival(sandbox)
+        caller.cancel()
+        await asyncio.sleep(0)
+        await session._open().background.aclose()
+        await asyncio.wait([caller])
+        assert caller.cancelled()
+        assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [(None, KEY)]
+    assert sandbox.paid == 1
+
+
 async def test_orphans_can_still_be_read_after_closing(sandbox: Sandbox) -> None:
     """The orphans of a closed session are not gone with it."""
     hang(sandbox, "slow", seconds=0.05)

@@ -118,6 +118,32 @@ async def test_a_refusal_after_a_lost_answer_proves_nothing(sandbox: Sandbox) ->
     assert sandbox.paid == 1
 
 
+@pytest.mark.parametrize("code", ["internal_error", "something_new", ""])
+async def test_an_error_inside_of_a_good_answer_is_no_proof_that_nothing_was_charged(sandbox: Sandbox, code: str) -> None:
+    """A gateway that puts the service's failure into an answer with status 200, after acceptance: the same key finds the task."""
+    fail(sandbox, "answer-after", status=200, body={"error": {"code": code, "message": "no", "type": "api_error"}})
+    async with open_session(sandbox) as session:
+        task = await session.submit(LINK, idempotency_key=KEY)
+    assert [task.id] == [task.id for task in sandbox.tasks]
+
+
+async def test_listeners_see_the_key_and_the_truth_about_money_at_each_try(sandbox: Sandbox) -> None:
+    """The error of every try has the request's key, and says "unknown" as soon as one of the tries may have been accepted."""
+    fail(sandbox, status=503)
+    fail(sandbox, "drop-after", after=1)
+    fail(sandbox, status=503, after=2)
+    async with open_session(sandbox) as session:
+        tries: list[Retrying] = []
+        session.subscribe(tries.append, Retrying)
+        await session.submit(LINK, idempotency_key=KEY)
+    assert [(attempt.error.idempotency_key, attempt.error.charged) for attempt in tries] == [
+        (KEY, "no"),
+        (KEY, "unknown"),
+        (KEY, "unknown"),
+    ]
+    assert sandbox.paid == 1
+
+
 async def test_503_of_the_service_is_tried_as_often_as_the_policy_says(sandbox: Sandbox) -> None:
     """A refusal with the service's own error object is tried again, RetryPolicy.attempts times in all."""
     fail(sandbox, status=503, times=None)
