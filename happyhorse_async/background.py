@@ -11,6 +11,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+import anyio
+
 logger = logging.getLogger("happyhorse_async")
 
 
@@ -48,3 +50,18 @@ class Background:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
+
+
+async def to_the_end(work: asyncio.Task[Any]) -> None:
+    """Wait until work has ended, however often the caller is cancelled meanwhile; then the cancellation, or the work's error, is raised."""
+    cancelled: asyncio.CancelledError | None = None
+    # A cancelled scope of anyio cancels every wait inside it anew, unless it is shielded; a plain cancellation does not ask.
+    with anyio.CancelScope(shield=True):
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    work.result()

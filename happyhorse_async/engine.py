@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import attrs
 
-from .background import Background
+from .background import Background, to_the_end
 from .budget import BudgetBook
 from .dispatcher import Events
 from .edges.api import Api
@@ -251,16 +250,7 @@ class Engine:
         """Close all, to the end though the caller is cancelled meanwhile: what has left is waited for under the shield."""
         self._closed = True
         closing = self._loop.create_task(self._close(), name="happyhorse_async: closing")
-        cancelled: asyncio.CancelledError | None = None
-        with anyio.CancelScope(shield=True):
-            while not closing.done():
-                try:
-                    await asyncio.wait([closing])
-                except asyncio.CancelledError as error:
-                    cancelled = error
-        closing.result()
-        if cancelled is not None:
-            raise cancelled
+        await to_the_end(closing)
 
     async def _close(self) -> None:
         """Close the parts, those that use others first."""

@@ -16,8 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
+from ..background import to_the_end
 from ..downloader.destinations import file_name
 from ..edges.disk import Tally
 from ..errors import ConfigurationError, DestinationExistsError, DownloadError, HappyHorseError
@@ -234,18 +233,7 @@ class ObjectSink:
 
     async def release(self) -> None:
         """Leave nothing behind but the object, however often the caller is cancelled meanwhile."""
-        work = asyncio.create_task(self._clean_up(), name="happyhorse_async: clean up an upload")
-        cancelled: asyncio.CancelledError | None = None
-        # A cancelled scope of anyio cancels every wait inside it anew, unless it is shielded; a plain cancellation does not ask.
-        with anyio.CancelScope(shield=True):
-            while not work.done():
-                try:
-                    await asyncio.wait([work])
-                except asyncio.CancelledError as error:
-                    cancelled = error
-        if cancelled is not None:
-            raise cancelled
-        work.result()
+        await to_the_end(asyncio.create_task(self._clean_up(), name="happyhorse_async: clean up an upload"))
 
     async def _clean_up(self) -> None:
         # A store that cannot be reached keeps its temporary object, and the error that matters stays the caller's.
