@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 
 import anyio
 
-from .errors import HappyHorseError
-from .models import Estimate, ImageToVideo
+from .errors import HappyHorseError, InvalidRequestError
+from .models import DURATIONS, QUALITIES, Estimate, ImageToVideo
 from .rules import prices
 
 logger = logging.getLogger("happyhorse_async")
@@ -56,6 +56,8 @@ class Pricing:
         listed = [requests] if isinstance(requests, ImageToVideo) else requests
         credits_, usd, count = Decimal(0), Decimal(0), 0
         for request in listed:
+            if not isinstance(request, ImageToVideo):
+                raise InvalidRequestError([f"requests: expected an ImageToVideo, or several, got {request!r:.200}"])
             price = self._price(request)
             credits_, usd, count = credits_ + price.credits, usd + price.usd, count + 1
         as_of = prices.date_of(self._rule)
@@ -108,6 +110,7 @@ class Pricing:
 
 
 def _check(rule: Mapping[str, Any]) -> None:
-    # Both qualities are tried, so that a rule that this package does not understand is found out before anything is promised by it.
-    for quality in ("720p", "1080p"):
-        prices.price_of(rule, ImageToVideo("https://example.com/frame.png", quality=quality))
+    # All that can be asked for is tried: a rule that is not understood must be found out before anything is promised by it.
+    for quality in QUALITIES:
+        for duration in DURATIONS:
+            prices.price_of(rule, ImageToVideo("https://example.com/frame.png", quality=quality, duration=duration))

@@ -44,8 +44,11 @@ def price_of(rule: Mapping[str, Any], request: ImageToVideo) -> Price:
     if not isinstance(components, list) or not components:
         raise PricingRuleError("the rule has no components")
     variables = variables_of(request)
-    charges = [_charge_of(component, variables) for component in components]
-    return Price(sum((charge.credits for charge in charges), Decimal(0)), sum((charge.usd for charge in charges), Decimal(0)))
+    try:
+        charges = [_charge_of(component, variables) for component in components]
+        return Price(sum((charge.credits for charge in charges), Decimal(0)), sum((charge.usd for charge in charges), Decimal(0)))
+    except ArithmeticError as error:
+        raise PricingRuleError(f"the rule cannot be calculated: {error!r}") from None
 
 
 def date_of(rule: Mapping[str, Any]) -> str:

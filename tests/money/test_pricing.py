@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from happyhorse_async import Estimate, ImageToVideo, Session
+from happyhorse_async import Estimate, ImageToVideo, InvalidRequestError, Session
 from happyhorse_async.pricing import Pricing, bundled_rule
 from happyhorse_async.rules import prices
 from happyhorse_async.sandbox import Fault, Features, Sandbox
@@ -18,6 +19,11 @@ pytestmark = pytest.mark.anyio
 
 LINK = "https://example.com/frame.png"
 RULES = "/v1/catalog/pricing-rules/happyhorse-1.0-image-to-video"
+
+
+def rule(quantity: Any) -> dict[str, Any]:
+    """Make a pricing rule."""
+    return {"model": {"components": [{"rate": {"credits": "9e999999"}, "quantity_rule": quantity}]}}
 
 
 async def test_an_estimate_follows_the_live_rule(sandbox: Sandbox, session: Session) -> None:
@@ -34,6 +40,8 @@ async def test_an_estimate_of_many_is_their_sum(session: Session) -> None:
     assert (many.requests, many.credits, many.usd) == (3, Decimal("7.616") * 23, Decimal("0.112") * 23)
     none = await session.estimate([])
     assert (none.requests, none.credits) == (0, 0)
+    with pytest.raises(InvalidRequestError, match="expected an ImageToVideo"):
+        await session.estimate("cat.png")  # type: ignore[arg-type]
 
 
 async def test_the_price_is_what_the_service_charges(sandbox: Sandbox, session: Session) -> None:
@@ -53,8 +61,12 @@ async def test_the_price_is_what_the_service_charges(sandbox: Sandbox, session: 
         Fault("drop-before", path=RULES, times=None),
         Fault("refuse", path=RULES, status=200, body={"meta": {}, "model": {"components": []}}, times=None),
         Fault("refuse", path=RULES, status=200, body="<html>", times=None),
+        Fault(
+            "refuse", path=RULES, status=200, body=rule({"type": "lookup", "variable": "duration", "values": {"5": 1}}), times=None
+        ),
+        Fault("refuse", path=RULES, status=200, body=rule("9e999999"), times=None),
     ],
-    ids=["missing", "failing", "unreachable", "not understood", "not a rule"],
+    ids=["missing", "failing", "unreachable", "not understood", "not a rule", "not for every duration", "beyond all numbers"],
 )
 async def test_the_bundled_rule_stands_in(sandbox: Sandbox, fault: Fault) -> None:
     """When the live rule cannot be had or understood, the bundled one is used, and the estimate says so and of when it is."""
