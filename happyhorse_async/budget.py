@@ -23,6 +23,7 @@ class BudgetBook:
         self._events = events
         self._reserved: dict[str, Decimal] = {}
         self._holders: dict[str, int] = {}
+        self._settled: set[str] = set()
         self._promised = Decimal(0)
         self._spent = Decimal(0)
 
@@ -48,7 +49,7 @@ class BudgetBook:
 
     def reserve(self, key: str, credits: Decimal) -> None:  # noqa: A002 the service's word for its money
         """Set the estimate of a submission aside; raises `BudgetExceededError` when it does not fit into what is left."""
-        if self._cap is None:
+        if self._cap is None or key in self._settled:
             return
         if key in self._reserved:
             self._holders[key] += 1
@@ -73,6 +74,7 @@ class BudgetBook:
         estimate = self._forget(key)
         if estimate is None:
             return
+        self._settled.add(key)
         self._spent += _charge(task, estimate)
         self._changed()
 

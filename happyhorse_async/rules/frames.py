@@ -14,7 +14,7 @@ SHORTEST_SIDE = 300
 WIDEST_RATIO = 2.5
 CHINESE_PROMPT = 2500
 OTHER_PROMPT = 5000
-HEADER_BYTES = 256 * 1024
+HEADER_BYTES = 1024 * 1024
 """As much of a file as `read_frame` is given: embedded previews and colour profiles stand before a JPEG's size."""
 
 

@@ -109,6 +109,10 @@ class Submissions:
             while not self._decided:
                 if not self._running:
                     return None
+                if self._news is not None and not self._news.done():
+                    raise RuntimeError(
+                        "these submissions are already being taken by another task; let one take them and hand them on"
+                    )
                 self._news = asyncio.get_running_loop().create_future()
                 await self._news
             outcome = self._decided.popleft()

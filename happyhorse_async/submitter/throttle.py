@@ -24,8 +24,8 @@ class Gate:
     """Slots for submissions on the wire, and places for tasks that have not ended.
 
     A submission enters, which may wait, and leaves when it is answered. Its place is kept until its task has ended; a submission that is
-    sent again has one already. Lines are served in turns: those that are sent again first, then single submissions and groups alternately,
-    the groups one after the other. Belongs to one event loop.
+    sent again has one already. Lines are served in turns: those that are sent again and new ones alternately, of the new ones single
+    submissions and groups alternately, the groups one after the other. Belongs to one event loop.
     """
 
     def __init__(self, limits: Limits, *, on_full: Callable[[], None]) -> None:
@@ -38,6 +38,7 @@ class Gate:
         self._again = Group()
         self._singles = Group()
         self._ring: deque[Group] = deque()
+        self._again_turn = False
         self._single_turn = True
         self._paused_until = 0.0
         self._next_departure = 0.0
@@ -141,13 +142,18 @@ class Gate:
             turn.set_result(None)
 
     def _next(self) -> asyncio.Future[None] | None:
-        turn = _first(self._again)
-        if turn is not None or self.full:
+        if self.full:
+            return _first(self._again)
+        # Those that are sent again take turns with the new ones: after a storm of 429 there are many of them.
+        self._again_turn = not self._again_turn
+        turn = _first(self._again) if self._again_turn else None
+        if turn is not None:
             return turn
         self._single_turn = not self._single_turn
         turn = (_first(self._singles) or self._from_ring()) if self._single_turn else (self._from_ring() or _first(self._singles))
-        if turn is not None:
-            self._unfinished += 1
+        if turn is None:
+            return _first(self._again)
+        self._unfinished += 1
         return turn
 
     def _from_ring(self) -> asyncio.Future[None] | None:

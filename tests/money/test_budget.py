@@ -120,6 +120,16 @@ def test_the_charge_of_an_ended_task(ended: Task, spent: str) -> None:
     assert (book.spent, book.reserved) == (Decimal(spent), 0)
 
 
+def test_a_replay_of_a_settled_key_costs_nothing_more() -> None:
+    """The service gives the old task for the old key: what it has cost is counted once."""
+    book = BudgetBook(Budget(credits=50), events=Events())
+    ended = Task(id="t", status=TaskStatus.COMPLETED, usage=Usage(credits_used=PRICE))
+    for _ in range(3):
+        book.reserve("one-key-0123456789", PRICE)
+        book.settle("one-key-0123456789", ended)
+    assert (book.spent, book.reserved) == (PRICE, 0)
+
+
 def test_without_a_budget_nothing_is_kept() -> None:
     """No budget, no book: nothing is refused, and nothing is remembered."""
     book = BudgetBook(None, events=Events())
@@ -136,6 +146,7 @@ def test_reserved_and_spent_never_pass_the_budget(cap: int, moves: list[tuple[st
     book = BudgetBook(Budget(credits=cap), events=Events())
     held: dict[str, int] = {}
     holders: dict[str, int] = {}
+    settled: set[str] = set()
     spent = 0
     for move, number, amount in moves:
         key = f"key-{number}"
@@ -146,8 +157,9 @@ def test_reserved_and_spent_never_pass_the_budget(cap: int, moves: list[tuple[st
                 assert key not in held
                 assert amount > cap - sum(held.values()) - spent
             else:
-                held.setdefault(key, amount)
-                holders[key] = holders.get(key, 0) + 1
+                if key not in settled:  # the replay of a key that is paid for already
+                    held.setdefault(key, amount)
+                    holders[key] = holders.get(key, 0) + 1
         elif move == "free":
             book.free(key)
             if key in held:
@@ -156,6 +168,7 @@ def test_reserved_and_spent_never_pass_the_budget(cap: int, moves: list[tuple[st
                     del held[key], holders[key]
         else:
             book.settle(key, task(TaskStatus.COMPLETED))
+            settled |= held.keys() & {key}
             spent += held.pop(key, 0)
             holders.pop(key, None)
         assert (book.reserved, book.spent) == (sum(held.values()), spent)

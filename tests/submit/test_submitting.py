@@ -25,6 +25,7 @@ from happyhorse_async import (
 )
 from happyhorse_async.events import Retrying, SubmissionFailed, Submitted, Submitting, Throttled
 from happyhorse_async.sandbox import Fault, Features, Sandbox
+from happyhorse_async.submitter.throttle import Gate
 
 from ..conftest import QUICK_POLLING, open_session
 
@@ -359,3 +360,39 @@ async def test_thousands_of_callers_at_once_all_get_their_task(sandbox: Sandbox)
     async with open_session(sandbox, timeouts=Timeouts(submit=2), polling=QUICK_POLLING) as session:
         tasks = await asyncio.gather(*(session.submit(LINK) for _ in range(3000)))
     assert len({task.id for task in tasks}) == 3000 == sandbox.paid
+
+
+async def test_a_single_call_does_not_wait_behind_all_that_is_sent_again(anyio_backend: str) -> None:
+    """After a storm of 429 many are sent again: a new single call takes turns with them."""
+    gate = Gate(Limits(max_submissions=1), on_full=lambda: None)
+    order: list[str] = []
+
+    async def pass_through(name: str, *, again: bool) -> None:
+        await gate.enter(again=again)
+        order.append(name)
+        gate.leave()
+
+    assert gate.try_enter()
+    resent = [asyncio.create_task(pass_through(f"resent {number}", again=True)) for number in range(10)]
+    await asyncio.sleep(0)
+    single = asyncio.create_task(pass_through("single", again=False))
+    await asyncio.sleep(0)
+    gate.leave()
+    await asyncio.gather(*resent, single)
+    assert order.index("single") <= 1
+
+
+async def test_two_consumers_of_one_fan_out_are_told_apart(sandbox: Sandbox, session: Session) -> None:
+    """The second one is an error, not a wait that never ends."""
+    async with session.submit_many(slowly()) as submissions:
+        first = asyncio.create_task(anext(submissions))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="already being taken"):
+            await anext(submissions)
+        first.cancel()
+
+
+async def slowly() -> AsyncIterator[ImageToVideo]:
+    """Give nothing for ever."""
+    await asyncio.get_running_loop().create_future()
+    yield ImageToVideo(LINK)
