@@ -153,10 +153,18 @@ async def test_misused_fields_are_explained(
     assert sandbox.count("POST", SUBMIT) == 0
 
 
-async def test_a_task_id_must_be_one(session: Session) -> None:
-    """An empty id is a mistake of the caller, found before it is sent."""
+async def test_a_refused_request_has_the_callers_key(session: Session) -> None:
+    """A caller that gave a key finds it on the error about the request, as on every other error."""
+    with pytest.raises(InvalidRequestError) as caught:
+        await session.submit(LINK, duration=2, idempotency_key="a-key-of-my-own-0001")
+    assert caught.value.idempotency_key == "a-key-of-my-own-0001"
+
+
+@pytest.mark.parametrize("task_id", [" ", "task-unified-1\n", "task-unified-\ud83d"])
+async def test_a_task_id_must_be_one(session: Session, task_id: str) -> None:
+    """An empty id, or one that no address can carry, is a mistake of the caller, found before it is sent."""
     with pytest.raises(InvalidRequestError, match="task_id"):
-        session.task(" ")
+        session.task(task_id)
 
 
 async def test_an_unknown_task_is_said_to_be_unknown(session: Session) -> None:
