@@ -27,6 +27,7 @@ from happyhorse_async import (
     TaskNotFoundError,
     WaitTimeoutError,
 )
+from happyhorse_async.events import Submitted
 from happyhorse_async.sandbox import Fault, Sandbox
 
 from .conftest import open_session
@@ -158,6 +159,19 @@ async def test_a_refused_request_has_the_callers_key(session: Session) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         await session.submit(LINK, duration=2, idempotency_key="a-key-of-my-own-0001")
     assert caught.value.idempotency_key == "a-key-of-my-own-0001"
+
+
+async def test_what_fails_after_the_submission_names_the_task_and_the_key(
+    session: Session, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Whoever paid with generate() can find the video again by the error alone: it has the task's id and the key."""
+    for ends in (None, "failed"):
+        key = f"a-key-of-my-own-{ends}"
+        if ends is not None:
+            session.subscribe(lambda event: sandbox.end(event.task.id, "failed", error_code="service_error"), Submitted)
+        with pytest.raises(HappyHorseError) as caught:
+            await session.generate(LINK, save_to=tmp_path / "a.mp4", timeout=0.01 if ends is None else None, idempotency_key=key)
+        assert (caught.value.task_id, caught.value.idempotency_key) == (sandbox.tasks[-1].id, key)
 
 
 @pytest.mark.parametrize("task_id", [" ", "task-unified-1\n", "task-unified-\ud83d"])
