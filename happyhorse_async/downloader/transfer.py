@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ..edges.fetch import Fetcher, Stream
     from ..models import Task
 
+LONGEST_REST = 300.0
+"""Seconds for which a file host's Retry-After is obeyed at most: the host is not trusted, and the link dies meanwhile."""
 PIECE = 1024 * 1024
 """Bytes gathered before they are handed to a thread, which writes and hashes them in one go: measured as the size from which on the
 hand-over costs next to nothing, and small enough that eight downloads need little memory."""
@@ -161,8 +163,7 @@ class Transfer:
             raise incomplete from error
         pause = retry.pause_before(self._policy, failures, None, random.random())
         if isinstance(error, _TryAgainError) and error.pause is not None:
-            # The host is not trusted: the link must not die while it makes us wait.
-            pause = max(pause, min(error.pause, self._policy.longest_pause))
+            pause = max(pause, min(error.pause, LONGEST_REST))
         self._events.emit(Retrying(what="downloading a video", error=incomplete, pause=pause, attempt=failures))
         return pause
 

@@ -138,16 +138,6 @@ async def test_a_whole_answer_to_a_range_request_is_no_failed_try(sandbox: Sandb
         assert not [event for event in kit.heard if isinstance(event, Retrying)]
 
 
-async def test_a_host_cannot_make_a_download_wait_for_ever(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
-    """Its Retry-After counts up to the longest pause of the policy: the link must not die meanwhile."""
-    task = await kit.task()
-    sandbox.fail(Fault("refuse", path="/results/", status=503, headers={"Retry-After": "99999999"}))
-    assert (await kit.downloader.download(task, f"{folder}/")).size == 300_000
-    pauses = [event.pause for event in kit.heard if isinstance(event, Retrying)]
-    assert len(pauses) == 1
-    assert pauses[0] <= kit.policy.longest_pause
-
-
 @pytest.mark.parametrize("name", RANGE_FAULTS)
 async def test_a_host_that_does_ranges_wrong_gives_the_whole_file(kit: Kit, sandbox: Sandbox, folder: Path, name: str) -> None:
     """Bytes of two answers are only joined when both are certainly of one file; otherwise all of it is fetched anew."""
