@@ -169,11 +169,7 @@ class Engine:
 
     async def submit(self, request: Any, fields: Mapping[str, Any], idempotency_key: str | None) -> TaskHandle:
         """Submit an `ImageToVideo`, or an image with fields."""
-        try:
-            checked = await self._request(request, fields)
-        except InvalidRequestError as error:
-            error.with_facts(idempotency_key=idempotency_key)
-            raise
+        checked = await self._request(request, fields)
         accepted = await self.submitter.submit(checked, idempotency_key=idempotency_key)
         return TaskHandle(self, accepted.task.id, request=checked, idempotency_key=accepted.idempotency_key, accepted=accepted.task)
 
@@ -222,7 +218,7 @@ class Engine:
 
     def task(self, task_id: str) -> TaskHandle:
         """Re-attach to a task."""
-        if not isinstance(task_id, str) or not task_id.strip() or not task_id.isprintable():
+        if not isinstance(task_id, str) or not task_id.strip():
             raise InvalidRequestError([f"task_id: expected the id of a task, such as 'task-unified-...', got {task_id!r}"])
         return TaskHandle(self, task_id)
 
