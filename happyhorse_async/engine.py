@@ -169,7 +169,11 @@ class Engine:
 
     async def submit(self, request: Any, fields: Mapping[str, Any], idempotency_key: str | None) -> TaskHandle:
         """Submit an `ImageToVideo`, or an image with fields."""
-        checked = await self._request(request, fields)
+        try:
+            checked = await self._request(request, fields)
+        except InvalidRequestError as error:
+            error.with_facts(idempotency_key=idempotency_key)
+            raise
         accepted = await self.submitter.submit(checked, idempotency_key=idempotency_key)
         return TaskHandle(self, accepted.task.id, request=checked, idempotency_key=accepted.idempotency_key, accepted=accepted.task)
 
@@ -218,7 +222,7 @@ class Engine:
 
     def task(self, task_id: str) -> TaskHandle:
         """Re-attach to a task."""
-        if not isinstance(task_id, str) or not task_id.strip():
+        if not isinstance(task_id, str) or not task_id.strip() or not task_id.isprintable():
             raise InvalidRequestError([f"task_id: expected the id of a task, such as 'task-unified-...', got {task_id!r}"])
         return TaskHandle(self, task_id)
 

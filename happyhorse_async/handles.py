@@ -6,6 +6,8 @@ import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .errors import HappyHorseError
+
 if TYPE_CHECKING:
     from .downloader import Downloader
     from .models import ImageToVideo, Task, Video
@@ -81,12 +83,20 @@ class TaskHandle:
         working folder. A folder gets `<task id>.mp4`. What was fetched before is gone on with. `index` chooses among several results.
         Raises what `wait` raises, and `DownloadError`; with `overwrite=False` an existing file is never touched.
         """
-        task = await self.wait(timeout=timeout)
-        return await self._parts.downloader.download(task, to, request=self.request, overwrite=overwrite, index=index)
+        try:
+            task = await self.wait(timeout=timeout)
+            return await self._parts.downloader.download(task, to, request=self.request, overwrite=overwrite, index=index)
+        except HappyHorseError as error:
+            error.with_facts(idempotency_key=self.idempotency_key)
+            raise
 
     async def download_all(
         self, to: str | os.PathLike[str] = "", *, overwrite: bool = False, timeout: float | None = None
     ) -> list[Video]:
         """Wait for the task, then save every video that it has, as `download` does."""
-        task = await self.wait(timeout=timeout)
-        return await self._parts.downloader.download_all(task, to, request=self.request, overwrite=overwrite)
+        try:
+            task = await self.wait(timeout=timeout)
+            return await self._parts.downloader.download_all(task, to, request=self.request, overwrite=overwrite)
+        except HappyHorseError as error:
+            error.with_facts(idempotency_key=self.idempotency_key)
+            raise

@@ -116,7 +116,9 @@ def _url(url: str, name: str, variable: str) -> str:
         _ = parts.port
     except ValueError:
         raise ConfigurationError(problem) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError(f"{name} (or {variable}): expected a URL without user name and password")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigurationError(problem)
     if parts.scheme == "http" and links.is_public_host(parts.hostname):
         raise ConfigurationError(

@@ -90,6 +90,13 @@ def test_a_wrong_host_is_refused(url: str) -> None:
         Session(KEY, base_url=url)
 
 
+def test_a_password_in_a_host_is_not_shown() -> None:
+    """A base URL with a password in it is refused without repeating the password, which would go into logs."""
+    with pytest.raises(ConfigurationError, match="without user name and password") as caught:
+        Session(KEY, base_url="https://me:secret@h.example")
+    assert "secret" not in str(caught.value)
+
+
 def test_the_key_does_not_travel_in_the_open() -> None:
     """Plain http is for loopback and private networks; over the internet the key needs https."""
     with pytest.raises(ConfigurationError, match="expected https"):

@@ -36,6 +36,14 @@ WRONG = {
     "seed too large": ({"seed": 2147483648}, "seed: expected a whole number from 1 to 2147483647 or None, got 2147483648"),
     "quality 480p": ({"quality": "480p"}, "quality: expected '720p' or '1080p', got '480p'"),
     "prompt of bytes": ({"prompt": b"run"}, "prompt: expected text or None, got b'run'"),
+    "prompt with half a character": (
+        {"prompt": "run \ud83d"},
+        "prompt: expected text that can be written as UTF-8; there is half of a surrogate pair in it",
+    ),
+    "callback with half a character": (
+        {"callback_url": "https://example.com/\ud83d"},
+        "callback_url: expected an https URL, got 'https://example.com/\\ud83d'",
+    ),
     "http callback": ({"callback_url": "http://example.com/x"}, "callback_url: expected an https URL, got 'http://example.com/x'"),
     "private callback": (
         {"callback_url": "https://10.0.0.1/x"},
@@ -68,6 +76,10 @@ WRONG_IMAGES = {
     "an ftp link": (
         "ftp://example.com/cat.png",
         "image: expected an http or https link that the public internet can reach, got 'ftp://example.com/cat.png'",
+    ),
+    "a link with half a character": (
+        "https://example.com/\ud83d.png",
+        "image: expected an http or https link that the public internet can reach, got 'https://example.com/\\ud83d.png'",
     ),
     "a data URI": (
         "data:image/png;base64,AAAA",

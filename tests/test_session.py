@@ -27,6 +27,7 @@ from happyhorse_async import (
     TaskNotFoundError,
     WaitTimeoutError,
 )
+from happyhorse_async.events import Submitted
 from happyhorse_async.sandbox import Fault, Sandbox
 
 from .conftest import open_session
@@ -153,10 +154,31 @@ async def test_misused_fields_are_explained(
     assert sandbox.count("POST", SUBMIT) == 0
 
 
-async def test_a_task_id_must_be_one(session: Session) -> None:
-    """An empty id is a mistake of the caller, found before it is sent."""
+async def test_a_refused_request_has_the_callers_key(session: Session) -> None:
+    """A caller that gave a key finds it on the error about the request, as on every other error."""
+    with pytest.raises(InvalidRequestError) as caught:
+        await session.submit(LINK, duration=2, idempotency_key="a-key-of-my-own-0001")
+    assert caught.value.idempotency_key == "a-key-of-my-own-0001"
+
+
+async def test_what_fails_after_the_submission_names_the_task_and_the_key(
+    session: Session, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Whoever paid with generate() can find the video again by the error alone: it has the task's id and the key."""
+    for ends in (None, "failed"):
+        key = f"a-key-of-my-own-{ends}"
+        if ends is not None:
+            session.subscribe(lambda event: sandbox.end(event.task.id, "failed", error_code="service_error"), Submitted)
+        with pytest.raises(HappyHorseError) as caught:
+            await session.generate(LINK, save_to=tmp_path / "a.mp4", timeout=0.01 if ends is None else None, idempotency_key=key)
+        assert (caught.value.task_id, caught.value.idempotency_key) == (sandbox.tasks[-1].id, key)
+
+
+@pytest.mark.parametrize("task_id", [" ", "task-unified-1\n", "task-unified-\ud83d"])
+async def test_a_task_id_must_be_one(session: Session, task_id: str) -> None:
+    """An empty id, or one that no address can carry, is a mistake of the caller, found before it is sent."""
     with pytest.raises(InvalidRequestError, match="task_id"):
-        session.task(" ")
+        session.task(task_id)
 
 
 async def test_an_unknown_task_is_said_to_be_unknown(session: Session) -> None:

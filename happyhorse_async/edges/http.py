@@ -33,6 +33,10 @@ FOREIGN_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
 
 
+SHORTEST_SECRET = 16
+"""Characters from which on a key is looked for in what the service answers."""
+
+
 class TrackedBody(BytesPayload):
     """A body that knows whether any of it was handed to the socket: as long as not, a request cannot have been accepted."""
 
@@ -61,6 +65,8 @@ class Http:
         self.files_url = files_url
         # Of the key's own kind, which does not show itself: tracebacks that show local variables go down into the HTTP library.
         auth = {"Authorization": type(key)(f"Bearer {key}")}
+        # What is shorter could stand in an answer by chance.
+        self._secret = key.encode() if len(key) >= SHORTEST_SECRET else None
         # The time for the whole call is kept here, see `deadlines`.
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._deadlines: dict[float, Deadlines] = {}
@@ -101,10 +107,14 @@ class Http:
                     raise_for_status=False,
                 )
                 # Reading to the end gives the connection back, and failing to closes it: no `async with` is needed for that.
-                return Answer(response.status, response.headers, await response.read())
+                return Answer(response.status, response.headers, self._without_key(await response.read()))
         except FOREIGN_ERRORS as error:
             sent = not isinstance(error, _NEVER_SENT) and (tracked is None or tracked.left)
             raise transport_error(error, f"{method} {url}", sent=sent, timeout=timeout) from error
+
+    def _without_key(self, body: bytes) -> bytes:
+        # Services have repeated a key that they refuse, and what they say goes into errors and logs.
+        return body if self._secret is None or self._secret not in body else body.replace(self._secret, b"***")
 
     def _limit(self, seconds: float | None) -> AbstractContextManager[None]:
         if seconds is None:

@@ -26,6 +26,15 @@ def looks_like_link(text: str) -> bool:
     return (bool(mark) and scheme.replace("+", "").replace("-", "").replace(".", "").isalnum()) or text.startswith("data:")
 
 
+def has_surrogate(text: str) -> bool:
+    """Whether half of a surrogate pair is in a text, as some decoders leave it: no JSON and no URL can carry it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def image_link_problems(link: str) -> list[str]:
     """List what the service's reference forbids in a first frame's link: only http and https, no credentials, a host."""
     parts = _split(link)
@@ -156,7 +165,7 @@ def connected_address_problem(literal: str, *, allow_loopback: bool = False) -> 
 
 
 def _split(link: str) -> SplitResult | None:
-    if any(character.isspace() or ord(character) < 32 for character in link):
+    if any(character.isspace() or ord(character) < 32 for character in link) or has_surrogate(link):
         return None
     try:
         parts = urlsplit(link)

@@ -62,6 +62,7 @@ class Submissions:
         self._leave = leave
         self._workers = workers
         self._running = 0
+        self._opened = False
         self._group = Group()
         self._turn = anyio.Lock()
         # What was read and not handed over is bounded, also when the one that is next in order takes long.
@@ -78,6 +79,7 @@ class Submissions:
 
     async def __aenter__(self) -> Submissions:
         await self._tasks.__aenter__()
+        self._opened = True
         self._running = self._workers
         for _ in range(self._workers):
             self._tasks.start_soon(self._work)
@@ -107,6 +109,8 @@ class Submissions:
     async def _following(self) -> Submission | None:
         while not self._ordered or self._next not in self._early:
             while not self._decided:
+                if not self._opened:
+                    raise HappyHorseError("nothing is submitted yet: use `async with session.submit_many(requests) as submissions`")
                 if not self._running:
                     return None
                 if self._news is not None and not self._news.done():

@@ -209,12 +209,14 @@ class Submitter:
 
     def _accept(self, job: Job, task: Task, answer: Answer | None) -> Accepted:
         self._reconciler.accepted(job, task.id)
+        replayed = answer is not None and answer.headers.get("idempotency-replayed") == "true"
+        if replayed and job.tally.unknown is None:
+            self._budget.free(job.key)  # an earlier submission has paid for it, and was counted then
         if self._follows:
             self._follow(task, job.key)
         self._poller.learn(task)
         if self.callback_url is not None and job.request.callback_url in (None, self.callback_url):
             self._poller.expect_callback(task.id)
-        replayed = answer is not None and answer.headers.get("idempotency-replayed") == "true"
         request_id = answer.request_id if answer is not None else None
         accepted = Accepted(task, job.key, job.request, request_id, replayed, answer is None)
         if self._events:

@@ -20,6 +20,7 @@ from ..conftest import open_session
 
 SUBMIT = "/v1/videos/generations"
 LINK = "https://example.com/frame.png"
+KEY = "a-key-of-my-own-0001"
 PRICE = Decimal("38.08")
 """Credits of five seconds in 720p."""
 
@@ -92,6 +93,29 @@ async def test_ended_tasks_settle_with_what_the_service_reports(sandbox: Sandbox
         await asyncio.gather(good.wait(), bad.wait(), return_exceptions=True)
         assert (book_of(session).reserved, book_of(session).spent) == (0, PRICE)
         assert (changes[-1].reserved, changes[-1].spent, changes[-1].left) == (0, PRICE, 100 - PRICE)
+
+
+@pytest.mark.anyio
+async def test_a_replay_is_counted_once_also_after_its_task_has_ended(sandbox: Sandbox) -> None:
+    """The same key again, while its task runs and when it has ended, takes nothing more from the budget."""
+    async with open_session(sandbox, budget=Budget(credits=100)) as session:
+        first = await session.submit(LINK, idempotency_key=KEY)
+        await session.submit(LINK, idempotency_key=KEY)
+        assert (book_of(session).reserved, book_of(session).spent) == (PRICE, 0)
+        sandbox.end(first.id, "completed")
+        await first.wait()
+        await session.submit(LINK, idempotency_key=KEY)
+        assert (book_of(session).reserved, book_of(session).spent) == (0, PRICE)
+    assert sandbox.paid == 1
+
+
+@pytest.mark.anyio
+async def test_a_lost_answer_that_is_replayed_stays_counted(sandbox: Sandbox) -> None:
+    """A replay that only fetches the answer of its own first try is what was paid."""
+    sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT))
+    async with open_session(sandbox, budget=Budget(credits=100)) as session:
+        await session.submit(LINK)
+        assert (book_of(session).reserved, sandbox.paid) == (PRICE, 1)
 
 
 def task(status: TaskStatus, *, used: str | None = None, billing: Billing | None = None) -> Task:

@@ -24,6 +24,7 @@ from happyhorse_async import (
     Timeouts,
 )
 from happyhorse_async.sandbox import Fault, Features, Sandbox
+from happyhorse_async.submitter import Orphan
 
 from ..conftest import QUICK_POLLING
 
@@ -74,6 +75,8 @@ class Payments(RuleBasedStateMachine):
         self.count = 0
         self.ended = 0
         self.wanted: dict[str, int] = {}
+        self.orphans: list[Orphan] = []
+        """Those of the sessions that were closed."""
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run until quiet, and hold the books against what was really paid."""
@@ -89,24 +92,28 @@ class Payments(RuleBasedStateMachine):
         """Start a server, with or without the features that are not promised, and a session."""
         self.honours = honours
         self.sandbox = Sandbox(video="stub", speed=0, features=Features(idempotency=honours, listing=lists))
-        retry = RetryPolicy(attempts=3, replays=1 if honours else 0, first_pause=0.001, longest_pause=0.002)
+        self.limits = Limits(max_submissions=limit, max_unfinished=places)
 
         async def start() -> None:
             await self.sandbox.__aenter__()
-            self.session = Session(
-                self.sandbox.key,
-                base_url=self.sandbox.url,
-                files_url=self.sandbox.files_url,
-                limits=Limits(max_submissions=limit, max_unfinished=places),
-                timeouts=Timeouts(submit=0.05, read=1, shield=0.2),
-                polling=QUICK_POLLING,
-                retry=retry,
-            )
-            await self.session.__aenter__()
+            await self.open_session()
             if places:
                 self.sandbox.watch_requests(self.end_tasks)
 
         self.runner.run(start())
+
+    async def open_session(self) -> None:
+        """Begin a session."""
+        self.session = Session(
+            self.sandbox.key,
+            base_url=self.sandbox.url,
+            files_url=self.sandbox.files_url,
+            limits=self.limits,
+            timeouts=Timeouts(submit=0.05, read=1, shield=0.2),
+            polling=QUICK_POLLING,
+            retry=RetryPolicy(attempts=3, replays=1 if self.honours else 0, first_pause=0.001, longest_pause=0.002),
+        )
+        await self.session.__aenter__()
 
     def end_tasks(self, _: object) -> None:
         """End all tasks as soon as they are accepted, so that nothing waits for places for ever."""
@@ -158,6 +165,25 @@ class Payments(RuleBasedStateMachine):
             for task in tasks[::2]:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+        self.run(work())
+
+    @rule(wanted=st.lists(durations, min_size=1, max_size=5), moment=moments, cancelled=st.booleans())
+    def close_meanwhile(self, wanted: list[int], moment: int, cancelled: bool) -> None:
+        """Close the session under several callers, some of which may be cancelled in the same moment, and go on with a new one."""
+
+        async def work() -> None:
+            tasks = [asyncio.create_task(self.caller(duration)) for duration in wanted]
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            for task in tasks[::2] if cancelled else ():
+                task.cancel()
+            await self.session.aclose()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.orphans += self.session.orphans
+            # What was paid before is too old for the next session to be taken for its own.
+            self.sandbox.advance(5)
+            await self.open_session()
 
         self.run(work())
 
@@ -217,8 +243,9 @@ class Payments(RuleBasedStateMachine):
 
     def audit(self) -> None:
         """Every payment was told to somebody, and what was told is true."""
-        orphans = {orphan.task_id: orphan.idempotency_key for orphan in self.session.orphans if orphan.task_id}
-        unsure = {orphan.idempotency_key for orphan in self.session.orphans if not orphan.task_id} | self.unknown
+        left = [*self.orphans, *self.session.orphans]
+        orphans = {orphan.task_id: orphan.idempotency_key for orphan in left if orphan.task_id}
+        unsure = {orphan.idempotency_key for orphan in left if not orphan.task_id} | self.unknown
         known = {**self.told, **orphans}
         tasks = {task.id: task for task in self.sandbox.tasks}
         assert known.keys() <= tasks.keys()
@@ -242,8 +269,8 @@ class Payments(RuleBasedStateMachine):
             await self.sandbox.close()
 
         if hasattr(self, "sandbox"):
-            type(self).seen["orphan with a task"] += sum(1 for orphan in self.session.orphans if orphan.task_id)
-            type(self).seen["orphan without"] += sum(1 for orphan in self.session.orphans if not orphan.task_id)
+            for orphan in (*self.orphans, *self.session.orphans):
+                type(self).seen["orphan with a task" if orphan.task_id else "orphan without"] += 1
             type(self).paid += self.sandbox.paid
             self.runner.run(stop())
         self.runner.close()
@@ -255,7 +282,7 @@ def test_every_payment_is_known_to_somebody(caplog: pytest.LogCaptureFixture) ->
     Payments.steps = 0
     examples = settings(
         phases=[Phase.generate],
-        max_examples=60,
+        max_examples=75,
         stateful_step_count=50,
         deadline=None,
         suppress_health_check=list(HealthCheck),

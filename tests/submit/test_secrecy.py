@@ -72,6 +72,36 @@ async def test_the_key_shows_up_nowhere(tmp_path: Path, cat: Path, caplog: pytes
         assert "Bearer" not in text
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"code": "unauthorized", "message": f"Incorrect API key: {KEY}", "type": "x"}},
+        f"<html>Authorization: {KEY}</html>",
+    ],
+    ids=["the service", "a gateway"],
+)
+@pytest.mark.parametrize("status", [200, 401, 502])
+async def test_a_server_that_repeats_the_key_does_not_spread_it(
+    status: int, body: Any, cat: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An answer with the key in it, of the API or of the file host, brings it into no error, event or log record."""
+    caplog.set_level(logging.DEBUG)
+    seen = Seen()
+    async with Sandbox(video="stub", speed=0, accounts=[Account(key=KEY)]) as sandbox:
+        sandbox.fail(Fault("refuse", status=status, body=body, times=None))
+        retry = RetryPolicy(attempts=2, first_pause=0.001)
+        async with Session(KEY, base_url=sandbox.url, files_url=sandbox.files_url, retry=retry) as session:
+            session.subscribe(lambda event: seen.append(shown(event)))
+            for image in (faults.LINK, cat):
+                await attempt(session.submit(ImageToVideo(image)), seen)
+            await attempt(session.credits(), seen)
+            await attempt(session.estimate(ImageToVideo(faults.LINK)), seen)
+    seen += [repr(vars(record)) for record in caplog.records]
+    assert any("***" in text for text in seen)
+    for text in seen:
+        assert KEY not in text
+
+
 async def misbehave(row: faults.Row, seen: Seen, folder: Path, image: Path) -> None:
     """Submit, upload, wait and download on a server with faults, and keep everything that shows."""
     async with Sandbox(video="stub", speed=0, accounts=[Account(key=KEY)], features=row.features) as sandbox:

@@ -299,6 +299,12 @@ async def test_one_bad_request_is_one_failed_submission(sandbox: Sandbox, sessio
     assert sandbox.paid == 2
 
 
+async def test_many_that_were_not_opened_say_so(session: Session) -> None:
+    """Iterating without `async with` is an error, not an end after nothing."""
+    with pytest.raises(HappyHorseError, match="async with"):
+        await anext(session.submit_many([ImageToVideo(LINK)]))
+
+
 async def test_ordered_submissions_come_in_order(sandbox: Sandbox) -> None:
     """With ordered=True the submissions come in the order of the input, though their answers do not."""
     fail(sandbox, "slow", seconds=0.05, nth={1, 5})
