@@ -69,7 +69,7 @@ class Submissions:
         self._window = anyio.Semaphore(2 * workers)
         # Not a stream: one that is cancelled while it receives can lose what it was just given, and this was paid for.
         self._decided: deque[Decided] = deque()
-        self._news: asyncio.Future[None] | None = None
+        self._news = asyncio.Event()
         self._early: dict[int, Decided] = {}
         self._next = 0
         self._read = 0
@@ -113,12 +113,8 @@ class Submissions:
                     raise HappyHorseError("nothing is submitted yet: use `async with session.submit_many(requests) as submissions`")
                 if not self._running:
                     return None
-                if self._news is not None and not self._news.done():
-                    raise RuntimeError(
-                        "these submissions are already being taken by another task; let one take them and hand them on"
-                    )
-                self._news = asyncio.get_running_loop().create_future()
-                await self._news
+                self._news.clear()
+                await self._news.wait()
             outcome = self._decided.popleft()
             if not self._ordered:
                 return outcome[0]
@@ -131,14 +127,10 @@ class Submissions:
         try:
             while (item := await self._take()) is not None:
                 self._decided.append(await self._decide(*item))
-                self._tell()
+                self._news.set()
         finally:
             self._running -= 1
-            self._tell()
-
-    def _tell(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+            self._news.set()
 
     async def _take(self) -> tuple[int, ImageToVideo] | None:
         await self._window.acquire()

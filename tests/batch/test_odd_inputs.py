@@ -48,8 +48,8 @@ def test_jobs_no_ledger_keeps(fields: dict[str, Any]) -> None:
 
 
 async def test_texts_the_ledger_keeps(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """A request with a lone surrogate is a bad row beside good ones, and whatever JSON can escape comes back in the columns."""
-    bad = ImageToVideo("https://example.com/1.png", prompt="\ud800")
+    """A request with a NUL in its prompt is a bad row beside good ones, and whatever JSON can escape comes back in the columns."""
+    bad = ImageToVideo("https://example.com/1.png", prompt="a\0b")
     outcomes = await run(session, tmp_path, [bad, Job(rows(1)[0], id="é", extra={"shelf": "a\0b", "n": [1, None]})])
     assert [type(outcome.error) for outcome in outcomes] == [InvalidRequestError, type(None)]
     assert outcomes[1].extra == {"shelf": "a\0b", "n": [1, None]}

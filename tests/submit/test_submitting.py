@@ -305,6 +305,21 @@ async def test_many_that_were_not_opened_say_so(session: Session) -> None:
         await anext(session.submit_many([ImageToVideo(LINK)]))
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_several_may_share_the_submissions(sandbox: Sandbox, session: Session, ordered: bool) -> None:
+    """Several tasks that iterate over one submit_many share what it yields, and all of them end."""
+    fail(sandbox, "slow", seconds=0.002, times=None)
+    taken: list[int] = []
+
+    async def consume() -> None:
+        taken.extend([submission.index async for submission in submissions])
+
+    async with session.submit_many([ImageToVideo(LINK)] * 40, ordered=ordered) as submissions:
+        with anyio.fail_after(20):
+            await asyncio.gather(*(consume() for _ in range(3)))
+    assert sorted(taken) == list(range(40))
+
+
 async def test_ordered_submissions_come_in_order(sandbox: Sandbox) -> None:
     """With ordered=True the submissions come in the order of the input, though their answers do not."""
     fail(sandbox, "slow", seconds=0.05, nth={1, 5})
@@ -386,19 +401,3 @@ async def test_a_single_call_does_not_wait_behind_all_that_is_sent_again(anyio_b
     gate.leave()
     await asyncio.gather(*resent, single)
     assert order.index("single") <= 1
-
-
-async def test_two_consumers_of_one_fan_out_are_told_apart(sandbox: Sandbox, session: Session) -> None:
-    """The second one is an error, not a wait that never ends."""
-    async with session.submit_many(slowly()) as submissions:
-        first = asyncio.create_task(anext(submissions))
-        await asyncio.sleep(0)
-        with pytest.raises(RuntimeError, match="already being taken"):
-            await anext(submissions)
-        first.cancel()
-
-
-async def slowly() -> AsyncIterator[ImageToVideo]:
-    """Give nothing for ever."""
-    await asyncio.get_running_loop().create_future()
-    yield ImageToVideo(LINK)
