@@ -262,6 +262,7 @@ class Engine:
         try:
             await self.submitter.aclose()
         finally:
+            self.api.close()
             if "poller" in made:
                 self.poller.close()
             if "downloader" in made:

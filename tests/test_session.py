@@ -27,7 +27,7 @@ from happyhorse_async import (
     TaskNotFoundError,
     WaitTimeoutError,
 )
-from happyhorse_async.events import Submitted
+from happyhorse_async.events import Retrying, Submitted
 from happyhorse_async.sandbox import Fault, Sandbox
 
 from .conftest import open_session
@@ -279,6 +279,33 @@ async def test_a_closed_session_says_so(sandbox: Sandbox) -> None:
     with pytest.raises(SessionClosedError, match="make a new one"):
         await session.submit(LINK)
     assert session.orphans == []
+
+
+async def test_closing_ends_the_pause_before_another_try(sandbox: Sandbox) -> None:
+    """A caller that waits to try a read again is told at once when the session closes, however long the service wants it to wait."""
+    sandbox.fail(Fault("refuse", path="/v1/credits", status=503, headers={"Retry-After": "3600"}, times=None))
+    session = open_session(sandbox)
+    paused = asyncio.Event()
+    session.subscribe(lambda _: paused.set(), Retrying)
+    caller = asyncio.create_task(session.credits())
+    await paused.wait()
+    await session.aclose()
+    async with asyncio.timeout(20):
+        with pytest.raises(SessionClosedError):
+            await caller
+    assert sandbox.count("GET", "/v1/credits") == 1
+
+
+async def test_a_closed_session_uses_a_borrowed_client_no_more(sandbox: Sandbox) -> None:
+    """What was made with a session ends with it, also when the pool lives on."""
+    async with aiohttp.ClientSession() as client:
+        session = open_session(sandbox, http=client)
+        task = await session.submit(LINK)
+        await session.aclose()
+        before = len(sandbox.requests)
+        with pytest.raises(SessionClosedError):
+            await task.read()
+    assert len(sandbox.requests) == before
 
 
 async def test_a_session_opens_itself_on_first_use(sandbox: Sandbox) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from ..config import RetryPolicy, Timeouts
 from ..dispatcher import Events
-from ..errors import HappyHorseError
+from ..errors import HappyHorseError, SessionClosedError
 from ..models import MODEL, Credits, Task, TaskPage
 from ..rules import retry, wire
 from ..rules.answers import Answer, decode_object
@@ -31,6 +32,11 @@ class Api:
         self._timeouts = timeouts
         self._policy = policy
         self._events = events
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """Try nothing again any more."""
+        self._closed.set()
 
     async def submit_once(self, body: bytes | TrackedBody, idempotency_key: str) -> Answer:
         """POST a submission, one try; the caller judges the answer."""
@@ -99,7 +105,7 @@ class Api:
         return await self._http.call(method, self._http.base_url + path, body=body, timeout=self._timeouts.read)
 
     async def retrying(self, once: Callable[[], Awaitable[T]], what: str) -> T:
-        """Make a call that changes nothing, again and again as the retry policy says."""
+        """Make a call that changes nothing, again and again as the retry policy says; `SessionClosedError` when the session closes."""
         for attempt in range(1, self._policy.attempts):
             try:
                 return await once()
@@ -111,5 +117,10 @@ class Api:
                     from ..events import Retrying
 
                     self._events.emit(Retrying(what=what, error=error, pause=pause, attempt=attempt))
-            await asyncio.sleep(pause)
+                failure = error
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._closed.wait()
+            if self._closed.is_set():
+                raise SessionClosedError(f"the session was closed before {what} had worked") from failure
         return await once()

@@ -71,6 +71,7 @@ class Http:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._deadlines: dict[float, Deadlines] = {}
         self._borrowed = client is not None
+        self._closed = False
         # Our own pool only ever speaks to the service and follows no redirect, so it carries the key itself; a borrowed one must not.
         self._auth = auth if client is not None else {}
         self._client = client if client is not None else _client(max_connections, auth)
@@ -89,7 +90,7 @@ class Http:
 
         Raises `APIConnectionError` or `APITimeoutError` when there is none, with `sent=False` when the request cannot have arrived.
         """
-        if self._client.closed:
+        if self._closed or self._client.closed:
             raise SessionClosedError("the session was closed while the call was waiting for its turn")
         tracked = TrackedBody(body, content_type="application/json") if isinstance(body, bytes) else body
         data = tracked if tracked is not None else form
@@ -125,7 +126,8 @@ class Http:
         return deadlines.begin()
 
     async def aclose(self) -> None:
-        """Close the pool, unless it was borrowed."""
+        """Close the pool, unless it was borrowed; no call begins any more."""
+        self._closed = True
         for deadlines in self._deadlines.values():
             deadlines.close()
         if not self._borrowed:
