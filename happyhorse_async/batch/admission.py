@@ -110,19 +110,29 @@ def _enter(
     store: Store, known: dict[str, Any], run: int, candidates: Sequence[Candidate], ids: Sequence[str | None]
 ) -> dict[str, Record]:
     """Write rows down; gives the jobs whose id another request has now, by that id."""
-    changed = [c.id for c in candidates if c.own and c.id in known and known[c.id][0] != c.fingerprint and known[c.id][1] != run]
-    store.write_set("supersede", [[job_id, f"{job_id}~{run}"] for job_id in changed])
     rows = [(c, job_id) for c, job_id in zip(candidates, ids, strict=True) if job_id is not None]
+    changed = [c for c, _ in rows if c.own and c.id in known and known[c.id][0] != c.fingerprint and known[c.id][1] != run]
+    earlier = store.set_of("earlier", [[c.id, c.fingerprint] for c in changed]) or {} if changed else {}
+    aside = _aside(store, [c.id for c in changed], {c.id for c in candidates}, run)
+    store.write_set("supersede", list(aside.items()))
     names = _names(store, rows, run)
+    store.write_set("revive", [[earlier[c.id], c.id, name] for (c, _), name in zip(rows, names, strict=True) if c.id in earlier])
     store.write_set(
         "admit",
         [[job_id, c.fingerprint, c.text, c.extra, name, int(c.own), run] for (c, job_id), name in zip(rows, names, strict=True)],
     )
     # A row that was not known has just been written as it is.
     store.write_set("renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if c.id in known or job_id != c.id])
-    suffix = f"~{run}"
-    old = map(Record.of_row, store.set_of("by-id", [job_id + suffix for job_id in changed]) if changed else ())
-    return {record.id.removesuffix(suffix): record for record in old}
+    old = {record.id: record for record in map(Record.of_row, store.set_of("by-id", list(aside.values())) if aside else ())}
+    return {job_id: old[other] for job_id, other in aside.items()}
+
+
+def _aside(store: Store, changed: Sequence[str], coming: set[str], run: int) -> dict[str, str]:
+    """Choose new ids for the jobs whose own ones stand for other requests now: such as no job has, for callers' ids may end as these do."""
+    aside = {job_id: f"{job_id}~{run}" for job_id in changed}
+    while aside and (taken := {*(store.set_of("known", list(aside.values())) or ()), *(coming & set(aside.values()))}):
+        aside = {job_id: f"{other}~" if other in taken else other for job_id, other in aside.items()}
+    return aside
 
 
 def _names(store: Store, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:

@@ -65,6 +65,7 @@ class Record:
     key: str | None
     image_url: str | None
     uploaded: float | None
+    callback_url: str | None
     task_id: str | None
     reserved: int
     spent: int
@@ -124,9 +125,9 @@ class Record:
         if self.asked is None:
             self.asked = read_request(self.request, image=request.image)
 
-    def give_way(self, old: Record) -> None:
-        """Take note that the caller's id stands for another request now; what is paid for is still brought home."""
-        self.id, self.name, self.superseded = old.id, old.name, old.superseded
+    def rename(self, now: Record) -> None:
+        """Take note that the caller's id stands for another request now, or for this one again; what is paid for is brought home anyway."""
+        self.id, self.name, self.superseded = now.id, now.name, now.superseded
 
     @property
     def columns(self) -> dict[str, Any]:

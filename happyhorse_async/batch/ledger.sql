@@ -22,6 +22,7 @@ CREATE TABLE jobs (
     key TEXT,
     image_url TEXT,
     uploaded REAL,
+    callback_url TEXT,
     task_id TEXT,
     reserved INTEGER NOT NULL DEFAULT 0,
     spent INTEGER NOT NULL DEFAULT 0,
@@ -99,6 +100,18 @@ UPDATE jobs SET id = json_extract(v.value, '$[1]'), superseded = 1,
     name = CASE WHEN jobs.state IN ('new', 'failed') THEN json_extract(v.value, '$[1]') ELSE jobs.name END
     FROM json_each(?) AS v WHERE jobs.id = json_extract(v.value, '$[0]');
 
+-- name: earlier
+-- Old jobs of callers' ids whose request is wanted again, by id; they were given that id with a "~" and digits behind.
+SELECT json_group_object(json_extract(v.value, '$[0]'), j.id) FROM json_each(?) AS v JOIN jobs AS j
+    ON j.id > json_extract(v.value, '$[0]') || '~' AND j.id < json_extract(v.value, '$[0]') || '~:'
+    AND j.fingerprint = json_extract(v.value, '$[1]') AND j.superseded = 1;
+
+-- name: revive
+-- An old job whose request is wanted again under its id: its key, its video and its cost are the job's again, and nothing is bought twice.
+UPDATE jobs SET id = json_extract(v.value, '$[1]'), superseded = 0,
+    name = CASE WHEN jobs.state IN ('new', 'failed') THEN json_extract(v.value, '$[2]') ELSE jobs.name END
+    FROM json_each(?) AS v WHERE jobs.id = json_extract(v.value, '$[0]');
+
 -- name: admit
 INSERT OR IGNORE INTO jobs (id, fingerprint, request, extra, name, own, seen_run)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
@@ -116,15 +129,15 @@ UPDATE jobs SET twins = json_extract(v.value, '$[1]') FROM json_each(?) AS v WHE
 
 -- name: by-id
 SELECT json_group_array(json_array(
-        j.seq, j.id, j.fingerprint, j.state, j.request, j.extra, j.name, j.attempt, j.key, j.image_url, j.uploaded, j.task_id,
-        j.reserved, j.spent, j.accepted, j.completed, j.expires, j.ended, j.seconds, j.size, j.sha256, j.length, j.width, j.height,
+        j.seq, j.id, j.fingerprint, j.state, j.request, j.extra, j.name, j.attempt, j.key, j.image_url, j.uploaded,
+        j.callback_url, j.task_id, j.reserved, j.spent, j.accepted, j.completed, j.expires, j.ended, j.seconds, j.size, j.sha256, j.length, j.width, j.height,
         j.error, j.ended_run, j.superseded))
     FROM json_each(?) AS v JOIN jobs AS j ON j.id = v.value;
 
 -- name: page
 -- Jobs in order of their coming, from some place on; "{where}" is one of the conditions below.
-SELECT seq, id, fingerprint, state, request, extra, name, attempt, key, image_url, uploaded, task_id, reserved, spent, accepted,
-       completed, expires, ended, seconds, size, sha256, length, width, height, error, ended_run, superseded
+SELECT seq, id, fingerprint, state, request, extra, name, attempt, key, image_url, uploaded, callback_url, task_id, reserved,
+       spent, accepted, completed, expires, ended, seconds, size, sha256, length, width, height, error, ended_run, superseded
     FROM jobs WHERE seq > ? AND {where} ORDER BY seq LIMIT ?;
 
 -- name: where-at-stake
@@ -135,13 +148,15 @@ state = '{state}' AND state IN ('submitting', 'running', 'completed')
 state = '{state}' AND state IN ('failed', 'unknown') AND superseded = 0
 
 -- name: where-shown
--- What a report shows: everything but old versions that never became anything.
-(superseded = 0 OR state <> 'new')
+-- What a report shows: everything but old versions that never became anything, and cost nothing.
+(superseded = 0 OR state NOT IN ('new', 'failed') OR spent > 0)
 
 -- name: submitting
--- Before the POST: the key, what it may cost, and the link of an uploaded first frame, which is part of the body that the key stands for.
+-- Before the POST: the key, what it may cost, and what is not in the request of the body that the key stands for: an uploaded first
+-- frame's link, and where the session of then wanted to be called back (no text at all: nowhere).
 UPDATE jobs SET state = 'submitting', key = json_extract(v.value, '$[1]'), reserved = json_extract(v.value, '$[2]'),
-    image_url = json_extract(v.value, '$[3]'), uploaded = json_extract(v.value, '$[4]'), error = NULL
+    image_url = json_extract(v.value, '$[3]'), uploaded = json_extract(v.value, '$[4]'), callback_url = json_extract(v.value, '$[5]'),
+    error = NULL
     FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
 
 -- name: running
@@ -169,16 +184,17 @@ UPDATE jobs SET state = json_extract(v.value, '$[1]'), ended_run = json_extract(
 -- name: again
 -- Back to the beginning, with the next attempt's key; what was spent stays spent.
 UPDATE jobs SET state = 'new', attempt = json_extract(v.value, '$[1]'), spent = jobs.spent + json_extract(v.value, '$[2]'),
-    key = NULL, image_url = NULL, uploaded = NULL, task_id = NULL, reserved = 0, accepted = NULL, completed = NULL, expires = NULL,
+    key = NULL, image_url = NULL, uploaded = NULL, callback_url = NULL, task_id = NULL, reserved = 0, accepted = NULL, completed = NULL, expires = NULL,
     ended = NULL, seconds = NULL, ended_run = 0
     FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
 
 -- name: totals
-SELECT state, count(*), sum(spent), sum(reserved), sum(superseded) FROM jobs GROUP BY state;
+-- Counted is what a report shows; money is added up of everything.
+SELECT state, sum({shown}), sum(spent), sum(reserved) FROM jobs GROUP BY state;
 
 -- name: failures
 SELECT coalesce(json_extract(error, '$.code'), 'unknown_error'), count(*) FROM jobs
-    WHERE state IN ('failed', 'unknown') GROUP BY 1 ORDER BY 2 DESC, 1;
+    WHERE state IN ('failed', 'unknown') AND {shown} GROUP BY 1 ORDER BY 2 DESC, 1;
 
 -- name: dying
 -- Videos that are not here yet and whose links die before some time.

@@ -150,6 +150,8 @@ class Run:
     def _stopped(self) -> None:
         self._purse.close()
         self._feeding.cancel()
+        if self._work is not None:
+            self._work.turn_away()
 
     async def take(self) -> Outcome | None:
         """Wait for the next outcome; None after the last."""
@@ -261,7 +263,7 @@ class Run:
     async def _receive(self, row: Candidate, admission: Admission) -> None:
         (stages, work), job, verdict = self._at_work, admission.record, admission.verdict
         if admission.old is not None and admission.old.seq in stages.live:
-            stages.live[admission.old.seq].give_way(admission.old)
+            stages.live[admission.old.seq].rename(admission.old)
         if verdict is Verdict.TWICE or job is None:
             self._refuse(row.id, InvalidRequestError([f"id: {row.id!r} came before in this input"]), row.request)
         elif verdict is Verdict.STRANGER:
@@ -291,6 +293,7 @@ class Run:
                 stages.admit(job)
                 return
         if job.seq in stages.live:
+            stages.live[job.seq].rename(job)
             stages.live[job.seq].given(request)
         stages.give_back()
 

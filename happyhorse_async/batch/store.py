@@ -28,6 +28,10 @@ KINDS = ("submitting", "running", "completed", "saved", "ended", "again")
 """The kinds of changes, in the order in which a group writes them: a job goes through several of them only in this order."""
 LARGEST_LOG = 16 * 1024 * 1024
 """The write-ahead log is folded into the database when it is longer than this many bytes."""
+READER_PATIENCE, WRITER_PATIENCE = 200, 5000
+"""Milliseconds to wait for readers before the log is left as it is for now, and for another writer before giving up."""
+FOLD_PAUSE = 1.0
+"""Seconds between two attempts to fold the log in."""
 PAGE_CACHE = 8 * 1024
 """KiB of the database kept in memory: with less, a group's own pages do not fit, and are written to the log before their time."""
 DYING_SECONDS = 2 * 3600
@@ -42,12 +46,16 @@ class Store:
         self.path = path
         self._sql = queries()
         self._log = Path(f"{path}-wal")
+        self._fold_due = False
+        self._folded = 0.0
         with ledger_errors(path):
             self._db = _connect(path, read_only=read_only)
             try:
                 fresh = not read_only and self._prepare()
-                self._check()
+                self._check_version()
                 if not read_only:
+                    # Not for readers: it takes a while, in which the log cannot be folded in.
+                    self._check_pages()
                     self._migrate(fresh=fresh)
                 self.batch_id = str(self.fact("batch") or "")
             except BaseException:
@@ -67,7 +75,7 @@ class Store:
         self._db.execute(f"PRAGMA cache_size = {-PAGE_CACHE}")
         return fresh
 
-    def _check(self) -> None:
+    def _check_version(self) -> None:
         version, mark = self._one("PRAGMA user_version"), self._one("PRAGMA application_id")
         if version and mark != APPLICATION_ID:
             raise LedgerError(f"{self.path} is a database, but not a ledger of this package")
@@ -76,6 +84,8 @@ class Store:
                 f"{self.path} was made by a newer version of this package (ledger version {version}, known here {len(MIGRATIONS)})",
                 next_step="Upgrade happyhorse-async.",
             )
+
+    def _check_pages(self) -> None:
         found = self._one("PRAGMA integrity_check(1)")
         if found != "ok":
             raise LedgerError(
@@ -108,8 +118,12 @@ class Store:
         self._db.execute(self._sql["add-strangers"], (json.dumps(strangers),))
 
     def checkpoint(self) -> None:
-        """Fold the log into the database and empty it; skipped for now when a reader is in the way."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        """Fold the log into the database and empty it; when a reader is in the way, this is made up for soon after."""
+        self._db.execute(f"PRAGMA busy_timeout = {READER_PATIENCE}")
+        [(busy, *_)] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._db.execute(f"PRAGMA busy_timeout = {WRITER_PATIENCE}")
+        self._fold_due = bool(busy)
+        self._folded = time.monotonic()
 
     def close(self, *, fold: bool = True) -> None:
         """Close the connection, folding the log in first."""
@@ -135,7 +149,8 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-            if fold or self._log_size() > LARGEST_LOG:
+            due = self._fold_due or self._log_size() > LARGEST_LOG
+            if fold or (due and time.monotonic() > self._folded + FOLD_PAUSE):
                 self.checkpoint()
             return results
 
@@ -220,12 +235,13 @@ class Store:
 
     def totals(self) -> Totals:
         """Count how the batch stands."""
+        shown = self._sql["where-shown"]
         with ledger_errors(self.path):
-            rows = self._db.execute(self._sql["totals"]).fetchall()
-            failures = dict(self._db.execute(self._sql["failures"]).fetchall())
+            rows = self._db.execute(self._sql["totals"].format(shown=shown)).fetchall()
+            failures = dict(self._db.execute(self._sql["failures"].format(shown=shown)).fetchall())
             dying, first = self._db.execute(self._sql["dying"], (time.time() + DYING_SECONDS,)).fetchone()
         return Totals(
-            states={JobState(state): count for state, count, *_ in rows},
+            states={JobState(state): count for state, count, *_ in rows if count},
             spent=to_credits(sum(row[2] for row in rows)),
             reserved=to_credits(sum(row[3] for row in rows)),
             failures=failures,
@@ -253,7 +269,7 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     mode = "ro" if read_only else "rwc"
     target = f"{path.absolute().as_uri()}?mode={mode}"
     # The connection is made in one thread and may be closed in another after that one has ended.
-    return sqlite3.connect(target, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(target, uri=True, timeout=WRITER_PATIENCE / 1000, isolation_level=None, check_same_thread=False)
 
 
 @contextmanager

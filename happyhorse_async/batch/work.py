@@ -45,8 +45,8 @@ class Work:
         timeout: float | None,
     ) -> None:
         self._parts = parts
-        # One line for the whole batch, which takes turns with the single calls of the session.
-        self._line = Group()
+        # One line for the whole batch, which takes turns with the single calls of the session, and one for what may have left before.
+        self._line, self._owed = Group(), Group()
         self._ledger = ledger
         self._folder = folder
         self._purse = purse
@@ -58,6 +58,10 @@ class Work:
         self._prices: dict[tuple[str, int], int] = {}
         self._tries: dict[int, int] = {}
         self._shelf = Shelf(parts, ledger)
+
+    def turn_away(self) -> None:
+        """Let nothing new leave any more, also not what waits at the session's gate; its key can be used again."""
+        self._line.close()
 
     # --- upload -------------------------------------------------------------------------------------------------------------------
 
@@ -110,8 +114,10 @@ class Work:
             )
         if job.state is not JobState.SUBMITTING:
             await self._commit_key(job)
+        # What may be paid already is not turned away when the batch stops.
+        line = self._owed if job.doubtful else self._line
         accepted = await self._parts.submitter.submit(
-            job.posted, idempotency_key=job.key, group=self._line, image_url=job.image_url
+            job.posted, idempotency_key=job.key, group=line, image_url=job.image_url, callback_url=job.callback_url
         )
         job.task, job.task_id, job.accepted = accepted.task, accepted.task.id, time.time()
         self._move(job, JobState.RUNNING)
@@ -143,10 +149,13 @@ class Work:
 
     async def _commit_key(self, job: Record) -> None:
         job.key = job.key or key_of(self._ledger.batch_id, job.id, job.fingerprint, job.attempt)
+        if job.state is JobState.NEW:
+            job.callback_url = self._parts.submitter.callback_url or ""
         self._move(job, JobState.SUBMITTING)
         # An upload's link is part of the body that the key stands for, and cannot be had again: it must not hang on the log alone.
         fold = job.uploaded is not None
-        await self._ledger.write("submitting", job.seq, job.key, job.reserved, job.image_url, job.uploaded, fold=fold)
+        body = job.image_url, job.uploaded, job.callback_url
+        await self._ledger.write("submitting", job.seq, job.key, job.reserved, *body, fold=fold)
 
     async def _watch(self, job: Record) -> None:
         poller, known, task_id = self._parts.poller, job.task, job.task_id or ""
@@ -298,7 +307,7 @@ class Work:
         """Give a job that is new again its next attempt, which is another task, with another key."""
         await self._shelf.let_go(job)
         job.attempt, job.spent, job.reserved = job.attempt + 1, job.spent + spent, 0
-        job.key = job.image_url = job.uploaded = job.task_id = job.task = job.accepted = job.error = None
+        job.key = job.image_url = job.uploaded = job.callback_url = job.task_id = job.task = job.accepted = job.error = None
         await self._ledger.write("again", job.seq, job.attempt, spent)
 
     async def _undownloaded(self, job: Record, error: HappyHorseError) -> None:

@@ -23,7 +23,7 @@ class Finals:
     however many tasks end at once.
     """
 
-    def __init__(self, events: Events, *, states: int = 512, announced: int = 32_768) -> None:
+    def __init__(self, events: Events, *, states: int = 512, announced: int = 8192) -> None:
         self._events = events
         self._listeners: list[Callable[[Task], None]] = []
         self._states: dict[str, Task] = {}

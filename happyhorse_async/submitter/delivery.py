@@ -83,8 +83,10 @@ class Courier:
 
     async def _try(self, job: Job) -> Answer:
         if job.post is None:
-            if not self._gate.try_enter(again=job.placed):
-                await self._gate.enter(job.group, again=job.placed)
+            # What may be paid for already is brought to its end, also when its group is closed.
+            group = None if job.at_stake else job.group
+            if not self._gate.try_enter(group, again=job.placed):
+                await self._gate.enter(group, again=job.placed)
             job.placed = True
             self._launch(job)
         if job.outcome is None:

@@ -25,6 +25,8 @@ class Job:
     key: str
     body: bytes
     group: Group | None = None
+    calls_back: bool = False
+    """The service was asked to call this session back."""
     tally: retry.Tally = NO_TALLY
     placed: bool = False
     """It holds a place among the unfinished tasks."""

@@ -6,6 +6,7 @@ All that are looked for at the same time share one look, and are judged together
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ LOOKS = 2
 """How often the list is read before a submission counts as absent: a task may appear in it a moment late."""
 MOST_PAGES = 20
 """Pages of 50 tasks that one look reads at most."""
+MOST_OWNED = 2 * 50 * MOST_PAGES
+"""Ids that are kept between two looks: those that a look can find, the newest ones, and room for answers that came out of order."""
 MOST_READ = 50
 """Unclaimed tasks that one look compares at most; with more of them, no single one could be told apart anyway."""
 MARGIN = 60.0
@@ -93,7 +96,9 @@ class Reconciler:
         self._owned.add(task_id)
         self._recent.append((now, task_id))
         oldest = next(iter(self._afoot)).left_at if self._afoot else now
-        while self._recent and self._recent[0][0] < oldest - MARGIN:
+        # A look that is going on may still need all that come meanwhile.
+        most = MOST_OWNED if self._search is None or self._search.done() else sys.maxsize
+        while self._recent and (self._recent[0][0] < oldest - MARGIN or len(self._recent) > most):
             self._owned.discard(self._recent.popleft()[1])
 
     # --- the search ---------------------------------------------------------------------------------------------------------------

@@ -108,18 +108,25 @@ class Submitter:
             poller.on_final(self._ended)
 
     async def submit(
-        self, request: ImageToVideo, *, idempotency_key: str | None = None, group: Group | None = None, image_url: str | None = None
+        self,
+        request: ImageToVideo,
+        *,
+        idempotency_key: str | None = None,
+        group: Group | None = None,
+        image_url: str | None = None,
+        callback_url: str | None = None,
     ) -> Accepted:
         """Submit one request, and give what the service made of it.
 
-        Requests of one `group` wait in one line, and groups take turns. `image_url` is where the first frame was uploaded to before: a key
-        that was used before needs the very same body. Raises what `Session.submit` raises.
+        Requests of one `group` wait in one line, and groups take turns. A key that was used before needs the very same body: `image_url`
+        is where the first frame was uploaded to before, and `callback_url` what stood for the session's own then, "" for none. Raises what
+        `Session.submit` raises.
         """
         key = _checked(idempotency_key) if idempotency_key is not None else secrets.token_hex(16)
         if self._closing:
             raise SessionClosedError("this session is closed; nothing was sent", idempotency_key=key)
         try:
-            job = await self._prepare(request, key, group, image_url)
+            job = await self._prepare(request, key, group, image_url, callback_url)
         except HappyHorseError as error:
             self._failed(error, key)
             raise
@@ -186,15 +193,17 @@ class Submitter:
 
     # --- one submission -----------------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, request: ImageToVideo, key: str, group: Group | None, image_url: str | None) -> Job:
+    async def _prepare(
+        self, request: ImageToVideo, key: str, group: Group | None, image_url: str | None, callback_url: str | None
+    ) -> Job:
         """Do all that comes before anything can be paid; money first, because an upload for what cannot be paid is wasted."""
         if self._budget.limited:
             self._budget.reserve(key, await self._pricing.credits_for(request))
         try:
             url = image_url or (request.image if isinstance(request.image, str) else await self._uploader.url_of(request.image))
-            return Job(
-                request=request, key=key, body=wire.encode_submission(request, url, callback_url=self.callback_url), group=group
-            )
+            back = request.callback_url or (self.callback_url if callback_url is None else callback_url or None)
+            body = wire.encode_submission(request, url, callback_url=back)
+            return Job(request=request, key=key, body=body, group=group, calls_back=back is not None and back == self.callback_url)
         except BaseException:
             self._budget.free(key)
             raise
@@ -215,7 +224,7 @@ class Submitter:
         if self._follows:
             self._follow(task, job.key)
         self._poller.learn(task)
-        if self.callback_url is not None and job.request.callback_url in (None, self.callback_url):
+        if job.calls_back:
             self._poller.expect_callback(task.id)
         request_id = answer.request_id if answer is not None else None
         accepted = Accepted(task, job.key, job.request, request_id, replayed, answer is None)

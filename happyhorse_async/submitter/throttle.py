@@ -14,10 +14,24 @@ from ..rules.throttling import Pace
 class Group:
     """Submissions that wait in one line. Groups take turns, so that a long one does not starve a short one."""
 
-    __slots__ = ("line",)
+    __slots__ = ("_turns", "closed", "line")
 
     def __init__(self) -> None:
         self.line: deque[asyncio.Future[None]] = deque()
+        self.closed = False
+        self._turns: set[asyncio.Future[None]] = set()
+
+    def expect(self, turn: asyncio.Future[None]) -> None:
+        """Remember one that waits, also in the line of those that are sent again."""
+        self._turns.add(turn)
+        turn.add_done_callback(self._turns.discard)
+
+    def close(self) -> None:
+        """Turn away all of it that wait and all that come; what is on the wire is not touched."""
+        self.closed = True
+        for turn in list(self._turns):
+            if not turn.done():
+                turn.set_exception(_stopped())
 
 
 class Gate:
@@ -55,9 +69,11 @@ class Gate:
         """Whether any submission waits for its turn."""
         return bool(self._again.line or self._singles.line or self._ring)
 
-    def try_enter(self, *, again: bool = False) -> bool:
+    def try_enter(self, group: Group | None = None, *, again: bool = False) -> bool:
         """Enter without waiting, when nobody waits and nothing holds submissions back."""
         if self._closed or self.waiting or self._on_wire >= self.pace.limit or not self.pace.free or self._paused_until:
+            return False
+        if group is not None and group.closed:
             return False
         if not again:
             if self.full:
@@ -67,12 +83,16 @@ class Gate:
         return True
 
     async def enter(self, group: Group | None = None, *, again: bool = False) -> None:
-        """Wait for one's turn; raises `SessionClosedError` when the session closes meanwhile."""
+        """Wait for one's turn; raises `SessionClosedError` when the session, or the group, closes meanwhile."""
         if self._closed:
             raise _closed()
+        if group is not None and group.closed:
+            raise _stopped()
         line = (self._again if again else group or self._singles).line
         turn: asyncio.Future[None] = self._loop.create_future()
         line.append(turn)
+        if group is not None:
+            group.expect(turn)
         if group is not None and not again and len(line) == 1:
             self._ring.append(group)
         self._serve()
@@ -178,6 +198,10 @@ def _first(group: Group) -> asyncio.Future[None] | None:
         if not turn.done():
             return turn
     return None
+
+
+def _stopped() -> SessionClosedError:
+    return SessionClosedError("what this belongs to was stopped before the request could be sent; nothing was charged")
 
 
 def _closed() -> SessionClosedError:

@@ -14,6 +14,7 @@ from happyhorse_async import ImageToVideo, RetryPolicy, Session, Timeouts
 from happyhorse_async.batch import Job, JobState, Outcome
 from happyhorse_async.batch.intake import GROUP
 from happyhorse_async.batch.store import LEDGER_NAME
+from happyhorse_async.events import Throttled
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import open_session
 
@@ -38,10 +39,13 @@ async def run(session: Session, folder: Path, requests: object, **options: objec
         return [outcome async for outcome in batch.run(requests)]  # type: ignore[arg-type]
 
 
-async def killed_while_submitting(sandbox: Sandbox, folder: Path, requests: object, *, fault: str = "drop-after") -> Path:
+async def killed_while_submitting(
+    sandbox: Sandbox, folder: Path, requests: object, *, fault: str = "drop-after", **settings: object
+) -> Path:
     """Give a folder as a kill -9 leaves it between a POST and its answer."""
     sandbox.fail(Fault(fault, path=SUBMIT, times=None))
-    async with open_session(sandbox, retry=NEVER_AGAIN, timeouts=Timeouts(shield=0.01)) as session, session.batch(folder) as batch:
+    settings = {"retry": NEVER_AGAIN, "timeouts": Timeouts(shield=0.01), **settings}
+    async with open_session(sandbox, **settings) as session, session.batch(folder) as batch:
         outcomes = asyncio.create_task(anext(batch.run(requests)))  # type: ignore[arg-type]
         await until(lambda: sandbox.count("POST", SUBMIT) == 1)
         left = folder.with_name("left")
@@ -241,3 +245,45 @@ async def test_a_stop_does_not_leave_paid_tasks_unwatched(tmp_path: Path) -> Non
             batch.stop()
             assert [outcome.ok async for outcome in outcomes] == [True] * (count - 1)
         assert sandbox.paid == count
+
+
+async def test_a_stop_reaches_what_waits_at_the_gate(tmp_path: Path) -> None:
+    """Jobs that the service has told to come back later do not leave after a stop: they are new again, and what is paid is finished."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        sandbox.fail(Fault("refuse", path=SUBMIT, after=3, times=None, status=429, headers={"Retry-After": "3600"}))
+        held = asyncio.Event()
+        session.subscribe(lambda _: held.set(), Throttled)
+        async with session.batch(tmp_path, max_in_flight=8, retry=QUICK) as batch:
+            outcomes = batch.run(rows(50))
+            first = await anext(outcomes)
+            await held.wait()
+            batch.stop()
+            async with asyncio.timeout(30):
+                rest = [outcome async for outcome in outcomes]
+            totals = await batch.totals()
+        assert [outcome.ok for outcome in [first, *rest]] == [True] * 3
+        assert totals.states == {JobState.SAVED: 3, JobState.NEW: totals.jobs - 3}
+        assert (totals.reserved, sandbox.paid) == (0, 3)
+        sandbox.clear_faults()
+        async with open_session(sandbox) as later:
+            assert [outcome.ok for outcome in await run(later, tmp_path, rows(50))] == [True] * 50
+        assert sandbox.paid == 50
+
+
+async def test_a_stop_does_not_turn_away_what_may_be_paid(tmp_path: Path) -> None:
+    """A request of an earlier run that may have arrived is replayed after a stop too, although the service has said to come back later."""
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox,
+        open_session(sandbox) as session,
+    ):
+        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
+        sandbox.fail(Fault("refuse", path=SUBMIT, status=429, headers={"Retry-After": "1"}))
+        held = asyncio.Event()
+        session.subscribe(lambda _: held.set(), Throttled)
+        async with session.batch(left, retry=QUICK) as batch:
+            outcomes = batch.run(rows(1))
+            ending = asyncio.create_task(anext(outcomes))
+            await held.wait()
+            batch.stop()
+            assert (await ending).ok
+        assert sandbox.paid == 1
