@@ -110,7 +110,7 @@ class Stub:
 async def bodiless(url: str, count: int, folder: Path) -> None:
     """A batch over HTTP whose videos have no bytes."""
     async with Session("sk-bench", base_url=url, files_url=url, polling=POLLING) as session:
-        vars(session._open())["downloader"] = Stub()  # noqa: SLF001 the one part that is not the real one
+        vars(session._open())["downloader"] = Stub()
         async with session.batch(folder, max_in_flight=IN_FLIGHT) as batch:
             async for outcome in batch.run(requests(count)):
                 assert outcome.ok, outcome

@@ -102,7 +102,8 @@ class Manifest:
     def _row(self, number: int, line: dict[str, Any] | str) -> Row | BadLine:
         if isinstance(line, str):
             return BadLine(self.source, number, (line,))
-        values = {str(name).strip(): value for name, value in line.items()}
+        # Not a number is how many a tool writes an empty cell; JSON, which the results are written in, has no word for it.
+        values = {str(name).strip(): None if value != value else value for name, value in line.items()}
         job_id = None if _absent(values.get("id")) else str(values["id"])
         fields, extra = self._fields(values)
         try:

@@ -47,4 +47,4 @@ def _extra_problems(extra: Any) -> list[str]:
 
 def write_extra(extra: Mapping[str, Any]) -> str:
     """Write the caller's own columns as the ledger keeps them; JSON escapes a NUL in them."""
-    return json.dumps(dict(extra), ensure_ascii=False, default=str)
+    return json.dumps(dict(extra), ensure_ascii=False, allow_nan=False, default=str)

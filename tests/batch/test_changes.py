@@ -89,7 +89,10 @@ async def test_back_to_a_running_request(tmp_path: Path) -> None:
         async with session.batch(tmp_path) as batch:
             outcomes = batch.run(mine(A))
             ending = asyncio.create_task(anext(outcomes))
-            while [record.id for record in await batch._ledger.call(lambda store: list(store.pages("shown")))] != ["mine", "mine~3"]:  # type: ignore[union-attr]
+            while [record.id for record in await batch._ledger.call(lambda store: list(store.pages("shown")))] != [
+                "mine",
+                "mine~3",
+            ]:  # type: ignore[union-attr]
                 await asyncio.sleep(0)
             sandbox.finish()
             ended = [await ending, *[outcome async for outcome in outcomes]]
@@ -113,7 +116,7 @@ async def test_ids_that_look_like_replaced_ones(quick: Sandbox, session: Session
 @pytest.mark.parametrize(("then", "now"), [("/then", "/now"), (None, "/now"), ("/then", None)])
 @pytest.mark.parametrize("listing", [True, False])
 async def test_another_webhook_after_a_crash(tmp_path: Path, then: str | None, now: str | None, listing: bool) -> None:
-    """A request whose answer was lost is sent again as it was, although the session's place for callbacks has changed: its key is for it."""
+    """A request whose answer was lost is sent again as it was, though the place for callbacks has changed: its key is for that body."""
 
     def at(path: str | None) -> dict[str, object]:
         return {"public_url": f"https://hooks.example.com{path}", "polling": OFTEN} if path is not None else {}
@@ -127,7 +130,9 @@ async def test_another_webhook_after_a_crash(tmp_path: Path, then: str | None, n
             # A new one gets the place of now.
             assert [outcome.ok for outcome in await run(session, left, rows(1, first=2))] == [True]
         first, second = (task.request.get("callback_url") for task in sandbox.tasks)
-    assert [url is not None and url.startswith(f"https://hooks.example.com{path}") for url, path in ((first, then), (second, now))] == [
+    assert [
+        url is not None and url.startswith(f"https://hooks.example.com{path}") for url, path in ((first, then), (second, now))
+    ] == [
         then is not None,
         now is not None,
     ]

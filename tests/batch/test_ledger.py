@@ -173,3 +173,39 @@ def test_lock_of_another_process_ends_with_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "happyhorse.lock").read_text())["pid"] == process.pid
     lock.take()
     lock.release()
+
+
+def test_a_reader_in_the_way_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that cannot be emptied because somebody reads is emptied by a later group, and no group waits long for it."""
+    monkeypatch.setattr(store_module, "FOLD_PAUSE", 0.0)
+    store = Store(tmp_path / LEDGER_NAME)
+    reader = sqlite3.connect(tmp_path / LEDGER_NAME, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM jobs").fetchone()
+    store.apply([], [Store.begin_run], fold=True)
+    assert os.stat(f"{store.path}-wal").st_size > 0
+    reader.execute("COMMIT")
+    store.apply([], [Store.last_run])
+    assert os.stat(f"{store.path}-wal").st_size == 0
+    reader.close()
+    store.close()
+
+
+def test_readers_do_not_walk_all_pages(tmp_path: Path) -> None:
+    """Whoever only looks finds out what the batch is, and leaves the check of every page to the writer."""
+    Store(tmp_path / LEDGER_NAME).close()
+    asked: list[str] = []
+    connect = sqlite3.connect
+
+    class Heard(sqlite3.Connection):
+        def execute(self, sql: str, *values: object) -> sqlite3.Cursor:  # type: ignore[override]
+            asked.append(sql)
+            return super().execute(sql, *values)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda *given, **options: connect(*given, **options, factory=Heard))
+        store = Store(tmp_path / LEDGER_NAME, read_only=True)
+        assert store.totals().jobs == 0
+        store.close(fold=False)
+    assert asked
+    assert not [sql for sql in asked if "integrity_check" in sql]

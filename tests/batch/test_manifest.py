@@ -86,6 +86,17 @@ async def test_jsonl_and_parquet(tmp_path: Path) -> None:
     assert from_lines[0].extra == {"tags": ["a", "b"], "weight": 0.5}
 
 
+async def test_empty_cells_of_floating_columns(tmp_path: Path) -> None:
+    """Not a number in a column is an empty cell, of a request's field and of the caller's own; an infinity is a bad row."""
+    table = tmp_path / "rows.jsonl"
+    table.write_text(
+        '{"image": "https://e.com/a.png", "seed": NaN, "weight": NaN}\n{"image": "https://e.com/a.png", "weight": Infinity}\n'
+    )
+    good, bad = await walk(Manifest(table))
+    assert (good.job.request.seed, good.job.extra) == (None, {"weight": None})
+    assert "extra" in str(bad)
+
+
 async def test_limit(tmp_path: Path) -> None:
     """Only the first rows are read."""
     (tmp_path / "rows.jsonl").write_text('{"image": "https://e.com/a.png"}\n' * 5)

@@ -21,6 +21,7 @@ from happyhorse_async import (
     TaskFailedError,
 )
 from happyhorse_async.batch import Batch, Job, JobChanged, JobState, Outcome
+from happyhorse_async.batch.stages import Stages
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import open_session
 
@@ -132,6 +133,23 @@ async def test_retryable_failures_are_retried(sandbox: Sandbox, session: Session
     assert (outcome.state, outcome.attempts, len({task.idempotency_key for task in sandbox.tasks})) == (JobState.FAILED, 4, 4)
     assert isinstance(outcome.error, TaskFailedError)
     assert outcome.error.code == "service_error"
+
+
+async def test_pauses_between_attempts_grow(
+    sandbox: Sandbox, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each further attempt at a job waits twice as long, up to the longest pause of the batch's own policy."""
+    pauses: list[float] = []
+    later = Stages.later
+    monkeypatch.setattr(Stages, "later", lambda stages, job, pause: (pauses.append(pause), later(stages, job, 0.0)))
+    sandbox.speed = 0
+    policy = RetryPolicy(attempts=5, first_pause=20, longest_pause=100, jitter=0)
+    done = asyncio.create_task(run(session, tmp_path, rows(1), retry=policy))
+    for n in range(5):
+        await until(lambda n=n: len(sandbox.tasks) > n)  # type: ignore[misc]
+        sandbox.end(sandbox.tasks[n].id, "failed", error_code="service_error")
+    await done
+    assert pauses == [20, 40, 80, 100]
 
 
 async def test_final_failures_wait_for_the_users_word(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
