@@ -5,6 +5,8 @@
     python -m benchmarks.polling memory     bytes for each wait, with 100,000 of them
     python -m benchmarks.polling loop       how long the scheduler holds the event loop
 
+It ends with 1 when a bound is missed.
+
 The CPU of waiting, beside a loop written by hand, is measured over HTTP in `benchmarks.waiting`.
 """
 
@@ -31,6 +33,8 @@ from happyhorse_async.rules import wire
 
 START = 1_790_000_000.0
 LATENCY = 0.08
+MOST_BYTES = {"wait": 1500, "updates": 2500}
+LONGEST_STEP = 0.020
 LONGEST_LIFE = 600.0
 """Seconds; longer draws are cut, at a life that one of a hundred thousand has."""
 
@@ -104,6 +108,14 @@ class Service:
         return view
 
 
+class Bound(NamedTuple):
+    """What a load may cost at most, on the average of its tasks."""
+
+    requests: float = math.inf
+    reads: float = math.inf
+    delay: float = math.inf
+
+
 class Load(NamedTuple):
     """What is simulated."""
 
@@ -121,7 +133,7 @@ class Load(NamedTuple):
     """Each task has a session of its own, which knows nothing."""
     polling: Polling = Polling(max_reads_per_minute=6000)
     limits: Limits = Limits(max_reads=64)
-    promise: str = ""
+    bound: Bound = Bound()
 
 
 class Figures(NamedTuple):
@@ -196,21 +208,23 @@ async def simulate(load: Load, seed: int = 7) -> Figures:
 AMPLE = {"polling": Polling(max_reads_per_minute=6000), "limits": Limits(max_reads=64)}
 DEFAULT = {"polling": Polling(), "limits": Limits()}
 LOADS = [
-    Load("10,000 at once, estimates good to 10 %", estimate=within(0.1), promise="0.3 requests, 12 reads, 2.5 s"),
-    Load("10,000 at once, progress, no usable estimate", progress=True, promise="0.3 requests, 12 reads, 2.5 s"),
+    Load("10,000 at once, estimates good to 10 %", estimate=within(0.1), bound=Bound(0.3, 12, 2.5)),
+    Load("10,000 at once, progress, no usable estimate", progress=True, bound=Bound(0.3, 12, 2.5)),
     Load("10,000 at once, neither"),
-    Load("10,000, 25 a second, estimates good to 10 %", a_second=25, estimate=within(0.1), promise="0.3 requests, 12 reads, 2.5 s"),
+    Load("10,000, 25 a second, estimates good to 10 %", a_second=25, estimate=within(0.1), bound=Bound(0.3, 12, 2.5)),
     Load("10,000, 25 a second, neither", a_second=25),
-    Load("10,000 at once, sigma 0.7, neither", sigma=0.7, promise="0.5 requests, 3.5 s"),
-    Load("10,000, 25 a second, sigma 0.7, neither", sigma=0.7, a_second=25, promise="0.5 requests, 3.5 s"),
+    Load("10,000 at once, sigma 0.7, neither", sigma=0.7, bound=Bound(requests=0.5, delay=3.5)),
+    Load("10,000, 25 a second, sigma 0.7, neither", sigma=0.7, a_second=25, bound=Bound(requests=0.5, delay=3.5)),
     Load("10,000, 25 a second, neither, default policies", a_second=25, **DEFAULT),
     Load("10,000 at once, neither, default policies", **DEFAULT),
     Load("10,000 at once, estimates, 10 % of reads failing", failing=0.1, estimate=within(0.1)),
     Load("1,000 at once, estimates, no batches, 10 % failing", tasks=1000, batches=False, failing=0.1, estimate=within(0.1)),
-    Load("one task after the other, estimates", tasks=200, one_by_one=True, estimate=within(0.1), promise="10 requests, 3 s"),
-    Load("one task after the other, progress", tasks=200, one_by_one=True, progress=True, promise="10 requests, 3 s"),
+    Load(
+        "one task after the other, estimates", tasks=200, one_by_one=True, estimate=within(0.1), bound=Bound(requests=10, delay=3)
+    ),
+    Load("one task after the other, progress", tasks=200, one_by_one=True, progress=True, bound=Bound(requests=10, delay=3)),
     Load("one task after the other, neither", tasks=200, one_by_one=True),
-    Load("the first task of a session, progress", tasks=100, alone=True, progress=True, promise="10 requests, 3 s"),
+    Load("the first task of a session, progress", tasks=100, alone=True, progress=True, bound=Bound(requests=10, delay=3)),
     Load("the first task of a session, estimate", tasks=100, alone=True, estimate=within(0.1)),
     Load("the first task of a session, neither", tasks=100, alone=True),
 ]
@@ -227,16 +241,22 @@ def figures_of(load: Load) -> Figures:
     return Figures(mean[0], mean[1], mean[2], delays[int(len(delays) * 0.95)], delays[-1], len(runs))
 
 
-def simulated() -> None:
-    """Print what every load costs."""
-    print(f"{'lives lognormal, median 120 s, sigma 0.35 unless said':54} requests  reads  mean delay    95 %  longest  (promised)")
+def simulated() -> bool:
+    """Print what every load costs; gives whether all bounds hold."""
+    print(f"{'lives lognormal, median 120 s, sigma 0.35 unless said':54} requests  reads  mean delay    95 %  longest  (at most)")
+    hold = True
     for load in LOADS:
-        found = figures_of(load)
+        found, bound = figures_of(load), load.bound
+        fits = found.requests <= bound.requests and found.reads <= bound.reads and found.delay <= bound.delay
+        limits = zip(bound, ("requests", "reads", "s"), strict=True)
+        said = ", ".join(f"{most:g} {what}" for most, what in limits if most < math.inf)
+        hold &= fits
         print(
             f"{load.name:54} {found.requests:8.3f} {found.reads:6.1f} {found.delay:9.2f} s {found.p95:6.1f} s {found.longest:6.0f} s"
-            f"  {load.promise}",
+            f"  {said}{'' if fits else ': MISSED'}",
             flush=True,
         )
+    return hold
 
 
 # --- for real: memory and the loop ------------------------------------------------------------------------------------------------
@@ -282,8 +302,8 @@ async def weighed(count: int, wait: Callable[[Poller, Task], Coroutine[Any, Any,
     return held
 
 
-def memory(count: int = 100_000) -> None:
-    """Print how many bytes a wait takes beyond the caller's own asyncio task."""
+def memory(count: int = 100_000) -> bool:
+    """Print how many bytes a wait takes beyond the caller's own asyncio task; gives whether that is within the bounds."""
 
     async def iterate(poller: Poller, task: Task) -> None:
         async for _ in poller.updates(task.id, known=task):
@@ -294,9 +314,13 @@ def memory(count: int = 100_000) -> None:
         "wait": lambda poller, task: poller.wait_completed(task.id, known=task),
         "updates": iterate,
     }
+    hold = True
     for name, wait in kinds.items():
         held = asyncio.run(weighed(count, wait)) - bare
-        print(f"{count:,} tasks, {name:8} {held:6.0f} bytes each beyond the caller's own task (which takes {bare:.0f})")
+        said = f"{held:6.0f} bytes each beyond the caller's own task, which takes {bare:.0f} (at most {MOST_BYTES[name]:,})"
+        print(f"{count:,} tasks, {name:8} {said}")
+        hold &= held <= MOST_BYTES[name]
+    return hold
 
 
 async def held_loop(count: int, seconds: float) -> tuple[float, int]:
@@ -327,12 +351,16 @@ async def held_loop(count: int, seconds: float) -> tuple[float, int]:
     return max(ours), ended
 
 
-def loop(count: int = 100_000) -> None:
-    """Print how long the event loop is held while 100,000 tasks wait."""
+def loop(count: int = 100_000) -> bool:
+    """Print how long the event loop is held while 100,000 tasks wait; gives whether that is within the bound."""
     longest, ended = asyncio.run(held_loop(count, 20.0))
-    print(f"{count:,} tasks waiting, {ended:,} ended: the longest step of the scheduler took {longest * 1000:.1f} ms of CPU")
+    print(
+        f"{count:,} tasks waiting, {ended:,} ended: the longest step of the scheduler took {longest * 1000:.1f} ms of CPU (at most 20)"
+    )
+    return longest <= LONGEST_STEP
 
 
 if __name__ == "__main__":
-    for what in sys.argv[1:] or ["simulate", "memory", "loop"]:
-        {"simulate": simulated, "memory": memory, "loop": loop}[what]()
+    parts = {"simulate": simulated, "memory": memory, "loop": loop}
+    held = [parts[name]() for name in sys.argv[1:] or parts]
+    sys.exit(0 if all(held) else 1)
