@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
-
-import anyio
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -52,11 +52,19 @@ class Background:
             await asyncio.wait(self._tasks)
 
 
+def shielded() -> AbstractContextManager[object]:
+    """Keep anyio's cancellations away: a cancelled scope of it cancels every wait inside it anew, where a plain cancellation comes once.
+
+    Where nobody has loaded anyio there are no scopes, and loading it would take longer than all the rest of a first submission.
+    """
+    anyio = sys.modules.get("anyio")
+    return anyio.CancelScope(shield=True) if anyio is not None else nullcontext()
+
+
 async def to_the_end(work: asyncio.Task[Any]) -> None:
     """Wait until work has ended, however often the caller is cancelled meanwhile; then the cancellation, or the work's error, is raised."""
     cancelled: asyncio.CancelledError | None = None
-    # A cancelled scope of anyio cancels every wait inside it anew, unless it is shielded; a plain cancellation does not ask.
-    with anyio.CancelScope(shield=True):
+    with shielded():
         while not work.done():
             try:
                 await asyncio.wait([work])

@@ -22,7 +22,7 @@ from .handles import TaskHandle
 from .models import ImageToVideo, Task
 from .rules.skew import Skew
 from .settings import Settings
-from .submitter import Orphan, Submissions, Submitter
+from .submitter import Orphan, Submitter
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .models import Video
     from .poller import Poller, Watch
     from .pricing import Pricing
+    from .submitter.submissions import Submissions
     from .uploader import Uploader
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .handles import TaskHandle
     from .models import Credits, Estimate, ImageToVideo, Task, TaskPage, UploadedFile, Video
     from .poller import Watch
-    from .submitter import Orphan, Submissions
+    from .submitter import Orphan
+    from .submitter.submissions import Submissions
 
     E = TypeVar("E", bound=Event)
 

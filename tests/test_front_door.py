@@ -93,7 +93,7 @@ heavy = {"aiohttp", "cattrs", "anyio"}
 session = Session("key-for-nothing")
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 async def main():
-    async with session: assert heavy & set(sys.modules) == {'aiohttp', 'anyio'}
+    async with session: assert heavy & set(sys.modules) == {'aiohttp'}
 asyncio.run(main())
 """
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)

@@ -119,8 +119,7 @@ class Api:
                     self._events.emit(Retrying(what=what, error=error, pause=pause, attempt=attempt))
                 failure = error
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._closed.wait()
+                await asyncio.wait_for(self._closed.wait(), pause)
             if self._closed.is_set():
                 raise SessionClosedError(f"the session was closed before {what} had worked") from failure
         return await once()

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .submitter import Group, Orphan, Submissions, Submitter
+from .submitter import Group, Orphan, Submitter
 
-__all__ = ["Group", "Orphan", "Submissions", "Submitter"]
+__all__ = ["Group", "Orphan", "Submitter"]

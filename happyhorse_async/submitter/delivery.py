@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-
-import anyio
+from contextlib import suppress
 
 from ..config import RetryPolicy
 from ..dispatcher import Events
@@ -160,8 +159,8 @@ class Courier:
             self._events.emit(Throttled(pause=pause, concurrency=int(self._gate.pace.limit)))
 
     async def _rest(self, pause: float) -> None:
-        with anyio.move_on_after(pause):
-            await self._closing.wait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), pause)
 
     async def _look(self, job: Job) -> Task:
         """Look for a submission among the recent tasks, and say so when it cannot be told what became of it."""

@@ -10,11 +10,9 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import anyio
-
-from ..background import Background
+from ..background import Background, shielded
 from ..budget import BudgetBook
 from ..config import Limits, RetryPolicy, Timeouts
 from ..dispatcher import Events
@@ -26,10 +24,12 @@ from ..rules.answers import Answer
 from .delivery import Courier
 from .job import Accepted, Job, Orphan
 from .reconcile import Reconciler
-from .submissions import MakeHandle, Submissions
 from .throttle import Gate, Group
 
-__all__ = ["Accepted", "Group", "Orphan", "Submissions", "Submitter"]
+if TYPE_CHECKING:
+    from .submissions import MakeHandle, Submissions
+
+__all__ = ["Accepted", "Group", "Orphan", "Submitter"]
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -148,6 +148,8 @@ class Submitter:
         self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool, handle: MakeHandle
     ) -> Submissions:
         """Submit many requests; they wait in a line of their own."""
+        from .submissions import Submissions
+
         return Submissions(
             requests,
             ordered=ordered,
@@ -269,7 +271,7 @@ class Submitter:
         except RuntimeError:  # the session has closed meanwhile
             self._give_up(job)
             return
-        with anyio.CancelScope(shield=True):
+        with shielded():
             while not work.done():
                 try:
                     await asyncio.wait([work])
@@ -285,10 +287,12 @@ class Submitter:
         # A try that hangs is cut off half-way, which leaves time to replay it or to look for its task.
         alarm = asyncio.get_running_loop().call_later(self._shield / 2, self._courier.cut, job)
         try:
-            with anyio.move_on_after(self._shield):
+            async with asyncio.timeout(self._shield):
                 accepted = await self._carry(job)
         except HappyHorseError as error:
             certain = error.charged == "no"
+        except TimeoutError:
+            pass  # it is not known what became of it
         finally:
             alarm.cancel()
             if accepted is not None:
