@@ -26,6 +26,7 @@ TOGETHER = 0.1
 # Tasks in a row whose expected callback did not come before callbacks are no longer waited for.
 UNCALLED = 3
 JITTER = 0.1
+MOST_KINDS = 1024
 
 
 class Plan:
@@ -45,6 +46,7 @@ class Plan:
         self._reads: Agenda[Record] = Agenda(polling.target_delay / 32)
         self._going_until = -math.inf
         self._uncalled = 0
+        self._kinds: dict[Kind, Kind] = {}
 
     def __len__(self) -> int:
         return len(self._reads)
@@ -79,11 +81,32 @@ class Plan:
 
     def again_all(self, records: list[Record], asked: float, now: float) -> None:
         """Read tasks again that are as they were. What is alike stays together, which keeps batches full."""
-        for group in _alike(records, asked):
+        for group in self._alike(records, asked):
             self._reads.enter_all(group, asked + self._pause(group[0], asked))
         for record in records:
             if record.hinted:
                 self.soon(record, now)
+
+    def _alike(self, records: list[Record], now: float) -> Collection[list[Record]]:
+        """Sort records into those that are alike in all that says when they are worth a read; those that were alike before still are."""
+        first = records[0].kind
+        for record in records:
+            if record.kind is None or record.kind is not first:
+                break
+        else:
+            return (records,)
+        groups: dict[Kind, list[Record]] = {}
+        for record in records:
+            kind = (record.estimate, record.predicted, record.callback, pacing.rounded(now - record.born))
+            groups.setdefault(kind, []).append(record)
+        if len(self._kinds) > MOST_KINDS:
+            self._kinds.clear()
+        for kind, group in groups.items():
+            # Equal kinds are one object, so that they are told apart by a glance the next time.
+            known = self._kinds.setdefault(kind, kind)
+            for record in group:
+                record.kind = known
+        return groups.values()
 
     def drop(self, record: Record) -> None:
         """Read a task no more; should somebody wait for it again, it is due as before."""
@@ -131,18 +154,3 @@ class Plan:
     def take_company(self, now: float, room: int) -> list[Record]:
         """Take what is due soon, for the room that a request has left."""
         return self._reads.take(now + self._company, room)
-
-
-def _alike(records: list[Record], now: float) -> Collection[list[Record]]:
-    """Sort records into those that are alike in all that says when they are worth a read; those that were alike before still are."""
-    kind = records[0].kind
-    if kind is not None and all(record.kind is kind for record in records):
-        return (records,)
-    groups: dict[Kind, list[Record]] = {}
-    for record in records:
-        kind = (record.estimate, record.predicted, record.callback, pacing.rounded(now - record.born))
-        groups.setdefault(kind, []).append(record)
-    for kind, group in groups.items():
-        for record in group:
-            record.kind = kind
-    return groups.values()

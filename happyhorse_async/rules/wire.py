@@ -103,7 +103,16 @@ def decode_task_objects(answer: Answer) -> dict[str, dict[str, Any]]:
     data = decode_object(answer).get("data")
     if not isinstance(data, list):
         raise unreadable(answer, "has no list of tasks")
-    return {value["id"]: value for value in data if _is_task(value)}
+    tasks = {}
+    # Fifty a request, many times a minute: the check is written out here.
+    for value in data:
+        try:
+            task_id, status = value["id"], value["status"]
+        except (TypeError, KeyError):
+            continue
+        if task_id and status and isinstance(task_id, str) and isinstance(status, str) and isinstance(value, dict):
+            tasks[task_id] = value
+    return tasks
 
 
 def _is_task(value: Any) -> bool:
