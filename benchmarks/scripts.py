@@ -6,30 +6,48 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from benchmarks import figures, machine
 from benchmarks.figures import Line
 from benchmarks.harness import Effort
 
 FOLDER = machine.ROOT / "benchmarks"
-SCRIPTS: dict[str, tuple[list[str], list[str]]] = {
-    "downloads": (["downloads.py"], ["--rounds", "1", "--size", "100"]),
-    "batch": (["batch.py", "--jobs", "20000", "--rounds", "3", "--memory", "100000"], ["--jobs", "500", "--memory", "0"]),
-    "polling": (["polling.py"], ["memory"]),
-    "sandbox-throughput": (["sandbox_throughput.py"], ["--seconds", "1"]),
-    "sandbox-rendering": (["sandbox_rendering.py"], []),
+
+
+class Script(NamedTuple):
+    """A script, and its arguments for each effort; `long` None: the usual ones."""
+
+    file: str
+    usual: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()
+    long: tuple[str, ...] | None = None
+
+
+SCRIPTS = {
+    "downloads": Script("downloads.py", quick=("--rounds", "1", "--size", "100")),
+    "batch": Script(
+        "batch.py",
+        usual=("--jobs", "5000", "--rounds", "3", "--memory", "100000"),
+        quick=("--jobs", "500", "--memory", "0"),
+        long=("--jobs", "100000", "--memory", "1000000"),
+    ),
+    "polling": Script("polling.py", quick=("memory",)),
+    "sandbox-throughput": Script("sandbox_throughput.py", quick=("--seconds", "1")),
+    "sandbox-rendering": Script("sandbox_rendering.py"),
 }
-"""By name: the script with its usual arguments, and the arguments for a quick run."""
+"""By name."""
 
 
 def script(name: str) -> Callable[[Effort], list[Line]]:
     """Make the benchmark that runs a script."""
 
     def run(effort: Effort) -> list[Line]:
-        (file, *usual), quick = SCRIPTS[name]
-        command = [sys.executable, str(FOLDER / file), *(quick if effort.quick else usual)]
+        script = SCRIPTS[name]
+        arguments = script.quick if effort.quick else script.long if effort.long and script.long else script.usual
+        command = [sys.executable, str(FOLDER / script.file), *arguments]
         done = subprocess.run(command, env=machine.environment(), stdout=subprocess.PIPE, text=True, check=False)
-        shown = " ".join(["python", f"benchmarks/{file}", *command[2:]])
+        shown = " ".join(["python", f"benchmarks/{script.file}", *arguments])
         value = figures.spread([float(done.returncode)])
         against = "its own figures, below"
         return [Line(what=f"`{shown}`, exit code", value=value, unit="", bound=0, against=against, output=done.stdout)]

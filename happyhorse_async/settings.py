@@ -61,6 +61,11 @@ class Settings:
                 raise ConfigurationError(f"{name}: expected a {kind.__name__}, got {policies[name]!r}")
         if policies["budget"] is not None and not isinstance(policies["budget"], Budget):
             raise ConfigurationError(f"budget: expected a Budget, for example Budget(credits=500), got {policies['budget']!r}")
+        client = policies["http"]
+        if client is not None and not callable(getattr(client, "request", None)):  # aiohttp itself is not loaded yet
+            raise ConfigurationError(f"http: expected an aiohttp.ClientSession, got {client!r:.200}")
+        if public_url is not None and not isinstance(public_url, str):
+            raise ConfigurationError(f"public_url: expected a URL such as https://app.example.com/hooks, got {public_url!r:.200}")
         key = _key(api_key if api_key is not None else os.environ.get(KEY_VARIABLE, ""))
         api = _url(base_url or os.environ.get(API_VARIABLE) or API_URL, "base_url", API_VARIABLE)
         return cls(
@@ -111,6 +116,8 @@ def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
 
 def _url(url: str, name: str, variable: str) -> str:
     problem = f"{name} (or {variable}): expected a URL such as {API_URL}, got {url!r}"
+    if not isinstance(url, str):
+        raise ConfigurationError(problem)
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -127,3 +127,10 @@ def test_a_secret_does_not_show_itself() -> None:
 def test_loopback_is_recognised(host: str, expected: bool) -> None:
     """Loopback is recognised by address and by name."""
     assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize("name", ["base_url", "files_url", "public_url", "http"])
+def test_settings_of_another_type_are_named(name: str) -> None:
+    """A setting that is of no use at all is refused by its name, at once and not by the first call."""
+    with pytest.raises(ConfigurationError, match=f"{name}.*got 5"):
+        Session(KEY, **{name: 5})  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from happyhorse_async.downloader import leftovers
 from happyhorse_async.edges import disk, folders
 from happyhorse_async.sandbox import Fault
 
+from ..conftest import no_file_beyond
 from .conftest import Kit, names_in
 
 pytestmark = pytest.mark.anyio
@@ -230,6 +231,17 @@ async def test_a_disk_that_fills_up_keeps_the_part(kit: Kit, folder: Path, monke
     video = await kit.downloader.download(task, f"{folder}/")
     assert video.size == 300_000
     assert kit.fetches()[-1].headers["Range"] == "bytes=100000-"
+
+
+async def test_a_disk_that_is_full_for_real_keeps_the_part(kit: Kit, folder: Path) -> None:
+    """The same with the system's own refusal to let a file grow: nothing is under the final name, and nothing is fetched twice."""
+    task = await kit.task()
+    with no_file_beyond(100_000), pytest.raises(DownloadError, match="200,000 bytes more"):
+        await kit.downloader.download(task, folder / "a.mp4")
+    assert not (folder / "a.mp4").exists()
+    assert (await kit.downloader.download(task, folder / "a.mp4")).size == 300_000
+    assert kit.fetches()[-1].headers["Range"] == "bytes=100000-"
+    assert names_in(folder) == ["a.mp4"]
 
 
 async def test_bytes_that_could_not_be_synced_are_fetched_anew(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
