@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -72,21 +72,23 @@ def admit(store: Store, run: int, candidates: Sequence[Candidate], *, live: Cont
     """Enter rows into the ledger; with `retry` those that failed begin again. `live` are the jobs that the run has in hand."""
     known = store.set_of("known", [candidate.id for candidate in candidates]) or {}
     ids, counts = _number(known, run, candidates)
-    old = _enter(store, known, run, candidates, ids)
+    old = _enter(store, known, run, candidates, ids, live)
     store.write_set("count-twins", [[base, n] for base, n in counts.items() if n > 1 or (base in known and known[base][2] != n)])
     wanted = list({job_id for job_id in ids if job_id is not None})
     records = {record.id: record for record in map(Record.of_row, store.set_of("by-id", wanted))}
     admissions = []
     for candidate, job_id in zip(candidates, ids, strict=True):
         record = records.get(job_id) if job_id is not None else None
-        if record is None:
+        if record is None or job_id is None:
             admissions.append(Admission(Verdict.TWICE))
             continue
         record.asked = candidate.request
         # A job that pauses before its next attempt is new to the ledger, and in hand all the same.
-        in_hand = record.seq in live or record.ended_run == run
-        verdict = Verdict.IN_HAND if in_hand else _verdict(store, record, retry=retry)
-        admissions.append(Admission(verdict, record, old.get(candidate.id) if candidate.own else None))
+        if record.seq in live or (record.ended_run == run and job_id not in old):
+            verdict = Verdict.IN_HAND
+        else:
+            verdict = _verdict(store, record, retry=retry and record.ended_run != run)
+        admissions.append(Admission(verdict, record, old.get(job_id)))
     return admissions
 
 
@@ -96,7 +98,7 @@ def _number(known: dict[str, Any], run: int, candidates: Sequence[Candidate]) ->
     ids: list[str | None] = []
     for candidate in candidates:
         base = candidate.id
-        _, seen_run, twins = known.get(base, (None, 0, 1))
+        _, seen_run, twins, *_ = known.get(base, (None, 0, 1))
         ordinal = counts.get(base, twins if seen_run == run else 0) + 1
         if candidate.own and ordinal > 1:
             ids.append(None)
@@ -107,28 +109,43 @@ def _number(known: dict[str, Any], run: int, candidates: Sequence[Candidate]) ->
 
 
 def _enter(
-    store: Store, known: dict[str, Any], run: int, candidates: Sequence[Candidate], ids: Sequence[str | None]
+    store: Store,
+    known: dict[str, Any],
+    run: int,
+    candidates: Sequence[Candidate],
+    ids: Sequence[str | None],
+    live: Container[int],
 ) -> dict[str, Record]:
     """Write rows down; gives the jobs whose id another request has now, by that id."""
     rows = [(c, job_id) for c, job_id in zip(candidates, ids, strict=True) if job_id is not None]
-    changed = [c for c, _ in rows if c.own and c.id in known and known[c.id][0] != c.fingerprint and known[c.id][1] != run]
-    earlier = store.set_of("earlier", [[c.id, c.fingerprint] for c in changed]) or {} if changed else {}
-    aside = _aside(store, [c.id for c in changed], {c.id for c in candidates}, run)
-    store.write_set("supersede", list(aside.items()))
+    twins = [job_id for c, job_id in rows if job_id != c.id]
+    there = {**known, **(store.set_of("known", twins) or {})} if twins else known
+    changed = {job_id: c.fingerprint for c, job_id in rows if job_id in there and _is_another(there[job_id], c, run)}
+    aside = _aside(store, changed, {job_id for _, job_id in rows}, run)
+    store.write_set("supersede", [[job_id, other, int(there[job_id][4] in live)] for job_id, other in aside.items()])
+    earlier = store.set_of("earlier", list(changed.items())) or {} if changed else {}
     names = _names(store, rows, run)
-    store.write_set("revive", [[earlier[c.id], c.id, name] for (c, _), name in zip(rows, names, strict=True) if c.id in earlier])
+    again = [(job_id, name) for (_, job_id), name in zip(rows, names, strict=True) if job_id in earlier]
+    store.write_set("revive", [[earlier[job_id], job_id, name] for job_id, name in again])
     store.write_set(
         "admit",
         [[job_id, c.fingerprint, c.text, c.extra, name, int(c.own), run] for (c, job_id), name in zip(rows, names, strict=True)],
     )
     # A row that was not known has just been written as it is.
-    store.write_set("renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if c.id in known or job_id != c.id])
+    store.write_set("renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if job_id in there])
     old = {record.id: record for record in map(Record.of_row, store.set_of("by-id", list(aside.values())) if aside else ())}
-    return {job_id: old[other] for job_id, other in aside.items()}
+    # One of them may be another id's job again by now.
+    return {job_id: old[other] for job_id, other in aside.items() if other in old}
 
 
-def _aside(store: Store, changed: Sequence[str], coming: set[str], run: int) -> dict[str, str]:
-    """Choose new ids for the jobs whose own ones stand for other requests now: such as no job has, for callers' ids may end as these do."""
+def _is_another(there: Sequence[Any], candidate: Candidate, run: int) -> bool:
+    """Whether the job that has a row's id is not the row's: it was asked for with another request, or was replaced under another id."""
+    digest, seen_run, _, superseded, _ = there
+    return bool((digest != candidate.fingerprint or superseded) and seen_run != run)
+
+
+def _aside(store: Store, changed: Iterable[str], coming: set[str], run: int) -> dict[str, str]:
+    """Choose new ids for the jobs whose ids stand for other requests now: such as no job has, for callers' ids may end as these do."""
     aside = {job_id: f"{job_id}~{run}" for job_id in changed}
     while aside and (taken := {*(store.set_of("known", list(aside.values())) or ()), *(coming & set(aside.values()))}):
         aside = {job_id: f"{other}~" if other in taken else other for job_id, other in aside.items()}

@@ -40,12 +40,15 @@ CREATE TABLE jobs (
     seen_run INTEGER NOT NULL DEFAULT 0,
     twins INTEGER NOT NULL DEFAULT 1,
     ended_run INTEGER NOT NULL DEFAULT 0,
-    superseded INTEGER NOT NULL DEFAULT 0
+    superseded INTEGER NOT NULL DEFAULT 0,
+    was TEXT
 );
 -- A name made from a request's digest is no other job's, so only those made from callers' ids are compared: an entry at a random place in
 -- an index of all jobs costs the more, the more jobs there are.
 CREATE UNIQUE INDEX jobs_own_names ON jobs (name) WHERE own = 1;
 CREATE INDEX jobs_at_stake ON jobs (state, seq) WHERE state IN ('submitting', 'running', 'completed');
+CREATE INDEX jobs_begun_again ON jobs (seq) WHERE state = 'new' AND attempt > 1;
+CREATE INDEX jobs_replaced ON jobs (was) WHERE was IS NOT NULL;
 CREATE INDEX jobs_in_trouble ON jobs (state, seq) WHERE state IN ('failed', 'unknown');
 
 -- name: set-fact
@@ -85,8 +88,8 @@ INSERT INTO digests (path, stamp, sha256)
     ON CONFLICT (path) DO UPDATE SET stamp = excluded.stamp, sha256 = excluded.sha256;
 
 -- name: known
--- What is known of the ids of an input group.
-SELECT json_group_object(j.id, json_array(j.fingerprint, j.seen_run, j.twins))
+-- What is known of the ids of an input group. "superseded": of a job that another request has replaced, whose id only looks like a caller's.
+SELECT json_group_object(j.id, json_array(j.fingerprint, j.seen_run, j.twins, j.superseded, j.seq))
     FROM json_each(?) AS v JOIN jobs AS j ON j.id = v.value;
 
 -- name: taken-names
@@ -94,22 +97,21 @@ SELECT json_group_object(j.id, json_array(j.fingerprint, j.seen_run, j.twins))
 SELECT json_group_array(t.name) FROM json_each(?) AS v JOIN jobs AS t ON t.name = v.value AND t.own = 1;
 
 -- name: supersede
--- A caller's id whose request has changed: the old job keeps its fate, its video and its cost under another id.
--- One that has no video, and will have none, gives its video's name away.
-UPDATE jobs SET id = json_extract(v.value, '$[1]'), superseded = 1,
-    name = CASE WHEN jobs.state IN ('new', 'failed') THEN json_extract(v.value, '$[1]') ELSE jobs.name END
+-- An id that stands for another request now: the old job keeps its fate, its video and its cost under another id, and the id it had.
+-- One that has no video, and will have none because nobody works on it, gives its video's name away.
+UPDATE jobs SET id = json_extract(v.value, '$[1]'), superseded = 1, was = coalesce(jobs.was, jobs.id),
+    name = CASE WHEN jobs.state IN ('new', 'failed') AND NOT json_extract(v.value, '$[2]') THEN '~' || jobs.seq ELSE jobs.name END
     FROM json_each(?) AS v WHERE jobs.id = json_extract(v.value, '$[0]');
 
 -- name: earlier
--- Old jobs of callers' ids whose request is wanted again, by id; they were given that id with a "~" and digits behind.
-SELECT json_group_object(json_extract(v.value, '$[0]'), j.id) FROM json_each(?) AS v JOIN jobs AS j
-    ON j.id > json_extract(v.value, '$[0]') || '~' AND j.id < json_extract(v.value, '$[0]') || '~:'
-    AND j.fingerprint = json_extract(v.value, '$[1]') AND j.superseded = 1;
+-- Replaced jobs whose request is wanted again under the id that they had, by that id.
+SELECT json_group_object(j.was, j.id) FROM json_each(?) AS v JOIN jobs AS j
+    ON j.was = json_extract(v.value, '$[0]') AND j.fingerprint = json_extract(v.value, '$[1]');
 
 -- name: revive
--- An old job whose request is wanted again under its id: its key, its video and its cost are the job's again, and nothing is bought twice.
-UPDATE jobs SET id = json_extract(v.value, '$[1]'), superseded = 0,
-    name = CASE WHEN jobs.state IN ('new', 'failed') THEN json_extract(v.value, '$[2]') ELSE jobs.name END
+-- Its key, its video and its cost are the job's again, and nothing is bought twice.
+UPDATE jobs SET id = json_extract(v.value, '$[1]'), superseded = 0, was = NULL,
+    name = CASE WHEN jobs.name = '~' || jobs.seq THEN json_extract(v.value, '$[2]') ELSE jobs.name END
     FROM json_each(?) AS v WHERE jobs.id = json_extract(v.value, '$[0]');
 
 -- name: admit
@@ -144,16 +146,21 @@ SELECT seq, id, fingerprint, state, request, extra, name, attempt, key, image_ur
 -- Paid, or perhaps paid, and not ended: links that may die come first, one state after the other.
 state = '{state}' AND state IN ('submitting', 'running', 'completed')
 
+-- name: where-begun-again
+-- What the user has begun again and an earlier run did not come to, or a failure has that the service calls retryable.
+state = 'new' AND attempt > 1 AND superseded = 0
+
 -- name: where-in-trouble
-state = '{state}' AND state IN ('failed', 'unknown') AND superseded = 0
+-- Of what was replaced only that which may be paid for: asking for it with its key brings it home.
+state = '{state}' AND state IN ('failed', 'unknown') AND (superseded = 0 OR state = 'unknown')
 
 -- name: where-shown
 -- What a report shows: everything but old versions that never became anything, and cost nothing.
 (superseded = 0 OR state NOT IN ('new', 'failed') OR spent > 0)
 
 -- name: submitting
--- Before the POST: the key, what it may cost, and what is not in the request of the body that the key stands for: an uploaded first
--- frame's link, and where the session of then wanted to be called back (no text at all: nowhere).
+-- Before the POST: the key, what it may cost, and what of the body that the key stands for another run may not know: an uploaded
+-- first frame's link, and where the service is to call back (an empty text: nowhere).
 UPDATE jobs SET state = 'submitting', key = json_extract(v.value, '$[1]'), reserved = json_extract(v.value, '$[2]'),
     image_url = json_extract(v.value, '$[3]'), uploaded = json_extract(v.value, '$[4]'), callback_url = json_extract(v.value, '$[5]'),
     error = NULL

@@ -14,7 +14,7 @@ import json
 import os
 import warnings
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
@@ -83,7 +83,9 @@ class Manifest:
                 for row in chunk:
                     yield row
         finally:
-            walk.close()
+            # After a cancellation the thread may still be at it; then the walk ends with it.
+            with suppress(ValueError):
+                walk.close()
 
     async def jobs(self) -> AsyncGenerator[Job, None]:
         """Walk the good rows alone, as `Batch.run` takes them."""

@@ -167,7 +167,8 @@ class Run:
         return outcome
 
     def close(self) -> None:
-        """Let go of the outcomes that nobody will take."""
+        """Let go of the outcomes that nobody will take, and of whoever waits for the run to begin."""
+        self._begun.set()
         outcomes, self._outcomes = self._outcomes, None
         if outcomes is not None:
             outcomes.close()
@@ -207,6 +208,7 @@ class Run:
         with self._feeding:
             for state in (JobState.UNKNOWN, JobState.FAILED):
                 await self._feed_pages("in-trouble", state, self._begin_again)
+            await self._feed_pages("begun-again", JobState.NEW, self._begin_again)
 
     async def _feed_pages(self, condition: str, state: JobState, feed: Callable[[Record], Awaitable[None]]) -> None:
         stages, after = self._at_work[0], 0
@@ -236,9 +238,12 @@ class Run:
             stages.give_back()
             return
         try:
-            _ = job.wanted
+            # With its link, or perhaps none, a request that may be paid for can be asked for without its image.
+            _ = job.posted if job.state is JobState.UNKNOWN else job.wanted
             if job.state is JobState.FAILED:
                 await work.begin_again(job)
+            elif job.state is JobState.NEW:
+                job.image_url = job.uploaded = None
         except HappyHorseError as error:
             stages.tell(outcome_of(job, self._folder, error=error, resumed=True))
             return
@@ -251,19 +256,21 @@ class Run:
             await stages.token()
         found = await self._intake.look(rows)
         candidates = [row for row in found if isinstance(row, Candidate)]
-        admissions = iter(
-            await self._ledger.call(lambda store: admit(store, self._number, candidates, live=stages.live, retry=retry))
-        )
+        admissions = await self._ledger.call(lambda store: admit(store, self._number, candidates, live=stages.live, retry=retry))
+        for admission in admissions:
+            # Before anything else: a job that is under way must know whose id it has.
+            for job in filter(None, (admission.old, admission.record)):
+                if job.seq in stages.live:
+                    stages.live[job.seq].rename(job)
+        following = iter(admissions)
         for row in found:
             if isinstance(row, BadRow):
                 self._refuse(row.id, row.error, row.request, row.extra)
             else:
-                await self._receive(row, next(admissions))
+                await self._receive(row, next(following))
 
     async def _receive(self, row: Candidate, admission: Admission) -> None:
         (stages, work), job, verdict = self._at_work, admission.record, admission.verdict
-        if admission.old is not None and admission.old.seq in stages.live:
-            stages.live[admission.old.seq].rename(admission.old)
         if verdict is Verdict.TWICE or job is None:
             self._refuse(row.id, InvalidRequestError([f"id: {row.id!r} came before in this input"]), row.request)
         elif verdict is Verdict.STRANGER:
@@ -293,7 +300,6 @@ class Run:
                 stages.admit(job)
                 return
         if job.seq in stages.live:
-            stages.live[job.seq].rename(job)
             stages.live[job.seq].given(request)
         stages.give_back()
 

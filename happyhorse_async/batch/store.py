@@ -58,6 +58,8 @@ class Store:
                     self._check_pages()
                     self._migrate(fresh=fresh)
                 self.batch_id = str(self.fact("batch") or "")
+                facts = os.stat(path)
+                self._file = facts.st_dev, facts.st_ino
             except BaseException:
                 self._db.close()
                 raise
@@ -134,11 +136,25 @@ class Store:
 
     # --- writing ------------------------------------------------------------------------------------------------------------------
 
+    def _is_there(self) -> bool:
+        """Whether the file that is written is still the one under its name: a folder may be removed while its batch runs."""
+        try:
+            facts = os.stat(self.path)
+        except OSError:
+            return False
+        return (facts.st_dev, facts.st_ino) == self._file
+
     def apply(self, changes: Sequence[Change], calls: Sequence[Callable[[Store], Any]], *, fold: bool = False) -> list[Any]:
         """Write a group of changes and make calls, in one transaction; gives the calls' results.
 
         With `fold` the log is folded in before this returns.
         """
+        if not self._is_there():
+            raise LedgerError(
+                f"the ledger {self.path} was removed while the batch ran",
+                charged="unknown",
+                next_step="Put the folder back where it was before you run the batch again: a new ledger would pay again.",
+            )
         with ledger_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:

@@ -6,14 +6,13 @@ the rename. What a failure means is decided in `rules.verdicts`.
 
 from __future__ import annotations
 
-import random
 import time
 from pathlib import Path
 
 from ..config import RetryPolicy
-from ..errors import DestinationExistsError, HappyHorseError, SubmissionOutcomeUnknownError, TaskFailedError
-from ..models import Task, Video
-from ..rules import lifecycle, retry, verdicts
+from ..errors import DestinationExistsError, HappyHorseError, SubmissionOutcomeUnknownError
+from ..models import Task, TaskStatus, Video
+from ..rules import lifecycle, verdicts
 from ..rules.identity import key_of
 from ..rules.lifecycle import JOB_TRANSITIONS, JobState
 from ..rules.verdicts import Next
@@ -26,6 +25,7 @@ from .parts import Parts
 from .purse import Purse
 from .shelf import Shelf, is_old
 from .stages import Stages
+from .tries import Tries
 
 
 class Work:
@@ -52,11 +52,10 @@ class Work:
         self._purse = purse
         self._stages = stages
         self._run = run
-        self._policy = policy
         self._replays = replays
         self._timeout = timeout
         self._prices: dict[tuple[str, int], int] = {}
-        self._tries: dict[int, int] = {}
+        self._tries = Tries(policy)
         self._shelf = Shelf(parts, ledger)
 
     def turn_away(self) -> None:
@@ -150,7 +149,7 @@ class Work:
     async def _commit_key(self, job: Record) -> None:
         job.key = job.key or key_of(self._ledger.batch_id, job.id, job.fingerprint, job.attempt)
         if job.state is JobState.NEW:
-            job.callback_url = self._parts.submitter.callback_url or ""
+            job.callback_url = job.posted.callback_url or self._parts.submitter.callback_url or ""
         self._move(job, JobState.SUBMITTING)
         # An upload's link is part of the body that the key stands for, and cannot be had again: it must not hang on the log alone.
         fold = job.uploaded is not None
@@ -186,6 +185,9 @@ class Work:
         except HappyHorseError as error:
             await self._undownloaded(job, error)
             return
+        await self._saved(job, video)
+
+    async def _saved(self, job: Record, video: Video) -> None:
         spent = self._cost(job)
         self._purse.settle(job.reserved, spent)
         self._move(job, JobState.SAVED)
@@ -228,9 +230,9 @@ class Work:
             await self._renew(job)
         elif not paid:
             await self._release(job)
-        if following is Next.LATER and (self._replays or not paid) and self._may_try_again(job):
+        if following is Next.LATER and (self._replays or not paid) and self._tries.may_be_again(job):
             self._shelf.taken_up(job)
-            self._later(job, error)
+            self._stages.later(job, self._tries.count(job, error))
         elif paid:
             await self._leave_in_doubt(job, error, following)
         elif following is Next.GIVE_UP:
@@ -267,8 +269,7 @@ class Work:
         """Go on after a wait that ended before the task."""
         following = verdicts.after_watching(error)
         if following is Next.GIVE_UP:
-            # The service does not know the task any more, so it cannot be said what it has cost: its estimate counts.
-            await self._give_up(job, JobState.FAILED, error, spent=job.reserved)
+            await self._forgotten(job, error)
             return
         if following is Next.STOP:
             await self._drop(job)
@@ -276,26 +277,38 @@ class Work:
         else:
             self._end(job, error)
 
+    async def _forgotten(self, job: Record, error: HappyHorseError) -> None:
+        """Go on after the service has said that it does not know a task any more."""
+        task = Task(id=job.task_id or "", status=TaskStatus.COMPLETED)
+        try:
+            video = await found.verified(self._folder / job.name, task, job.asked)
+        except HappyHorseError:
+            video = None
+        if video is None:
+            # It cannot be said what the task has cost: its estimate counts.
+            await self._give_up(job, JobState.FAILED, error, spent=job.reserved)
+            return
+        # It was fetched before a crash.
+        if job.state is JobState.RUNNING:
+            self._move(job, JobState.COMPLETED)
+        await self._saved(job, video)
+
     async def _failed(self, job: Record, task: Task) -> None:
         """Go on after a task that ended without a video."""
         spent = self._cost(job)
         error = failure_of(task, job.key)
-        if not self._may_be_bought_again(job, error) or self._stages.stopping:
+        if not self._tries.may_be_bought_again(job, error):
             await self._give_up(job, JobState.FAILED, error, spent=spent)
             return
         self._move(job, JobState.FAILED, error.code)
         self._purse.settle(job.reserved, spent)
-        pause = self._pause(job.attempt, error)
+        pause = self._tries.pause(job.attempt, error)
         self._move(job, JobState.NEW)
         await self._renew(job, spent=spent)
-        self._stages.later(job, pause)
-
-    def _may_be_bought_again(self, job: Record, error: TaskFailedError) -> bool:
-        # A process may have ended after the user's word, which is not written down. But only that leads beyond the limit, so that
-        # every full set of attempts that lies behind has been followed by one.
-        before = job.before or (job.attempt - 1) // self._policy.attempts * self._policy.attempts
-        retryable = error.retryable or (error.code == "image_processing_error" and is_old(job))
-        return retryable and not job.superseded and job.attempt - before < self._policy.attempts
+        if self._stages.stopping:
+            await self._drop(job)
+        else:
+            self._stages.later(job, pause)
 
     async def begin_again(self, job: Record) -> None:
         """Take a failed job to its next attempt at the user's word."""
@@ -318,8 +331,8 @@ class Work:
         elif following is Next.STOP:
             await self._drop(job)
             self._stages.stop(error)
-        elif self._may_try_again(job) and not self._stages.stopping:
-            self._later(job, error)
+        elif self._tries.may_be_again(job) and not self._stages.stopping:
+            self._stages.later(job, self._tries.count(job, error))
         else:
             # It stays completed: the next run fetches it as long as the link lives.
             job.error = fault_of(error)
@@ -342,16 +355,6 @@ class Work:
         """What the present task has cost, as far as the service says."""
         return to_millionths(verdicts.settled(job.task, to_credits(job.reserved))) if job.task is not None else job.reserved
 
-    def _may_try_again(self, job: Record) -> bool:
-        return self._tries.get(job.seq, 0) + 1 < self._policy.attempts
-
-    def _later(self, job: Record, error: HappyHorseError) -> None:
-        tries = self._tries[job.seq] = self._tries.get(job.seq, 0) + 1
-        self._stages.later(job, self._pause(tries, error))
-
-    def _pause(self, tries: int, error: HappyHorseError) -> float:
-        return retry.pause_before(self._policy, tries, error, random.random())
-
     def _move(self, job: Record, state: JobState, code: str | None = None) -> None:
         if state not in JOB_TRANSITIONS[job.state]:
             raise RuntimeError(f"a job cannot go from {job.state} to {state}")
@@ -360,7 +363,7 @@ class Work:
             self._parts.events.emit(JobChanged(id=job.id, was=was, state=state, task_id=job.task_id, code=code))
 
     def _end(self, job: Record, error: HappyHorseError | None = None) -> None:
-        self._tries.pop(job.seq, None)
+        self._tries.forget(job)
         self._shelf.taken_up(job)
         self._purse.rest(job.reserved)
         self._stages.end(job, outcome_of(job, self._folder, error=error))
@@ -371,6 +374,6 @@ class Work:
             self._purse.settle(job.reserved, 0)
             job.reserved = 0
         self._purse.rest(job.reserved)
-        self._tries.pop(job.seq, None)
+        self._tries.forget(job)
         self._shelf.taken_up(job)
         self._stages.drop(job)

@@ -61,15 +61,17 @@ _SENT = tuple(field.name for field in attrs.fields(ImageToVideo) if field.name !
 def encode_submission(request: ImageToVideo, image_url: str, *, callback_url: str | None = None) -> bytes:
     """Write the body of a submission; the same request gives the same bytes, as idempotency keys ask for.
 
-    `callback_url` is for requests that have none.
+    `callback_url` is where the service calls back instead of the request's own place, "" for nowhere.
     """
     fields: dict[str, Any] = {"model": MODEL, "image_urls": [image_url]}
     for name in _SENT:
         value = getattr(request, name)
         if value is not None:
             fields[name] = value
-    if callback_url is not None:
-        fields.setdefault("callback_url", callback_url)
+    if callback_url:
+        fields["callback_url"] = callback_url
+    elif callback_url is not None:
+        fields.pop("callback_url", None)
     return encode(fields)
 
 

@@ -119,7 +119,7 @@ class Submitter:
         """Submit one request, and give what the service made of it.
 
         Requests of one `group` wait in one line, and groups take turns. A key that was used before needs the very same body: `image_url`
-        is where the first frame was uploaded to before, and `callback_url` what stood for the session's own then, "" for none. Raises what
+        is where the first frame was uploaded to before, and `callback_url` where the service was to call back, "" for nowhere. Raises what
         `Session.submit` raises.
         """
         key = _checked(idempotency_key) if idempotency_key is not None else secrets.token_hex(16)
@@ -203,9 +203,9 @@ class Submitter:
             self._budget.reserve(key, await self._pricing.credits_for(request))
         try:
             url = image_url or (request.image if isinstance(request.image, str) else await self._uploader.url_of(request.image))
-            back = request.callback_url or (self.callback_url if callback_url is None else callback_url or None)
+            back = request.callback_url or self.callback_url or "" if callback_url is None else callback_url
             body = wire.encode_submission(request, url, callback_url=back)
-            return Job(request=request, key=key, body=body, group=group, calls_back=back is not None and back == self.callback_url)
+            return Job(request=request, key=key, body=body, group=group, calls_back=bool(back) and back == self.callback_url)
         except BaseException:
             self._budget.free(key)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -160,3 +161,15 @@ def test_unusable_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sourc
     (tmp_path / "rows.xlsx").write_text("")
     with pytest.raises(ConfigurationError, match=source):
         Manifest(source)
+
+
+async def test_a_look_that_is_cancelled(tmp_path: Path) -> None:
+    """Ending the look at a long table while a thread reads it is a plain cancellation."""
+    table = tmp_path / "rows.jsonl"
+    table.write_text('{"image": "https://e.com/a.png"}\n' * 20_000)
+    looking = asyncio.create_task(walk(Manifest(table)))
+    for _ in range(3):  # into the thread
+        await asyncio.sleep(0)
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async import ImageToVideo, RetryPolicy, Session, Timeouts
+from happyhorse_async import ImageToVideo, InsufficientCreditsError, LedgerError, RetryPolicy, Session, Timeouts
 from happyhorse_async.batch import Job, JobState, Outcome
 from happyhorse_async.batch.intake import GROUP
 from happyhorse_async.batch.store import LEDGER_NAME
@@ -40,14 +40,21 @@ async def run(session: Session, folder: Path, requests: object, **options: objec
 
 
 async def killed_while_submitting(
-    sandbox: Sandbox, folder: Path, requests: object, *, fault: str = "drop-after", **settings: object
+    sandbox: Sandbox,
+    folder: Path,
+    requests: object,
+    *,
+    fault: str = "drop-after",
+    sent: int = 1,
+    retry_failed: bool = False,
+    **settings: object,
 ) -> Path:
     """Give a folder as a kill -9 leaves it between a POST and its answer."""
     sandbox.fail(Fault(fault, path=SUBMIT, times=None))
     settings = {"retry": NEVER_AGAIN, "timeouts": Timeouts(shield=0.01), **settings}
     async with open_session(sandbox, **settings) as session, session.batch(folder) as batch:
-        outcomes = asyncio.create_task(anext(batch.run(requests)))  # type: ignore[arg-type]
-        await until(lambda: sandbox.count("POST", SUBMIT) == 1)
+        outcomes = asyncio.create_task(anext(batch.run(requests, retry_failed=retry_failed)))  # type: ignore[arg-type]
+        await until(lambda: sandbox.count("POST", SUBMIT) == sent)
         left = folder.with_name("left")
         await asyncio.to_thread(shutil.copytree, folder, left)
         outcomes.cancel()
@@ -204,6 +211,71 @@ async def test_no_replays_of_earlier_runs_either(tmp_path: Path) -> None:
         assert sandbox.paid == 1
 
 
+async def test_retry_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    """Jobs that `retry` has begun again and did not come to are its jobs still, until they are done."""
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        failing = asyncio.create_task(run(session, tmp_path, rows(5)))
+        await until(lambda: len(sandbox.tasks) == 5)
+        for task in sandbox.tasks:
+            sandbox.end(task.id, "failed", error_code="content_policy_violation")
+        await failing
+        sandbox.speed = 1000
+        refusal = {"error": {"code": "insufficient_quota", "message": "no", "type": "insufficient_quota"}}
+        sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=402, body=refusal))
+        async with session.batch(tmp_path, retry=QUICK) as batch:
+            with pytest.raises(InsufficientCreditsError):
+                _ = [outcome async for outcome in batch.retry()]
+        sandbox.clear_faults()
+        async with session.batch(tmp_path, retry=QUICK) as batch:
+            assert [outcome.ok async for outcome in batch.retry()] == [True] * 5
+            assert [outcome async for outcome in batch.retry()] == []
+        assert sandbox.paid - sandbox.refunded == 5
+
+
+async def test_bytes_that_may_be_paid_are_retried(tmp_path: Path, cat: Path) -> None:
+    """`retry` asks for a job in doubt without the image's bytes: the link of its upload is all that the body needs."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox:
+        sandbox.fail(Fault("drop-after", path=SUBMIT))
+        async with open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.01)) as careful:
+            assert [outcome.state for outcome in await run(careful, tmp_path, [ImageToVideo(cat.read_bytes())])] == [
+                JobState.UNKNOWN
+            ]
+        async with open_session(sandbox) as session, session.batch(tmp_path) as batch:
+            assert [outcome.ok async for outcome in batch.retry()] == [True]
+        assert sandbox.paid == 1
+
+
+async def test_a_task_that_the_service_has_forgotten(tmp_path: Path) -> None:
+    """A video that was put in place right before a crash is found there, also when the service knows nothing of its task any more."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        await run(session, tmp_path, rows(1))
+        ledger = sqlite3.connect(tmp_path / LEDGER_NAME)
+        ledger.execute(
+            "UPDATE jobs SET state = 'running', task_id = 'task-unified-1-gone', reserved = spent, spent = 0, ended_run = 0"
+        )
+        ledger.commit()
+        ledger.close()
+        [outcome] = await run(session, tmp_path, rows(1))
+        assert (outcome.ok, str(outcome.credits), sandbox.paid) == (True, "22.848", 1)
+        async with session.batch(tmp_path) as batch:
+            assert [again async for again in batch.retry()] == []
+
+
+async def test_a_folder_that_is_removed_while_it_runs(tmp_path: Path) -> None:
+    """Nothing is paid for that cannot be noted: the batch ends with an error instead of writing into a ledger without a name."""
+    folder = tmp_path / "batch"
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        async with session.batch(folder, retry=QUICK, max_in_flight=4) as batch:
+            outcomes = batch.run(rows(50))
+            ending = asyncio.create_task(anext(outcomes))
+            await until(lambda: len(sandbox.tasks) == 4)
+            await asyncio.to_thread(shutil.rmtree, folder)
+            sandbox.speed = 1000
+            with pytest.raises(LedgerError, match="removed"):
+                await ending
+        assert sandbox.paid == 4
+
+
 # --- uploads that have grown old ------------------------------------------------------------------------------------------------------
 
 
@@ -287,3 +359,34 @@ async def test_a_stop_does_not_turn_away_what_may_be_paid(tmp_path: Path) -> Non
             batch.stop()
             assert (await ending).ok
         assert sandbox.paid == 1
+
+
+async def test_a_stop_does_not_make_failures_final(tmp_path: Path) -> None:
+    """A task that fails after a stop with what the service calls retryable is tried again by the next run, as without the stop."""
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        async with session.batch(tmp_path, retry=QUICK) as batch:
+            outcomes = batch.run(rows(1))
+            ending = asyncio.create_task(anext(outcomes, None))
+            await until(lambda: len(sandbox.tasks) == 1)
+            batch.stop()
+            sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
+            assert await ending is None
+            assert (await batch.totals()).states == {JobState.NEW: 1}
+        sandbox.speed = 1000
+        assert [(outcome.ok, outcome.attempts) for outcome in await run(session, tmp_path, rows(1))] == [(True, 2)]
+
+
+async def test_outcomes_of_a_batch_that_was_closed(tmp_path: Path) -> None:
+    """Whoever asks for outcomes that nobody makes any more is told that there are none, and does not wait for ever."""
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        async with session.batch(tmp_path) as batch:
+            outcomes = batch.run(rows(1))
+        async with asyncio.timeout(20):
+            assert [outcome async for outcome in outcomes] == []
+        async with session.batch(tmp_path) as batch:
+            outcomes = batch.run(rows(1))
+            waiting = asyncio.create_task(anext(outcomes, None))
+            await asyncio.sleep(0)
+            await outcomes.aclose()
+            async with asyncio.timeout(20):
+                assert await waiting is None
