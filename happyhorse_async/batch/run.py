@@ -241,7 +241,7 @@ class Run:
             # With its link, or perhaps none, a request that may be paid for can be asked for without its image.
             _ = job.posted if job.state is JobState.UNKNOWN else job.wanted
             if job.state is JobState.FAILED:
-                await work.begin_again(job)
+                await work.fate.begin_again(job)
             elif job.state is JobState.NEW:
                 job.image_url = job.uploaded = None
         except HappyHorseError as error:
@@ -283,7 +283,7 @@ class Run:
             await self._hand_over(row.request, job)
         else:
             if job.state is JobState.FAILED:
-                await work.begin_again(job)
+                await work.fate.begin_again(job)
             elif job.state is JobState.NEW:
                 # An upload of an earlier run may be gone, and nothing hangs on its link: the service never accepted it.
                 job.image_url = job.uploaded = None

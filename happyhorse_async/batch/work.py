@@ -14,12 +14,13 @@ from ..errors import DestinationExistsError, HappyHorseError, SubmissionOutcomeU
 from ..models import Task, TaskStatus, Video
 from ..rules import lifecycle, verdicts
 from ..rules.identity import key_of
-from ..rules.lifecycle import JOB_TRANSITIONS, JobState
+from ..rules.lifecycle import JobState
 from ..rules.verdicts import Next
 from ..submitter import Group
 from . import found
+from .fate import Fate
 from .faults import failure_of, fault_of
-from .jobs import JobChanged, Record, outcome_of, to_credits, to_millionths
+from .jobs import Record, to_millionths
 from .ledger import Ledger
 from .parts import Parts
 from .purse import Purse
@@ -51,12 +52,12 @@ class Work:
         self._folder = folder
         self._purse = purse
         self._stages = stages
-        self._run = run
         self._replays = replays
         self._timeout = timeout
         self._prices: dict[tuple[str, int], int] = {}
         self._tries = Tries(policy)
         self._shelf = Shelf(parts, ledger)
+        self.fate = Fate(parts, ledger, folder, purse, stages, self._shelf, self._tries, run=run)
 
     def turn_away(self) -> None:
         """Let nothing new leave any more, also not what waits at the session's gate; its key can be used again."""
@@ -69,7 +70,7 @@ class Work:
         await self._shelf.place(job)
         if self._stages.stopping or not job.image_at_hand:
             # Without its bytes it stays new, for the run whose input brings them.
-            await self._drop(job)
+            await self.fate.drop(job)
             return
         image, borrower = job.wanted.image, self._shelf.borrower(job)
         try:
@@ -93,7 +94,7 @@ class Work:
                     return
                 self._shelf.taken_up(job)
                 if not await self._submitted(job):
-                    await self._drop(job)
+                    await self.fate.drop(job)
                     return
             except HappyHorseError as error:
                 await self._unsubmitted(job, error)
@@ -119,7 +120,7 @@ class Work:
             job.posted, idempotency_key=job.key, group=line, image_url=job.image_url, callback_url=job.callback_url
         )
         job.task, job.task_id, job.accepted = accepted.task, accepted.task.id, time.time()
-        self._move(job, JobState.RUNNING)
+        self.fate.move(job, JobState.RUNNING)
         # Not waited for: should a crash come before it is on the disk, the key brings the same task back.
         self._ledger.post("running", job.seq, job.task_id, job.accepted)
         return True
@@ -150,7 +151,7 @@ class Work:
         job.key = job.key or key_of(self._ledger.batch_id, job.id, job.fingerprint, job.attempt)
         if job.state is JobState.NEW:
             job.callback_url = job.posted.callback_url or self._parts.submitter.callback_url or ""
-        self._move(job, JobState.SUBMITTING)
+        self.fate.move(job, JobState.SUBMITTING)
         # An upload's link is part of the body that the key stands for, and cannot be had again: it must not hang on the log alone.
         fold = job.uploaded is not None
         body = job.image_url, job.uploaded, job.callback_url
@@ -170,7 +171,7 @@ class Work:
             await self._failed(job, task)
             return
         if job.state is JobState.RUNNING:
-            self._move(job, JobState.COMPLETED)
+            self.fate.move(job, JobState.COMPLETED)
             job.completed, job.seconds = time.time(), task.seconds
             job.expires = task.expires_at.timestamp() if task.expires_at else None
             self._ledger.post("completed", job.seq, job.completed, job.expires, job.seconds)
@@ -185,25 +186,7 @@ class Work:
         except HappyHorseError as error:
             await self._undownloaded(job, error)
             return
-        await self._saved(job, video)
-
-    async def _saved(self, job: Record, video: Video) -> None:
-        spent = self._cost(job)
-        self._purse.settle(job.reserved, spent)
-        self._move(job, JobState.SAVED)
-        job.spent, job.reserved, job.error = job.spent + spent, 0, None
-        job.size, job.sha256, job.length, job.width, job.height = (
-            video.size,
-            video.sha256,
-            video.duration,
-            video.width,
-            video.height,
-        )
-        seconds = job.task.seconds if job.task is not None else None
-        facts = (video.size, video.sha256, video.duration, video.width, video.height, seconds)
-        await self._ledger.write("saved", job.seq, self._run, time.time(), spent, *facts)
-        await self._shelf.let_go(job)
-        self._end(job)
+        await self.fate.saved(job, video)
 
     async def _video(self, job: Record) -> Video:
         path, task = self._folder / job.name, job.task
@@ -226,19 +209,19 @@ class Work:
         if not paid and verdicts.proves_absence(error) and job.state is JobState.SUBMITTING and is_old(job):
             # It may be the upload that is at fault. Another link is another body, which needs another key.
             following = Next.LATER
-            await self._release(job)
-            await self._renew(job)
+            await self.fate.release(job)
+            await self.fate.renew(job)
         elif not paid:
-            await self._release(job)
+            await self.fate.release(job)
         if following is Next.LATER and (self._replays or not paid) and self._tries.may_be_again(job):
             self._shelf.taken_up(job)
             self._stages.later(job, self._tries.count(job, error))
         elif paid:
             await self._leave_in_doubt(job, error, following)
         elif following is Next.GIVE_UP:
-            await self._give_up(job, JobState.FAILED, error)
+            await self.fate.give_up(job, JobState.FAILED, error)
         else:
-            await self._drop(job)
+            await self.fate.drop(job)
             self._stages.stop(error)
 
     @staticmethod
@@ -250,20 +233,12 @@ class Work:
         stopped = following is Next.STOP or (following is Next.LATER and not verdicts.may_be_paid(error))
         if stopped or self._stages.stopping:
             # It stays submitting: the next run replays it.
-            await self._drop(job)
+            await self.fate.drop(job)
             self._stages.stop(error)
             return
-        await self._give_up(job, JobState.UNKNOWN, error, reserved=job.reserved)
+        await self.fate.give_up(job, JobState.UNKNOWN, error, reserved=job.reserved)
         if following is Next.LATER and self._replays:
             self._stages.stop(error)
-
-    async def _release(self, job: Record) -> None:
-        """Take a job that was certainly not accepted back to new; its key and its upload can be used again."""
-        if job.state is JobState.SUBMITTING:
-            self._move(job, JobState.NEW)
-            self._purse.settle(job.reserved, 0)
-            job.reserved = 0
-            await self._ledger.write("ended", job.seq, JobState.NEW, 0, None, 0, 0, None)
 
     async def _unwatched(self, job: Record, error: HappyHorseError) -> None:
         """Go on after a wait that ended before the task."""
@@ -272,10 +247,10 @@ class Work:
             await self._forgotten(job, error)
             return
         if following is Next.STOP:
-            await self._drop(job)
+            await self.fate.drop(job)
             self._stages.stop(error)
         else:
-            self._end(job, error)
+            self.fate.end(job, error)
 
     async def _forgotten(self, job: Record, error: HappyHorseError) -> None:
         """Go on after the service has said that it does not know a task any more."""
@@ -286,50 +261,37 @@ class Work:
             video = None
         if video is None:
             # It cannot be said what the task has cost: its estimate counts.
-            await self._give_up(job, JobState.FAILED, error, spent=job.reserved)
+            await self.fate.give_up(job, JobState.FAILED, error, spent=job.reserved)
             return
         # It was fetched before a crash.
         if job.state is JobState.RUNNING:
-            self._move(job, JobState.COMPLETED)
-        await self._saved(job, video)
+            self.fate.move(job, JobState.COMPLETED)
+        await self.fate.saved(job, video)
 
     async def _failed(self, job: Record, task: Task) -> None:
         """Go on after a task that ended without a video."""
-        spent = self._cost(job)
+        spent = self.fate.cost(job)
         error = failure_of(task, job.key)
         if not self._tries.may_be_bought_again(job, error):
-            await self._give_up(job, JobState.FAILED, error, spent=spent)
+            await self.fate.give_up(job, JobState.FAILED, error, spent=spent)
             return
-        self._move(job, JobState.FAILED, error.code)
+        self.fate.move(job, JobState.FAILED, error.code)
         self._purse.settle(job.reserved, spent)
         pause = self._tries.pause(job.attempt, error)
-        self._move(job, JobState.NEW)
-        await self._renew(job, spent=spent)
+        self.fate.move(job, JobState.NEW)
+        await self.fate.renew(job, spent=spent)
         if self._stages.stopping:
-            await self._drop(job)
+            await self.fate.drop(job)
         else:
             self._stages.later(job, pause)
-
-    async def begin_again(self, job: Record) -> None:
-        """Take a failed job to its next attempt at the user's word."""
-        self._move(job, JobState.NEW)
-        job.before = job.attempt
-        await self._renew(job)
-
-    async def _renew(self, job: Record, *, spent: int = 0) -> None:
-        """Give a job that is new again its next attempt, which is another task, with another key."""
-        await self._shelf.let_go(job)
-        job.attempt, job.spent, job.reserved = job.attempt + 1, job.spent + spent, 0
-        job.key = job.image_url = job.uploaded = job.callback_url = job.task_id = job.task = job.accepted = job.error = None
-        await self._ledger.write("again", job.seq, job.attempt, spent)
 
     async def _undownloaded(self, job: Record, error: HappyHorseError) -> None:
         """Go on after a download that failed."""
         following = verdicts.after_download(error)
         if following is Next.GIVE_UP:
-            await self._give_up(job, JobState.FAILED, error, spent=self._cost(job))
+            await self.fate.give_up(job, JobState.FAILED, error, spent=self.fate.cost(job))
         elif following is Next.STOP:
-            await self._drop(job)
+            await self.fate.drop(job)
             self._stages.stop(error)
         elif self._tries.may_be_again(job) and not self._stages.stopping:
             self._stages.later(job, self._tries.count(job, error))
@@ -337,43 +299,4 @@ class Work:
             # It stays completed: the next run fetches it as long as the link lives.
             job.error = fault_of(error)
             await self._ledger.write("ended", job.seq, JobState.COMPLETED, 0, None, job.reserved, 0, job.error)
-            self._end(job, error)
-
-    async def _give_up(self, job: Record, state: JobState, error: HappyHorseError, *, reserved: int = 0, spent: int = 0) -> None:
-        """End a job without a video."""
-        self._move(job, state, verdicts.code_of(error))
-        self._purse.settle(job.reserved - reserved, spent)
-        job.spent, job.reserved, job.error = job.spent + spent, reserved, fault_of(error)
-        await self._ledger.write("ended", job.seq, state, self._run, time.time(), reserved, spent, job.error)
-        if state is JobState.FAILED:
-            await self._shelf.let_go(job)
-        self._end(job, error)
-
-    # --- small things -------------------------------------------------------------------------------------------------------------
-
-    def _cost(self, job: Record) -> int:
-        """What the present task has cost, as far as the service says."""
-        return to_millionths(verdicts.settled(job.task, to_credits(job.reserved))) if job.task is not None else job.reserved
-
-    def _move(self, job: Record, state: JobState, code: str | None = None) -> None:
-        if state not in JOB_TRANSITIONS[job.state]:
-            raise RuntimeError(f"a job cannot go from {job.state} to {state}")
-        was, job.state = job.state, state
-        if self._parts.events:
-            self._parts.events.emit(JobChanged(id=job.id, was=was, state=state, task_id=job.task_id, code=code))
-
-    def _end(self, job: Record, error: HappyHorseError | None = None) -> None:
-        self._tries.forget(job)
-        self._shelf.taken_up(job)
-        self._purse.rest(job.reserved)
-        self._stages.end(job, outcome_of(job, self._folder, error=error))
-
-    async def _drop(self, job: Record) -> None:
-        if job.state is JobState.NEW:
-            await self._shelf.let_go(job)
-            self._purse.settle(job.reserved, 0)
-            job.reserved = 0
-        self._purse.rest(job.reserved)
-        self._tries.forget(job)
-        self._shelf.taken_up(job)
-        self._stages.drop(job)
+            self.fate.end(job, error)
