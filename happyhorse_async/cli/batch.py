@@ -8,7 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import HappyHorseError, LedgerError
-from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, agreed, exit_code, facts_of, money, open_session, put, run, say
+from .common import (
+    AsJson,
+    Exit,
+    MaxCredits,
+    Sandboxed,
+    Speed,
+    Yes,
+    agreed,
+    exit_code,
+    facts_of,
+    money,
+    open_session,
+    overall,
+    put,
+    run,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..batch import Batch, Outcome, Outcomes
@@ -206,12 +222,14 @@ async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json
 
     command = f"happyhorse batch ... --out {batch.folder}"
     counts = {True: 0, False: 0}
+    codes: set[Exit] = set()
     error: HappyHorseError | None = None
     with BatchDisplay(session, batch, as_json=as_json) as display, stopping_on_signals(batch, display.signalled):
         try:
             async with display.refreshing():
                 async for outcome in outcomes:
                     counts[outcome.ok] += 1
+                    codes.add(_code_of(outcome))
                     _show(outcome, display, as_json=as_json)
         except HappyHorseError as stopped:
             error = stopped
@@ -225,11 +243,21 @@ async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json
         say(f"  next: {error.next_step or 'Run the same line again.'} Run the same line again to go on.")
         if as_json:
             put({"event": "stopped", "error": facts_of(error)})
-        return exit_code(error)
+        # What stopped the batch says more than the jobs that failed before, unless their money is in doubt.
+        return overall({exit_code(error)} | (codes & {Exit.OUTCOME_UNKNOWN}))
     if display.signals:
         say(f"stopped after what was paid. To go on, run the same line again ({command})")
         return Exit.INTERRUPTED
-    return Exit.FAILED if counts[False] else Exit.DONE
+    return overall(codes)
+
+
+def _code_of(outcome: Outcome) -> Exit:
+    """Give a job's code from its state, which the next run tells again, rather than from its error, which keeps no class in the ledger."""
+    from ..rules.lifecycle import JobState
+
+    if outcome.ok:
+        return Exit.DONE
+    return Exit.OUTCOME_UNKNOWN if outcome.state is JobState.UNKNOWN else Exit.FAILED
 
 
 def _show(outcome: Outcome, display: Any, *, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from enum import IntEnum
@@ -62,6 +62,21 @@ MaxCredits = Annotated[float | None, typer.Option("--max-credits", help="Never s
 def exit_code(error: HappyHorseError) -> Exit:
     """Give the exit code that stands for an error."""
     return next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAILED)
+
+
+def overall(codes: Iterable[Exit]) -> Exit:
+    """Give the exit code of a command from those of its parts, the good ones too.
+
+    Money whose fate is not known outranks the rest; failures that are all alike give their code; otherwise, and where WRONG_INPUT
+    would deny that something else was sent, it is FAILED.
+    """
+    found = set(codes)
+    failures = found - {Exit.DONE}
+    if Exit.OUTCOME_UNKNOWN in failures:
+        return Exit.OUTCOME_UNKNOWN
+    if len(failures) > 1 or found == {Exit.DONE, Exit.WRONG_INPUT}:
+        return Exit.FAILED
+    return next(iter(failures), Exit.DONE)
 
 
 @asynccontextmanager

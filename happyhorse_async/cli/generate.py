@@ -11,7 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError
-from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, agreed, exit_code, money, open_session, put, report, run, say
+from .common import (
+    AsJson,
+    Exit,
+    MaxCredits,
+    Sandboxed,
+    Speed,
+    Yes,
+    agreed,
+    exit_code,
+    money,
+    open_session,
+    overall,
+    put,
+    report,
+    run,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..models import ImageToVideo, Video
@@ -160,6 +176,7 @@ async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json:
                 report(error, as_json=as_json, about=job.name)
                 codes.append(exit_code(error))
             else:
+                codes.append(Exit.DONE)
                 for video in videos[job.path] if as_json else ():
                     put({"ok": True, "image": job.name, **describe(video)})
 
@@ -174,7 +191,7 @@ async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json:
     if not as_json:
         display.table([video for job in jobs for video in videos.get(job.path, ())])
         put(str(out.resolve()))
-    return max(codes, default=Exit.DONE)
+    return overall(codes)
 
 
 async def _make(session: Session, job: Job, display: Display, *, overwrite: bool) -> list[Video]:

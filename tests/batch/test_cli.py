@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async.sandbox import Sandbox
+from happyhorse_async.sandbox import Fault, Features, Sandbox
 
 from .support import ROOT, until, write_manifest
 
@@ -169,6 +169,19 @@ async def test_second_signal_stops_now(sandbox: Sandbox, tmp_path: Path) -> None
     sandbox.speed = 1000
     assert (await happyhorse(sandbox, "run", manifest, "--out", out, "--yes"))[0] == 0
     assert sandbox.paid == 3
+
+
+async def test_money_in_doubt_outranks_what_else_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of unknown fate is exit code 4, also where the budget stopped the batch and when it is only told again; `retry` solves it."""
+    manifest, out = write_manifest(tmp_path / "in", links=2, files=0), tmp_path / "out"
+    monkeypatch.setenv("BATCH_REPLAYS", "0")
+    async with Sandbox(video="stub", speed=1000, task_seconds=1, features=Features(listing=False)) as sandbox:
+        sandbox.fail(Fault("drop-after", path="/v1/videos/generations"))
+        code, _, err = await happyhorse(sandbox, "run", manifest, "--out", out, "--yes", "--max-credits", 30, "--max-in-flight", 1)
+        assert (code, "in doubt" in err, "the batch stopped" in err, sandbox.paid) == (4, True, True, 1), err
+        assert (await happyhorse(sandbox, "run", manifest, "--out", out, "--yes"))[0] == 4
+        assert (await happyhorse(sandbox, "retry", "--out", out, "--yes"))[0] == 0
+        assert sandbox.paid == 2
 
 
 async def test_two_processes_on_one_folder(sandbox: Sandbox, tmp_path: Path) -> None:

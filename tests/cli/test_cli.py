@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from happyhorse_async import IncompleteDownloadError, RetryPolicy
+from happyhorse_async.cli.common import Exit, overall
 from happyhorse_async.sandbox import Fault, Sandbox
 from happyhorse_async.sandbox.scenarios import SCENARIOS, scenario_faults
 
@@ -341,3 +342,49 @@ async def test_an_unknown_scenario_is_exit_code_2(tmp_path: Path) -> None:
 async def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
     """An unknown option is explained."""
     assert (await happyhorse("generate", "--colour", cwd=tmp_path)).code == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        (Exit.DONE, []),
+        (Exit.DONE, [Exit.DONE, Exit.DONE]),
+        (Exit.SERVICE, [Exit.DONE, Exit.SERVICE, Exit.SERVICE]),
+        (Exit.NOT_WANTED, [Exit.NOT_WANTED, Exit.DONE]),
+        (Exit.WRONG_INPUT, [Exit.WRONG_INPUT, Exit.WRONG_INPUT]),
+        (Exit.FAILED, [Exit.WRONG_INPUT, Exit.DONE]),
+        (Exit.FAILED, [Exit.SERVICE, Exit.NOT_WANTED]),
+        (Exit.OUTCOME_UNKNOWN, [Exit.SERVICE, Exit.OUTCOME_UNKNOWN, Exit.DONE]),
+    ],
+)
+def test_the_exit_code_of_several(code: Exit, parts: list[Exit]) -> None:
+    """Doubt about money comes first, failures of one kind give their code, and a mixture, or wrong input beside what was sent, is 1."""
+    assert overall(parts) == code
+    assert overall(reversed(parts)) == code
+
+
+async def test_images_that_fail_in_several_ways(world: Sandbox, tmp_path: Path) -> None:
+    """Refused for credits and for the key: 1; the same refusals with one submission of unknown fate: 4."""
+    broke = {"error": {"code": "insufficient_quota", "message": "no credits"}}
+    world.fail(Fault("refuse", path="/v1/videos*", status=402, body=broke))
+    world.fail(Fault("fail-task", times=None))
+    ran = await happyhorse("generate", LINK, LINK, "--yes", "--json", cwd=tmp_path, world=world)
+    errors = [line["error"] for line in ran.lines()]
+    assert sorted(error["type"] for error in errors if isinstance(error, dict)) == ["InsufficientCreditsError", "TaskFailedError"]
+    assert ran.code == 1
+    world.fail(Fault("answer-after", path="/v1/videos*", status=200, body={}, times=None, after=1))
+    world.fail(Fault("refuse", path="/v1/videos*", status=402, body=broke))
+    world.fail(Fault("refuse", method="GET", path="/v1/tasks*", status=404, times=None))
+    ran = await happyhorse("generate", LINK, LINK, "--yes", "--json", cwd=tmp_path, world=world)
+    errors = [line["error"] for line in ran.lines()]
+    kinds = {error["type"] for error in errors if isinstance(error, dict)}
+    assert kinds == {"InsufficientCreditsError", "SubmissionOutcomeUnknownError"}
+    assert ran.code == 4
+
+
+async def test_tasks_get_of_one_that_is_there_and_one_that_is_not(world: Sandbox, tmp_path: Path) -> None:
+    """The failure counts, wherever it stands in the line."""
+    async with open_session(world) as session:
+        task_id = (await session.submit(LINK)).id
+    for ids in ((task_id, "task-unified-1-x"), ("task-unified-1-x", task_id)):
+        assert (await happyhorse("tasks", "get", *ids, cwd=tmp_path, world=world)).code == 5
