@@ -103,12 +103,14 @@ def watch(ids: Ids, as_json: AsJson = False) -> None:
     """Follow tasks until all have ended, a line for each change."""
 
     async def work() -> int:
+        from ..rules.lifecycle import is_completed
+
         last: dict[str, Task] = {}
         async with open_session() as session, session.watch(ids) as updates:
             async for task in updates:
                 last[task.id] = task
                 _show(task, as_json=as_json)
-        return Exit.DONE if all(task.error is None for task in last.values()) else Exit.FAILED
+        return overall(Exit.DONE if is_completed(task) else Exit.FAILED for task in last.values())
 
     run(work, as_json=as_json)
 

@@ -388,3 +388,21 @@ async def test_tasks_get_of_one_that_is_there_and_one_that_is_not(world: Sandbox
         task_id = (await session.submit(LINK)).id
     for ids in ((task_id, "task-unified-1-x"), ("task-unified-1-x", task_id)):
         assert (await happyhorse("tasks", "get", *ids, cwd=tmp_path, world=world)).code == 5
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+async def test_watching_a_task_that_ends_without_a_video_and_without_a_reason(world: Sandbox, tmp_path: Path, status: str) -> None:
+    """Its status alone says that it failed: exit code 1, also beside a task that was completed."""
+    async with open_session(world) as session:
+        done = (await session.submit(LINK)).id
+        await session.task(done).wait()
+        world.speed = 0
+        ended = (await session.submit(LINK)).id
+    world.end(ended, status)
+    world.fail(Fault("unknown-fields", path="/v1/tasks", times=None, fields={"error": None}))
+    ran = await happyhorse("tasks", "watch", ended, done, "--json", cwd=tmp_path, world=world)
+    assert {(line["id"], line["status"], line["error"]) for line in ran.lines()} == {
+        (ended, status, None),
+        (done, "completed", None),
+    }
+    assert ran.code == 1
