@@ -19,6 +19,7 @@ from .common import (
     exit_code,
     facts_of,
     money,
+    need_folder,
     open_session,
     overall,
     put,
@@ -76,6 +77,7 @@ def run_command(
     async def work() -> int:
         from ..batch.manifest import Manifest
 
+        need_folder(out)
         defaults = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
         manifest = Manifest(source, defaults=defaults, limit=limit)
         async with open_session(sandbox=sandbox, speed=speed) as session:

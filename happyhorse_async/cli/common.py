@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,6 +79,18 @@ def overall(codes: Iterable[Exit]) -> Exit:
     if len(failures) > 1 or found == {Exit.DONE, Exit.WRONG_INPUT}:
         return Exit.FAILED
     return next(iter(failures), Exit.DONE)
+
+
+def need_folder(out: Path) -> None:
+    """Raise `ConfigurationError` when --out is no folder and cannot become one: to be found out before anything is paid."""
+    existing = next(place for place in (out, *out.absolute().parents) if os.path.lexists(place))
+    if not existing.is_dir():
+        problem = f"{existing} is not a folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = f"{existing} may not be written to"
+    else:
+        return
+    raise ConfigurationError(f"--out: no video can be saved in {out}: {problem}", next_step="Choose another folder with --out.")
 
 
 @asynccontextmanager

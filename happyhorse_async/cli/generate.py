@@ -21,6 +21,7 @@ from .common import (
     agreed,
     exit_code,
     money,
+    need_folder,
     open_session,
     overall,
     put,
@@ -60,6 +61,7 @@ def demo(
         from .. import sandbox
 
         _need_renderer()
+        need_folder(out)
         photos = Path(sandbox.__file__).parent / "photos"
         jobs = [_job(photos / name, out / f"{Path(name).stem}.mp4", prompt=prompt) for name, prompt in DEMO_PROMPTS.items()]
         async with open_session(sandbox=True, speed=speed) as session:
@@ -97,6 +99,7 @@ def generate(
     fields = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
 
     async def work() -> int:
+        need_folder(out)
         async with open_session(sandbox=sandbox, speed=speed, max_credits=max_credits) as session:
             jobs = await _checked_jobs(session, images, out, fields, overwrite=overwrite)
             if not (sandbox or yes or await _agreed(session, [job.request for job in jobs])):

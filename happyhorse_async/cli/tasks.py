@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import HappyHorseError
-from .common import AsJson, Exit, exit_code, money, open_session, overall, put, report, run, say
+from .common import AsJson, Exit, exit_code, money, need_folder, open_session, overall, put, report, run, say
 
 if TYPE_CHECKING:
     from ..models import Task, TaskSummary
@@ -125,6 +125,7 @@ def download_tasks(
     """Wait for tasks and save their videos; what was fetched before is gone on with."""
 
     async def work() -> int:
+        need_folder(out)
         async with open_session() as session:
             return await _download_all(
                 session, [(task_id, f"{out}/", None) for task_id in ids], overwrite=overwrite, as_json=as_json

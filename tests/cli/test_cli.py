@@ -406,3 +406,28 @@ async def test_watching_a_task_that_ends_without_a_video_and_without_a_reason(wo
         (done, "completed", None),
     }
     assert ran.code == 1
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/videos"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", LINK, "--yes"),
+        ("batch", "run", "photos", "--yes"),
+        ("demo",),
+        ("tasks", "download", "task-unified-1-x"),
+    ],
+    ids=" ".join,
+)
+async def test_a_file_in_the_place_of_the_folder(world: Sandbox, tmp_path: Path, command: tuple[str, ...], out: str) -> None:
+    """--out that is a file, or in one, is wrong input in one sentence: the file is kept, and nothing has been sent."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes((PHOTOS / "cat.jpg").read_bytes())
+    (tmp_path / "taken").write_text("precious")
+    ran = await happyhorse(*command, "--out", out, cwd=tmp_path, world=world)
+    assert (ran.code, ran.out, world.requests) == (2, "", []), ran.err
+    first, *others = ran.err.splitlines()
+    assert first.startswith(f"error: --out: no video can be saved in {out}: ")
+    assert first.endswith("taken is not a folder")
+    assert others == ["  next: Choose another folder with --out."]
+    assert (tmp_path / "taken").read_text() == "precious"
