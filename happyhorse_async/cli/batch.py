@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ..batch import Batch, Outcome, Outcomes
     from ..batch.manifest import Manifest
     from ..session import Session
+    from .batch_display import BatchDisplay
 
 app = typer.Typer(
     help="Turn many images into videos: durable, resumable, within a budget.",
@@ -85,7 +87,8 @@ def run_command(
             if code is not None or dry_run:
                 return code or Exit.DONE
             async with session.batch(out, **_limits(max_in_flight, max_credits)) as batch:
-                return await _follow(session, batch, batch.run(manifest.jobs(), retry_failed=retry_failed), as_json=as_json)
+                outcomes = batch.run(manifest.jobs(), retry_failed=retry_failed)
+                return await _follow(session, batch, outcomes, as_json=as_json, private=sandbox)
 
     run(work, as_json=as_json)
 
@@ -113,7 +116,7 @@ def retry_command(
             jobs = sum((await batch.totals()).failures.values())
             if jobs and not (yes or sandbox) and not agreed(f"Begin {jobs} jobs again? Each is charged again."):
                 return Exit.NOT_WANTED
-            return await _follow(session, batch, batch.retry(), as_json=as_json)
+            return await _follow(session, batch, batch.retry(), as_json=as_json, private=sandbox)
 
     run(work, as_json=as_json)
 
@@ -216,7 +219,8 @@ async def _checked(session: Session, manifest: Manifest, *, skip_bad: bool, quie
 # --- while it runs -----------------------------------------------------------------------------------------------------------------
 
 
-async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json: bool) -> int:
+async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json: bool, private: bool) -> int:
+    """Take the outcomes to the end; `private`: the service is a sandbox that ends with this process, and its tasks with it."""
     import asyncio
 
     from ..batch.signals import stopping_on_signals
@@ -225,20 +229,21 @@ async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json
     command = f"happyhorse batch ... --out {batch.folder}"
     counts = {True: 0, False: 0}
     codes: set[Exit] = set()
-    error: HappyHorseError | None = None
-    with BatchDisplay(session, batch, as_json=as_json) as display, stopping_on_signals(batch, display.signalled):
+
+    def take(outcome: Outcome) -> None:
+        counts[outcome.ok] += 1
+        codes.add(_code_of(outcome))
+        _show(outcome, display, as_json=as_json)
+
+    display = BatchDisplay(session, batch, as_json=as_json, private=private)
+    with display, stopping_on_signals(batch, display.signalled):
         try:
-            async with display.refreshing():
-                async for outcome in outcomes:
-                    counts[outcome.ok] += 1
-                    codes.add(_code_of(outcome))
-                    _show(outcome, display, as_json=as_json)
-        except HappyHorseError as stopped:
-            error = stopped
+            error = await _take_all(outcomes, display, take)
+            totals = await batch.totals()
         except asyncio.CancelledError:
-            say(f"stopped at once. What is paid is not lost: run the same line again ({command})")
+            kept = f"What is paid is not lost: run the same line again ({command})"
+            say(f"stopped at once. {kept if not private else 'What was being made has ended with the sandbox.'}")
             raise typer.Exit(Exit.INTERRUPTED) from None
-        totals = await batch.totals()
     display.final(totals, counts)
     if error is not None:
         say(f"the batch stopped: {error}")
@@ -251,6 +256,17 @@ async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json
         say(f"stopped after what was paid. To go on, run the same line again ({command})")
         return Exit.INTERRUPTED
     return overall(codes)
+
+
+async def _take_all(outcomes: Outcomes, display: BatchDisplay, take: Callable[[Outcome], None]) -> HappyHorseError | None:
+    """Take every outcome; gives what stopped the batch before its end."""
+    try:
+        async with display.refreshing():
+            async for outcome in outcomes:
+                take(outcome)
+    except HappyHorseError as stopped:
+        return stopped
+    return None
 
 
 def _code_of(outcome: Outcome) -> Exit:

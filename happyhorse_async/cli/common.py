@@ -127,7 +127,7 @@ def run(work: Callable[[], Awaitable[int | None]], *, as_json: bool = False) -> 
     except HappyHorseError as error:
         report(error, as_json=as_json)
         raise typer.Exit(exit_code(error)) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the latter: Ctrl-C once more, while it was coming to an end
         say("interrupted")
         raise typer.Exit(Exit.INTERRUPTED) from None
     raise typer.Exit(code or Exit.DONE)

@@ -65,7 +65,7 @@ def demo(
         photos = Path(sandbox.__file__).parent / "photos"
         jobs = [_job(photos / name, out / f"{Path(name).stem}.mp4", prompt=prompt) for name, prompt in DEMO_PROMPTS.items()]
         async with open_session(sandbox=True, speed=speed) as session:
-            return await _run_all(session, jobs, out, as_json=as_json, overwrite=True)
+            return await _run_all(session, jobs, out, as_json=as_json, overwrite=True, private=True)
 
     run(work, as_json=as_json)
 
@@ -104,7 +104,7 @@ def generate(
             jobs = await _checked_jobs(session, images, out, fields, overwrite=overwrite)
             if not (sandbox or yes or await _agreed(session, [job.request for job in jobs])):
                 return Exit.NOT_WANTED
-            return await _run_all(session, jobs, out, as_json=as_json, overwrite=overwrite)
+            return await _run_all(session, jobs, out, as_json=as_json, overwrite=overwrite, private=sandbox)
 
     run(work, as_json=as_json)
 
@@ -161,7 +161,8 @@ async def _agreed(session: Session, requests: list[ImageToVideo]) -> bool:
     return agreed("Spend it?")
 
 
-async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json: bool, overwrite: bool) -> int:
+async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json: bool, overwrite: bool, private: bool) -> int:
+    """Make and save the videos; `private`: the service is a sandbox that ends with this process, and its tasks with it."""
     import anyio
 
     from .display import Display
@@ -189,7 +190,8 @@ async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json:
                     display.add(job.path.name)
                     group.start_soon(one, job)
         except BaseException:
-            display.say_how_to_resume()
+            if not private:
+                display.say_how_to_resume()
             raise
     if not as_json:
         display.table([video for job in jobs for video in videos.get(job.path, ())])

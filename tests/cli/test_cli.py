@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import aiohttp
 import pytest
+import typer
 
 from happyhorse_async import IncompleteDownloadError, RetryPolicy
-from happyhorse_async.cli.common import Exit, overall
+from happyhorse_async.cli.common import Exit, overall, run
 from happyhorse_async.sandbox import Fault, Sandbox
 from happyhorse_async.sandbox.scenarios import SCENARIOS, scenario_faults
 
@@ -431,3 +432,41 @@ async def test_a_file_in_the_place_of_the_folder(world: Sandbox, tmp_path: Path,
     assert first.endswith("taken is not a folder")
     assert others == ["  next: Choose another folder with --out."]
     assert (tmp_path / "taken").read_text() == "precious"
+
+
+async def test_ctrl_c_promises_nothing_of_a_sandbox_that_ends_with_it(tmp_path: Path) -> None:
+    """The tasks of --sandbox are gone with the process, so there is no word of fetching their videos."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "happyhorse_async", "generate", LINK, "--sandbox", "--speed", "0.001"),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        await process.stderr.readuntil(b"accepted as task-unified-")
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert (process.returncode, out, err.endswith(b"interrupted\n")) == (130, b"", True), err
+    assert b"download" not in err
+    assert b"paid" not in err
+
+
+def test_ctrl_c_while_a_command_that_was_stopped_comes_to_its_end() -> None:
+    """A command that is being cancelled already ends with exit code 130 and without a traceback too."""
+
+    async def work() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.Event().wait()
+        return Exit.DONE
+
+    with pytest.raises(typer.Exit) as ended:
+        run(work)
+    assert ended.value.exit_code == 130
