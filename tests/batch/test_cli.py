@@ -1,4 +1,4 @@
-"""`happyhorse batch` as a process: exit codes, what is asked, what is said, and signals."""
+"""`happyhorse batch` as a process: exit codes, what is asked, and what is said."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import csv
 import json
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -134,41 +133,6 @@ async def test_max_credits(sandbox: Sandbox, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "in", links=3, files=0)
     code, _, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out", "--yes", "--max-credits", "50")
     assert (code, sandbox.paid, "run the same line again" in err.lower()) == (3, 2, True)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_first_signal_finishes_what_is_paid(sandbox: Sandbox, tmp_path: Path, number: int) -> None:
-    """After the first signal nothing is submitted any more, what is paid is saved, and the sentence that resumes is printed."""
-    manifest, out = write_manifest(tmp_path / "in", links=20, files=0), tmp_path / "out"
-    sandbox.speed = 0
-    process = await start(sandbox, "run", manifest, "--out", out, "--yes", "--max-in-flight", 3)
-    await until(lambda: sandbox.paid == 3)
-    process.send_signal(number)
-    assert process.stderr is not None
-    while b"stopping" not in await process.stderr.readline():
-        pass
-    sandbox.finish()
-    _, err = await process.communicate()
-    assert (process.returncode, sandbox.paid, len(list(out.glob("*.mp4")))) == (130, 3, 3)
-    assert "To go on, run the same line again" in err.decode()
-
-
-async def test_second_signal_stops_now(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The second signal ends the process although tasks still run; the next run gets their videos without paying."""
-    manifest, out = write_manifest(tmp_path / "in", links=3, files=0), tmp_path / "out"
-    sandbox.speed = 0
-    process = await start(sandbox, "run", manifest, "--out", out, "--yes")
-    await until(lambda: sandbox.paid == 3)
-    assert process.stderr is not None
-    process.send_signal(signal.SIGINT)
-    while b"stopping" not in await process.stderr.readline():
-        pass
-    process.send_signal(signal.SIGINT)
-    _, err = await process.communicate()
-    assert (process.returncode, b"run the same line again" in err) == (130, True)
-    sandbox.speed = 1000
-    assert (await happyhorse(sandbox, "run", manifest, "--out", out, "--yes"))[0] == 0
-    assert sandbox.paid == 3
 
 
 async def test_money_in_doubt_outranks_what_else_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
