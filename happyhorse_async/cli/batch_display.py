@@ -113,7 +113,7 @@ class BatchDisplay:
             totals = await self._batch.totals()
             took = time.monotonic() - before
             if self._live is not None:
-                self._live.update(self._board(totals))
+                self._live.update(self.board(totals))
             else:
                 say(self._line(totals))
             await asyncio.sleep(LINE_SECONDS if self._live is None else max(0.5, 20 * took))
@@ -130,7 +130,8 @@ class BatchDisplay:
         spent = f"{money(totals.spent)} credits spent, {money(totals.reserved)} reserved"
         return f"{states or 'nothing yet'}; {60 * self._rate():.1f} a minute, about {self._eta(totals)} to go; {spent}"
 
-    def _board(self, totals: Totals) -> Group:
+    def board(self, totals: Totals) -> Group:
+        """Draw how the batch stands: a bar, the jobs in each state, the pace, the credits, failures by code, and links about to die."""
         table = Table.grid(padding=(0, 2))
         for state in JobState:
             if totals.states.get(state):
