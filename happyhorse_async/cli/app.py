@@ -17,6 +17,7 @@ from .tasks import download
 EXITS = """
 Exit codes: 0 all is done; 1 a task or a download failed; 2 wrong usage, settings or input, nothing was sent; 3 not wanted at this price;
 4 it is not known whether money was spent, see what is printed; 5 the service refused or cannot be reached; 130 interrupted.
+Of several failures: 4 when one of them is that, the code that all share, otherwise 1.
 """
 
 app = typer.Typer(

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import HappyHorseError, LedgerError
-from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, agreed, exit_code, facts_of, money, open_session, put, run, say
+from .common import (
+    AsJson,
+    Exit,
+    MaxCredits,
+    Sandboxed,
+    Speed,
+    Yes,
+    agreed,
+    exit_code,
+    facts_of,
+    money,
+    need_folder,
+    open_session,
+    overall,
+    put,
+    run,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..batch import Batch, Outcome, Outcomes
     from ..batch.manifest import Manifest
     from ..session import Session
+    from .batch_display import BatchDisplay
 
 app = typer.Typer(
     help="Turn many images into videos: durable, resumable, within a budget.",
@@ -60,6 +79,7 @@ def run_command(
     async def work() -> int:
         from ..batch.manifest import Manifest
 
+        need_folder(out)
         defaults = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
         manifest = Manifest(source, defaults=defaults, limit=limit)
         async with open_session(sandbox=sandbox, speed=speed) as session:
@@ -67,7 +87,8 @@ def run_command(
             if code is not None or dry_run:
                 return code or Exit.DONE
             async with session.batch(out, **_limits(max_in_flight, max_credits)) as batch:
-                return await _follow(session, batch, batch.run(manifest.jobs(), retry_failed=retry_failed), as_json=as_json)
+                outcomes = batch.run(manifest.jobs(), retry_failed=retry_failed)
+                return await _follow(session, batch, outcomes, as_json=as_json, private=sandbox)
 
     run(work, as_json=as_json)
 
@@ -95,7 +116,7 @@ def retry_command(
             jobs = sum((await batch.totals()).failures.values())
             if jobs and not (yes or sandbox) and not agreed(f"Begin {jobs} jobs again? Each is charged again."):
                 return Exit.NOT_WANTED
-            return await _follow(session, batch, batch.retry(), as_json=as_json)
+            return await _follow(session, batch, batch.retry(), as_json=as_json, private=sandbox)
 
     run(work, as_json=as_json)
 
@@ -198,7 +219,8 @@ async def _checked(session: Session, manifest: Manifest, *, skip_bad: bool, quie
 # --- while it runs -----------------------------------------------------------------------------------------------------------------
 
 
-async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json: bool) -> int:
+async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json: bool, private: bool) -> int:
+    """Take the outcomes to the end; `private`: the service is a sandbox that ends with this process, and its tasks with it."""
     import asyncio
 
     from ..batch.signals import stopping_on_signals
@@ -206,30 +228,54 @@ async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json
 
     command = f"happyhorse batch ... --out {batch.folder}"
     counts = {True: 0, False: 0}
-    error: HappyHorseError | None = None
-    with BatchDisplay(session, batch, as_json=as_json) as display, stopping_on_signals(batch, display.signalled):
+    codes: set[Exit] = set()
+
+    def take(outcome: Outcome) -> None:
+        counts[outcome.ok] += 1
+        codes.add(_code_of(outcome))
+        _show(outcome, display, as_json=as_json)
+
+    display = BatchDisplay(session, batch, as_json=as_json, private=private)
+    with display, stopping_on_signals(batch, display.signalled):
         try:
-            async with display.refreshing():
-                async for outcome in outcomes:
-                    counts[outcome.ok] += 1
-                    _show(outcome, display, as_json=as_json)
-        except HappyHorseError as stopped:
-            error = stopped
+            error = await _take_all(outcomes, display, take)
+            totals = await batch.totals()
         except asyncio.CancelledError:
-            say(f"stopped at once. What is paid is not lost: run the same line again ({command})")
+            kept = f"What is paid is not lost: run the same line again ({command})"
+            say(f"stopped at once. {kept if not private else 'What was being made has ended with the sandbox.'}")
             raise typer.Exit(Exit.INTERRUPTED) from None
-        totals = await batch.totals()
     display.final(totals, counts)
     if error is not None:
         say(f"the batch stopped: {error}")
         say(f"  next: {error.next_step or 'Run the same line again.'} Run the same line again to go on.")
         if as_json:
             put({"event": "stopped", "error": facts_of(error)})
-        return exit_code(error)
+        # What stopped the batch says more than the jobs that failed before, unless their money is in doubt.
+        return overall({exit_code(error)} | (codes & {Exit.OUTCOME_UNKNOWN}))
     if display.signals:
         say(f"stopped after what was paid. To go on, run the same line again ({command})")
         return Exit.INTERRUPTED
-    return Exit.FAILED if counts[False] else Exit.DONE
+    return overall(codes)
+
+
+async def _take_all(outcomes: Outcomes, display: BatchDisplay, take: Callable[[Outcome], None]) -> HappyHorseError | None:
+    """Take every outcome; gives what stopped the batch before its end."""
+    try:
+        async with display.refreshing():
+            async for outcome in outcomes:
+                take(outcome)
+    except HappyHorseError as stopped:
+        return stopped
+    return None
+
+
+def _code_of(outcome: Outcome) -> Exit:
+    """Give a job's code from its state, which the next run tells again, rather than from its error, which keeps no class in the ledger."""
+    from ..rules.lifecycle import JobState
+
+    if outcome.ok:
+        return Exit.DONE
+    return Exit.OUTCOME_UNKNOWN if outcome.state is JobState.UNKNOWN else Exit.FAILED
 
 
 def _show(outcome: Outcome, display: Any, *, as_json: bool) -> None:

@@ -39,11 +39,12 @@ WORDS = {
 
 
 class BatchDisplay:
-    """The board of one run."""
+    """The board of one run; `private`: the service is a sandbox that ends with this process, and its tasks with it."""
 
-    def __init__(self, session: Session, batch: Batch, *, as_json: bool) -> None:
+    def __init__(self, session: Session, batch: Batch, *, as_json: bool, private: bool = False) -> None:
         self._batch = batch
         self._as_json = as_json
+        self._private = private
         self._console = Console(stderr=True)
         self._on_terminal = self._console.is_terminal and not as_json
         self._live = Live(console=self._console, refresh_per_second=4, transient=True) if self._on_terminal else None
@@ -84,9 +85,8 @@ class BatchDisplay:
         """Say what a signal does."""
         self.signals = count
         if count == 1:
-            self._note(
-                "stopping: nothing new is submitted, what is paid is finished. Once more: stop now (nothing is lost either)."
-            )
+            lost = "what is being made ends with the sandbox" if self._private else "nothing is lost either"
+            self._note(f"stopping: nothing new is submitted, what is paid is finished. Once more: stop now ({lost}).")
 
     def outcome(self, outcome: Outcome) -> None:
         """Show a job that has ended in this run."""
@@ -113,7 +113,7 @@ class BatchDisplay:
             totals = await self._batch.totals()
             took = time.monotonic() - before
             if self._live is not None:
-                self._live.update(self._board(totals))
+                self._live.update(self.board(totals))
             else:
                 say(self._line(totals))
             await asyncio.sleep(LINE_SECONDS if self._live is None else max(0.5, 20 * took))
@@ -130,7 +130,8 @@ class BatchDisplay:
         spent = f"{money(totals.spent)} credits spent, {money(totals.reserved)} reserved"
         return f"{states or 'nothing yet'}; {60 * self._rate():.1f} a minute, about {self._eta(totals)} to go; {spent}"
 
-    def _board(self, totals: Totals) -> Group:
+    def board(self, totals: Totals) -> Group:
+        """Draw how the batch stands: a bar, the jobs in each state, the pace, the credits, failures by code, and links about to die."""
         table = Table.grid(padding=(0, 2))
         for state in JobState:
             if totals.states.get(state):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -64,6 +66,33 @@ def exit_code(error: HappyHorseError) -> Exit:
     return next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAILED)
 
 
+def overall(codes: Iterable[Exit]) -> Exit:
+    """Give the exit code of a command from those of its parts, the good ones too.
+
+    Money whose fate is not known outranks the rest; failures that are all alike give their code; otherwise, and where WRONG_INPUT
+    would deny that something else was sent, it is FAILED.
+    """
+    found = set(codes)
+    failures = found - {Exit.DONE}
+    if Exit.OUTCOME_UNKNOWN in failures:
+        return Exit.OUTCOME_UNKNOWN
+    if len(failures) > 1 or found == {Exit.DONE, Exit.WRONG_INPUT}:
+        return Exit.FAILED
+    return next(iter(failures), Exit.DONE)
+
+
+def need_folder(out: Path) -> None:
+    """Raise `ConfigurationError` when --out is no folder and cannot become one: to be found out before anything is paid."""
+    existing = next(place for place in (out, *out.absolute().parents) if os.path.lexists(place))
+    if not existing.is_dir():
+        problem = f"{existing} is not a folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = f"{existing} may not be written to"
+    else:
+        return
+    raise ConfigurationError(f"--out: no video can be saved in {out}: {problem}", next_step="Choose another folder with --out.")
+
+
 @asynccontextmanager
 async def open_session(*, sandbox: bool = False, speed: float = 30.0, **settings: Any) -> AsyncIterator[Session]:
     """Open a session to the real service, or to a sandbox started for it; `settings` are those of `Session`."""
@@ -98,7 +127,7 @@ def run(work: Callable[[], Awaitable[int | None]], *, as_json: bool = False) -> 
     except HappyHorseError as error:
         report(error, as_json=as_json)
         raise typer.Exit(exit_code(error)) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the latter: Ctrl-C once more, while it was coming to an end
         say("interrupted")
         raise typer.Exit(Exit.INTERRUPTED) from None
     raise typer.Exit(code or Exit.DONE)

@@ -11,7 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError
-from .common import AsJson, Exit, MaxCredits, Sandboxed, Speed, Yes, agreed, exit_code, money, open_session, put, report, run, say
+from .common import (
+    AsJson,
+    Exit,
+    MaxCredits,
+    Sandboxed,
+    Speed,
+    Yes,
+    agreed,
+    exit_code,
+    money,
+    need_folder,
+    open_session,
+    overall,
+    put,
+    report,
+    run,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..models import ImageToVideo, Video
@@ -44,10 +61,11 @@ def demo(
         from .. import sandbox
 
         _need_renderer()
+        need_folder(out)
         photos = Path(sandbox.__file__).parent / "photos"
         jobs = [_job(photos / name, out / f"{Path(name).stem}.mp4", prompt=prompt) for name, prompt in DEMO_PROMPTS.items()]
         async with open_session(sandbox=True, speed=speed) as session:
-            return await _run_all(session, jobs, out, as_json=as_json, overwrite=True)
+            return await _run_all(session, jobs, out, as_json=as_json, overwrite=True, private=True)
 
     run(work, as_json=as_json)
 
@@ -81,11 +99,12 @@ def generate(
     fields = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
 
     async def work() -> int:
+        need_folder(out)
         async with open_session(sandbox=sandbox, speed=speed, max_credits=max_credits) as session:
             jobs = await _checked_jobs(session, images, out, fields, overwrite=overwrite)
             if not (sandbox or yes or await _agreed(session, [job.request for job in jobs])):
                 return Exit.NOT_WANTED
-            return await _run_all(session, jobs, out, as_json=as_json, overwrite=overwrite)
+            return await _run_all(session, jobs, out, as_json=as_json, overwrite=overwrite, private=sandbox)
 
     run(work, as_json=as_json)
 
@@ -142,7 +161,8 @@ async def _agreed(session: Session, requests: list[ImageToVideo]) -> bool:
     return agreed("Spend it?")
 
 
-async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json: bool, overwrite: bool) -> int:
+async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json: bool, overwrite: bool, private: bool) -> int:
+    """Make and save the videos; `private`: the service is a sandbox that ends with this process, and its tasks with it."""
     import anyio
 
     from .display import Display
@@ -160,6 +180,7 @@ async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json:
                 report(error, as_json=as_json, about=job.name)
                 codes.append(exit_code(error))
             else:
+                codes.append(Exit.DONE)
                 for video in videos[job.path] if as_json else ():
                     put({"ok": True, "image": job.name, **describe(video)})
 
@@ -169,12 +190,13 @@ async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json:
                     display.add(job.path.name)
                     group.start_soon(one, job)
         except BaseException:
-            display.say_how_to_resume()
+            if not private:
+                display.say_how_to_resume()
             raise
     if not as_json:
         display.table([video for job in jobs for video in videos.get(job.path, ())])
         put(str(out.resolve()))
-    return max(codes, default=Exit.DONE)
+    return overall(codes)
 
 
 async def _make(session: Session, job: Job, display: Display, *, overwrite: bool) -> list[Video]:

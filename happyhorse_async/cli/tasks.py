@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import HappyHorseError
-from .common import AsJson, Exit, exit_code, money, open_session, put, report, run, say
+from .common import AsJson, Exit, exit_code, money, need_folder, open_session, overall, put, report, run, say
 
 if TYPE_CHECKING:
     from ..models import Task, TaskSummary
@@ -56,14 +56,15 @@ def get(ids: Ids, as_json: AsJson = False) -> None:
 
     async def work() -> int:
         async with open_session() as session:
-            code = Exit.DONE
+            codes: list[Exit] = []
             for task_id in ids:
                 try:
                     _show(await session.read(task_id), as_json=as_json)
+                    codes.append(Exit.DONE)
                 except HappyHorseError as error:
                     report(error, as_json=as_json, about=task_id)
-                    code = exit_code(error)
-            return code
+                    codes.append(exit_code(error))
+        return overall(codes)
 
     run(work, as_json=as_json)
 
@@ -102,12 +103,14 @@ def watch(ids: Ids, as_json: AsJson = False) -> None:
     """Follow tasks until all have ended, a line for each change."""
 
     async def work() -> int:
+        from ..rules.lifecycle import is_completed
+
         last: dict[str, Task] = {}
         async with open_session() as session, session.watch(ids) as updates:
             async for task in updates:
                 last[task.id] = task
                 _show(task, as_json=as_json)
-        return Exit.DONE if all(task.error is None for task in last.values()) else Exit.FAILED
+        return overall(Exit.DONE if is_completed(task) else Exit.FAILED for task in last.values())
 
     run(work, as_json=as_json)
 
@@ -122,6 +125,7 @@ def download_tasks(
     """Wait for tasks and save their videos; what was fetched before is gone on with."""
 
     async def work() -> int:
+        need_folder(out)
         async with open_session() as session:
             return await _download_all(
                 session, [(task_id, f"{out}/", None) for task_id in ids], overwrite=overwrite, as_json=as_json
@@ -174,6 +178,7 @@ async def _download_all(session: Session, jobs: Sequence[tuple[str, str, int | N
                 videos = [await task.download(to, overwrite=overwrite, index=index)]
             for video in videos:
                 put({"ok": True, **describe_video(video)} if as_json else str(video.path))
+            codes.append(Exit.DONE)
         except HappyHorseError as error:
             report(error, as_json=as_json, about=task_id)
             codes.append(exit_code(error))
@@ -181,4 +186,4 @@ async def _download_all(session: Session, jobs: Sequence[tuple[str, str, int | N
     async with anyio.create_task_group() as group:
         for job in jobs:
             group.start_soon(one, *job)
-    return max(codes, default=Exit.DONE)
+    return overall(codes)

@@ -1,4 +1,4 @@
-"""`happyhorse batch` as a process: exit codes, what is asked, what is said, and signals."""
+"""`happyhorse batch` as a process: exit codes, what is asked, and what is said."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import asyncio
 import csv
 import json
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from happyhorse_async.sandbox import Sandbox
+from happyhorse_async.sandbox import Fault, Features, Sandbox
 
 from .support import ROOT, until, write_manifest
 
@@ -136,39 +135,17 @@ async def test_max_credits(sandbox: Sandbox, tmp_path: Path) -> None:
     assert (code, sandbox.paid, "run the same line again" in err.lower()) == (3, 2, True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_first_signal_finishes_what_is_paid(sandbox: Sandbox, tmp_path: Path, number: int) -> None:
-    """After the first signal nothing is submitted any more, what is paid is saved, and the sentence that resumes is printed."""
-    manifest, out = write_manifest(tmp_path / "in", links=20, files=0), tmp_path / "out"
-    sandbox.speed = 0
-    process = await start(sandbox, "run", manifest, "--out", out, "--yes", "--max-in-flight", 3)
-    await until(lambda: sandbox.paid == 3)
-    process.send_signal(number)
-    assert process.stderr is not None
-    while b"stopping" not in await process.stderr.readline():
-        pass
-    sandbox.finish()
-    _, err = await process.communicate()
-    assert (process.returncode, sandbox.paid, len(list(out.glob("*.mp4")))) == (130, 3, 3)
-    assert "To go on, run the same line again" in err.decode()
-
-
-async def test_second_signal_stops_now(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The second signal ends the process although tasks still run; the next run gets their videos without paying."""
-    manifest, out = write_manifest(tmp_path / "in", links=3, files=0), tmp_path / "out"
-    sandbox.speed = 0
-    process = await start(sandbox, "run", manifest, "--out", out, "--yes")
-    await until(lambda: sandbox.paid == 3)
-    assert process.stderr is not None
-    process.send_signal(signal.SIGINT)
-    while b"stopping" not in await process.stderr.readline():
-        pass
-    process.send_signal(signal.SIGINT)
-    _, err = await process.communicate()
-    assert (process.returncode, b"run the same line again" in err) == (130, True)
-    sandbox.speed = 1000
-    assert (await happyhorse(sandbox, "run", manifest, "--out", out, "--yes"))[0] == 0
-    assert sandbox.paid == 3
+async def test_money_in_doubt_outranks_what_else_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of unknown fate is exit code 4, also where the budget stopped the batch and when it is only told again; `retry` solves it."""
+    manifest, out = write_manifest(tmp_path / "in", links=2, files=0), tmp_path / "out"
+    monkeypatch.setenv("BATCH_REPLAYS", "0")
+    async with Sandbox(video="stub", speed=1000, task_seconds=1, features=Features(listing=False)) as sandbox:
+        sandbox.fail(Fault("drop-after", path="/v1/videos/generations"))
+        code, _, err = await happyhorse(sandbox, "run", manifest, "--out", out, "--yes", "--max-credits", 30, "--max-in-flight", 1)
+        assert (code, "in doubt" in err, "the batch stopped" in err, sandbox.paid) == (4, True, True, 1), err
+        assert (await happyhorse(sandbox, "run", manifest, "--out", out, "--yes"))[0] == 4
+        assert (await happyhorse(sandbox, "retry", "--out", out, "--yes"))[0] == 0
+        assert sandbox.paid == 2
 
 
 async def test_two_processes_on_one_folder(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import aiohttp
 import pytest
+import typer
 
 from happyhorse_async import IncompleteDownloadError, RetryPolicy
+from happyhorse_async.cli.common import Exit, overall, run
 from happyhorse_async.sandbox import Fault, Sandbox
 from happyhorse_async.sandbox.scenarios import SCENARIOS, scenario_faults
 
@@ -341,3 +343,130 @@ async def test_an_unknown_scenario_is_exit_code_2(tmp_path: Path) -> None:
 async def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
     """An unknown option is explained."""
     assert (await happyhorse("generate", "--colour", cwd=tmp_path)).code == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        (Exit.DONE, []),
+        (Exit.DONE, [Exit.DONE, Exit.DONE]),
+        (Exit.SERVICE, [Exit.DONE, Exit.SERVICE, Exit.SERVICE]),
+        (Exit.NOT_WANTED, [Exit.NOT_WANTED, Exit.DONE]),
+        (Exit.WRONG_INPUT, [Exit.WRONG_INPUT, Exit.WRONG_INPUT]),
+        (Exit.FAILED, [Exit.WRONG_INPUT, Exit.DONE]),
+        (Exit.FAILED, [Exit.SERVICE, Exit.NOT_WANTED]),
+        (Exit.OUTCOME_UNKNOWN, [Exit.SERVICE, Exit.OUTCOME_UNKNOWN, Exit.DONE]),
+    ],
+)
+def test_the_exit_code_of_several(code: Exit, parts: list[Exit]) -> None:
+    """Doubt about money comes first, failures of one kind give their code, and a mixture, or wrong input beside what was sent, is 1."""
+    assert overall(parts) == code
+    assert overall(reversed(parts)) == code
+
+
+async def test_images_that_fail_in_several_ways(world: Sandbox, tmp_path: Path) -> None:
+    """Refused for credits and for the key: 1; the same refusals with one submission of unknown fate: 4."""
+    broke = {"error": {"code": "insufficient_quota", "message": "no credits"}}
+    world.fail(Fault("refuse", path="/v1/videos*", status=402, body=broke))
+    world.fail(Fault("fail-task", times=None))
+    ran = await happyhorse("generate", LINK, LINK, "--yes", "--json", cwd=tmp_path, world=world)
+    errors = [line["error"] for line in ran.lines()]
+    assert sorted(error["type"] for error in errors if isinstance(error, dict)) == ["InsufficientCreditsError", "TaskFailedError"]
+    assert ran.code == 1
+    world.fail(Fault("answer-after", path="/v1/videos*", status=200, body={}, times=None, after=1))
+    world.fail(Fault("refuse", path="/v1/videos*", status=402, body=broke))
+    world.fail(Fault("refuse", method="GET", path="/v1/tasks*", status=404, times=None))
+    ran = await happyhorse("generate", LINK, LINK, "--yes", "--json", cwd=tmp_path, world=world)
+    errors = [line["error"] for line in ran.lines()]
+    kinds = {error["type"] for error in errors if isinstance(error, dict)}
+    assert kinds == {"InsufficientCreditsError", "SubmissionOutcomeUnknownError"}
+    assert ran.code == 4
+
+
+async def test_tasks_get_of_one_that_is_there_and_one_that_is_not(world: Sandbox, tmp_path: Path) -> None:
+    """The failure counts, wherever it stands in the line."""
+    async with open_session(world) as session:
+        task_id = (await session.submit(LINK)).id
+    for ids in ((task_id, "task-unified-1-x"), ("task-unified-1-x", task_id)):
+        assert (await happyhorse("tasks", "get", *ids, cwd=tmp_path, world=world)).code == 5
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+async def test_watching_a_task_that_ends_without_a_video_and_without_a_reason(world: Sandbox, tmp_path: Path, status: str) -> None:
+    """Its status alone says that it failed: exit code 1, also beside a task that was completed."""
+    async with open_session(world) as session:
+        done = (await session.submit(LINK)).id
+        await session.task(done).wait()
+        world.speed = 0
+        ended = (await session.submit(LINK)).id
+    world.end(ended, status)
+    world.fail(Fault("unknown-fields", path="/v1/tasks", times=None, fields={"error": None}))
+    ran = await happyhorse("tasks", "watch", ended, done, "--json", cwd=tmp_path, world=world)
+    assert {(line["id"], line["status"], line["error"]) for line in ran.lines()} == {
+        (ended, status, None),
+        (done, "completed", None),
+    }
+    assert ran.code == 1
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/videos"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", LINK, "--yes"),
+        ("batch", "run", "photos", "--yes"),
+        ("demo",),
+        ("tasks", "download", "task-unified-1-x"),
+    ],
+    ids=" ".join,
+)
+async def test_a_file_in_the_place_of_the_folder(world: Sandbox, tmp_path: Path, command: tuple[str, ...], out: str) -> None:
+    """--out that is a file, or in one, is wrong input in one sentence: the file is kept, and nothing has been sent."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes((PHOTOS / "cat.jpg").read_bytes())
+    (tmp_path / "taken").write_text("precious")
+    ran = await happyhorse(*command, "--out", out, cwd=tmp_path, world=world)
+    assert (ran.code, ran.out, world.requests) == (2, "", []), ran.err
+    first, *others = ran.err.splitlines()
+    assert first.startswith(f"error: --out: no video can be saved in {out}: ")
+    assert first.endswith("taken is not a folder")
+    assert others == ["  next: Choose another folder with --out."]
+    assert (tmp_path / "taken").read_text() == "precious"
+
+
+async def test_ctrl_c_promises_nothing_of_a_sandbox_that_ends_with_it(tmp_path: Path) -> None:
+    """The tasks of --sandbox are gone with the process, so there is no word of fetching their videos."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "happyhorse_async", "generate", LINK, "--sandbox", "--speed", "0.001"),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        await process.stderr.readuntil(b"accepted as task-unified-")
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert (process.returncode, out, err.endswith(b"interrupted\n")) == (130, b"", True), err
+    assert b"download" not in err
+    assert b"paid" not in err
+
+
+def test_ctrl_c_while_a_command_that_was_stopped_comes_to_its_end() -> None:
+    """A command that is being cancelled already ends with exit code 130 and without a traceback too."""
+
+    async def work() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.Event().wait()
+        return Exit.DONE
+
+    with pytest.raises(typer.Exit) as ended:
+        run(work)
+    assert ended.value.exit_code == 130
