@@ -118,10 +118,18 @@ Subscriber: TypeAlias = "asyncio.Future[Task] | Channel"
 
 
 def publish(subscriber: Subscriber, task: Task) -> None:
-    """Tell one who waits of a state; the last one is final."""
+    """Tell one who waits of a state; a future waits for the final one."""
+    if lifecycle.is_final(task):
+        publish_end(subscriber, task)
+    elif not isinstance(subscriber, asyncio.Future):
+        subscriber.publish(task)
+
+
+def publish_end(subscriber: Subscriber, task: Task) -> None:
+    """Tell one who waits of the final state."""
     if not isinstance(subscriber, asyncio.Future):
         subscriber.publish(task)
-    elif lifecycle.is_final(task) and not subscriber.done():
+    elif not subscriber.done():
         subscriber.set_result(task)
 
 

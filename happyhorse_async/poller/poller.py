@@ -14,7 +14,7 @@ from ..events import Updated
 from ..rules import lifecycle, wire
 from ..rules.skew import Skew
 from .ages import Ages
-from .channels import Limit, Updates, Watch, fail, publish
+from .channels import Limit, Updates, Watch, fail, publish, publish_end
 from .failures import closed, failure_of
 from .finals import Finals
 from .plan import Plan
@@ -121,7 +121,8 @@ class Poller:
             charged = "yes" if idempotency_key is not None else error.charged
             raise error.with_facts(idempotency_key=idempotency_key, charged=charged) from None
         finally:
-            self._end_wait(task_id, future, limit)
+            if limit is not None or future.cancelled():  # whoever is told is forgotten in the same moment
+                self._end_wait(task_id, future, limit)
         if lifecycle.is_completed(task):
             return task
         raise failure_of(task, idempotency_key)
@@ -333,13 +334,13 @@ class Poller:
             self._expected.pop(task.id, None)
         if self._left:
             self._left.pop(task.id, None)
-        if self.fresh:
+        if task.id in self.fresh:
             self._find(task.id)
         record = self._records.pop(task.id, None)
         if record is not None:
             self._settle(record, task, asked)
             for subscriber in record.take():
-                publish(subscriber, task)
+                publish_end(subscriber, task)
         if is_news:
             self._finals.announce(task)
 
