@@ -52,7 +52,7 @@ class Background:
             await asyncio.wait(self._tasks)
 
 
-def shielded() -> AbstractContextManager[object]:
+def _shielded() -> AbstractContextManager[object]:
     """Keep anyio's cancellations away: a cancelled scope of it cancels every wait inside it anew, where a plain cancellation comes once.
 
     Where nobody has loaded anyio there are no scopes, and loading it would take longer than all the rest of a first submission.
@@ -64,7 +64,7 @@ def shielded() -> AbstractContextManager[object]:
 async def to_the_end(work: asyncio.Task[Any]) -> None:
     """Wait until work has ended, however often the caller is cancelled meanwhile; then the cancellation, or the work's error, is raised."""
     cancelled: asyncio.CancelledError | None = None
-    with shielded():
+    with _shielded():
         while not work.done():
             try:
                 await asyncio.wait([work])

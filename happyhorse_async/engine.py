@@ -17,7 +17,7 @@ from .budget import BudgetBook
 from .dispatcher import Events
 from .edges.api import Api
 from .edges.http import Http
-from .errors import HappyHorseError, InvalidRequestError, SessionClosedError
+from .errors import InvalidRequestError, SessionClosedError
 from .handles import TaskHandle
 from .models import ImageToVideo, Task
 from .rules.skew import Skew
@@ -208,10 +208,7 @@ class Engine:
         except (asyncio.CancelledError, SessionClosedError) as error:
             self.leave(task)  # its caller never saw the task's id
             if isinstance(error, SessionClosedError):
-                error.with_facts(task_id=task.id, idempotency_key=task.idempotency_key, charged="yes")
-            raise
-        except HappyHorseError as error:
-            error.with_facts(task_id=task.id, idempotency_key=task.idempotency_key)
+                error.with_facts(charged="yes")
             raise
 
     def submit_many(self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool) -> Submissions:

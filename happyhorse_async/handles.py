@@ -87,7 +87,7 @@ class TaskHandle:
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download(task, to, request=self.request, overwrite=overwrite, index=index)
         except HappyHorseError as error:
-            error.with_facts(idempotency_key=self.idempotency_key)
+            error.with_facts(task_id=self.id, idempotency_key=self.idempotency_key)
             raise
 
     async def download_all(
@@ -98,5 +98,5 @@ class TaskHandle:
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download_all(task, to, request=self.request, overwrite=overwrite)
         except HappyHorseError as error:
-            error.with_facts(idempotency_key=self.idempotency_key)
+            error.with_facts(task_id=self.id, idempotency_key=self.idempotency_key)
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from ..errors import (
     BudgetExceededError,
     ConfigurationError,
     DestinationExistsError,
+    DownloadError,
     HappyHorseError,
     InvalidRequestError,
     SubmissionOutcomeUnknownError,
@@ -83,14 +83,12 @@ def overall(codes: Iterable[Exit]) -> Exit:
 
 def need_folder(out: Path) -> None:
     """Raise `ConfigurationError` when --out is no folder and cannot become one: to be found out before anything is paid."""
-    existing = next(place for place in (out, *out.absolute().parents) if os.path.lexists(place))
-    if not existing.is_dir():
-        problem = f"{existing} is not a folder"
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        problem = f"{existing} may not be written to"
-    else:
-        return
-    raise ConfigurationError(f"--out: no video can be saved in {out}: {problem}", next_step="Choose another folder with --out.")
+    from ..downloader.destinations import refuse_unwritable
+
+    try:
+        refuse_unwritable(out, f"a video in {out}")
+    except DownloadError as error:
+        raise ConfigurationError(f"--out: {error}", next_step="Choose another folder with --out.") from None
 
 
 @asynccontextmanager

@@ -68,10 +68,11 @@ def refuse_unusable(to: str, *, overwrite: bool) -> None:
         folder = Path(to).parent
         if not overwrite and os.path.lexists(to):
             raise DestinationExistsError(f"{to} exists already", path=to, charged="no")
-    _refuse_unwritable(folder, to)
+    refuse_unwritable(folder, to)
 
 
-def _refuse_unwritable(folder: Path, to: str) -> None:
+def refuse_unwritable(folder: Path, to: str) -> None:
+    """Raise `DownloadError` when a folder is none and cannot become one, or may not be written to. This looks at the disk."""
     existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not existing.is_dir():
         problem = f"{existing} is not a folder"

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..dispatcher import Events
-from ..edges import disk
-from ..edges.disk import Leftover, PartFile
+from ..edges import leftovers as notes
+from ..edges.disk import PartFile
 from ..edges.filesink import FileSink, disk_error
+from ..edges.leftovers import Leftover
 from ..edges.threads import Threads
 from ..errors import HappyHorseError, LinkExpiredError, SessionClosedError
 from ..events import LinkExpiring, Saved
@@ -214,7 +215,7 @@ def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
 
     Each goes on with `downloader.download(task, leftover.path, index=leftover.index)`.
     """
-    return list(disk.leftovers(Path(folder)))
+    return list(notes.leftovers(Path(folder)))
 
 
 def _video(verified: Verified, task: Task, request: ImageToVideo | None, path: Path, url: str | None) -> Video:

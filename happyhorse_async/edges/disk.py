@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,6 @@ BLOCK = 1024 * 1024
 _MOST_VECTORS = 512
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES})
-
-
-@attrs.frozen
-class Leftover:
-    """A download that did not end: `download(task, path, index=index)` goes on with it."""
-
-    task_id: str
-    index: int
-    path: Path
-    """Where the video is to go."""
-    received: int = 0
-    """Bytes that are there."""
-    total: int | None = None
-    """Bytes of the whole file, when the host said it."""
 
 
 class Tally:
@@ -149,7 +135,7 @@ class PartFile:
         draft.replace(self._note)
 
     def _noted(self) -> Held | None:
-        facts = _read_note(self._note)
+        facts = read_note(self._note)
         if facts is None or any(facts.get(name) != value for name, value in self._identity.items()):
             return None
         # After a loss of power the end of a file that was not synced may be zeros: nothing written before is trusted then.
@@ -311,7 +297,8 @@ def _boot() -> str:
         return ""
 
 
-def _read_note(path: Path) -> dict[str, Any] | None:
+def read_note(path: Path) -> dict[str, Any] | None:
+    """Read the note beside a part file; None when it is no such note."""
     try:
         facts = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -326,27 +313,3 @@ def _read_note(path: Path) -> dict[str, Any] | None:
         "length": (int, type(None)),
     }
     return facts if all(name in facts and isinstance(facts[name], kind) for name, kind in shapes.items()) else None
-
-
-def leftovers(folder: Path) -> Iterator[Leftover]:
-    """Find the downloads into a folder, and the folders in it, that did not end."""
-    for note in sorted(folder.rglob(f"*{names.NOTE_SUFFIX}")):
-        facts = _read_note(note)
-        if facts is None or names.part_names(facts["name"])[1] != note.name:
-            continue
-        final, part = note.with_name(facts["name"]), note.with_name(names.part_names(facts["name"])[0])
-        # Looked at once each: a download that is under way may give the name at any moment.
-        begun, whole = _stat(part), _stat(final)
-        if whole is not None and (begun is None or os.path.samestat(begun, whole)):
-            # Killed after the video got its name, before all of this was cleared away.
-            part.unlink(missing_ok=True)
-            note.unlink(missing_ok=True)
-            continue
-        yield Leftover(facts["task_id"], facts["index"], final, 0 if begun is None else begun.st_size, facts["length"])
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None

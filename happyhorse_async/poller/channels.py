@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard
 
 from ..errors import HappyHorseError, WaitTimeoutError
 from ..rules import lifecycle
@@ -47,6 +48,11 @@ def timed_out(task_id: str, task: Task | None, others: int = 0) -> WaitTimeoutEr
         charged="yes",
         next_step=f"Wait again, from any process: await session.task({task_id!r}).wait()",
     )
+
+
+def ends(timeout: float | None) -> TypeGuard[float]:
+    """Whether a time limit is one."""
+    return timeout is not None and timeout < math.inf
 
 
 class Limit:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from ..errors import HappyHorseError
 from ..events import Updated
 from ..rules import lifecycle, wire
 from ..rules.skew import Skew
 from .ages import Ages
-from .channels import Limit, Updates, Watch, fail, publish, publish_end
+from .channels import Limit, Updates, Watch, ends, fail, publish, publish_end
 from .failures import closed, failure_of
 from .finals import Finals
 from .plan import Plan
 from .reader import Reader
+from .recent import Recent
 from .records import Record, value_of
 from .scheduler import Scheduler
 
@@ -62,9 +62,9 @@ class Poller:
         """Waits for the end of tasks that were never read: most of them end with the first read, and need no record until then."""
         self._finals = Finals(events)
         self.on_final = self._finals.on_final
-        self._left: OrderedDict[str, Record] = OrderedDict()
+        self._left: Recent[Record] = Recent(_MOST_LEFT)
         """Tasks that nobody waits for at present: who comes back to one, as short waits in a loop do, finds it as it was."""
-        self._expected: OrderedDict[str, bool] = OrderedDict()
+        self._expected: Recent[bool] = Recent(_MOST_EXPECTED)
         """Tasks whose callback is expected, and whether it came."""
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -121,7 +121,7 @@ class Poller:
             charged = "yes" if idempotency_key is not None else error.charged
             raise error.with_facts(idempotency_key=idempotency_key, charged=charged) from None
         finally:
-            if limit is not None or future.cancelled():  # whoever is told is forgotten in the same moment
+            if limit is not None or not future.done() or future.cancelled():  # whoever is told is forgotten in the same moment
                 self._end_wait(task_id, future, limit)
         if lifecycle.is_completed(task):
             return task
@@ -130,7 +130,7 @@ class Poller:
     def _begin(self, task_id: str, timeout: float | None, known: Task | None) -> tuple[asyncio.Future[Task], Limit | None]:
         future: asyncio.Future[Task] = self._loop.create_future()
         self.subscribe(task_id, future, known)
-        if not _ends(timeout):
+        if not ends(timeout):
             return future, None
         limit = Limit(task_id, future)
         self._scheduler.remind(limit, timeout)
@@ -169,9 +169,7 @@ class Poller:
         if record is not None:
             record.callback, record.kind = True, None
         elif self._finals.get(task_id) is None:
-            self._expected[task_id] = False
-            if len(self._expected) > _MOST_EXPECTED:
-                self._expected.popitem(last=False)
+            self._expected.remember(task_id, False)
 
     def close(self) -> None:
         """Give all who wait `SessionClosedError`; may be called twice."""
@@ -214,13 +212,11 @@ class Poller:
         record.remove(subscriber)
         if record.first is None:
             self._scheduler.drop(record)
-            self._left[task_id] = self._records.pop(task_id)
-            if len(self._left) > _MOST_LEFT:
-                self._left.popitem(last=False)
+            self._left.remember(task_id, self._records.pop(task_id))
 
     def remind(self, subscriber: Channel, timeout: float | None) -> None:
         """Tell a subscriber after a time that it has waited long enough."""
-        if _ends(timeout):
+        if ends(timeout):
             self._scheduler.remind(subscriber, timeout)
 
     def forget(self, subscriber: Channel) -> None:
@@ -352,7 +348,3 @@ class Poller:
             self._ages.ended(record, task, asked)
         if record.callback:
             self._scheduler.plan.callback_came(record.called)
-
-
-def _ends(timeout: float | None) -> TypeGuard[float]:
-    return timeout is not None and timeout < math.inf

@@ -7,12 +7,13 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterable, Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..background import Background, shielded
+from ..background import Background, to_the_end
 from ..budget import BudgetBook
 from ..config import Limits, RetryPolicy, Timeouts
 from ..dispatcher import Events
@@ -271,12 +272,8 @@ class Submitter:
         except RuntimeError:  # the session has closed meanwhile
             self._give_up(job)
             return
-        with shielded():
-            while not work.done():
-                try:
-                    await asyncio.wait([work])
-                except asyncio.CancelledError:
-                    continue  # the caller's cancellation is raised once the submission has ended
+        with suppress(asyncio.CancelledError):  # the caller's own is raised once the submission has ended
+            await to_the_end(work)
         if not job.taken_up:  # the session has closed in this very moment, and an asyncio task that has not begun is never run
             self._give_up(job)
 

@@ -428,7 +428,7 @@ async def test_a_file_in_the_place_of_the_folder(world: Sandbox, tmp_path: Path,
     ran = await happyhorse(*command, "--out", out, cwd=tmp_path, world=world)
     assert (ran.code, ran.out, world.requests) == (2, "", []), ran.err
     first, *others = ran.err.splitlines()
-    assert first.startswith(f"error: --out: no video can be saved in {out}: ")
+    assert first.startswith(f"error: --out: a video in {out} cannot be saved: ")
     assert first.endswith("taken is not a folder")
     assert others == ["  next: Choose another folder with --out."]
     assert (tmp_path / "taken").read_text() == "precious"

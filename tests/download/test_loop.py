@@ -25,7 +25,7 @@ BLOCKING = (
     (disk, "_open_alone"),
     (disk, "_write_all"),
     (folders, "sync_folder"),
-    (disk, "_read_note"),
+    (disk, "read_note"),
     (disk.PartFile, "is_new"),
     (disk.PartFile, "rehash"),
     (disk.PartFile, "publish"),
