@@ -215,6 +215,17 @@ async def test_an_empty_watch_ends_at_once(session: Session) -> None:
         assert [update async for update in watch] == []
 
 
+async def test_a_wait_that_is_thrown_away_is_forgotten(sandbox: Sandbox, session: Session) -> None:
+    """A wait whose coroutine is closed in the middle, without any cancellation, leaves no task behind that is read for nobody."""
+    [task] = await submitted(session, 1)
+    waiting = task.wait()
+    waiting.send(None)
+    poller = session._open().poller
+    assert poller.waiting == 1
+    waiting.close()
+    assert poller.waiting == 0
+
+
 async def test_closing_wakes_everybody(sandbox: Sandbox) -> None:
     """Waits, iterations and watches end with an error when the session closes, none hangs."""
     session = open_session(sandbox)
