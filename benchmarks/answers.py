@@ -24,10 +24,10 @@ NEVER = "task-unified-9999999999999-"
 RULE = Path(__file__).parent.parent / "happyhorse_async" / "pricing_rule.json"
 
 
-def task(status: str, progress: int, **more: Any) -> dict[str, Any]:
-    """Make the service's answer about a task; "ID" stands where its id belongs."""
+def task(status: str, progress: Any, **more: Any) -> dict[str, Any]:
+    """Make the service's answer about a task; "ID" stands where its id belongs, "CREATED" where the moment of its beginning does."""
     return {
-        "created": int(time.time()),
+        "created": "CREATED",
         "id": "ID",
         "model": "happyhorse-1.0-image-to-video",
         "object": "video.generation.task",
@@ -46,10 +46,12 @@ def done_task(url: str) -> dict[str, Any]:
     return task("completed", 100, results=[f"{url}/results/ID.mp4"], duration=1.5, billing=billing)
 
 
-def halves(value: Any) -> tuple[bytes, bytes]:
-    """Write JSON as the part before the first "ID" and the part after it; a second "ID" stays as it is."""
-    before, after = json.dumps(value, separators=(",", ":")).encode().split(b'"ID"', 1)
-    return before + b'"', b'"' + after
+def form(value: Any, *holes: str) -> bytes:
+    """Write JSON as a form, with room for a number in place of each text that is a hole, and for the id; a second "ID" stays as it is."""
+    text = json.dumps(value, separators=(",", ":")).replace('"ID"', '"%b"', 1)
+    for hole in holes:
+        text = text.replace(f'"{hole}"', "%d", 1)
+    return text.encode()
 
 
 def video(size: int = 32_768) -> bytes:
@@ -66,12 +68,14 @@ def video(size: int = 32_768) -> bytes:
 class Answers:
     """The answers by route; `life` is how many seconds a submitted task runs."""
 
-    def __init__(self, url: str, life: float) -> None:
+    def __init__(self, url: str, life: float, clock: Callable[[], float] = time.time) -> None:
         self._life = life
+        self._clock = clock
+        self._begun = clock()
         self._count = 0
-        self._pending = halves(task("pending", 0))
-        self._running = halves(task("processing", 35))
-        self._done = halves(done_task(url))
+        self._pending = form(task("pending", 0), "CREATED")
+        self._running = form(task("processing", "PROGRESS"), "CREATED", "PROGRESS")
+        self._done = form(done_task(url), "CREATED")
         self._video = video()
         self._rule = RULE.read_bytes()
         self._peers = peer_answers(url)
@@ -79,11 +83,16 @@ class Answers:
     def submission(self) -> bytes:
         """Accept a task."""
         self._count += 1
-        return f"task-unified-{int((time.time() + self._life) * 1000)}-{self._count}".encode().join(self._pending)
+        now = self._clock()
+        return self._pending % (now, b"task-unified-%d-%d" % ((now + self._life) * 1000, self._count))
 
     def one(self, task_id: bytes) -> bytes:
         """Say how a task is."""
-        return task_id.join(self._done if int(task_id.split(b"-", 3)[2]) <= time.time() * 1000 else self._running)
+        now, end = self._clock(), int(task_id.split(b"-", 3)[2]) / 1000
+        created = min(now, max(self._begun, end - self._life))
+        if end <= now:
+            return self._done % (created, task_id)
+        return self._running % (created, task_id, 100 * (now - created) / self._life if self._life else 35)
 
     def many(self, body: bytes) -> bytes:
         """Say how many tasks are."""

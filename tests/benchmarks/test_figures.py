@@ -98,6 +98,16 @@ class TestAnswers:
         body = Answers(LOOPBACK, life=0.0).answer(b"GET", f"/v1/tasks/{NEVER}7".encode(), b"")[1]
         assert json.loads(body)["status"] == "processing"
 
+    def test_the_age_of_a_task_is_told_as_it_is(self):
+        """When to read a task is planned from its age and its progress: a server that lies about them measures something else."""
+        now = 1_800_000_000.0
+        answers = Answers(LOOPBACK, life=100.0, clock=lambda: now)
+        begun = json.loads(answers.answer(b"POST", b"/v1/videos/generations", b"{}")[1])
+        assert (begun["created"], begun["progress"]) == (now, 0)
+        now += 30
+        later = json.loads(answers.answer(b"GET", f"/v1/tasks/{begun['id']}".encode(), b"")[1])
+        assert (later["created"], later["status"], later["progress"]) == (begun["created"], "processing", 30)
+
     def test_a_batch_has_every_task(self):
         """In the order asked for."""
         ids = [f"{DONE}1", f"{NEVER}2"]
