@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -59,7 +60,9 @@ class Poller:
         self._events = events
         self._records: dict[str, Record] = {}
         self.fresh: OrderedDict[str, asyncio.Future[Task]] = OrderedDict()
-        """Waits for the end of tasks that were never read: most of them end with the first read, and need no record until then."""
+        """Waits for the end of tasks that were never read: most of them end with the first read, and need no record for it."""
+        self._asked: dict[str, asyncio.Future[Task]] = {}
+        """Those of them whose first read is on the wire."""
         self._finals = Finals(events)
         self.on_final = self._finals.on_final
         self._left: Recent[Record] = Recent(_MOST_LEFT)
@@ -86,7 +89,7 @@ class Poller:
     @property
     def waiting(self) -> int:
         """How many unfinished tasks are waited for."""
-        return len(self._records) + len(self.fresh)
+        return len(self._records) + len(self.fresh) + len(self._asked)
 
     # --- verbs --------------------------------------------------------------------------------------------------------------------
 
@@ -206,8 +209,9 @@ class Poller:
         """End a subscription; when nobody else waits, the task is read no more."""
         record = self._records.get(task_id)
         if record is None:
-            if self.fresh.get(task_id) is subscriber:
-                del self.fresh[task_id]
+            for waits in (self.fresh, self._asked):
+                if waits.get(task_id) is subscriber:
+                    del waits[task_id]
             return
         record.remove(subscriber)
         if record.first is None:
@@ -224,6 +228,30 @@ class Poller:
         self._scheduler.forget(subscriber)
 
     # --- for the scheduler --------------------------------------------------------------------------------------------------------
+
+    def take_fresh(self, most: int) -> list[str]:
+        """Give up to so many tasks that were never read, the oldest first, to be read now."""
+        taken = [self.fresh.popitem(last=False) for _ in range(min(most, len(self.fresh)))]
+        self._asked.update(taken)
+        return [task_id for task_id, _ in taken]
+
+    def ended(self, task_id: str, value: Mapping[str, Any]) -> bool:
+        """Take the first answer about a task; gives whether the task has ended, so that nothing need be kept of it."""
+        future = self._asked.get(task_id)
+        if future is None or value["status"] not in lifecycle.FINAL_STATUSES:
+            return False
+        del self._asked[task_id]
+        task = wire.task_from(value)
+        is_news = self._finals.add(task)
+        publish_end(future, task)
+        if is_news:
+            self._finals.announce(task)
+        return True
+
+    def keep(self, task_id: str, asked: float) -> Record | None:
+        """Give the record of a task that has not ended with its first read; None when nobody waits for it any more."""
+        future = self._asked.pop(task_id, None)
+        return self._records.get(task_id) if future is None else self._open(task_id, future, asked)
 
     def answered(self, record: Record, value: Mapping[str, Any], asked: float) -> bool:
         """Take a task's JSON object; gives whether the task is still to be watched."""
@@ -275,24 +303,23 @@ class Poller:
         """Give the record of a task that is waited for."""
         record = self._records.get(task_id)
         if record is None and task_id in self.fresh:
-            record = self._open(task_id, self.fresh.pop(task_id))
+            record = self._open(task_id, self.fresh.pop(task_id), self._scheduler.clock())
             self._scheduler.watch(record)
+        elif record is None and task_id in self._asked:
+            record = self._open(task_id, self._asked.pop(task_id), self._scheduler.clock())
+            record.asked = -math.inf  # the answer that is on its way is news
         return record
 
     def _remembers(self, task_id: str) -> bool:
         return task_id in self._expected or task_id in self._left
 
     def _all(self) -> tuple[Record, ...]:
-        for task_id in tuple(self.fresh):
+        for task_id in (*self.fresh, *self._asked):
             self._find(task_id)
         return tuple(self._records.values())
 
-    def take_fresh(self, most: int) -> list[Record]:
-        """Give up to so many tasks that were never read, the oldest first, to be read now."""
-        return [self._open(*self.fresh.popitem(last=False)) for _ in range(min(most, len(self.fresh)))]
-
-    def _open(self, task_id: str, future: asyncio.Future[Task]) -> Record:
-        record = self._records[task_id] = Record(task_id, self._scheduler.clock())
+    def _open(self, task_id: str, future: asyncio.Future[Task], now: float) -> Record:
+        record = self._records[task_id] = Record(task_id, now)
         record.add(future)
         return record
 
@@ -330,8 +357,7 @@ class Poller:
             self._expected.pop(task.id, None)
         if self._left:
             self._left.pop(task.id, None)
-        if task.id in self.fresh:
-            self._find(task.id)
+        self._find(task.id)
         record = self._records.pop(task.id, None)
         if record is not None:
             self._settle(record, task, asked)

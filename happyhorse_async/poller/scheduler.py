@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events import ReadFailed
@@ -43,8 +43,14 @@ class Sink(Protocol):
     def fresh(self) -> Sized:
         """Tasks that were never read."""
 
-    def take_fresh(self, most: int) -> list[Record]:
+    def take_fresh(self, most: int) -> list[str]:
         """Give up to so many of them, the oldest first, to be read now."""
+
+    def ended(self, task_id: str, value: Mapping[str, Any]) -> bool:
+        """Take the JSON object of one of them; gives whether it has ended, so that nothing need be kept of it."""
+
+    def keep(self, task_id: str, asked: float) -> Record | None:
+        """Give the record of one of them that has not ended; None when nobody waits for it any more."""
 
     def answered(self, record: Record, value: Mapping[str, Any], asked: float) -> bool:
         """Take a task's JSON object; gives whether the task is still to be watched."""
@@ -186,33 +192,36 @@ class Scheduler:
             if self._alone:
                 self._start([self._alone.popleft()], now)
                 continue
-            group = self._take(now)
+            group, fresh = self._take(now)
             self._alone += [record for record in group if record.alone]
             together = [record for record in group if not record.alone]
-            if together:
-                self._start(together, now)
+            if together or fresh:
+                self._start(together, now, fresh)
 
-    def _take(self, now: float) -> list[Record]:
-        """Take what one request is to read: what is due, what was never read, and what is due soon."""
+    def _take(self, now: float) -> tuple[list[Record], Sequence[str]]:
+        """Take what one request is to read: what is due or due soon, and what was never read."""
         group, room = self.plan.take_due(now), BATCH_SIZE if self.plan.batches else 1
-        if len(group) < room and self._sink.fresh:
-            group += self._sink.take_fresh(room - len(group))
-        if len(group) < room and self.plan.batches:
-            group += self.plan.take_company(now, room - len(group))
-        return group
+        room -= len(group)
+        fresh = self._sink.take_fresh(room) if room and self._sink.fresh else ()
+        room -= len(fresh)
+        if room and self.plan.batches:
+            group += self.plan.take_company(now, room)
+        return group, fresh
 
-    def _start(self, group: list[Record], now: float) -> None:
+    def _start(self, group: list[Record], now: float, fresh: Sequence[str] = ()) -> None:
         self._allowance.spend(now)
         self._on_wire += 1
-        self._background.start(self._read(group, now), name="reading")
+        self._background.start(self._read(group, fresh, now), name="reading")
 
-    async def _read(self, group: list[Record], asked: float) -> None:
+    async def _read(self, group: list[Record], fresh: Sequence[str], asked: float) -> None:
         try:
             try:
-                reading = await self._reader.read([record.id for record in group])
+                reading = await self._reader.read([*(record.id for record in group), *fresh])
             finally:
                 self._on_wire -= 1
             self.plan.batches = self._reader.batches
+            if fresh:
+                group += self._not_ended(fresh, reading, asked)
             self._take_in(group, reading, asked)
             # What waits for room on the wire goes at once, without a turn of the scheduler's own task.
             self._start_reads(self.clock())
@@ -222,6 +231,17 @@ class Scheduler:
         finally:
             if not self._busy() or self._next_read() < self._wakes_at:
                 self._wake()
+
+    def _not_ended(self, fresh: Sequence[str], reading: Reading, asked: float) -> list[Record]:
+        """Take in which tasks have ended that were never read before; gives the others, which are waited for from now on."""
+        values, kept = reading.values, []
+        for task_id in fresh:
+            value = values.get(task_id)
+            if value is None or not self._sink.ended(task_id, value):
+                record = self._sink.keep(task_id, asked)
+                if record is not None:
+                    kept.append(record)
+        return kept
 
     def _take_in(self, group: list[Record], reading: Reading, asked: float) -> None:
         now = self.clock()
