@@ -89,7 +89,9 @@ class Answers:
     def one(self, task_id: bytes) -> bytes:
         """Say how a task is."""
         now, end = self._clock(), int(task_id.split(b"-", 3)[2]) / 1000
-        created = min(now, max(self._begun, end - self._life))
+        created = end - self._life
+        if not self._begun <= created <= now:  # no task of a submission, but one whose id was made up
+            created = self._begun
         if end <= now:
             return self._done % (created, task_id)
         return self._running % (created, task_id, 100 * (now - created) / self._life if self._life else 35)

@@ -190,33 +190,33 @@ class Scheduler:
     def _start_reads(self, now: float) -> None:
         while self._next_read() <= now:
             if self._alone:
-                self._start([self._alone.popleft()], now)
+                self._start([self._alone.popleft()], [], now)
                 continue
             group, fresh = self._take(now)
             self._alone += [record for record in group if record.alone]
             together = [record for record in group if not record.alone]
             if together or fresh:
-                self._start(together, now, fresh)
+                self._start(together, fresh, now)
 
-    def _take(self, now: float) -> tuple[list[Record], Sequence[str]]:
+    def _take(self, now: float) -> tuple[list[Record], list[str]]:
         """Take what one request is to read: what is due or due soon, and what was never read."""
         group, room = self.plan.take_due(now), BATCH_SIZE if self.plan.batches else 1
         room -= len(group)
-        fresh = self._sink.take_fresh(room) if room and self._sink.fresh else ()
+        fresh = self._sink.take_fresh(room) if room and self._sink.fresh else []
         room -= len(fresh)
         if room and self.plan.batches:
             group += self.plan.take_company(now, room)
         return group, fresh
 
-    def _start(self, group: list[Record], now: float, fresh: Sequence[str] = ()) -> None:
+    def _start(self, group: list[Record], fresh: list[str], now: float) -> None:
         self._allowance.spend(now)
         self._on_wire += 1
         self._background.start(self._read(group, fresh, now), name="reading")
 
-    async def _read(self, group: list[Record], fresh: Sequence[str], asked: float) -> None:
+    async def _read(self, group: list[Record], fresh: list[str], asked: float) -> None:
         try:
             try:
-                reading = await self._reader.read([*(record.id for record in group), *fresh])
+                reading = await self._reader.read([record.id for record in group] + fresh)
             finally:
                 self._on_wire -= 1
             self.plan.batches = self._reader.batches
