@@ -22,6 +22,7 @@ async def asked(server: polling.Service, poller: Poller, count: int = 1) -> list
     waits = [asyncio.ensure_future(poller.wait(task.id)) for task in tasks]
     while not server.requests:
         await asyncio.sleep(0)
+    await asyncio.sleep(polling.LATENCY / 4)  # by half of it the answer is there
     return waits
 
 
