@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from .ages import Ages
 from .channels import Limit, Updates, Watch, ends, fail, publish, publish_end
 from .failures import closed, failure_of
 from .finals import Finals
+from .first_reads import FirstReads
 from .plan import Plan
 from .reader import Reader
 from .recent import Recent
@@ -59,12 +59,9 @@ class Poller:
         self._api = api
         self._events = events
         self._records: dict[str, Record] = {}
-        self.fresh: OrderedDict[str, asyncio.Future[Task]] = OrderedDict()
-        """Waits for the end of tasks that were never read: most of them end with the first read, and need no record for it."""
-        self._asked: dict[str, asyncio.Future[Task]] = {}
-        """Those of them whose first read is on the wire."""
         self._finals = Finals(events)
         self.on_final = self._finals.on_final
+        self.fresh = FirstReads(self._finals)
         self._left: Recent[Record] = Recent(_MOST_LEFT)
         """Tasks that nobody waits for at present: who comes back to one, as short waits in a loop do, finds it as it was."""
         self._expected: Recent[bool] = Recent(_MOST_EXPECTED)
@@ -89,7 +86,7 @@ class Poller:
     @property
     def waiting(self) -> int:
         """How many unfinished tasks are waited for."""
-        return len(self._records) + len(self.fresh) + len(self._asked)
+        return len(self._records) + len(self.fresh)
 
     # --- verbs --------------------------------------------------------------------------------------------------------------------
 
@@ -196,7 +193,7 @@ class Poller:
         record = self._find(task_id)
         if record is None:
             if isinstance(subscriber, asyncio.Future) and known is None and not self._remembers(task_id):
-                self.fresh[task_id] = subscriber
+                self.fresh.new[task_id] = subscriber
                 self._scheduler.read_fresh()
                 return
             record = self._watch(task_id, known)
@@ -209,9 +206,7 @@ class Poller:
         """End a subscription; when nobody else waits, the task is read no more."""
         record = self._records.get(task_id)
         if record is None:
-            for waits in (self.fresh, self._asked):
-                if waits.get(task_id) is subscriber:
-                    del waits[task_id]
+            self.fresh.drop(task_id, subscriber)
             return
         record.remove(subscriber)
         if record.first is None:
@@ -229,28 +224,9 @@ class Poller:
 
     # --- for the scheduler --------------------------------------------------------------------------------------------------------
 
-    def take_fresh(self, most: int) -> list[str]:
-        """Give up to so many tasks that were never read, the oldest first, to be read now."""
-        taken = [self.fresh.popitem(last=False) for _ in range(min(most, len(self.fresh)))]
-        self._asked.update(taken)
-        return [task_id for task_id, _ in taken]
-
-    def ended(self, task_id: str, value: Mapping[str, Any]) -> bool:
-        """Take the first answer about a task; gives whether the task has ended, so that nothing need be kept of it."""
-        future = self._asked.get(task_id)
-        if future is None or value["status"] not in lifecycle.FINAL_STATUSES:
-            return False
-        del self._asked[task_id]
-        task = wire.task_from(value)
-        is_news = self._finals.add(task)
-        publish_end(future, task)
-        if is_news:
-            self._finals.announce(task)
-        return True
-
     def keep(self, task_id: str, asked: float) -> Record | None:
         """Give the record of a task that has not ended with its first read; None when nobody waits for it any more."""
-        future = self._asked.pop(task_id, None)
+        future = self.fresh.asked.pop(task_id, None)
         return self._records.get(task_id) if future is None else self._open(task_id, future, asked)
 
     def answered(self, record: Record, value: Mapping[str, Any], asked: float) -> bool:
@@ -302,11 +278,11 @@ class Poller:
     def _find(self, task_id: str) -> Record | None:
         """Give the record of a task that is waited for."""
         record = self._records.get(task_id)
-        if record is None and task_id in self.fresh:
-            record = self._open(task_id, self.fresh.pop(task_id), self._scheduler.clock())
+        if record is None and task_id in self.fresh.new:
+            record = self._open(task_id, self.fresh.new.pop(task_id), self._scheduler.clock())
             self._scheduler.watch(record)
-        elif record is None and task_id in self._asked:
-            record = self._open(task_id, self._asked.pop(task_id), self._scheduler.clock())
+        elif record is None and task_id in self.fresh.asked:
+            record = self._open(task_id, self.fresh.asked.pop(task_id), self._scheduler.clock())
             record.asked = -math.inf  # the answer that is on its way is news
         return record
 
@@ -314,7 +290,7 @@ class Poller:
         return task_id in self._expected or task_id in self._left
 
     def _all(self) -> tuple[Record, ...]:
-        for task_id in (*self.fresh, *self._asked):
+        for task_id in self.fresh:
             self._find(task_id)
         return tuple(self._records.values())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events import ReadFailed
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..errors import HappyHorseError
     from .ages import Ages
     from .channels import Channel, Limit
+    from .first_reads import FirstReads
     from .plan import Plan
     from .reader import Reader, Reading
 
@@ -40,14 +41,8 @@ class Sink(Protocol):
     """Who is told what the reads gave."""
 
     @property
-    def fresh(self) -> Sized:
+    def fresh(self) -> FirstReads:
         """Tasks that were never read."""
-
-    def take_fresh(self, most: int) -> list[str]:
-        """Give up to so many of them, the oldest first, to be read now."""
-
-    def ended(self, task_id: str, value: Mapping[str, Any]) -> bool:
-        """Take the JSON object of one of them; gives whether it has ended, so that nothing need be kept of it."""
 
     def keep(self, task_id: str, asked: float) -> Record | None:
         """Give the record of one of them that has not ended; None when nobody waits for it any more."""
@@ -158,7 +153,7 @@ class Scheduler:
             self._running = False
 
     def _busy(self) -> bool:
-        return bool(self.plan or self._on_wire or self._alone or self._time_limits or self._sink.fresh)
+        return bool(self.plan or self._on_wire or self._alone or self._time_limits or self._sink.fresh.new)
 
     async def _sleep(self, now: float) -> None:
         self._wakes_at = min(self._next_read(), self._next_time_limit())
@@ -182,7 +177,7 @@ class Scheduler:
     def _next_read(self) -> float:
         if self._on_wire >= self._limits.max_reads:
             return math.inf
-        ripe = -math.inf if self._alone or self._sink.fresh else self.plan.ripe_at()
+        ripe = -math.inf if self._alone or self._sink.fresh.new else self.plan.ripe_at()
         return max(ripe, self._allowance.next())
 
     # --- reads --------------------------------------------------------------------------------------------------------------------
@@ -202,7 +197,7 @@ class Scheduler:
         """Take what one request is to read: what is due or due soon, and what was never read."""
         group, room = self.plan.take_due(now), BATCH_SIZE if self.plan.batches else 1
         room -= len(group)
-        fresh = self._sink.take_fresh(room) if room and self._sink.fresh else []
+        fresh = self._sink.fresh.take(room) if room else []
         room -= len(fresh)
         if room and self.plan.batches:
             group += self.plan.take_company(now, room)
@@ -237,7 +232,7 @@ class Scheduler:
         values, kept = reading.values, []
         for task_id in fresh:
             value = values.get(task_id)
-            if value is None or not self._sink.ended(task_id, value):
+            if value is None or not self._sink.fresh.ended(task_id, value):
                 record = self._sink.keep(task_id, asked)
                 if record is not None:
                     kept.append(record)
