@@ -53,7 +53,7 @@ class Ours:
 
     async def read_many(self) -> None:
         """Read fifty tasks as the poller does, which looks whether anything has changed."""
-        from happyhorse_async.poller.records import Record
+        from happyhorse_async.poller.watched import Record
 
         scheduler = self._engine.poller._scheduler
         if not self._values:

@@ -88,10 +88,10 @@ def answer(peer: socket.socket, folder: Path) -> None:
 async def fetch_ours(urls: list[str], folder: Path) -> None:
     """Fetch with the downloader."""
     from happyhorse_async import Limits, RetryPolicy, Task, Timeouts
-    from happyhorse_async.background import Background
-    from happyhorse_async.dispatcher import Events
+    from happyhorse_async.concurrency import Background
     from happyhorse_async.downloader import Downloader
     from happyhorse_async.edges.fetch import Fetcher
+    from happyhorse_async.events import Events
 
     limits = Limits(max_downloads=AT_ONCE)
     fetcher = Fetcher(timeouts=Timeouts(), limits=limits, allow_loopback=True)
@@ -133,12 +133,12 @@ async def watch_loop(held: list[float]) -> None:
 
 async def fetch_watched(urls: list[str], folder: Path) -> None:
     """Fetch with the downloader, and say what held the loop."""
-    from happyhorse_async.edges import disk
+    from happyhorse_async.edges import part_files
 
     delay = float(os.environ.get("SLOW_DISK", "0"))
     if delay:
-        write_all, sync = disk._write_all, os.fsync
-        disk._write_all = lambda *args: (time.sleep(delay), write_all(*args))[1]  # type: ignore[assignment]
+        write_all, sync = part_files._write_all, os.fsync
+        part_files._write_all = lambda *args: (time.sleep(delay), write_all(*args))[1]  # type: ignore[assignment]
         os.fsync = lambda *args: (time.sleep(delay), sync(*args))[1]  # type: ignore[assignment]
     await fetch_ours([], folder)  # imports are not the downloads' doing
     held: list[float] = []

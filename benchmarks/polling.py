@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 from benchmarks import virtual
 from happyhorse_async import Limits, Polling, RetryPolicy
-from happyhorse_async.background import Background
-from happyhorse_async.dispatcher import Events
+from happyhorse_async.concurrency import Background
 from happyhorse_async.errors import APIConnectionError, InternalServerError, NotFoundError, TaskNotFoundError
+from happyhorse_async.events import Events
 from happyhorse_async.models import Task
 from happyhorse_async.poller import Poller
 from happyhorse_async.rules import wire

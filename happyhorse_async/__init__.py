@@ -45,7 +45,6 @@ if TYPE_CHECKING:
         UnsafeLinkError,
         WaitTimeoutError,
     )
-    from .handles import TaskHandle
     from .models import (
         Billing,
         Credits,
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
         Video,
     )
     from .session import Session
+    from .tasks import TaskHandle
 
 __all__ = [
     "APIConnectionError",

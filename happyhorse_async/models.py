@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from .errors import InvalidRequestError
-from .rules import frames, links
+from .formats import images, urls
 
 if TYPE_CHECKING:
     from .errors import HappyHorseError
@@ -39,7 +39,7 @@ SEEDS = range(1, 2147483648)
 
 
 def _image(value: Any) -> Any:
-    if isinstance(value, str) and not links.looks_like_link(value):
+    if isinstance(value, str) and not urls.looks_like_link(value):
         return Path(value)
     if isinstance(value, os.PathLike):
         return Path(value)
@@ -76,7 +76,7 @@ class ImageToVideo:
         problems = request_problems(self)
         if problems:
             raise InvalidRequestError(problems)
-        cut = frames.prompt_cut(self.prompt) if self.prompt else None
+        cut = images.prompt_cut(self.prompt) if self.prompt else None
         if cut is not None:
             warnings.warn(f"prompt: {cut}", UserWarning, stacklevel=3)
 
@@ -92,7 +92,7 @@ def request_problems(request: ImageToVideo) -> list[str]:
     prompt: object = request.prompt
     if prompt is not None and not isinstance(prompt, str):
         problems.append(f"prompt: expected text or None, got {prompt!r}")
-    elif prompt is not None and links.has_surrogate(prompt):
+    elif prompt is not None and urls.has_surrogate(prompt):
         problems.append("prompt: expected text that can be written as UTF-8; there is half of a surrogate pair in it")
     if request.quality not in QUALITIES:
         problems.append(f"quality: expected '720p' or '1080p', got {request.quality!r}")
@@ -101,7 +101,7 @@ def request_problems(request: ImageToVideo) -> list[str]:
     if request.seed is not None and not _whole_in(request.seed, SEEDS):
         problems.append(f"seed: expected a whole number from 1 to 2147483647 or None, got {request.seed!r}")
     if request.callback_url is not None:
-        problems += [f"callback_url: {problem}" for problem in links.callback_problems(request.callback_url)]
+        problems += [f"callback_url: {problem}" for problem in urls.callback_problems(request.callback_url)]
     return problems
 
 
@@ -111,9 +111,9 @@ def _whole_in(value: object, allowed: range) -> bool:
 
 def _image_problems(image: object) -> list[str]:
     if isinstance(image, bytes):
-        return [f"image: {problem}" for problem in frames.frame_problems(image, len(image))]
+        return [f"image: {problem}" for problem in images.frame_problems(image, len(image))]
     if isinstance(image, str):
-        return [f"image: {problem}" for problem in links.image_link_problems(image)]
+        return [f"image: {problem}" for problem in urls.image_link_problems(image)]
     if isinstance(image, Path):
         return []
     shown = f"an empty {type(image).__name__}" if isinstance(image, Sequence) and not image else repr(image)

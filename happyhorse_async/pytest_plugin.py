@@ -17,8 +17,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from happyhorse_async.sandbox import Sandbox
-    from happyhorse_async.session import Session
+    from .sandbox import Sandbox
+    from .session import Session
 
 __all__ = ["happyhorse_sandbox", "happyhorse_session", "pytest_configure"]
 
@@ -34,7 +34,7 @@ def happyhorse_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
     It works with tests of every kind, async or not. Nothing that it charges is real.
     """
-    from happyhorse_async.sandbox import Sandbox
+    from .sandbox import Sandbox
 
     arguments: dict[str, Any] = {"video": "stub", "task_seconds": 0}
     for marker in reversed(list(request.node.iter_markers("happyhorse_sandbox"))):
@@ -57,7 +57,7 @@ async def happyhorse_session(anyio_backend: Any, _asyncio_alone: None, happyhors
 
     On another event loop than asyncio's the test is skipped.
     """
-    from happyhorse_async import Polling, Session
+    from . import Polling, Session
 
     eager = Polling(target_delay=0.01, min_interval=0.01, max_interval=0.1, max_reads_per_minute=60_000)
     async with Session(

@@ -10,24 +10,23 @@ import warnings
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .config import Budget, Limits, Polling, RetryPolicy, Timeouts
+from .config import Budget, Limits, Polling, RetryPolicy, Settings, Timeouts
 from .errors import SessionClosedError
-from .settings import Settings
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     import aiohttp
 
-    from .batch.runner import Batch
+    from .batch.batch import Batch
     from .downloader import Leftover
-    from .engine import Engine
     from .events import Event
-    from .handles import TaskHandle
     from .models import Credits, Estimate, ImageToVideo, Task, TaskPage, UploadedFile, Video
+    from .parts import Engine
     from .poller import Watch
     from .submitter import Orphan
-    from .submitter.submissions import Submissions
+    from .submitter.fan_out import Submissions
+    from .tasks import TaskHandle
 
     E = TypeVar("E", bound=Event)
 
@@ -92,7 +91,7 @@ class Session:
         if self._closed:
             raise SessionClosedError("this session is closed; make a new one", next_step="Open a new Session.")
         if self._engine is None:
-            from .engine import Engine
+            from .parts import Engine
 
             self._engine = Engine(self._settings)
             self._orphans = self._engine.orphans

@@ -6,8 +6,7 @@ import logging
 
 import pytest
 
-from happyhorse_async.dispatcher import Events
-from happyhorse_async.events import Completed, Event, Throttled, Updated
+from happyhorse_async.events import Completed, Event, Events, Throttled, Updated
 from happyhorse_async.models import Task
 
 

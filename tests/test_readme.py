@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async.sandbox import Sandbox
-
-from .conftest import open_session
+from tests.conftest import open_session
 
 pytestmark = pytest.mark.anyio
 

@@ -29,8 +29,7 @@ from happyhorse_async import (
 )
 from happyhorse_async.events import Retrying, Submitted
 from happyhorse_async.sandbox import Fault, Sandbox
-
-from .conftest import open_session
+from tests.conftest import open_session
 
 pytestmark = pytest.mark.anyio
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..rules.lifecycle import JobState
+from .batch import Batch, Outcomes
 from .jobs import Job, JobChanged, Outcome, Totals
-from .runner import Batch, Outcomes
 
 __all__ = ["Batch", "Job", "JobChanged", "JobState", "Outcome", "Outcomes", "Totals"]

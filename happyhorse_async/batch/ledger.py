@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import LedgerError
-from .store import LEDGER_NAME, Change, Store
+from .database import LEDGER_NAME, Change, Store
 
 T = TypeVar("T")
 

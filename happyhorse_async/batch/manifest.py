@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -24,11 +24,10 @@ import anyio.to_thread
 import attrs
 
 from ..errors import ConfigurationError, InvalidRequestError
-from ..models import ImageToVideo
-from ..rules import frames
-from ..rules.links import looks_like_link
-from .jobs import Job
-from .texts import text_problem
+from ..formats import images
+from ..formats.urls import looks_like_link
+from ..models import Estimate, ImageToVideo
+from .jobs import Job, text_problem
 
 FIELDS = ("image", "prompt", "quality", "duration", "seed", "callback_url")
 IMAGE_COLUMNS = ("image", "image_url", "image_path", "file", "url")
@@ -154,7 +153,7 @@ def _second_look(job: Job, seen: set[int]) -> tuple[str, ...]:
 def _file_problems(path: Path) -> list[str]:
     try:
         with path.open("rb") as file:
-            return frames.frame_problems(file.read(frames.HEADER_BYTES), file.seek(0, os.SEEK_END))
+            return images.frame_problems(file.read(images.HEADER_BYTES), file.seek(0, os.SEEK_END))
     except OSError as error:
         return [f"{str(path)!r} cannot be read: {error.strerror or error}"]
 
@@ -275,3 +274,58 @@ def _parquet(path: Path) -> Iterator[Line]:
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
+
+
+# --- A look at every row of a manifest before anything is spent: what is wrong with which line, and
+# what the good ones will cost.
+
+
+MOST_KEPT = 1000
+
+
+@attrs.define
+class Checked:
+    """What a look at a manifest found."""
+
+    good: int = 0
+    """Rows that can be submitted."""
+    bad_rows: int = 0
+    """Rows that cannot."""
+    bad: list[BadLine] = attrs.field(factory=list)
+    """The first thousand of those."""
+    cut_prompts: int = 0
+    """Prompts that are longer than the service reads."""
+    credits: Decimal = Decimal(0)
+    """What the good rows cost together, by the pricing rule."""
+    usd: Decimal = Decimal(0)
+
+
+async def check(manifest: Manifest, estimate: Callable[[Iterable[ImageToVideo]], Awaitable[Estimate]]) -> Checked:
+    """Walk all rows once, opening local images, and add up the price."""
+    found = Checked()
+    chunk: list[ImageToVideo] = []
+    async with aclosing(manifest.rows(look=True)) as rows:
+        async for row in rows:
+            if isinstance(row, BadLine):
+                found.bad_rows += 1
+                if len(found.bad) < MOST_KEPT:
+                    found.bad.append(row)
+                continue
+            found.good += 1
+            request = row.job.request
+            found.cut_prompts += bool(request.prompt and images.prompt_cut(request.prompt))
+            chunk.append(request)
+            if len(chunk) == CHUNK:
+                await _add(found, chunk, estimate)
+    await _add(found, chunk, estimate)
+    return found
+
+
+async def _add(
+    found: Checked, chunk: list[ImageToVideo], estimate: Callable[[Iterable[ImageToVideo]], Awaitable[Estimate]]
+) -> None:
+    if chunk:
+        price = await estimate(chunk)
+        found.credits += price.credits
+        found.usd += price.usd
+        chunk.clear()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ..dispatcher import Events
     from ..downloader import Downloader
+    from ..events import Events
     from ..poller import Poller
     from ..pricing import Pricing
     from ..submitter import Submitter

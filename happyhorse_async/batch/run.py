@@ -12,19 +12,17 @@ import anyio
 import attrs
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from ..budget import Purse
 from ..config import RetryPolicy
 from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError, LedgerError, SessionClosedError
 from ..models import ImageToVideo
 from ..rules.lifecycle import AT_STAKE, JobState
-from .admission import Admission, Candidate, Verdict, admit
-from .intake import GROUP, BadRow, Input, Intake, rows_of
+from .admission import GROUP, Admission, BadRow, Candidate, Input, Intake, Verdict, admit, rows_of
+from .database import Store
+from .follow import Outcomes, Stages, Work
 from .jobs import Job, Outcome, Record, outcome_of
 from .ledger import Ledger
 from .parts import Parts
-from .purse import Purse
-from .stages import Outcomes, Stages
-from .store import Store
-from .work import Work
 
 Row = ImageToVideo | Job
 

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
+from .account import credits_command, doctor, estimate, sandbox, upload
 from .batch import app as batch
 from .generate import demo, generate
-from .money import credits_command, estimate, upload
-from .service import doctor, sandbox
 from .tasks import app as tasks
 from .tasks import download
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..batch.batch import Batch
 from ..errors import HappyHorseError, LedgerError
 from .common import (
     AsJson,
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
     from ..batch import Batch, Outcome, Outcomes
     from ..batch.manifest import Manifest
     from ..session import Session
-    from .batch_display import BatchDisplay
+    from .display import BatchDisplay
 
 app = typer.Typer(
     help="Turn many images into videos: durable, resumable, within a budget.",
@@ -129,8 +134,8 @@ def status(folder: Folder = None, out: SameFolder = None, as_json: AsJson = Fals
     async def work() -> int:
         import asyncio
 
-        from ..batch.overview import overview
-        from .batch_display import lines_of
+        from ..batch.report import overview
+        from .display import lines_of
 
         facts = await asyncio.to_thread(overview, where)
         if as_json:
@@ -176,7 +181,7 @@ def _folder_of(folder: Path | None, out: Path | None) -> Path:
 
 def _refuse_strange(folder: Path) -> None:
     """Raise `LedgerError` for a folder without a ledger: a name that was mistyped must not become a new batch."""
-    from ..batch.store import LEDGER_NAME
+    from ..batch.database import LEDGER_NAME
 
     if not (folder / LEDGER_NAME).exists():
         raise LedgerError(f"there is no ledger in {folder}", next_step="Give the folder that `batch run` was given with --out.")
@@ -193,7 +198,7 @@ def _limits(max_in_flight: int, max_credits: float | None) -> dict[str, Any]:
 
 async def _checked(session: Session, manifest: Manifest, *, skip_bad: bool, quiet: bool, as_json: bool) -> int | None:
     """Look at every row and say the price; gives an exit code when this is the end."""
-    from ..batch.check import check
+    from ..batch.manifest import check
 
     found = await check(manifest, session.estimate)
     for bad in found.bad[:MOST_SHOWN]:
@@ -223,8 +228,7 @@ async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json
     """Take the outcomes to the end; `private`: the service is a sandbox that ends with this process, and its tasks with it."""
     import asyncio
 
-    from ..batch.signals import stopping_on_signals
-    from .batch_display import BatchDisplay
+    from .display import BatchDisplay
 
     command = f"happyhorse batch ... --out {batch.folder}"
     counts = {True: 0, False: 0}
@@ -298,3 +302,40 @@ def _show(outcome: Outcome, display: Any, *, as_json: bool) -> None:
         )
     elif not outcome.resumed:
         display.outcome(outcome)
+
+
+# --- SIGINT and SIGTERM for a batch: the first one stops submitting and finishes what is paid for,
+# the second one stops now.
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def stopping_on_signals(batch: Batch, told: Callable[[int], None] = lambda count: None) -> Iterator[None]:
+    """Stop a batch on signals while this is open; only in the main thread.
+
+    `told` is called with the number of signals so far. The second one cancels the task that opened this.
+    """
+    loop, owner = asyncio.get_running_loop(), asyncio.current_task()
+    count = 0
+
+    def heard() -> None:
+        nonlocal count
+        count += 1
+        told(count)
+        if count == 1:
+            batch.stop()
+        elif owner is not None:
+            owner.cancel()
+
+    def from_handler(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(heard)
+
+    # signal.signal rather than the loop's own handlers: those do not exist on Windows.
+    before = {number: signal.signal(number, from_handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DestinationExistsError, DownloadError
-from ..rules import names
+from ..formats import filenames
 
 if TYPE_CHECKING:
     from ..models import ImageToVideo, Task
@@ -23,7 +23,7 @@ def is_object_link(to: str) -> bool:
 
 def is_folder(to: str) -> bool:
     """Whether a destination is a folder, which gets a file named after its task; this looks at the disk."""
-    return to in ("", ".", "..") or to.endswith(("/", os.sep)) or (not names.is_template(to) and os.path.isdir(to))
+    return to in ("", ".", "..") or to.endswith(("/", os.sep)) or (not filenames.is_template(to) and os.path.isdir(to))
 
 
 def file_path(to: str, task: Task, request: ImageToVideo | None, index: int, *, several: bool = False) -> Path:
@@ -37,14 +37,14 @@ def file_path(to: str, task: Task, request: ImageToVideo | None, index: int, *, 
 def file_name(to: str, task: Task, request: ImageToVideo | None, index: int, *, several: bool, folder: bool) -> str:
     """Give the path or key of a video as text, without looking at any disk."""
     if folder:
-        base = names.fill(to, _values(task, request, index)) if names.is_template(to) else to
+        base = filenames.fill(to, _values(task, request, index)) if filenames.is_template(to) else to
         slash = "" if not base or base.endswith(("/", os.sep)) else "/"
-        return f"{base}{slash}{names.default_name(task.id, index)}"
-    if names.is_template(to):
-        fields = names.template_fields(to)
-        filled = names.fill(to, _values(task, request, index))
-        return names.numbered(filled, index) if several and "index" not in fields else filled
-    return names.numbered(to, index) if several else to
+        return f"{base}{slash}{filenames.default_name(task.id, index)}"
+    if filenames.is_template(to):
+        fields = filenames.template_fields(to)
+        filled = filenames.fill(to, _values(task, request, index))
+        return filenames.numbered(filled, index) if several and "index" not in fields else filled
+    return filenames.numbered(to, index) if several else to
 
 
 def _values(task: Task, request: ImageToVideo | None, index: int) -> dict[str, object]:
@@ -52,15 +52,15 @@ def _values(task: Task, request: ImageToVideo | None, index: int) -> dict[str, o
     return {
         "task_id": task.id,
         "index": index + 1,
-        "stem": (names.stem_of(request.image) if request is not None else "") or task.id,
+        "stem": (filenames.stem_of(request.image) if request is not None else "") or task.id,
         "seed": seed if seed is not None else "random",
     }
 
 
 def refuse_unusable(to: str, *, overwrite: bool) -> None:
     """Raise `DownloadError` when nothing can be saved there, as far as that is known before there is a task. This looks at the disk."""
-    if names.is_template(to):
-        names.template_fields(to)
+    if filenames.is_template(to):
+        filenames.template_fields(to)
         folder = Path(to[: min(at for at in (to.find("{"), to.find("}")) if at >= 0)]).parent
     elif is_folder(to):
         folder = Path(to)

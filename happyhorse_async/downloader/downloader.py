@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..dispatcher import Events
-from ..edges import leftovers as notes
-from ..edges.disk import PartFile
-from ..edges.filesink import FileSink, disk_error
-from ..edges.leftovers import Leftover
-from ..edges.threads import Threads
+from ..concurrency import Threads
+from ..edges import part_files as notes
+from ..edges.file_sink import FileSink, disk_error
+from ..edges.part_files import Leftover, PartFile
 from ..errors import HappyHorseError, LinkExpiredError, SessionClosedError
-from ..events import LinkExpiring, Saved
+from ..events import Events, LinkExpiring, Saved
+from ..formats.http_ranges import urgency
 from ..models import Task, Video
-from ..rules.ranges import urgency
 from . import destinations
-from .slots import Slots
 from .transfer import Sink, Transfer, Verified
 
 if TYPE_CHECKING:
-    from ..background import Background
+    from ..concurrency import Background
     from ..config import Limits, RetryPolicy
     from ..edges.api import Api
     from ..edges.fetch import Fetcher
@@ -256,3 +255,57 @@ def _facts(**facts: Any) -> Iterator[None]:
         raise
     except OSError as error:
         raise disk_error(error, facts["path"]).with_facts(**facts) from error
+
+
+# --- Room for a few at once, given by urgency.
+
+
+class Slots:
+    """Room for so many at once; who waits is let in by urgency, not by arrival."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._arrival = itertools.count()
+        self._refusal: Callable[[], Exception] | None = None
+
+    @asynccontextmanager
+    async def hold(self, urgency: float) -> AsyncIterator[None]:
+        """Wait for room, and hold it; raises what `close` was given."""
+        await self._enter(urgency)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    async def _enter(self, urgency: float) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
+        if self._room > 0:
+            self._room -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (urgency, next(self._arrival), turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave()  # the room was given at the moment of the cancellation: it goes to the next
+            raise
+
+    def _leave(self) -> None:
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._room += 1
+
+    def close(self, refusal: Callable[[], Exception]) -> None:
+        """Let nobody in any more: everyone who waits gets an error of their own, and so does who comes."""
+        self._refusal = refusal
+        for _, _, turn in self._waiting:
+            if not turn.done():
+                turn.set_exception(refusal())
+                turn.exception()  # looked at, in case that who waits is cancelled at this moment
+        self._waiting.clear()

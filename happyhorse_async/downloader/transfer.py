@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from ..dispatcher import Events
 from ..errors import (
     DownloadError,
     HappyHorseError,
@@ -19,11 +18,11 @@ from ..errors import (
     TaskNotFoundError,
     TransportError,
 )
-from ..events import Downloading, Retrying
+from ..events import Downloading, Events, Retrying
+from ..formats.http_ranges import MEANINGFUL_PROGRESS, Held, Meaning, Verdict, judge, range_headers
+from ..formats.mp4 import BrokenVideoError, Movie, begins_like_video
 from ..rules import retry
-from ..rules.answers import parse_retry_after
-from ..rules.mp4 import BrokenVideoError, Movie, begins_like_video
-from ..rules.ranges import MEANINGFUL_PROGRESS, Held, Meaning, Verdict, judge, range_headers
+from ..rules.responses import parse_retry_after
 
 if TYPE_CHECKING:
     from ..config import RetryPolicy

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from ..config import RetryPolicy, Timeouts
-from ..dispatcher import Events
 from ..errors import HappyHorseError, SessionClosedError
+from ..events import Events
 from ..models import MODEL, Credits, Task, TaskPage
 from ..rules import retry, wire
-from ..rules.answers import Answer, decode_object
+from ..rules.responses import Answer, decode_object
 from .http import Http, TrackedBody
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from yarl import URL
 
 from ..config import Limits, Timeouts
 from ..errors import APIConnectionError, APITimeoutError, HappyHorseError, SessionClosedError, TransportError, UnsafeLinkError
-from ..rules import links, ranges
+from ..formats import http_ranges, urls
 from .http import FOREIGN_ERRORS, USER_AGENT, transport_error
 
 MOST_REDIRECTS = 5
@@ -43,7 +43,7 @@ class GuardedResolver(AbstractResolver):
         """Look a name up; raises `UnsafeLinkError`."""
         found = await self._inner.resolve(host, port, family)
         for entry in found:
-            problem = links.connected_address_problem(entry["host"], allow_loopback=self._allow_loopback)
+            problem = urls.connected_address_problem(entry["host"], allow_loopback=self._allow_loopback)
             if problem:
                 raise UnsafeLinkError(f"the link's host {host!r} leads to a forbidden address: {problem}")
         return found
@@ -83,7 +83,7 @@ class Fetcher:
     def _socket(self, info: Any) -> socket.socket:
         """Make the socket that is about to be connected to an address: the last place at which it can be judged."""
         family, kind, protocol, _, address = info
-        problem = links.connected_address_problem(str(address[0]), allow_loopback=self._allow_loopback)
+        problem = urls.connected_address_problem(str(address[0]), allow_loopback=self._allow_loopback)
         if problem:
             raise UnsafeLinkError(f"the link leads to a forbidden address: {problem}")
         return socket.socket(family=family, type=kind, proto=protocol)
@@ -106,7 +106,7 @@ class Fetcher:
         raise UnsafeLinkError(f"the link was redirected more than {MOST_REDIRECTS} times")
 
     async def _ask(self, link: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        problem = links.followed_link_problem(link, allow_loopback=self._allow_loopback)
+        problem = urls.followed_link_problem(link, allow_loopback=self._allow_loopback)
         if problem:
             raise UnsafeLinkError(f"the link must not be followed: {problem}")
         if self._client.closed:
@@ -133,7 +133,7 @@ class Stream:
     def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts) -> None:
         self._response = response
         self._clock = asyncio.get_running_loop().time
-        self._pace = ranges.Pace(window=timeouts.download_window, least=timeouts.download_rate, now=self._clock())
+        self._pace = http_ranges.Pace(window=timeouts.download_window, least=timeouts.download_rate, now=self._clock())
         self._patience = min(GATHER_SECONDS, timeouts.download_window)
         self._pieces: list[bytes] = []
         self.size = 0

@@ -15,9 +15,9 @@ import aiohttp
 from aiohttp.payload import BytesPayload
 
 from .._version import __version__
+from ..concurrency import Deadlines
 from ..errors import APIConnectionError, APITimeoutError, SessionClosedError, TransportError
-from ..rules.answers import Answer
-from .deadlines import Deadlines
+from ..rules.responses import Answer
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter

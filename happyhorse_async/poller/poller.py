@@ -11,25 +11,20 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HappyHorseError
 from ..events import Updated
 from ..rules import lifecycle, wire
-from ..rules.skew import Skew
-from .ages import Ages
-from .channels import Limit, Updates, Watch, ends, fail, publish, publish_end
-from .failures import closed, failure_of
-from .finals import Finals
-from .first_reads import FirstReads
+from ..rules.lifecycle import closed, failure_of
+from ..rules.pacing import Skew
 from .plan import Plan
-from .reader import Reader
-from .recent import Recent
-from .records import Record, value_of
-from .scheduler import Scheduler
+from .scheduler import Reader, Scheduler
+from .waiters import Limit, Updates, Watch, ends, fail, publish, publish_end
+from .watched import Ages, Finals, FirstReads, Recent, Record, value_of
 
 if TYPE_CHECKING:
-    from ..background import Background
+    from ..concurrency import Background
     from ..config import Limits, Polling, RetryPolicy
-    from ..dispatcher import Events
     from ..edges.api import Api
+    from ..events import Events
     from ..models import Task
-    from .channels import Channel, Subscriber
+    from .waiters import Channel, Subscriber
 
 __all__ = ["Poller", "Updates", "Watch"]
 

@@ -8,26 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ..errors import (
+    APIStatusError,
+    BadRequestError,
+    HappyHorseError,
+    NotFoundError,
+    RateLimitError,
+    TaskNotFoundError,
+    UnreadableAnswerError,
+)
 from ..events import ReadFailed
+from ..rules import retry
 from ..rules.wire import BATCH_SIZE
-from .agenda import Agenda
-from .allowance import Allowance
-from .records import Record
+from .plan import Agenda
+from .watched import Record
 
 if TYPE_CHECKING:
-    from ..background import Background
+    from ..concurrency import Background
     from ..config import Limits, Polling, RetryPolicy
-    from ..dispatcher import Events
+    from ..edges.api import Api
     from ..errors import HappyHorseError
-    from .ages import Ages
-    from .channels import Channel, Limit
-    from .first_reads import FirstReads
+    from ..events import Events
     from .plan import Plan
-    from .reader import Reader, Reading
+    from .waiters import Channel, Limit
+    from .watched import Ages, FirstReads
 
 # Of everything that falls due at once, so much is done before the event loop gets its turn.
 CHUNK = 500
@@ -304,3 +313,130 @@ class Scheduler:
             else:
                 record.failures += 1
                 self.plan.enter(record, now + self._allowance.pause(record.failures))
+
+
+# --- Reading tasks, with one request for many where the service can, else one by one; and sorting
+# what can go wrong.
+
+
+MOST_PAGES = 3
+"""Pages with status 404 in a row, which are not the service's own, before there counts as being no way to read many."""
+_NOTHING: Mapping[str, Mapping[str, Any]] = {}
+
+
+class Reading(NamedTuple):
+    """What one request said about some tasks."""
+
+    values: Mapping[str, Mapping[str, Any]] = _NOTHING
+    """JSON objects by task id."""
+    error: HappyHorseError | None = None
+    """The request failed, and says nothing about the tasks."""
+    refused: HappyHorseError | None = None
+    """The service itself refuses to speak of the one task that was asked for. Without it, what has no value is to be asked for alone."""
+
+
+class Reader:
+    """Reads tasks; remembers when the service has no way to read many."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._pages = 0
+        self.batches = True
+        """Whether many tasks can be read with one request."""
+
+    async def read(self, task_ids: Sequence[str]) -> Reading:
+        """Read up to 50 tasks (one, where the service lacks batches)."""
+        return await (self._read_one(task_ids[0]) if len(task_ids) == 1 else self._read_many(task_ids))
+
+    async def _read_many(self, task_ids: Sequence[str]) -> Reading:
+        try:
+            values = await self._api.read_raw_tasks_once(task_ids)
+        except (TaskNotFoundError, BadRequestError):
+            # One id that the service finds malformed must not hold up the other 49.
+            return Reading()
+        except NotFoundError as error:
+            # A gateway's page instead of the service's word can be a hiccup: it counts when it comes again and again.
+            self._pages += 1
+            self.batches = error.status == 404 and not error.own_body and self._pages < MOST_PAGES
+            return Reading(error=error) if self.batches else Reading()
+        except HappyHorseError as error:
+            return Reading(error=error)
+        self._pages = 0
+        return Reading(values=values)
+
+    async def _read_one(self, task_id: str) -> Reading:
+        try:
+            value = await self._api.read_raw_task_once(task_id)
+        except (TaskNotFoundError, BadRequestError) as error:
+            return Reading(refused=error) if error.own_body else Reading(error=error)
+        except HappyHorseError as error:
+            return Reading(error=error)
+        if value["id"] != task_id:
+            return Reading(error=UnreadableAnswerError(f"asked for task {task_id}, the answer is about {value['id']!r}"))
+        return Reading(values={task_id: value})
+
+
+# --- How often the service may be asked: a rate with some room for what comes at once, and the
+# pauses that failed reads call for.
+
+
+# Of the reads that a minute may have, the share that may go at once after a quiet time; the rest comes at a steady rate. Any minute
+# has no more than it may have by that.
+AT_ONCE = 1 / 3
+# Failed reads in a row before all reads pause.
+FAILURES = 3
+# Refusals in a row (of the key, for example) before those who wait are told: one can be a gateway's hiccup, five are the service's word.
+REFUSALS = 5
+# The most seconds for which reads pause, whatever the service asks for: links die.
+LONGEST_PAUSE = 600.0
+
+
+def is_refusal(error: HappyHorseError) -> bool:
+    """Whether the service itself refuses the request. Only its own word counts: a gateway's page says nothing."""
+    return (
+        isinstance(error, APIStatusError) and error.own_body and 400 <= error.status < 500 and error.status not in (408, 425, 429)
+    )
+
+
+class Allowance:
+    """When the next read may leave. Times are those of the caller's clock."""
+
+    def __init__(self, polling: Polling, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._spacing = 60.0 / polling.max_reads_per_minute / (1 - AT_ONCE)
+        self._credit = AT_ONCE * polling.max_reads_per_minute * self._spacing
+        self._next = self._paused_until = self._failed_at = -math.inf
+        self._failures = self._refusals = 0
+
+    def next(self) -> float:
+        """When the next read may leave."""
+        return max(self._next, self._paused_until)
+
+    def spend(self, now: float) -> None:
+        """Note that a read leaves."""
+        # What was not used lately may be used now; but a pause that the service asked for must not end in a burst.
+        self._next = max(self._next, now - self._credit, min(self._paused_until, now)) + self._spacing
+
+    def answered(self) -> None:
+        """Note that a read was answered."""
+        self._failures = self._refusals = 0
+
+    def failed(self, error: HappyHorseError, asked: float, now: float) -> bool:
+        """Note that a read failed, and pause all of them when that is called for; gives whether those who wait are to be told."""
+        if asked >= self._failed_at:
+            # Reads that were on the wire together fail together: that counts once.
+            self._failures += 1
+            self._refusals = self._refusals + 1 if is_refusal(error) else 0
+            self._failed_at = now
+        if isinstance(error, RateLimitError) or (isinstance(error, APIStatusError) and error.retry_after is not None):
+            self._pause_all(now, self.pause(self._failures, error))
+        elif self._failures >= FAILURES:
+            self._pause_all(now, self.pause(self._failures - FAILURES + 1, error))
+        return self._refusals >= REFUSALS
+
+    def _pause_all(self, now: float, pause: float) -> None:
+        self._paused_until = max(self._paused_until, now + min(pause, LONGEST_PAUSE))
+
+    def pause(self, attempt: int, error: HappyHorseError | None = None) -> float:
+        """Seconds before the n-th try of the same read."""
+        return retry.pause_before(self._policy, attempt, error, random.random())

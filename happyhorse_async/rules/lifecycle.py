@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from ..errors import Charged
+from ..errors import Charged, SessionClosedError, TaskCancelledError, TaskFailedError
 from ..models import Task, TaskStatus
 
 
@@ -163,3 +163,41 @@ JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 
 AT_STAKE = (JobState.COMPLETED, JobState.RUNNING, JobState.SUBMITTING)
 """The states in which money is, or may be, spent on a video that is not here yet: a run takes these up first, nearest to the end first."""
+
+
+# --- The error for a task that ended without a video: what happened, whether it was charged, and
+# what to do now.
+
+
+def failure_of(task: Task, idempotency_key: str | None = None) -> TaskFailedError:
+    """Make the error for a task that ended without a video."""
+    kind = TaskCancelledError if is_cancelled(task) else TaskFailedError
+    code = task.error.code if task.error is not None else "unknown_error"
+    said = (task.error.suggestion or task.error.message) if task.error is not None else ""
+    later = retryable(task)
+    return kind(
+        f"task {task.id} {task.status}: {code}"
+        + (f": {task.error.message}" if task.error is not None and task.error.message else ""),
+        task=task,
+        retryable=later is Retryable.LATER,
+        charged=charged(task),
+        task_id=task.id,
+        idempotency_key=idempotency_key,
+        next_step=_NEXT_STEPS[later] + (f" The service says: {said}" if said else ""),
+    )
+
+
+_NEXT_STEPS = {
+    Retryable.LATER: "Submit the same request again later, with a new idempotency key.",
+    Retryable.NO: "Change the request (or ask whoever made it) before submitting again.",
+    Retryable.UNSURE: "Look at the request and at the service's message before submitting again; the same input may fail again.",
+}
+
+
+def closed() -> SessionClosedError:
+    """Make the error for a wait that the session's end cuts off."""
+    return SessionClosedError(
+        "the session was closed while the task was being waited for; the task itself goes on",
+        charged="unknown",
+        next_step="Open a new session and wait again with session.task(task_id).",
+    )

@@ -3,9 +3,9 @@
 It shares no code with the rest of the package, so that a mistake on one side of the wire does not hide on the other.
 """
 
-from .facade import Sandbox
+from .accounts import Account
 from .faults import Fault
 from .features import Features
-from .money import Account
+from .sandbox import Sandbox
 
 __all__ = ["Account", "Fault", "Features", "Sandbox"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .scenarios import SCENARIOS
+from .faults import SCENARIOS
 from .serve import serve
 
 __all__ = ["main"]

@@ -8,15 +8,15 @@ from urllib.parse import urlsplit
 import aiohttp
 import attrs
 
-from .codec import encode
-from .crew import Crew
+from .background import Crew
+from .errors import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .clock import Agenda, Clock
     from .faults import FaultPlan
-    from .tasks import TaskRecord
+    from .world import TaskRecord
 
 __all__ = ["CallbackRecord", "Callbacks"]
 

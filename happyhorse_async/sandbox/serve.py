@@ -10,10 +10,10 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TextIO
 
-from .facade import Sandbox
+from .sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from .journal import RequestRecord
+    from .service import RequestRecord
 
 __all__ = ["serve"]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import socket
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import attrs
 
-from .addresses import callback_problem, fetch_problem
-from .refusals import Refusal, invalid
+from .errors import Refusal, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,3 +108,82 @@ def _callback_url(body: dict[str, Any], *, allow_loopback: bool) -> str | None:
     if problem := callback_problem(url, allow_loopback=allow_loopback):
         raise invalid("callback_url", f"callback_url {problem}")
     return url
+
+
+# --- Which URLs the service agrees to fetch or to call: public ones, and loopback when a test wants
+# it.
+
+
+MAX_CALLBACK = 2048
+
+_PORT = "(:(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[0-9]{1,4}))?"
+_REST = "([/?#][!-~]*)?"
+_URL_PATTERN = f"https?://[A-Za-z0-9._~-]+{_PORT}{_REST}"
+"""What the service takes for a URL that it can fetch: no user name, no unescaped characters."""
+_PUBLIC = r"([A-Za-z0-9-]+\.)+[A-Za-z]{2,}"
+IMAGE_PATTERN = rf"https?://({_PUBLIC}|127\.0\.0\.1|localhost){_PORT}{_REST}"
+"""The shape of an image URL that the sandbox takes for sure."""
+CALLBACK_PATTERN = rf"(https://{_PUBLIC}|https?://(127\.0\.0\.1|localhost)){_PORT}{_REST}"
+"""The shape of a callback URL that the sandbox takes for sure."""
+
+_PRIVATE_SUFFIXES = (".local", ".internal", ".lan", ".localhost", ".intranet")
+
+
+def fetch_problem(url: str, *, allow_loopback: bool) -> str | None:
+    """Return why the service cannot fetch this URL; None when it can.
+
+    With `allow_loopback` a loopback address is accepted, and no other private one.
+    """
+    if not re.fullmatch(_URL_PATTERN, url):
+        return "must be an http or https URL, percent-encoded and without a user name"
+    host = _host(url)
+    if allow_loopback and _is_loopback(host):
+        return None
+    if _is_private(host):
+        return "must be reachable from the public internet"
+    return None
+
+
+def callback_problem(url: str, *, allow_loopback: bool) -> str | None:
+    """Return why the service would not call this URL; None when it would.
+
+    With `allow_loopback` a loopback address is accepted, and then over plain http too.
+    """
+    if len(url) > MAX_CALLBACK:
+        return f"must be at most {MAX_CALLBACK} characters"
+    if not re.fullmatch(_URL_PATTERN, url):
+        return "must be an https URL"
+    host = _host(url)
+    if allow_loopback and _is_loopback(host):
+        return None
+    if not url.startswith("https:"):
+        return "must be an https URL"
+    return "must not be a private address" if _is_private(host) else None
+
+
+def _host(url: str) -> str:
+    return (urlsplit(url).hostname or "").rstrip(".")
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    try:
+        # Resolvers also take `127.1`, `0x7f.1` and `2130706433` for addresses.
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return address.is_loopback if address else host == "localhost"
+
+
+def _is_private(host: str) -> bool:
+    address = _address(host)
+    if address is None:
+        return host == "localhost" or host.endswith(_PRIVATE_SUFFIXES) or "." not in host
+    return not address.is_global or address.is_multicast

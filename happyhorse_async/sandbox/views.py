@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from .money import uc, usd
+from .accounts import uc, usd
 from .submissions import MODEL
 
 if TYPE_CHECKING:
+    from .accounts import Wallet
     from .features import Features
     from .files import StoredFile
-    from .money import Wallet
-    from .tasks import TaskRecord
+    from .world import TaskRecord
 
 __all__ = ["Views", "credits_view"]
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import string
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from .accounts import Account, Entry, Wallet, price
 from .clock import Agenda
+from .errors import Refusal
 from .files import Shelf
 from .images import FrameProblem
-from .life import plan_life
-from .money import Account, Entry, Wallet, price
-from .refusals import Refusal
 from .submissions import MAX_SEED, MODEL, check_idempotency_key
-from .tasks import FINAL, Ending, Link, TaskRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from decimal import Decimal
     from typing import Literal
 
+    from .accounts import Charge, Wallet
     from .submissions import Submission
 
 __all__ = ["Accepted", "Lifetimes", "World"]
@@ -186,3 +186,155 @@ class World:
 
     def _enter(self, kind: Literal["reserve", "settle", "refund"], task: TaskRecord, at: float, amount: Decimal) -> None:
         self.ledger.append(Entry(at, kind, task.id, amount))
+
+
+# --- A task as the world keeps it, and its state at a given time.
+
+
+FINAL = frozenset({"completed", "failed", "cancelled"})
+
+
+def usual_code(status: str) -> str | None:
+    """Return the error code of a task that somebody ends with this status and without a code; None: it has no error."""
+    return {"failed": "unknown_error", "cancelled": "request_cancelled"}.get(status)
+
+
+@attrs.frozen
+class Ending:
+    """How a task is going to end."""
+
+    status: str = "completed"
+    error_code: str | None = None
+    message: str | None = None
+    refund: bool = True
+    """A failed task that is not refunded was charged all the same."""
+
+
+@attrs.define
+class Link:
+    """A result link: its secret part, and when it dies in sandbox time."""
+
+    token: str
+    expires: float
+
+
+@attrs.define(eq=False, kw_only=True)
+class TaskRecord:
+    """One accepted task."""
+
+    id: str
+    wallet: Wallet
+    submission: Submission
+    seed: int
+    """The seed of the video: the submission's, or one that the service drew."""
+    created: float
+    starts: float
+    due: float
+    charge: Charge
+    idempotency_key: str | None = None
+    ending: Ending = Ending()
+    frame: Literal["unknown", "good"] | FrameProblem = "unknown"
+    """What is known of the first frame; a task cannot end well before it is known to be good."""
+    ended: float | None = None
+    status_override: str | None = None
+    links: list[Link] = attrs.field(factory=list)
+    """Every link that the task ever had, the present one last."""
+    etag_version: int = 0
+    """Counts the changes of the video's `ETag`."""
+    frame_size: tuple[int, int] | None = None
+    """Width and height of the first frame, where known."""
+    output_seconds: int = attrs.field(default=attrs.Factory(lambda task: task.submission.duration, takes_self=True))
+    """The length of the video that is made, which decides the charge; what was asked for unless a fault changes it."""
+    frame_digest: str | None = None
+    """What the studio keeps the first frame under, where it has it."""
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether the task has ended and its charge is decided."""
+        return self.ended is not None
+
+    def status_at(self, now: float) -> str:
+        """Return `status` as the service reports it."""
+        if self.status_override is not None:
+            return self.status_override
+        if self.ended is not None:
+            return self.ending.status
+        return "pending" if now <= self.starts else "processing"
+
+    def progress_at(self, now: float) -> int:
+        """Return `progress`, 0 to 100."""
+        if self.ended is not None and self.ending.status == "completed":
+            return 100
+        until = now if self.ended is None else self.ended
+        return 0 if until <= self.starts else progress_at(self.starts, self.due, until)
+
+    def error(self) -> dict[str, Any] | None:
+        """Return `error` as the service reports it; None when the task did not fail."""
+        if self.ended is None or self.ending.status == "completed" or self.ending.error_code is None:
+            return None
+        code = self.ending.error_code
+        return {"code": code, "message": self.ending.message or _MESSAGES.get(code, code), "type": "task_error"}
+
+
+_MESSAGES = {
+    "content_policy_violation": "The content was refused by the safety system.",
+    "invalid_parameters": "The parameters do not fit together.",
+    "image_processing_error": "The image could not be processed.",
+    "image_dimension_mismatch": "The image's size is outside the accepted range.",
+    "request_cancelled": "The request was cancelled.",
+    "service_error": "The service failed.",
+    "service_unavailable": "The service is not available.",
+    "resource_exhausted": "No capacity is left.",
+    "generation_timeout": "The generation took too long.",
+    "quota_exceeded": "The provider's quota is used up.",
+    "generation_failed_no_content": "The generation ended without a video.",
+    "resource_not_found": "A resource was not found.",
+    "unknown_error": "An unknown error occurred.",
+}
+
+
+# --- How long a task lives and how far it has come: pure functions of time and a seeded source of
+# chance.
+
+
+_ESTIMATED_SECONDS = 2400
+"""What the service announces as `task_info.estimated_time`: its reference's example, the far end of the range."""
+
+_MEDIAN, _SIGMA = 180.0, 0.75
+_SHORTEST, _LONGEST = 60.0, 2400.0
+_QUEUED_SHARE = 0.1
+
+
+@attrs.frozen
+class Life:
+    """The seconds that a task waits in the queue and then works."""
+
+    queued: float
+    working: float
+
+
+def plan_life(chance: Random, *, duration: int, quality: str, fixed: float | None) -> Life:
+    """Return a task's life: `fixed` seconds, or lognormal around 3 minutes, between 1 and 40.
+
+    Longer and finer videos take longer.
+    """
+    if fixed is None:
+        factor = (0.6 + 0.08 * duration) * (1.6 if quality == "1080p" else 1.0)
+        seconds = _MEDIAN * factor * math.exp(chance.gauss(0.0, _SIGMA))
+        seconds = min(max(seconds, _SHORTEST), _LONGEST)
+    else:
+        seconds = fixed
+    return Life(seconds * _QUEUED_SHARE, seconds * (1 - _QUEUED_SHARE))
+
+
+def estimate_of(fixed: float | None) -> int:
+    """Return what to announce as `task_info.estimated_time`: the true life where it is fixed, in whole seconds."""
+    return _ESTIMATED_SECONDS if fixed is None else max(1, math.ceil(fixed))
+
+
+def progress_at(started: float, ends: float, now: float) -> int:
+    """Return the progress of a task at work: 1 to 99, faster at first as the service's own bar is."""
+    if now >= ends or ends <= started:
+        return 99
+    share = (now - started) / (ends - started)
+    return max(1, min(99, int(100 * (1 - (1 - share) ** 1.5))))

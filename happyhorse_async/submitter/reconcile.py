@@ -10,15 +10,22 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import attrs
 
-from ..background import Background
+from ..concurrency import Background
 from ..edges.api import Api
 from ..errors import HappyHorseError, NotFoundError
 from ..models import MODEL, Task
-from ..rules import matching
-from .job import Job, Verdict
+
+if TYPE_CHECKING:
+    from .in_flight import Job
+from collections.abc import Hashable, Mapping, Set
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from ..models import ImageToVideo
 
 LOOKS = 2
 """How often the list is read before a submission counts as absent: a task may appear in it a moment late."""
@@ -34,6 +41,18 @@ PATIENCE = 30.0
 """Seconds that a look waits for submissions whose answer is still to come: what it found may be theirs."""
 GHOST_LIFE = 3600.0
 """Seconds for which a submission whose outcome stayed unknown can still be what a new task belongs to."""
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """What the service's list of recent tasks says about a submission whose outcome is unknown."""
+
+    adopted: Task | None = None
+    """The one task that it can only have become."""
+    candidates: tuple[str, ...] = ()
+    """Tasks that it may have become: it cannot be said which, or whether any."""
+    why: str = ""
+    """Why there is no verdict, when there is none."""
 
 
 @attrs.frozen
@@ -165,7 +184,7 @@ class Reconciler:
         for job in others:
             for task_id in self._possible(job, found, unclaimed, tasks):
                 rivals[task_id] += 1
-        adopted = matching.assign(wanted, rivals)
+        adopted = assign(wanted, rivals)
         verdicts = {job: Verdict(candidates=tuple(sorted(ids))) for job, ids in wanted.items() if ids}
         for job, task_id in adopted.items():
             task = tasks.get(task_id)
@@ -194,7 +213,7 @@ class Reconciler:
     def _earliest(self, job: Job, found: _Found) -> datetime:
         heard = job.heard
         date = heard[0].date if heard is not None else None
-        return matching.earliest(job.left_at, found.now, found.listed, (date, heard[1]) if date and heard else None)
+        return earliest(job.left_at, found.now, found.listed, (date, heard[1]) if date and heard else None)
 
     async def _await_answers(self, now: float) -> None:
         """Wait for the submissions that were on their way during the look, unless their outcome is unknown as well."""
@@ -217,7 +236,7 @@ class Reconciler:
         possible = set()
         for task_id in unclaimed:
             task = tasks.get(task_id)
-            if found.tasks[task_id] >= start and (task is None or matching.may_be(job.request, task)):
+            if found.tasks[task_id] >= start and (task is None or may_be(job.request, task)):
                 possible.add(task_id)
         return frozenset(possible)
 
@@ -225,3 +244,54 @@ class Reconciler:
 def _tell(job: Job) -> None:
     if job.decided is not None and not job.decided.done():
         job.decided.set_result(None)
+
+
+# --- Which task can a submission have become whose answer was lost. May import the models.
+
+
+K = TypeVar("K", bound=Hashable)
+
+ROUNDING = timedelta(seconds=1)
+"""The service's times are whole seconds, cut off."""
+
+
+def may_be(request: ImageToVideo, task: Task) -> bool:
+    """Whether a task can be what a request has become, by everything that can be compared: the answer shows little of the request."""
+    info, data = _object(task.raw.get("task_info")), _object(task.raw.get("result_data"))
+    shown = (
+        (info.get("video_duration"), request.duration),
+        (data.get("quality"), request.quality),
+        (data.get("seed"), request.seed),
+    )
+    return all(value is None or wanted is None or value == wanted for value, wanted in shown)
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return value if isinstance(value, dict) else {}
+
+
+def earliest(left: float, now: float, listed: datetime, before: tuple[datetime, float] | None) -> datetime:
+    """Give the earliest time, by the service's clock, at which a submission can have become a task.
+
+    `left` and `now` are seconds of this machine's clock: when it left, and when the service's time `listed` was received. `before` is a
+    service's time that was received before it left, and when. Two estimates are taken, and the earlier one counts: either clock may run
+    unevenly, and a window that is too narrow would hide the task.
+    """
+    estimates = [listed - timedelta(seconds=now - left)]
+    if before is not None:
+        estimates.append(before[0] + timedelta(seconds=left - before[1]))
+    return min(estimates) - ROUNDING
+
+
+def assign(wanted: Mapping[K, Set[str]], rivals: Mapping[str, int]) -> dict[K, str]:
+    """Give each submission the one task that it can have become, if nobody else can have become it.
+
+    `wanted` has the possible tasks of each submission, `rivals` how many others, outside of `wanted`, can have become a task.
+    """
+    claims: dict[str, int] = dict(rivals)
+    for tasks in wanted.values():
+        for task in tasks:
+            claims[task] = claims.get(task, 0) + 1
+    return {key: task for key, tasks in wanted.items() if len(tasks) == 1 and claims[task := next(iter(tasks))] == 1}

@@ -13,22 +13,21 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..background import Background, to_the_end
 from ..budget import BudgetBook
+from ..concurrency import Background, to_the_end
 from ..config import Limits, RetryPolicy, Timeouts
-from ..dispatcher import Events
 from ..edges.api import Api
 from ..errors import HappyHorseError, InvalidRequestError, SessionClosedError
+from ..events import Events
 from ..models import ImageToVideo, Task
 from ..rules import lifecycle, wire
-from ..rules.answers import Answer
-from .delivery import Courier
-from .job import Accepted, Job, Orphan
+from ..rules.responses import Answer
+from .gate import Gate, Group
+from .in_flight import Accepted, Courier, Job, Orphan
 from .reconcile import Reconciler
-from .throttle import Gate, Group
 
 if TYPE_CHECKING:
-    from .submissions import MakeHandle, Submissions
+    from .fan_out import MakeHandle, Submissions
 
 __all__ = ["Accepted", "Group", "Orphan", "Submitter"]
 
@@ -149,7 +148,7 @@ class Submitter:
         self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool, handle: MakeHandle
     ) -> Submissions:
         """Submit many requests; they wait in a line of their own."""
-        from .submissions import Submissions
+        from .fan_out import Submissions
 
         return Submissions(
             requests,

@@ -17,11 +17,10 @@ from rich.console import Console
 
 from happyhorse_async import Session
 from happyhorse_async.batch import Totals
-from happyhorse_async.cli.batch_display import BatchDisplay
+from happyhorse_async.cli.display import BatchDisplay
 from happyhorse_async.rules.lifecycle import JobState
 from happyhorse_async.sandbox import Sandbox
-
-from .support import ROOT, until, write_manifest
+from tests.batch.support import ROOT, until, write_manifest
 
 pytestmark = pytest.mark.anyio
 

@@ -15,9 +15,8 @@ import pytest
 from happyhorse_async import Budget, BudgetExceededError, ImageToVideo, RetryPolicy, Session
 from happyhorse_async.batch import JobState
 from happyhorse_async.sandbox import Fault, Features, Sandbox
+from tests.batch.support import Worker, killed_after, until, write_manifest
 from tests.conftest import open_session
-
-from .support import Worker, killed_after, until, write_manifest
 
 pytestmark = pytest.mark.anyio
 

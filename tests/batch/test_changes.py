@@ -11,10 +11,9 @@ import pytest
 from happyhorse_async import ImageToVideo, InsufficientCreditsError, Polling, RetryPolicy, Session
 from happyhorse_async.batch import Job, JobState
 from happyhorse_async.sandbox import Fault, Features, Sandbox
+from tests.batch.support import results, until
+from tests.batch.test_resume import SUBMIT, killed_while_submitting, left_running, rows, run
 from tests.conftest import open_session
-
-from .support import results, until
-from .test_resume import SUBMIT, killed_while_submitting, left_running, rows, run
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async.sandbox import Fault, Features, Sandbox
-
-from .support import ROOT, until, write_manifest
+from tests.batch.support import ROOT, until, write_manifest
 
 pytestmark = pytest.mark.anyio
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async.batch.store import LEDGER_NAME, Store
+from happyhorse_async.batch.database import LEDGER_NAME, Store
 from happyhorse_async.sandbox import Sandbox
-
-from .support import Worker, killed_after, results, write_manifest
+from tests.batch.support import Worker, killed_after, results, write_manifest
 
 pytestmark = pytest.mark.anyio
 

@@ -8,9 +8,8 @@ import pytest
 
 from happyhorse_async import DownloadError, HappyHorseError, LedgerError
 from happyhorse_async.sandbox import Sandbox
+from tests.batch.test_resume import rows, run
 from tests.conftest import no_file_beyond, open_session
-
-from .test_resume import rows, run
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from happyhorse_async.batch import charts, gallery
-from happyhorse_async.sandbox.stub import stub_video
+from happyhorse_async.batch import gallery
+from happyhorse_async.sandbox.stub_video import stub_video
 from tests.conftest import PHOTOS
 
 pytestmark = pytest.mark.anyio
@@ -138,12 +138,12 @@ async def test_texts_stay_texts(page: Any) -> None:
 
 def test_chart_says_it_in_words() -> None:
     """A chart has a title and a sentence for those who do not see it, and as many bars as there are round bins."""
-    drawn = charts.chart("Credits", "credits", [1.0, 2.0, 2.0, 40.0], name="c")
+    drawn = gallery.chart("Credits", "credits", [1.0, 2.0, 2.0, 40.0], name="c")
     assert "4 jobs, from 1 to 40 credits, half of them up to 2." in drawn
     assert 'aria-labelledby="c-title c-words"' in drawn
-    assert sum(charts.histogram([1.0, 2.0, 2.0, 40.0]).counts) == 4
-    assert charts.histogram([5.0] * 3).counts == (3,)
-    assert "Nothing to show" in charts.chart("Credits", "credits", [], name="c")
+    assert sum(gallery.histogram([1.0, 2.0, 2.0, 40.0]).counts) == 4
+    assert gallery.histogram([5.0] * 3).counts == (3,)
+    assert "Nothing to show" in gallery.chart("Credits", "credits", [], name="c")
 
 
 def test_page_holds_its_data(page_path: Path) -> None:

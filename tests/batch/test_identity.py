@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import ImageToVideo, TaskFailedError
-from happyhorse_async.rules import identity, verdicts
-from happyhorse_async.rules.verdicts import Next
+from happyhorse_async.batch import jobs
+from happyhorse_async.rules import job_failures
+from happyhorse_async.rules.job_failures import Next
 
 LINK = "https://e.com/cat.png"
 
@@ -16,23 +17,23 @@ LINK = "https://e.com/cat.png"
 @pytest.mark.parametrize("change", [{"prompt": "x"}, {"quality": "1080p"}, {"duration": 6}, {"seed": 1}])
 def test_every_field_counts(change: dict[str, object]) -> None:
     """Another prompt, quality, length or seed is another job."""
-    assert identity.fingerprint(ImageToVideo(LINK), None) != identity.fingerprint(ImageToVideo(LINK, **change), None)  # type: ignore[arg-type]
+    assert jobs.fingerprint(ImageToVideo(LINK), None) != jobs.fingerprint(ImageToVideo(LINK, **change), None)  # type: ignore[arg-type]
 
 
 def test_what_does_not_count() -> None:
     """The callback URL, and the path of an image whose content is known, do not make another job."""
     called = ImageToVideo(LINK, callback_url="https://e.com/hook/secret")
-    assert identity.fingerprint(called, None) == identity.fingerprint(ImageToVideo(LINK), None)
-    assert identity.fingerprint(ImageToVideo("a.png"), "d") == identity.fingerprint(ImageToVideo(Path("b.png")), "d")
-    assert identity.fingerprint(ImageToVideo("a.png"), "d") != identity.fingerprint(ImageToVideo("a.png"), "e")
+    assert jobs.fingerprint(called, None) == jobs.fingerprint(ImageToVideo(LINK), None)
+    assert jobs.fingerprint(ImageToVideo("a.png"), "d") == jobs.fingerprint(ImageToVideo(Path("b.png")), "d")
+    assert jobs.fingerprint(ImageToVideo("a.png"), "d") != jobs.fingerprint(ImageToVideo("a.png"), "e")
 
 
 def test_keys() -> None:
     """A key depends on the batch, the job, its request and the attempt, and is one that the service takes."""
-    keys = {identity.key_of(*parts) for parts in [("b", "j", "f", 1), ("c", "j", "f", 1), ("b", "k", "f", 1), ("b", "j", "f", 2)]}
+    keys = {jobs.key_of(*parts) for parts in [("b", "j", "f", 1), ("c", "j", "f", 1), ("b", "k", "f", 1), ("b", "j", "f", 2)]}
     assert len(keys) == 4
     assert all(16 <= len(key) <= 96 and set(key) <= set("abcdefh0123456789-") for key in keys)
-    assert identity.key_of("b", "j", "f", 1) == identity.key_of("b", "j", "f", 1)
+    assert jobs.key_of("b", "j", "f", 1) == jobs.key_of("b", "j", "f", 1)
 
 
 @pytest.mark.parametrize(
@@ -40,11 +41,11 @@ def test_keys() -> None:
 )
 def test_names_stay_in_the_folder(job_id: str) -> None:
     """Whatever the id, the video's name is one plain file name of a bearable length."""
-    name = identity.video_name(ImageToVideo(LINK), job_id, own=True)
+    name = jobs.video_name(ImageToVideo(LINK), job_id, own=True)
     assert Path(name).name == name
     # Beside a video lie its part and the part's note; a name has room for 255 bytes.
     assert len(f"{name}.part.json".encode()) <= 255
-    assert len(identity.video_name(ImageToVideo(f"https://e.com/{'猫' * 80}.png"), "0" * 16, own=False).encode()) <= 245
+    assert len(jobs.video_name(ImageToVideo(f"https://e.com/{'猫' * 80}.png"), "0" * 16, own=False).encode()) <= 245
     assert name.endswith(".mp4")
     assert not name.startswith(".")
     assert not set(name) & set('/\\:*?"<>|\0')
@@ -52,27 +53,27 @@ def test_names_stay_in_the_folder(job_id: str) -> None:
 
 def test_plain_ids_are_plain_names() -> None:
     """An id that is a good file name is the file's name; other jobs are named after their image."""
-    assert identity.video_name(ImageToVideo(LINK), "SKU-12.a", own=True) == "SKU-12.a.mp4"
-    assert identity.video_name(ImageToVideo(LINK), "0123", own=False) == "cat-0123.mp4"
-    assert identity.video_name(ImageToVideo("https://e.com/"), "0123", own=False) == "video-0123.mp4"
+    assert jobs.video_name(ImageToVideo(LINK), "SKU-12.a", own=True) == "SKU-12.a.mp4"
+    assert jobs.video_name(ImageToVideo(LINK), "0123", own=False) == "cat-0123.mp4"
+    assert jobs.video_name(ImageToVideo("https://e.com/"), "0123", own=False) == "video-0123.mp4"
 
 
 @pytest.mark.parametrize("job_id", ["cat-0123456789abcdef", "CAT-0123456789ABCDEF-2"])
 def test_own_names_never_look_like_the_others(job_id: str) -> None:
     """An own id that ends as a name made from a digest does is hashed: the two kinds cannot meet, and the ledger need not compare them."""
-    name = identity.video_name(ImageToVideo(LINK), job_id, own=True)
-    assert name == f"{identity.hashed_stem(job_id)}.mp4"
-    assert name.lower() != identity.video_name(ImageToVideo(LINK), "0123456789abcdef", own=False)
+    name = jobs.video_name(ImageToVideo(LINK), job_id, own=True)
+    assert name == f"{jobs.hashed_stem(job_id)}.mp4"
+    assert name.lower() != jobs.video_name(ImageToVideo(LINK), "0123456789abcdef", own=False)
 
 
 def test_names_that_are_one_file_elsewhere() -> None:
     """Ids that differ in case or in how accents are written have names that differ in more, also where file systems fold them."""
     ids = ["\u00e9", "\u00c9", "e\u0301", "E\u0301", "stra\u00dfe", "STRASSE", "\u212a", "k", "\u0130x", "i\u0307x"]
-    names = {identity.folded(identity.video_name(ImageToVideo(LINK), job_id, own=True)) for job_id in ids}
+    names = {jobs.folded(jobs.video_name(ImageToVideo(LINK), job_id, own=True)) for job_id in ids}
     assert len(names) == len(ids)
-    assert identity.video_name(ImageToVideo(LINK), "\u00e9", own=True) == "\u00e9.mp4"
+    assert jobs.video_name(ImageToVideo(LINK), "\u00e9", own=True) == "\u00e9.mp4"
 
 
 def test_unknown_errors_end_one_job_only() -> None:
     """An error that says nothing about other jobs does not stop them."""
-    assert verdicts.after_submission(TaskFailedError("?")) is Next.GIVE_UP
+    assert job_failures.after_submission(TaskFailedError("?")) is Next.GIVE_UP

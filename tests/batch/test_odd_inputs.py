@@ -11,9 +11,8 @@ import pytest
 from happyhorse_async import ImageToVideo, InvalidRequestError, Session
 from happyhorse_async.batch import Job
 from happyhorse_async.sandbox import Sandbox
-
-from .support import results
-from .test_run import rows, run
+from tests.batch.support import results
+from tests.batch.test_run import rows, run
 
 pytestmark = pytest.mark.anyio
 

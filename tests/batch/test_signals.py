@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async.sandbox import Sandbox
-from happyhorse_async.sandbox.journal import RequestRecord
-
-from .support import ROOT, until, write_manifest
-from .test_cli import happyhorse, start
+from happyhorse_async.sandbox.service import RequestRecord
+from tests.batch.support import ROOT, until, write_manifest
+from tests.batch.test_cli import happyhorse, start
 
 pytestmark = pytest.mark.anyio
 

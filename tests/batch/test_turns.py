@@ -9,8 +9,7 @@ import pytest
 
 from happyhorse_async import ImageToVideo, Limits
 from happyhorse_async.sandbox import Sandbox
-
-from ..conftest import open_session
+from tests.conftest import open_session
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,8 @@ import pytest
 
 from happyhorse_async import ImageToVideo, Session
 from happyhorse_async.sandbox import Sandbox
+from tests.batch.support import until
 from tests.conftest import open_session
-
-from .support import until
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ import av
 import pytest
 from PIL import Image
 
-from ..conftest import PHOTOS
-from .test_cli import happyhorse
+from tests.cli.test_cli import happyhorse
+from tests.conftest import PHOTOS
 
 pytestmark = pytest.mark.anyio
 

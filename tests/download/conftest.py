@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from happyhorse_async import ImageToVideo, Limits, RetryPolicy, Task, Timeouts
-from happyhorse_async.background import Background
-from happyhorse_async.dispatcher import Events
+from happyhorse_async.concurrency import Background
 from happyhorse_async.downloader import Downloader
 from happyhorse_async.edges.api import Api
 from happyhorse_async.edges.fetch import Fetcher
 from happyhorse_async.edges.http import Http
-from happyhorse_async.events import Event
+from happyhorse_async.events import Event, Events
 from happyhorse_async.rules import wire
 from happyhorse_async.sandbox import Sandbox
 

@@ -15,13 +15,12 @@ import pytest
 
 from happyhorse_async import DestinationExistsError, Limits, RetryPolicy, SessionClosedError
 from happyhorse_async.downloader import leftovers
-from happyhorse_async.edges import disk
+from happyhorse_async.edges import part_files
 from happyhorse_async.events import Downloading, Retrying
 from happyhorse_async.sandbox import Fault, Sandbox
-
-from .conftest import Kit, names_in
-from .test_faults import ranges_of, truth_of
-from .victim import PHASES
+from tests.download.conftest import Kit, names_in
+from tests.download.test_faults import ranges_of, truth_of
+from tests.download.victim import PHASES
 
 pytestmark = pytest.mark.anyio
 
@@ -108,8 +107,8 @@ class Gate:
 
 
 BLOCKED: dict[str, tuple[Any, str]] = {
-    "opening": (disk, "_open_alone"),
-    "writing": (disk, "_write_all"),
+    "opening": (part_files, "_open_alone"),
+    "writing": (part_files, "_write_all"),
     "syncing": (os, "fsync"),
     "naming": (os, "link"),
 }

@@ -25,8 +25,7 @@ from happyhorse_async import (
 from happyhorse_async.downloader import leftovers
 from happyhorse_async.events import Retrying
 from happyhorse_async.sandbox import Fault, Sandbox
-
-from .conftest import Kit, names_in
+from tests.download.conftest import Kit, names_in
 
 pytestmark = pytest.mark.anyio
 

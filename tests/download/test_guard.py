@@ -15,8 +15,7 @@ from happyhorse_async import Limits, Timeouts, UnsafeLinkError
 from happyhorse_async.edges.fetch import Fetcher
 from happyhorse_async.errors import APIConnectionError
 from happyhorse_async.sandbox import Fault
-
-from .conftest import Kit, names_in
+from tests.download.conftest import Kit, names_in
 
 pytestmark = pytest.mark.anyio
 

@@ -13,23 +13,22 @@ from typing import Any
 import pytest
 
 from happyhorse_async import Limits, SessionClosedError
-from happyhorse_async.edges import disk, folders
-from happyhorse_async.edges.threads import Threads
+from happyhorse_async.concurrency import Threads
+from happyhorse_async.edges import disk, part_files
 from happyhorse_async.sandbox import Sandbox
-
-from .conftest import Kit, names_in
+from tests.download.conftest import Kit, names_in
 
 pytestmark = pytest.mark.anyio
 
 BLOCKING = (
-    (disk, "_open_alone"),
-    (disk, "_write_all"),
-    (folders, "sync_folder"),
-    (disk, "read_note"),
-    (disk.PartFile, "is_new"),
-    (disk.PartFile, "rehash"),
-    (disk.PartFile, "publish"),
-    (disk.Tally, "feed"),
+    (part_files, "_open_alone"),
+    (part_files, "_write_all"),
+    (disk, "sync_folder"),
+    (part_files, "read_note"),
+    (part_files.PartFile, "is_new"),
+    (part_files.PartFile, "rehash"),
+    (part_files.PartFile, "publish"),
+    (part_files.Tally, "feed"),
     (os, "fsync"),
     (os, "link"),
     (os, "read"),
@@ -75,7 +74,7 @@ async def test_a_disk_that_hangs_holds_nobody_but_its_download(
     """While a write hangs, the loop goes on, and so does another download; when the disk is back, all is saved."""
     async with Kit(sandbox, limits=Limits(max_downloads=2)) as kit:
         stuck, free = await kit.task(1), await kit.task(2)
-        true, hanging, go_on = disk._write_all, asyncio.Event(), threading.Event()
+        true, hanging, go_on = part_files._write_all, asyncio.Event(), threading.Event()
         loop, first = asyncio.get_running_loop(), threading.Lock()
 
         def hang(file: int, pieces: Any) -> None:
@@ -84,7 +83,7 @@ async def test_a_disk_that_hangs_holds_nobody_but_its_download(
                 go_on.wait()
             true(file, pieces)
 
-        monkeypatch.setattr(disk, "_write_all", hang)
+        monkeypatch.setattr(part_files, "_write_all", hang)
         slow = asyncio.create_task(kit.downloader.download(stuck, f"{folder}/"))
         await hanging.wait()
         await kit.downloader.download(free, f"{folder}/")

@@ -13,11 +13,10 @@ import anyio
 import pytest
 
 from happyhorse_async import DestinationExistsError, DownloadError, IncompleteDownloadError, NotAVideoError, RetryPolicy
-from happyhorse_async.edges import disk
-from happyhorse_async.integrations.object_store import ObjectSink
+from happyhorse_async.downloader.object_store import ObjectSink
+from happyhorse_async.edges import part_files
 from happyhorse_async.sandbox import Fault, Sandbox
-
-from .conftest import Kit
+from tests.download.conftest import Kit
 
 pytestmark = pytest.mark.anyio
 
@@ -112,14 +111,14 @@ async def test_what_takes_time_runs_in_threads(kit: Kit, shelf: Shelf, monkeypat
     loop_thread, seen = threading.get_ident(), set()
 
     def watch(name: str) -> None:
-        true = getattr(disk.Tally, name)
+        true = getattr(part_files.Tally, name)
 
         def watched(*args: Any) -> Any:
             assert threading.get_ident() != loop_thread, f"{name} ran in the loop's thread"
             seen.add(name)
             return true(*args)
 
-        monkeypatch.setattr(disk.Tally, name, watched)
+        monkeypatch.setattr(part_files.Tally, name, watched)
 
     for name in ("feed_all", "finish"):
         watch(name)

@@ -11,11 +11,10 @@ import attrs
 import pytest
 
 from happyhorse_async import Limits, LinkExpiredError, Task, Video
-from happyhorse_async.downloader.slots import Slots
+from happyhorse_async.downloader.downloader import Slots
 from happyhorse_async.events import LinkExpiring, Saved
 from happyhorse_async.sandbox import Sandbox
-
-from .conftest import Kit, names_in
+from tests.download.conftest import Kit, names_in
 
 pytestmark = pytest.mark.anyio
 

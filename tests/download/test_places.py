@@ -17,11 +17,10 @@ import pytest
 
 from happyhorse_async import DestinationExistsError, DownloadError, ImageToVideo, LinkExpiredError, TaskNotFoundError, Video
 from happyhorse_async.downloader import leftovers
-from happyhorse_async.edges import disk, folders
+from happyhorse_async.edges import disk, part_files
 from happyhorse_async.sandbox import Fault
-
-from ..conftest import no_file_beyond
-from .conftest import Kit, names_in
+from tests.conftest import no_file_beyond
+from tests.download.conftest import Kit, names_in
 
 pytestmark = pytest.mark.anyio
 
@@ -151,8 +150,8 @@ async def test_two_downloads_to_one_path_do_not_mix(kit: Kit, folder: Path) -> N
 HOLDER = """
 import sys
 from pathlib import Path
-from happyhorse_async.edges.disk import PartFile
-from happyhorse_async.rules.ranges import Held
+from happyhorse_async.edges.part_files import PartFile
+from happyhorse_async.formats.http_ranges import Held
 file = PartFile(Path(sys.argv[1]), task_id="task-unified-other", index=0, overwrite=False)
 file.open(); file.restart(Held()); file.write([b"other"])
 print("held", flush=True); sys.stdin.read()
@@ -264,15 +263,15 @@ async def test_bytes_that_could_not_be_synced_are_fetched_anew(kit: Kit, folder:
 
 async def test_a_part_that_someone_else_changed_is_not_published(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where locks do not work, another writer shows in the length: the digest that was calculated is not the file's then."""
-    task, true = await kit.task(), disk.Tally.finish
+    task, true = await kit.task(), part_files.Tally.finish
 
-    def append(tally: disk.Tally) -> Any:
+    def append(tally: part_files.Tally) -> Any:
         with (folder / "a.mp4.part").open("ab") as part:
             part.write(b"more")
         return true(tally)
 
     with monkeypatch.context() as patch:
-        patch.setattr(disk.Tally, "finish", append)
+        patch.setattr(part_files.Tally, "finish", append)
         with pytest.raises(DownloadError, match="length"):
             await kit.downloader.download(task, folder / "a.mp4")
     assert not (folder / "a.mp4").exists()
@@ -281,13 +280,13 @@ async def test_a_part_that_someone_else_changed_is_not_published(kit: Kit, folde
 
 async def test_every_new_folder_is_synced(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names of new folders, from the top, and last the video's own; so a loss of power does not take a folder with its video."""
-    synced, true = [], folders.sync_folder
+    synced, true = [], disk.sync_folder
 
     def note(place: Path) -> None:
         synced.append(place)
         true(place)
 
-    monkeypatch.setattr(folders, "sync_folder", note)
+    monkeypatch.setattr(disk, "sync_folder", note)
     await kit.downloader.download(await kit.task(), folder / "deep" / "er" / "a.mp4")
     assert synced == [folder.parent, folder, folder / "deep", folder / "deep" / "er"]
 
@@ -339,7 +338,7 @@ async def test_a_folder_that_refuses_is_a_clear_error(kit: Kit, folder: Path, mo
     def refuse(*_: Any) -> int:
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(disk, "_open_alone", refuse)
+    monkeypatch.setattr(part_files, "_open_alone", refuse)
     with pytest.raises(DownloadError, match=os.strerror(error)) as caught:
         await kit.downloader.download(task, folder / "a.mp4")
     assert (caught.value.path, caught.value.charged, caught.value.task_id) == (str(folder / "a.mp4"), "yes", task.id)

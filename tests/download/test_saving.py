@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async.events import Saved
-
-from .conftest import Kit, names_in
+from tests.download.conftest import Kit, names_in
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from happyhorse_async import Polling, RetryPolicy, Session
-from happyhorse_async.edges import disk
+from happyhorse_async.edges import part_files
 
 
 def die(*_: Any, **__: Any) -> None:
@@ -33,13 +33,13 @@ def after(owner: Any, name: str) -> None:
 
 PHASES: dict[str, Callable[[], None]] = {
     "before the new folder's sync": lambda: before(os, "fsync"),
-    "before the part file": lambda: before(disk, "_open_alone"),
-    "with an empty part file": lambda: before(disk.PartFile, "restart"),
+    "before the part file": lambda: before(part_files, "_open_alone"),
+    "with an empty part file": lambda: before(part_files.PartFile, "restart"),
     "before the note has its name": lambda: before(Path, "replace"),
     "before the first bytes": lambda: before(os, "writev"),
     "after the first bytes": lambda: after(os, "writev"),
     "in the middle": lambda: before(os, "writev", call=3),
-    "before verification": lambda: before(disk.Tally, "finish"),
+    "before verification": lambda: before(part_files.Tally, "finish"),
     "before the sync": lambda: before(os, "fsync", call=2),
     "before the final name": lambda: before(os, "link"),
     "with both names": lambda: after(os, "link"),

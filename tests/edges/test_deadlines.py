@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from happyhorse_async.edges.deadlines import Deadlines
+from happyhorse_async.concurrency import Deadlines
 
 pytestmark = pytest.mark.anyio
 

@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 
 from happyhorse_async import Budget, BudgetExceededError, ImageToVideo, RetryPolicy, Session, Task, TaskStatus, Usage
 from happyhorse_async.budget import BudgetBook
-from happyhorse_async.dispatcher import Events
-from happyhorse_async.events import BudgetChanged
+from happyhorse_async.events import BudgetChanged, Events
 from happyhorse_async.models import Billing
 from happyhorse_async.sandbox import Fault, Sandbox
-
-from ..conftest import open_session
+from tests.conftest import open_session
 
 SUBMIT = "/v1/videos/generations"
 LINK = "https://example.com/frame.png"

@@ -12,8 +12,7 @@ from happyhorse_async import Estimate, ImageToVideo, InvalidRequestError, Sessio
 from happyhorse_async.pricing import Pricing, bundled_rule
 from happyhorse_async.rules import prices
 from happyhorse_async.sandbox import Fault, Features, Sandbox
-
-from ..conftest import open_session
+from tests.conftest import open_session
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from happyhorse_async.poller.agenda import Agenda
+from happyhorse_async.poller.plan import Agenda
 
 
 class Thing:

@@ -7,10 +7,9 @@ import asyncio
 import pytest
 
 from happyhorse_async import AuthenticationError, BadRequestError, Limits, Polling, Session, TaskNotFoundError
-from happyhorse_async.background import Background
-from happyhorse_async.dispatcher import Events
+from happyhorse_async.concurrency import Background
 from happyhorse_async.errors import InternalServerError
-from happyhorse_async.events import ReadFailed
+from happyhorse_async.events import Events, ReadFailed
 from happyhorse_async.poller import Poller
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import QUICK_POLLING, QUICK_RETRY, open_session

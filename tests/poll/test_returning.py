@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks import polling, virtual
 from happyhorse_async import AuthenticationError, HappyHorseError, Limits, Polling, RetryPolicy, Session, Task, WaitTimeoutError
-from happyhorse_async.background import Background
-from happyhorse_async.dispatcher import Events
+from happyhorse_async.concurrency import Background
 from happyhorse_async.errors import InternalServerError, SessionClosedError
+from happyhorse_async.events import Events
 from happyhorse_async.poller import Poller
 
 Work = Callable[[polling.Service, Poller], Awaitable[Any]]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from happyhorse_async.rules import frames
-from happyhorse_async.rules.frames import Frame, frame_problems, read_frame
+from happyhorse_async.formats import images
+from happyhorse_async.formats.images import Frame, frame_problems, read_frame
 
 PHOTOS = Path(__file__).parent.parent.parent / "happyhorse_async" / "sandbox" / "photos"
 
@@ -58,7 +58,7 @@ def test_real_photographs_are_read_as_pillow_reads_them(path: Path) -> None:
     """Format and size of real files are those that Pillow finds."""
     image = pytest.importorskip("PIL.Image")
     with image.open(path) as opened:
-        assert (opened.format.lower(), *opened.size) == read_frame(path.read_bytes()[: frames.HEADER_BYTES])
+        assert (opened.format.lower(), *opened.size) == read_frame(path.read_bytes()[: images.HEADER_BYTES])
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
@@ -133,8 +133,8 @@ def test_the_rules_of_sides(width: int, height: int, problems: list[str]) -> Non
 def test_the_rules_of_size() -> None:
     """10 MB are allowed, one byte more is not, and an empty file is named as such."""
     good = png(500, 500)
-    assert frame_problems(good, frames.LARGEST_FILE) == []
-    assert frame_problems(good, frames.LARGEST_FILE + 1) == ["expected at most 10 MB (10485760 bytes), got 10485761 bytes"]
+    assert frame_problems(good, images.LARGEST_FILE) == []
+    assert frame_problems(good, images.LARGEST_FILE + 1) == ["expected at most 10 MB (10485760 bytes), got 10485761 bytes"]
     assert frame_problems(b"", 0) == ["the file is empty"]
 
 
@@ -189,13 +189,13 @@ def test_the_media_type_goes_with_the_format() -> None:
 )
 def test_where_prompts_are_cut(prompt: str, cut: str | None) -> None:
     """2,500 characters with Chinese in them, 5,000 without; one more is reported with the place of the cut."""
-    said = frames.prompt_cut(prompt)
+    said = images.prompt_cut(prompt)
     assert said is None if cut is None else said is not None and said.startswith(cut)
 
 
 def test_the_place_of_the_cut_is_shown() -> None:
     """The warning shows the last characters that are kept, and how many are dropped."""
-    said = frames.prompt_cut("x" * 4990 + "0123456789" + "dropped")
+    said = images.prompt_cut("x" * 4990 + "0123456789" + "dropped")
     assert said is not None
     assert "after 'xxxxxxxxxx0123456789'" in said
     assert said.endswith("and drops 7")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from happyhorse_async.rules import links
+from happyhorse_async.formats import urls
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from happyhorse_async.rules import links
 )
 def test_addresses_are_read_in_all_forms_that_resolvers_take(text: str, expected: str | None) -> None:
     """Shortened, decimal, octal and hexadecimal forms are what they become; names are none."""
-    address = links.parse_address(text)
+    address = urls.parse_address(text)
     assert (str(address) if address is not None else None) == expected
 
 
@@ -48,7 +48,7 @@ def test_addresses_are_read_in_all_forms_that_resolvers_take(text: str, expected
 )
 def test_addresses_to_connect_to(literal: str, loopback_allowed: bool, fine: bool) -> None:
     """Public ones, and with permission this machine; nothing private in any case."""
-    assert (links.connected_address_problem(literal, allow_loopback=loopback_allowed) is None) is fine
+    assert (urls.connected_address_problem(literal, allow_loopback=loopback_allowed) is None) is fine
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,6 @@ def test_addresses_to_connect_to(literal: str, loopback_allowed: bool, fine: boo
 )
 def test_links_to_follow(link: str, loopback_allowed: bool, fine: bool) -> None:
     """Only https to public hosts; this machine, also by plain http, only with permission."""
-    problem = links.followed_link_problem(link, allow_loopback=loopback_allowed)
+    problem = urls.followed_link_problem(link, allow_loopback=loopback_allowed)
     assert (problem is None) is fine
     assert "secret" not in str(problem)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from happyhorse_async import ImageToVideo, Task, TaskStatus
-from happyhorse_async.rules import matching
+from happyhorse_async.submitter import reconcile
 
 NOW = datetime(2026, 10, 10, 12, 0, 0, tzinfo=UTC)
 LINK = "https://example.com/frame.png"
@@ -32,13 +32,13 @@ LINK = "https://example.com/frame.png"
 def test_what_can_be_compared_is_compared(raw: dict[str, Any], possible: bool) -> None:
     """Duration, quality and seed must agree where the answer shows them; what it does not show cannot speak against a task."""
     request = ImageToVideo(LINK, duration=8, quality="1080p", seed=7)
-    assert possible == matching.may_be(request, Task(id="task-unified-1", status=TaskStatus.PENDING, raw=raw))
+    assert possible == reconcile.may_be(request, Task(id="task-unified-1", status=TaskStatus.PENDING, raw=raw))
 
 
 def test_a_drawn_seed_speaks_against_nothing() -> None:
     """A request without a seed may be a task with any seed."""
     task = Task(id="task-unified-1", status=TaskStatus.COMPLETED, raw={"result_data": {"seed": 99}})
-    assert matching.may_be(ImageToVideo(LINK), task)
+    assert reconcile.may_be(ImageToVideo(LINK), task)
 
 
 @given(
@@ -63,12 +63,12 @@ def test_the_window_never_hides_the_task(
     now = left + processing + waited + latency
     listed = service(now - latency)
     before = (service(left - silence - latency), left - silence) if heard else None
-    assert matching.earliest(left, now, listed, before) <= created
+    assert reconcile.earliest(left, now, listed, before) <= created
 
 
 def test_the_window_does_not_reach_far_back() -> None:
     """With a quick line, a task made two seconds before the submission left is outside of the window."""
-    assert matching.earliest(100.0, 100.5, NOW, (NOW - timedelta(seconds=5), 95.0)) >= NOW - timedelta(seconds=2)
+    assert reconcile.earliest(100.0, 100.5, NOW, (NOW - timedelta(seconds=5), 95.0)) >= NOW - timedelta(seconds=2)
 
 
 def test_only_what_is_clear_is_assigned() -> None:
@@ -81,7 +81,7 @@ def test_only_what_is_clear_is_assigned() -> None:
         "rivalled": {"t5"},
         "none": set(),
     }
-    assert matching.assign(wanted, {"t1": 0, "t5": 1}) == {"clear": "t1"}
+    assert reconcile.assign(wanted, {"t1": 0, "t5": 1}) == {"clear": "t1"}
 
 
 @given(
@@ -90,7 +90,7 @@ def test_only_what_is_clear_is_assigned() -> None:
 )
 def test_no_task_is_assigned_twice_or_to_one_who_cannot_own_it(wanted: dict[int, set[str]], rivals: dict[str, int]) -> None:
     """Assignments are unique, possible, and leave out everything that somebody else may own."""
-    assigned = matching.assign(wanted, rivals)
+    assigned = reconcile.assign(wanted, rivals)
     assert len(set(assigned.values())) == len(assigned)
     for owner, task in assigned.items():
         assert wanted[owner] == {task}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from happyhorse_async.rules.mp4 import BoxWalk, BrokenVideoError, Movie, begins_like_video, read_movie
-from happyhorse_async.sandbox.stub import stub_video
+from happyhorse_async.formats.mp4 import BoxWalk, BrokenVideoError, Movie, begins_like_video, read_movie
+from happyhorse_async.sandbox.stub_video import stub_video
 
 
 def box(kind: bytes, body: bytes = b"") -> bytes:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from happyhorse_async import DownloadError
-from happyhorse_async.rules import names
+from happyhorse_async.formats import filenames
 
 
 @pytest.mark.parametrize(
@@ -34,32 +34,32 @@ from happyhorse_async.rules import names
 )
 def test_names_are_made_safe(text: str, expected: str) -> None:
     """No separators, nothing invisible, nothing that Windows reserves; what is safe stays as it is."""
-    assert names.safe_name(text) == expected
+    assert filenames.safe_name(text) == expected
 
 
 @given(st.text())
 def test_any_text_becomes_one_safe_name(text: str) -> None:
     """Whatever comes, the name is one name, fits with its part and note beside it, and making it safe again changes nothing."""
-    name = names.safe_name(text)
+    name = filenames.safe_name(text)
     assert name not in ("", ".", "..")
     assert not set(name) & set('/\\:*?"<>|\0')
-    assert max(len(beside.encode()) for beside in (name, *names.part_names(name))) <= names.LONGEST_NAME
-    assert names.safe_name(name) == name
+    assert max(len(beside.encode()) for beside in (name, *filenames.part_names(name))) <= filenames.LONGEST_NAME
+    assert filenames.safe_name(name) == name
 
 
 @given(st.text(min_size=200), st.text(min_size=200))
 def test_long_names_stay_apart(one: str, other: str) -> None:
     """Cutting keeps names distinct that differ in what is cut off."""
     long, longer = "x" * 250 + one.encode("utf-8", "ignore").hex(), "x" * 250 + other.encode("utf-8", "ignore").hex()
-    assert (names.safe_name(long) == names.safe_name(longer)) is (long == longer)
+    assert (filenames.safe_name(long) == filenames.safe_name(longer)) is (long == longer)
 
 
 def test_part_names_fit_beside_the_longest_name() -> None:
     """A name that the file system just takes has a part and a note that it takes too."""
     longest = "x" * 251 + ".mp4"
-    assert names.part_names("cat.mp4") == ("cat.mp4.part", "cat.mp4.part.json")
-    assert all(len(name) <= 255 for name in names.part_names(longest))
-    assert names.part_names(longest) != names.part_names("y" + longest[1:])
+    assert filenames.part_names("cat.mp4") == ("cat.mp4.part", "cat.mp4.part.json")
+    assert all(len(name) <= 255 for name in filenames.part_names(longest))
+    assert filenames.part_names(longest) != filenames.part_names("y" + longest[1:])
 
 
 VALUES = {"task_id": "task-unified-1", "index": 2, "stem": "cat", "seed": 7}
@@ -83,7 +83,7 @@ VALUES = {"task_id": "task-unified-1", "index": 2, "stem": "cat", "seed": 7}
 )
 def test_templates_are_filled(template: str, changes: dict[str, object], expected: str) -> None:
     """Slashes in the template make folders, those in values do not; no value leads out of the folder."""
-    assert names.fill(template, {**VALUES, **changes}) == expected
+    assert filenames.fill(template, {**VALUES, **changes}) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,17 +92,17 @@ def test_templates_are_filled(template: str, changes: dict[str, object], expecte
 def test_templates_that_cannot_be_used_say_why(template: str) -> None:
     """Unknown fields, parts of fields, conversions and unmatched braces; nothing was charged for it."""
     with pytest.raises(DownloadError, match=r"it may name \{task_id\}") as caught:
-        names.fill(template, VALUES)
+        filenames.fill(template, VALUES)
     assert caught.value.charged == "no"
-    assert names.is_template(template)
+    assert filenames.is_template(template)
 
 
 def test_further_results_get_numbers() -> None:
     """The first one has none; the number goes before the suffix."""
-    assert [names.default_name("t", index) for index in range(3)] == ["t.mp4", "t-2.mp4", "t-3.mp4"]
-    assert [names.numbered("a.b/cat.mp4", index) for index in range(2)] == ["a.b/cat.mp4", "a.b/cat-2.mp4"]
-    assert names.numbered("a.b/cat", 1) == "a.b/cat-2"
-    assert names.numbered(".mp4", 1) == ".mp4-2"
+    assert [filenames.default_name("t", index) for index in range(3)] == ["t.mp4", "t-2.mp4", "t-3.mp4"]
+    assert [filenames.numbered("a.b/cat.mp4", index) for index in range(2)] == ["a.b/cat.mp4", "a.b/cat-2.mp4"]
+    assert filenames.numbered("a.b/cat", 1) == "a.b/cat-2"
+    assert filenames.numbered(".mp4", 1) == ".mp4-2"
 
 
 @pytest.mark.parametrize(
@@ -120,4 +120,4 @@ def test_further_results_get_numbers() -> None:
 )
 def test_first_frames_have_stems(image: object, stem: str) -> None:
     """The last piece of a path or link, without its suffix."""
-    assert names.stem_of(image) == stem
+    assert filenames.stem_of(image) == stem

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from multidict import CIMultiDict
 
-from happyhorse_async.rules.ranges import Held, Meaning, Pace, judge, range_headers, urgency, validator_of
+from happyhorse_async.formats.http_ranges import Held, Meaning, Pace, judge, range_headers, urgency, validator_of
 
 HELD = Held(100, '"one"', 300)
 NOTHING = Held()

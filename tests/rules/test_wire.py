@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 
 from happyhorse_async import errors
 from happyhorse_async.models import ImageToVideo, Task, TaskStatus
-from happyhorse_async.rules import answers, retry, wire
+from happyhorse_async.rules import responses, retry, wire
 from happyhorse_async.rules.lifecycle import is_cancelled, is_final
 
 EXAMPLE: dict[str, Any] = {
@@ -31,10 +31,10 @@ EXAMPLE: dict[str, Any] = {
 DONE = {**EXAMPLE, "status": "completed", "progress": 100, "results": ["https://cdn.example.com/a.mp4"]}
 
 
-def answer(body: Any, status: int = 200, **headers: str) -> answers.Answer:
+def answer(body: Any, status: int = 200, **headers: str) -> responses.Answer:
     """Make an answer with a JSON body, or with these very bytes."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return answers.Answer(status, CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}), data)
+    return responses.Answer(status, CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}), data)
 
 
 def test_a_submission_is_written_as_the_reference_asks() -> None:
@@ -163,7 +163,7 @@ ERRORS = [
 def test_each_refusal_has_its_error(status: int, code: str, kind: type[errors.APIStatusError]) -> None:
     """Status and code lead to the documented class, and every fact is kept."""
     body = {"error": {"code": code, "message": "no", "type": "x", "param": "duration"}}
-    error = answers.error_of(answer(body, status, x_request_id="r-1", retry_after="7"))
+    error = responses.error_of(answer(body, status, x_request_id="r-1", retry_after="7"))
     assert type(error) is kind
     assert (error.status, error.code, error.param, error.request_id, error.retry_after) == (status, code, "duration", "r-1", 7.0)
     assert error.own_body
@@ -171,7 +171,7 @@ def test_each_refusal_has_its_error(status: int, code: str, kind: type[errors.AP
 
 def test_an_integer_code_is_text() -> None:
     """The service once sent a number as code."""
-    assert answers.error_of(answer({"error": {"code": 40012, "message": "no"}}, 400)).code == "40012"
+    assert responses.error_of(answer({"error": {"code": 40012, "message": "no"}}, 400)).code == "40012"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_an_integer_code_is_text() -> None:
 )
 def test_bodies_of_gateways_and_of_the_file_service_are_told_apart(body: bytes, message: str, own: bool) -> None:
     """Whether an error comes from the service itself decides if it can be trusted."""
-    error = answers.error_of(answer(body, 502))
+    error = responses.error_of(answer(body, 502))
     assert (str(error), error.own_body) == (message, own)
 
 
@@ -264,11 +264,11 @@ def test_no_number_breaks_the_reading(fields: dict[str, Any]) -> None:
     assert (ended.results, ended.progress) == (("https://cdn.example.com/a.mp4",), 100)
 
 
-@pytest.mark.parametrize("loads", [json.loads, answers._loads], ids=["standard library", "as installed"])
+@pytest.mark.parametrize("loads", [json.loads, responses._loads], ids=["standard library", "as installed"])
 @pytest.mark.parametrize("status", [200, 500])
 def test_json_that_is_nested_too_deeply_is_no_answer(loads: Any, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that would break the reader of JSON is not the service's, with whichever reader is there."""
-    monkeypatch.setattr(answers, "_loads", loads)
+    monkeypatch.setattr(responses, "_loads", loads)
     with pytest.raises(errors.HappyHorseError) as caught:
         wire.decode_task(answer(b"[" * 200_000, status))
     assert retry.certainty_of(caught.value) is retry.Certainty.UNKNOWN
@@ -350,4 +350,4 @@ def test_an_upload_is_read_and_its_refusal_is_an_error() -> None:
 )
 def test_retry_after_is_read_in_seconds_and_as_a_date(value: str | None, date: str | None, seconds: float | None) -> None:
     """Both forms of the header give seconds; a date counts from the answer's own clock."""
-    assert answers.parse_retry_after(value, date) == seconds
+    assert responses.parse_retry_after(value, date) == seconds

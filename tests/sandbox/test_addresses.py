@@ -6,8 +6,7 @@ import aiohttp
 import pytest
 
 from happyhorse_async.sandbox import Sandbox
-
-from .conftest import Wire, picture
+from tests.sandbox.conftest import Wire, picture
 
 pytestmark = pytest.mark.anyio
 

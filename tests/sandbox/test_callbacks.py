@@ -9,9 +9,8 @@ import aiohttp
 import pytest
 
 from happyhorse_async.sandbox import Fault, Sandbox
-
-from .conftest import Wire
-from .test_contract_results import Receiver, receiver, tries
+from tests.sandbox.conftest import Wire
+from tests.sandbox.test_contract_results import Receiver, receiver, tries
 
 __all__ = ["receiver"]
 

@@ -8,8 +8,7 @@ import aiohttp
 import pytest
 
 from happyhorse_async.sandbox import Fault, Features, Sandbox
-
-from .conftest import Wire
+from tests.sandbox.conftest import Wire
 
 pytestmark = pytest.mark.anyio
 BATCH = "/v1/tasks/batch"

@@ -10,8 +10,7 @@ import aiohttp
 import pytest
 
 from happyhorse_async.sandbox import Sandbox
-
-from .conftest import MODEL, Wire, picture
+from tests.sandbox.conftest import MODEL, Wire, picture
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,7 @@ import pytest
 from aiohttp import web
 
 from happyhorse_async.sandbox import Account, Fault, Features, Sandbox
-
-from .conftest import MODEL, Wire
+from tests.sandbox.conftest import MODEL, Wire
 
 pytestmark = pytest.mark.anyio
 

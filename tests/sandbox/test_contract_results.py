@@ -13,8 +13,7 @@ import pytest
 from aiohttp import web
 
 from happyhorse_async.sandbox import Fault, Features, Sandbox
-
-from .conftest import Wire
+from tests.sandbox.conftest import Wire
 
 pytestmark = pytest.mark.anyio
 

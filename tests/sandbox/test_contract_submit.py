@@ -8,8 +8,7 @@ import aiohttp
 import pytest
 
 from happyhorse_async.sandbox import Account, Features, Sandbox
-
-from .conftest import IMAGE_URL, MODEL, Wire
+from tests.sandbox.conftest import IMAGE_URL, MODEL, Wire
 
 pytestmark = pytest.mark.anyio
 KEY = "0123456789abcdef"

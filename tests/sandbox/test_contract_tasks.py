@@ -8,8 +8,7 @@ import aiohttp
 import pytest
 
 from happyhorse_async.sandbox import Account, Features, Sandbox
-
-from .conftest import MODEL, Wire
+from tests.sandbox.conftest import MODEL, Wire
 
 pytestmark = pytest.mark.anyio
 

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 
 from happyhorse_async.sandbox import Fault
-from happyhorse_async.sandbox.details import DETAILS
-from happyhorse_async.sandbox.faults import ACTIONS
-
-from .conftest import Wire
+from happyhorse_async.sandbox.faults import ACTIONS, DETAILS
+from tests.sandbox.conftest import Wire
 
 pytestmark = pytest.mark.anyio
 

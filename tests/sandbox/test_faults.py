@@ -10,10 +10,8 @@ import aiohttp
 import pytest
 
 from happyhorse_async.sandbox import Fault, Sandbox
-from happyhorse_async.sandbox.faults import ACTIONS, FaultPlan
-from happyhorse_async.sandbox.scenarios import SCENARIOS
-
-from .conftest import Wire
+from happyhorse_async.sandbox.faults import ACTIONS, SCENARIOS, FaultPlan
+from tests.sandbox.conftest import Wire
 
 pytestmark = pytest.mark.anyio
 SUBMIT = "/v1/videos/generations"

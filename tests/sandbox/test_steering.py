@@ -15,10 +15,9 @@ import pytest
 
 from happyhorse_async.sandbox import Account, Fault, Sandbox
 from happyhorse_async.sandbox.clock import Agenda, Clock
-from happyhorse_async.sandbox.journal import Journal, RequestRecord
-from happyhorse_async.sandbox.scenarios import SCENARIOS
-
-from .conftest import Wire
+from happyhorse_async.sandbox.faults import SCENARIOS
+from happyhorse_async.sandbox.service import Journal, RequestRecord
+from tests.sandbox.conftest import Wire
 
 pytestmark = pytest.mark.anyio
 

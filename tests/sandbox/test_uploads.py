@@ -8,8 +8,7 @@ import pytest
 
 from happyhorse_async.sandbox.files import DATA_URL_PREFIX
 from happyhorse_async.sandbox.handlers import files
-
-from .conftest import Wire, picture
+from tests.sandbox.conftest import Wire, picture
 
 pytestmark = pytest.mark.anyio
 UPLOAD = "/api/v1/files/upload/base64"

@@ -16,9 +16,8 @@ from PIL import Image, ImageChops, ImageStat
 
 from happyhorse_async.sandbox import Sandbox
 from happyhorse_async.sandbox.render import render_video
-from happyhorse_async.sandbox.stub import stub_video
-
-from .conftest import Wire, picture
+from happyhorse_async.sandbox.stub_video import stub_video
+from tests.sandbox.conftest import Wire, picture
 
 pytestmark = pytest.mark.anyio
 PHOTOS = Path(__file__).parents[2] / "happyhorse_async" / "sandbox" / "photos"

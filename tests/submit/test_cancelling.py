@@ -14,8 +14,7 @@ from happyhorse_async import ImageToVideo, Limits, RetryPolicy, Session, Session
 from happyhorse_async.errors import SubmissionOutcomeUnknownError
 from happyhorse_async.events import Event, Orphaned, Submitted, Submitting
 from happyhorse_async.sandbox import Fault, Features, Sandbox
-
-from ..conftest import open_session
+from tests.conftest import open_session
 
 pytestmark = pytest.mark.anyio
 

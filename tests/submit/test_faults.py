@@ -6,8 +6,7 @@ import pytest
 
 from happyhorse_async import RetryPolicy
 from happyhorse_async.sandbox import Features
-
-from . import faults
+from tests.submit import faults
 
 pytestmark = pytest.mark.anyio
 

@@ -25,8 +25,7 @@ from happyhorse_async import (
 )
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from happyhorse_async.submitter import Orphan
-
-from ..conftest import QUICK_POLLING
+from tests.conftest import QUICK_POLLING
 
 SUBMIT = "/v1/videos/generations"
 STEPS = 2000

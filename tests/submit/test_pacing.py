@@ -7,8 +7,7 @@ import pytest
 from happyhorse_async import ImageToVideo, Limits, Session
 from happyhorse_async.events import Throttled
 from happyhorse_async.sandbox import Features, Sandbox
-
-from . import virtual
+from tests.submit import virtual
 
 SUBMIT = "/v1/videos/generations"
 LINK = "https://example.com/frame.png"

@@ -17,8 +17,7 @@ import pytest
 from happyhorse_async import HappyHorseError, ImageToVideo, RetryPolicy, Session, Timeouts
 from happyhorse_async.events import Event
 from happyhorse_async.sandbox import Account, Fault, Sandbox
-
-from . import faults
+from tests.submit import faults
 
 pytestmark = pytest.mark.anyio
 

@@ -25,9 +25,8 @@ from happyhorse_async import (
 )
 from happyhorse_async.events import Retrying, SubmissionFailed, Submitted, Submitting, Throttled
 from happyhorse_async.sandbox import Fault, Features, Sandbox
-from happyhorse_async.submitter.throttle import Gate
-
-from ..conftest import QUICK_POLLING, open_session
+from happyhorse_async.submitter.gate import Gate
+from tests.conftest import QUICK_POLLING, open_session
 
 pytestmark = pytest.mark.anyio
 

@@ -12,13 +12,11 @@ import anyio
 import pytest
 
 from happyhorse_async import ImageToVideo, InvalidRequestError, Limits, PermissionDeniedError, Session
-from happyhorse_async.dispatcher import Events
 from happyhorse_async.edges.api import Api
-from happyhorse_async.events import Uploaded
+from happyhorse_async.events import Events, Uploaded
 from happyhorse_async.sandbox import Fault, Sandbox
 from happyhorse_async.uploader import SAFETY_MARGIN, Uploader
-
-from ..conftest import PHOTOS, open_session
+from tests.conftest import PHOTOS, open_session
 
 pytestmark = pytest.mark.anyio
 

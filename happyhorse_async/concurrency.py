@@ -1,0 +1,199 @@
+"""The owner of a session's background work.
+
+A session may be opened in one task and closed in another, which a task group held across `async with` does not survive; so the few
+long-running tasks of a session (its scheduler, a shielded submission, a queue's workers) are owned here, and end with the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any, TypeVar
+
+logger = logging.getLogger("happyhorse_async")
+
+
+class Background:
+    """Asyncio tasks that end when their owner closes; an error in one is logged and seen by `asyncio.Task` as usual."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Start work that is cancelled and awaited by `aclose`."""
+        if self._closed:
+            work.close()
+            raise RuntimeError("the owner of the background work is closed")
+        task = asyncio.get_running_loop().create_task(work, name=f"happyhorse_async: {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error(
+                "background work failed: %s", task.get_name(), exc_info=task.exception(), extra={"action": "background_failed"}
+            )
+
+    async def aclose(self) -> None:
+        """Cancel what still runs, and wait until it has ended; may be called twice."""
+        self._closed = True
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+
+def _shielded() -> AbstractContextManager[object]:
+    """Keep anyio's cancellations away: a cancelled scope of it cancels every wait inside it anew, where a plain cancellation comes once.
+
+    Where nobody has loaded anyio there are no scopes, and loading it would take longer than all the rest of a first submission.
+    """
+    anyio = sys.modules.get("anyio")
+    return anyio.CancelScope(shield=True) if anyio is not None else nullcontext()
+
+
+async def to_the_end(work: asyncio.Task[Any]) -> None:
+    """Wait until work has ended, however often the caller is cancelled meanwhile; then the cancellation, or the work's error, is raised."""
+    cancelled: asyncio.CancelledError | None = None
+    with _shielded():
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    work.result()
+
+
+# --- A few threads of our own for what blocks, so that neither the loop nor its default threads
+# (which look names up) ever wait for a disk.
+
+
+T = TypeVar("T")
+
+
+class Threads:
+    """Runs blocking calls. Threads start when they are needed, and end with `close`."""
+
+    def __init__(self, most: int, *, name: str, refusal: Callable[[], Exception]) -> None:
+        self._refusal = refusal
+        self._closed = False
+        self._pool = ThreadPoolExecutor(max_workers=most, thread_name_prefix=name)
+
+    async def run(self, call: Callable[[], T], *, last: bool = False) -> T:
+        """Make a blocking call in a thread, and wait for its end even when cancelled: it may be using a file that is closed next.
+
+        After `close` only what is `last`, the closing of files, is done, at once; anything else raises what `refusal` gives.
+        """
+        if self._closed:
+            if not last:
+                raise self._refusal()
+            return call()
+        future = asyncio.get_running_loop().run_in_executor(self._pool, call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            while not future.done():
+                try:
+                    await asyncio.wait([future])
+                except asyncio.CancelledError:
+                    continue
+            if not future.cancelled():
+                future.exception()  # looked at, so that it is not reported as forgotten
+            raise
+
+    def close(self) -> None:
+        """End the threads, once what they are doing is done."""
+        self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=False)
+
+
+# --- Time limits for very many short calls, without a timer for each: calls with the same limit end
+# in the order in which they began.
+
+
+class Deadline:
+    """The time limit of one call, as a context manager; what runs over it is cancelled and raises `TimeoutError`.
+
+    A cancellation from outside stays a cancellation, as with `asyncio.timeout`.
+    """
+
+    __slots__ = ("_cancelling", "_expired", "_task", "when")
+
+    def __init__(self, when: float) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call needs to be made from within an asyncio task")
+        self.when = when
+        self._expired = False
+        self._task: asyncio.Task[object] | None = task
+        self._cancelling = task.cancelling()
+
+    def __enter__(self) -> None:
+        """Begin; it was made in the same moment."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        task, self._task = self._task, None
+        if not self._expired or task is None:
+            return
+        if task.uncancel() <= self._cancelling and kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise TimeoutError from error
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has ended."""
+        return self._task is None
+
+    def expire(self) -> None:
+        """End the call."""
+        if self._task is not None:
+            self._expired = True
+            self._task.cancel()
+
+
+class Deadlines:
+    """The time limits of all calls that may take equally long: one timer, for the oldest."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._open: deque[Deadline] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def begin(self) -> Deadline:
+        """Make the limit of a call that the current task begins now; to be entered at once."""
+        when = self._loop.time() + self._limit
+        deadline = Deadline(when)
+        calls = self._open
+        while calls and calls[0].over:
+            calls.popleft()
+        calls.append(deadline)
+        if self._alarm is None:
+            self._alarm = self._loop.call_at(when, self._ring)
+        return deadline
+
+    def _ring(self) -> None:
+        now = self._loop.time()
+        while self._open and (self._open[0].over or self._open[0].when <= now):
+            self._open.popleft().expire()
+        self._alarm = self._loop.call_at(self._open[0].when, self._ring) if self._open else None
+
+    def close(self) -> None:
+        """Ring no more."""
+        self._open.clear()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
