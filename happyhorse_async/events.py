@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .errors import HappyHorseError
-    from .models import ImageToVideo, Task, UploadedFile, Video
+    from .models import Task, UploadedFile
+    from .request import ImageToVideo
+    from .video import Video
 
 
 @attrs.frozen(kw_only=True)

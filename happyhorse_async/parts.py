@@ -19,7 +19,8 @@ from .edges.api import Api
 from .edges.http import Http
 from .errors import InvalidRequestError, SessionClosedError
 from .events import Events
-from .models import ImageToVideo, Task
+from .models import Task
+from .request import ImageToVideo
 from .rules.pacing import Skew
 from .submitter import Orphan, Submitter
 from .tasks import TaskHandle
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
     from .batch.batch import Batch
     from .downloader import Downloader
     from .edges.fetch import Fetcher
-    from .models import Video
     from .poller import Poller, Watch
     from .pricing import Pricing
     from .submitter.fan_out import Submissions
     from .uploader import Uploader
+    from .video import Video
 
 
 class Engine:

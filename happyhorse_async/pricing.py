@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol
 import anyio
 
 from .errors import HappyHorseError, InvalidRequestError
-from .models import DURATIONS, QUALITIES, Estimate, ImageToVideo
+from .models import Estimate
+from .request import DURATIONS, QUALITIES, ImageToVideo
 from .rules import prices
 
 logger = logging.getLogger("happyhorse_async")

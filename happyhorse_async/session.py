@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from .batch.batch import Batch
     from .downloader import Leftover
     from .events import Event
-    from .models import Credits, Estimate, ImageToVideo, Task, TaskPage, UploadedFile, Video
+    from .models import Credits, Estimate, Task, TaskPage, UploadedFile
     from .parts import Engine
     from .poller import Watch
+    from .request import ImageToVideo
     from .submitter import Orphan
     from .submitter.fan_out import Submissions
     from .tasks import TaskHandle
+    from .video import Video
 
     E = TypeVar("E", bound=Event)
 

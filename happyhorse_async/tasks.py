@@ -10,8 +10,10 @@ from .errors import HappyHorseError
 
 if TYPE_CHECKING:
     from .downloader import Downloader
-    from .models import ImageToVideo, Task, Video
+    from .models import Task
     from .poller import Poller, Updates
+    from .request import ImageToVideo
+    from .video import Video
 
 
 class Parts(Protocol):

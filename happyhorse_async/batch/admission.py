@@ -13,7 +13,7 @@ import anyio.to_thread
 import attrs
 
 from ..errors import InvalidRequestError
-from ..models import ImageToVideo
+from ..request import ImageToVideo
 from ..rules.lifecycle import JobState
 from ..uploader import look_at
 from . import jobs

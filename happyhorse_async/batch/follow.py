@@ -24,11 +24,13 @@ from ..config import RetryPolicy
 from ..edges.part_files import BLOCK, Tally
 from ..errors import DestinationExistsError, HappyHorseError, NotAVideoError, SubmissionOutcomeUnknownError, TaskFailedError
 from ..formats.mp4 import BrokenVideoError
-from ..models import ImageToVideo, Task, TaskStatus, Video
+from ..models import Task, TaskStatus
+from ..request import ImageToVideo
 from ..rules import job_failures, lifecycle, retry, wire
 from ..rules.job_failures import Next
 from ..rules.lifecycle import JOB_TRANSITIONS, JobState
 from ..submitter import Group
+from ..video import Video
 from .jobs import JobChanged, Outcome, Record, key_of, outcome_of, to_credits, to_millionths
 from .ledger import Ledger
 from .parts import Parts

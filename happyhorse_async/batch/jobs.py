@@ -16,8 +16,10 @@ import attrs
 
 from ..errors import HappyHorseError, InvalidRequestError, TaskFailedError
 from ..events import Event
-from ..models import MODEL, Image, ImageToVideo, Task, TaskError, TaskStatus, Video
+from ..models import MODEL, Task, TaskError, TaskStatus
+from ..request import Image, ImageToVideo
 from ..rules.lifecycle import JobState
+from ..video import Video
 
 MILLION = 1_000_000
 """The ledger keeps credits as whole millionths, so that sums are exact."""

@@ -26,7 +26,8 @@ import attrs
 from ..errors import ConfigurationError, InvalidRequestError
 from ..formats import images
 from ..formats.urls import looks_like_link
-from ..models import Estimate, ImageToVideo
+from ..models import Estimate
+from ..request import ImageToVideo
 from .jobs import Job, text_problem
 
 FIELDS = ("image", "prompt", "quality", "duration", "seed", "callback_url")

@@ -15,7 +15,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from ..budget import Purse
 from ..config import RetryPolicy
 from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError, LedgerError, SessionClosedError
-from ..models import ImageToVideo
+from ..request import ImageToVideo
 from ..rules.lifecycle import AT_STAKE, JobState
 from .admission import GROUP, Admission, BadRow, Candidate, Input, Intake, Verdict, admit, rows_of
 from .database import Store

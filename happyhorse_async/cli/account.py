@@ -26,7 +26,7 @@ def estimate(
     async def work() -> None:
         import attrs
 
-        from ..models import ImageToVideo
+        from ..request import ImageToVideo
 
         # The price does not depend on the image, so any link will do.
         request = ImageToVideo("https://example.com/first-frame.png", duration=duration, quality=quality)  # type: ignore[arg-type]

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from ..batch import Batch, Outcome, Totals
     from ..batch.report import Overview
-    from ..models import Video
     from ..session import Session
+    from ..video import Video
 
 
 class Display:

@@ -31,8 +31,9 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..models import ImageToVideo, Video
+    from ..request import ImageToVideo
     from ..session import Session
+    from ..video import Video
     from .display import Display
 
 DEMO_PROMPTS = {
@@ -142,7 +143,7 @@ def _paths(images: Iterable[str], out: Path) -> list[Path]:
 
 
 def _job(image: str | Path, path: Path, **fields: Any) -> Job:
-    from ..models import ImageToVideo
+    from ..request import ImageToVideo
 
     return Job(Path(image).name if isinstance(image, Path) else image, ImageToVideo(image, **fields), path)
 

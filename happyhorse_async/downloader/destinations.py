@@ -10,7 +10,8 @@ from ..errors import DestinationExistsError, DownloadError
 from ..formats import filenames
 
 if TYPE_CHECKING:
-    from ..models import ImageToVideo, Task
+    from ..models import Task
+    from ..request import ImageToVideo
 
 OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure")
 

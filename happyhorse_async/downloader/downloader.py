@@ -20,7 +20,8 @@ from ..edges.part_files import Leftover, PartFile
 from ..errors import HappyHorseError, LinkExpiredError, SessionClosedError
 from ..events import Events, LinkExpiring, Saved
 from ..formats.http_ranges import urgency
-from ..models import Task, Video
+from ..models import Task
+from ..video import Video
 from . import destinations
 from .transfer import Sink, Transfer, Verified
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ..config import Limits, RetryPolicy
     from ..edges.api import Api
     from ..edges.fetch import Fetcher
-    from ..models import ImageToVideo
+    from ..request import ImageToVideo
 
 __all__ = ["Downloader", "Leftover", "leftovers"]
 

@@ -26,7 +26,8 @@ from .destinations import file_name
 
 if TYPE_CHECKING:
     from ..concurrency import Threads
-    from ..models import ImageToVideo, Task
+    from ..models import Task
+    from ..request import ImageToVideo
 
 SINGLE_PUT = 8 * 1024 * 1024
 """Bytes up to which a video is kept in memory and put with one request."""

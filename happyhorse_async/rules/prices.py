@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal, InvalidO
 from functools import reduce
 from typing import Any, NamedTuple
 
-from ..models import ImageToVideo
+from ..request import ImageToVideo
 
 CREDITS_PER_USD = Decimal(68)
 """Seen in the vendor's clients on 2026-10-10; used only where a rule gives no rate in USD."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..models import MODEL, Billing, Credits, ImageToVideo, Task, TaskError, TaskPage, TaskStatus, TaskSummary, UploadedFile, Usage
+from ..models import MODEL, Billing, Credits, Task, TaskError, TaskPage, TaskStatus, TaskSummary, UploadedFile, Usage
+from ..request import ImageToVideo
 from .responses import Answer, decode_object, error_of, unreadable
 
 if TYPE_CHECKING:

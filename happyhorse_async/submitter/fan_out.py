@@ -9,13 +9,34 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import anyio
+import attrs
 
 from ..errors import HappyHorseError, InvalidRequestError
-from ..models import ImageToVideo, Submission, Task
+from ..models import Task
+from ..request import ImageToVideo
 from .gate import Group
 
 MakeHandle = Callable[[ImageToVideo, str, Task], Any]
 """Makes the handle of a task from its request, its key and the service's answer."""
+
+
+@attrs.frozen(kw_only=True)
+class Submission:
+    """What became of one request of `submit_many`: a task handle, or an error."""
+
+    index: int
+    """The request's place in the input, from 0."""
+    request: ImageToVideo | Any
+    """The request as it was given."""
+    task: Any | None = None
+    """The task handle, when it was accepted."""
+    error: HappyHorseError | None = None
+    """Why it was not; see its `charged`."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the service accepted it."""
+        return self.error is None
 
 
 class Acceptance(Protocol):

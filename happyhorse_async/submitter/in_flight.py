@@ -14,7 +14,8 @@ from ..edges.api import Api
 from ..edges.http import TrackedBody
 from ..errors import APIConnectionError, HappyHorseError, RateLimitError, SubmissionOutcomeUnknownError
 from ..events import Events
-from ..models import ImageToVideo, Task
+from ..models import Task
+from ..request import ImageToVideo
 from ..rules import retry, wire
 from ..rules.responses import Answer
 from .gate import Gate, Group

@@ -25,7 +25,7 @@ from collections.abc import Hashable, Mapping, Set
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from ..models import ImageToVideo
+from ..request import ImageToVideo
 
 LOOKS = 2
 """How often the list is read before a submission counts as absent: a task may appear in it a moment late."""

@@ -19,7 +19,8 @@ from ..config import Limits, RetryPolicy, Timeouts
 from ..edges.api import Api
 from ..errors import HappyHorseError, InvalidRequestError, SessionClosedError
 from ..events import Events
-from ..models import ImageToVideo, Task
+from ..models import Task
+from ..request import ImageToVideo
 from ..rules import lifecycle, wire
 from ..rules.responses import Answer
 from .gate import Gate, Group

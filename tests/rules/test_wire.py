@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from happyhorse_async import errors
-from happyhorse_async.models import ImageToVideo, Task, TaskStatus
+from happyhorse_async.models import Task, TaskStatus
+from happyhorse_async.request import ImageToVideo
 from happyhorse_async.rules import responses, retry, wire
 from happyhorse_async.rules.lifecycle import is_cancelled, is_final
 
