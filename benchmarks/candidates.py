@@ -36,7 +36,7 @@ class Ours:
 
         self._request = ImageToVideo(IMAGE, prompt=PROMPT)
         self._session = Session(KEY, base_url=url)
-        self._engine = self._session._open()
+        self._parts = self._session._open()
         self._values: dict[str, Any] = {}
 
     async def submit(self) -> None:
@@ -55,7 +55,7 @@ class Ours:
         """Read fifty tasks as the poller does, which looks whether anything has changed."""
         from happyhorse_async.poller.watched import Record
 
-        scheduler = self._engine.poller._scheduler
+        scheduler = self._parts.poller._scheduler
         if not self._values:
             records = self._values["records"] = [Record(task_id, scheduler.clock()) for task_id in IDS]
             for record in records:
@@ -67,7 +67,7 @@ class Ours:
         """Read fifty tasks as fifty values."""
         from happyhorse_async.rules.wire import task_of
 
-        for value in (await self._engine.api.read_raw_tasks_once(IDS)).values():
+        for value in (await self._parts.api.read_raw_tasks_once(IDS)).values():
             task_of(value)
 
     async def aclose(self) -> None:

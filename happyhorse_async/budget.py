@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 
-from .batch.jobs import Totals, to_credits, to_millionths
 from .config import Budget
 from .errors import BudgetExceededError
 from .events import Events
 from .models import Task
 from .rules import lifecycle
+from .rules.prices import to_credits, to_millionths
 
 
 class BudgetBook:
@@ -137,10 +137,10 @@ class Purse:
         self._change = asyncio.Event()
         self._closed = False
 
-    def begin(self, totals: Totals) -> None:
+    def begin(self, *, spent: Decimal, reserved: Decimal) -> None:
         """Take over what the ledger says; none of it is live before its job is taken up."""
         self._live = 0
-        self._spent, self._reserved, self._closed = to_millionths(totals.spent), to_millionths(totals.reserved), False
+        self._spent, self._reserved, self._closed = to_millionths(spent), to_millionths(reserved), False
 
     def take(self, amount: int) -> bool:
         """Set an estimate aside; gives False when that has to wait for jobs under way to cost less than theirs.

@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import attrs
+from typing import TYPE_CHECKING
 
 from .budget import BudgetBook
 from .concurrency import Background, to_the_end
 from .config import Settings
 from .edges.api import Api
 from .edges.http import Http
-from .errors import InvalidRequestError, SessionClosedError
+from .errors import SessionClosedError
 from .events import Events
 from .models import Task
 from .request import ImageToVideo
 from .rules.pacing import Skew
-from .submitter import Orphan, Submitter
-from .tasks import TaskHandle
+from .submitter import Submitter
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from .batch.batch import Batch
     from .downloader import Downloader
     from .edges.fetch import Fetcher
-    from .poller import Poller, Watch
+    from .poller import Poller
     from .pricing import Pricing
-    from .submitter.fan_out import Submissions
     from .uploader import Uploader
-    from .video import Video
 
 
-class Engine:
+class Parts:
     """One of each part, wired: what one part learns of a task goes to those that care."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self.events = Events()
@@ -92,7 +85,7 @@ class Engine:
         from .poller import Poller
 
         self._require_open()
-        settings = self._settings
+        settings = self.settings
         return Poller(
             self.api,
             polling=settings.polling,
@@ -134,7 +127,7 @@ class Engine:
         """The session's one uploader."""
         from .uploader import Uploader
 
-        settings = self._settings
+        settings = self.settings
         return Uploader(self.http, self.api, limits=settings.limits, timeouts=settings.timeouts, events=self.events)
 
     @cached_property
@@ -143,7 +136,7 @@ class Engine:
         from .edges.fetch import Fetcher
 
         self._require_open()
-        settings = self._settings
+        settings = self.settings
         return Fetcher(timeouts=settings.timeouts, limits=settings.limits, allow_loopback=settings.on_loopback)
 
     @cached_property
@@ -151,7 +144,7 @@ class Engine:
         """The session's one downloader."""
         from .downloader import Downloader
 
-        limits, policy = self._settings.limits, self._settings.retry
+        limits, policy = self.settings.limits, self.settings.retry
         return Downloader(self.api, self.fetcher, limits=limits, policy=policy, events=self.events, background=self.background)
 
     async def url_of(self, image: Path | bytes) -> str:
@@ -161,93 +154,6 @@ class Engine:
     async def credits_for(self, request: ImageToVideo) -> Decimal:
         """Say what a request will cost."""
         return await self.pricing.credits_for(request)
-
-    # --- verbs --------------------------------------------------------------------------------------------------------------------
-
-    @property
-    def orphans(self) -> list[Orphan]:
-        """Submissions whose caller was cancelled."""
-        return self.submitter.orphans
-
-    async def submit(self, request: Any, fields: Mapping[str, Any], idempotency_key: str | None) -> TaskHandle:
-        """Submit an `ImageToVideo`, or an image with fields."""
-        try:
-            checked = await self._request(request, fields)
-        except InvalidRequestError as error:
-            error.with_facts(idempotency_key=idempotency_key)
-            raise
-        accepted = await self.submitter.submit(checked, idempotency_key=idempotency_key)
-        return TaskHandle(self, accepted.task.id, request=checked, idempotency_key=accepted.idempotency_key, accepted=accepted.task)
-
-    async def _request(self, request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
-        if isinstance(request, ImageToVideo) and not fields:
-            return request
-        try:
-            return made_request(request, fields)
-        except InvalidRequestError as error:
-            # The file is looked at as well, so that one error names everything that is wrong.
-            raise InvalidRequestError([*error.problems, *await self.uploader.problems(request)]) from None
-
-    async def problems(self, request: Any, fields: Mapping[str, Any]) -> list[str]:
-        """List everything that is wrong with a request and its local image."""
-        found: list[str] = []
-        try:
-            request = made_request(request, fields).image
-        except InvalidRequestError as error:
-            found += error.problems
-        return [*found, *await self.uploader.problems(request)]
-
-    def leave(self, task: TaskHandle) -> None:
-        """Keep an accepted task among the orphans, because its caller was cancelled before it had seen the id."""
-        if task.request is not None and task.idempotency_key is not None:
-            self.submitter.leave(task.request, task.idempotency_key, task.id)
-
-    async def finish(self, task: TaskHandle, save_to: str | os.PathLike[str], **how: Any) -> Video:
-        """Follow a submission to its saved video; a task whose caller is cancelled is kept among the orphans."""
-        try:
-            return await task.download(save_to, **how)
-        except (asyncio.CancelledError, SessionClosedError) as error:
-            self.leave(task)  # its caller never saw the task's id
-            if isinstance(error, SessionClosedError):
-                error.with_facts(charged="yes")
-            raise
-
-    def submit_many(self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool) -> Submissions:
-        """Fan out."""
-        return self.submitter.submit_many(requests, ordered=ordered, handle=self._handle)
-
-    def _handle(self, request: ImageToVideo, idempotency_key: str, task: Task) -> TaskHandle:
-        return TaskHandle(self, task.id, request=request, idempotency_key=idempotency_key, accepted=task)
-
-    def task(self, task_id: str) -> TaskHandle:
-        """Re-attach to a task."""
-        if not isinstance(task_id, str) or not task_id.strip() or not task_id.isprintable():
-            raise InvalidRequestError([f"task_id: expected the id of a task, such as 'task-unified-...', got {task_id!r}"])
-        return TaskHandle(self, task_id)
-
-    def watch(self, tasks: Iterable[TaskHandle | str], *, timeout: float | None) -> Watch:
-        """Merge the updates of many tasks."""
-        return self.poller.watch([task if isinstance(task, str) else task.id for task in tasks], timeout=timeout)
-
-    def batch(self, folder: str | os.PathLike[str], options: Mapping[str, Any]) -> Batch:
-        """Make a durable batch over the parts."""
-        from .batch.batch import Batch, BatchOptions
-        from .batch.run import RunOptions
-
-        settings, limits = self._settings, self._settings.limits
-        run = RunOptions(
-            uploads=limits.max_uploads,
-            downloads=limits.max_downloads,
-            replays=settings.retry.replays > 0,
-            # A sandbox comes back on another port, and is the same one to the user.
-            service="a service on this machine" if settings.on_loopback else settings.base_url,
-            key=settings.key,
-        )
-        return Batch(self, folder, BatchOptions(**options), run=run)
-
-    async def check_destination(self, to: str | os.PathLike[str], *, overwrite: bool) -> None:
-        """Refuse a destination that cannot work, before anything is paid."""
-        await self.downloader.check_destination(to if isinstance(to, str) else Path(to), overwrite=overwrite)
 
     async def aclose(self) -> None:
         """Close all, to the end though the caller is cancelled meanwhile: what has left is waited for under the shield."""
@@ -270,16 +176,3 @@ class Engine:
             if "fetcher" in made:
                 await self.fetcher.aclose()
             await self.http.aclose()
-
-
-FIELDS = tuple(field.name for field in attrs.fields(ImageToVideo) if field.name != "image")
-
-
-def made_request(request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
-    """Make an `ImageToVideo` of an image and fields; raises `InvalidRequestError` for fields that the service does not have."""
-    problems = [f"{name}: the service has no such field; it has {', '.join(FIELDS)}" for name in fields if name not in FIELDS]
-    if isinstance(request, ImageToVideo):
-        problems += [f"{name}: give it to ImageToVideo, which is what was passed" for name in fields if name in FIELDS]
-    if problems:
-        raise InvalidRequestError(problems)
-    return request if isinstance(request, ImageToVideo) else ImageToVideo(request, **fields)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,3 +112,16 @@ def _image_problems(image: object) -> list[str]:
         return []
     shown = f"an empty {type(image).__name__}" if isinstance(image, Sequence) and not image else repr(image)
     return [f"image: expected one http(s) link, path, or the bytes of an image, got {shown}"]
+
+
+FIELDS = tuple(field.name for field in attrs.fields(ImageToVideo) if field.name != "image")
+
+
+def made_request(request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
+    """Return the `ImageToVideo` of an image and fields; raises `InvalidRequestError` for unknown fields."""
+    problems = [f"{name}: the service has no such field; it has {', '.join(FIELDS)}" for name in fields if name not in FIELDS]
+    if isinstance(request, ImageToVideo):
+        problems += [f"{name}: give it to ImageToVideo, which is what was passed" for name in fields if name in FIELDS]
+    if problems:
+        raise InvalidRequestError(problems)
+    return request if isinstance(request, ImageToVideo) else ImageToVideo(request, **fields)

@@ -8,10 +8,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
+
 from .config import Budget, Limits, Polling, RetryPolicy, Settings, Timeouts
-from .errors import SessionClosedError
+from .errors import InvalidRequestError, SessionClosedError
+from .request import ImageToVideo, made_request
+from .tasks import TaskHandle
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,12 +27,10 @@ if TYPE_CHECKING:
     from .downloader import Leftover
     from .events import Event
     from .models import Credits, Estimate, Task, TaskPage, UploadedFile
-    from .parts import Engine
+    from .parts import Parts
     from .poller import Watch
-    from .request import ImageToVideo
     from .submitter import Orphan
     from .submitter.fan_out import Submissions
-    from .tasks import TaskHandle
     from .video import Video
 
     E = TypeVar("E", bound=Event)
@@ -59,7 +62,7 @@ class Session:
         http: aiohttp.ClientSession | None = None,
         public_url: str | None = None,
     ) -> None:
-        self._engine: Engine | None = None
+        self._parts: Parts | None = None
         self._orphans: list[Orphan] = []
         self._closed = False
         self._settings = Settings.resolve(
@@ -76,7 +79,7 @@ class Session:
         )
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open" if self._engine is not None else "not opened"
+        state = "closed" if self._closed else "open" if self._parts is not None else "not opened"
         return f"<Session {self._settings.base_url} {state}>"
 
     # --- life ---------------------------------------------------------------------------------------------------------------------
@@ -88,27 +91,27 @@ class Session:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.aclose()
 
-    def _open(self) -> Engine:
+    def _open(self) -> Parts:
         """Give the parts, built on first use."""
         if self._closed:
             raise SessionClosedError("this session is closed; make a new one", next_step="Open a new Session.")
-        if self._engine is None:
-            from .parts import Engine
+        if self._parts is None:
+            from .parts import Parts
 
-            self._engine = Engine(self._settings)
-            self._orphans = self._engine.orphans
+            self._parts = Parts(self._settings)
+            self._orphans = self._parts.submitter.orphans
         else:
-            self._engine.require_own_loop()
-        return self._engine
+            self._parts.require_own_loop()
+        return self._parts
 
     async def aclose(self) -> None:
         """Close the session: background work ends, and whoever waits gets `SessionClosedError`. May be called twice, from any task."""
-        engine, self._engine, self._closed = self._engine, None, True
-        if engine is not None:
-            await engine.aclose()
+        parts, self._parts, self._closed = self._parts, None, True
+        if parts is not None:
+            await parts.aclose()
 
     def __del__(self) -> None:
-        if getattr(self, "_engine", None) is not None:
+        if getattr(self, "_parts", None) is not None:
             warnings.warn(
                 f"{self!r} was never closed: use `async with`, or await aclose()", ResourceWarning, source=self, stacklevel=1
             )
@@ -128,7 +131,7 @@ class Session:
         `idempotency_key` is 16 to 96 characters of A-Za-z0-9._-; by default a new one is made. Raises `InvalidRequestError` before
         anything is sent; every other error says with `.charged` whether money was spent.
         """
-        return await self._open().submit(request, fields, idempotency_key)
+        return await self._submit(self._open(), request, fields, idempotency_key)
 
     def submit_many(self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool = False) -> Submissions:
         """Submit many requests at once; an async context manager that yields each `Submission` as it is decided.
@@ -137,7 +140,12 @@ class Session:
         the submissions come in the input's order. Leaving early stops submitting; what has left by then is finished and kept in `orphans`
         unless it was yielded.
         """
-        return self._open().submit_many(requests, ordered=ordered)
+        parts = self._open()
+
+        def handle(request: ImageToVideo, idempotency_key: str, task: Task) -> TaskHandle:
+            return TaskHandle(parts, task.id, request=request, idempotency_key=idempotency_key, accepted=task)
+
+        return parts.submitter.submit_many(requests, ordered=ordered, handle=handle)
 
     @property
     def orphans(self) -> list[Orphan]:
@@ -148,11 +156,15 @@ class Session:
 
     def task(self, task_id: str) -> TaskHandle:
         """Re-attach to a task by its id, from this process or another one; nothing is sent."""
-        return self._open().task(task_id)
+        parts = self._open()
+        if not isinstance(task_id, str) or not task_id.strip() or not task_id.isprintable():
+            raise InvalidRequestError([f"task_id: expected the id of a task, such as 'task-unified-...', got {task_id!r}"])
+        return TaskHandle(parts, task_id)
 
     def watch(self, tasks: Iterable[TaskHandle | str], *, timeout: float | None = None) -> Watch:
         """Merge the updates of many tasks; an async context manager that yields a `Task` at each change, and ends when all have ended."""
-        return self._open().watch(tasks, timeout=timeout)
+        poller = self._open().poller
+        return poller.watch([task if isinstance(task, str) else task.id for task in tasks], timeout=timeout)
 
     async def find_tasks(
         self, *, status: str | None = None, model: str | None = None, page: int = 1, page_size: int = 50
@@ -181,10 +193,38 @@ class Session:
         Takes what `submit` and `TaskHandle.download` take, and raises what they raise. `timeout` (seconds) bounds the wait. When it is
         cancelled, the task goes on, and is in `orphans`.
         """
-        engine = self._open()
-        await engine.check_destination(save_to, overwrite=overwrite)
-        task = await engine.submit(request, fields, idempotency_key)
-        return await engine.finish(task, save_to, overwrite=overwrite, timeout=timeout)
+        import asyncio
+
+        parts = self._open()
+        await parts.downloader.check_destination(save_to if isinstance(save_to, str) else Path(save_to), overwrite=overwrite)
+        task = await self._submit(parts, request, fields, idempotency_key)
+        try:
+            return await task.download(save_to, overwrite=overwrite, timeout=timeout)
+        except (asyncio.CancelledError, SessionClosedError) as error:
+            parts.submitter.leave(task.request, task.idempotency_key, task.id)  # its caller never saw the task's id
+            if isinstance(error, SessionClosedError):
+                error.with_facts(charged="yes")
+            raise
+
+    async def _submit(self, parts: Parts, request: Any, fields: dict[str, Any], key: str | None) -> TaskHandle:
+        try:
+            checked = await self._request(parts, request, fields)
+        except InvalidRequestError as error:
+            error.with_facts(idempotency_key=key)
+            raise
+        accepted = await parts.submitter.submit(checked, idempotency_key=key)
+        return TaskHandle(
+            parts, accepted.task.id, request=checked, idempotency_key=accepted.idempotency_key, accepted=accepted.task
+        )
+
+    async def _request(self, parts: Parts, request: Any, fields: dict[str, Any]) -> ImageToVideo:
+        if isinstance(request, ImageToVideo) and not fields:
+            return request
+        try:
+            return made_request(request, fields)
+        except InvalidRequestError as error:
+            # The file is looked at as well, so that one error names everything that is wrong.
+            raise InvalidRequestError([*error.problems, *await parts.uploader.problems(request)]) from None
 
     # --- batches ------------------------------------------------------------------------------------------------------------------
 
@@ -205,8 +245,20 @@ class Session:
         raises `LedgerError` when the ledger is damaged, when another process works on the folder, and when jobs of another account are
         unfinished in it.
         """
-        options: dict[str, Any] = {"max_in_flight": max_in_flight, "budget": budget, "timeout": timeout}
-        return self._open().batch(folder, options if retry is None else {**options, "retry": retry})
+        from .batch.batch import Batch, BatchOptions
+        from .batch.run import RunOptions
+
+        parts, settings = self._open(), self._settings
+        run = RunOptions(
+            uploads=settings.limits.max_uploads,
+            downloads=settings.limits.max_downloads,
+            replays=settings.retry.replays > 0,
+            # A sandbox comes back on another port, and is the same one to the user.
+            service="a service on this machine" if settings.on_loopback else settings.base_url,
+            key=settings.key,
+        )
+        options = BatchOptions(max_in_flight=max_in_flight, budget=budget, timeout=timeout)
+        return Batch(parts, folder, options if retry is None else attrs.evolve(options, retry=retry), run=run)
 
     # --- money and files ----------------------------------------------------------------------------------------------------------
 
@@ -224,7 +276,12 @@ class Session:
 
     async def problems(self, request: ImageToVideo | str | os.PathLike[str] | bytes, **fields: Any) -> list[str]:
         """List everything that is wrong with a request, a local image's content included; nothing is sent, and [] means fine."""
-        return await self._open().problems(request, fields)
+        uploader, found = self._open().uploader, list[str]()
+        try:
+            request = made_request(request, fields).image
+        except InvalidRequestError as error:
+            found += error.problems
+        return [*found, *await uploader.problems(request)]
 
     async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
         """Find the downloads that were interrupted in a folder: `task(left.task_id).download(left.path)` finishes one."""
@@ -248,8 +305,8 @@ class Session:
 
     def hint(self, task_id: str) -> bool:
         """Read a task soon, if anyone waits for it, because something says that it has changed; False when the session is closed."""
-        if self._engine is not None:
-            self._engine.poller.hint(task_id)
+        if self._parts is not None:
+            self._parts.poller.hint(task_id)
         return not self._closed
 
     async def read(self, task_id: str) -> Task:

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .errors import HappyHorseError
 
 if TYPE_CHECKING:
-    from .downloader import Downloader
     from .models import Task
-    from .poller import Poller, Updates
+    from .parts import Parts
+    from .poller import Updates
     from .request import ImageToVideo
     from .video import Video
-
-
-class Parts(Protocol):
-    """What a handle needs of its session."""
-
-    @property
-    def poller(self) -> Poller:
-        """The session's one poller."""
-
-    @property
-    def downloader(self) -> Downloader:
-        """The session's one downloader."""
 
 
 class TaskHandle:

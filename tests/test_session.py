@@ -319,13 +319,13 @@ async def test_a_forgotten_session_warns(sandbox: Sandbox) -> None:
     """Not closing is a ResourceWarning that says what to do."""
     session = open_session(sandbox)
     await session.credits()
-    engine = session._engine
+    parts = session._parts
     holder = [session]
     del session
     with pytest.warns(ResourceWarning, match="never closed"):
         holder.clear()
-    assert engine is not None
-    await engine.aclose()
+    assert parts is not None
+    await parts.aclose()
 
 
 async def test_a_borrowed_client_is_used_and_left_open(sandbox: Sandbox) -> None:

@@ -10,14 +10,13 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 import attrs
 
 from ..budget import Purse
-from ..concurrency import Background
 from ..config import Budget, RetryPolicy
 from ..edges.part_files import FolderLock
 from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
@@ -25,14 +24,10 @@ from .admission import Input
 from .database import Store
 from .jobs import Outcome, Totals
 from .ledger import Ledger
-from .parts import Parts
 from .run import Run, RunOptions
 
-
-class Owner(Parts, Protocol):
-    """What a batch needs of its session: its parts, and somebody who owns its background work."""
-
-    background: Background
+if TYPE_CHECKING:
+    from ..parts import Parts
 
 
 PAUSES = RetryPolicy(attempts=4, first_pause=20.0, longest_pause=600.0)
@@ -67,7 +62,7 @@ class Batch:
     one's id.
     """
 
-    def __init__(self, parts: Owner, folder: str | os.PathLike[str], options: BatchOptions, *, run: RunOptions) -> None:
+    def __init__(self, parts: Parts, folder: str | os.PathLike[str], options: BatchOptions, *, run: RunOptions) -> None:
         self.folder = Path(folder)
         """Where the videos go."""
         self._parts = parts
@@ -170,7 +165,7 @@ class Outcomes:
 
     def __init__(
         self,
-        parts: Owner,
+        parts: Parts,
         ledger: Ledger,
         folder: Path,
         purse: Purse,

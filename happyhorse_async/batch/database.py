@@ -17,7 +17,8 @@ from typing import Any
 
 from ..errors import LedgerError
 from ..rules.lifecycle import JobState
-from .jobs import Record, Totals, folded, to_credits
+from ..rules.prices import to_credits
+from .jobs import Record, Totals, folded
 
 LEDGER_NAME = "happyhorse.sqlite"
 APPLICATION_ID = 0x48485232

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -29,11 +29,14 @@ from ..request import ImageToVideo
 from ..rules import job_failures, lifecycle, retry, wire
 from ..rules.job_failures import Next
 from ..rules.lifecycle import JOB_TRANSITIONS, JobState
+from ..rules.prices import to_credits, to_millionths
 from ..submitter import Group
 from ..video import Video
-from .jobs import JobChanged, Outcome, Record, key_of, outcome_of, to_credits, to_millionths
+from .jobs import JobChanged, Outcome, Record, key_of, outcome_of
 from .ledger import Ledger
-from .parts import Parts
+
+if TYPE_CHECKING:
+    from ..parts import Parts
 
 
 class Work:

@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,20 +19,8 @@ from ..events import Event
 from ..models import MODEL, Task, TaskError, TaskStatus
 from ..request import Image, ImageToVideo
 from ..rules.lifecycle import JobState
+from ..rules.prices import to_credits
 from ..video import Video
-
-MILLION = 1_000_000
-"""The ledger keeps credits as whole millionths, so that sums are exact."""
-
-
-def to_millionths(amount: Decimal) -> int:
-    """Write credits as the ledger keeps them, rounded up: a budget must not be exceeded by a rounding."""
-    return int((amount * MILLION).to_integral_value(ROUND_CEILING))
-
-
-def to_credits(millionths: int) -> Decimal:
-    """Read credits from the ledger."""
-    return (Decimal(millionths) / MILLION).normalize() + 0
 
 
 @attrs.frozen

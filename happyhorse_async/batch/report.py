@@ -14,9 +14,10 @@ import attrs
 
 from ..errors import ConfigurationError
 from ..rules.lifecycle import JobState
+from ..rules.prices import to_credits
 from . import gallery
 from .database import LEDGER_NAME, Store
-from .jobs import Record, Totals, to_credits
+from .jobs import Record, Totals
 
 COLUMNS = (
     *("id", "state", "image", "prompt", "quality", "duration", "seed", "video", "size", "sha256", "length", "width", "height"),

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import attrs
@@ -22,7 +23,9 @@ from .database import Store
 from .follow import Outcomes, Stages, Work
 from .jobs import Job, Outcome, Record, outcome_of
 from .ledger import Ledger
-from .parts import Parts
+
+if TYPE_CHECKING:
+    from ..parts import Parts
 
 Row = ImageToVideo | Job
 
@@ -76,7 +79,8 @@ class Run:
         how = "cancelled"
         try:
             self._number = await self._ledger.call(Store.begin_run)
-            self._purse.begin(await self._ledger.call(Store.totals))
+            totals = await self._ledger.call(Store.totals)
+            self._purse.begin(spent=totals.spent, reserved=totals.reserved)
             async with anyio.create_task_group() as group:
                 await self._through_stages(group, feed)
                 group.cancel_scope.cancel()

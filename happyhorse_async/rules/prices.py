@@ -177,3 +177,17 @@ _OPERATIONS: dict[str, Callable[[list[Decimal]], Decimal]] = {
     "floor": _rounded(ROUND_FLOOR),
     "round": _rounded(ROUND_HALF_UP),
 }
+
+
+MILLION = 1_000_000
+"""The ledger keeps credits as whole millionths, so that sums are exact."""
+
+
+def to_millionths(amount: Decimal) -> int:
+    """Write credits as the ledger keeps them, rounded up: a budget must not be exceeded by a rounding."""
+    return int((amount * MILLION).to_integral_value(ROUND_CEILING))
+
+
+def to_credits(millionths: int) -> Decimal:
+    """Read credits from the ledger."""
+    return (Decimal(millionths) / MILLION).normalize() + 0

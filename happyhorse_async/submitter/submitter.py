@@ -180,8 +180,10 @@ class Submitter:
             if all_of_them or not job.at_stake:
                 self._courier.cut(job)
 
-    def leave(self, request: ImageToVideo, idempotency_key: str, task_id: str | None) -> None:
+    def leave(self, request: ImageToVideo | None, idempotency_key: str | None, task_id: str | None) -> None:
         """Keep a submission that nobody takes any more among the orphans."""
+        if request is None or idempotency_key is None:
+            return  # a task that this session did not submit
         self.orphans.append(Orphan(request=request, idempotency_key=idempotency_key, task_id=task_id, at=datetime.now(UTC)))
         logger.warning(
             "a submission outlived its caller: task %s, idempotency key %s",

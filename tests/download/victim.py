@@ -53,9 +53,9 @@ async def main(url: str, files_url: str, key: str, task_id: str, folder: str, ph
     PHASES[phase]()
     polling = Polling(min_interval=0.01, max_interval=0.05)
     async with Session(key, base_url=url, files_url=files_url, polling=polling, retry=RetryPolicy(attempts=1)) as session:
-        engine = session._open()
-        task = await engine.api.read_task(task_id)
-        await engine.downloader.download(task, folder)
+        parts = session._open()
+        task = await parts.api.read_task(task_id)
+        await parts.downloader.download(task, folder)
 
 
 if __name__ == "__main__":

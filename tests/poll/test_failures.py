@@ -76,9 +76,9 @@ async def test_a_sandbox_without_batches_serves_every_wait_with_a_tenth_of_reads
     async with Sandbox(video="stub", speed=0, features=Features(batch=False)) as sandbox, open_session(sandbox) as session:
         tasks = await submitted(session, 100)
         ends: list[str] = []
-        engine = session._engine
-        assert engine is not None
-        engine.poller.on_final(lambda task: ends.append(task.id))
+        parts = session._parts
+        assert parts is not None
+        parts.poller.on_final(lambda task: ends.append(task.id))
         sandbox.fail(Fault("drop-before", method="GET", times=None, probability=0.1, seed=3))
         sandbox.finish()
         await asyncio.gather(*(task.wait() for task in tasks))
@@ -151,9 +151,9 @@ async def test_an_answer_that_comes_late_changes_nothing(sandbox: Sandbox, sessi
     sandbox.finish()
     waiting = asyncio.ensure_future(anext(updates))
     assert (await waiting).status == "completed"
-    engine = session._engine
-    assert engine is not None
-    engine.poller.learn(accepted)
+    parts = session._parts
+    assert parts is not None
+    parts.poller.learn(accepted)
     assert (await task.wait()).status == "completed"
 
 
@@ -183,9 +183,9 @@ async def test_a_hint_reads_at_once_and_a_flood_of_hints_reads_once(sandbox: San
     async with open_session(sandbox, polling=Polling(min_interval=0.01, max_interval=3600.0, target_delay=3600.0)) as session:
         task = await session.submit(LINK)
         waiting = asyncio.ensure_future(task.wait())
-        engine = session._engine
-        assert engine is not None
-        await until(lambda: engine.poller.waiting)
+        parts = session._parts
+        assert parts is not None
+        await until(lambda: parts.poller.waiting)
         sandbox.finish()
         for _ in range(1000):
             session.hint(task.id)

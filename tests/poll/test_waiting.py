@@ -267,9 +267,9 @@ async def test_nobody_waiting_means_nothing_runs(sandbox: Sandbox, session: Sess
     waiting = asyncio.ensure_future(task.wait())
     await until(lambda: reads(sandbox))
     waiting.cancel()
-    engine = session._engine
-    assert engine is not None
-    await until(lambda: not len(engine.background))
+    parts = session._parts
+    assert parts is not None
+    await until(lambda: not len(parts.background))
 
 
 async def test_an_iterator_that_is_dropped_stops_the_reading(sandbox: Sandbox, session: Session) -> None:
@@ -278,9 +278,9 @@ async def test_an_iterator_that_is_dropped_stops_the_reading(sandbox: Sandbox, s
     async for _ in task.updates():
         break
     gc.collect()
-    engine = session._engine
-    assert engine is not None
-    await until(lambda: not len(engine.background))
+    parts = session._parts
+    assert parts is not None
+    await until(lambda: not len(parts.background))
 
 
 async def test_closing_an_iterator_ends_it(sandbox: Sandbox, session: Session) -> None:
@@ -311,10 +311,10 @@ async def test_the_end_of_a_task_is_announced_once(sandbox: Sandbox, session: Se
     tasks = await submitted(session, 3)
     heard: list[object] = []
     session.subscribe(heard.append, Completed, Failed)
-    engine = session._engine
-    assert engine is not None
+    parts = session._parts
+    assert parts is not None
     ends: list[str] = []
-    engine.poller.on_final(lambda task: ends.append(task.id))
+    parts.poller.on_final(lambda task: ends.append(task.id))
     sandbox.finish()
     await asyncio.gather(*(task.wait() for task in tasks), *(session.read(task.id) for task in tasks))
     for task in tasks:
@@ -342,9 +342,9 @@ async def test_a_listener_that_fails_does_not_stop_the_waiting(
 ) -> None:
     """What one listener makes of an end does not concern those who wait."""
     task = await session.submit(LINK)
-    engine = session._engine
-    assert engine is not None
-    engine.poller.on_final(lambda _: [][0])
+    parts = session._parts
+    assert parts is not None
+    parts.poller.on_final(lambda _: [][0])
     sandbox.finish()
     assert (await task.wait()).status == "completed"
     assert [record for record in caplog.records if getattr(record, "action", "") == "listener_failed"]

@@ -73,10 +73,10 @@ async def test_a_cancelled_close_still_closes_all(sandbox: Sandbox) -> None:
             task = await session.submit(LINK)
             waiting = asyncio.create_task(task.wait())
             await asyncio.sleep(0)
-            engine = session._open()
+            parts = session._open()
             scope.cancel()
     assert scope.cancelled_caught or scope.cancel_called
-    assert engine.http._client.closed
-    assert len(engine.background) == 0
+    assert parts.http._client.closed
+    assert len(parts.background) == 0
     with pytest.raises(SessionClosedError):
         await waiting

@@ -100,9 +100,9 @@ async def test_only_local_images_can_be_uploaded(session: Session) -> None:
 async def test_files_near_their_end_are_sent_again(sandbox: Sandbox, session: Session, cat: Path) -> None:
     """A link is reused while it lives long enough for a task to start, then the content is uploaded again."""
     now = 0.0
-    engine = session._open()
+    parts = session._open()
     uploader = Uploader(
-        engine.http, engine.api, limits=Limits(), timeouts=session._settings.timeouts, events=Events(), clock=lambda: now
+        parts.http, parts.api, limits=Limits(), timeouts=session._settings.timeouts, events=Events(), clock=lambda: now
     )
     first = await uploader.url_of(cat)
     now = 72 * 3600 - SAFETY_MARGIN - 1

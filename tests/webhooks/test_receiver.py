@@ -135,8 +135,8 @@ async def test_a_flood_costs_no_reads_and_no_memory(sandbox: Sandbox, server: Se
     """Thousands of callbacks about tasks that nobody waits for leave nothing behind."""
     for number in range(10_000):
         assert server.webhooks.receive(token_of(server.session), b'{"id": "task-unified-%d"}' % number) == 204
-    engine = server.session._engine
-    assert engine is None or engine.poller.waiting == 0
+    parts = server.session._parts
+    assert parts is None or parts.poller.waiting == 0
     assert not [request for request in sandbox.requests if request.path.startswith("/v1/tasks")]
 
 
