@@ -32,8 +32,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import loopback, machine  # noqa: E402
 from happyhorse_async import ImageToVideo, Polling, Session, Task, TaskStatus, Video  # noqa: E402
-from happyhorse_async.batch.batch import Batch, BatchOptions  # noqa: E402
-from happyhorse_async.batch.run import RunOptions  # noqa: E402
+from happyhorse_async.batch._batch import Batch, BatchOptions  # noqa: E402
+from happyhorse_async.batch._run import RunOptions  # noqa: E402
 
 IN_FLIGHT = 200
 CPU_FACTOR, MEMORY_FACTOR = 1.3, 1.2
@@ -75,7 +75,7 @@ class Stub:
     """All parts of a session at once, whose service answers without a wire."""
 
     def __init__(self) -> None:
-        from happyhorse_async.concurrency import Background
+        from happyhorse_async._concurrency import Background
         from happyhorse_async.events import Events
 
         self.events, self.background = Events(), Background()

@@ -53,7 +53,7 @@ class Ours:
 
     async def read_many(self) -> None:
         """Read fifty tasks as the poller does, which looks whether anything has changed."""
-        from happyhorse_async.poller.watched import Record
+        from happyhorse_async._poller.watched import Record
 
         scheduler = self._parts.poller._scheduler
         if not self._values:
@@ -65,7 +65,7 @@ class Ours:
 
     async def read_many_values(self) -> None:
         """Read fifty tasks as fifty values."""
-        from happyhorse_async.rules.wire import task_of
+        from happyhorse_async._rules.wire import task_of
 
         for value in (await self._parts.api.read_raw_tasks_once(IDS)).values():
             task_of(value)

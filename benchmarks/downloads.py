@@ -88,9 +88,9 @@ def answer(peer: socket.socket, folder: Path) -> None:
 async def fetch_ours(urls: list[str], folder: Path) -> None:
     """Fetch with the downloader."""
     from happyhorse_async import Limits, RetryPolicy, Task, Timeouts
-    from happyhorse_async.concurrency import Background
-    from happyhorse_async.downloader import Downloader
-    from happyhorse_async.edges.fetch import Fetcher
+    from happyhorse_async._concurrency import Background
+    from happyhorse_async._downloader import Downloader
+    from happyhorse_async._edges.fetch import Fetcher
     from happyhorse_async.events import Events
 
     limits = Limits(max_downloads=AT_ONCE)
@@ -133,7 +133,7 @@ async def watch_loop(held: list[float]) -> None:
 
 async def fetch_watched(urls: list[str], folder: Path) -> None:
     """Fetch with the downloader, and say what held the loop."""
-    from happyhorse_async.edges import part_files
+    from happyhorse_async._edges import part_files
 
     delay = float(os.environ.get("SLOW_DISK", "0"))
     if delay:

@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 
 from benchmarks import virtual
 from happyhorse_async import Limits, Polling, RetryPolicy
-from happyhorse_async.concurrency import Background
+from happyhorse_async._concurrency import Background
+from happyhorse_async._models import Task
+from happyhorse_async._poller import Poller
+from happyhorse_async._rules import wire
 from happyhorse_async.errors import APIConnectionError, InternalServerError, NotFoundError, TaskNotFoundError
 from happyhorse_async.events import Events
-from happyhorse_async.models import Task
-from happyhorse_async.poller import Poller
-from happyhorse_async.rules import wire
 
 START = 1_790_000_000.0
 LATENCY = 0.08

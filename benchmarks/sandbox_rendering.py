@@ -52,7 +52,7 @@ def missed(cpu: float, waits: dict[str, float]) -> list[str]:
 
 def measure_cpu() -> float:
     """Print the CPU time of a 5 s video in both qualities, and return that of 720p."""
-    from happyhorse_async.sandbox.render import render_video
+    from happyhorse_async.sandbox._render import render_video
 
     used: dict[str, float] = {}
     for quality in ("720p", "1080p"):

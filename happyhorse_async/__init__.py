@@ -9,7 +9,7 @@ from importlib import import_module
 from ._version import __version__  # noqa: F401 a name of the front door
 
 _HOMES = {
-    "config": "Budget Limits Polling RetryPolicy Timeouts",
+    "_config": "Budget Limits Polling RetryPolicy Timeouts",
     "errors": """
         APIConnectionError APIStatusError APITimeoutError AuthenticationError BadRequestError
         BudgetExceededError ConfigurationError DestinationExistsError DownloadError
@@ -19,14 +19,14 @@ _HOMES = {
         SubmissionOutcomeUnknownError TaskCancelledError TaskFailedError TaskNotFoundError
         TransportError UnreadableAnswerError UnsafeLinkError WaitTimeoutError
     """,
-    "models": """
+    "_models": """
         Billing Credits Estimate Task TaskError TaskPage TaskStatus TaskSummary UploadedFile Usage
     """,
-    "request": "ImageToVideo",
-    "session": "Session",
-    "submitter.fan_out": "Submission",
-    "tasks": "TaskHandle",
-    "video": "Video",
+    "_request": "ImageToVideo",
+    "_session": "Session",
+    "_submitter.fan_out": "Submission",
+    "_tasks": "TaskHandle",
+    "_video": "Video",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

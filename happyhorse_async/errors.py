@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from .models import Task
+    from ._models import Task
 
 Charged = Literal["no", "yes", "unknown"]
 """Whether money was spent on what failed."""

@@ -15,10 +15,10 @@ import attrs
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from ._models import Task, UploadedFile
+    from ._request import ImageToVideo
+    from ._video import Video
     from .errors import HappyHorseError
-    from .models import Task, UploadedFile
-    from .request import ImageToVideo
-    from .video import Video
 
 
 @attrs.frozen(kw_only=True)

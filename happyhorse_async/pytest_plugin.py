@@ -17,8 +17,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from ._session import Session
     from .sandbox import Sandbox
-    from .session import Session
 
 __all__ = ["happyhorse_sandbox", "happyhorse_session", "pytest_configure"]
 

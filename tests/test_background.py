@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from happyhorse_async.concurrency import Background
+from happyhorse_async._concurrency import Background
 
 pytestmark = pytest.mark.anyio
 

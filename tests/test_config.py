@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from happyhorse_async import Budget, ConfigurationError, Limits, Polling, RetryPolicy, Session, Timeouts
-from happyhorse_async.config import Secret, Settings, is_loopback
+from happyhorse_async._config import Secret, Settings, is_loopback
 
 KEY = "sk-secret-0123456789"
 

@@ -9,8 +9,8 @@ import re
 import pytest
 
 from happyhorse_async import errors
+from happyhorse_async._models import Task, TaskError
 from happyhorse_async.errors import APIConnectionError, HappyHorseError, InvalidRequestError, RateLimitError, TaskFailedError
-from happyhorse_async.models import Task, TaskError
 
 ALL = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, HappyHorseError)]
 

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
+from happyhorse_async._models import Task
 from happyhorse_async.events import Completed, Event, Events, Throttled, Updated
-from happyhorse_async.models import Task
 
 
 def test_listeners_get_the_kinds_that_they_asked_for_in_order() -> None:

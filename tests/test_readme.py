@@ -79,4 +79,4 @@ async def test_the_readmes_tests_pass_in_a_users_project(tmp_path: Path) -> None
 def test_the_table_of_faults_is_the_measured_one() -> None:
     """The README shows what the tests of faults found."""
     shown = README.partition("<!-- faults:begin -->")[2].partition("<!-- faults:end -->")[0]
-    assert shown.strip() == (ROOT / "tests" / "submit" / "faults_table.md").read_text().strip()
+    assert shown.strip() == (ROOT / "tests" / "submitter" / "faults_table.md").read_text().strip()

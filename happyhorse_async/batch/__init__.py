@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..rules.lifecycle import JobState
-from .batch import Batch, Outcomes
-from .jobs import Job, JobChanged, Outcome, Totals
+from .._rules.lifecycle import JobState
+from ._batch import Batch, Outcomes
+from ._jobs import Job, JobChanged, Outcome, Totals
 
 __all__ = ["Batch", "Job", "JobChanged", "JobState", "Outcome", "Outcomes", "Totals"]

@@ -1,4 +1,4 @@
-"""What became of a batch, written down: results.jsonl, results.csv, gallery.html. Reads the ledger alone, a page of it at a time."""
+"""What became of a batch, written down: results.jsonl, results.csv, _gallery.html. Reads the ledger alone, a page of it at a time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, TextIO
 
 import attrs
 
+from .._rules.lifecycle import JobState
+from .._rules.prices import to_credits
 from ..errors import ConfigurationError
-from ..rules.lifecycle import JobState
-from ..rules.prices import to_credits
-from . import gallery
-from .database import LEDGER_NAME, Store
-from .jobs import Record, Totals
+from . import _gallery
+from ._database import LEDGER_NAME, Store
+from ._jobs import Record, Totals
 
 COLUMNS = (
     *("id", "state", "image", "prompt", "quality", "duration", "seed", "video", "size", "sha256", "length", "width", "height"),
@@ -45,7 +45,7 @@ def write_reports(folder: Path, kinds: Sequence[str] = ("html", "jsonl", "csv"))
     writers: dict[str, tuple[str, Callable[[Store, TextIO], None]]] = {
         "jsonl": ("results.jsonl", _write_jsonl),
         "csv": ("results.csv", _write_csv),
-        "html": ("gallery.html", lambda store, file: gallery.write(folder, _results(store), file)),
+        "html": ("gallery.html", lambda store, file: _gallery.write(folder, _results(store), file)),
     }
     unknown = [kind for kind in kinds if kind not in writers]
     if unknown or not kinds:

@@ -11,6 +11,6 @@ def main() -> None:
         import typer  # noqa: F401 only to see whether the extra is there
     except ImportError:
         sys.exit("happyhorse: the command line needs two more packages: pip install 'happyhorse-async[cli]'")
-    from .app import app
+    from ._app import app
 
     app()

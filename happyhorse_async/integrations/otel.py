@@ -13,7 +13,7 @@ from ..events import Completed, Event, Failed, LinkExpiring, Retrying, Saved, Su
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
-    from ..session import Session
+    from .._session import Session
 
 
 def instrument(session: Session, *, meter_provider: MeterProvider | None = None) -> Callable[[], None]:

@@ -3,9 +3,9 @@
 It shares no code with the rest of the package, so that a mistake on one side of the wire does not hide on the other.
 """
 
-from .accounts import Account
-from .faults import Fault
-from .features import Features
-from .sandbox import Sandbox
+from ._accounts import Account
+from ._faults import Fault
+from ._features import Features
+from ._sandbox import Sandbox
 
 __all__ = ["Account", "Fault", "Features", "Sandbox"]

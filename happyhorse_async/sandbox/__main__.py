@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .faults import SCENARIOS
-from .serve import serve
+from ._faults import SCENARIOS
+from ._serve import serve
 
 __all__ = ["main"]
 

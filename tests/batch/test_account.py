@@ -10,7 +10,7 @@ import pytest
 
 from happyhorse_async import ImageToVideo, LedgerError, Session
 from happyhorse_async.batch import JobState, Outcome
-from happyhorse_async.batch.database import LEDGER_NAME, Store
+from happyhorse_async.batch._database import LEDGER_NAME, Store
 from happyhorse_async.sandbox import Account, Sandbox
 from tests.batch.support import until
 from tests.conftest import QUICK_POLLING, QUICK_RETRY

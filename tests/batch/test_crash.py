@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async.batch.database import LEDGER_NAME, Store
+from happyhorse_async.batch._database import LEDGER_NAME, Store
 from happyhorse_async.sandbox import Sandbox
 from tests.batch.support import Worker, killed_after, results, write_manifest
 

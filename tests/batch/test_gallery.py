@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from happyhorse_async.batch import gallery
-from happyhorse_async.sandbox.stub_video import stub_video
+from happyhorse_async.batch import _gallery
+from happyhorse_async.sandbox._stub_video import stub_video
 from tests.conftest import PHOTOS
 
 pytestmark = pytest.mark.anyio
@@ -62,7 +62,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if result(n)["video"] is not None:
             (folder / result(n)["video"]).write_bytes(video)
     with (folder / "gallery.html").open("w", encoding="utf-8") as file:
-        gallery.write(folder, map(result, range(1000)), file)
+        _gallery.write(folder, map(result, range(1000)), file)
     return folder / "gallery.html"
 
 
@@ -138,12 +138,12 @@ async def test_texts_stay_texts(page: Any) -> None:
 
 def test_chart_says_it_in_words() -> None:
     """A chart has a title and a sentence for those who do not see it, and as many bars as there are round bins."""
-    drawn = gallery.chart("Credits", "credits", [1.0, 2.0, 2.0, 40.0], name="c")
+    drawn = _gallery.chart("Credits", "credits", [1.0, 2.0, 2.0, 40.0], name="c")
     assert "4 jobs, from 1 to 40 credits, half of them up to 2." in drawn
     assert 'aria-labelledby="c-title c-words"' in drawn
-    assert sum(gallery.histogram([1.0, 2.0, 2.0, 40.0]).counts) == 4
-    assert gallery.histogram([5.0] * 3).counts == (3,)
-    assert "Nothing to show" in gallery.chart("Credits", "credits", [], name="c")
+    assert sum(_gallery.histogram([1.0, 2.0, 2.0, 40.0]).counts) == 4
+    assert _gallery.histogram([5.0] * 3).counts == (3,)
+    assert "Nothing to show" in _gallery.chart("Credits", "credits", [], name="c")
 
 
 def test_page_holds_its_data(page_path: Path) -> None:

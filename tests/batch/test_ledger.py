@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import LedgerError
-from happyhorse_async.batch import database as store_module
-from happyhorse_async.batch.database import LEDGER_NAME, Store, queries
-from happyhorse_async.batch.ledger import Ledger
-from happyhorse_async.edges.part_files import FolderLock
+from happyhorse_async._edges.part_files import FolderLock
+from happyhorse_async.batch import _database as store_module
+from happyhorse_async.batch._database import LEDGER_NAME, Store, queries
+from happyhorse_async.batch._ledger import Ledger
 from tests.batch.support import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -158,7 +158,7 @@ def test_lock_names_its_holder(tmp_path: Path) -> None:
 
 def test_lock_of_another_process_ends_with_it(tmp_path: Path) -> None:
     """The lock of a process that is killed -9 is free at once, although its note is still there."""
-    code = "import sys, time; from pathlib import Path; from happyhorse_async.edges.part_files import FolderLock\n"
+    code = "import sys, time; from pathlib import Path; from happyhorse_async._edges.part_files import FolderLock\n"
     code += "FolderLock(Path(sys.argv[1])).take(); print('held', flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import ConfigurationError, ImageToVideo, Session
-from happyhorse_async.batch.manifest import BadLine, Manifest, Row, check
+from happyhorse_async.batch._manifest import BadLine, Manifest, Row, check
 from happyhorse_async.sandbox import Sandbox
 from tests.conftest import PHOTOS
 

@@ -12,8 +12,8 @@ import pytest
 
 from happyhorse_async import ImageToVideo, InsufficientCreditsError, LedgerError, RetryPolicy, Session, Timeouts
 from happyhorse_async.batch import Job, JobState, Outcome
-from happyhorse_async.batch.admission import GROUP
-from happyhorse_async.batch.database import LEDGER_NAME
+from happyhorse_async.batch._admission import GROUP
+from happyhorse_async.batch._database import LEDGER_NAME
 from happyhorse_async.events import Throttled
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.batch.support import until

@@ -21,7 +21,7 @@ from happyhorse_async import (
     TaskFailedError,
 )
 from happyhorse_async.batch import Batch, Job, JobChanged, JobState, Outcome
-from happyhorse_async.batch.follow import Stages
+from happyhorse_async.batch._follow import Stages
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.batch.support import until
 from tests.conftest import open_session

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async.batch.database import LEDGER_NAME, Store
-from happyhorse_async.batch.manifest import Manifest
-from happyhorse_async.rules.lifecycle import JobState
+from happyhorse_async._rules.lifecycle import JobState
+from happyhorse_async.batch._database import LEDGER_NAME, Store
+from happyhorse_async.batch._manifest import Manifest
 from happyhorse_async.sandbox import Sandbox
 from tests.batch.support import Worker, killed_after, results, write_manifest
 from tests.conftest import open_session

@@ -10,7 +10,7 @@ import os
 import sys
 
 from happyhorse_async import Budget, Polling, RetryPolicy, Session
-from happyhorse_async.batch.manifest import Manifest
+from happyhorse_async.batch._manifest import Manifest
 
 POLLING = Polling(target_delay=0.02, min_interval=0.02, max_interval=0.1, max_reads_per_minute=1_000_000)
 RETRY = RetryPolicy(first_pause=0.01, longest_pause=0.05)

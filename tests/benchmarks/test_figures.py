@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.answers import DONE, NEVER, Answers, video
 from benchmarks.figures import Line, Spread, document, number, ratios, row, spread, table
-from happyhorse_async.formats import mp4
-from happyhorse_async.models import TaskStatus
-from happyhorse_async.rules import wire
+from happyhorse_async._formats import mp4
+from happyhorse_async._models import TaskStatus
+from happyhorse_async._rules import wire
 
 LOOPBACK = "http://127.0.0.1:1"
 

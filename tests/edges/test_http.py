@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from happyhorse_async import APIConnectionError, APITimeoutError, TransportError
-from happyhorse_async.edges.http import FOREIGN_ERRORS, USER_AGENT, Http, transport_error
+from happyhorse_async._edges.http import FOREIGN_ERRORS, USER_AGENT, Http, transport_error
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from happyhorse_async.models import Billing, Task, TaskError, TaskStatus
-from happyhorse_async.rules.lifecycle import (
+from happyhorse_async._models import Billing, Task, TaskError, TaskStatus
+from happyhorse_async._rules.lifecycle import (
     FAILURES,
     JOB_TRANSITIONS,
     TASK_STATES,

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from happyhorse_async.config import Polling
-from happyhorse_async.rules import pacing
+from happyhorse_async._config import Polling
+from happyhorse_async._rules import pacing
 
 POLLING = Polling()
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from happyhorse_async import ImageToVideo
-from happyhorse_async.pricing import bundled_rule
-from happyhorse_async.rules import prices
-from happyhorse_async.rules.prices import PricingRuleError, evaluate
+from happyhorse_async._pricing import bundled_rule
+from happyhorse_async._rules import prices
+from happyhorse_async._rules.prices import PricingRuleError, evaluate
 
 LINK = "https://example.com/frame.png"
 VALUES = {"duration_seconds": 8, "quality": "1080p"}

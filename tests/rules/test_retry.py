@@ -17,8 +17,8 @@ from happyhorse_async import (
     RetryPolicy,
     UnreadableAnswerError,
 )
-from happyhorse_async.rules import retry
-from happyhorse_async.rules.retry import Certainty, Next, Tally
+from happyhorse_async._rules import retry
+from happyhorse_async._rules.retry import Certainty, Next, Tally
 
 EVEN = RetryPolicy(jitter=0)
 

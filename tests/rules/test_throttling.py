@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from happyhorse_async.rules.throttling import DOUBLING, Pace
+from happyhorse_async._rules.throttling import DOUBLING, Pace
 
 
 def test_it_is_halved_by_news_and_grows_by_one_a_round() -> None:

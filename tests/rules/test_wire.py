@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from happyhorse_async import errors
-from happyhorse_async.models import Task, TaskStatus
-from happyhorse_async.request import ImageToVideo
-from happyhorse_async.rules import responses, retry, wire
-from happyhorse_async.rules.lifecycle import is_cancelled, is_final
+from happyhorse_async._models import Task, TaskStatus
+from happyhorse_async._request import ImageToVideo
+from happyhorse_async._rules import responses, retry, wire
+from happyhorse_async._rules.lifecycle import is_cancelled, is_final
 
 EXAMPLE: dict[str, Any] = {
     "created": 1761313744,

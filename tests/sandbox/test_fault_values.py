@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from happyhorse_async.sandbox import Fault
-from happyhorse_async.sandbox.faults import ACTIONS, DETAILS
+from happyhorse_async.sandbox._faults import ACTIONS, DETAILS
 from tests.sandbox.conftest import Wire
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from happyhorse_async.sandbox import Fault, Sandbox
-from happyhorse_async.sandbox.faults import ACTIONS, SCENARIOS, FaultPlan
+from happyhorse_async.sandbox._faults import ACTIONS, SCENARIOS, FaultPlan
 from tests.sandbox.conftest import Wire
 
 pytestmark = pytest.mark.anyio

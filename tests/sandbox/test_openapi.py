@@ -11,7 +11,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from happyhorse_async.sandbox import Sandbox
-from happyhorse_async.sandbox.openapi import api_document, files_document
+from happyhorse_async.sandbox._openapi import api_document, files_document
 
 CONFIG = """
 [[operations]]

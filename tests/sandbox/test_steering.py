@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 
 from happyhorse_async.sandbox import Account, Fault, Sandbox
-from happyhorse_async.sandbox.clock import Agenda, Clock
-from happyhorse_async.sandbox.faults import SCENARIOS
-from happyhorse_async.sandbox.service import Journal, RequestRecord
+from happyhorse_async.sandbox._clock import Agenda, Clock
+from happyhorse_async.sandbox._faults import SCENARIOS
+from happyhorse_async.sandbox._service import Journal, RequestRecord
 from tests.sandbox.conftest import Wire
 
 pytestmark = pytest.mark.anyio

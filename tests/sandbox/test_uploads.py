@@ -6,8 +6,8 @@ import base64
 
 import pytest
 
-from happyhorse_async.sandbox.files import DATA_URL_PREFIX
-from happyhorse_async.sandbox.handlers import files
+from happyhorse_async.sandbox._files import DATA_URL_PREFIX
+from happyhorse_async.sandbox._handlers import files
 from tests.sandbox.conftest import Wire, picture
 
 pytestmark = pytest.mark.anyio

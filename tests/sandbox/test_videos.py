@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from happyhorse_async.sandbox import Sandbox
-from happyhorse_async.sandbox.render import render_video
-from happyhorse_async.sandbox.stub_video import stub_video
+from happyhorse_async.sandbox._render import render_video
+from happyhorse_async.sandbox._stub_video import stub_video
 from tests.sandbox.conftest import Wire, picture
 
 pytestmark = pytest.mark.anyio

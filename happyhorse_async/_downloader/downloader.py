@@ -1,0 +1,312 @@
+"""Links to verified files: the session's downloads, those whose links die first going first."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._concurrency import Threads
+from .._edges import part_files as notes
+from .._edges.file_sink import FileSink, disk_error
+from .._edges.part_files import Leftover, PartFile
+from .._formats.http_ranges import urgency
+from .._models import Task
+from .._video import Video
+from ..errors import HappyHorseError, LinkExpiredError, SessionClosedError
+from ..events import Events, LinkExpiring, Saved
+from . import destinations
+from .transfer import Sink, Transfer, Verified
+
+if TYPE_CHECKING:
+    from .._concurrency import Background
+    from .._config import Limits, RetryPolicy
+    from .._edges.api import Api
+    from .._edges.fetch import Fetcher
+    from .._request import ImageToVideo
+
+__all__ = ["Downloader", "Leftover", "leftovers"]
+
+WARN_SECONDS = 3600.0
+"""A link with less than this to live, whose video is not here yet, is warned about."""
+MOST_THREADS = 8
+"""One, two and eight threads were measured to cost the same; with more of them a slow disk holds up fewer downloads."""
+
+
+class Downloader:
+    """The session's downloads."""
+
+    def __init__(
+        self,
+        api: Api,
+        fetcher: Fetcher,
+        *,
+        limits: Limits,
+        policy: RetryPolicy,
+        events: Events,
+        background: Background,
+    ) -> None:
+        self._api = api
+        self._fetcher = fetcher
+        self._limits = limits
+        self._policy = policy
+        self._events = events
+        self._slots = Slots(limits.max_downloads)
+        self._threads = Threads(min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk", refusal=_closed)
+        self._closed: asyncio.Event = asyncio.Event()
+
+    async def download(
+        self,
+        task: Task,
+        to: str | os.PathLike[str] = "",
+        *,
+        request: ImageToVideo | None = None,
+        overwrite: bool = False,
+        index: int = 0,
+        exact: bool = False,
+    ) -> Video:
+        """Save one result of a finished task, verified; raises `DownloadError`.
+
+        `to` is a file's path, a folder (it exists, or ends with a slash), a template, or an object store's link; see `TaskHandle.download`.
+        With `exact` it is the path of a file and nothing else, whatever braces are in it.
+        """
+        return await self._download(task, os.fspath(to), request, overwrite=overwrite, index=index, exact=exact)
+
+    async def download_all(
+        self, task: Task, to: str | os.PathLike[str] = "", *, request: ImageToVideo | None = None, overwrite: bool = False
+    ) -> list[Video]:
+        """Save every result of a finished task; a path or template without {index} is numbered. All are tried before an error is raised."""
+        where = os.fspath(to)
+        if not task.results:
+            with _facts(path=where, task_id=task.id, charged="yes"):
+                task = await self._with_links(task, 0)
+        saved: dict[int, Video] = {}
+        errors: list[HappyHorseError] = []
+
+        async def one(index: int) -> None:
+            try:
+                saved[index] = await self._download(
+                    task, where, request, overwrite=overwrite, index=index, several=len(task.results) > 1
+                )
+            except HappyHorseError as error:
+                errors.append(error)
+
+        async with asyncio.TaskGroup() as group:
+            for index in range(len(task.results)):
+                group.create_task(one(index))
+        if errors:
+            raise errors[0]
+        return [saved[index] for index in sorted(saved)]
+
+    async def check_destination(self, to: str | os.PathLike[str], *, overwrite: bool) -> None:
+        """Raise `DownloadError` (`DestinationExistsError`) when nothing can be saved there, before anything is paid."""
+        where = os.fspath(to)
+        if destinations.is_object_link(where):
+            await _object_store().refuse_unusable(where, overwrite=overwrite)
+            return
+        with _facts(path=where, charged="no"):
+            await self._threads.run(lambda: destinations.refuse_unusable(where, overwrite=overwrite))
+
+    async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
+        """Find the downloads into a folder that did not end, as the function `leftovers` does."""
+        return await self._threads.run(lambda: leftovers(folder))
+
+    async def _download(
+        self,
+        task: Task,
+        to: str,
+        request: ImageToVideo | None,
+        *,
+        overwrite: bool,
+        index: int,
+        several: bool = False,
+        exact: bool = False,
+    ) -> Video:
+        with _facts(path=to, task_id=task.id, charged="yes"):
+            if not 0 <= index < len(task.results):
+                task = await self._with_links(task, index)
+            sink, path, url = await self._sink(task, to, request, overwrite=overwrite, index=index, several=several, exact=exact)
+            with self._warning(task):
+                transfer = Transfer(
+                    self._api,
+                    self._fetcher,
+                    sink,
+                    task=task,
+                    index=index,
+                    path=url or str(path),
+                    largest=self._limits.max_video_bytes,
+                    policy=self._policy,
+                    events=self._events,
+                    slot=lambda: self._slots.hold(urgency(task.expires_at)),
+                    rest=self._rest,
+                )
+                verified = await transfer.run()
+        video = _video(verified, transfer.task, request, path, url)
+        self._events.emit(Saved(video=video))
+        return video
+
+    async def _rest(self, seconds: float) -> None:
+        """Pause between two tries; raises `SessionClosedError` as soon as the session closes."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+        if self._closed.is_set():
+            raise _closed()
+
+    async def _with_links(self, task: Task, index: int) -> Task:
+        """Read a task again that was given without the link; raises `LinkExpiredError` when there is none."""
+        fresh = await self._api.read_task(task.id)
+        if not 0 <= index < len(fresh.results):
+            has = f"{len(fresh.results)} results" if fresh.results else "no result links"
+            raise LinkExpiredError(f"task {task.id} ({fresh.status}) has {has}, so none with index {index}")
+        return fresh
+
+    async def _sink(
+        self, task: Task, to: str, request: ImageToVideo | None, *, overwrite: bool, index: int, several: bool, exact: bool
+    ) -> tuple[Sink, Path, str | None]:
+        if not exact and destinations.is_object_link(to):
+            sink = await _object_store().ObjectSink.make(
+                to, task, request, index, several=several, overwrite=overwrite, threads=self._threads
+            )
+            return sink, Path(sink.key), sink.url
+
+        def prepare() -> tuple[PartFile, bool]:
+            path = Path(to) if exact else destinations.file_path(to, task, request, index, several=several)
+            file = PartFile(path, task_id=task.id, index=index, overwrite=overwrite)
+            return file, file.is_new()
+
+        file, new = await self._threads.run(prepare)
+        return FileSink(file, self._threads, new=new), file.final, None
+
+    @contextmanager
+    def _warning(self, task: Task) -> Iterator[None]:
+        """Warn as soon as the link has little time left, while its video is not here yet."""
+        if task.expires_at is None:
+            yield
+            return
+        left = urgency(task.expires_at) - datetime.now(UTC).timestamp()
+        timer = asyncio.get_running_loop().call_later(max(0.0, left - WARN_SECONDS), self._warn, task)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _warn(self, task: Task) -> None:
+        if task.expires_at is not None:
+            left = urgency(task.expires_at) - datetime.now(UTC).timestamp()
+            self._events.emit(LinkExpiring(task_id=task.id, expires_at=task.expires_at, seconds_left=left))
+
+    def close(self) -> None:
+        """End: downloads that wait, pause or break off get `SessionClosedError`; what they have stays as part files."""
+        self._closed.set()
+        self._slots.close(_closed)
+        self._threads.close()
+
+
+def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
+    """Find the downloads into a folder, and the folders in it, that did not end; reads the disk.
+
+    Each goes on with `downloader.download(task, leftover.path, index=leftover.index)`.
+    """
+    return list(notes.leftovers(Path(folder)))
+
+
+def _video(verified: Verified, task: Task, request: ImageToVideo | None, path: Path, url: str | None) -> Video:
+    return Video(
+        path=path,
+        url=url,
+        size=verified.size,
+        sha256=verified.sha256,
+        content_type=verified.content_type,
+        duration=verified.movie.duration,
+        width=verified.movie.width,
+        height=verified.movie.height,
+        task=task,
+        request=request,
+        credits=task.usage.credits_used,
+    )
+
+
+def _closed() -> SessionClosedError:
+    return SessionClosedError(
+        "the session was closed during a download",
+        next_step="Open a new session and call download() again: it goes on where it stopped.",
+    )
+
+
+def _object_store() -> Any:
+    # Looked up by name: it stands above this module, and needs a package that is not always installed.
+    return import_module("..integrations.object_store", __package__)
+
+
+@contextmanager
+def _facts(**facts: Any) -> Iterator[None]:
+    """Give every error on its way out the facts of the download."""
+    try:
+        yield
+    except HappyHorseError as error:
+        error.with_facts(**facts)
+        raise
+    except OSError as error:
+        raise disk_error(error, facts["path"]).with_facts(**facts) from error
+
+
+# --- Room for a few at once, given by urgency.
+
+
+class Slots:
+    """Room for so many at once; who waits is let in by urgency, not by arrival."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._arrival = itertools.count()
+        self._refusal: Callable[[], Exception] | None = None
+
+    @asynccontextmanager
+    async def hold(self, urgency: float) -> AsyncIterator[None]:
+        """Wait for room, and hold it; raises what `close` was given."""
+        await self._enter(urgency)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    async def _enter(self, urgency: float) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
+        if self._room > 0:
+            self._room -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (urgency, next(self._arrival), turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave()  # the room was given at the moment of the cancellation: it goes to the next
+            raise
+
+    def _leave(self) -> None:
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._room += 1
+
+    def close(self, refusal: Callable[[], Exception]) -> None:
+        """Let nobody in any more: everyone who waits gets an error of their own, and so does who comes."""
+        self._refusal = refusal
+        for _, _, turn in self._waiting:
+            if not turn.done():
+                turn.set_exception(refusal())
+                turn.exception()  # looked at, in case that who waits is cancelled at this moment
+        self._waiting.clear()

@@ -1,0 +1,125 @@
+"""The service's endpoints, one method each: paths and bodies in, values out. Calls that change nothing are retried here.
+
+The submission is one bare try: what a failure of it means is the submitter's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+from .._config import RetryPolicy, Timeouts
+from .._models import MODEL, Credits, Task, TaskPage
+from .._rules import retry, wire
+from .._rules.responses import Answer, decode_object
+from ..errors import HappyHorseError, SessionClosedError
+from ..events import Events
+from .http import Http, TrackedBody
+
+T = TypeVar("T")
+
+
+class Api:
+    """The service, as far as it is not the file service."""
+
+    def __init__(self, http: Http, *, timeouts: Timeouts, policy: RetryPolicy, events: Events) -> None:
+        self._http = http
+        self._timeouts = timeouts
+        self._policy = policy
+        self._events = events
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """Try nothing again any more."""
+        self._closed.set()
+
+    async def submit_once(self, body: bytes | TrackedBody, idempotency_key: str) -> Answer:
+        """POST a submission, one try; the caller judges the answer."""
+        url = f"{self._http.base_url}/v1/videos/generations"
+        return await self._http.call(
+            "POST", url, body=body, headers={"Idempotency-Key": idempotency_key}, timeout=self._timeouts.submit
+        )
+
+    async def read_task_once(self, task_id: str) -> Task:
+        """Read one task, one try."""
+        return wire.decode_task(await self._read("GET", f"/v1/tasks/{quote(task_id, safe='')}"))
+
+    async def read_task(self, task_id: str) -> Task:
+        """Read one task."""
+        return await self.retrying(lambda: self.read_task_once(task_id), "reading a task")
+
+    async def read_raw_task_once(self, task_id: str) -> dict[str, Any]:
+        """Read one task as its JSON object, one try."""
+        return wire.decode_task_object(await self._read("GET", f"/v1/tasks/{quote(task_id, safe='')}"))
+
+    async def read_raw_tasks_once(self, task_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Read up to 50 tasks as JSON objects with one request, one try: for those who only look whether anything has changed.
+
+        Gives them by id; ids that the service does not know are absent.
+        """
+        return wire.decode_task_objects(await self._read("POST", "/v1/tasks/batch", wire.encode({"task_ids": list(task_ids)})))
+
+    async def list_tasks(
+        self, *, status: str | None = None, model: str | None = MODEL, page: int = 1, page_size: int = wire.BATCH_SIZE
+    ) -> TaskPage:
+        """Read one page of the account's tasks, newest first."""
+        fields = {"status": status, "model": model, "page": page, "page_size": page_size}
+        query = urlencode({name: value for name, value in fields.items() if value is not None})
+        return await self.retrying(lambda: self._list_once(query), "listing tasks")
+
+    async def _list_once(self, query: str) -> TaskPage:
+        return wire.decode_page(await self._read("GET", f"/v1/tasks?{query}"))
+
+    async def recent_tasks(self, page: int) -> tuple[TaskPage, datetime | None]:
+        """Read one page of the account's tasks, newest first, with the service's time of the answer."""
+
+        async def once() -> tuple[TaskPage, datetime | None]:
+            query = urlencode({"model": MODEL, "page": page, "page_size": wire.BATCH_SIZE})
+            answer = await self._read("GET", f"/v1/tasks?{query}")
+            return wire.decode_page(answer), answer.date
+
+        return await self.retrying(once, "looking for lost submissions")
+
+    async def credits(self) -> Credits:
+        """Read what is left in the account."""
+
+        async def once() -> Credits:
+            return wire.decode_credits(await self._read("GET", "/v1/credits"))
+
+        return await self.retrying(once, "reading credits")
+
+    async def pricing_rules(self, model: str = MODEL) -> dict[str, object]:
+        """Read the live pricing rule as it comes."""
+
+        async def once() -> dict[str, object]:
+            return decode_object(await self._read("GET", f"/v1/catalog/pricing-rules/{quote(model, safe='')}"))
+
+        return await self.retrying(once, "reading the pricing rule")
+
+    async def _read(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        return await self._http.call(method, self._http.base_url + path, body=body, timeout=self._timeouts.read)
+
+    async def retrying(self, once: Callable[[], Awaitable[T]], what: str) -> T:
+        """Make a call that changes nothing, again and again as the retry policy says; `SessionClosedError` when the session closes."""
+        for attempt in range(1, self._policy.attempts):
+            try:
+                return await once()
+            except HappyHorseError as error:
+                if not retry.worth_retrying(error):
+                    raise
+                pause = retry.pause_before(self._policy, attempt, error, random.random())
+                if self._events:
+                    from ..events import Retrying
+
+                    self._events.emit(Retrying(what=what, error=error, pause=pause, attempt=attempt))
+                failure = error
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), pause)
+            if self._closed.is_set():
+                raise SessionClosedError(f"the session was closed before {what} had worked") from failure
+        return await once()

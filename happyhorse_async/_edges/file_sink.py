@@ -1,0 +1,93 @@
+"""A part file as something to stream into: each step runs in a worker thread, and the system's errors become ours."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from .._concurrency import Threads
+from .._formats.http_ranges import Held
+from .._formats.mp4 import Movie
+from ..errors import DownloadError, HappyHorseError
+from .part_files import PartFile
+
+T = TypeVar("T")
+
+
+class FileSink:
+    """Streams one video into a part file; see `transfer.Sink`."""
+
+    def __init__(self, file: PartFile, threads: Threads, *, new: bool) -> None:
+        self._file = file
+        self._threads = threads
+        self._new = new
+
+    async def _do(self, call: Callable[[], T], *, last: bool = False) -> T:
+        try:
+            return await self._threads.run(call, last=last)
+        except HappyHorseError:
+            raise
+        except OSError as error:
+            raise disk_error(error, str(self._file.final)) from error
+
+    async def open(self) -> Held:
+        """Open the part file, and hash what is in it, some at a time so that a cancellation is soon obeyed."""
+        if self._new:
+            self._new = False
+            return Held()
+        await self._do(self._file.open)
+        while self._file.held.size and await self._do(self._file.rehash):
+            pass
+        return self._file.held
+
+    async def restart(self, held: Held, pieces: Sequence[bytes]) -> None:
+        """Empty the part file, and write the first bytes."""
+
+        def begin() -> None:
+            self._file.restart(held)
+            self._file.require(held.length or 0)
+            self._file.write(pieces)
+
+        await self._do(begin)
+
+    async def require(self, needed: int) -> None:
+        """Look whether there is room."""
+        await self._do(lambda: self._file.require(needed))
+
+    async def write(self, pieces: Sequence[bytes]) -> None:
+        """Write and hash in one hand-over to a thread."""
+        await self._do(lambda: self._file.write(pieces))
+
+    async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
+        """Write the last bytes; verify, sync and name the file."""
+
+        def finish() -> tuple[str, Movie]:
+            self._file.write(pieces)
+            return self._file.publish()
+
+        return await self._do(finish)
+
+    async def discard(self) -> None:
+        """Remove the part file and its note."""
+        await self._do(self._file.discard, last=True)
+
+    async def release(self) -> None:
+        """Have nothing to let go of: `close` has."""
+
+    async def close(self) -> None:
+        """Close the part file; it stays."""
+        self._new = False
+        if self._file.is_open:
+            await self._do(self._file.close, last=True)
+
+
+def disk_error(error: OSError, path: str) -> DownloadError:
+    """Turn an error of the operating system into one of ours."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    step = "Free some space" if full else "Make the place writable, or choose another path"
+    return DownloadError(
+        f"{path} cannot be written: {error.strerror or error}",
+        path=path,
+        next_step=f"{step}, then call download() again: it goes on where it stopped.",
+    )

@@ -1,0 +1,424 @@
+"""Files on disk: a part file that survives any end of the process, and a final name that only ever holds a whole, verified file.
+
+Everything here blocks and runs in worker threads, one call of a part file at a time. Beside `name.mp4.part` lies a note,
+`name.mp4.part.json`, that says of which video the bytes are; without a fitting note a part is never gone on with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+import socket
+import stat
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from .._formats import filenames, mp4
+from .._formats.http_ranges import Held
+from ..errors import DestinationExistsError, DownloadError, LedgerError
+from . import disk
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+BLOCK = 1024 * 1024
+"""Bytes read at once when what is there already is hashed again."""
+_MOST_VECTORS = 512
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES})
+
+
+class Tally:
+    """What is learned of a file while its bytes pass: length, digest, and whether it is a video."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._walk = mp4.BoxWalk()
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._walk.position
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes; raises `BrokenVideoError`."""
+        self._digest.update(data)
+        self._walk.feed(data)
+
+    def feed_all(self, pieces: Sequence[bytes]) -> None:
+        """Take more bytes, piece by piece."""
+        for piece in pieces:
+            self.feed(piece)
+
+    def finish(self) -> tuple[str, mp4.Movie]:
+        """Give digest and description of the whole; raises `BrokenVideoError`."""
+        return self._digest.hexdigest(), self._walk.finish()
+
+
+class PartFile:
+    """One video on its way to one path."""
+
+    def __init__(self, final: Path, *, task_id: str, index: int, overwrite: bool) -> None:
+        self.final = final
+        part, note = filenames.part_names(final.name)
+        self.part = final.with_name(part)
+        self._note = final.with_name(note)
+        self._identity = {"version": 1, "task_id": task_id, "index": index, "name": final.name}
+        self._overwrite = overwrite
+        self._file = -1
+        self.tally = Tally()
+        self.held = Held()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the part file is held by this process."""
+        return self._file >= 0
+
+    def check(self) -> None:
+        """Raise `DestinationExistsError` when the final path is taken and must not be."""
+        if self._overwrite:
+            if self.final.is_dir():
+                raise DestinationExistsError(f"{self.final} is a folder", path=str(self.final))
+        elif os.path.lexists(self.final):
+            raise DestinationExistsError(f"{self.final} exists already", path=str(self.final))
+
+    def is_new(self) -> bool:
+        """Whether there is nothing to go on with; nothing is made before the first bytes have come."""
+        self.check()
+        return not os.path.lexists(self.part)
+
+    def open(self) -> Held:
+        """Take the part file for this process, making it when it is not there, and say what is in it; `rehash` has to follow."""
+        self._take()
+        size, held = os.fstat(self._file).st_size, self._noted()
+        usable = held is not None and (held.validator is not None or size == held.length) and size <= (held.length or size)
+        self.held = attrs.evolve(held, size=size) if held is not None and usable else Held()
+        self.tally = Tally()
+        return self.held
+
+    def _take(self) -> None:
+        self.check()
+        disk.make_folders(self.final.parent)
+        self._file = _open_alone(self.part)
+        self.check()  # another process may have finished just before
+
+    def rehash(self, room: int = 8 * BLOCK) -> bool:
+        """Take the next bytes that are there already into the tally; False when all of them are. They have to be read for their digest."""
+        stop = min(self.held.size, self.tally.size + room)
+        os.lseek(self._file, self.tally.size, os.SEEK_SET)
+        while self.tally.size < stop:
+            data = os.read(self._file, min(BLOCK, stop - self.tally.size))
+            if not data:
+                raise OSError(errno.EIO, "the part file became shorter")
+            self.tally.feed(data)
+        return self.tally.size < self.held.size
+
+    def restart(self, held: Held) -> None:
+        """Begin anew with another version of the file; the bytes go first, so that they never lie under a note that is not theirs."""
+        if self._file < 0:
+            self._take()
+        os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        self.tally, self.held = Tally(), attrs.evolve(held, size=0)
+        facts = {**self._identity, "validator": held.validator, "length": held.length, "boot": _boot()}
+        draft = self._note.with_name(self._note.name + "~")
+        draft.write_text(json.dumps(facts))
+        draft.replace(self._note)
+
+    def _noted(self) -> Held | None:
+        facts = read_note(self._note)
+        if facts is None or any(facts.get(name) != value for name, value in self._identity.items()):
+            return None
+        # After a loss of power the end of a file that was not synced may be zeros: nothing written before is trusted then.
+        if facts.get("boot") != _boot():
+            return None
+        return Held(validator=facts["validator"], length=facts["length"])
+
+    def require(self, needed: int) -> None:
+        """Raise `DownloadError` when the disk has no room for `needed` more bytes."""
+        usage = shutil.disk_usage(self.final.parent)
+        if usage.total and usage.free < needed:  # some file systems over a network tell no sizes at all
+            raise self._no_space(needed, usage.free)
+
+    def _no_space(self, needed: int | None, free: int) -> DownloadError:
+        more = "more space" if needed is None else f"{needed:,} bytes more"
+        return DownloadError(
+            f"the disk is full: {self.final} needs {more}, and {free:,} are free; what has come is kept in {self.part.name}",
+            path=str(self.final),
+            next_step=f"Free {more} in {self.final.parent}, then call download() again: it goes on where it stopped.",
+        )
+
+    def write(self, pieces: Sequence[bytes]) -> None:
+        """Append bytes; raises `BrokenVideoError` when they cannot be a video's, and `DownloadError` when the disk is full."""
+        try:
+            for start in range(0, len(pieces), _MOST_VECTORS):
+                _write_all(self._file, pieces[start : start + _MOST_VECTORS])
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            missing = None if self.held.length is None else self.held.length - os.fstat(self._file).st_size
+            raise self._no_space(missing, shutil.disk_usage(self.final.parent).free) from error
+        self.tally.feed_all(pieces)
+
+    def publish(self) -> tuple[str, mp4.Movie]:
+        """Verify the file, make it durable, and only then give it its final name; raises `BrokenVideoError`."""
+        described = self.tally.finish()
+        self._sync()
+        if sys.platform == "win32":
+            self._close_file()
+        if self._overwrite:
+            self.part.replace(self.final)
+        else:
+            self._publish_as_new()
+        self._note.unlink(missing_ok=True)
+        disk.sync_folder(self.final.parent)
+        self._close_file()
+        return described
+
+    def _sync(self) -> None:
+        try:
+            if os.fstat(self._file).st_size != self.tally.size:
+                raise OSError(errno.EIO, "the part file has not the length that was written")
+            os.fsync(self._file)
+        except OSError:
+            # A lost write is reported once, and its bytes can be read for a while yet: the next run must not take them for saved.
+            self._note.unlink(missing_ok=True)
+            raise
+
+    def _publish_as_new(self) -> None:
+        try:
+            # A second name is never put over an existing file, unlike a rename.
+            os.link(self.part, self.final)
+        except FileExistsError:
+            raise DestinationExistsError(f"{self.final} exists already", path=str(self.final)) from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # A file system without hard links: downloads of ours are kept apart by the lock on the part.
+            self.check()
+            self.part.rename(self.final)
+        else:
+            self.part.unlink(missing_ok=True)  # who looks for leftovers just then takes it away too
+
+    def discard(self) -> None:
+        """Throw away what is there: it is no video."""
+        if sys.platform == "win32":
+            self._close_file()
+        self.part.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+        self._close_file()
+
+    def close(self) -> None:
+        """Leave what is there for the next time; nothing when there is nothing. May be called twice."""
+        if self._file >= 0:
+            if os.fstat(self._file).st_size == 0:
+                self.discard()
+            self._close_file()
+
+    def _close_file(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _open_alone(path: Path) -> int:
+    """Open a part file and lock it; raises `DownloadError` when another download has it."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    while True:
+        file = os.open(path, flags, 0o666)
+        try:
+            _lock(file, path)
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode):
+                raise DownloadError(f"{path} is not a file", path=str(path))
+            if found.st_nlink == 1 and _is_same(found, path):
+                return file
+            # Either another download has finished with it meanwhile, or it was killed between giving the final name and taking away
+            # this one: writing here would write into a finished video.
+            if found.st_nlink > 1:
+                path.unlink(missing_ok=True)
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _lock(file: int, path: Path) -> None:
+    try:
+        if sys.platform == "win32":
+            os.lseek(file, 2**40, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return  # a file system without locks
+        raise DownloadError(
+            f"{path} is being written by another download",
+            path=str(path),
+            next_step="Wait for the other download, or choose another path.",
+        ) from None
+
+
+def _is_same(found: os.stat_result, path: Path) -> bool:
+    try:
+        return os.path.samestat(found, path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _write_all(file: int, pieces: Sequence[bytes]) -> None:
+    if hasattr(os, "writev"):
+        written = os.writev(file, pieces)
+        if written == sum(map(len, pieces)):
+            return
+        rest = memoryview(b"".join(pieces))[written:]
+    else:
+        rest = memoryview(b"".join(pieces))
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+@functools.cache
+def _boot() -> str:
+    """Identify this run of the machine, where the system tells; "" elsewhere."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """Read the note beside a part file; None when it is no such note."""
+    try:
+        facts = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(facts, dict):
+        return None
+    shapes: dict[str, Any] = {
+        "task_id": str,
+        "index": int,
+        "name": str,
+        "validator": (str, type(None)),
+        "length": (int, type(None)),
+    }
+    return facts if all(name in facts and isinstance(facts[name], kind) for name, kind in shapes.items()) else None
+
+
+# --- Downloads that did not end, found by the notes beside their part files. Blocks, and runs in
+# worker threads.
+
+
+@attrs.frozen
+class Leftover:
+    """A download that did not end: `download(task, path, index=index)` goes on with it."""
+
+    task_id: str
+    index: int
+    path: Path
+    """Where the video is to go."""
+    received: int = 0
+    """Bytes that are there."""
+    total: int | None = None
+    """Bytes of the whole file, when the host said it."""
+
+
+def leftovers(folder: Path) -> Iterator[Leftover]:
+    """Find the downloads into a folder, and the folders in it, that did not end."""
+    for note in sorted(folder.rglob(f"*{filenames.NOTE_SUFFIX}")):
+        facts = read_note(note)
+        if facts is None or filenames.part_names(facts["name"])[1] != note.name:
+            continue
+        final, part = note.with_name(facts["name"]), note.with_name(filenames.part_names(facts["name"])[0])
+        # Looked at once each: a download that is under way may give the name at any moment.
+        begun, whole = _stat(part), _stat(final)
+        if whole is not None and (begun is None or os.path.samestat(begun, whole)):
+            # Killed after the video got its name, before all of this was cleared away.
+            part.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
+            continue
+        yield Leftover(facts["task_id"], facts["index"], final, 0 if begun is None else begun.st_size, facts["length"])
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+# --- One writer for one folder: a lock that the operating system lets go when its holder dies,
+# however it dies, and that says who holds it.
+
+
+LOCK_NAME = "happyhorse.lock"
+
+if sys.platform == "win32":
+    import msvcrt
+
+    # A byte far behind the text is locked: on Windows a locked byte cannot be read, and the text says who holds the lock.
+    _FAR = 1 << 30
+
+    def _lock_at_once(descriptor: int) -> None:
+        os.lseek(descriptor, _FAR, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock_at_once(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class FolderLock:
+    """The right to write in a batch's folder, held from `take` to `release` or until the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_NAME
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """Take the lock; raises `LedgerError` with the holder's process id when another process has it."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock_at_once(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise LedgerError(
+                f"the batch in {self._path.parent} is being worked on by {self.holder()}",
+                next_step="Wait for that process, stop it, or use another folder.",
+            ) from None
+        self._descriptor = descriptor
+        note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S%z")}
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps(note).encode())
+
+    def holder(self) -> str:
+        """Say who wrote into the lock's file last."""
+        try:
+            note = json.loads(self._path.read_bytes())
+            return f"process {note['pid']} on {note['host']}, since {note['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def release(self) -> None:
+        """Let go; the file stays, because taking it away could hit the lock of a process that came right after."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
+            os.close(descriptor)

@@ -1,0 +1,257 @@
+"""Which tasks are worth a read when, and in whose company: the agenda of a session's reads. Knows no clock; waits for nothing."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import random
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from .._rules import pacing
+from .._rules.wire import BATCH_SIZE
+from .watched import Kind, Record
+
+if TYPE_CHECKING:
+    from .._config import Polling
+
+logger = logging.getLogger("happyhorse_async")
+
+# Shares of the target delay: how much longer than the price asks a task waits for company in a batch, and how much earlier others join.
+PATIENCE = 0.4
+COMPANY = 1 / 3
+# How much earlier full batches go, once one goes: a process that wakes for each of them costs twice the CPU of one that wakes for several.
+TOGETHER = 0.1
+# Tasks in a row whose expected callback did not come before callbacks are no longer waited for.
+UNCALLED = 3
+JITTER = 0.1
+MOST_KINDS = 1024
+
+
+class Plan:
+    """What is to be read when."""
+
+    def __init__(self, polling: Polling) -> None:
+        self._polling = polling
+        self.outlook = pacing.Outlook(polling)
+        """What was learned of how long tasks live."""
+        self.batches = True
+        """Whether one request can read many."""
+        self._patience = PATIENCE * polling.target_delay
+        self._company = COMPANY * polling.target_delay
+        self._together = TOGETHER * polling.target_delay
+        # What may be read that much earlier in company is entered so much later: two reads are never closer than they may be.
+        self._least_pause = polling.min_interval + self._company
+        self._reads: Agenda[Record] = Agenda(polling.target_delay / 32)
+        self._going_until = -math.inf
+        self._uncalled = 0
+        self._kinds: dict[Kind, Kind] = {}
+
+    def __len__(self) -> int:
+        return len(self._reads)
+
+    # --- putting in ---------------------------------------------------------------------------------------------------------------
+
+    def enter(self, record: Record, when: float) -> float:
+        """Read a task at a time; gives that time."""
+        self._reads.enter(record, when)
+        return when
+
+    def begin(self, record: Record, now: float) -> float:
+        """Read a task from now on: when it was due anyway, or at once when nothing is known of it yet; gives when."""
+        if record.due is not None:
+            return self.enter(record, max(record.due, now))
+        if record.status is None:
+            return self.enter(record, now - self._patience)
+        return self.enter(record, max(now, record.asked + self._pause(record, record.asked)))
+
+    def soon(self, record: Record, now: float) -> float:
+        """Read a task as soon as its last read is not too recent; gives when."""
+        record.hinted = False
+        # Entered as if it had waited for company long enough already.
+        return self.enter(record, max(now, record.asked + self._polling.min_interval) - self._patience)
+
+    def again(self, record: Record, asked: float, now: float) -> None:
+        """Read a task again, of which there was news."""
+        if record.hinted:
+            self.soon(record, now)
+        else:
+            self.enter(record, asked + self._pause(record, asked))
+
+    def again_all(self, records: list[Record], asked: float, now: float) -> None:
+        """Read tasks again that are as they were. What is alike stays together, which keeps batches full."""
+        for group in self._alike(records, asked):
+            self._reads.enter_all(group, asked + self._pause(group[0], asked))
+        for record in records:
+            if record.hinted:
+                self.soon(record, now)
+
+    def _alike(self, records: list[Record], now: float) -> Collection[list[Record]]:
+        """Sort records into those that are alike in all that says when they are worth a read; those that were alike before still are."""
+        first = records[0].kind
+        for record in records:
+            if record.kind is None or record.kind is not first:
+                break
+        else:
+            return (records,)
+        groups: dict[Kind, list[Record]] = {}
+        for record in records:
+            kind = (record.estimate, record.predicted, record.callback, pacing.rounded(now - record.born))
+            groups.setdefault(kind, []).append(record)
+        if len(self._kinds) > MOST_KINDS:
+            self._kinds.clear()
+        for kind, group in groups.items():
+            # Equal kinds are one object, so that they are told apart by a glance the next time.
+            known = self._kinds.setdefault(kind, kind)
+            for record in group:
+                record.kind = known
+        return groups.values()
+
+    def drop(self, record: Record) -> None:
+        """Read a task no more; should somebody wait for it again, it is due as before."""
+        record.due = self._reads.due(record)
+        self._reads.remove(record)
+
+    def callback_came(self, came: bool) -> None:
+        """Learn whether a task that ended was called back for: after a few that were not, callbacks are no longer relied on."""
+        self._uncalled = 0 if came else self._uncalled + 1
+        if self._uncalled == UNCALLED:
+            logger.warning(
+                "%d tasks ended without the callback that was expected: reading at the usual pace again",
+                UNCALLED,
+                extra={"action": "callbacks_missing"},
+            )
+
+    def _pause(self, record: Record, now: float) -> float:
+        if record.callback and self._uncalled < UNCALLED:
+            pause = self._polling.heartbeat
+        else:
+            company = max(1, min(BATCH_SIZE, len(self._reads))) if self.batches else 1
+            pause = self.outlook.pause(now - record.born, record.estimate, record.predicted, company)
+        # Tasks that were submitted together need not be read by all clients of the service at once.
+        return max(self._least_pause, pause * (1 - JITTER * random.random()))
+
+    # --- taking out ---------------------------------------------------------------------------------------------------------------
+
+    def ripe_at(self) -> float:
+        """When a read is worth its request: a full batch is due, or someone has waited for company long enough."""
+        first = self._reads.first()
+        if first is None:
+            return math.inf
+        if not self.batches:
+            return first
+        latest = first + self._patience
+        full = self._reads.when(min(BATCH_SIZE, len(self._reads)), max(latest, self._going_until))
+        return -math.inf if full <= self._going_until else min(full, latest)
+
+    def take_due(self, now: float) -> list[Record]:
+        """Take what one request can read of what is due."""
+        if self._going_until < now:
+            self._going_until = now + self._together
+        return self._reads.take(now, BATCH_SIZE if self.batches else 1)
+
+    def take_company(self, now: float, room: int) -> list[Record]:
+        """Take what is due soon, for the room that a request has left."""
+        return self._reads.take(now + self._company, room)
+
+
+# --- What is due when, for very many things: buckets of time instead of a timer each.
+
+
+class Dated(Protocol):
+    """A thing that can be entered: it keeps the number of its bucket itself."""
+
+    slot: int
+    """Belongs to the agenda that the thing is entered in; -1: in none."""
+
+
+D = TypeVar("D", bound=Dated)
+
+
+class Agenda(Generic[D]):
+    """Things by due time, exact to `grain` seconds and never early; entering, moving and removing one costs the same at any number."""
+
+    def __init__(self, grain: float) -> None:
+        self._grain = grain
+        self._buckets: dict[int, set[D]] = {}
+        self._order: list[int] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def enter(self, thing: D, when: float) -> None:
+        """Enter a thing, or move it."""
+        if thing.slot >= 0:
+            self.remove(thing)
+        slot = thing.slot = max(0, -int(-when // self._grain))
+        bucket = self._buckets.get(slot)
+        (self._bucket(slot) if bucket is None else bucket).add(thing)
+        self._count += 1
+
+    def enter_all(self, things: Collection[D], when: float) -> None:
+        """Enter or move several things that are due at the same time."""
+        for thing in things:
+            if thing.slot >= 0:
+                self.remove(thing)
+        slot = max(0, -int(-when // self._grain))
+        bucket = self._buckets.get(slot)
+        (self._bucket(slot) if bucket is None else bucket).update(things)
+        for thing in things:
+            thing.slot = slot
+        self._count += len(things)
+
+    def _bucket(self, slot: int) -> set[D]:
+        bucket = self._buckets[slot] = set()
+        heapq.heappush(self._order, slot)
+        return bucket
+
+    def remove(self, thing: D) -> None:
+        """Take a thing out, if it is in."""
+        if thing.slot >= 0:
+            # An empty bucket stays until its time has come: the heap has its number.
+            self._buckets[thing.slot].discard(thing)
+            thing.slot = -1
+            self._count -= 1
+
+    def due(self, thing: D) -> float | None:
+        """When a thing is due; None when it is not in."""
+        return thing.slot * self._grain if thing.slot >= 0 else None
+
+    def first(self) -> float | None:
+        """When the earliest thing is due."""
+        while self._order and not self._buckets[self._order[0]]:
+            del self._buckets[heapq.heappop(self._order)]
+        return self._order[0] * self._grain if self._order else None
+
+    def when(self, count: int, latest: float) -> float:
+        """When so many things will be due; infinite when that is after `latest`, as no bucket beyond is looked at."""
+        if self.first() is None:
+            return math.inf
+        found, slot, last = 0, self._order[0], int(latest / self._grain)
+        while slot <= last:
+            bucket = self._buckets.get(slot)
+            found += len(bucket) if bucket else 0
+            if found >= count:
+                return slot * self._grain
+            slot += 1
+        return math.inf
+
+    def take(self, until: float, most: int) -> list[D]:
+        """Take out up to `most` things that are due by a time, the earliest first."""
+        taken: list[D] = []
+        while len(taken) < most:
+            first = self.first()
+            if first is None or first > until:
+                break
+            bucket = self._buckets[self._order[0]]
+            if len(bucket) <= most - len(taken):
+                taken += bucket
+                bucket.clear()
+            else:
+                taken += [bucket.pop() for _ in range(most - len(taken))]
+        for thing in taken:
+            thing.slot = -1
+        self._count -= len(taken)
+        return taken

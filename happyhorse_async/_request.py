@@ -1,0 +1,127 @@
+"""What a caller wants: one video from one first frame. Checks itself, and does no I/O."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from ._formats import images, urls
+from .errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    pass
+
+
+Image = str | Path | bytes
+"""A first frame: an http(s) link, the path of a local file, or the file's bytes."""
+
+
+Quality = Literal["720p", "1080p"]
+
+QUALITIES: tuple[Quality, ...] = ("720p", "1080p")
+
+
+DURATIONS = range(3, 16)
+
+
+SEEDS = range(1, 2147483648)
+
+
+def _image(value: Any) -> Any:
+    if isinstance(value, str) and not urls.looks_like_link(value):
+        return Path(value)
+    if isinstance(value, os.PathLike):
+        return Path(value)
+    return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
+
+
+def _short_image(value: Image) -> str:
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else repr(value)
+
+
+@attrs.frozen
+class ImageToVideo:
+    """One video that is wanted: a first frame and what should become of it.
+
+    Checks itself when it is made and raises `InvalidRequestError` with every problem at once. A local file is looked at later, when it
+    is submitted, because that reads the disk. A prompt over the service's limit gives a `UserWarning` that says where it will be cut.
+    """
+
+    image: Image = attrs.field(converter=_image, repr=_short_image)
+    """The first frame: an http or https link that the public internet can reach, a path, or the bytes of a JPEG, PNG or WEBP file of at
+    most 10 MB, at least 300 px on each side, and with sides between 1:2.5 and 2.5:1."""
+    prompt: str | None = attrs.field(default=None, kw_only=True)
+    """What should happen; up to 2,500 characters when Chinese, 5,000 otherwise. None: the model interprets the frame freely."""
+    quality: Quality = attrs.field(default="720p", kw_only=True)
+    """"720p" or "1080p"; changes the price."""
+    duration: int = attrs.field(default=5, kw_only=True)
+    """Whole seconds, 3 to 15; changes the price."""
+    seed: int | None = attrs.field(default=None, kw_only=True)
+    """1 to 2147483647; None: the service draws one."""
+    callback_url: str | None = attrs.field(default=None, kw_only=True)
+    """Where the service should POST the finished task: https, no private address, at most 2,048 characters."""
+
+    def __attrs_post_init__(self) -> None:
+        problems = request_problems(self)
+        if problems:
+            raise InvalidRequestError(problems)
+        cut = images.prompt_cut(self.prompt) if self.prompt else None
+        if cut is not None:
+            warnings.warn(f"prompt: {cut}", UserWarning, stacklevel=3)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the first frame has to be uploaded before it can be submitted."""
+        return not isinstance(self.image, str)
+
+
+def request_problems(request: ImageToVideo) -> list[str]:
+    """List what the service's reference forbids in a request; a local file's content is not looked at."""
+    problems = _image_problems(request.image)
+    prompt: object = request.prompt
+    if prompt is not None and not isinstance(prompt, str):
+        problems.append(f"prompt: expected text or None, got {prompt!r}")
+    elif prompt is not None and urls.has_surrogate(prompt):
+        problems.append("prompt: expected text that can be written as UTF-8; there is half of a surrogate pair in it")
+    if request.quality not in QUALITIES:
+        problems.append(f"quality: expected '720p' or '1080p', got {request.quality!r}")
+    if not _whole_in(request.duration, DURATIONS):
+        problems.append(f"duration: expected whole seconds from 3 to 15, got {request.duration!r}")
+    if request.seed is not None and not _whole_in(request.seed, SEEDS):
+        problems.append(f"seed: expected a whole number from 1 to 2147483647 or None, got {request.seed!r}")
+    if request.callback_url is not None:
+        problems += [f"callback_url: {problem}" for problem in urls.callback_problems(request.callback_url)]
+    return problems
+
+
+def _whole_in(value: object, allowed: range) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value in allowed
+
+
+def _image_problems(image: object) -> list[str]:
+    if isinstance(image, bytes):
+        return [f"image: {problem}" for problem in images.frame_problems(image, len(image))]
+    if isinstance(image, str):
+        return [f"image: {problem}" for problem in urls.image_link_problems(image)]
+    if isinstance(image, Path):
+        return []
+    shown = f"an empty {type(image).__name__}" if isinstance(image, Sequence) and not image else repr(image)
+    return [f"image: expected one http(s) link, path, or the bytes of an image, got {shown}"]
+
+
+FIELDS = tuple(field.name for field in attrs.fields(ImageToVideo) if field.name != "image")
+
+
+def made_request(request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
+    """Return the `ImageToVideo` of an image and fields; raises `InvalidRequestError` for unknown fields."""
+    problems = [f"{name}: the service has no such field; it has {', '.join(FIELDS)}" for name in fields if name not in FIELDS]
+    if isinstance(request, ImageToVideo):
+        problems += [f"{name}: give it to ImageToVideo, which is what was passed" for name in fields if name in FIELDS]
+    if problems:
+        raise InvalidRequestError(problems)
+    return request if isinstance(request, ImageToVideo) else ImageToVideo(request, **fields)

@@ -1,0 +1,203 @@
+"""The states of a task and of a batch job, as tables that the poller, the ledger, the tests and the README's diagram read.
+
+May import the models.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from .._models import Task, TaskStatus
+from ..errors import Charged, SessionClosedError, TaskCancelledError, TaskFailedError
+
+
+class TaskState(NamedTuple):
+    """What a status means for those who wait."""
+
+    final: bool
+    """No further change will come."""
+    order: int
+    """A later state never goes back to one with a smaller number; an answer that does is stale."""
+
+
+TASK_STATES: dict[str, TaskState] = {
+    TaskStatus.PENDING: TaskState(final=False, order=0),
+    TaskStatus.PROCESSING: TaskState(final=False, order=1),
+    TaskStatus.COMPLETED: TaskState(final=True, order=2),
+    TaskStatus.FAILED: TaskState(final=True, order=2),
+    TaskStatus.CANCELLED: TaskState(final=True, order=2),
+}
+
+# A word that is newer than this package is something between processing and the end: waiting on is the safe reading.
+UNKNOWN_STATE = TaskState(final=False, order=1)
+
+FINAL_STATUSES = frozenset(status for status, state in TASK_STATES.items() if state.final)
+
+
+def is_final(task: Task) -> bool:
+    """Whether the task has ended."""
+    return task.status in FINAL_STATUSES
+
+
+def is_completed(task: Task) -> bool:
+    """Whether the task has ended with a video."""
+    return task.status == TaskStatus.COMPLETED
+
+
+def is_short(task: Task) -> bool:
+    """Whether a state says that the task has ended, and not how: the answer to a replayed submission has neither links nor reasons."""
+    return is_final(task) and not task.results and task.error is None
+
+
+def is_cancelled(task: Task) -> bool:
+    """Whether the task was cancelled; the service also reports that as failed with the code request_cancelled."""
+    if task.status == TaskStatus.CANCELLED:
+        return True
+    return task.status == TaskStatus.FAILED and task.error is not None and task.error.code == "request_cancelled"
+
+
+def supersedes(new: Task, old: Task | None) -> bool:
+    """Whether an answer is news: it differs from what is known, and is not an older answer that arrived late."""
+    if old is None:
+        return True
+    if is_outdated(new.status, old.status):
+        return False
+    return (new.status, new.progress, new.results) != (old.status, old.progress, old.results)
+
+
+def is_outdated(status: str, known: str | None) -> bool:
+    """Whether an answer with this status is older than what is known: it arrived late."""
+    if known is None:
+        return False
+    was, now = TASK_STATES.get(known, UNKNOWN_STATE), TASK_STATES.get(status, UNKNOWN_STATE)
+    return was.final or now.order < was.order
+
+
+class Retryable(StrEnum):
+    """Whether the same input can work later."""
+
+    NO = "no"
+    """Change the input, or ask the user."""
+    LATER = "later"
+    UNSURE = "unsure"
+    """Not automatically."""
+
+
+# Task failures of the service's reference, and what was seen in the vendor's clients.
+FAILURES: dict[str, Retryable] = {
+    "content_policy_violation": Retryable.NO,
+    "invalid_parameters": Retryable.NO,
+    "image_processing_error": Retryable.NO,
+    "image_dimension_mismatch": Retryable.NO,
+    "request_cancelled": Retryable.NO,
+    "service_error": Retryable.LATER,
+    "service_unavailable": Retryable.LATER,
+    "resource_exhausted": Retryable.LATER,
+    "generation_timeout": Retryable.LATER,
+    "quota_exceeded": Retryable.LATER,
+    "generation_failed_no_content": Retryable.UNSURE,
+    "resource_not_found": Retryable.UNSURE,
+    "unknown_error": Retryable.UNSURE,
+}
+
+
+def retryable(task: Task) -> Retryable:
+    """Whether a failed task's input can work later; codes that are newer than this package are not retried automatically."""
+    if is_cancelled(task):
+        return Retryable.NO
+    return FAILURES.get(task.error.code, Retryable.UNSURE) if task.error is not None else Retryable.UNSURE
+
+
+UNCHARGED_WORDS = frozenset({"refunded", "not_charged", "released", "void", "voided", "none", "free"})
+CHARGED_WORDS = frozenset({"charged", "settled", "captured"})
+
+
+def charged(task: Task) -> Charged:
+    """Whether a task costs money, as far as it is proven.
+
+    A completed task, and one that is still running, is paid. A failed one is normally not charged, but only its ledger facts prove it.
+    """
+    if not is_final(task) or is_completed(task):
+        return "yes"
+    billing = task.billing
+    if billing is None:
+        return "unknown"
+    if billing.refund_status in UNCHARGED_WORDS - {"none"} or billing.charge_status in UNCHARGED_WORDS:
+        return "no"
+    if billing.charged_credits is not None:
+        return "yes" if billing.charged_credits > 0 else "no"
+    return "yes" if billing.charge_status in CHARGED_WORDS else "unknown"
+
+
+class JobState(StrEnum):
+    """Where a job of a batch stands."""
+
+    NEW = "new"
+    """Known, nothing sent: no money is at stake."""
+    SUBMITTING = "submitting"
+    """Its key is on disk and its request may have left: to be replayed with the same key, never with another."""
+    RUNNING = "running"
+    """The task id is on disk."""
+    COMPLETED = "completed"
+    """The service has a video, which is not here yet."""
+    SAVED = "saved"
+    """The video is on disk and verified."""
+    FAILED = "failed"
+    """Ended without a video."""
+    UNKNOWN = "unknown"
+    """It cannot be said whether it was accepted; never submitted anew without the user's word."""
+
+
+JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.NEW: frozenset({JobState.SUBMITTING, JobState.FAILED}),
+    JobState.SUBMITTING: frozenset({JobState.RUNNING, JobState.NEW, JobState.FAILED, JobState.UNKNOWN}),
+    JobState.RUNNING: frozenset({JobState.COMPLETED, JobState.FAILED}),
+    JobState.COMPLETED: frozenset({JobState.SAVED, JobState.FAILED}),
+    JobState.SAVED: frozenset(),
+    # When the service says that the same input can work later, or at the user's word.
+    JobState.FAILED: frozenset({JobState.NEW}),
+    # At the user's word, and with the same key.
+    JobState.UNKNOWN: frozenset({JobState.SUBMITTING}),
+}
+
+AT_STAKE = (JobState.COMPLETED, JobState.RUNNING, JobState.SUBMITTING)
+"""The states in which money is, or may be, spent on a video that is not here yet: a run takes these up first, nearest to the end first."""
+
+
+# --- The error for a task that ended without a video: what happened, whether it was charged, and
+# what to do now.
+
+
+def failure_of(task: Task, idempotency_key: str | None = None) -> TaskFailedError:
+    """Make the error for a task that ended without a video."""
+    kind = TaskCancelledError if is_cancelled(task) else TaskFailedError
+    code = task.error.code if task.error is not None else "unknown_error"
+    said = (task.error.suggestion or task.error.message) if task.error is not None else ""
+    later = retryable(task)
+    return kind(
+        f"task {task.id} {task.status}: {code}"
+        + (f": {task.error.message}" if task.error is not None and task.error.message else ""),
+        task=task,
+        retryable=later is Retryable.LATER,
+        charged=charged(task),
+        task_id=task.id,
+        idempotency_key=idempotency_key,
+        next_step=_NEXT_STEPS[later] + (f" The service says: {said}" if said else ""),
+    )
+
+
+_NEXT_STEPS = {
+    Retryable.LATER: "Submit the same request again later, with a new idempotency key.",
+    Retryable.NO: "Change the request (or ask whoever made it) before submitting again.",
+    Retryable.UNSURE: "Look at the request and at the service's message before submitting again; the same input may fail again.",
+}
+
+
+def closed() -> SessionClosedError:
+    """Make the error for a wait that the session's end cuts off."""
+    return SessionClosedError(
+        "the session was closed while the task was being waited for; the task itself goes on",
+        charged="unknown",
+        next_step="Open a new session and wait again with session.task(task_id).",
+    )

@@ -1,0 +1,190 @@
+"""Many submissions at once: fanned out under the session's limits, handed over as they are decided."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Protocol
+
+import anyio
+import attrs
+
+from .._models import Task
+from .._request import ImageToVideo
+from ..errors import HappyHorseError, InvalidRequestError
+from .gate import Group
+
+MakeHandle = Callable[[ImageToVideo, str, Task], Any]
+"""Makes the handle of a task from its request, its key and the service's answer."""
+
+
+@attrs.frozen(kw_only=True)
+class Submission:
+    """What became of one request of `submit_many`: a task handle, or an error."""
+
+    index: int
+    """The request's place in the input, from 0."""
+    request: ImageToVideo | Any
+    """The request as it was given."""
+    task: Any | None = None
+    """The task handle, when it was accepted."""
+    error: HappyHorseError | None = None
+    """Why it was not; see its `charged`."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the service accepted it."""
+        return self.error is None
+
+
+class Acceptance(Protocol):
+    """What is needed of an accepted submission."""
+
+    @property
+    def task(self) -> Task:
+        """The service's answer."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The key that it was submitted with."""
+
+
+Decided = tuple[Submission, str | None]
+"""A submission and its key."""
+Submit = Callable[[ImageToVideo, Group], Awaitable[Acceptance]]
+Leave = Callable[[ImageToVideo, str, str | None], None]
+"""Takes a submission that was decided but not handed over: its request, key, and task id (None: it is not known)."""
+
+
+class Submissions:
+    """The submissions of many requests: an async context manager that yields each `Submission` as it is decided.
+
+    One bad request is one failed submission. The input is read only as fast as it can be submitted and handed over. Leaving early stops
+    submitting; what has left by then is finished, and kept in the session's `orphans` unless it was yielded.
+    """
+
+    def __init__(
+        self,
+        requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo],
+        *,
+        ordered: bool,
+        handle: MakeHandle,
+        submit: Submit,
+        leave: Leave,
+        workers: int,
+    ) -> None:
+        self._input: Iterator[ImageToVideo] | AsyncIterator[ImageToVideo]
+        self._input = aiter(requests) if isinstance(requests, AsyncIterable) else iter(requests)
+        self._ordered = ordered
+        self._handle = handle
+        self._submit = submit
+        self._leave = leave
+        self._workers = workers
+        self._running = 0
+        self._opened = False
+        self._group = Group()
+        self._turn = anyio.Lock()
+        # What was read and not handed over is bounded, also when the one that is next in order takes long.
+        self._window = anyio.Semaphore(2 * workers)
+        # Not a stream: one that is cancelled while it receives can lose what it was just given, and this was paid for.
+        self._decided: deque[Decided] = deque()
+        self._news = asyncio.Event()
+        self._early: dict[int, Decided] = {}
+        self._next = 0
+        self._read = 0
+        self._exhausted = False
+        self._error: BaseException | None = None
+        self._tasks = anyio.create_task_group()
+
+    async def __aenter__(self) -> Submissions:
+        await self._tasks.__aenter__()
+        self._opened = True
+        self._running = self._workers
+        for _ in range(self._workers):
+            self._tasks.start_soon(self._work)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._tasks.cancel_scope.cancel()
+        try:
+            # What the body raised is not shown to the group, which would wrap it.
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            self._close()
+
+    def __aiter__(self) -> Submissions:
+        return self
+
+    async def __anext__(self) -> Submission:
+        submission = await self._following()
+        if submission is None:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            raise StopAsyncIteration
+        self._window.release()
+        return submission
+
+    async def _following(self) -> Submission | None:
+        while not self._ordered or self._next not in self._early:
+            while not self._decided:
+                if not self._opened:
+                    raise HappyHorseError("nothing is submitted yet: use `async with session.submit_many(requests) as submissions`")
+                if not self._running:
+                    return None
+                self._news.clear()
+                await self._news.wait()
+            outcome = self._decided.popleft()
+            if not self._ordered:
+                return outcome[0]
+            self._early[outcome[0].index] = outcome
+        submission, _ = self._early.pop(self._next)
+        self._next += 1
+        return submission
+
+    async def _work(self) -> None:
+        try:
+            while (item := await self._take()) is not None:
+                self._decided.append(await self._decide(*item))
+                self._news.set()
+        finally:
+            self._running -= 1
+            self._news.set()
+
+    async def _take(self) -> tuple[int, ImageToVideo] | None:
+        await self._window.acquire()
+        async with self._turn:
+            if self._exhausted:
+                return None
+            try:
+                request = await anext(self._input) if isinstance(self._input, AsyncIterator) else next(self._input)
+            except (StopIteration, StopAsyncIteration):
+                self._exhausted = True
+                return None
+            except Exception as error:  # noqa: BLE001 the caller's own iterable: whatever it raises goes to the caller
+                self._exhausted, self._error = True, error
+                return None
+            index, self._read = self._read, self._read + 1
+            return index, request
+
+    async def _decide(self, index: int, request: Any) -> Decided:
+        try:
+            if not isinstance(request, ImageToVideo):
+                raise InvalidRequestError([f"request {index}: expected an ImageToVideo, got {request!r:.200}"])
+            accepted = await self._submit(request, self._group)
+        except HappyHorseError as error:
+            return Submission(index=index, request=request, error=error), error.idempotency_key
+        task = self._handle(request, accepted.idempotency_key, accepted.task)
+        return Submission(index=index, request=request, task=task), accepted.idempotency_key
+
+    def _close(self) -> None:
+        """Leave what nobody took to the session."""
+        for submission, key in (*self._early.values(), *self._decided):
+            if submission.task is not None:
+                self._leave(submission.request, key or "", submission.task.id)
+            elif submission.error is not None and submission.error.charged == "unknown":
+                self._leave(submission.request, key or "", None)
+        self._early.clear()
+        self._decided.clear()

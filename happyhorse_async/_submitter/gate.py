@@ -1,0 +1,208 @@
+"""The one gate through which all submissions of a session leave: how many at once, how fast, and in whose turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from .._config import Limits
+from .._rules.throttling import Pace
+from ..errors import SessionClosedError
+
+
+class Group:
+    """Submissions that wait in one line. Groups take turns, so that a long one does not starve a short one."""
+
+    __slots__ = ("_turns", "closed", "line")
+
+    def __init__(self) -> None:
+        self.line: deque[asyncio.Future[None]] = deque()
+        self.closed = False
+        self._turns: set[asyncio.Future[None]] = set()
+
+    def expect(self, turn: asyncio.Future[None]) -> None:
+        """Remember one that waits, also in the line of those that are sent again."""
+        self._turns.add(turn)
+        turn.add_done_callback(self._turns.discard)
+
+    def close(self) -> None:
+        """Turn away all of it that wait and all that come; what is on the wire is not touched."""
+        self.closed = True
+        for turn in list(self._turns):
+            if not turn.done():
+                turn.set_exception(_stopped())
+
+
+class Gate:
+    """Slots for submissions on the wire, and places for tasks that have not ended.
+
+    A submission enters, which may wait, and leaves when it is answered. Its place is kept until its task has ended; a submission that is
+    sent again has one already. Lines are served in turns: those that are sent again and new ones alternately, of the new ones single
+    submissions and groups alternately, the groups one after the other. Belongs to one event loop.
+    """
+
+    def __init__(self, limits: Limits, *, on_full: Callable[[], None]) -> None:
+        self._on_full = on_full
+        self.pace = Pace(ceiling=limits.max_submissions)
+        self._places = limits.max_unfinished
+        self._loop = asyncio.get_running_loop()
+        self._on_wire = 0
+        self._unfinished = 0
+        self._again = Group()
+        self._singles = Group()
+        self._ring: deque[Group] = deque()
+        self._again_turn = False
+        self._single_turn = True
+        self._paused_until = 0.0
+        self._next_departure = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def full(self) -> bool:
+        """Whether no task may be added before another one ends."""
+        return self._places is not None and self._unfinished >= self._places
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any submission waits for its turn."""
+        return bool(self._again.line or self._singles.line or self._ring)
+
+    def try_enter(self, group: Group | None = None, *, again: bool = False) -> bool:
+        """Enter without waiting, when nobody waits and nothing holds submissions back."""
+        if self._closed or self.waiting or self._on_wire >= self.pace.limit or not self.pace.free or self._paused_until:
+            return False
+        if group is not None and group.closed:
+            return False
+        if not again:
+            if self.full:
+                return False
+            self._unfinished += 1
+        self._on_wire += 1
+        return True
+
+    async def enter(self, group: Group | None = None, *, again: bool = False) -> None:
+        """Wait for one's turn; raises `SessionClosedError` when the session, or the group, closes meanwhile."""
+        if self._closed:
+            raise _closed()
+        if group is not None and group.closed:
+            raise _stopped()
+        line = (self._again if again else group or self._singles).line
+        turn: asyncio.Future[None] = self._loop.create_future()
+        line.append(turn)
+        if group is not None:
+            group.expect(turn)
+        if group is not None and not again and len(line) == 1:
+            self._ring.append(group)
+        self._serve()
+        if self.full and not turn.done():
+            self._on_full()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                # The turn came in the same moment as the cancellation: it is handed on.
+                if not again:
+                    self.give_place_back()
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Give the slot on the wire back."""
+        self._on_wire -= 1
+        if self.waiting:
+            self._serve()
+
+    def give_place_back(self) -> None:
+        """Note that a task has ended, or that a submission did not become one."""
+        self._unfinished -= 1
+        if self.waiting:
+            self._serve()
+
+    def answered(self) -> None:
+        """Learn that a submission was answered with something else than 429."""
+        self.pace.accepted(self._loop.time())
+
+    def hold(self, epoch: int, pause: float) -> bool:
+        """Let nothing leave for `pause` seconds, because of a 429; gives whether it changed the pace."""
+        now = self._loop.time()
+        self._paused_until = max(self._paused_until, now + pause)
+        return self.pace.refused(now, epoch, pause)
+
+    def close(self) -> None:
+        """Turn away all who wait and all who come."""
+        self._closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for group in (self._again, self._singles, *self._ring):
+            while group.line:
+                turn = group.line.popleft()
+                if not turn.done():
+                    turn.set_exception(_closed())
+        self._ring.clear()
+
+    def _serve(self) -> None:
+        """Let in as many as may leave now, and come back when the next one may."""
+        while self.waiting and self._on_wire < self.pace.limit:
+            now = self._loop.time()
+            wait = max(self._paused_until, self._next_departure) - now
+            if wait > 0:
+                self._wake(now + wait)
+                return
+            turn = self._next()
+            if turn is None:
+                return
+            self._paused_until = 0.0
+            interval = self.pace.interval(now)
+            if interval:
+                # Timers ring late: lost time is made up for, up to a few departures.
+                self._next_departure = max(self._next_departure, now - 5 * interval) + interval
+            self._on_wire += 1
+            turn.set_result(None)
+
+    def _next(self) -> asyncio.Future[None] | None:
+        if self.full:
+            return _first(self._again)
+        # Those that are sent again take turns with the new ones: after a storm of 429 there are many of them.
+        self._again_turn = not self._again_turn
+        turn = _first(self._again) if self._again_turn else None
+        if turn is not None:
+            return turn
+        self._single_turn = not self._single_turn
+        turn = (_first(self._singles) or self._from_ring()) if self._single_turn else (self._from_ring() or _first(self._singles))
+        if turn is None:
+            return _first(self._again)
+        self._unfinished += 1
+        return turn
+
+    def _from_ring(self) -> asyncio.Future[None] | None:
+        while self._ring:
+            group = self._ring.popleft()
+            turn = _first(group)
+            if group.line:
+                self._ring.append(group)
+            if turn is not None:
+                return turn
+        return None
+
+    def _wake(self, when: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(when, self._serve)
+
+
+def _first(group: Group) -> asyncio.Future[None] | None:
+    while group.line:
+        turn = group.line.popleft()
+        if not turn.done():
+            return turn
+    return None
+
+
+def _stopped() -> SessionClosedError:
+    return SessionClosedError("what this belongs to was stopped before the request could be sent; nothing was charged")
+
+
+def _closed() -> SessionClosedError:
+    return SessionClosedError("the session was closed before the request could be sent; nothing was charged")

@@ -1,0 +1,92 @@
+"""The handle of a task: what one can do with a task id."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from .errors import HappyHorseError
+
+if TYPE_CHECKING:
+    from ._models import Task
+    from ._parts import Parts
+    from ._poller import Updates
+    from ._request import ImageToVideo
+    from ._video import Video
+
+
+class TaskHandle:
+    """A task of the service, as something to wait for and to download from. Made by `Session.submit` and `Session.task`."""
+
+    __slots__ = ("_parts", "accepted", "id", "idempotency_key", "request")
+
+    def __init__(
+        self,
+        parts: Parts,
+        task_id: str,
+        *,
+        request: ImageToVideo | None = None,
+        idempotency_key: str | None = None,
+        accepted: Task | None = None,
+    ) -> None:
+        self._parts = parts
+        self.id = task_id
+        """The service's id: keep it, and `Session.task(id)` finds the task again from any process."""
+        self.request = request
+        """The request, when this process made it."""
+        self.idempotency_key = idempotency_key
+        """The key that it was submitted with."""
+        self.accepted = accepted
+        """The service's answer to the submission."""
+
+    def __repr__(self) -> str:
+        return f"TaskHandle({self.id!r})"
+
+    async def read(self) -> Task:
+        """Ask the service once, now; raises `TaskNotFoundError` when it does not know the task."""
+        return await self._parts.poller.read(self.id)
+
+    def wait(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Task]:
+        """Wait until the task has a video, and give its last state.
+
+        `timeout` is in seconds; it ends the wait with `WaitTimeoutError`, not the task. Raises `TaskFailedError` (`TaskCancelledError`)
+        when the task ended without a video, `TaskNotFoundError` when the service does not know it.
+        """
+        return self._parts.poller.wait_completed(
+            self.id, timeout=timeout, known=self.accepted, idempotency_key=self.idempotency_key
+        )
+
+    def updates(self, *, timeout: float | None = None) -> Updates:
+        """Iterate over the task's states: first what is known, then changes, last the final one, whatever it is.
+
+        A slow consumer skips states in between, never the last one. `timeout` (seconds) ends the iteration with `WaitTimeoutError`.
+        """
+        return self._parts.poller.updates(self.id, timeout=timeout, known=self.accepted)
+
+    async def download(
+        self, to: str | os.PathLike[str] = "", *, overwrite: bool = False, index: int = 0, timeout: float | None = None
+    ) -> Video:
+        """Wait for the task, then save its video and verify it.
+
+        `to` is a file's path, a folder (it exists, or ends with a slash), or a template with {task_id} {index} {stem} {seed}; "" is the
+        working folder. A folder gets `<task id>.mp4`. What was fetched before is gone on with. `index` chooses among several results.
+        Raises what `wait` raises, and `DownloadError`; with `overwrite=False` an existing file is never touched.
+        """
+        try:
+            task = await self.wait(timeout=timeout)
+            return await self._parts.downloader.download(task, to, request=self.request, overwrite=overwrite, index=index)
+        except HappyHorseError as error:
+            error.with_facts(task_id=self.id, idempotency_key=self.idempotency_key)
+            raise
+
+    async def download_all(
+        self, to: str | os.PathLike[str] = "", *, overwrite: bool = False, timeout: float | None = None
+    ) -> list[Video]:
+        """Wait for the task, then save every video that it has, as `download` does."""
+        try:
+            task = await self.wait(timeout=timeout)
+            return await self._parts.downloader.download_all(task, to, request=self.request, overwrite=overwrite)
+        except HappyHorseError as error:
+            error.with_facts(task_id=self.id, idempotency_key=self.idempotency_key)
+            raise

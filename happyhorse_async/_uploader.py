@@ -1,0 +1,314 @@
+"""Local first frame -> public URL: checked first, sent once for each content, and again when its 72 hours are nearly over."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import hashlib
+import io
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+import aiohttp
+import anyio
+import anyio.to_thread
+import attrs
+
+from ._config import Limits, Timeouts
+from ._edges.api import Api
+from ._edges.http import Http
+from ._formats import images, urls
+from ._models import UploadedFile
+from ._rules import wire
+from ._rules.responses import decode_object
+from .errors import APIStatusError, HappyHorseError, InvalidRequestError
+from .events import Events, Uploaded
+
+logger = logging.getLogger("happyhorse_async")
+
+SAFETY_MARGIN = 6 * 3600.0
+"""Seconds before its end at which a file is not given to a new submission any more: the service fetches it when the task starts."""
+
+QUOTA_STEP = (
+    "The account's quota of files is used up. Delete files on the service's dashboard, wait until old ones expire (72 hours after their "
+    "upload), or submit links of your own. Nothing was charged."
+)
+
+
+class Uploader:
+    """The session's uploads: the same content is sent once, also when many ask for it at the same time."""
+
+    def __init__(
+        self,
+        http: Http,
+        api: Api,
+        *,
+        limits: Limits,
+        timeouts: Timeouts,
+        events: Events,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._host = FileHost(http, timeout=timeouts.upload)
+        self._api = api
+        self._events = events
+        self._clock = clock
+        self._slots = anyio.Semaphore(limits.max_uploads)
+        self._looks = anyio.Semaphore(limits.max_uploads)
+        self._files: dict[str, tuple[UploadedFile, float]] = {}
+        self._contents: dict[str, str] = {}
+        self._sending: dict[str, asyncio.Future[UploadedFile | None]] = {}
+        self._kept: set[str] = set()
+        """Contents that somebody asked for who will not say when the file has served."""
+        self._asking: Counter[str] = Counter()
+        """Contents that borrowers are waiting for."""
+        self._borrowers: dict[str, set[Hashable]] = {}
+        """Who has borrowed which link."""
+
+    async def url_of(self, image: Path | bytes) -> str:
+        """Give the public URL of a local first frame, uploading it when that is needed."""
+        return (await self.upload(image)).url
+
+    async def problems(self, image: object) -> list[str]:
+        """List what is wrong with a local first frame; nothing for links, which only the service can look at."""
+        source = _source(image)
+        if source is None:
+            return []
+        async with self._looks:
+            return list((await look_at(source)).problems)
+
+    async def upload(self, image: str | os.PathLike[str] | bytes) -> UploadedFile:
+        """Check a first frame and put it on the service's file host.
+
+        Raises `InvalidRequestError` before anything is sent, and the service's own error when it refuses.
+        """
+        looked = await self._looked_at(image)
+        self._kept.add(looked.sha256)
+        return await self._shared(looked)
+
+    async def borrow(self, image: Path | bytes, borrower: Hashable) -> str:
+        """Give the public URL of a local first frame to somebody who gives it back when every task that was given it has ended."""
+        looked = await self._looked_at(image)
+        self._asking[looked.sha256] += 1
+        try:
+            file = await self._shared(looked)
+        finally:
+            self._asking[looked.sha256] -= 1
+        self._borrowers.setdefault(file.url, set()).add(borrower)
+        return file.url
+
+    async def give_back(self, url: str, borrower: Hashable) -> None:
+        """Take a file off the host again after its last borrower, which makes room in the account's quota of files.
+
+        A file that anybody else was given stays: nobody knows what for. Seen in the vendor's clients, not promised: where the service will
+        not, the file stays until it expires, and nothing is raised.
+        """
+        borrowers = self._borrowers.get(url, set())
+        if borrower not in borrowers:
+            return
+        borrowers.discard(borrower)
+        if borrowers:
+            return
+        del self._borrowers[url]
+        content = self._contents.get(url, "")
+        if content not in self._kept and not self._asking.get(content):
+            await self._discard(url)
+
+    async def _discard(self, url: str) -> None:
+        content = self._contents.pop(url, "")
+        file, _ = self._files.get(content, (None, 0.0))
+        if file is None or file.url != url or not file.id:
+            return
+        del self._files[content]
+        try:
+            await self._host.delete_once(file.id)
+        except HappyHorseError as error:
+            logger.debug("a file stays on the host: %s", error, extra={"action": "file_stays"})
+
+    async def _looked_at(self, image: object) -> LocalImage:
+        source = _source(image)
+        if source is None:
+            raise InvalidRequestError([f"image: expected a path or the bytes of an image to upload, got {image!r:.200}"])
+        async with self._looks:
+            looked = await look_at(source)
+        if looked.problems:
+            raise InvalidRequestError(looked.problems)
+        return looked
+
+    async def _shared(self, image: LocalImage) -> UploadedFile:
+        """Give the file of a content: a living one, one that is being sent just now, or a new one."""
+        while True:
+            file, end = self._files.get(image.sha256, (None, 0.0))
+            if file is not None and self._clock() < end:
+                return file
+            sending = self._sending.get(image.sha256)
+            if sending is None:
+                return await self._lead(image)
+            try:
+                shared = await asyncio.shield(sending)
+            except HappyHorseError as error:
+                raise copy.copy(error) from error  # each caller lays its own facts over it
+            # None: whoever was sending it was cancelled; somebody else has to.
+            if shared is not None:
+                return shared
+
+    async def _lead(self, image: LocalImage) -> UploadedFile:
+        promise: asyncio.Future[UploadedFile | None] = asyncio.get_running_loop().create_future()
+        self._sending[image.sha256] = promise
+        try:
+            async with self._slots:
+                file = await self._send(image)
+        except HappyHorseError as error:
+            promise.set_exception(copy.copy(error))
+            promise.exception()  # marks it as seen: there may be nobody else
+            raise
+        else:
+            self._files[image.sha256] = file, self._end_of(file)
+            self._contents[file.url] = image.sha256
+            promise.set_result(file)
+        finally:
+            del self._sending[image.sha256]
+            if not promise.done():
+                promise.set_result(None)
+        if self._events:
+            self._events.emit(Uploaded(file=file))
+        return file
+
+    async def _send(self, image: LocalImage) -> UploadedFile:
+        try:
+            file = await self._api.retrying(lambda: self._host.upload_once(image), "uploading a first frame")
+        except APIStatusError as error:
+            if "quota" in f"{error.code} {error.message}".lower():
+                error.next_step = QUOTA_STEP
+            raise
+        if file.size and file.size != image.size:
+            raise InvalidRequestError([f"image: the file changed while it was sent ({image.size} bytes before, {file.size} after)"])
+        return file
+
+    def _end_of(self, file: UploadedFile) -> float:
+        """When, by this machine's clock, a file is too old to be given away; the service's two times tell how long it lives."""
+        uploaded = wire.moment(file.raw.get("upload_time"))
+        life = wire.FILE_LIFE if file.expires_at is None or uploaded is None else file.expires_at - uploaded
+        return self._clock() + life.total_seconds() - SAFETY_MARGIN
+
+
+def _source(image: object) -> Path | bytes | None:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, (bytearray, memoryview)):
+        return bytes(image)
+    if isinstance(image, str):
+        return None if urls.looks_like_link(image) else Path(image)
+    return Path(image) if isinstance(image, os.PathLike) else None
+
+
+# --- Local first frames: looked at and opened in worker threads, and sent to the service's file
+# host piece by piece.
+
+
+UPLOAD_PATH = "/api/v1/files/upload/stream"
+_PIECE = 256 * 1024
+
+
+@attrs.frozen(kw_only=True)
+class LocalImage:
+    """What was found out about a first frame before anything is sent."""
+
+    source: Path | bytes
+    problems: tuple[str, ...]
+    """What the service's reference forbids in it, each as "image: ..."."""
+    sha256: str = ""
+    size: int = 0
+    mime_type: str = ""
+    name: str = ""
+
+
+async def look_at(source: Path | bytes) -> LocalImage:
+    """Check an image by its header and take the digest of its content, in a worker thread."""
+    return await anyio.to_thread.run_sync(_look_at, source)
+
+
+def _look_at(source: Path | bytes) -> LocalImage:
+    if isinstance(source, bytes):
+        return _described(source, io.BytesIO(source), len(source), "frame")
+    try:
+        if not source.is_file():
+            missing = "there is no such file" if not source.exists() else "this is not a file"
+            return LocalImage(source=source, problems=(f"image: {missing}: {str(source)!r}",))
+        with source.open("rb") as file:
+            return _described(source, file, source.stat().st_size, source.stem)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return LocalImage(source=source, problems=(f"image: {str(source)!r} cannot be read: {reason}",))
+
+
+def _described(source: Path | bytes, file: BinaryIO, size: int, stem: str) -> LocalImage:
+    header = file.read(images.HEADER_BYTES)
+    problems = tuple(f"image: {problem}" for problem in images.frame_problems(header, size))
+    if problems:
+        return LocalImage(source=source, problems=problems, size=size)
+    digest = hashlib.sha256(header)
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    frame = images.read_frame(header)
+    # The name travels in a header of the form, and only its ending matters to the service.
+    name = f"{_plain(stem) or 'frame'}.{'jpg' if frame.format == 'jpeg' else frame.format}"
+    return LocalImage(source=source, problems=(), sha256=digest.hexdigest(), size=size, mime_type=frame.mime_type, name=name)
+
+
+def _plain(stem: str) -> str:
+    kept = (character if character.isascii() and (character.isalnum() or character in "-_") else "_" for character in stem)
+    return "".join(kept)[:80]
+
+
+class FileHost:
+    """The service's file host."""
+
+    def __init__(self, http: Http, *, timeout: float | None) -> None:
+        self._http = http
+        self._timeout = timeout
+
+    async def upload_once(self, image: LocalImage) -> UploadedFile:
+        """Send an image, one try; a file is read from disk as the network takes it."""
+        file = await _opened(image)
+        try:
+            form = aiohttp.FormData()
+            form.add_field("file", file, filename=image.name, content_type=image.mime_type)
+            url = self._http.files_url + UPLOAD_PATH
+            return wire.decode_upload(await self._http.call("POST", url, form=form, timeout=self._timeout))
+        finally:
+            file.close()
+
+    async def delete_once(self, file_id: str) -> None:
+        """Take a file away, one try; raises the service's error when it will not, or has no such call."""
+        url = f"{self._http.files_url}/api/v1/files/{quote(file_id, safe='')}"
+        decode_object(await self._http.call("DELETE", url, timeout=self._timeout))
+
+
+async def _opened(image: LocalImage) -> BinaryIO:
+    """Open in a worker thread; a caller who is cancelled meanwhile leaves no open file behind."""
+    opening = asyncio.get_running_loop().run_in_executor(None, _open, image)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unwanted)
+        raise
+
+
+def _close_unwanted(opening: asyncio.Future[BinaryIO]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
+def _open(image: LocalImage) -> BinaryIO:
+    if isinstance(image.source, bytes):
+        return io.BytesIO(image.source)
+    try:
+        return image.source.open("rb")
+    except OSError as error:
+        raise InvalidRequestError([f"image: {str(image.source)!r} cannot be read: {error.strerror or error}"]) from None

@@ -1,0 +1,295 @@
+"""Which of the ledger's jobs a row of the input is, and what there is to do about it. Runs in the ledger's thread, in one transaction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, Container, Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import attrs
+
+from .._request import ImageToVideo
+from .._rules.lifecycle import JobState
+from .._uploader import look_at
+from ..errors import InvalidRequestError
+from . import _jobs
+from ._database import Store
+from ._jobs import Job, Record, write_extra, write_request
+from ._ledger import Ledger
+
+
+class Verdict(Enum):
+    """What there is to do about a row."""
+
+    WORK = "work"
+    """It is to be submitted."""
+    TOLD = "told"
+    """It ended in an earlier run: its outcome is told again."""
+    IN_HAND = "in hand"
+    """This run has it already."""
+    TWICE = "twice"
+    """The caller's id came before in this input."""
+    STRANGER = "stranger"
+    """A file that is not the batch's lies where its video would go."""
+
+
+@attrs.define
+class Candidate:
+    """A row of the input that satisfies the rules of requests."""
+
+    request: ImageToVideo
+    id: str
+    own: bool
+    """Whether the id is the caller's."""
+    fingerprint: str
+    text: str
+    """The request as the ledger keeps it."""
+    extra: str
+
+
+@attrs.define
+class Admission:
+    """A row's place in the ledger."""
+
+    verdict: Verdict
+    record: Record | None = None
+    old: Record | None = None
+    """The job of another request that had the caller's id before, under its new id."""
+
+
+def candidate_of(job: Job, image_digest: str | None) -> Candidate:
+    """Give a row its identity."""
+    digest = _jobs.fingerprint(job.request, image_digest)
+    return Candidate(
+        job.request,
+        job.id if job.id is not None else digest[: _jobs.ID_LENGTH],
+        job.id is not None,
+        digest,
+        write_request(job.request, image_digest),
+        write_extra(job.extra) if job.extra else "{}",
+    )
+
+
+def admit(store: Store, run: int, candidates: Sequence[Candidate], *, live: Container[int], retry: bool) -> list[Admission]:
+    """Enter rows into the ledger; with `retry` those that failed begin again. `live` are the jobs that the run has in hand."""
+    known = store.set_of("known", [candidate.id for candidate in candidates]) or {}
+    ids, counts = _number(known, run, candidates)
+    old = _enter(store, known, run, candidates, ids, live)
+    store.write_set("count-twins", [[base, n] for base, n in counts.items() if n > 1 or (base in known and known[base][2] != n)])
+    wanted = list({job_id for job_id in ids if job_id is not None})
+    records = {record.id: record for record in map(Record.of_row, store.set_of("by-id", wanted))}
+    admissions = []
+    for candidate, job_id in zip(candidates, ids, strict=True):
+        record = records.get(job_id) if job_id is not None else None
+        if record is None or job_id is None:
+            admissions.append(Admission(Verdict.TWICE))
+            continue
+        record.asked = candidate.request
+        # A job that pauses before its next attempt is new to the ledger, and in hand all the same.
+        if record.seq in live or (record.ended_run == run and job_id not in old):
+            verdict = Verdict.IN_HAND
+        else:
+            verdict = _verdict(store, record, retry=retry and record.ended_run != run)
+        admissions.append(Admission(verdict, record, old.get(job_id)))
+    return admissions
+
+
+def _number(known: dict[str, Any], run: int, candidates: Sequence[Candidate]) -> tuple[list[str | None], dict[str, int]]:
+    """Give each row its final id, and how often each id came: equal rows are counted; a caller's id that came before has none."""
+    counts: dict[str, int] = {}
+    ids: list[str | None] = []
+    for candidate in candidates:
+        base = candidate.id
+        _, seen_run, twins, *_ = known.get(base, (None, 0, 1))
+        ordinal = counts.get(base, twins if seen_run == run else 0) + 1
+        if candidate.own and ordinal > 1:
+            ids.append(None)
+            continue
+        counts[base] = ordinal
+        ids.append(_jobs.twin_id(base, ordinal))
+    return ids, counts
+
+
+def _enter(
+    store: Store,
+    known: dict[str, Any],
+    run: int,
+    candidates: Sequence[Candidate],
+    ids: Sequence[str | None],
+    live: Container[int],
+) -> dict[str, Record]:
+    """Write rows down; gives the jobs whose id another request has now, by that id."""
+    rows = [(c, job_id) for c, job_id in zip(candidates, ids, strict=True) if job_id is not None]
+    twins = [job_id for c, job_id in rows if job_id != c.id]
+    there = {**known, **(store.set_of("known", twins) or {})} if twins else known
+    changed = {job_id: c.fingerprint for c, job_id in rows if job_id in there and _is_another(there[job_id], c, run)}
+    aside = _aside(store, changed, {job_id for _, job_id in rows}, run)
+    store.write_set("supersede", [[job_id, other, int(there[job_id][4] in live)] for job_id, other in aside.items()])
+    earlier = store.set_of("earlier", list(changed.items())) or {} if changed else {}
+    names = _names(store, rows, run)
+    again = [(job_id, name) for (_, job_id), name in zip(rows, names, strict=True) if job_id in earlier]
+    store.write_set("revive", [[earlier[job_id], job_id, name] for job_id, name in again])
+    store.write_set(
+        "admit",
+        [[job_id, c.fingerprint, c.text, c.extra, name, int(c.own), run] for (c, job_id), name in zip(rows, names, strict=True)],
+    )
+    # A row that was not known has just been written as it is.
+    store.write_set("renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if job_id in there])
+    old = {record.id: record for record in map(Record.of_row, store.set_of("by-id", list(aside.values())) if aside else ())}
+    # One of them may be another id's job again by now.
+    return {job_id: old[other] for job_id, other in aside.items() if other in old}
+
+
+def _is_another(there: Sequence[Any], candidate: Candidate, run: int) -> bool:
+    """Whether the job that has a row's id is not the row's: it was asked for with another request, or was replaced under another id."""
+    digest, seen_run, _, superseded, _ = there
+    return bool((digest != candidate.fingerprint or superseded) and seen_run != run)
+
+
+def _aside(store: Store, changed: Iterable[str], coming: set[str], run: int) -> dict[str, str]:
+    """Choose new ids for the jobs whose ids stand for other requests now: such as no job has, for callers' ids may end as these do."""
+    aside = {job_id: f"{job_id}~{run}" for job_id in changed}
+    while aside and (taken := {*(store.set_of("known", list(aside.values())) or ()), *(coming & set(aside.values()))}):
+        aside = {job_id: f"{other}~" if other in taken else other for job_id, other in aside.items()}
+    return aside
+
+
+def _names(store: Store, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:
+    """Choose the videos' names: the plainest one that no other job has, also where file systems take no notice of case."""
+    choices = [_choices(candidate, job_id, run) for candidate, job_id in rows]
+    wanted = sorted({name for names in choices if len(names) > 1 for name in names})
+    taken = {_jobs.folded(name) for name in store.set_of("taken-names", wanted) or ()} if wanted else set[str]()
+    chosen = []
+    for names in choices:
+        name = next((name for name in names if _jobs.folded(name) not in taken), names[-1])
+        taken.add(_jobs.folded(name))
+        chosen.append(name)
+    return chosen
+
+
+def _choices(candidate: Candidate, job_id: str, run: int) -> list[str]:
+    plain = _jobs.video_name(candidate.request, job_id, own=candidate.own)
+    if not candidate.own:
+        return [plain]
+    stem = _jobs.hashed_stem(job_id, candidate.fingerprint)
+    return [plain, f"{stem}.mp4", f"{stem}-{run}.mp4"]
+
+
+def _verdict(store: Store, record: Record, *, retry: bool) -> Verdict:
+    state = record.state
+    if state in (JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED):
+        return Verdict.IN_HAND
+    if state is JobState.SAVED or (state in (JobState.FAILED, JobState.UNKNOWN) and not retry):
+        return Verdict.TOLD
+    if store.is_stranger(record.name) and (store.path.parent / record.name).exists():
+        return Verdict.STRANGER
+    return Verdict.WORK
+
+
+# --- From the caller's input to candidates for the ledger: groups are formed, local images are
+# looked at, bad rows are sorted out.
+
+
+GROUP = 256
+"""Rows that are entered into the ledger together, at most."""
+
+Input = Iterable[ImageToVideo | Job] | AsyncIterable[ImageToVideo | Job]
+
+
+@attrs.frozen
+class BadRow:
+    """A row that cannot become a job."""
+
+    id: str
+    error: InvalidRequestError
+    request: ImageToVideo | None = None
+    extra: dict[str, Any] = attrs.field(factory=dict)
+
+
+async def rows_of(requests: Input) -> AsyncGenerator[ImageToVideo | Job, None]:
+    """Walk the input, synchronous or not; a long synchronous one lets others run in between."""
+    if isinstance(requests, AsyncIterable):
+        async for row in requests:
+            yield row
+        return
+    for count, row in enumerate(requests, 1):
+        yield row
+        if not count % GROUP:
+            await anyio.lowlevel.checkpoint()
+
+
+class Intake:
+    """Turns rows into candidates, in order."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._number = 0
+
+    async def look(self, rows: Sequence[ImageToVideo | Job]) -> list[Candidate | BadRow]:
+        """Give each row its identity, for which the content of local images is read once and remembered."""
+        jobs = [self._job(row) for row in rows]
+        local = [job.request.image for job in jobs if isinstance(job, Job) and job.request.is_local]
+        paths = [image for image in local if isinstance(image, Path)]
+        stamps = await anyio.to_thread.run_sync(_stamps, paths) if paths else {}
+        known = await self._remembered(stamps)
+        fresh: dict[str, str] = {}
+        found = [job if isinstance(job, BadRow) else await self._look_at(job, known, fresh) for job in jobs]
+        # What changed while it was read has another stamp next time, and is read again.
+        kept = [[path, stamps[path], digest] for path, digest in fresh.items() if path in stamps]
+        if kept:
+            await self._ledger.call(lambda store: store.write_set("keep-digests", kept))
+        return found
+
+    def _job(self, row: Any) -> Job | BadRow:
+        self._number += 1
+        if isinstance(row, ImageToVideo):
+            try:
+                return Job(row)
+            except InvalidRequestError as error:
+                return BadRow(f"row {self._number}", error, row)
+        if isinstance(row, Job) and isinstance(row.request, ImageToVideo) and (row.id is None or row.id.strip()):
+            return row
+        problem = f"row {self._number}: expected an ImageToVideo or a Job with one, got {row!r:.200}"
+        return BadRow(f"row {self._number}", InvalidRequestError([problem]))
+
+    async def _remembered(self, stamps: dict[str, str]) -> dict[str, str]:
+        if not stamps:
+            return {}
+        pairs = list(stamps.items())
+        return await self._ledger.call(lambda store: store.set_of("digests", pairs)) or {}
+
+    async def _look_at(self, job: Job, known: dict[str, str], fresh: dict[str, str]) -> Candidate | BadRow:
+        image = job.request.image
+        if isinstance(image, str):
+            return candidate_of(job, None)
+        path = _key(image) if isinstance(image, Path) else None
+        digest = known.get(path) or fresh.get(path) if path is not None else None
+        if digest is None:
+            looked = await look_at(image)
+            if looked.problems:
+                shown = job.id if job.id is not None else str(image) if path is not None else f"row {self._number}"
+                return BadRow(shown, InvalidRequestError(looked.problems), job.request, dict(job.extra))
+            digest = looked.sha256
+            if path is not None:
+                fresh[path] = digest
+        return candidate_of(job, digest)
+
+
+def _key(path: Path) -> str:
+    return os.path.abspath(path)
+
+
+def _stamps(paths: Sequence[Path]) -> dict[str, str]:
+    """Give what changes whenever a file does: size and both times, of which the second cannot be set by hand."""
+    stamps = {}
+    for path in paths:
+        try:
+            facts = path.stat()
+        except OSError:
+            continue
+        stamps[_key(path)] = f"{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ctime_ns}"
+    return stamps

@@ -1,0 +1,321 @@
+"""The ledger's database, as plain synchronous code: called by one thread only, the one that owns the connection."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .._rules.lifecycle import JobState
+from .._rules.prices import to_credits
+from ..errors import LedgerError
+from ._jobs import Record, Totals, folded
+
+LEDGER_NAME = "happyhorse.sqlite"
+APPLICATION_ID = 0x48485232
+OLDEST_SQLITE = (3, 33)
+"""The first with UPDATE ... FROM."""
+MIGRATIONS = ("schema-1",)
+"""Named queries; the n-th leads from version n - 1 to version n."""
+KINDS = ("submitting", "running", "completed", "saved", "ended", "again")
+"""The kinds of changes, in the order in which a group writes them: a job goes through several of them only in this order."""
+LARGEST_LOG = 16 * 1024 * 1024
+"""The write-ahead log is folded into the database when it is longer than this many bytes."""
+READER_PATIENCE, WRITER_PATIENCE = 200, 5000
+"""Milliseconds to wait for readers before the log is left as it is for now, and for another writer before giving up."""
+FOLD_PAUSE = 1.0
+"""Seconds between two attempts to fold the log in."""
+PAGE_CACHE = 8 * 1024
+"""KiB of the database kept in memory: with less, a group's own pages do not fit, and are written to the log before their time."""
+DYING_SECONDS = 2 * 3600
+
+Change = tuple[str, Sequence[Any]]
+
+
+class Store:
+    """An open ledger."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._sql = queries()
+        self._log = Path(f"{path}-wal")
+        self._fold_due = False
+        self._folded = 0.0
+        with ledger_errors(path):
+            self._db = _connect(path, read_only=read_only)
+            try:
+                fresh = not read_only and self._prepare()
+                self._check_version()
+                if not read_only:
+                    # Not for readers: it takes a while, in which the log cannot be folded in.
+                    self._check_pages()
+                    self._migrate(fresh=fresh)
+                self.batch_id = str(self.fact("batch") or "")
+                facts = os.stat(path)
+                self._file = facts.st_dev, facts.st_ino
+            except BaseException:
+                self._db.close()
+                raise
+
+    # --- opening and closing ------------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> bool:
+        """Set the connection up for writing; says whether the file is new."""
+        fresh = not self._one("PRAGMA user_version") and not self._one("SELECT count(*) FROM sqlite_master")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        # FULL: a commit is on the platter before the POST that it allows. No automatic checkpoints: those leave the log at its full length
+        # with its pages copied already, and a log like that, cut short, would lay old pages over new ones. Ours always empty it.
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA wal_autocheckpoint = 0")
+        self._db.execute(f"PRAGMA cache_size = {-PAGE_CACHE}")
+        return fresh
+
+    def _check_version(self) -> None:
+        version, mark = self._one("PRAGMA user_version"), self._one("PRAGMA application_id")
+        if version and mark != APPLICATION_ID:
+            raise LedgerError(f"{self.path} is a database, but not a ledger of this package")
+        if version > len(MIGRATIONS):
+            raise LedgerError(
+                f"{self.path} was made by a newer version of this package (ledger version {version}, known here {len(MIGRATIONS)})",
+                next_step="Upgrade happyhorse-async.",
+            )
+
+    def _check_pages(self) -> None:
+        found = self._one("PRAGMA integrity_check(1)")
+        if found != "ok":
+            raise LedgerError(
+                f"{self.path} is damaged: {found}",
+                charged="unknown",
+                next_step="Restore it from a backup, or recover it with `sqlite3 happyhorse.sqlite .recover`; do not start a new ledger "
+                "for the same input, which would pay again.",
+            )
+
+    def _migrate(self, *, fresh: bool) -> None:
+        version = self._one("PRAGMA user_version")
+        for number in range(version + 1, len(MIGRATIONS) + 1):
+            self._db.execute("BEGIN IMMEDIATE")
+            for statement in self._sql[MIGRATIONS[number - 1]].split(";"):
+                if statement.strip():
+                    self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {number}")
+            if fresh and number == 1:
+                self._found()
+            self._db.execute("COMMIT")
+        if version < len(MIGRATIONS):
+            # The batch's id is part of every key: it must not hang on the log.
+            self.checkpoint()
+
+    def _found(self) -> None:
+        self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self._db.execute(self._sql["set-fact"], ("batch", uuid.uuid4().hex))
+        names = [path.name for path in self.path.parent.glob("*.mp4")]
+        strangers = sorted({*names, *map(folded, names)})
+        self._db.execute(self._sql["add-strangers"], (json.dumps(strangers),))
+
+    def checkpoint(self) -> None:
+        """Fold the log into the database and empty it; when a reader is in the way, this is made up for soon after."""
+        self._db.execute(f"PRAGMA busy_timeout = {READER_PATIENCE}")
+        [(busy, *_)] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._db.execute(f"PRAGMA busy_timeout = {WRITER_PATIENCE}")
+        self._fold_due = bool(busy)
+        self._folded = time.monotonic()
+
+    def close(self, *, fold: bool = True) -> None:
+        """Close the connection, folding the log in first."""
+        with ledger_errors(self.path):
+            if fold:
+                self.checkpoint()
+            self._db.close()
+
+    # --- writing ------------------------------------------------------------------------------------------------------------------
+
+    def _is_there(self) -> bool:
+        """Whether the file that is written is still the one under its name: a folder may be removed while its batch runs."""
+        try:
+            facts = os.stat(self.path)
+        except OSError:
+            return False
+        return (facts.st_dev, facts.st_ino) == self._file
+
+    def apply(self, changes: Sequence[Change], calls: Sequence[Callable[[Store], Any]], *, fold: bool = False) -> list[Any]:
+        """Write a group of changes and make calls, in one transaction; gives the calls' results.
+
+        With `fold` the log is folded in before this returns.
+        """
+        if not self._is_there():
+            raise LedgerError(
+                f"the ledger {self.path} was removed while the batch ran",
+                charged="unknown",
+                next_step="Put the folder back where it was before you run the batch again: a new ledger would pay again.",
+            )
+        with ledger_errors(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._write(changes)
+                results = [call(self) for call in calls]
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            due = self._fold_due or self._log_size() > LARGEST_LOG
+            if fold or (due and time.monotonic() > self._folded + FOLD_PAUSE):
+                self.checkpoint()
+            return results
+
+    def _write(self, changes: Sequence[Change]) -> None:
+        rows: dict[str, list[Sequence[Any]]] = {}
+        for kind, row in changes:
+            rows.setdefault(kind, []).append(row)
+        for kind in KINDS:
+            if kind in rows:
+                self._db.execute(self._sql[kind], (json.dumps(rows[kind]),))
+
+    def _log_size(self) -> int:
+        try:
+            return os.stat(self._log).st_size
+        except OSError:
+            return 0
+
+    def begin_run(self) -> int:
+        """Note that a run begins; gives its number."""
+        return int(self._db.execute(self._sql["begin-run"], (os.getpid(), time.time())).lastrowid or 0)
+
+    def end_run(self, number: int, how: str) -> None:
+        """Note how a run ended."""
+        self._db.execute(self._sql["end-run"], (time.time(), how, number))
+
+    # --- reading ------------------------------------------------------------------------------------------------------------------
+
+    def _one(self, sql: str, *values: Any) -> Any:
+        row = self._db.execute(sql, values).fetchone()
+        return row[0] if row is not None else None
+
+    def fact(self, name: str) -> str | None:
+        """Give a fact about the batch as a whole."""
+        value = self._one(self._sql["get-fact"], name)
+        return str(value) if value is not None else None
+
+    def bind(self, service: str) -> None:
+        """Note whose tasks these are; raises `LedgerError` when they are another service's: a sandbox's videos are not the real ones."""
+        bound = self.fact("service")
+        if bound is None:
+            self.set_fact("service", service)
+        elif bound != service:
+            raise LedgerError(
+                f"the batch in {self.path.parent} belongs to {bound}, and this session speaks to {service}",
+                next_step="Use another folder, or a session to that service.",
+            )
+
+    def set_fact(self, name: str, value: str) -> None:
+        """Note a fact about the batch as a whole."""
+        self._db.execute(self._sql["set-fact"], (name, value))
+
+    def proofs(self) -> tuple[int, list[str]]:
+        """Count the jobs that may be paid for and are not here, and give a few tasks by which their account can be known."""
+        return int(self._one(self._sql["count-at-stake"])), [row[0] for row in self._db.execute(self._sql["proofs"])]
+
+    def is_stranger(self, name: str) -> bool:
+        """Whether a video of this name was in the folder before the ledger."""
+        return bool(self._one("SELECT 1 FROM strangers WHERE name IN (?, ?)", name, folded(name)))
+
+    def set_of(self, query: str, values: Sequence[Any]) -> Any:
+        """Run a query over a JSON array that answers with one JSON value."""
+        return json.loads(self._one(self._sql[query], json.dumps(values)) or "null")
+
+    def write_set(self, query: str, rows: Sequence[Any]) -> None:
+        """Run a statement over a JSON array."""
+        if rows:
+            self._db.execute(self._sql[query], (json.dumps(rows),))
+
+    def page(self, condition: str, *, state: str = "", after: int = 0, size: int = 500) -> list[Record]:
+        """Give the next jobs after some place that meet one of the ledger's conditions."""
+        where = self._sql[f"where-{condition}"].format(state=JobState(state).value if state else "")
+        with ledger_errors(self.path):
+            rows = self._db.execute(self._sql["page"].format(where=where), (after, size)).fetchall()
+        return [Record.of_row(row) for row in rows]
+
+    def pages(self, condition: str, *, state: str = "") -> Iterator[Record]:
+        """Give all jobs that meet a condition, a page in memory at a time."""
+        after = 0
+        while page := self.page(condition, state=state, after=after):
+            yield from page
+            after = page[-1].seq
+
+    def totals(self) -> Totals:
+        """Count how the batch stands."""
+        shown = self._sql["where-shown"]
+        with ledger_errors(self.path):
+            rows = self._db.execute(self._sql["totals"].format(shown=shown)).fetchall()
+            failures = dict(self._db.execute(self._sql["failures"].format(shown=shown)).fetchall())
+            dying, first = self._db.execute(self._sql["dying"], (time.time() + DYING_SECONDS,)).fetchone()
+        return Totals(
+            states={JobState(state): count for state, count, *_ in rows if count},
+            spent=to_credits(sum(row[2] for row in rows)),
+            reserved=to_credits(sum(row[3] for row in rows)),
+            failures=failures,
+            dying=dying,
+            first_death=first,
+        )
+
+    def ended_since(self, moment: float) -> int:
+        """Count the jobs that ended since a time."""
+        return int(self._one(self._sql["pace"], moment) or 0)
+
+    def last_run(self) -> tuple[int, int, float, float | None, str | None] | None:
+        """Give the last run's number, process id, beginning, end and how it ended."""
+        row: tuple[int, int, float, float | None, str | None] | None = self._db.execute(self._sql["last-run"]).fetchone()
+        return row
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise LedgerError(f"Python's SQLite is {sqlite3.sqlite_version}; the ledger needs 3.33 or newer")
+    if read_only and not path.exists():
+        raise LedgerError(
+            f"there is no ledger in {path.parent}", next_step="Give the folder that `batch run` was given with --out."
+        )
+    mode = "ro" if read_only else "rwc"
+    target = f"{path.absolute().as_uri()}?mode={mode}"
+    # The connection is made in one thread and may be closed in another after that one has ended.
+    return sqlite3.connect(target, uri=True, timeout=WRITER_PATIENCE / 1000, isolation_level=None, check_same_thread=False)
+
+
+@contextmanager
+def ledger_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, in this one place."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise LedgerError(
+            f"the ledger {path} cannot be used: {error}",
+            charged="unknown",
+            next_step="Look at the disk's space and health, then run the batch again: what was paid is found again by its key.",
+        ) from error
+
+
+# --- Reads `ledger.sql`: SQL lives there, named and commented, and nowhere else.
+
+
+_NAME = re.compile(r"^-- name: (\S+)$", re.MULTILINE)
+
+
+@cache
+def queries() -> dict[str, str]:
+    """Give all queries by name, without their comments."""
+    text = files(__package__).joinpath("ledger.sql").read_text("utf-8")
+    _, *pieces = _NAME.split(text)
+    return {name: _without_comments(body) for name, body in zip(pieces[::2], pieces[1::2], strict=True)}
+
+
+def _without_comments(body: str) -> str:
+    return "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip()

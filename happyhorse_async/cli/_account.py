@@ -1,0 +1,147 @@
+"""`happyhorse estimate`, `credits` and `upload`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+from ..errors import ConfigurationError, HappyHorseError
+from ._common import AsJson, Exit, Sandboxed, money, open_session, put, run
+
+
+def estimate(
+    count: Annotated[int, typer.Argument(help="How many videos.", min=1)] = 1,
+    duration: Annotated[int, typer.Option("--duration", help="Seconds, 3 to 15.")] = 5,
+    quality: Annotated[str, typer.Option("--quality", help="720p or 1080p.")] = "720p",
+    sandbox: Sandboxed = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what COUNT videos will cost; nothing is submitted."""
+
+    async def work() -> None:
+        import attrs
+
+        from .._request import ImageToVideo
+
+        # The price does not depend on the image, so any link will do.
+        request = ImageToVideo("https://example.com/first-frame.png", duration=duration, quality=quality)  # type: ignore[arg-type]
+        async with open_session(sandbox=sandbox) as session:
+            one = await session.estimate(request)
+        total = attrs.evolve(one, credits=one.credits * count, usd=one.usd * count, requests=count)
+        if as_json:
+            put(attrs.asdict(total))
+            return
+        put(f"{money(total.credits)} credits ({float(total.usd):.2f} USD) for {count} x {duration} s at {quality}")
+        put(f"by the service's pricing rule ({total.source}{f', {total.as_of}' if total.as_of else ''})")
+
+    run(work, as_json=as_json)
+
+
+def credits_command(sandbox: Sandboxed = False, as_json: AsJson = False) -> None:
+    """Show what is left in the account and in the key."""
+
+    async def work() -> None:
+        import attrs
+
+        async with open_session(sandbox=sandbox) as session:
+            left = await session.credits()
+        if as_json:
+            put({**attrs.asdict(left), "spendable": left.spendable})
+            return
+        put(f"account: {money(left.remaining)} credits left, {money(left.used)} used")
+        if left.key_unlimited:
+            put("this key: no limit of its own")
+        elif left.key_remaining is not None:
+            put(f"this key: {money(left.key_remaining)} credits left, {money(left.key_used)} used")
+
+    run(work, as_json=as_json)
+
+
+def upload(
+    images: Annotated[list[Path], typer.Argument(help="Paths of first frames.", metavar="IMAGE...")],
+    sandbox: Sandboxed = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check first frames and put them on the service's file host, public for 72 hours."""
+
+    async def work() -> None:
+        import attrs
+
+        async with open_session(sandbox=sandbox) as session:
+            for image in images:
+                file = await session.upload(image)
+                put({"image": str(image), **attrs.asdict(file)} if as_json else file.url)
+
+    run(work, as_json=as_json)
+
+
+# --- `happyhorse sandbox` and `happyhorse doctor`.
+
+
+def sandbox(
+    port: Annotated[int, typer.Option("--port", help="0: a free one.")] = 8787,
+    files_port: Annotated[int, typer.Option("--files-port", help="0: a free one.")] = 8788,
+    speed: Annotated[float, typer.Option("--speed", help="How much faster than real time it runs; 0 stands still.", min=0)] = 1.0,
+    video: Annotated[str, typer.Option("--video", help="real, stub, or auto: real when PyAV is installed.")] = "auto",
+    task_seconds: Annotated[
+        float | None,
+        typer.Option("--task-seconds", help="How long every task takes, in its seconds; else a realistic time.", min=0),
+    ] = None,
+    scenario: Annotated[str | None, typer.Option("--scenario", help="A named set of faults, such as 429-storm.")] = None,
+) -> None:
+    """Run the service on this machine, for trying things out; ends with Ctrl-C."""
+    from ..sandbox._serve import serve
+
+    raise typer.Exit(
+        serve(port=port, files_port=files_port, speed=speed, video=video, task_seconds=task_seconds, scenario=scenario)
+    )
+
+
+def doctor(sandboxed: Sandboxed = False, as_json: AsJson = False) -> None:
+    """Check versions, settings, and whether the service takes the key; spends nothing."""
+
+    async def work() -> int:
+        facts = {"happyhorse-async": __version__, "python": platform.python_version(), **_versions(), **_settings()}
+        code = Exit.DONE
+        try:
+            async with open_session(sandbox=sandboxed) as session:
+                facts["credits"] = f"{money((await session.credits()).spendable)} to spend"
+        except ConfigurationError as error:
+            facts["credits"], code = f"not asked: {error}", Exit.WRONG_INPUT
+        except HappyHorseError as error:
+            facts["credits"], code = f"{type(error).__name__}: {error}", Exit.SERVICE
+        if as_json:
+            put(facts)
+        else:
+            for name, fact in facts.items():
+                put(f"{name:<24} {fact}")
+        return code
+
+    run(work, as_json=as_json)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("aiohttp", "attrs", "cattrs", "anyio", "av", "pillow", "orjson", "uvloop", "obstore", "pyarrow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _settings() -> dict[str, str]:
+    from .._config import API_URL, API_VARIABLE, FILES_URL, FILES_VARIABLE, KEY_VARIABLE
+
+    return {
+        KEY_VARIABLE: "set" if os.environ.get(KEY_VARIABLE) else "not set",
+        API_VARIABLE: os.environ.get(API_VARIABLE) or f"not set: {API_URL}",
+        FILES_VARIABLE: os.environ.get(FILES_VARIABLE) or f"not set: {FILES_URL}",
+    }

@@ -1,0 +1,193 @@
+"""What all commands share: options, the session they speak through, printing, and exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import (
+    APIStatusError,
+    BudgetExceededError,
+    ConfigurationError,
+    DestinationExistsError,
+    DownloadError,
+    HappyHorseError,
+    InvalidRequestError,
+    SubmissionOutcomeUnknownError,
+    TransportError,
+)
+
+if TYPE_CHECKING:
+    from .._session import Session
+
+
+class Exit(IntEnum):
+    """The documented exit codes."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG_INPUT = 2
+    NOT_WANTED = 3
+    OUTCOME_UNKNOWN = 4
+    SERVICE = 5
+    INTERRUPTED = 130
+
+
+_EXITS: tuple[tuple[type[HappyHorseError], Exit], ...] = (
+    (SubmissionOutcomeUnknownError, Exit.OUTCOME_UNKNOWN),
+    (BudgetExceededError, Exit.NOT_WANTED),
+    (InvalidRequestError, Exit.WRONG_INPUT),
+    (ConfigurationError, Exit.WRONG_INPUT),
+    (DestinationExistsError, Exit.WRONG_INPUT),
+    (APIStatusError, Exit.SERVICE),
+    (TransportError, Exit.SERVICE),
+)
+
+Sandboxed = Annotated[
+    bool,
+    typer.Option("--sandbox", help="Speak to the service's sandbox, started on this machine: no key, no cost.", show_default=False),
+]
+Speed = Annotated[float, typer.Option("--speed", help="How much faster than real time the sandbox runs.", min=0.001)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for scripts.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before spending.", show_default=False)]
+MaxCredits = Annotated[float | None, typer.Option("--max-credits", help="Never spend more than this.", min=0)]
+
+
+def exit_code(error: HappyHorseError) -> Exit:
+    """Give the exit code that stands for an error."""
+    return next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAILED)
+
+
+def overall(codes: Iterable[Exit]) -> Exit:
+    """Give the exit code of a command from those of its parts, the good ones too.
+
+    Money whose fate is not known outranks the rest; failures that are all alike give their code; otherwise, and where WRONG_INPUT
+    would deny that something else was sent, it is FAILED.
+    """
+    found = set(codes)
+    failures = found - {Exit.DONE}
+    if Exit.OUTCOME_UNKNOWN in failures:
+        return Exit.OUTCOME_UNKNOWN
+    if len(failures) > 1 or found == {Exit.DONE, Exit.WRONG_INPUT}:
+        return Exit.FAILED
+    return next(iter(failures), Exit.DONE)
+
+
+def need_folder(out: Path) -> None:
+    """Raise `ConfigurationError` when --out is no folder and cannot become one: to be found out before anything is paid."""
+    from .._downloader.destinations import refuse_unwritable
+
+    try:
+        refuse_unwritable(out, f"a video in {out}")
+    except DownloadError as error:
+        raise ConfigurationError(f"--out: {error}", next_step="Choose another folder with --out.") from None
+
+
+@asynccontextmanager
+async def open_session(*, sandbox: bool = False, speed: float = 30.0, **settings: Any) -> AsyncIterator[Session]:
+    """Open a session to the real service, or to a sandbox started for it; `settings` are those of `Session`."""
+    from .._config import Budget, Polling
+    from .._session import Session
+
+    max_credits = settings.pop("max_credits", None)
+    if max_credits is not None:
+        settings["budget"] = Budget(credits=max_credits)
+    if not sandbox:
+        async with Session(**settings) as session:
+            yield session
+        return
+    from ..sandbox import Sandbox
+
+    # A sandboxed task takes seconds, so it is looked at more often than the real service's guests should.
+    eager = Polling(target_delay=0.2, min_interval=0.2, max_interval=0.5, max_reads_per_minute=6000)
+    settings.setdefault("polling", eager)
+    async with (
+        Sandbox(speed=speed) as world,
+        Session(world.key, base_url=world.url, files_url=world.files_url, **settings) as session,
+    ):
+        yield session
+
+
+def run(work: Callable[[], Awaitable[int | None]], *, as_json: bool = False) -> None:
+    """Run a command's coroutine and exit with its code; an error is printed with what it means for the user's money."""
+    import asyncio  # late, as all that `--help` does not need
+
+    try:
+        code = asyncio.run(_entered(work))
+    except HappyHorseError as error:
+        report(error, as_json=as_json)
+        raise typer.Exit(exit_code(error)) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the latter: Ctrl-C once more, while it was coming to an end
+        say("interrupted")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    raise typer.Exit(code or Exit.DONE)
+
+
+async def _entered(work: Callable[[], Awaitable[int | None]]) -> int | None:
+    return await work()
+
+
+def agreed(question: str) -> bool:
+    """Ask on stderr, as click would ask partly on stdout; what is not a yes is a no. Ctrl-C is an interruption, at once."""
+    import signal
+
+    # The event loop's own handler only makes a note for when the loop goes on, which is after the answer.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)  # noqa: T201
+        answer = sys.stdin.readline()
+        if not answer:
+            say("\nnothing was sent: pass --yes to spend it, and --max-credits for the most that it may cost")
+        return answer.strip().lower() in ("y", "yes")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def say(text: str) -> None:
+    """Print for people: to stderr, so that stdout holds results only."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def put(value: Any) -> None:
+    """Print a result: text as it is, anything else as one line of JSON."""
+    print(value if isinstance(value, str) else json.dumps(value, default=_plain, ensure_ascii=False), flush=True)  # noqa: T201
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+def report(error: HappyHorseError, *, as_json: bool = False, about: str = "") -> None:
+    """Print an error: what happened, what it cost, what to do next."""
+    if as_json:
+        put({"ok": False, **({"image": about} if about else {}), "error": facts_of(error)})
+    problems = error.problems if isinstance(error, InvalidRequestError) else (str(error),)
+    for problem in problems:
+        say(f"error: {about}: {problem}" if about else f"error: {problem}")
+    for label, value in (("task", error.task_id), ("idempotency key", error.idempotency_key), ("request id", error.request_id)):
+        if value:
+            say(f"  {label}: {value}")
+    if error.charged != "no":
+        say(f"  money spent: {error.charged}")
+    if error.next_step:
+        say(f"  next: {error.next_step}")
+
+
+def facts_of(error: HappyHorseError) -> dict[str, Any]:
+    """Give an error's facts for JSON."""
+    names = ("charged", "task_id", "idempotency_key", "request_id", "next_step", "status", "code", "problems")
+    facts = {name: getattr(error, name) for name in names if getattr(error, name, None) not in (None, "")}
+    return {"type": type(error).__name__, "message": str(error), **facts}
+
+
+def money(amount: Decimal | float | None) -> str:
+    """Write credits with as many decimals as matter."""
+    return "?" if amount is None else f"{float(amount):,.2f}".rstrip("0").rstrip(".")

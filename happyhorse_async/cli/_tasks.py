@@ -1,0 +1,189 @@
+"""`happyhorse tasks get|list|watch|download`, and `happyhorse download --resume`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import HappyHorseError
+from ._common import AsJson, Exit, exit_code, money, need_folder, open_session, overall, put, report, run, say
+
+if TYPE_CHECKING:
+    from .._models import Task, TaskSummary
+    from .._session import Session
+
+app = typer.Typer(help="Look at tasks, follow them, and fetch their videos.", no_args_is_help=True, rich_markup_mode=None)
+
+Ids = Annotated[list[str], typer.Argument(help="Ids of tasks: task-unified-...", metavar="TASK_ID...")]
+Out = Annotated[Path, typer.Option("--out", help="The folder for the videos.")]
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """Give a task's facts for JSON."""
+    return {
+        "id": task.id,
+        "status": task.status,
+        "progress": task.progress,
+        "results": list(task.results),
+        "error": {"code": task.error.code, "message": task.error.message} if task.error is not None else None,
+        "created": task.created.isoformat() if task.created is not None else None,
+        "expires_at": task.expires_at.isoformat() if task.expires_at is not None else None,
+        "credits": task.usage.credits_used,
+        "seconds": task.seconds,
+    }
+
+
+def line_of(task: Task) -> str:
+    """Write a task on one line."""
+    line = f"{task.id}  {task.status:<10}  {task.progress:>3} %"
+    if task.error is not None:
+        line += f"  {task.error.code}: {task.error.message}"
+    elif task.expires_at is not None:
+        line += f"  {money(task.usage.credits_used)} credits, links die at {task.expires_at:%Y-%m-%d %H:%M} UTC or later"
+    return line
+
+
+def _show(task: Task, *, as_json: bool) -> None:
+    put(describe(task) if as_json else line_of(task))
+
+
+@app.command()
+def get(ids: Ids, as_json: AsJson = False) -> None:
+    """Show the state of tasks."""
+
+    async def work() -> int:
+        async with open_session() as session:
+            codes: list[Exit] = []
+            for task_id in ids:
+                try:
+                    _show(await session.read(task_id), as_json=as_json)
+                    codes.append(Exit.DONE)
+                except HappyHorseError as error:
+                    report(error, as_json=as_json, about=task_id)
+                    codes.append(exit_code(error))
+        return overall(codes)
+
+    run(work, as_json=as_json)
+
+
+@app.command("list")
+def list_tasks(
+    status: Annotated[str | None, typer.Option("--status", help="processing, completed, failed or cancelled.")] = None,
+    page: Annotated[int, typer.Option("--page", help="From 1, newest first.", min=1)] = 1,
+    page_size: Annotated[int, typer.Option("--page-size", min=1, max=50)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the account's tasks, newest first."""
+
+    async def work() -> None:
+        async with open_session() as session:
+            found = await session.find_tasks(status=status, page=page, page_size=page_size)
+        for item in found.items:
+            put(_summary(item) if as_json else _summary_line(item))
+        say(f"{len(found.items)} of {found.total}")
+
+    run(work, as_json=as_json)
+
+
+def _summary(item: TaskSummary) -> dict[str, Any]:
+    created = item.created.isoformat() if item.created is not None else None
+    return {"id": item.id, "status": item.status, "created": created, "has_results": item.has_results, "credits": item.credits_used}
+
+
+def _summary_line(item: TaskSummary) -> str:
+    created = f"{item.created:%Y-%m-%d %H:%M}" if item.created is not None else "?" * 16
+    return f"{item.id}  {item.status:<10}  {created}  {money(item.credits_used)} credits"
+
+
+@app.command()
+def watch(ids: Ids, as_json: AsJson = False) -> None:
+    """Follow tasks until all have ended, a line for each change."""
+
+    async def work() -> int:
+        from .._rules.lifecycle import is_completed
+
+        last: dict[str, Task] = {}
+        async with open_session() as session, session.watch(ids) as updates:
+            async for task in updates:
+                last[task.id] = task
+                _show(task, as_json=as_json)
+        return overall(Exit.DONE if is_completed(task) else Exit.FAILED for task in last.values())
+
+    run(work, as_json=as_json)
+
+
+@app.command("download")
+def download_tasks(
+    ids: Ids,
+    out: Out = Path("videos"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Wait for tasks and save their videos; what was fetched before is gone on with."""
+
+    async def work() -> int:
+        need_folder(out)
+        async with open_session() as session:
+            return await _download_all(
+                session, [(task_id, f"{out}/", None) for task_id in ids], overwrite=overwrite, as_json=as_json
+            )
+
+    run(work, as_json=as_json)
+
+
+def download(
+    folder: Annotated[Path, typer.Argument(help="The folder with the unfinished downloads.")] = Path("videos"),
+    resume: Annotated[bool, typer.Option("--resume", help="Finish everything left as .part.", show_default=False)] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Finish the downloads that were interrupted in FOLDER (with --resume)."""
+    if not resume:
+        say("error: say --resume to finish what is left as .part; for single tasks use `happyhorse tasks download TASK_ID`")
+        raise typer.Exit(Exit.WRONG_INPUT)
+
+    async def work() -> int:
+        async with open_session() as session:
+            leftovers = await session.leftovers(folder)
+            if not leftovers:
+                say(f"nothing is left to finish in {folder}")
+            return await _download_all(
+                session, [(left.task_id, _literally(left.path), left.index) for left in leftovers], overwrite=False, as_json=as_json
+            )
+
+    run(work, as_json=as_json)
+
+
+def _literally(path: Path) -> str:
+    """Write a path so that braces in it are no template's."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+async def _download_all(session: Session, jobs: Sequence[tuple[str, str, int | None]], *, overwrite: bool, as_json: bool) -> int:
+    """Save one video of each task, or, where no index is given, every one that it has."""
+    import anyio
+
+    from ._generate import describe as describe_video
+
+    codes: list[Exit] = []
+
+    async def one(task_id: str, to: str, index: int | None) -> None:
+        try:
+            task = session.task(task_id)
+            if index is None:
+                videos = await task.download_all(to, overwrite=overwrite)
+            else:
+                videos = [await task.download(to, overwrite=overwrite, index=index)]
+            for video in videos:
+                put({"ok": True, **describe_video(video)} if as_json else str(video.path))
+            codes.append(Exit.DONE)
+        except HappyHorseError as error:
+            report(error, as_json=as_json, about=task_id)
+            codes.append(exit_code(error))
+
+    async with anyio.create_task_group() as group:
+        for job in jobs:
+            group.start_soon(one, *job)
+    return overall(codes)

@@ -1,0 +1,91 @@
+"""The sandbox as a command: says what to export, shows what arrives, and runs until it is interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from datetime import datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TextIO
+
+from ._sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from ._service import RequestRecord
+
+__all__ = ["serve"]
+
+
+def serve(
+    *,
+    port: int = 8787,
+    files_port: int = 8788,
+    speed: float = 1.0,
+    video: str = "auto",
+    task_seconds: float | None = None,
+    scenario: str | None = None,
+    out: TextIO | None = None,
+) -> int:
+    """Run a sandbox until Ctrl-C or SIGTERM, and return the exit code: 0, or 2 when it cannot start.
+
+    What to export goes to standard output, or `out`; the requests go to standard error.
+    """
+    try:
+        sandbox = Sandbox(port=port, files_port=files_port, speed=speed, video=video, task_seconds=task_seconds)
+        asyncio.run(_serve(sandbox, scenario, out or sys.stdout))
+    except (ImportError, OSError, ValueError) as error:
+        print(f"the sandbox cannot start: {error}", file=sys.stderr)  # noqa: T201  # a command speaks
+        return 2
+    return 0
+
+
+async def _serve(sandbox: Sandbox, scenario: str | None, out: TextIO) -> None:
+    async with sandbox:
+        if scenario is not None:
+            sandbox.scenario(scenario)
+        sandbox.watch_requests(lambda record: print(line(record), file=sys.stderr, flush=True))  # noqa: T201
+        stop = _stop_on_signals()
+        print(_welcome(sandbox), file=out, flush=True)
+        # Where the loop has no signal handlers, Ctrl-C cancels the wait instead.
+        with contextlib.suppress(asyncio.CancelledError):
+            await stop.wait()
+
+
+def _welcome(sandbox: Sandbox) -> str:
+    exports = [f"export {name}={value}" for name, value in sandbox.env().items()]
+    return "\n".join(
+        [
+            *exports,
+            f"# The sandbox runs at {sandbox.speed:g} times real time. Watch it at {sandbox.url}/",
+            "# Nothing costs money here. Stop it with Ctrl-C.",
+        ]
+    )
+
+
+def line(record: RequestRecord) -> str:
+    """Return a request as one readable line."""
+    moment = datetime.fromtimestamp(record.at).astimezone().strftime("%H:%M:%S")
+    path = f"{record.path}?{record.query}" if record.query else record.path
+    size = f"  {len(record.body):,} bytes in" if record.body else ""
+    return f"{moment}  {record.host:<7}  {record.method:<6} {path}  ->  {_in_words(record.status)}{size}"
+
+
+def _in_words(status: int | None) -> str:
+    if status is None:
+        return "no answer"
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Return what SIGINT and SIGTERM set; they do so before anybody is told how to stop the sandbox."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows
+            loop.add_signal_handler(number, stop.set)
+    return stop

@@ -1,0 +1,280 @@
+"""The listeners: every request goes through `Front`, which logs it, lets faults strike, and asks the router."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from email.utils import formatdate
+from math import isfinite
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from ._accounts import RateLimited
+from ._errors import Refusal
+from ._fault_actions import Act, Delivery, after, before
+from ._http import Answer, Call, api_error, file_error
+from ._service import RequestRecord
+
+if TYPE_CHECKING:
+    from ._accounts import Wallet
+    from ._fault_actions import Delivery
+    from ._faults import Fault
+    from ._http import Answer, Host, Router
+    from ._service import Service
+
+__all__ = ["Front", "Listener", "bind", "url_of"]
+
+_log = logging.getLogger("happyhorse_async.sandbox")
+
+_LARGEST = {"api": 1024 * 1024, "files": 32 * 1024 * 1024}
+"""Bytes of a request body before the answer is 413; the service's own limits are not published."""
+_OWN_PATHS = ("/sandbox/", "/openapi.json", "/favicon.ico")
+
+
+class Front:
+    """Answers the requests of one listener."""
+
+    def __init__(self, service: Service, router: Router, host: Host) -> None:
+        self._service = service
+        self._router = router
+        self.host: Host = host
+        self._requests = 0
+        self._date = (0, "")
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        service = self._service
+        raw_path, _, query = request.raw_path.partition("?")
+        path = unquote(raw_path) if "%" in raw_path else raw_path
+        host: Host = "results" if path.startswith("/results/") else self.host
+        oversized = False
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            body, oversized = b"", True
+        now = service.catch_up()
+        call = Call(host=host, method=request.method, path=path, query=query, headers=request.headers, body=body, now=now)
+        if path == "/" or path.startswith(_OWN_PATHS):
+            return respond(await self._handle(call), self._headers(now))
+        record = RequestRecord(call.method, path, query, call.headers, body, now, host)
+        service.journal.add(record)
+        if oversized:
+            answer = self._refused(call, Refusal(413, "request_too_large", "the request is too large"))
+        elif service.faults and (faults := service.faults.strike(call.method, path)):
+            return await self._misbehave(request, call, record, faults)
+        else:
+            answer = await self._handle(call)
+        service.journal.answered(record, answer.status)
+        if is_large(request, answer):
+            return await deliver(request, answer, self._headers(now), Delivery(), service.closing)
+        return respond(answer, self._headers(now))
+
+    async def _misbehave(
+        self, request: web.BaseRequest, call: Call, record: RequestRecord, faults: list[Fault]
+    ) -> web.StreamResponse:
+        delivery = Delivery()
+        answer: Answer | None = None
+        for fault in faults:
+            act = Act(fault.details, self._service, call, delivery, answer, self._error_id())
+            before(fault, act)
+            answer = act.answer
+        if answer is None:
+            answer = await self._handle(call)
+            for fault in faults:
+                act = Act(fault.details, self._service, call, delivery, answer, self._error_id())
+                after(fault, act)
+                answer = act.true_answer
+        self._service.journal.answered(record, None if delivery.silent else answer.status)
+        return await deliver(request, answer, self._headers(call.now), delivery, self._service.closing)
+
+    async def _handle(self, call: Call) -> Answer:
+        try:
+            route, call.params = self._router.find(call.method, call.path)
+            if route.feature is not None and not getattr(self._service.features, route.feature):
+                raise _absence(self._service.features.missing)
+            if route.needs_key:
+                call.wallet = self._wallet(call)
+            answer = await route.handler(self._service, call)
+            self._service.keep_armed()
+            return answer
+        except Refusal as refusal:
+            return self._refused(call, refusal)
+        except Exception as error:  # noqa: BLE001
+            # A bug of the sandbox must show as the service's own 500, and loudly: users' tests hang on it.
+            _log.exception("the sandbox failed on %s %s", call.method, call.path)
+            return self._refused(call, Refusal(500, "internal_error", f"the sandbox failed: {error!r}"))
+
+    def _wallet(self, call: Call) -> Wallet:
+        scheme, _, key = call.headers.get("Authorization", "").partition(" ")
+        wallet = self._service.world.wallets.get(key.strip()) if scheme.lower() == "bearer" else None
+        if wallet is None:
+            raise Refusal(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY")
+        if not wallet.account.active:
+            raise Refusal(403, "permission_denied", "this account is not active")
+        return wallet
+
+    def _refused(self, call: Call, refusal: Refusal) -> Answer:
+        if isinstance(refusal, RateLimited) and self._service.features.retry_after != "absent":
+            refusal.headers["Retry-After"] = refusal.retry_after(call.now, as_date=self._service.features.retry_after == "date")
+        if call.host == "files":
+            return file_error(refusal)
+        if call.host == "results":
+            return Answer(refusal.status, body=refusal.message.encode(), content_type="text/plain; charset=utf-8")
+        return api_error(refusal, request_id=self._error_id(), integer_code=self._service.features.integer_codes)
+
+    def _headers(self, now: float) -> dict[str, str]:
+        second = int(now)
+        if self._date[0] != second:
+            self._date = second, formatdate(second, usegmt=True)
+        headers = {"Date": self._date[1], "Server": "happyhorse-sandbox"}
+        name = self._service.features.request_ids
+        if name != "absent":
+            headers[name] = self._request_id()
+        self._requests += 1
+        return headers
+
+    def _error_id(self) -> str | None:
+        """Return the id for an error's body, the same as that of the header to come."""
+        return self._request_id() if self._service.features.request_ids != "absent" else None
+
+    def _request_id(self) -> str:
+        return f"req-{self.host}-{self._requests:08d}"
+
+
+def _absence(status: int) -> Refusal:
+    """Return what an endpoint that is switched off answers."""
+    if status == 405:
+        return Refusal(405, "method_not_allowed", "there is no such method at this path")
+    return Refusal(404, "not_found", "there is nothing at this path")
+
+
+class Listener:
+    """One bound socket and the server behind it."""
+
+    def __init__(self, bound: socket.socket, front: Front) -> None:
+        self._socket = bound
+        self._front = front
+        self._web: web.Server | None = None
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Accept connections from now on."""
+        loop = asyncio.get_running_loop()
+        largest = _LARGEST[self._front.host]
+
+        def make_request(message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
+            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=largest)
+
+        # Cancelled handlers end their waits when the client goes away; nothing that is paid awaits in between.
+        self._web = web.Server(self._front, request_factory=make_request, handler_cancellation=True, access_log=None)
+        self._server = await loop.create_server(self._web, sock=self._socket, backlog=1024)
+
+    async def stop(self) -> None:
+        """Close the socket and every connection."""
+        if self._server is not None and self._web is not None:
+            self._server.close()
+            await self._web.shutdown(1.0)
+            await self._server.wait_closed()
+        else:
+            self._socket.close()
+
+
+def bind(host: str, *ports: int) -> list[socket.socket]:
+    """Return a bound socket for each port; raises `OSError`, and leaves none open, when one is taken."""
+    sockets: list[socket.socket] = []
+    try:
+        for port in ports:
+            sockets.append(bound := socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setblocking(False)
+            bound.bind((host, port))
+    except OSError:
+        for bound in sockets:
+            bound.close()
+        raise
+    return sockets
+
+
+def url_of(bound: socket.socket) -> str:
+    """Return the base URL of a bound socket, without a slash at the end."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+# --- Answers onto sockets: the quick way for true ones, and the slow, cut and silent ways for
+# faults.
+
+
+_PIECE = 65536
+_LARGE = 1024 * 1024
+"""Bytes of a body from which on it is sent in pieces: handing over a long video whole would hold up the other answers."""
+
+
+def is_large(request: web.BaseRequest, answer: Answer) -> bool:
+    """Return whether an answer is too long to be handed over whole."""
+    return answer.body is not None and len(answer.body) > _LARGE and request.method != "HEAD"
+
+
+def respond(answer: Answer, headers: dict[str, str]) -> web.Response:
+    """Return the whole answer for the framework to send."""
+    headers["Content-Type"] = answer.content_type
+    headers.update(answer.headers)
+    return web.Response(body=answer.encoded(), status=answer.status, headers=headers)
+
+
+async def deliver(
+    request: web.BaseRequest, answer: Answer, headers: dict[str, str], delivery: Delivery, closing: asyncio.Event
+) -> web.StreamResponse:
+    """Send an answer as a fault has it; `closing` ends every wait."""
+    await _pause(delivery.delay, closing)
+    if delivery.silent:
+        _close(request, reset=delivery.reset)
+        return web.Response()
+    if delivery.stop_after is None and delivery.chunk is None and not is_large(request, answer):
+        return respond(answer, headers)
+    return await _send_in_pieces(request, answer, headers, delivery, closing)
+
+
+async def _send_in_pieces(
+    request: web.BaseRequest, answer: Answer, headers: dict[str, str], delivery: Delivery, closing: asyncio.Event
+) -> web.StreamResponse:
+    body = answer.encoded()
+    headers["Content-Type"] = answer.content_type
+    response = web.StreamResponse(status=answer.status, headers={**headers, **answer.headers})
+    response.content_length = len(body)
+    await response.prepare(request)
+    piece = delivery.chunk or _PIECE
+    end = len(body) if delivery.stop_after is None else delivery.stop_after
+    for at in range(0, end, piece):
+        await response.write(body[at : min(at + piece, end)])
+        await _pause(delivery.interval, closing)
+    if delivery.stop_after is not None:
+        _close(request, reset=delivery.reset)
+    return response
+
+
+async def _pause(seconds: float, closing: asyncio.Event) -> None:
+    if seconds <= 0:
+        await asyncio.sleep(0)  # a quick reader never makes a write wait, and the other answers want their turn
+        return
+    try:
+        await asyncio.wait_for(closing.wait(), seconds if isfinite(seconds) else None)
+    except TimeoutError:
+        return
+
+
+def _close(request: web.BaseRequest, *, reset: bool) -> None:
+    transport = request.transport
+    if transport is None:
+        return
+    if not reset:
+        transport.close()
+        return
+    peer = transport.get_extra_info("socket")
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()

@@ -1,0 +1,211 @@
+"""The parts of one running sandbox, put together once and handed to every handler."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from ._callbacks import Callbacks
+from ._faults import FaultPlan, scenario_faults
+from ._files import Fetcher
+from ._videos import Studio
+from ._views import Views
+from ._world import World, estimate_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ._accounts import Account
+    from ._clock import Clock
+    from ._features import Features
+    from ._http import Host
+    from ._images import FrameProblem
+    from ._world import Ending, Lifetimes, TaskRecord
+
+__all__ = ["Options", "Service"]
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """What a sandbox was made with, checked and with the defaults filled in."""
+
+    accounts: tuple[Account, ...]
+    features: Features
+    video: Literal["real", "stub"]
+    stub_bytes: int
+    lifetimes: Lifetimes
+    expired_link: int
+    allow_loopback: bool
+    callback_timeout: float
+    control: bool
+    seed: int
+
+
+class Service:
+    """World, clock, faults, log and background work of one sandbox. Lives in one event loop."""
+
+    def __init__(self, options: Options, clock: Clock, *, url: str, files_url: str) -> None:
+        self.url = url
+        self.files_url = files_url
+        self.options = options
+        self.features = options.features
+        self.clock = clock
+        self.faults = FaultPlan()
+        self.journal = Journal()
+        self.views = Views(options.features, files_url, estimate_of(options.lifetimes.task))
+        self.closing = asyncio.Event()
+        self.world = World(options.accounts, options.lifetimes, seed=options.seed)
+        self.fetcher = Fetcher(self.world.files, files_url, follow_redirects=options.allow_loopback)
+        self.studio = Studio(
+            self.fetcher,
+            video=options.video,
+            stub_bytes=options.stub_bytes,
+            frame_known=self._frame_known,
+        )
+        self.callbacks = Callbacks(
+            clock,
+            self.world.agenda,
+            self.faults,
+            self._callback_view,
+            timeout=options.callback_timeout,
+            agenda_changed=self.keep_armed,
+        )
+        self.world.on_end = self.callbacks.task_ended
+        self._loop = asyncio.get_running_loop()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._armed: float | None = None
+
+    def catch_up(self) -> float:
+        """Let everything happen that is due, and return the sandbox's time."""
+        now = self.clock.now()
+        self.world.run(now)
+        self.keep_armed()
+        return now
+
+    def keep_armed(self) -> None:
+        """Set the alarm anew if something earlier has come up; to be called after every change of the world."""
+        if self.world.agenda.next_due != self._armed:
+            self.rearm()
+
+    def rearm(self) -> None:
+        """Set the alarm for what is due next; to be called after a change of the clock."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._armed = due = self.world.agenda.next_due
+        delay = None if due is None or self.closing.is_set() else self.clock.real_delay(due)
+        if delay is not None:
+            # Event loops refuse timers that are many days away; this one is set again when it rings too early.
+            self._alarm = self._loop.call_later(min(delay, 3600.0), self._ring)
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock forward and let happen what is due by then."""
+        self.clock.advance(seconds)
+        self.catch_up()
+        self.rearm()
+
+    def set_speed(self, speed: float) -> None:
+        """Change how fast the clock runs."""
+        self.clock.speed = speed
+        self.rearm()
+
+    def finish(self, task_id: str | None = None) -> None:
+        """Let one task, or all that are unfinished, come to their end now; raises `KeyError`."""
+        now = self.catch_up()
+        for task in list(self.world.tasks.values()) if task_id is None else [self.world.tasks[task_id]]:
+            self.world.hasten(task, now)
+        self.keep_armed()
+
+    def end(self, task_id: str, ending: Ending) -> None:
+        """Give a task this status now; raises `KeyError`, and `ValueError` when it has ended already."""
+        self.world.force(self.world.tasks[task_id], ending, self.catch_up())
+        self.keep_armed()
+
+    def add_scenario(self, name: str) -> None:
+        """Add the faults of a scenario; raises `ValueError`."""
+        for fault in scenario_faults(name):
+            self.faults.add(fault)
+
+    async def close(self) -> None:
+        """Stop everything that runs in the background."""
+        self.closing.set()
+        self.rearm()
+        await self.callbacks.close()
+        await self.studio.close()
+        await self.fetcher.close()
+
+    def _ring(self) -> None:
+        self._armed = None
+        self.catch_up()
+
+    def _frame_known(self, task: TaskRecord, problem: FrameProblem | None) -> None:
+        self.world.frame_known(task, problem, self.clock.now())
+        self.keep_armed()
+
+    def _callback_view(self, task: TaskRecord) -> dict[str, Any]:
+        return self.views.task(task, self.clock.now())
+
+
+# --- The log of requests that tests assert on, bounded in entries and in bytes.
+
+
+_MOST_ENTRIES = 100_000
+_MOST_BYTES = 256 * 1024 * 1024
+
+
+@attrs.define(eq=False)
+class RequestRecord:
+    """A request as it arrived, and the status of its answer."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    """Case-insensitive."""
+    body: bytes = attrs.field(repr=False)
+    at: float
+    """Sandbox time of arrival."""
+    host: Host
+    status: int | None = None
+    """None while it is unanswered, and for ever when the connection was dropped."""
+
+
+class Journal:
+    """The latest requests, oldest first; the oldest are forgotten after 100,000 requests or 256 MB of bodies."""
+
+    def __init__(self) -> None:
+        self._records: deque[RequestRecord] = deque()
+        self._bytes = 0
+        self.on_answer: Callable[[RequestRecord], None] | None = None
+
+    def add(self, record: RequestRecord) -> None:
+        """Keep a request."""
+        records = self._records
+        records.append(record)
+        self._bytes += len(record.body)
+        while len(records) > _MOST_ENTRIES or self._bytes > _MOST_BYTES:
+            self._bytes -= len(records.popleft().body)
+
+    def answered(self, record: RequestRecord, status: int | None) -> None:
+        """Note how a request ended."""
+        record.status = status
+        if self.on_answer is not None:
+            self.on_answer(record)
+
+    def all(self) -> list[RequestRecord]:
+        """Return the requests in order of arrival."""
+        return list(self._records)
+
+    def latest(self, most: int) -> list[RequestRecord]:
+        """Return the last requests, oldest first."""
+        return list(islice(reversed(self._records), most))[::-1]
+
+    def count(self, method: str | None, path: str | None) -> int:
+        """Return how many requests had this method and exactly this path."""
+        return sum(
+            (method is None or record.method == method) and (path is None or record.path == path) for record in self._records
+        )

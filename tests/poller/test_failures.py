@@ -1,0 +1,194 @@
+"""What goes wrong with reads delays a wait and never ends it; what the service itself denies ends it, after a second look."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from happyhorse_async import AuthenticationError, BadRequestError, Limits, Polling, Session, TaskNotFoundError
+from happyhorse_async._concurrency import Background
+from happyhorse_async._poller import Poller
+from happyhorse_async.errors import InternalServerError
+from happyhorse_async.events import Events, ReadFailed
+from happyhorse_async.sandbox import Fault, Features, Sandbox
+from tests.conftest import QUICK_POLLING, QUICK_RETRY, open_session
+from tests.poller.test_waiting import LINK, UNKNOWN, reads, submitted, until
+
+pytestmark = pytest.mark.anyio
+
+BATCH = "/v1/tasks/batch"
+
+TROUBLES = [
+    Fault("drop-before", method="POST", path=BATCH, times=3),
+    Fault("refuse", method="POST", path=BATCH, status=500, body={"error": {"code": "internal_error"}}, times=3),
+    Fault("refuse", method="POST", path=BATCH, status=502, body="<html>Bad gateway</html>", times=3),
+    Fault("refuse", method="POST", path=BATCH, status=200, body="<html>Welcome</html>", times=3),
+    Fault("refuse", method="POST", path=BATCH, status=200, body="", times=3),
+    Fault("refuse", method="POST", path=BATCH, status=200, body='{"data": "soon"}', times=3),
+    Fault("refuse", method="POST", path=BATCH, status=200, body="[" * 100_000, times=3),
+    Fault("refuse", method="POST", path=BATCH, status=200, body={"data": [{"id": 7}, None, {}]}, times=3),
+    Fault("refuse", method="POST", path=BATCH, status=400, body={"error": {"code": "invalid_request"}}, times=3),
+    Fault("refuse", method="POST", path=BATCH, status=401, body={"error": {"code": "unauthorized"}}, times=3),
+    Fault("refuse", method="POST", path=BATCH, status=429, body="", headers={"Retry-After": "0"}, times=3),
+    Fault("absent", times=3),
+]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda fault: f"{fault.action} {fault.details.get('status', '')}".strip())
+async def test_failed_reads_delay_a_wait_and_never_end_it(sandbox: Sandbox, session: Session, trouble: Fault) -> None:
+    """Every task is seen to end, whatever three reads in a row came to."""
+    tasks = await submitted(session, 60)
+    sandbox.fail(trouble)
+    sandbox.finish()
+    done = await asyncio.gather(*(task.wait() for task in tasks))
+    assert {task.id for task in done} == {task.id for task in tasks}
+
+
+OWN = {"error": {"code": "not_found", "message": "Invalid URL", "type": "invalid_request_error"}}
+
+
+@pytest.mark.parametrize(("status", "body", "times"), [(404, OWN, 1), (405, "", 1), (404, "<html>Not found</html>", 3)])
+async def test_a_service_without_batches_is_read_one_by_one_for_good(
+    sandbox: Sandbox, session: Session, status: int, body: object, times: int
+) -> None:
+    """The endpoint is asked for once, or thrice where a page answers; from then on each task has its own request."""
+    sandbox.fail(Fault("refuse", method="POST", path=BATCH, status=status, body=body, times=None))
+    for _ in range(2):
+        tasks = await submitted(session, 20)
+        sandbox.finish()
+        assert len(await asyncio.gather(*(task.wait() for task in tasks))) == 20
+    assert sandbox.count("POST", BATCH) == times
+
+
+async def test_one_page_of_a_gateway_does_not_end_batches(sandbox: Sandbox, session: Session) -> None:
+    """A hiccup is no word of the service: the next read is a batch again."""
+    sandbox.fail(Fault("refuse", method="POST", path=BATCH, status=404, body="<html>Not found</html>"))
+    for _ in range(2):
+        tasks = await submitted(session, 20)
+        sandbox.finish()
+        assert len(await asyncio.gather(*(task.wait() for task in tasks))) == 20
+    assert sandbox.count("GET", "/v1/tasks/") == 0
+
+
+async def test_a_sandbox_without_batches_serves_every_wait_with_a_tenth_of_reads_failing() -> None:
+    """Every task is seen, and none is announced twice."""
+    async with Sandbox(video="stub", speed=0, features=Features(batch=False)) as sandbox, open_session(sandbox) as session:
+        tasks = await submitted(session, 100)
+        ends: list[str] = []
+        parts = session._parts
+        assert parts is not None
+        parts.poller.on_final(lambda task: ends.append(task.id))
+        sandbox.fail(Fault("drop-before", method="GET", times=None, probability=0.1, seed=3))
+        sandbox.finish()
+        await asyncio.gather(*(task.wait() for task in tasks))
+        assert sorted(ends) == sorted(task.id for task in tasks)
+
+
+async def test_an_unknown_id_is_confirmed_before_its_waiters_are_told(sandbox: Sandbox, session: Session) -> None:
+    """One answer is not enough to give a paid task up; two are."""
+    with pytest.raises(TaskNotFoundError) as caught:
+        await session.task(UNKNOWN).wait()
+    assert caught.value.task_id == UNKNOWN
+    assert reads(sandbox) == 2
+
+
+async def test_a_task_that_was_denied_once_is_still_waited_for(sandbox: Sandbox, session: Session) -> None:
+    """A single 404, as from a replica that lags behind, does no harm."""
+    task = await session.submit(LINK)
+    denial = {"error": {"code": "task_not_found", "message": "no such task", "type": "invalid_request_error"}}
+    sandbox.fail(Fault("refuse", method="GET", path=f"/v1/tasks/{task.id}", status=404, body=denial, times=1))
+    sandbox.finish()
+    assert (await task.wait()).status == "completed"
+
+
+async def test_a_gateways_404_says_nothing_about_a_task(sandbox: Sandbox, session: Session) -> None:
+    """Only the service's own error counts, however often something else answers 404."""
+    task = await session.submit(LINK)
+    sandbox.fail(Fault("refuse", method="GET", path=f"/v1/tasks/{task.id}", status=404, body="<html>", times=4))
+    sandbox.finish()
+    assert (await task.wait()).status == "completed"
+
+
+async def test_a_malformed_id_does_not_hold_up_the_others(sandbox: Sandbox, session: Session) -> None:
+    """An id that the service calls malformed ends with that error, and the rest of its batch is served."""
+    tasks = await submitted(session, 5)
+    sandbox.finish()
+    wrong = asyncio.ensure_future(session.task("cat").wait())
+    assert len(await asyncio.gather(*(task.wait() for task in tasks))) == 5
+    with pytest.raises(BadRequestError):
+        await wrong
+
+
+async def test_a_key_that_is_refused_again_and_again_ends_the_wait(sandbox: Sandbox, session: Session) -> None:
+    """A revoked key is told to those who wait, instead of letting them wait for ever."""
+    task = await session.submit(LINK)
+    async with open_session(sandbox) as other:
+        refusal = {"error": {"code": "unauthorized", "message": "revoked", "type": "authentication_error"}}
+        sandbox.fail(Fault("refuse", method="GET", status=401, body=refusal, times=None))
+        with pytest.raises(AuthenticationError):
+            await other.task(task.id).wait()
+
+
+async def test_failed_reads_are_events(sandbox: Sandbox, session: Session) -> None:
+    """A listener sees how many tasks a failed read concerned."""
+    task = await session.submit(LINK)
+    failures: list[ReadFailed] = []
+    session.subscribe(failures.append, ReadFailed)
+    sandbox.fail(Fault("refuse", method="GET", status=500, body="", times=2))
+    sandbox.finish()
+    await task.wait()
+    assert [(failure.tasks, type(failure.error)) for failure in failures] == [(1, InternalServerError)] * 2
+
+
+async def test_an_answer_that_comes_late_changes_nothing(sandbox: Sandbox, session: Session) -> None:
+    """A state from before the last known one is not published."""
+    task = await session.submit(LINK)
+    accepted = task.accepted
+    assert accepted is not None
+    updates = task.updates()
+    await anext(updates)
+    sandbox.finish()
+    waiting = asyncio.ensure_future(anext(updates))
+    assert (await waiting).status == "completed"
+    parts = session._parts
+    assert parts is not None
+    parts.poller.learn(accepted)
+    assert (await task.wait()).status == "completed"
+
+
+async def test_a_bug_in_a_read_wakes_those_who_wait(anyio_backend: str) -> None:
+    """When reading itself breaks, nobody is left waiting for ever."""
+
+    class Broken:
+        async def read_raw_task_once(self, task_id: str) -> dict[str, object]:
+            raise ZeroDivisionError
+
+    background = Background()
+    poller = Poller(
+        Broken(),  # type: ignore[arg-type]
+        polling=QUICK_POLLING,
+        limits=Limits(),
+        policy=QUICK_RETRY,
+        events=Events(),
+        background=background,
+    )
+    with pytest.raises(Exception, match="this is a bug"):
+        await poller.wait(UNKNOWN)
+    await background.aclose()
+
+
+async def test_a_hint_reads_at_once_and_a_flood_of_hints_reads_once(sandbox: Sandbox) -> None:
+    """Hints shorten the wait for a task, and cannot be used to make the session flood the service."""
+    async with open_session(sandbox, polling=Polling(min_interval=0.01, max_interval=3600.0, target_delay=3600.0)) as session:
+        task = await session.submit(LINK)
+        waiting = asyncio.ensure_future(task.wait())
+        parts = session._parts
+        assert parts is not None
+        await until(lambda: parts.poller.waiting)
+        sandbox.finish()
+        for _ in range(1000):
+            session.hint(task.id)
+            session.hint(UNKNOWN)
+        assert (await waiting).status == "completed"
+        assert reads(sandbox) == 1
