@@ -1,1 +1,3 @@
-"""Every claim about speed and memory, as ratios against named baselines in the same run: `python -m benchmarks`."""
+"""Every claim about speed and memory, as ratios against named baselines in the same run: `python -m
+benchmarks`.
+"""

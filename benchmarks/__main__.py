@@ -31,17 +31,33 @@ BENCHMARKS: dict[str, Callable[[Effort], list[Line]]] = {
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measure what the README claims, against named baselines."
+        prog="python -m benchmarks",
+        description="Measure what the README claims, against named baselines.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure; all by default: {', '.join(BENCHMARKS)}")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"what to measure; all by default: {', '.join(BENCHMARKS)}",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page as Markdown")
-    parser.add_argument("--quick", action="store_true", help="few and short rounds: to see that it works, not what the figures are")
-    parser.add_argument("--long", action="store_true", help="also what takes many minutes: a batch of a million jobs")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="few and short rounds: to see that it works, not what the figures are",
+    )
+    parser.add_argument(
+        "--long",
+        action="store_true",
+        help="also what takes many minutes: a batch of a million jobs",
+    )
     given = parser.parse_args()
     strangers = [name for name in given.names if name not in BENCHMARKS]
     if strangers:
-        parser.error(f"no benchmark is called {', '.join(strangers)}; there are {', '.join(BENCHMARKS)}")
+        parser.error(
+            f"no benchmark is called {', '.join(strangers)}; there are {', '.join(BENCHMARKS)}"
+        )
     return given
 
 
@@ -55,14 +71,23 @@ def main() -> int:
         began = time.perf_counter()
         found = BENCHMARKS[name](effort)
         lines += found
-        print(f"{name} ({time.perf_counter() - began:.0f} s)", *map(figures.row, found), sep="\n", file=sys.stderr, flush=True)
+        print(
+            f"{name} ({time.perf_counter() - began:.0f} s)",
+            *map(figures.row, found),
+            sep="\n",
+            file=sys.stderr,
+            flush=True,
+        )
     notes = ["A quick run: the figures say little."] if given.quick else []
     page = figures.document(facts, lines, notes)
     print(page)
     if given.markdown:
         given.markdown.write_text(page)
     if given.json:
-        given.json.write_text(json.dumps({"facts": facts, "lines": [line.as_dict() for line in lines]}, indent=2) + "\n")
+        given.json.write_text(
+            json.dumps({"facts": facts, "lines": [line.as_dict() for line in lines]}, indent=2)
+            + "\n"
+        )
     return 1 if any(line.missed for line in lines) else 0
 
 

@@ -1,14 +1,16 @@
 """What a durable batch costs beside the same work without a ledger, and what it needs of memory.
 
-    python benchmarks/batch.py                       # 100,000 jobs each way, and memory for 10,000 and 1,000,000 jobs
-    python benchmarks/batch.py --jobs 5000 --memory 20000
+    python benchmarks/batch.py                       # 100,000 jobs each way, and memory for 10,000
+    and 1,000,000 jobs python benchmarks/batch.py --jobs 5000 --memory 20000
 
-CPU: each candidate is a process of its own that submits, waits and downloads against a server that answers at once; user and system time
-of all its threads, divided by the jobs. The bound is 1.3 times the plain way. Videos are removed as they come, in both ways alike.
+CPU: each candidate is a process of its own that submits, waits and downloads against a server that
+answers at once; user and system time of all its threads, divided by the jobs. The bound is 1.3
+times the plain way. Videos are removed as they come, in both ways alike.
 
-Memory: a batch over a generator whose submissions and reads go over HTTP, and whose videos have no bytes: the largest memory of the process
-for a million jobs, beside that for ten thousand. The bound is 1.2 times. The mode "stubbed" makes the answers on the spot as well: the
-batch's own machinery alone (ledger, stages, admission), for what a job costs at any number of jobs.
+Memory: a batch over a generator whose submissions and reads go over HTTP, and whose videos have no
+bytes: the largest memory of the process for a million jobs, beside that for ten thousand. The bound
+is 1.2 times. The mode "stubbed" makes the answers on the spot as well: the batch's own machinery
+alone (ledger, stages, admission), for what a job costs at any number of jobs.
 """
 
 from __future__ import annotations
@@ -37,12 +39,17 @@ from happyhorse_async.batch._run import RunOptions  # noqa: E402
 
 IN_FLIGHT = 200
 CPU_FACTOR, MEMORY_FACTOR = 1.3, 1.2
-POLLING = Polling(target_delay=0.05, min_interval=0.05, max_interval=1.0, max_reads_per_minute=1_000_000)
+POLLING = Polling(
+    target_delay=0.05, min_interval=0.05, max_interval=1.0, max_reads_per_minute=1_000_000
+)
 
 
 def requests(count: int) -> Iterator[ImageToVideo]:
     """Make requests, each unlike the others."""
-    return (ImageToVideo(f"https://cdn.example.com/{n}.png", prompt="The cat runs", seed=n + 1) for n in range(count))
+    return (
+        ImageToVideo(f"https://cdn.example.com/{n}.png", prompt="The cat runs", seed=n + 1)
+        for n in range(count)
+    )
 
 
 async def plain(url: str, count: int, folder: Path) -> None:
@@ -55,7 +62,10 @@ async def plain(url: str, count: int, folder: Path) -> None:
             video = await task.download(folder / f"{request.seed}.mp4")
             video.path.unlink()
 
-    async with Session("sk-bench", base_url=url, files_url=url, polling=POLLING) as session, asyncio.TaskGroup() as group:
+    async with (
+        Session("sk-bench", base_url=url, files_url=url, polling=POLLING) as session,
+        asyncio.TaskGroup() as group,
+    ):
         for _ in range(IN_FLIGHT):
             group.create_task(work(session))
 
@@ -87,11 +97,15 @@ class Stub:
         """Accept a task."""
         self._count += 1
         await asyncio.sleep(0)
-        return SimpleNamespace(task=Task(id=f"task-unified-{self._count}", status=TaskStatus.PENDING))
+        return SimpleNamespace(
+            task=Task(id=f"task-unified-{self._count}", status=TaskStatus.PENDING)
+        )
 
     async def wait(self, task_id: str, **_: Any) -> Task:
         """Complete a task."""
-        return Task(id=task_id, status=TaskStatus.COMPLETED, results=("https://cdn.example.com/v.mp4",))
+        return Task(
+            id=task_id, status=TaskStatus.COMPLETED, results=("https://cdn.example.com/v.mp4",)
+        )
 
     async def download(self, task: Task, to: str, **_: Any) -> Video:
         """Save a video of no bytes."""
@@ -117,9 +131,13 @@ async def bodiless(url: str, count: int, folder: Path) -> None:
 
 
 async def stubbed(url: str, count: int, folder: Path) -> None:
-    """The batch's own machinery alone; how fast the machine is meanwhile is looked at again and again."""
+    """The batch's own machinery alone; how fast the machine is meanwhile is looked at again and
+    again.
+    """
     parts: Any = Stub()
-    async with Batch(parts, folder, BatchOptions(max_in_flight=IN_FLIGHT), run=RunOptions()) as batch:
+    async with Batch(
+        parts, folder, BatchOptions(max_in_flight=IN_FLIGHT), run=RunOptions()
+    ) as batch:
         seen = 0
         async for outcome in batch.run(requests(count)):
             seen += outcome.ok
@@ -130,14 +148,20 @@ async def stubbed(url: str, count: int, folder: Path) -> None:
 
 
 YARDS: list[float] = []
-"""Seconds of CPU that the same piece of work took, each time: the speed of a shared machine changes within one long run."""
+"""Seconds of CPU that the same piece of work took, each time: the speed of a shared machine changes
+within one long run."""
 
 
 def yardstick() -> None:
     """Do a fixed piece of plain work: values made, written as JSON and read again."""
     began = time.process_time()
     for number in range(20):
-        text = json.dumps([{"id": f"task-{number}-{each}", "status": "completed", "progress": each} for each in range(10)])
+        text = json.dumps(
+            [
+                {"id": f"task-{number}-{each}", "status": "completed", "progress": each}
+                for each in range(10)
+            ]
+        )
         assert len(json.loads(text)) == 10
     YARDS.append(time.process_time() - began)
 
@@ -154,7 +178,11 @@ def child(mode: str, url: str, count: int) -> None:
         began, busy = time.perf_counter(), time.process_time()
         YARDS.clear()
         asyncio.run(MODES[mode](url, count, folder))
-        facts = {"cpu": time.process_time() - busy, "wall": time.perf_counter() - began, "memory": machine.most_memory()}
+        facts = {
+            "cpu": time.process_time() - busy,
+            "wall": time.perf_counter() - began,
+            "memory": machine.most_memory(),
+        }
         if YARDS:
             facts |= {"cpu": facts["cpu"] - sum(YARDS), "yard": statistics.mean(YARDS)}
         print(json.dumps(facts))
@@ -165,7 +193,9 @@ def child(mode: str, url: str, count: int) -> None:
 def measure(mode: str, url: str, count: int) -> dict[str, float]:
     """Do one measurement in a process of its own."""
     command = [sys.executable, __file__, "--child", mode, url, str(count)]
-    facts: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    facts: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    )
     per_job = f"{1e6 * facts['cpu'] / count:.0f} us CPU a job, {count / facts['wall']:.0f} jobs/s"
     print(f"  {mode:8} {count:>9,} jobs: {per_job}, at most {facts['memory']:.0f} MB", flush=True)
     return facts
@@ -173,7 +203,9 @@ def measure(mode: str, url: str, count: int) -> dict[str, float]:
 
 def main() -> int:
     """Measure both bounds; 1 when one is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--memory", type=int, default=1_000_000)
@@ -188,15 +220,22 @@ def main() -> int:
         with loopback.start() as server:
             ratios = []
             for _ in range(given.rounds):
-                each = {mode: measure(mode, server.url, given.jobs)["cpu"] for mode in ("plain", "batch")}
+                each = {
+                    mode: measure(mode, server.url, given.jobs)["cpu"]
+                    for mode in ("plain", "batch")
+                }
                 ratios.append(each["batch"] / each["plain"])
         factor = statistics.median(ratios)
         print(f"CPU of a batch: {factor:.2f} times the plain way (bound {CPU_FACTOR})")
         missed |= factor > CPU_FACTOR
     if given.memory:
         with loopback.start() as server:
-            small, large = (measure("bodiless", server.url, count)["memory"] for count in (10_000, given.memory))
-        print(f"memory for {given.memory:,} jobs: {large / small:.2f} times that for 10,000 (bound {MEMORY_FACTOR})")
+            small, large = (
+                measure("bodiless", server.url, count)["memory"] for count in (10_000, given.memory)
+            )
+        print(
+            f"memory for {given.memory:,} jobs: {large / small:.2f} times that for 10,000 (bound {MEMORY_FACTOR})"
+        )
         missed |= large > MEMORY_FACTOR * small
     return int(missed)
 

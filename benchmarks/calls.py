@@ -1,4 +1,6 @@
-"""Single calls: submitting, reading one, reading fifty with one request, and the way through when there is nothing else to do."""
+"""Single calls: submitting, reading one, reading fifty with one request, and the way through when
+there is nothing else to do.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ from benchmarks.harness import Effort, compare, rounds
 
 def submit(effort: Effort) -> list[Line]:
     """Submissions, 100 at once; the peers for scale."""
-    with loopback.start() as server, harness.workers((OURS, BARE, LEAN, *PEERS), server.url) as workers:
+    with (
+        loopback.start() as server,
+        harness.workers((OURS, BARE, LEAN, *PEERS), server.url) as workers,
+    ):
         found = rounds(server, workers, "submit", 100, effort)
     title = "submit, CPU per operation, 100 at once"
     lines = [
@@ -18,13 +23,18 @@ def submit(effort: Effort) -> list[Line]:
         compare(f"{title}, against encoding nothing", found, OURS, LEAN, bound=1.2),
     ]
     return lines + [
-        compare(f"{title}: {worker.name}", found, worker.name, BARE, bound=None) for worker in workers if worker.name in PEERS
+        compare(f"{title}: {worker.name}", found, worker.name, BARE, bound=None)
+        for worker in workers
+        if worker.name in PEERS
     ]
 
 
 def read(effort: Effort) -> list[Line]:
     """Reads of one task, 8 at once; the peers for scale."""
-    with loopback.start() as server, harness.workers((OURS, BARE, LEAN, *PEERS), server.url) as workers:
+    with (
+        loopback.start() as server,
+        harness.workers((OURS, BARE, LEAN, *PEERS), server.url) as workers,
+    ):
         found = rounds(server, workers, "read", 8, effort)
     title = "one read, CPU per operation"
     lines = [
@@ -32,7 +42,9 @@ def read(effort: Effort) -> list[Line]:
         compare(f"{title}, with orjson on both sides", found, OURS, LEAN, bound=1.15),
     ]
     return lines + [
-        compare(f"{title}: {worker.name}", found, worker.name, BARE, bound=None) for worker in workers if worker.name in PEERS
+        compare(f"{title}: {worker.name}", found, worker.name, BARE, bound=None)
+        for worker in workers
+        if worker.name in PEERS
     ]
 
 
@@ -43,7 +55,13 @@ def read_many(effort: Effort) -> list[Line]:
         found = rounds(server, workers, "read_many", 8, effort)
         lean = found.cpu[LEAN]
         lines = [compare(title, found, OURS, LEAN, bound=1.6, per=50)]
-        values = rounds(server, [worker for worker in workers if worker.name == OURS], "read_many_values", 8, effort)
+        values = rounds(
+            server,
+            [worker for worker in workers if worker.name == OURS],
+            "read_many_values",
+            8,
+            effort,
+        )
         values.cpu[LEAN], values.wall[LEAN] = lean, found.wall[LEAN]
         lines.append(compare(f"{title}, with 50 values", values, OURS, LEAN, bound=None, per=50))
     return lines
@@ -56,7 +74,16 @@ def latency(effort: Effort) -> list[Line]:
         reads = rounds(server, workers, "read", 1, effort)
     return [
         compare("one submit at a time, CPU", submits, OURS, BARE, bound=1.15),
-        compare("one submit at a time, time until the answer", submits, OURS, BARE, bound=1.15, wall=True),
+        compare(
+            "one submit at a time, time until the answer",
+            submits,
+            OURS,
+            BARE,
+            bound=1.15,
+            wall=True,
+        ),
         compare("one read at a time, CPU", reads, OURS, BARE, bound=1.15),
-        compare("one read at a time, time until the answer", reads, OURS, BARE, bound=1.15, wall=True),
+        compare(
+            "one read at a time, time until the answer", reads, OURS, BARE, bound=1.15, wall=True
+        ),
     ]

@@ -1,6 +1,8 @@
-"""Who is measured: ours, bare aiohttp doing the same HTTP work, and the peers that a user would compare with.
+"""Who is measured: ours, bare aiohttp doing the same HTTP work, and the peers that a user would
+compare with.
 
-Each is used as its documentation shows it. Its modules are imported when it is made: one that is not installed raises `ImportError`.
+Each is used as its documentation shows it. Its modules are imported when it is made: one that is
+not installed raises `ImportError`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ from benchmarks.answers import NEVER, loads
 KEY = "sk-benchmark-0123456789abcdef"
 IMAGE = "https://cdn.example.com/images/cat-0123456789.png"
 PROMPT = "The cat runs through tall grass towards the camera, low sun, shallow depth of field"
-BODY = {"model": "happyhorse-1.0-image-to-video", "image_urls": [IMAGE], "prompt": PROMPT, "quality": "720p", "duration": 5}
+BODY = {
+    "model": "happyhorse-1.0-image-to-video",
+    "image_urls": [IMAGE],
+    "prompt": PROMPT,
+    "quality": "720p",
+    "duration": 5,
+}
 IDS = [f"{NEVER}{number}" for number in range(50)]
 
 
@@ -57,7 +65,9 @@ class Ours:
 
         scheduler = self._parts.poller._scheduler
         if not self._values:
-            records = self._values["records"] = [Record(task_id, scheduler.clock()) for task_id in IDS]
+            records = self._values["records"] = [
+                Record(task_id, scheduler.clock()) for task_id in IDS
+            ]
             for record in records:
                 record.add(asyncio.get_running_loop().create_future())
         records, asked = self._values["records"], scheduler.clock()
@@ -76,7 +86,9 @@ class Ours:
 
 
 class Bare:
-    """Bare aiohttp: one session with the key, the same bodies and headers, the answer as aiohttp reads it."""
+    """Bare aiohttp: one session with the key, the same bodies and headers, the answer as aiohttp
+    reads it.
+    """
 
     def __init__(self, url: str) -> None:
         import aiohttp
@@ -86,7 +98,10 @@ class Bare:
 
     async def submit(self) -> None:
         """Submit."""
-        url, headers = f"{self._url}/v1/videos/generations", {"Idempotency-Key": secrets.token_hex(16)}
+        url, headers = (
+            f"{self._url}/v1/videos/generations",
+            {"Idempotency-Key": secrets.token_hex(16)},
+        )
         async with self._client.post(url, json=BODY, headers=headers) as response:
             response.raise_for_status()
             await response.json()
@@ -103,7 +118,9 @@ class Bare:
 
 
 class Lean:
-    """Bare aiohttp in the hands of someone who counts microseconds: the body as bytes made once, orjson where it is installed."""
+    """Bare aiohttp in the hands of someone who counts microseconds: the body as bytes made once,
+    orjson where it is installed.
+    """
 
     def __init__(self, url: str) -> None:
         import aiohttp
@@ -111,11 +128,16 @@ class Lean:
         self._url = url
         self._body = json.dumps(BODY, separators=(",", ":")).encode()
         self._ids = json.dumps({"task_ids": IDS}, separators=(",", ":")).encode()
-        self._client = aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"})
+        self._client = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        )
 
     async def submit(self) -> None:
         """Submit."""
-        url, headers = f"{self._url}/v1/videos/generations", {"Idempotency-Key": secrets.token_hex(16)}
+        url, headers = (
+            f"{self._url}/v1/videos/generations",
+            {"Idempotency-Key": secrets.token_hex(16)},
+        )
         async with self._client.post(url, data=self._body, headers=headers) as response:
             loads(await response.read())
 
@@ -172,7 +194,9 @@ class Replicate:
     async def submit(self) -> None:
         """Submit."""
         fields = {"image": IMAGE, "prompt": PROMPT, "resolution": "720p", "duration": 5}
-        await self._client.models.predictions.async_create(("happyhorse", "image-to-video"), input=fields)
+        await self._client.models.predictions.async_create(
+            ("happyhorse", "image-to-video"), input=fields
+        )
 
     async def read(self) -> None:
         """Read one prediction."""
@@ -192,7 +216,9 @@ class OpenAI:
 
     async def submit(self) -> None:
         """Submit."""
-        await self._client.videos.create(prompt=PROMPT, model="sora-2", seconds="4", size="1280x720")
+        await self._client.videos.create(
+            prompt=PROMPT, model="sora-2", seconds="4", size="1280x720"
+        )
 
     async def read(self) -> None:
         """Read one video's status."""
@@ -214,6 +240,7 @@ CANDIDATES: dict[str, Callable[[str], Candidate]] = {
     "openai": OpenAI,
 }
 
-# The peers read these; a benchmark must not depend on what the user has set up for the real services.
+# The peers read these; a benchmark must not depend on what the user has set up for the real
+# services.
 for variable in ("FAL_KEY", "REPLICATE_API_TOKEN", "REPLICATE_BASE_URL", "OPENAI_BASE_URL"):
     os.environ.pop(variable, None)

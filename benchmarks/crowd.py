@@ -1,4 +1,6 @@
-"""10,000 `generate` calls at once on one session with its defaults, against a server that accepts so many submissions a second."""
+"""10,000 `generate` calls at once on one session with its defaults, against a server that accepts
+so many submissions a second.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,25 @@ LIFE = 2.0
 
 
 def generate(effort: Effort) -> list[Line]:
-    """Start them all at once, and see how much longer the last video takes than the server alone would."""
+    """Start them all at once, and see how much longer the last video takes than the server alone
+    would.
+    """
     count = 500 if effort.quick else 10_000
     seen: list[dict[str, float]] = []
     with loopback.start(life=LIFE, rate=RATE) as server, tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.crowd", server.url, str(count), folder]
         for _ in range(1 if effort.quick else 2):
             before = server.work()
-            seen.append(json.loads(subprocess.check_output(command, env=machine.environment(), text=True)))
+            seen.append(
+                json.loads(subprocess.check_output(command, env=machine.environment(), text=True))
+            )
             after = server.work()
             seen[-1]["busy"] = (after["cpu"] - before["cpu"]) / (after["wall"] - before["wall"])
     limit = count / RATE + LIFE
     failed = sum(run["failed"] for run in seen)
-    wall, cpu, memory = (figures.spread([run[name] for run in seen]).median for name in ("wall", "cpu", "memory"))
+    wall, cpu, memory = (
+        figures.spread([run[name] for run in seen]).median for name in ("wall", "cpu", "memory")
+    )
     against = (
         f"{count:,} at {RATE:g} a second + {LIFE:g} s of life: {figures.number(wall)} to {figures.number(limit)} s; "
         f"{cpu / count * 1e6:,.0f} us of CPU a video, {memory:,.0f} MB"
@@ -48,7 +56,11 @@ def generate(effort: Effort) -> list[Line]:
             busy=figures.spread([run["busy"] for run in seen]).median,
         ),
         Line(
-            what="of these, failed or timed out", value=figures.spread([failed]), unit="calls", bound=0, against=f"{len(seen)} runs"
+            what="of these, failed or timed out",
+            value=figures.spread([failed]),
+            unit="calls",
+            bound=0,
+            against=f"{len(seen)} runs",
         ),
     ]
 
@@ -62,7 +74,12 @@ async def run(url: str, count: int, folder: str) -> dict[str, float]:
     async def one(session: Session, number: int) -> None:
         nonlocal failed
         try:
-            await session.generate(IMAGE, prompt=f"The cat runs, {number}", save_to=f"{folder}/{number}.mp4", overwrite=True)
+            await session.generate(
+                IMAGE,
+                prompt=f"The cat runs, {number}",
+                save_to=f"{folder}/{number}.mp4",
+                overwrite=True,
+            )
         except HappyHorseError as error:
             failed += 1
             print(repr(error), file=sys.stderr)

@@ -1,12 +1,15 @@
-"""What a download costs: CPU and memory for 1 GB, beside curl, aria2c and bare aiohttp; and how long it holds the event loop.
+"""What a download costs: CPU and memory for 1 GB, beside curl, aria2c and bare aiohttp; and how
+long it holds the event loop.
 
-    python benchmarks/downloads.py            # all of it, three rounds, in a temporary folder on /dev/shm
-    python benchmarks/downloads.py --rounds 1 --size 200
+    python benchmarks/downloads.py            # all of it, three rounds, in a temporary folder on
+    /dev/shm python benchmarks/downloads.py --rounds 1 --size 200
 
-Every client is a process of its own that fetches the same files, eight at once, from a server in another process on loopback; its CPU
-time and its largest memory are what the operating system says of it. Ours is the real downloader: ranges, MP4 check, SHA-256, fsync and
-rename. The bound is 1.25 times curl's CPU plus what SHA-256 alone costs, and 60 MB. "start" is a client of ours that fetches nothing:
-what the interpreter and its imports cost once in a process, whatever it fetches; the last column is without it.
+Every client is a process of its own that fetches the same files, eight at once, from a server in
+another process on loopback; its CPU time and its largest memory are what the operating system says
+of it. Ours is the real downloader: ranges, MP4 check, SHA-256, fsync and rename. The bound is 1.25
+times curl's CPU plus what SHA-256 alone costs, and 60 MB. "start" is a client of ours that fetches
+nothing: what the interpreter and its imports cost once in a process, whatever it fetches; the last
+column is without it.
 """
 
 from __future__ import annotations
@@ -43,7 +46,13 @@ def box(kind: bytes, body_size: int) -> bytes:
 def write_video(path: Path, size: int) -> None:
     """Write a file that is an MP4 file as far as its boxes go, full of noise."""
     head = box(b"ftyp", 8) + b"isom\0\0\2\0"
-    mvhd = box(b"mvhd", 100) + bytes(12) + (1000).to_bytes(4, "big") + (5000).to_bytes(4, "big") + bytes(80)
+    mvhd = (
+        box(b"mvhd", 100)
+        + bytes(12)
+        + (1000).to_bytes(4, "big")
+        + (5000).to_bytes(4, "big")
+        + bytes(80)
+    )
     head += box(b"moov", len(mvhd)) + mvhd
     block = random.Random(0).randbytes(1 << 20)
     with path.open("wb") as file:
@@ -96,7 +105,9 @@ async def fetch_ours(urls: list[str], folder: Path) -> None:
     limits = Limits(max_downloads=AT_ONCE)
     fetcher = Fetcher(timeouts=Timeouts(), limits=limits, allow_loopback=True)
     api: Any = None  # no link dies here
-    downloader = Downloader(api, fetcher, limits=limits, policy=RetryPolicy(), events=Events(), background=Background())
+    downloader = Downloader(
+        api, fetcher, limits=limits, policy=RetryPolicy(), events=Events(), background=Background()
+    )
     async with asyncio.TaskGroup() as group:
         for number, url in enumerate(urls):
             task = Task(id=f"task-unified-{number}", status="completed", results=(url,))
@@ -106,7 +117,9 @@ async def fetch_ours(urls: list[str], folder: Path) -> None:
 
 
 async def fetch_bare(urls: list[str], folder: Path) -> None:
-    """Fetch with aiohttp as its documentation shows it, blocking writes in the loop and no check at all."""
+    """Fetch with aiohttp as its documentation shows it, blocking writes in the loop and no check at
+    all.
+    """
     import aiohttp
 
     room = asyncio.Semaphore(AT_ONCE)
@@ -181,18 +194,41 @@ def command(client: str, urls: list[str], folder: Path, size: int) -> list[str]:
     """Give the command line of a client."""
     listing = folder / "list"
     if client == "curl":
-        listing.write_text("".join(f'url = "{url}"\noutput = "{folder}/{n}.mp4"\n' for n, url in enumerate(urls)))
+        listing.write_text(
+            "".join(f'url = "{url}"\noutput = "{folder}/{n}.mp4"\n' for n, url in enumerate(urls))
+        )
         return ["curl", "-s", "--parallel", "--parallel-max", str(AT_ONCE), "-K", str(listing)]
     if client == "aria2c":
         listing.write_text("".join(f"{url}\n out={n}.mp4\n" for n, url in enumerate(urls)))
-        options = ["-x1", "-s1", f"-j{AT_ONCE}", "--file-allocation=none", "--quiet", f"-d{folder}", f"-i{listing}"]
+        options = [
+            "-x1",
+            "-s1",
+            f"-j{AT_ONCE}",
+            "--file-allocation=none",
+            "--quiet",
+            f"-d{folder}",
+            f"-i{listing}",
+        ]
         return ["aria2c", "--no-conf", *options]
     listing.write_text(json.dumps(urls))
-    return [sys.executable, __file__, "--client", client, "--folder", str(folder), "--size", str(size // 1_000_000)]
+    return [
+        sys.executable,
+        __file__,
+        "--client",
+        client,
+        "--folder",
+        str(folder),
+        "--size",
+        str(size // 1_000_000),
+    ]
 
 
-def measure(client: str, urls: list[str], folder: Path, *, size: int, slow: float = 0.0) -> dict[str, float]:
-    """Run a client once, and give its CPU seconds a GB, wall seconds, memory in MB, and what it prints."""
+def measure(
+    client: str, urls: list[str], folder: Path, *, size: int, slow: float = 0.0
+) -> dict[str, float]:
+    """Run a client once, and give its CPU seconds a GB, wall seconds, memory in MB, and what it
+    prints.
+    """
     folder.mkdir()
     env = {**os.environ, "PYTHONPATH": str(ROOT), "SLOW_DISK": str(slow)}
     began = time.perf_counter()
@@ -212,7 +248,12 @@ def measure(client: str, urls: list[str], folder: Path, *, size: int, slow: floa
     assert child.returncode == 0, f"{client} ended with {child.returncode}"
     assert client in ("hash", "start") or got == size, f"{client} fetched {got} of {size} bytes"
     cpu = (usage.ru_utime + usage.ru_stime) * 1e9 / size
-    return {"cpu": cpu, "wall": wall, "memory": usage.ru_maxrss / 1024, **(json.loads(printed) if printed.strip() else {})}
+    return {
+        "cpu": cpu,
+        "wall": wall,
+        "memory": usage.ru_maxrss / 1024,
+        **(json.loads(printed) if printed.strip() else {}),
+    }
 
 
 def compare(count: int, each: int, rounds: int, work: Path) -> bool:
@@ -222,19 +263,26 @@ def compare(count: int, each: int, rounds: int, work: Path) -> bool:
     write_video(source / "0.mp4", each)
     for number in range(1, count):
         os.link(source / "0.mp4", source / f"{number}.mp4")
-    server = subprocess.Popen([sys.executable, __file__, "--serve", str(source)], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, __file__, "--serve", str(source)], stdout=subprocess.PIPE, text=True
+    )
     assert server.stdout is not None
     port = server.stdout.readline().strip()
     urls = [f"http://127.0.0.1:{port}/{number}.mp4" for number in range(count)]
     clients = [
-        name for name in ("curl", "aria2c", "bare", "ours", "start", "hash") if name not in ("curl", "aria2c") or shutil.which(name)
+        name
+        for name in ("curl", "aria2c", "bare", "ours", "start", "hash")
+        if name not in ("curl", "aria2c") or shutil.which(name)
     ]
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in clients}
     try:
         for _ in range(rounds):
             for name in clients:
                 seen[name].append(measure(name, urls, work / name, size=count * each))
-        holds = {slow: measure("watched", urls, work / "watched", size=count * each, slow=slow) for slow in (0.0, 0.05)}
+        holds = {
+            slow: measure("watched", urls, work / "watched", size=count * each, slow=slow)
+            for slow in (0.0, 0.05)
+        }
     finally:
         server.kill()
         server.wait()
@@ -242,13 +290,20 @@ def compare(count: int, each: int, rounds: int, work: Path) -> bool:
     return report(f"{count} x {each / 1e6:g} MB, {AT_ONCE} at once", seen, holds)
 
 
-def report(title: str, seen: dict[str, list[dict[str, float]]], holds: dict[float, dict[str, float]]) -> bool:
+def report(
+    title: str, seen: dict[str, list[dict[str, float]]], holds: dict[float, dict[str, float]]
+) -> bool:
     """Print the figures and whether the bounds hold."""
     print(f"\n{title}\n{'client':8} {'CPU s/GB':>9} {'wall s':>8} {'MB':>7} {'without start':>14}")
-    middle = {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in seen.items()}
+    middle = {
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        for name, runs in seen.items()
+    }
     for name, figures in middle.items():
         net = figures["cpu"] - (middle["start"]["cpu"] if name in ("bare", "ours") else 0.0)
-        print(f"{name:8} {figures['cpu']:9.2f} {figures['wall']:8.2f} {figures['memory']:7.1f} {net:14.2f}")
+        print(
+            f"{name:8} {figures['cpu']:9.2f} {figures['wall']:8.2f} {figures['memory']:7.1f} {net:14.2f}"
+        )
     memory = max(run["memory"] for run in seen["ours"])
     fits = memory <= MOST_MEMORY
     print(f"memory at most {memory:.1f} MB of {MOST_MEMORY:g}: {'ok' if fits else 'TOO MUCH'}")
@@ -256,9 +311,13 @@ def report(title: str, seen: dict[str, list[dict[str, float]]], holds: dict[floa
         bound = CURL_FACTOR * middle["curl"]["cpu"] + middle["hash"]["cpu"]
         net = middle["ours"]["cpu"] - middle["start"]["cpu"]
         fits &= net <= bound
-        print(f"CPU {net:.2f} (with start {middle['ours']['cpu']:.2f}) of {bound:.2f} s/GB: {'ok' if net <= bound else 'TOO MUCH'}")
+        print(
+            f"CPU {net:.2f} (with start {middle['ours']['cpu']:.2f}) of {bound:.2f} s/GB: {'ok' if net <= bound else 'TOO MUCH'}"
+        )
     else:
-        print("curl is not installed: the bound on CPU, which is a multiple of curl's, was not looked at")
+        print(
+            "curl is not installed: the bound on CPU, which is a multiple of curl's, was not looked at"
+        )
     for slow, hold in holds.items():
         disk = f"a disk that takes {slow * 1000:g} ms a write" if slow else "tmpfs"
         print(
@@ -271,10 +330,16 @@ def report(title: str, seen: dict[str, list[dict[str, float]]], holds: dict[floa
 
 def main() -> int:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=1000, help="MB in all")
-    parser.add_argument("--work", type=Path, default=Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()))
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()),
+    )
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--client", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

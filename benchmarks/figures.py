@@ -1,4 +1,6 @@
-"""Figures and what can be said with them: medians, spreads, ratios round by round, and whether to believe them. Pure."""
+"""Figures and what can be said with them: medians, spreads, ratios round by round, and whether to
+believe them. Pure.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class Line:
 
     @property
     def noisy(self) -> bool:
-        """Whether the rounds differ too much; never when every one of their middle half says the same about the bound."""
+        """Whether the rounds differ too much; never when every one of their middle half says the
+        same about the bound.
+        """
         if self.value.share <= NOISY:
             return False
         return self.bound is None or self.value.low <= self.bound < self.value.high
@@ -70,7 +74,13 @@ class Line:
         doubts = [*(["too noisy to believe"] if self.noisy else []), *self.doubts]
         if self.busy is not None and self.busy > BUSY:
             doubts.append("the server was the bottleneck")
-        word = "" if self.bound is None else "holds" if self.value.median <= self.bound else "**missed**"
+        word = (
+            ""
+            if self.bound is None
+            else "holds"
+            if self.value.median <= self.bound
+            else "**missed**"
+        )
         return "; ".join([*([word] if word else []), *doubts])
 
     @property
@@ -86,7 +96,15 @@ class Line:
 def number(value: float) -> str:
     """Write a figure with as many digits as it is worth."""
     size = abs(value)
-    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 0.1 else f"{value:.3f}"
+    return (
+        f"{value:,.0f}"
+        if size >= 100
+        else f"{value:.1f}"
+        if size >= 10
+        else f"{value:.2f}"
+        if size >= 0.1
+        else f"{value:.3f}"
+    )
 
 
 def row(line: Line) -> str:
@@ -94,7 +112,15 @@ def row(line: Line) -> str:
     bound = "" if line.bound is None else f"{number(line.bound)} {line.unit}"
     middle = f"{number(line.value.low)} to {number(line.value.high)}"
     busy = "" if line.busy is None else f"{line.busy:.0%}"
-    cells = (line.what, bound, f"{number(line.value.median)} {line.unit}", middle, line.against, busy, line.verdict)
+    cells = (
+        line.what,
+        bound,
+        f"{number(line.value.median)} {line.unit}",
+        middle,
+        line.against,
+        busy,
+        line.verdict,
+    )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -106,7 +132,13 @@ def table(lines: Sequence[Line]) -> str:
 
 def document(facts: dict[str, str], lines: Sequence[Line], notes: Sequence[str]) -> str:
     """Write the page: where the figures come from, the table, and the notes."""
-    parts = ["# Results", "", *(f"- {name}: {value}" for name, value in facts.items()), "", table(lines)]
+    parts = [
+        "# Results",
+        "",
+        *(f"- {name}: {value}" for name, value in facts.items()),
+        "",
+        table(lines),
+    ]
     for line in lines:
         if line.output:
             parts += ["", f"{line.what}:", "", "```text", line.output.strip(), "```"]

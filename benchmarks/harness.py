@@ -1,4 +1,6 @@
-"""Measuring: candidates in processes of their own take turns, round by round, and the rounds are compared one by one."""
+"""Measuring: candidates in processes of their own take turns, round by round, and the rounds are
+compared one by one.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,17 @@ class Worker:
 
     def _line(self) -> dict[str, str]:
         assert self._process.stdout is not None
-        said: dict[str, str] = json.loads(self._process.stdout.readline() or '{"absent": "it ended at once"}')
+        said: dict[str, str] = json.loads(
+            self._process.stdout.readline() or '{"absent": "it ended at once"}'
+        )
         return said
 
     def run(self, operation: str, count: int, at_once: int) -> dict[str, float]:
         """Do operations; gives CPU and wall seconds of one."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"operation": operation, "count": count, "at_once": at_once}) + "\n")
+        self._process.stdin.write(
+            json.dumps({"operation": operation, "count": count, "at_once": at_once}) + "\n"
+        )
         self._process.stdin.flush()
         return {name: float(value) for name, value in self._line().items()}
 
@@ -57,7 +63,13 @@ def workers(names: Sequence[str], url: str) -> Iterator[list[Worker]]:
         started = []
         for name in names:
             command = [sys.executable, "-m", "benchmarks.worker", name, url]
-            process = subprocess.Popen(command, env=machine.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command,
+                env=machine.environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             stack.callback(end, process)
             started.append(Worker(name, process))
         yield [worker for worker in started if worker.absent is None]
@@ -77,10 +89,14 @@ class Rounds:
     busy: dict[str, list[float]]
 
 
-def rounds(server: Loopback, candidates: Sequence[Worker], operation: str, at_once: int, effort: Effort) -> Rounds:
+def rounds(
+    server: Loopback, candidates: Sequence[Worker], operation: str, at_once: int, effort: Effort
+) -> Rounds:
     """Let the candidates take turns, each round in another order."""
     names = [worker.name for worker in candidates]
-    found = Rounds({name: [] for name in names}, {name: [] for name in names}, {name: [] for name in names})
+    found = Rounds(
+        {name: [] for name in names}, {name: [] for name in names}, {name: [] for name in names}
+    )
     counts = {worker.name: warm_up(worker, operation, at_once, effort) for worker in candidates}
     for number in range(effort.rounds):
         turn = number % len(candidates)
@@ -90,7 +106,9 @@ def rounds(server: Loopback, candidates: Sequence[Worker], operation: str, at_on
             after = server.work()
             found.cpu[worker.name].append(cost["cpu"])
             found.wall[worker.name].append(cost["wall"])
-            found.busy[worker.name].append((after["cpu"] - before["cpu"]) / (after["wall"] - before["wall"]))
+            found.busy[worker.name].append(
+                (after["cpu"] - before["cpu"]) / (after["wall"] - before["wall"])
+            )
     return found
 
 
@@ -102,7 +120,15 @@ def warm_up(worker: Worker, operation: str, at_once: int, effort: Effort) -> int
 
 
 def compare(
-    what: str, found: Rounds, name: str, baseline: str, *, bound: float | None, wall: bool = False, per: int = 1, unit: str = "us"
+    what: str,
+    found: Rounds,
+    name: str,
+    baseline: str,
+    *,
+    bound: float | None,
+    wall: bool = False,
+    per: int = 1,
+    unit: str = "us",
 ) -> Line:
     """Make the line that compares two candidates; `per` is how many things one operation handles."""
     costs = found.wall if wall else found.cpu

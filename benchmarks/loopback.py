@@ -1,4 +1,5 @@
-"""A fast server on loopback, in a process of its own: it speaks the least HTTP that is possible, so that the clients are what is measured.
+"""A fast server on loopback, in a process of its own: it speaks the least HTTP that is possible, so
+that the clients are what is measured.
 
 It says how busy it was itself. Beside `start`, this is the program that runs in that process.
 """
@@ -51,7 +52,9 @@ class Line(asyncio.Protocol):
 
 
 class Server:
-    """The routes, and the limit on submissions when there is one: the k-th is answered k / rate seconds after the first."""
+    """The routes, and the limit on submissions when there is one: the k-th is answered k / rate
+    seconds after the first.
+    """
 
     def __init__(self, rate: float | None) -> None:
         self.answers: Answers | None = None
@@ -73,8 +76,15 @@ class Server:
                 b"404 Not Found",
                 b'{"error":{"code":"not_found","message":"no such route"}}',
             )
-        head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nx-request-id: req-1\r\n" % (status, kind, len(answer))
-        whole = head + (b'ETag: "1"\r\nAccept-Ranges: bytes\r\n\r\n' if kind == b"video/mp4" else b"\r\n") + answer
+        head = (
+            b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nx-request-id: req-1\r\n"
+            % (status, kind, len(answer))
+        )
+        whole = (
+            head
+            + (b'ETag: "1"\r\nAccept-Ranges: bytes\r\n\r\n' if kind == b"video/mp4" else b"\r\n")
+            + answer
+        )
         if self._rate is not None and path == b"/v1/videos/generations":
             self._free_at = max(self._free_at, self._loop.time()) + 1 / self._rate
             self._loop.call_at(self._free_at, transport.write, whole)
@@ -93,7 +103,16 @@ async def serve(life: float, rate: float | None) -> None:
     over = loop.create_future()
 
     def report() -> None:
-        print(json.dumps({"cpu": time.process_time(), "wall": time.perf_counter(), "requests": server.requests}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "cpu": time.process_time(),
+                    "wall": time.perf_counter(),
+                    "requests": server.requests,
+                }
+            ),
+            flush=True,
+        )
 
     def listen() -> None:
         for _ in sys.stdin:
@@ -126,8 +145,17 @@ class Loopback:
 
 @contextmanager
 def start(*, life: float = 0.0, rate: float | None = None) -> Iterator[Loopback]:
-    """Run a server; a submitted task is done after `life` seconds, and it accepts `rate` submissions a second (None: all)."""
-    command = [sys.executable, "-m", "benchmarks.loopback", "--life", str(life), *(["--rate", str(rate)] if rate else [])]
+    """Run a server; a submitted task is done after `life` seconds, and it accepts `rate`
+    submissions a second (None: all).
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.loopback",
+        "--life",
+        str(life),
+        *(["--rate", str(rate)] if rate else []),
+    ]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=machine.environment(), **pipes) as process:
         try:

@@ -12,11 +12,23 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 CLIENT, SERVER = -1, 0
 """The cores, of those that this process may use, that clients and servers are kept on."""
-PACKAGES = ("aiohttp", "attrs", "cattrs", "anyio", "orjson", "uvloop", "fal-client", "replicate", "openai")
+PACKAGES = (
+    "aiohttp",
+    "attrs",
+    "cattrs",
+    "anyio",
+    "orjson",
+    "uvloop",
+    "fal-client",
+    "replicate",
+    "openai",
+)
 
 
 def pin(core: int) -> bool:
-    """Keep this process on one of the cores that it may use; gives whether clients and servers are apart by that."""
+    """Keep this process on one of the cores that it may use; gives whether clients and servers are
+    apart by that.
+    """
     if not hasattr(os, "sched_setaffinity"):
         return False
     cores = sorted(os.sched_getaffinity(0))
@@ -42,12 +54,18 @@ def most_memory() -> float:
         import resource
     except ImportError:
         return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1024 if sys.platform != "darwin" else 1024**2
+    )
 
 
 def environment() -> dict[str, str]:
-    """Give the environment of a child process: this checkout first on its path, and bytecode kept, as an installed package has it."""
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    """Give the environment of a child process: this checkout first on its path, and bytecode kept,
+    as an installed package has it.
+    """
+    inherited = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     return {**inherited, "PYTHONPATH": str(ROOT)}
 
 
@@ -65,7 +83,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def facts() -> dict[str, str]:

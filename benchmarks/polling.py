@@ -1,9 +1,10 @@
-"""What waiting costs: requests, reads and delay on a simulated clock; then memory and the event loop's freedom for real.
+"""What waiting costs: requests, reads and delay on a simulated clock; then memory and the event
+loop's freedom for real.
 
-    python -m benchmarks.polling            everything (about three minutes)
-    python -m benchmarks.polling simulate   requests, reads and delays of the real scheduler on a simulated clock
-    python -m benchmarks.polling memory     bytes for each wait, with 100,000 of them
-    python -m benchmarks.polling loop       how long the scheduler holds the event loop
+    python -m benchmarks.polling            everything (about three minutes) python -m
+    benchmarks.polling simulate   requests, reads and delays of the real scheduler on a simulated
+    clock python -m benchmarks.polling memory     bytes for each wait, with 100,000 of them python
+    -m benchmarks.polling loop       how long the scheduler holds the event loop
 
 It ends with 1 when a bound is missed.
 
@@ -28,7 +29,12 @@ from happyhorse_async._concurrency import Background
 from happyhorse_async._models import Task
 from happyhorse_async._poller import Poller
 from happyhorse_async._rules import wire
-from happyhorse_async.errors import APIConnectionError, InternalServerError, NotFoundError, TaskNotFoundError
+from happyhorse_async.errors import (
+    APIConnectionError,
+    InternalServerError,
+    NotFoundError,
+    TaskNotFoundError,
+)
 from happyhorse_async.events import Events
 
 START = 1_790_000_000.0
@@ -48,9 +54,13 @@ class Life(NamedTuple):
 
 
 class Service:
-    """The service as the poller sees it, on the loop's own clock: what is asked for costs a little time and is counted."""
+    """The service as the poller sees it, on the loop's own clock: what is asked for costs a little
+    time and is counted.
+    """
 
-    def __init__(self, *, progress: bool, batches: bool = True, failing: float = 0.0, seed: int = 1) -> None:
+    def __init__(
+        self, *, progress: bool, batches: bool = True, failing: float = 0.0, seed: int = 1
+    ) -> None:
         self._clock = asyncio.get_running_loop().time
         self._chance = random.Random(seed)
         self._progress = progress
@@ -91,7 +101,9 @@ class Service:
         self.reads += tasks
         await asyncio.sleep(LATENCY / 2)
         if self._chance.random() < self._failing:
-            raise self._chance.choice([APIConnectionError("reset"), InternalServerError("oops", status=500)])
+            raise self._chance.choice(
+                [APIConnectionError("reset"), InternalServerError("oops", status=500)]
+            )
 
     def _view(self, task_id: str) -> dict[str, Any]:
         born, seconds, estimate = self.lives[task_id]
@@ -181,7 +193,10 @@ async def simulate(load: Load, seed: int = 7) -> Figures:
     for index in range(load.tasks):
         if not load.one_by_one and index / load.a_second > loop.time():
             await asyncio.sleep(index / load.a_second - loop.time())
-        seconds = min(120 * math.exp(chance.gauss(0, load.sigma)), LONGEST_LIFE if load.sigma < 0.5 else math.inf)
+        seconds = min(
+            120 * math.exp(chance.gauss(0, load.sigma)),
+            LONGEST_LIFE if load.sigma < 0.5 else math.inf,
+        )
         wait = one(service.accept(seconds, load.estimate(chance, seconds)))
         if load.one_by_one:
             await wait
@@ -211,20 +226,52 @@ LOADS = [
     Load("10,000 at once, estimates good to 10 %", estimate=within(0.1), bound=Bound(0.3, 12, 2.5)),
     Load("10,000 at once, progress, no usable estimate", progress=True, bound=Bound(0.3, 12, 2.5)),
     Load("10,000 at once, neither"),
-    Load("10,000, 25 a second, estimates good to 10 %", a_second=25, estimate=within(0.1), bound=Bound(0.3, 12, 2.5)),
+    Load(
+        "10,000, 25 a second, estimates good to 10 %",
+        a_second=25,
+        estimate=within(0.1),
+        bound=Bound(0.3, 12, 2.5),
+    ),
     Load("10,000, 25 a second, neither", a_second=25),
     Load("10,000 at once, sigma 0.7, neither", sigma=0.7, bound=Bound(requests=0.5, delay=3.5)),
-    Load("10,000, 25 a second, sigma 0.7, neither", sigma=0.7, a_second=25, bound=Bound(requests=0.5, delay=3.5)),
+    Load(
+        "10,000, 25 a second, sigma 0.7, neither",
+        sigma=0.7,
+        a_second=25,
+        bound=Bound(requests=0.5, delay=3.5),
+    ),
     Load("10,000, 25 a second, neither, default policies", a_second=25, **DEFAULT),
     Load("10,000 at once, neither, default policies", **DEFAULT),
     Load("10,000 at once, estimates, 10 % of reads failing", failing=0.1, estimate=within(0.1)),
-    Load("1,000 at once, estimates, no batches, 10 % failing", tasks=1000, batches=False, failing=0.1, estimate=within(0.1)),
     Load(
-        "one task after the other, estimates", tasks=200, one_by_one=True, estimate=within(0.1), bound=Bound(requests=10, delay=3)
+        "1,000 at once, estimates, no batches, 10 % failing",
+        tasks=1000,
+        batches=False,
+        failing=0.1,
+        estimate=within(0.1),
     ),
-    Load("one task after the other, progress", tasks=200, one_by_one=True, progress=True, bound=Bound(requests=10, delay=3)),
+    Load(
+        "one task after the other, estimates",
+        tasks=200,
+        one_by_one=True,
+        estimate=within(0.1),
+        bound=Bound(requests=10, delay=3),
+    ),
+    Load(
+        "one task after the other, progress",
+        tasks=200,
+        one_by_one=True,
+        progress=True,
+        bound=Bound(requests=10, delay=3),
+    ),
     Load("one task after the other, neither", tasks=200, one_by_one=True),
-    Load("the first task of a session, progress", tasks=100, alone=True, progress=True, bound=Bound(requests=10, delay=3)),
+    Load(
+        "the first task of a session, progress",
+        tasks=100,
+        alone=True,
+        progress=True,
+        bound=Bound(requests=10, delay=3),
+    ),
     Load("the first task of a session, estimate", tasks=100, alone=True, estimate=within(0.1)),
     Load("the first task of a session, neither", tasks=100, alone=True),
 ]
@@ -238,16 +285,24 @@ def figures_of(load: Load) -> Figures:
     runs = [virtual.run(simulate(single, seed)) for seed in range(load.tasks)]
     delays = sorted(run.delay for run in runs)
     mean = [sum(column) / len(runs) for column in zip(*runs, strict=True)]
-    return Figures(mean[0], mean[1], mean[2], delays[int(len(delays) * 0.95)], delays[-1], len(runs))
+    return Figures(
+        mean[0], mean[1], mean[2], delays[int(len(delays) * 0.95)], delays[-1], len(runs)
+    )
 
 
 def simulated() -> bool:
     """Print what every load costs; gives whether all bounds hold."""
-    print(f"{'lives lognormal, median 120 s, sigma 0.35 unless said':54} requests  reads  mean delay    95 %  longest  (at most)")
+    print(
+        f"{'lives lognormal, median 120 s, sigma 0.35 unless said':54} requests  reads  mean delay    95 %  longest  (at most)"
+    )
     hold = True
     for load in LOADS:
         found, bound = figures_of(load), load.bound
-        fits = found.requests <= bound.requests and found.reads <= bound.reads and found.delay <= bound.delay
+        fits = (
+            found.requests <= bound.requests
+            and found.reads <= bound.reads
+            and found.delay <= bound.delay
+        )
         limits = zip(bound, ("requests", "reads", "s"), strict=True)
         said = ", ".join(f"{most:g} {what}" for most, what in limits if most < math.inf)
         hold &= fits
@@ -259,10 +314,12 @@ def simulated() -> bool:
     return hold
 
 
-# --- for real: memory and the loop ------------------------------------------------------------------------------------------------
+# --- for real: memory and the loop ----------------------------------------------------------------
 
 
-async def crowd(count: int, seconds: Callable[[int], float]) -> tuple[Poller, Background, list[Task]]:
+async def crowd(
+    count: int, seconds: Callable[[int], float]
+) -> tuple[Poller, Background, list[Task]]:
     """Make a poller and tasks that nobody waits for yet."""
     service = Service(progress=False)
     background = Background()
@@ -279,7 +336,9 @@ async def crowd(count: int, seconds: Callable[[int], float]) -> tuple[Poller, Ba
     return poller, background, [service.accept(seconds(index), 120.0) for index in range(count)]
 
 
-async def weighed(count: int, wait: Callable[[Poller, Task], Coroutine[Any, Any, Any]] | None) -> float:
+async def weighed(
+    count: int, wait: Callable[[Poller, Task], Coroutine[Any, Any, Any]] | None
+) -> float:
     """Weigh so many waits, or so many callers that wait for a bare future."""
     poller, background, tasks = await crowd(count, lambda index: 1e6)
     never = asyncio.get_running_loop().create_future()
@@ -303,7 +362,9 @@ async def weighed(count: int, wait: Callable[[Poller, Task], Coroutine[Any, Any,
 
 
 def memory(count: int = 100_000) -> bool:
-    """Print how many bytes a wait takes beyond the caller's own asyncio task; gives whether that is within the bounds."""
+    """Print how many bytes a wait takes beyond the caller's own asyncio task; gives whether that is
+    within the bounds.
+    """
 
     async def iterate(poller: Poller, task: Task) -> None:
         async for _ in poller.updates(task.id, known=task):
@@ -324,7 +385,9 @@ def memory(count: int = 100_000) -> bool:
 
 
 async def held_loop(count: int, seconds: float) -> tuple[float, int]:
-    """Watch the loop while 1,000 of many tasks end each second: the scheduler's longest step and how many ended."""
+    """Watch the loop while 1,000 of many tasks end each second: the scheduler's longest step and
+    how many ended.
+    """
     order = random.Random(1).sample(range(count), count)
     poller, background, tasks = await crowd(count, lambda index: 5 + order[index] / 1000)
     waits = [asyncio.ensure_future(poller.wait(task.id, known=task)) for task in tasks]
@@ -337,7 +400,12 @@ async def held_loop(count: int, seconds: float) -> tuple[float, int]:
     def timed(handle: asyncio.Handle) -> None:
         begun = time.thread_time()
         run(handle)
-        steps.append((time.thread_time() - begun, repr(getattr(handle._callback, "__self__", handle._callback))[:200]))
+        steps.append(
+            (
+                time.thread_time() - begun,
+                repr(getattr(handle._callback, "__self__", handle._callback))[:200],
+            )
+        )
 
     asyncio.events.Handle._run = timed  # type: ignore[method-assign]
     await asyncio.sleep(seconds)
@@ -352,7 +420,9 @@ async def held_loop(count: int, seconds: float) -> tuple[float, int]:
 
 
 def loop(count: int = 100_000) -> bool:
-    """Print how long the event loop is held while 100,000 tasks wait; gives whether that is within the bound."""
+    """Print how long the event loop is held while 100,000 tasks wait; gives whether that is within
+    the bound.
+    """
     longest, ended = asyncio.run(held_loop(count, 20.0))
     print(
         f"{count:,} tasks waiting, {ended:,} ended: the longest step of the scheduler took {longest * 1000:.1f} ms of CPU (at most 20)"

@@ -1,11 +1,14 @@
 """What rendering costs, and what it does to the sandbox's other answers.
 
-    python benchmarks/sandbox_rendering.py             # on Linux, server and client each on a core of their own
+    python benchmarks/sandbox_rendering.py             # on Linux, server and client each on a core
+    of their own
 
-First the CPU seconds of a 5 s video, then the longest time that a read waited while videos of a photograph and of a
-17-megapixel image were rendered on the same core. Other work on the machine shows in the waits, never in the CPU time.
+First the CPU seconds of a 5 s video, then the longest time that a read waited while videos of a
+photograph and of a 17-megapixel image were rendered on the same core. Other work on the machine
+shows in the waits, never in the CPU time.
 
-The exit code is 1 when a 5 s 720p video takes more than 2.5 s of CPU, or an answer waits for more than 50 ms.
+The exit code is 1 when a 5 s 720p video takes more than 2.5 s of CPU, or an answer waits for more
+than 50 ms.
 """
 
 from __future__ import annotations
@@ -41,8 +44,14 @@ async def serve() -> None:
 
 
 def missed(cpu: float, waits: dict[str, float]) -> list[str]:
-    """Return a line for every bound that the CPU time of a 720p video or the longest waits do not keep."""
-    problems = [f"missed: 5 s 720p took {cpu:.2f} s of CPU, at most {MOST_CPU} s are wanted"] if cpu > MOST_CPU else []
+    """Return a line for every bound that the CPU time of a 720p video or the longest waits do not
+    keep.
+    """
+    problems = (
+        [f"missed: 5 s 720p took {cpu:.2f} s of CPU, at most {MOST_CPU} s are wanted"]
+        if cpu > MOST_CPU
+        else []
+    )
     return problems + [
         f"missed: an answer waited {wait * 1000:.1f} ms ({label}), at most {MOST_WAIT * 1000:.0f} ms are wanted"
         for label, wait in waits.items()
@@ -64,7 +73,9 @@ def measure_cpu() -> float:
 
 
 async def measure_waits(url: str, files_url: str, key: str, image: bytes, label: str) -> float:
-    """Render one image in both qualities, print how long reads waited meanwhile, and return the longest wait."""
+    """Render one image in both qualities, print how long reads waited meanwhile, and return the
+    longest wait.
+    """
     links: list[str] = []
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as http:
         form = aiohttp.FormData()
@@ -81,7 +92,10 @@ async def measure_waits(url: str, files_url: str, key: str, image: bytes, label:
                 links.append((await answer.json())["results"][0])
         waits = await read_while(http, f"{url}/v1/credits", links)
     waits.sort()
-    print(f"{label:<10} {len(waits):6,} reads, 99 % within {waits[len(waits) * 99 // 100] * 1000:5.1f} ms, ", end="")
+    print(
+        f"{label:<10} {len(waits):6,} reads, 99 % within {waits[len(waits) * 99 // 100] * 1000:5.1f} ms, ",
+        end="",
+    )
     print(f"the longest {waits[-1] * 1000:5.1f} ms")
     return waits[-1]
 
@@ -90,7 +104,10 @@ async def read_while(http: aiohttp.ClientSession, url: str, links: list[str]) ->
     """Read a URL again and again until all links have been downloaded, and return the waits."""
 
     async def download(link: str) -> None:
-        async with aiohttp.ClientSession(headers={"User-Agent": "benchmark"}) as plain, plain.get(link) as answer:
+        async with (
+            aiohttp.ClientSession(headers={"User-Agent": "benchmark"}) as plain,
+            plain.get(link) as answer,
+        ):
             answer.raise_for_status()
             await answer.read()
 
@@ -107,7 +124,9 @@ async def read_while(http: aiohttp.ClientSession, url: str, links: list[str]) ->
 
 
 def main() -> int:
-    """Measure the CPU time here, the waits with a server in its own process, and return the exit code."""
+    """Measure the CPU time here, the waits with a server in its own process, and return the exit
+    code.
+    """
     if "--serve" in sys.argv:
         pin(0)
         asyncio.run(serve())
@@ -116,13 +135,19 @@ def main() -> int:
     large = io.BytesIO()
     Image.effect_noise((5000, 3500), 40).convert("RGB").save(large, "JPEG", quality=70)
     with subprocess.Popen(
-        [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, "--serve"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as server:
         assert server.stdout is not None
         urls = json.loads(server.stdout.readline())
         pin(1)
         images = {"photograph": PHOTO.read_bytes(), "17 MP": large.getvalue()}
-        waits = {label: asyncio.run(measure_waits(*urls, image, label)) for label, image in images.items()}
+        waits = {
+            label: asyncio.run(measure_waits(*urls, image, label))
+            for label, image in images.items()
+        }
         server.communicate("")
     problems = missed(cpu, waits)
     print("\n".join(problems) or "both bounds are kept")

@@ -1,12 +1,14 @@
 """How many submits and reads a second one sandbox process answers, with stub videos.
 
-    python benchmarks/sandbox_throughput.py            # on Linux, server and client each on a core of their own
+    python benchmarks/sandbox_throughput.py            # on Linux, server and client each on a core
+    of their own
 
-The server is one process pinned to the first core, the client one pinned to the second; the client speaks the least HTTP
-that is possible, so that the server is what is measured.
+The server is one process pinned to the first core, the client one pinned to the second; the client
+speaks the least HTTP that is possible, so that the server is what is measured.
 
-The exit code is 1 when one core answers fewer than 1,500 submits or 3,000 reads a second. What counts is answers per CPU
-second of the server, which other work on the machine does not blur; where that is unknown, answers per second.
+The exit code is 1 when one core answers fewer than 1,500 submits or 3,000 reads a second. What
+counts is answers per CPU second of the server, which other work on the machine does not blur; where
+that is unknown, answers per second.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def head(method: str, path: str, key: str, extra: str = "") -> bytes:
     return f"{method} {path} HTTP/1.1\r\nHost: sandbox\r\nAuthorization: Bearer {key}\r\n{extra}\r\n".encode()
 
 
-async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> bytes:
     """Send a request and return the body of its answer, which must be a 200."""
     writer.write(request)
     lines = await reader.readuntil(b"\r\n\r\n")
@@ -78,7 +82,9 @@ async def measure(url: str, requests: list[bytes], seconds: float) -> tuple[floa
 
 
 class Meter:
-    """Prints rates, beside the CPU time that the server took, which other work on the machine does not blur."""
+    """Prints rates, beside the CPU time that the server took, which other work on the machine does
+    not blur.
+    """
 
     def __init__(self, pid: int) -> None:
         self._stat = Path(f"/proc/{pid}/stat")
@@ -109,13 +115,21 @@ def missed(rates: dict[str, float]) -> list[str]:
 
 
 async def drive(url: str, key: str, seconds: float, meter: Meter) -> dict[str, float]:
-    """Measure submits, reads of one task, and reads of many tasks at once; return the first two rates of one core."""
-    body = json.dumps({"model": MODEL, "image_urls": ["https://cdn.example.com/cat.png"], "prompt": "run"}).encode()
+    """Measure submits, reads of one task, and reads of many tasks at once; return the first two
+    rates of one core.
+    """
+    body = json.dumps(
+        {"model": MODEL, "image_urls": ["https://cdn.example.com/cat.png"], "prompt": "run"}
+    ).encode()
     extra = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    submits, answers = await measure(url, [head("POST", "/v1/videos/generations", key, extra) + body], seconds)
+    submits, answers = await measure(
+        url, [head("POST", "/v1/videos/generations", key, extra) + body], seconds
+    )
     rates = {"submits": meter.show("submits", submits, seconds)}
     ids = [json.loads(answer)["id"] for answer in answers]
-    reads, _ = await measure(url, [head("GET", f"/v1/tasks/{task_id}", key) for task_id in ids], seconds)
+    reads, _ = await measure(
+        url, [head("GET", f"/v1/tasks/{task_id}", key) for task_id in ids], seconds
+    )
     rates["reads"] = meter.show("reads", reads, seconds)
     body = json.dumps({"task_ids": ids}).encode()
     extra = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -135,7 +149,9 @@ def main() -> int:
         asyncio.run(serve())
         return 0
     command = [sys.executable, __file__, "--serve"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
         assert server.stdout is not None
         url, key = json.loads(server.stdout.readline())
         pin(1)

@@ -1,4 +1,6 @@
-"""The front door: importing, the first answered submission of a fresh process, and the command line's help."""
+"""The front door: importing, the first answered submission of a fresh process, and the command
+line's help.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,21 @@ TIMED = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t
 
 def timed_inside(statement: str) -> float:
     """Give how long a statement takes in a fresh process, without the process's own start."""
-    return float(subprocess.check_output([sys.executable, "-c", TIMED.format(statement)], env=machine.environment(), text=True))
+    return float(
+        subprocess.check_output(
+            [sys.executable, "-c", TIMED.format(statement)], env=machine.environment(), text=True
+        )
+    )
 
 
 def timed_until_said(command: Sequence[str], more: Mapping[str, str]) -> tuple[float, float]:
-    """Give the time from a process's start until it prints its first line, and the CPU time that it takes in all."""
+    """Give the time from a process's start until it prints its first line, and the CPU time that it
+    takes in all.
+    """
     began = time.perf_counter()
-    with subprocess.Popen(command, env={**machine.environment(), **more}, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env={**machine.environment(), **more}, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         wall = time.perf_counter() - began
@@ -80,7 +90,9 @@ def first_submit(effort: Effort) -> list[Line]:
             value=figures.spread(figures.ratios(*seen.values())),
             bound=1.1,
             against="bare aiohttp + cattrs: "
-            + " to ".join(figures.number(figures.spread(times).median * 1000) for times in seen.values())
+            + " to ".join(
+                figures.number(figures.spread(times).median * 1000) for times in seen.values()
+            )
             + " ms",
         )
         for name, seen in (("time", walls), ("CPU until its end", cpus))
@@ -89,12 +101,17 @@ def first_submit(effort: Effort) -> list[Line]:
 
 def cli_help(effort: Effort) -> list[Line]:
     """Ask the command line for help, and Python for nothing."""
-    commands = ([sys.executable, "-m", "happyhorse_async", "--help"], [sys.executable, "-c", "print()"])
+    commands = (
+        [sys.executable, "-m", "happyhorse_async", "--help"],
+        [sys.executable, "-c", "print()"],
+    )
     seen: list[list[float]] = [[], []]
     for number in range(-1, effort.rounds * 2):
         for index in (0, 1) if number % 2 else (1, 0):
             began = time.perf_counter()
-            subprocess.run(commands[index], env=machine.environment(), check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                commands[index], env=machine.environment(), check=True, stdout=subprocess.DEVNULL
+            )
             if number >= 0:
                 seen[index].append((time.perf_counter() - began) * 1000)
     ours, theirs = (figures.spread(times).median for times in seen)
@@ -102,6 +119,10 @@ def cli_help(effort: Effort) -> list[Line]:
     against = f"python -c 'print()': {figures.number(ours)} to {figures.number(theirs)} ms of time"
     return [
         Line(
-            what="`happyhorse --help`, more than Python itself", value=figures.spread(extra), unit="ms", bound=150, against=against
+            what="`happyhorse --help`, more than Python itself",
+            value=figures.spread(extra),
+            unit="ms",
+            bound=150,
+            against=against,
         )
     ]

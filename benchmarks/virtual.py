@@ -1,4 +1,6 @@
-"""An event loop whose clock jumps: hours of waiting pass in the time that the code itself needs, and nothing in the code knows."""
+"""An event loop whose clock jumps: hours of waiting pass in the time that the code itself needs,
+and nothing in the code knows.
+"""
 
 from __future__ import annotations
 

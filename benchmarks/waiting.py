@@ -1,4 +1,5 @@
-"""Waiting for many tasks, beside a loop written by hand: one aiohttp session, fifty ids a request, a future for each task.
+"""Waiting for many tasks, beside a loop written by hand: one aiohttp session, fifty ids a request,
+a future for each task.
 
 Each run is a process of its own.
 """
@@ -49,7 +50,9 @@ class Loop:
         while True:
             ids = list(self._futures)
             for at in range(0, len(ids), 50):
-                async with self._client.post(f"{self._url}/v1/tasks/batch", json={"task_ids": ids[at : at + 50]}) as response:
+                async with self._client.post(
+                    f"{self._url}/v1/tasks/batch", json={"task_ids": ids[at : at + 50]}
+                ) as response:
                     response.raise_for_status()
                     for task in loads(await response.read())["data"]:
                         if task["status"] in ("completed", "failed", "cancelled"):
@@ -63,19 +66,28 @@ class Loop:
         await self._client.close()
 
 
-async def with_ours(url: str, interval: float, work: Callable[[Callable[[str], Awaitable[object]]], Awaitable[Any]]) -> Any:
+async def with_ours(
+    url: str, interval: float, work: Callable[[Callable[[str], Awaitable[object]]], Awaitable[Any]]
+) -> Any:
     """Do something with the session's `wait`."""
     from happyhorse_async import Polling, Session
 
     polling = Polling()
     if interval:
         # A loop that reads all tasks every so often sees an end half of that late on average.
-        polling = Polling(target_delay=interval / 2, min_interval=interval, max_interval=interval, max_reads_per_minute=60_000)
+        polling = Polling(
+            target_delay=interval / 2,
+            min_interval=interval,
+            max_interval=interval,
+            max_reads_per_minute=60_000,
+        )
     async with Session(KEY, base_url=url, polling=polling) as session:
         return await work(lambda task_id: session.task(task_id).wait())
 
 
-async def with_loop(url: str, interval: float, work: Callable[[Callable[[str], Awaitable[object]]], Awaitable[Any]]) -> Any:
+async def with_loop(
+    url: str, interval: float, work: Callable[[Callable[[str], Awaitable[object]]], Awaitable[Any]]
+) -> Any:
     """Do something with the loop by hand."""
     loop = Loop(url, interval)
     try:
@@ -84,7 +96,9 @@ async def with_loop(url: str, interval: float, work: Callable[[Callable[[str], A
         await loop.aclose()
 
 
-async def with_nothing(url: str, interval: float, work: Callable[[Callable[[str], Awaitable[object]]], Awaitable[Any]]) -> Any:
+async def with_nothing(
+    url: str, interval: float, work: Callable[[Callable[[str], Awaitable[object]]], Awaitable[Any]]
+) -> Any:
     """Do something with a future that nobody will set."""
     return await work(lambda _: asyncio.get_running_loop().create_future())
 
@@ -97,7 +111,9 @@ async def all_done(wait: Callable[[str], Awaitable[object]], count: int) -> dict
     return {"cpu": (time.process_time() - cpu) / count, "wall": time.perf_counter() - wall}
 
 
-async def steady(wait: Callable[[str], Awaitable[object]], count: int, seconds: float) -> dict[str, float]:
+async def steady(
+    wait: Callable[[str], Awaitable[object]], count: int, seconds: float
+) -> dict[str, float]:
     """Wait for tasks that do not end, and give the CPU share after the first reads."""
     tasks = [asyncio.ensure_future(wait(f"{NEVER}{number}")) for number in range(count)]
     await asyncio.sleep(2 * INTERVAL)
@@ -139,17 +155,34 @@ async def end(tasks: Sequence[asyncio.Future[Any]]) -> None:
 
 
 SIDES = {"ours": with_ours, "loop": with_loop, "nothing": with_nothing}
-WORKS: dict[str, Callable[..., Awaitable[Any]]] = {"done": all_done, "steady": steady, "memory": memory}
+WORKS: dict[str, Callable[..., Awaitable[Any]]] = {
+    "done": all_done,
+    "steady": steady,
+    "memory": memory,
+}
 
 
 def command(side: str, work: str, url: str, interval: float, *arguments: float) -> list[str]:
     """Give the command of one run."""
-    return [sys.executable, "-m", "benchmarks.waiting", side, work, url, str(interval), *map(str, arguments)]
+    return [
+        sys.executable,
+        "-m",
+        "benchmarks.waiting",
+        side,
+        work,
+        url,
+        str(interval),
+        *map(str, arguments),
+    ]
 
 
-def in_process(side: str, work: str, url: str, interval: float, *arguments: float) -> dict[str, float]:
+def in_process(
+    side: str, work: str, url: str, interval: float, *arguments: float
+) -> dict[str, float]:
     """Run one side once."""
-    said = subprocess.check_output(command(side, work, url, interval, *arguments), env=machine.environment(), text=True)
+    said = subprocess.check_output(
+        command(side, work, url, interval, *arguments), env=machine.environment(), text=True
+    )
     figures_of_run: dict[str, float] = json.loads(said)
     return figures_of_run
 
@@ -176,7 +209,9 @@ def many_done(effort: Effort) -> list[Line]:
 
 def compared(ours: list[float], theirs: list[float], scale: float) -> str:
     """Write both sides' middle."""
-    return " to ".join(figures.number(figures.spread(side).median * scale) for side in (ours, theirs))
+    return " to ".join(
+        figures.number(figures.spread(side).median * scale) for side in (ours, theirs)
+    )
 
 
 def compared_walls(walls: list[float]) -> str:
@@ -185,15 +220,21 @@ def compared_walls(walls: list[float]) -> str:
 
 
 def steady_share(effort: Effort) -> list[Line]:
-    """The CPU share of waiting for 1,000 tasks, and of the loop at the interval that ours was seen to keep."""
+    """The CPU share of waiting for 1,000 tasks, and of the loop at the interval that ours was seen
+    to keep.
+    """
     seconds = 2.0 if effort.quick else 8.0
     ours: list[float] = []
     loop: list[float] = []
     with loopback.start() as server:
         for _ in range(2 if effort.quick else 4):
-            share, requests = watched(server, command("ours", "steady", server.url, INTERVAL, 1000, seconds))
+            share, requests = watched(
+                server, command("ours", "steady", server.url, INTERVAL, 1000, seconds)
+            )
             interval = 20 * seconds / requests
-            theirs, read = watched(server, command("loop", "steady", server.url, interval, 1000, seconds))
+            theirs, read = watched(
+                server, command("loop", "steady", server.url, interval, 1000, seconds)
+            )
             ours.append(share)
             # What is left of the difference between the intervals is taken out.
             loop.append(theirs * requests / read)
@@ -209,7 +250,9 @@ def steady_share(effort: Effort) -> list[Line]:
 
 def watched(server: loopback.Loopback, line: list[str]) -> tuple[float, float]:
     """Run one side; gives its share, and the requests that the server saw while it was measured."""
-    with subprocess.Popen(line, env=machine.environment(), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        line, env=machine.environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         before = server.work()["requests"]
@@ -223,13 +266,20 @@ def memory_line(effort: Effort) -> list[Line]:
     """The memory of a wait."""
     count = 1000 if effort.quick else 10_000
     with loopback.start() as server:
-        held = {side: in_process(side, "memory", server.url, INTERVAL, count)["bytes"] / 1000 for side in SIDES}
+        held = {
+            side: in_process(side, "memory", server.url, INTERVAL, count)["bytes"] / 1000
+            for side in SIDES
+        }
     own = held["nothing"]
     against = f"an asyncio task that waits for a future: {own:.2f} kB; with the loop by hand {held['loop'] - own:.2f} kB more"
     value = figures.spread([held["ours"] - own])
     return [
         Line(
-            what="memory per waiting task, beyond the caller's own asyncio task", value=value, unit="kB", bound=1.5, against=against
+            what="memory per waiting task, beyond the caller's own asyncio task",
+            value=value,
+            unit="kB",
+            bound=1.5,
+            against=against,
         )
     ]
 
@@ -244,7 +294,11 @@ def main() -> None:
     side, work, url, interval, *arguments = sys.argv[1:]
     machine.pin(machine.CLIENT)
     numbers = [int(float(arguments[0])), *map(float, arguments[1:])]
-    print(json.dumps(asyncio.run(SIDES[side](url, float(interval), lambda wait: WORKS[work](wait, *numbers)))))
+    print(
+        json.dumps(
+            asyncio.run(SIDES[side](url, float(interval), lambda wait: WORKS[work](wait, *numbers)))
+        )
+    )
 
 
 if __name__ == "__main__":

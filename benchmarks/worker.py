@@ -1,4 +1,6 @@
-"""One candidate in a process of its own, which does as many operations as it is told and says what they cost. Run by `harness`."""
+"""One candidate in a process of its own, which does as many operations as it is told and says what
+they cost. Run by `harness`.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,17 @@ async def drive(operation: Callable[[], Awaitable[object]], count: int, at_once:
     await asyncio.gather(*(work() for _ in range(at_once)))
 
 
-def measure(runner: asyncio.Runner, operation: Callable[[], Awaitable[object]], count: int, at_once: int) -> dict[str, float]:
+def measure(
+    runner: asyncio.Runner, operation: Callable[[], Awaitable[object]], count: int, at_once: int
+) -> dict[str, float]:
     """Give the CPU and the wall seconds of one operation."""
     gc.collect()
     cpu, wall = time.process_time(), time.perf_counter()
     runner.run(drive(operation, count, at_once))
-    return {"cpu": (time.process_time() - cpu) / count, "wall": (time.perf_counter() - wall) / count}
+    return {
+        "cpu": (time.process_time() - cpu) / count,
+        "wall": (time.perf_counter() - wall) / count,
+    }
 
 
 def main() -> None:
@@ -50,7 +57,17 @@ def main() -> None:
         print(json.dumps({"apart": apart}), flush=True)
         for line in sys.stdin:
             order: dict[str, Any] = json.loads(line)
-            print(json.dumps(measure(runner, getattr(candidate, order["operation"]), order["count"], order["at_once"])), flush=True)
+            print(
+                json.dumps(
+                    measure(
+                        runner,
+                        getattr(candidate, order["operation"]),
+                        order["count"],
+                        order["at_once"],
+                    )
+                ),
+                flush=True,
+            )
         runner.run(candidate.aclose())
 
 

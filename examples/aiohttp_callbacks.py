@@ -1,11 +1,13 @@
-"""An aiohttp service that is called back when a video is done, and answers its own clients with the saved file.
+"""An aiohttp service that is called back when a video is done, and answers its own clients with the
+saved file.
 
-    export EVOLINK_API_KEY=... PUBLIC_URL=https://app.example.com/hooks
-    python examples/aiohttp_callbacks.py                  # POST an image to http://127.0.0.1:8080/videos
+    export EVOLINK_API_KEY=... PUBLIC_URL=https://app.example.com/hooks python
+    examples/aiohttp_callbacks.py                  # POST an image to http://127.0.0.1:8080/videos
     python examples/aiohttp_callbacks.py --once cat.jpg   # serve, ask it for one video, and end
 
-The code that waits is the same as without callbacks: they only make it wake up sooner, with fewer reads. If they do not come, the slow
-heartbeat of reads finds the end. Against a sandbox on this machine PUBLIC_URL may be left out.
+The code that waits is the same as without callbacks: they only make it wake up sooner, with fewer
+reads. If they do not come, the slow heartbeat of reads finds the end. Against a sandbox on this
+machine PUBLIC_URL may be left out.
 """
 
 from __future__ import annotations
@@ -33,10 +35,16 @@ async def make(request: web.Request) -> web.StreamResponse:
     session = request.app[SESSION]
     try:
         video = await session.generate(
-            await request.read(), prompt=request.query.get("prompt"), duration=3, save_to=FOLDER / "{task_id}.mp4"
+            await request.read(),
+            prompt=request.query.get("prompt"),
+            duration=3,
+            save_to=FOLDER / "{task_id}.mp4",
         )
     except HappyHorseError as error:
-        return web.json_response({"error": str(error), "charged": error.charged, "next_step": error.next_step}, status=502)
+        return web.json_response(
+            {"error": str(error), "charged": error.charged, "next_step": error.next_step},
+            status=502,
+        )
     return web.FileResponse(video.path)
 
 
@@ -51,7 +59,9 @@ def application(public_url: str) -> web.Application:
 
     app = web.Application(client_max_size=10 * 1024 * 1024)
     app.cleanup_ctx.append(session_of)
-    app.add_routes([web.post("/videos", make), webhook_route("/hooks", lambda request: request.app[WEBHOOKS])])
+    app.add_routes(
+        [web.post("/videos", make), webhook_route("/hooks", lambda request: request.app[WEBHOOKS])]
+    )
     return app
 
 
@@ -69,7 +79,10 @@ async def main() -> None:
         if options.once is None:
             print(f"POST an image to {url}/videos")
             await asyncio.Event().wait()
-        async with aiohttp.ClientSession() as client, client.post(f"{url}/videos", data=options.once.read_bytes()) as answer:
+        async with (
+            aiohttp.ClientSession() as client,
+            client.post(f"{url}/videos", data=options.once.read_bytes()) as answer,
+        ):
             print(answer.status, answer.content_type, f"{len(await answer.read())} bytes")
             if not answer.ok:
                 raise SystemExit(1)

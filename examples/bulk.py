@@ -1,4 +1,5 @@
-"""Many images into many videos, with a budget, in one go; run it again after an interruption and it goes on.
+"""Many images into many videos, with a budget, in one go; run it again after an interruption and it
+goes on.
 
     export EVOLINK_API_KEY=...            # or the three variables that `happyhorse sandbox` prints
     python examples/bulk.py photos/ videos/ --credits 500

@@ -1,13 +1,16 @@
 """A web app that turns an image into a video, with live progress: FastAPI and one page.
 
-    export EVOLINK_API_KEY=...                      # or the three variables that `happyhorse sandbox` prints
-    python examples/fastapi_app.py                  # then open http://127.0.0.1:8000
-    python examples/fastapi_app.py --once cat.jpg   # serve, make one video through the app's own HTTP interface, and end
+    export EVOLINK_API_KEY=...                      # or the three variables that `happyhorse
+    sandbox` prints python examples/fastapi_app.py                  # then open
+    http://127.0.0.1:8000 python examples/fastapi_app.py --once cat.jpg   # serve, make one video
+    through the app's own HTTP interface, and end
 
-The session lives in the app's lifespan. Every job is a small file, written before anything is paid, so that a restart goes on where it
-stopped: a job without a task is submitted again with the same idempotency key, one with a task is waited for. The work belongs to the app
-and not to the browser that asked for it: a page that is closed, or reloaded, loses nothing. Under another server command, let open event
-streams be cut off at its end: `uvicorn --app-dir examples fastapi_app:app --timeout-graceful-shutdown 1`.
+The session lives in the app's lifespan. Every job is a small file, written before anything is paid,
+so that a restart goes on where it stopped: a job without a task is submitted again with the same
+idempotency key, one with a task is waited for. The work belongs to the app and not to the browser
+that asked for it: a page that is closed, or reloaded, loses nothing. Under another server command,
+let open event streams be cut off at its end: `uvicorn --app-dir examples fastapi_app:app
+--timeout-graceful-shutdown 1`.
 """
 
 from __future__ import annotations
@@ -49,7 +52,12 @@ class Job:
     """One video that somebody asked for: a file beside the image and, in the end, the video."""
 
     def __init__(
-        self, job_id: str, prompt: str, link: str | None = None, task_id: str | None = None, problem: str | None = None
+        self,
+        job_id: str,
+        prompt: str,
+        link: str | None = None,
+        task_id: str | None = None,
+        problem: str | None = None,
     ) -> None:
         self.id = job_id
         self.prompt = prompt
@@ -74,7 +82,13 @@ class Job:
     def write(self) -> None:
         """Put the job on disk, whole or not at all."""
         part = FOLDER / f"{self.id}.part"
-        facts = {"id": self.id, "prompt": self.prompt, "link": self.link, "task_id": self.task_id, "problem": self.problem}
+        facts = {
+            "id": self.id,
+            "prompt": self.prompt,
+            "link": self.link,
+            "task_id": self.task_id,
+            "problem": self.problem,
+        }
         part.write_text(json.dumps(facts))
         part.replace(FOLDER / f"{self.id}.json")
 
@@ -125,7 +139,8 @@ class Studio:
             except (LinkExpiredError, UnsafeLinkError, NotAVideoError) as error:
                 job.problem = str(error)
             except (DownloadError, OSError) as error:
-                # It is paid, and its link lives for a day: a full disk or a host that is down must not cost the video.
+                # It is paid, and its link lives for a day: a full disk or a host that is down must
+                # not cost the video.
                 self._tell(job, status=f"trying again: {error}", progress=100)
                 await asyncio.sleep(RETRY_SECONDS)
             except HappyHorseError as error:
@@ -158,7 +173,7 @@ class Studio:
         await asyncio.to_thread(job.write)
         return task
 
-    # --- those who look on --------------------------------------------------------------------------------------------------------
+    # --- those who look on ------------------------------------------------------------------------
 
     def _tell(self, job: Job, **state: Any) -> None:
         job.state = state
@@ -169,7 +184,9 @@ class Studio:
         news.set()
 
     async def changes(self) -> AsyncIterator[tuple[Job, dict[str, Any]]]:
-        """Follow all jobs: first how each stands, then what changes. Leaving this early leaves the jobs alone."""
+        """Follow all jobs: first how each stands, then what changes. Leaving this early leaves the
+        jobs alone.
+        """
         seen: dict[str, dict[str, Any]] = {}
         while not self._stopping:
             news = self._news
@@ -240,8 +257,14 @@ async def make(request: Request, prompt: str = "") -> dict[str, Any]:
 
 @app.get("/events")
 async def events(request: Request) -> StreamingResponse:
-    """The states of all jobs as server-sent events, in one stream: browsers open six connections to a server, not more."""
-    return StreamingResponse(states(studio_of(request)), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    """The states of all jobs as server-sent events, in one stream: browsers open six connections to
+    a server, not more.
+    """
+    return StreamingResponse(
+        states(studio_of(request)),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store"},
+    )
 
 
 async def states(studio: Studio) -> AsyncIterator[str]:
@@ -262,7 +285,9 @@ async def video(request: Request, job_id: str) -> FileResponse:
 async def try_it(image: Path, url: str) -> None:
     """Use the app as a browser would: post an image, follow the events, fetch the video."""
     async with aiohttp.ClientSession(url) as client:
-        async with client.post("/videos", params={"prompt": "It comes alive"}, data=image.read_bytes()) as answer:
+        async with client.post(
+            "/videos", params={"prompt": "It comes alive"}, data=image.read_bytes()
+        ) as answer:
             job = await answer.json()
         if not answer.ok:
             raise SystemExit(job["detail"])
@@ -285,7 +310,9 @@ async def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--once", type=Path, metavar="IMAGE", help="make one video and end")
     options = parser.parse_args()
-    config = uvicorn.Config(app, port=options.port, log_level="warning", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, port=options.port, log_level="warning", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     if options.once is None:
         print(f"http://127.0.0.1:{options.port}")

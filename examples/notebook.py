@@ -1,9 +1,12 @@
-"""The package in a notebook: run the cells one by one in an editor that knows `# %%`, or all of them with `python examples/notebook.py`.
+"""The package in a notebook: run the cells one by one in an editor that knows `# %%`, or all of
+them with `python examples/notebook.py`.
 
-Needs EVOLINK_API_KEY, or the three variables that `happyhorse sandbox` prints. IMAGE is the path or the link of a first frame.
+Needs EVOLINK_API_KEY, or the three variables that `happyhorse sandbox` prints. IMAGE is the path or
+the link of a first frame.
 """
 
-# %% A notebook has an event loop of its own, so that `await` works in every cell. Here one function stands for the cells.
+# %% A notebook has an event loop of its own, so that `await` works in every cell. Here one function
+# stands for the cells.
 from __future__ import annotations
 
 import asyncio
@@ -23,7 +26,8 @@ async def look(session: Session, request: ImageToVideo) -> None:
     print(f"about {estimate.credits} credits; {balance.spendable} left")
 
 
-# %% Submit, and watch it grow. Interrupting the kernel here loses nothing: `session.task(task_id)` takes it up again.
+# %% Submit, and watch it grow. Interrupting the kernel here loses nothing: `session.task(task_id)`
+# takes it up again.
 async def follow(session: Session, request: ImageToVideo) -> str:
     """Submit a request and print its states; gives the id to keep."""
     task = await session.submit(request)
@@ -36,7 +40,9 @@ async def follow(session: Session, request: ImageToVideo) -> str:
 # %% Several at once: the same frame with different seeds.
 async def vary(session: Session, count: int) -> list[Task]:
     """Make variations and give them as they end."""
-    async with session.submit_many(ImageToVideo(IMAGE, seed=seed, duration=3) for seed in range(1, count + 1)) as submissions:
+    async with session.submit_many(
+        ImageToVideo(IMAGE, seed=seed, duration=3) for seed in range(1, count + 1)
+    ) as submissions:
         tasks = [submission.task async for submission in submissions if submission.task is not None]
     async with session.watch(tasks) as watch:
         return [task async for task in watch if task.results]

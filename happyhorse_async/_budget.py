@@ -16,8 +16,9 @@ from .events import Events
 class BudgetBook:
     """Keeps the submissions of a session within its budget; with no budget it keeps nothing.
 
-    Each submission is known by its idempotency key, so that a replay of one is never counted twice. What is reserved counts as gone
-    until the task's charge is known: the sum of charges cannot pass the budget as long as the estimates are not too low.
+    Each submission is known by its idempotency key, so that a replay of one is never counted twice.
+    What is reserved counts as gone until the task's charge is known: the sum of charges cannot pass
+    the budget as long as the estimates are not too low.
     """
 
     def __init__(self, budget: Budget | None, *, events: Events) -> None:
@@ -50,7 +51,9 @@ class BudgetBook:
         return None if self._cap is None else self._cap - self._promised - self._spent
 
     def reserve(self, key: str, credits: Decimal) -> None:  # noqa: A002 the service's word for its money
-        """Set the estimate of a submission aside; raises `BudgetExceededError` when it does not fit into what is left."""
+        """Set the estimate of a submission aside; raises `BudgetExceededError` when it does not fit
+        into what is left.
+        """
         if self._cap is None or key in self._settled:
             return
         if key in self._reserved:
@@ -71,7 +74,8 @@ class BudgetBook:
     def settle(self, key: str, task: Task) -> None:
         """Replace a reservation by the charge that the service reports for a task that has ended.
 
-        A task without a video is free unless its ledger facts prove the opposite; a video without a reported charge costs its estimate.
+        A task without a video is free unless its ledger facts prove the opposite; a video without a
+        reported charge costs its estimate.
         """
         estimate = self._forget(key)
         if estimate is None:
@@ -119,13 +123,16 @@ def _charge(task: Task, estimate: Decimal) -> Decimal:
 
 
 class Purse:
-    """Counts in whole millionths of a credit, like the ledger, and begins with what earlier runs left there.
+    """Counts in whole millionths of a credit, like the ledger, and begins with what earlier runs
+    left there.
 
-    What is set aside counts as gone until the charge is known, and is committed to the ledger before the request leaves; so the cap holds
-    across a crash too, as far as the service charges no more than its own pricing rule says.
+    What is set aside counts as gone until the charge is known, and is committed to the ledger
+    before the request leaves; so the cap holds across a crash too, as far as the service charges no
+    more than its own pricing rule says.
 
-    What is set aside for jobs that somebody works on is live: it will be settled, and may leave room. The rest is dormant: it is kept for
-    jobs that nobody works on any more in this run, so that waiting for it would have no end.
+    What is set aside for jobs that somebody works on is live: it will be settled, and may leave
+    room. The rest is dormant: it is kept for jobs that nobody works on any more in this run, so
+    that waiting for it would have no end.
     """
 
     def __init__(self, cap: Decimal | None) -> None:
@@ -140,10 +147,15 @@ class Purse:
     def begin(self, *, spent: Decimal, reserved: Decimal) -> None:
         """Take over what the ledger says; none of it is live before its job is taken up."""
         self._live = 0
-        self._spent, self._reserved, self._closed = to_millionths(spent), to_millionths(reserved), False
+        self._spent, self._reserved, self._closed = (
+            to_millionths(spent),
+            to_millionths(reserved),
+            False,
+        )
 
     def take(self, amount: int) -> bool:
-        """Set an estimate aside; gives False when that has to wait for jobs under way to cost less than theirs.
+        """Set an estimate aside; gives False when that has to wait for jobs under way to cost less
+        than theirs.
 
         Raises `BudgetExceededError` when it will not fit whatever the jobs under way cost.
         """
@@ -157,9 +169,11 @@ class Purse:
         return True
 
     async def reserve(self, amount: int) -> bool:
-        """Set an estimate aside as soon as there is room for it; gives False when the batch stops meanwhile.
+        """Set an estimate aside as soon as there is room for it; gives False when the batch stops
+        meanwhile.
 
-        Not for the workers of a stage: a job whose answer was lost may need one of them before it can give its money back.
+        Not for the workers of a stage: a job whose answer was lost may need one of them before it
+        can give its money back.
         """
         while not self._closed:
             if self.take(amount):
@@ -190,7 +204,9 @@ class Purse:
         self._tell()
 
     def _tell(self) -> None:
-        """Wake all who wait, once: each looks for itself, and waits for the next change if there is still no room."""
+        """Wake all who wait, once: each looks for itself, and waits for the next change if there is
+        still no room.
+        """
         change, self._change = self._change, asyncio.Event()
         change.set()
 

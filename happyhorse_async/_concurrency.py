@@ -1,7 +1,8 @@
 """The owner of a session's background work.
 
-A session may be opened in one task and closed in another, which a task group held across `async with` does not survive; so the few
-long-running tasks of a session (its scheduler, a shielded submission, a queue's workers) are owned here, and end with the session.
+A session may be opened in one task and closed in another, which a task group held across `async
+with` does not survive; so the few long-running tasks of a session (its scheduler, a shielded
+submission, a queue's workers) are owned here, and end with the session.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ logger = logging.getLogger("happyhorse_async")
 
 
 class Background:
-    """Asyncio tasks that end when their owner closes; an error in one is logged and seen by `asyncio.Task` as usual."""
+    """Asyncio tasks that end when their owner closes; an error in one is logged and seen by
+    `asyncio.Task` as usual.
+    """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -43,7 +46,10 @@ class Background:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error(
-                "background work failed: %s", task.get_name(), exc_info=task.exception(), extra={"action": "background_failed"}
+                "background work failed: %s",
+                task.get_name(),
+                exc_info=task.exception(),
+                extra={"action": "background_failed"},
             )
 
     async def aclose(self) -> None:
@@ -56,16 +62,20 @@ class Background:
 
 
 def _shielded() -> AbstractContextManager[object]:
-    """Keep anyio's cancellations away: a cancelled scope of it cancels every wait inside it anew, where a plain cancellation comes once.
+    """Keep anyio's cancellations away: a cancelled scope of it cancels every wait inside it anew,
+    where a plain cancellation comes once.
 
-    Where nobody has loaded anyio there are no scopes, and loading it would take longer than all the rest of a first submission.
+    Where nobody has loaded anyio there are no scopes, and loading it would take longer than all the
+    rest of a first submission.
     """
     anyio = sys.modules.get("anyio")
     return anyio.CancelScope(shield=True) if anyio is not None else nullcontext()
 
 
 async def to_the_end(work: asyncio.Task[Any]) -> None:
-    """Wait until work has ended, however often the caller is cancelled meanwhile; then the cancellation, or the work's error, is raised."""
+    """Wait until work has ended, however often the caller is cancelled meanwhile; then the
+    cancellation, or the work's error, is raised.
+    """
     cancelled: asyncio.CancelledError | None = None
     with _shielded():
         while not work.done():
@@ -94,9 +104,11 @@ class Threads:
         self._pool = ThreadPoolExecutor(max_workers=most, thread_name_prefix=name)
 
     async def run(self, call: Callable[[], T], *, last: bool = False) -> T:
-        """Make a blocking call in a thread, and wait for its end even when cancelled: it may be using a file that is closed next.
+        """Make a blocking call in a thread, and wait for its end even when cancelled: it may be
+        using a file that is closed next.
 
-        After `close` only what is `last`, the closing of files, is done, at once; anything else raises what `refusal` gives.
+        After `close` only what is `last`, the closing of files, is done, at once; anything else
+        raises what `refusal` gives.
         """
         if self._closed:
             if not last:
@@ -126,7 +138,8 @@ class Threads:
 
 
 class Deadline:
-    """The time limit of one call, as a context manager; what runs over it is cancelled and raises `TimeoutError`.
+    """The time limit of one call, as a context manager; what runs over it is cancelled and raises
+    `TimeoutError`.
 
     A cancellation from outside stays a cancellation, as with `asyncio.timeout`.
     """
@@ -145,11 +158,20 @@ class Deadline:
     def __enter__(self) -> None:
         """Begin; it was made in the same moment."""
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         task, self._task = self._task, None
         if not self._expired or task is None:
             return
-        if task.uncancel() <= self._cancelling and kind is not None and issubclass(kind, asyncio.CancelledError):
+        if (
+            task.uncancel() <= self._cancelling
+            and kind is not None
+            and issubclass(kind, asyncio.CancelledError)
+        ):
             raise TimeoutError from error
 
     @property

@@ -1,4 +1,5 @@
-"""The policies of a session: frozen values that check themselves, usable alone and shareable between sessions.
+"""The policies of a session: frozen values that check themselves, usable alone and shareable
+between sessions.
 
 May import attrs and the errors, nothing that does I/O. All durations are seconds, all sizes bytes.
 """
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-def _number(minimum: float, maximum: float | None = None, *, whole: bool = False, optional: bool = False) -> Validator:
+def _number(
+    minimum: float, maximum: float | None = None, *, whole: bool = False, optional: bool = False
+) -> Validator:
     expected = ("a whole number" if whole else "a number") + f" of at least {minimum:g}"
     if maximum is not None:
         expected += f" and at most {maximum:g}"
@@ -34,7 +37,9 @@ def _number(minimum: float, maximum: float | None = None, *, whole: bool = False
         kinds = int if whole else (int, float)
         fits = isinstance(value, kinds) and not isinstance(value, bool) and value >= minimum
         if not fits or (maximum is not None and value > maximum):
-            raise ConfigurationError(f"{type(owner).__name__}({field.name}={value!r}): expected {expected}")
+            raise ConfigurationError(
+                f"{type(owner).__name__}({field.name}={value!r}): expected {expected}"
+            )
 
     return check
 
@@ -46,9 +51,13 @@ class Limits:
     max_connections: int = attrs.field(default=100, validator=_number(1, whole=True))
     """Sockets that the session keeps, over all hosts."""
     max_submissions: int = attrs.field(default=100, validator=_number(1, whole=True))
-    """Submissions on the wire at once; the session adapts downwards from here when the service answers 429."""
-    max_unfinished: int | None = attrs.field(default=None, validator=_number(1, whole=True, optional=True))
-    """Accepted tasks that have not ended yet; further submissions wait. None: as many as the service takes."""
+    """Submissions on the wire at once; the session adapts downwards from here when the service
+    answers 429."""
+    max_unfinished: int | None = attrs.field(
+        default=None, validator=_number(1, whole=True, optional=True)
+    )
+    """Accepted tasks that have not ended yet; further submissions wait. None: as many as the
+    service takes."""
     max_reads: int = attrs.field(default=8, validator=_number(1, whole=True))
     """Task reads on the wire at once."""
     max_uploads: int = attrs.field(default=8, validator=_number(1, whole=True))
@@ -74,11 +83,13 @@ class Timeouts:
     download_idle: float | None = attrs.field(default=60.0, validator=_number(0.001, optional=True))
     """Between two chunks of a video."""
     download_rate: float = attrs.field(default=1024.0, validator=_number(0))
-    """Bytes a second that a video must bring, averaged over `download_window`; a slower connection is given up, and made anew. 0: any."""
+    """Bytes a second that a video must bring, averaged over `download_window`; a slower connection
+    is given up, and made anew. 0: any."""
     download_window: float = attrs.field(default=30.0, validator=_number(0.001))
     """The time over which `download_rate` is averaged."""
     shield: float = attrs.field(default=10.0, validator=_number(0))
-    """How long a cancelled caller is held so that a submission that has left can learn its task id."""
+    """How long a cancelled caller is held so that a submission that has left can learn its task id.
+    """
 
 
 @attrs.frozen(kw_only=True)
@@ -86,17 +97,21 @@ class RetryPolicy:
     """How often and after how long a call is tried again."""
 
     attempts: int = attrs.field(default=6, validator=_number(1, whole=True))
-    """Tries of a call whose failure is certain to have changed nothing. A 429 does not count: it is waited out, see `patience`."""
+    """Tries of a call whose failure is certain to have changed nothing. A 429 does not count: it is
+    waited out, see `patience`."""
     replays: int = attrs.field(default=1, validator=_number(0, whole=True))
-    """How often a submission whose outcome is unknown is sent again, with the same idempotency key. 0 never sends it again."""
+    """How often a submission whose outcome is unknown is sent again, with the same idempotency key.
+    0 never sends it again."""
     first_pause: float = attrs.field(default=0.5, validator=_number(0))
     """The pause before the second try; it doubles from there."""
     longest_pause: float = attrs.field(default=30.0, validator=_number(0))
-    """The pause never grows beyond this; a Retry-After of the service is obeyed even if it is longer."""
+    """The pause never grows beyond this; a Retry-After of the service is obeyed even if it is
+    longer."""
     jitter: float = attrs.field(default=0.25, validator=_number(0, 1))
     """The share of each pause that is random, so that many clients do not come back at once."""
     patience: float | None = attrs.field(default=None, validator=_number(0, optional=True))
-    """How long a submission may be held off by 429 answers; None: for as long as the caller waits."""
+    """How long a submission may be held off by 429 answers; None: for as long as the caller waits.
+    """
 
 
 @attrs.frozen(kw_only=True)
@@ -138,7 +153,9 @@ def _check_credits(value: object) -> None:
     except InvalidOperation:
         fits = False
     if not fits:
-        raise ConfigurationError(f"Budget(credits={value!r}): expected a number of credits that is not negative")
+        raise ConfigurationError(
+            f"Budget(credits={value!r}): expected a number of credits that is not negative"
+        )
 
 
 # --- What a session is set up with: the key, the hosts and the policies, checked at once. Imports
@@ -154,7 +171,9 @@ FILES_VARIABLE = "EVOLINK_FILES_BASE_URL"
 
 
 class Secret(str):
-    """A text that does not show itself in a repr, so that it stays out of logs and of tracebacks with local variables."""
+    """A text that does not show itself in a repr, so that it stays out of logs and of tracebacks
+    with local variables.
+    """
 
     __slots__ = ()
 
@@ -182,27 +201,53 @@ class Settings:
 
     @classmethod
     def resolve(
-        cls, api_key: str | None, *, base_url: str | None, files_url: str | None, public_url: str | None = None, **policies: Any
+        cls,
+        api_key: str | None,
+        *,
+        base_url: str | None,
+        files_url: str | None,
+        public_url: str | None = None,
+        **policies: Any,
     ) -> Settings:
-        """Fill in from the environment what was not given; raises `ConfigurationError` that says what is missing or wrong."""
+        """Fill in from the environment what was not given; raises `ConfigurationError` that says
+        what is missing or wrong.
+        """
         kinds = {"limits": Limits, "timeouts": Timeouts, "retry": RetryPolicy, "polling": Polling}
         for name, kind in kinds.items():
             if not isinstance(policies[name], kind):
-                raise ConfigurationError(f"{name}: expected a {kind.__name__}, got {policies[name]!r}")
+                raise ConfigurationError(
+                    f"{name}: expected a {kind.__name__}, got {policies[name]!r}"
+                )
         if policies["budget"] is not None and not isinstance(policies["budget"], Budget):
-            raise ConfigurationError(f"budget: expected a Budget, for example Budget(credits=500), got {policies['budget']!r}")
+            raise ConfigurationError(
+                f"budget: expected a Budget, for example Budget(credits=500), got {policies['budget']!r}"
+            )
         client = policies["http"]
-        if client is not None and not callable(getattr(client, "request", None)):  # aiohttp itself is not loaded yet
-            raise ConfigurationError(f"http: expected an aiohttp.ClientSession, got {client!r:.200}")
+        if client is not None and not callable(
+            getattr(client, "request", None)
+        ):  # aiohttp itself is not loaded yet
+            raise ConfigurationError(
+                f"http: expected an aiohttp.ClientSession, got {client!r:.200}"
+            )
         if public_url is not None and not isinstance(public_url, str):
-            raise ConfigurationError(f"public_url: expected a URL such as https://app.example.com/hooks, got {public_url!r:.200}")
+            raise ConfigurationError(
+                f"public_url: expected a URL such as https://app.example.com/hooks, got {public_url!r:.200}"
+            )
         key = _key(api_key if api_key is not None else os.environ.get(KEY_VARIABLE, ""))
         api = _url(base_url or os.environ.get(API_VARIABLE) or API_URL, "base_url", API_VARIABLE)
         return cls(
             key=key,
             base_url=api,
-            webhook_url=_webhook_url(public_url, key, local=is_loopback(urlsplit(api).hostname or "")) if public_url else None,
-            files_url=_url(files_url or os.environ.get(FILES_VARIABLE) or FILES_URL, "files_url", FILES_VARIABLE),
+            webhook_url=_webhook_url(
+                public_url, key, local=is_loopback(urlsplit(api).hostname or "")
+            )
+            if public_url
+            else None,
+            files_url=_url(
+                files_url or os.environ.get(FILES_VARIABLE) or FILES_URL,
+                "files_url",
+                FILES_VARIABLE,
+            ),
             **policies,
         )
 
@@ -227,19 +272,26 @@ def _key(key: str) -> Secret:
         )
     key = key.strip()
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigurationError("api_key: expected printable ASCII without spaces; the key given has other characters in it")
+        raise ConfigurationError(
+            "api_key: expected printable ASCII without spaces; the key given has other characters in it"
+        )
     return Secret(key)
 
 
 def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
     import hmac  # late: few sessions are called back
 
-    # The token is derived from the key: it stays the same over restarts and processes, as a replayed submission needs the same body.
-    token = hmac.new(key.encode(), b"happyhorse_async webhook " + public_url.rstrip("/").encode(), "sha256").hexdigest()[:43]
+    # The token is derived from the key: it stays the same over restarts and processes, as a
+    # replayed submission needs the same body.
+    token = hmac.new(
+        key.encode(), b"happyhorse_async webhook " + public_url.rstrip("/").encode(), "sha256"
+    ).hexdigest()[:43]
     url = f"{public_url.rstrip('/')}/{token}"
     problems = urls.callback_problems(url)
     parts = urlsplit(url)
-    if problems and not (local and parts.scheme in ("http", "https") and is_loopback(parts.hostname or "")):
+    if problems and not (
+        local and parts.scheme in ("http", "https") and is_loopback(parts.hostname or "")
+    ):
         raise ConfigurationError(f"public_url: {'; '.join(problems).replace(token, '...')}")
     return url
 
@@ -254,7 +306,9 @@ def _url(url: str, name: str, variable: str) -> str:
     except ValueError:
         raise ConfigurationError(problem) from None
     if parts.username is not None or parts.password is not None:
-        raise ConfigurationError(f"{name} (or {variable}): expected a URL without user name and password")
+        raise ConfigurationError(
+            f"{name} (or {variable}): expected a URL without user name and password"
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigurationError(problem)
     if parts.scheme == "http" and urls.is_public_host(parts.hostname):

@@ -19,7 +19,9 @@ MODEL = "happyhorse-1.0-image-to-video"
 
 
 class TaskStatus(StrEnum):
-    """The statuses that the service's reference names. It may send newer ones: those stay plain text, and count as unfinished."""
+    """The statuses that the service's reference names. It may send newer ones: those stay plain
+    text, and count as unfinished.
+    """
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -45,7 +47,8 @@ class Usage:
     """What a task has reserved or cost; each field is None while the service has not said it."""
 
     credits_reserved: Decimal | None = None
-    """As reported at submission; its unit has differed between the service's pages, so do not calculate with it."""
+    """As reported at submission; its unit has differed between the service's pages, so do not
+    calculate with it."""
     credits_used: Decimal | None = None
     """The settled charge in credits."""
     usd: Decimal | None = None
@@ -73,7 +76,8 @@ class Task:
     progress: int = 0
     """0 to 100."""
     results: tuple[str, ...] = ()
-    """Links to the videos, each dead 24 hours after completion. Treat them as untrusted input: `download` does."""
+    """Links to the videos, each dead 24 hours after completion. Treat them as untrusted input:
+    `download` does."""
     error: TaskError | None = None
     """Set when the task failed."""
     usage: Usage = Usage()
@@ -91,15 +95,20 @@ class Task:
     """How long it took in all, once that is known."""
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
     """The answer as it came, with the fields that are newer than this package."""
-    _late: Callable[[Task], Mapping[str, Any]] | None = attrs.field(default=None, init=False, repr=False, eq=False)
-    """Reads the other fields from `raw` when the first of them is asked for: of ten thousand tasks that end at once, few are looked at."""
+    _late: Callable[[Task], Mapping[str, Any]] | None = attrs.field(
+        default=None, init=False, repr=False, eq=False
+    )
+    """Reads the other fields from `raw` when the first of them is asked for: of ten thousand tasks
+    that end at once, few are looked at."""
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             late = None if name == "_late" else self._late
             if late is None or name not in Task.__slots__:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+                raise AttributeError(
+                    f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
+                )
             for field, value in late(self).items():
                 object.__setattr__(self, field, value)
             object.__setattr__(self, "_late", None)
@@ -133,13 +142,16 @@ class TaskPage:
 
 @attrs.frozen(kw_only=True)
 class Estimate:
-    """What one or more requests will cost by the pricing rule; settlement follows the actual length of the output."""
+    """What one or more requests will cost by the pricing rule; settlement follows the actual length
+    of the output.
+    """
 
     credits: Decimal
     usd: Decimal
     requests: int = 1
     source: Literal["catalog", "bundled"] = "bundled"
-    """"catalog": the service's live rule. "bundled": the rule that came with this package, because the live one could not be had."""
+    """"catalog": the service's live rule. "bundled": the rule that came with this package, because
+    the live one could not be had."""
     as_of: str = ""
     """The date of the rule (ISO 8601), when it is known."""
 

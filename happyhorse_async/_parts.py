@@ -1,4 +1,6 @@
-"""The parts of an open session, put together. Loads everything heavy, and is loaded when the first session opens."""
+"""The parts of an open session, put together. Loads everything heavy, and is loaded when the first
+session opens.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Parts:
             max_connections=settings.limits.max_connections,
             client=settings.http,
         )
-        self.api = Api(self.http, timeouts=settings.timeouts, policy=settings.retry, events=self.events)
+        self.api = Api(
+            self.http, timeouts=settings.timeouts, policy=settings.retry, events=self.events
+        )
         self.budget = BudgetBook(settings.budget, events=self.events)
         self._skew = Skew()
         self.submitter = Submitter(
@@ -66,7 +70,9 @@ class Parts:
         self.submitter.callback_url = settings.webhook_url
 
     def require_own_loop(self) -> None:
-        """Raise `SessionClosedError` in another event loop than the one in which the connections live."""
+        """Raise `SessionClosedError` in another event loop than the one in which the connections
+        live.
+        """
         if asyncio.get_running_loop() is not self._loop:
             raise SessionClosedError(
                 "this session was opened in another event loop, where its connections live",
@@ -75,9 +81,11 @@ class Parts:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise SessionClosedError("this session is closed; make a new one", next_step="Open a new Session.")
+            raise SessionClosedError(
+                "this session is closed; make a new one", next_step="Open a new Session."
+            )
 
-    # --- parts that not every session needs: loaded and made when they are, so that the first submission is not held up --------------
+    # --- parts that not every session needs: loaded and made when they are, so that the first submi
 
     @cached_property
     def poller(self) -> Poller:
@@ -97,7 +105,9 @@ class Parts:
         )
 
     def learn(self, task: Task) -> None:
-        """Tell the poller, if there is one yet, of an accepted task; how the clocks differ is best told by a task that is new."""
+        """Tell the poller, if there is one yet, of an accepted task; how the clocks differ is best
+        told by a task that is new.
+        """
         self._skew.note(task.raw.get("created"), time.time())
         if "poller" in vars(self):
             self.poller.learn(task)
@@ -111,7 +121,9 @@ class Parts:
         """Call back with every task that is seen to have ended."""
         self.poller.on_final(callback)
 
-    async def wait(self, task_id: str, *, timeout: float | None = None, known: Task | None = None) -> Task:
+    async def wait(
+        self, task_id: str, *, timeout: float | None = None, known: Task | None = None
+    ) -> Task:
         """Wait until a task has ended."""
         return await self.poller.wait(task_id, timeout=timeout, known=known)
 
@@ -128,7 +140,13 @@ class Parts:
         from ._uploader import Uploader
 
         settings = self.settings
-        return Uploader(self.http, self.api, limits=settings.limits, timeouts=settings.timeouts, events=self.events)
+        return Uploader(
+            self.http,
+            self.api,
+            limits=settings.limits,
+            timeouts=settings.timeouts,
+            events=self.events,
+        )
 
     @cached_property
     def fetcher(self) -> Fetcher:
@@ -137,7 +155,9 @@ class Parts:
 
         self._require_open()
         settings = self.settings
-        return Fetcher(timeouts=settings.timeouts, limits=settings.limits, allow_loopback=settings.on_loopback)
+        return Fetcher(
+            timeouts=settings.timeouts, limits=settings.limits, allow_loopback=settings.on_loopback
+        )
 
     @cached_property
     def downloader(self) -> Downloader:
@@ -145,7 +165,14 @@ class Parts:
         from ._downloader import Downloader
 
         limits, policy = self.settings.limits, self.settings.retry
-        return Downloader(self.api, self.fetcher, limits=limits, policy=policy, events=self.events, background=self.background)
+        return Downloader(
+            self.api,
+            self.fetcher,
+            limits=limits,
+            policy=policy,
+            events=self.events,
+            background=self.background,
+        )
 
     async def url_of(self, image: Path | bytes) -> str:
         """Give the public URL of a local first frame."""
@@ -156,7 +183,9 @@ class Parts:
         return await self.pricing.credits_for(request)
 
     async def aclose(self) -> None:
-        """Close all, to the end though the caller is cancelled meanwhile: what has left is waited for under the shield."""
+        """Close all, to the end though the caller is cancelled meanwhile: what has left is waited
+        for under the shield.
+        """
         self._closed = True
         closing = self._loop.create_task(self._close(), name="happyhorse_async: closing")
         await to_the_end(closing)

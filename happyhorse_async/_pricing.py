@@ -1,4 +1,6 @@
-"""What requests will cost: by the service's live pricing rule, or by the bundled one when that cannot be had."""
+"""What requests will cost: by the service's live pricing rule, or by the bundled one when that
+cannot be had.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from .errors import HappyHorseError, InvalidRequestError
 logger = logging.getLogger("happyhorse_async")
 
 LIVE_RULE_LIMIT = 10.0
-"""Seconds that the live rule may take before the bundled one is used: a price must not hold up a submission for long."""
+"""Seconds that the live rule may take before the bundled one is used: a price must not hold up a
+submission for long."""
 RETRY_AFTER = 600.0
 """Seconds until the live rule is asked for again after it could not be had."""
 
@@ -58,7 +61,9 @@ class Pricing:
         credits_, usd, count = Decimal(0), Decimal(0), 0
         for request in listed:
             if not isinstance(request, ImageToVideo):
-                raise InvalidRequestError([f"requests: expected an ImageToVideo, or several, got {request!r:.200}"])
+                raise InvalidRequestError(
+                    [f"requests: expected an ImageToVideo, or several, got {request!r:.200}"]
+                )
             price = self._price(request)
             credits_, usd, count = credits_ + price.credits, usd + price.usd, count + 1
         as_of = prices.date_of(self._rule)
@@ -111,7 +116,11 @@ class Pricing:
 
 
 def _check(rule: Mapping[str, Any]) -> None:
-    # All that can be asked for is tried: a rule that is not understood must be found out before anything is promised by it.
+    # All that can be asked for is tried: a rule that is not understood must be found out before
+    # anything is promised by it.
     for quality in QUALITIES:
         for duration in DURATIONS:
-            prices.price_of(rule, ImageToVideo("https://example.com/frame.png", quality=quality, duration=duration))
+            prices.price_of(
+                rule,
+                ImageToVideo("https://example.com/frame.png", quality=quality, duration=duration),
+            )

@@ -48,15 +48,18 @@ def _short_image(value: Image) -> str:
 class ImageToVideo:
     """One video that is wanted: a first frame and what should become of it.
 
-    Checks itself when it is made and raises `InvalidRequestError` with every problem at once. A local file is looked at later, when it
-    is submitted, because that reads the disk. A prompt over the service's limit gives a `UserWarning` that says where it will be cut.
+    Checks itself when it is made and raises `InvalidRequestError` with every problem at once. A
+    local file is looked at later, when it is submitted, because that reads the disk. A prompt over
+    the service's limit gives a `UserWarning` that says where it will be cut.
     """
 
     image: Image = attrs.field(converter=_image, repr=_short_image)
-    """The first frame: an http or https link that the public internet can reach, a path, or the bytes of a JPEG, PNG or WEBP file of at
-    most 10 MB, at least 300 px on each side, and with sides between 1:2.5 and 2.5:1."""
+    """The first frame: an http or https link that the public internet can reach, a path, or the
+    bytes of a JPEG, PNG or WEBP file of at most 10 MB, at least 300 px on each side, and with sides
+    between 1:2.5 and 2.5:1."""
     prompt: str | None = attrs.field(default=None, kw_only=True)
-    """What should happen; up to 2,500 characters when Chinese, 5,000 otherwise. None: the model interprets the frame freely."""
+    """What should happen; up to 2,500 characters when Chinese, 5,000 otherwise. None: the model
+    interprets the frame freely."""
     quality: Quality = attrs.field(default="720p", kw_only=True)
     """"720p" or "1080p"; changes the price."""
     duration: int = attrs.field(default=5, kw_only=True)
@@ -64,7 +67,8 @@ class ImageToVideo:
     seed: int | None = attrs.field(default=None, kw_only=True)
     """1 to 2147483647; None: the service draws one."""
     callback_url: str | None = attrs.field(default=None, kw_only=True)
-    """Where the service should POST the finished task: https, no private address, at most 2,048 characters."""
+    """Where the service should POST the finished task: https, no private address, at most 2,048
+    characters."""
 
     def __attrs_post_init__(self) -> None:
         problems = request_problems(self)
@@ -81,21 +85,29 @@ class ImageToVideo:
 
 
 def request_problems(request: ImageToVideo) -> list[str]:
-    """List what the service's reference forbids in a request; a local file's content is not looked at."""
+    """List what the service's reference forbids in a request; a local file's content is not looked
+    at.
+    """
     problems = _image_problems(request.image)
     prompt: object = request.prompt
     if prompt is not None and not isinstance(prompt, str):
         problems.append(f"prompt: expected text or None, got {prompt!r}")
     elif prompt is not None and urls.has_surrogate(prompt):
-        problems.append("prompt: expected text that can be written as UTF-8; there is half of a surrogate pair in it")
+        problems.append(
+            "prompt: expected text that can be written as UTF-8; there is half of a surrogate pair in it"
+        )
     if request.quality not in QUALITIES:
         problems.append(f"quality: expected '720p' or '1080p', got {request.quality!r}")
     if not _whole_in(request.duration, DURATIONS):
         problems.append(f"duration: expected whole seconds from 3 to 15, got {request.duration!r}")
     if request.seed is not None and not _whole_in(request.seed, SEEDS):
-        problems.append(f"seed: expected a whole number from 1 to 2147483647 or None, got {request.seed!r}")
+        problems.append(
+            f"seed: expected a whole number from 1 to 2147483647 or None, got {request.seed!r}"
+        )
     if request.callback_url is not None:
-        problems += [f"callback_url: {problem}" for problem in urls.callback_problems(request.callback_url)]
+        problems += [
+            f"callback_url: {problem}" for problem in urls.callback_problems(request.callback_url)
+        ]
     return problems
 
 
@@ -110,7 +122,11 @@ def _image_problems(image: object) -> list[str]:
         return [f"image: {problem}" for problem in urls.image_link_problems(image)]
     if isinstance(image, Path):
         return []
-    shown = f"an empty {type(image).__name__}" if isinstance(image, Sequence) and not image else repr(image)
+    shown = (
+        f"an empty {type(image).__name__}"
+        if isinstance(image, Sequence) and not image
+        else repr(image)
+    )
     return [f"image: expected one http(s) link, path, or the bytes of an image, got {shown}"]
 
 
@@ -118,10 +134,20 @@ FIELDS = tuple(field.name for field in attrs.fields(ImageToVideo) if field.name 
 
 
 def made_request(request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
-    """Return the `ImageToVideo` of an image and fields; raises `InvalidRequestError` for unknown fields."""
-    problems = [f"{name}: the service has no such field; it has {', '.join(FIELDS)}" for name in fields if name not in FIELDS]
+    """Return the `ImageToVideo` of an image and fields; raises `InvalidRequestError` for unknown
+    fields.
+    """
+    problems = [
+        f"{name}: the service has no such field; it has {', '.join(FIELDS)}"
+        for name in fields
+        if name not in FIELDS
+    ]
     if isinstance(request, ImageToVideo):
-        problems += [f"{name}: give it to ImageToVideo, which is what was passed" for name in fields if name in FIELDS]
+        problems += [
+            f"{name}: give it to ImageToVideo, which is what was passed"
+            for name in fields
+            if name in FIELDS
+        ]
     if problems:
         raise InvalidRequestError(problems)
     return request if isinstance(request, ImageToVideo) else ImageToVideo(request, **fields)

@@ -1,4 +1,5 @@
-"""Session: builds the parts, opens and closes them, and forwards the verbs. The only composition root.
+"""Session: builds the parts, opens and closes them, and forwards the verbs. The only composition
+root.
 
 Imports nothing heavy: aiohttp, anyio and cattrs are loaded once an open session needs them.
 """
@@ -39,13 +40,15 @@ if TYPE_CHECKING:
 class Session:
     """The way to the service: pooled connections, one submitter, one poller, one downloader.
 
-    `api_key` defaults to EVOLINK_API_KEY, `base_url` to EVOLINK_BASE_URL or the service's host, `files_url` to EVOLINK_FILES_BASE_URL or
-    the service's file host. The policies are frozen values with sensible defaults. `http` is an `aiohttp.ClientSession` to borrow for
-    API calls: it is used and not closed. Downloads never go through it, because result links are followed under stricter rules.
-    `public_url` is where the service can call back, see `webhook_url`.
+    `api_key` defaults to EVOLINK_API_KEY, `base_url` to EVOLINK_BASE_URL or the service's host,
+    `files_url` to EVOLINK_FILES_BASE_URL or the service's file host. The policies are frozen values
+    with sensible defaults. `http` is an `aiohttp.ClientSession` to borrow for API calls: it is used
+    and not closed. Downloads never go through it, because result links are followed under stricter
+    rules. `public_url` is where the service can call back, see `webhook_url`.
 
-    Use it with `async with`, or let the first call open it and close it with `aclose()`. It belongs to the event loop that opened it, and
-    may be shared by all tasks of that loop. Raises `ConfigurationError` at once when something is set up wrongly.
+    Use it with `async with`, or let the first call open it and close it with `aclose()`. It belongs
+    to the event loop that opened it, and may be shared by all tasks of that loop. Raises
+    `ConfigurationError` at once when something is set up wrongly.
     """
 
     def __init__(
@@ -82,19 +85,26 @@ class Session:
         state = "closed" if self._closed else "open" if self._parts is not None else "not opened"
         return f"<Session {self._settings.base_url} {state}>"
 
-    # --- life ---------------------------------------------------------------------------------------------------------------------
+    # --- life -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Session:
         self._open()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.aclose()
 
     def _open(self) -> Parts:
         """Give the parts, built on first use."""
         if self._closed:
-            raise SessionClosedError("this session is closed; make a new one", next_step="Open a new Session.")
+            raise SessionClosedError(
+                "this session is closed; make a new one", next_step="Open a new Session."
+            )
         if self._parts is None:
             from ._parts import Parts
 
@@ -105,7 +115,9 @@ class Session:
         return self._parts
 
     async def aclose(self) -> None:
-        """Close the session: background work ends, and whoever waits gets `SessionClosedError`. May be called twice, from any task."""
+        """Close the session: background work ends, and whoever waits gets `SessionClosedError`. May
+        be called twice, from any task.
+        """
         parts, self._parts, self._closed = self._parts, None, True
         if parts is not None:
             await parts.aclose()
@@ -113,10 +125,13 @@ class Session:
     def __del__(self) -> None:
         if getattr(self, "_parts", None) is not None:
             warnings.warn(
-                f"{self!r} was never closed: use `async with`, or await aclose()", ResourceWarning, source=self, stacklevel=1
+                f"{self!r} was never closed: use `async with`, or await aclose()",
+                ResourceWarning,
+                source=self,
+                stacklevel=1,
             )
 
-    # --- submitting ---------------------------------------------------------------------------------------------------------------
+    # --- submitting -------------------------------------------------------------------------------
 
     async def submit(
         self,
@@ -127,23 +142,33 @@ class Session:
     ) -> TaskHandle:
         """Submit one request, which costs money, and give the handle of its task.
 
-        `request` is an `ImageToVideo`, or an image with the request's fields as keywords. A local image is checked and uploaded first.
-        `idempotency_key` is 16 to 96 characters of A-Za-z0-9._-; by default a new one is made. Raises `InvalidRequestError` before
-        anything is sent; every other error says with `.charged` whether money was spent.
+        `request` is an `ImageToVideo`, or an image with the request's fields as keywords. A local
+        image is checked and uploaded first. `idempotency_key` is 16 to 96 characters of
+        A-Za-z0-9._-; by default a new one is made. Raises `InvalidRequestError` before anything is
+        sent; every other error says with `.charged` whether money was spent.
         """
         return await self._submit(self._open(), request, fields, idempotency_key)
 
-    def submit_many(self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool = False) -> Submissions:
-        """Submit many requests at once; an async context manager that yields each `Submission` as it is decided.
+    def submit_many(
+        self,
+        requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo],
+        *,
+        ordered: bool = False,
+    ) -> Submissions:
+        """Submit many requests at once; an async context manager that yields each `Submission` as
+        it is decided.
 
-        One bad request is one failed submission, not an exception. The input is read only as fast as it can be submitted. With `ordered`
-        the submissions come in the input's order. Leaving early stops submitting; what has left by then is finished and kept in `orphans`
-        unless it was yielded.
+        One bad request is one failed submission, not an exception. The input is read only as fast
+        as it can be submitted. With `ordered` the submissions come in the input's order. Leaving
+        early stops submitting; what has left by then is finished and kept in `orphans` unless it
+        was yielded.
         """
         parts = self._open()
 
         def handle(request: ImageToVideo, idempotency_key: str, task: Task) -> TaskHandle:
-            return TaskHandle(parts, task.id, request=request, idempotency_key=idempotency_key, accepted=task)
+            return TaskHandle(
+                parts, task.id, request=request, idempotency_key=idempotency_key, accepted=task
+            )
 
         return parts.submitter.submit_many(requests, ordered=ordered, handle=handle)
 
@@ -152,31 +177,45 @@ class Session:
         """Submissions that were accepted, or may have been, after their caller was cancelled."""
         return self._orphans
 
-    # --- tasks --------------------------------------------------------------------------------------------------------------------
+    # --- tasks ------------------------------------------------------------------------------------
 
     def task(self, task_id: str) -> TaskHandle:
         """Re-attach to a task by its id, from this process or another one; nothing is sent."""
         parts = self._open()
         if not isinstance(task_id, str) or not task_id.strip() or not task_id.isprintable():
-            raise InvalidRequestError([f"task_id: expected the id of a task, such as 'task-unified-...', got {task_id!r}"])
+            raise InvalidRequestError(
+                [f"task_id: expected the id of a task, such as 'task-unified-...', got {task_id!r}"]
+            )
         return TaskHandle(parts, task_id)
 
     def watch(self, tasks: Iterable[TaskHandle | str], *, timeout: float | None = None) -> Watch:
-        """Merge the updates of many tasks; an async context manager that yields a `Task` at each change, and ends when all have ended."""
+        """Merge the updates of many tasks; an async context manager that yields a `Task` at each
+        change, and ends when all have ended.
+        """
         poller = self._open().poller
-        return poller.watch([task if isinstance(task, str) else task.id for task in tasks], timeout=timeout)
+        return poller.watch(
+            [task if isinstance(task, str) else task.id for task in tasks], timeout=timeout
+        )
 
     async def find_tasks(
-        self, *, status: str | None = None, model: str | None = None, page: int = 1, page_size: int = 50
+        self,
+        *,
+        status: str | None = None,
+        model: str | None = None,
+        page: int = 1,
+        page_size: int = 50,
     ) -> TaskPage:
         """Read one page of the account's tasks, newest first.
 
-        `status` is "processing" (queued ones included), "completed", "failed" or "cancelled"; `page_size` at most 50. Seen in the vendor's
-        clients, not promised: a server without it gives `NotFoundError`.
+        `status` is "processing" (queued ones included), "completed", "failed" or "cancelled";
+        `page_size` at most 50. Seen in the vendor's clients, not promised: a server without it
+        gives `NotFoundError`.
         """
-        return await self._open().api.list_tasks(status=status, model=model, page=page, page_size=page_size)
+        return await self._open().api.list_tasks(
+            status=status, model=model, page=page, page_size=page_size
+        )
 
-    # --- all in one ---------------------------------------------------------------------------------------------------------------
+    # --- all in one -------------------------------------------------------------------------------
 
     async def generate(
         self,
@@ -190,23 +229,29 @@ class Session:
     ) -> Video:
         """Turn one image into one saved video: submit, wait, download.
 
-        Takes what `submit` and `TaskHandle.download` take, and raises what they raise. `timeout` (seconds) bounds the wait. When it is
-        cancelled, the task goes on, and is in `orphans`.
+        Takes what `submit` and `TaskHandle.download` take, and raises what they raise. `timeout`
+        (seconds) bounds the wait. When it is cancelled, the task goes on, and is in `orphans`.
         """
         import asyncio
 
         parts = self._open()
-        await parts.downloader.check_destination(save_to if isinstance(save_to, str) else Path(save_to), overwrite=overwrite)
+        await parts.downloader.check_destination(
+            save_to if isinstance(save_to, str) else Path(save_to), overwrite=overwrite
+        )
         task = await self._submit(parts, request, fields, idempotency_key)
         try:
             return await task.download(save_to, overwrite=overwrite, timeout=timeout)
         except (asyncio.CancelledError, SessionClosedError) as error:
-            parts.submitter.leave(task.request, task.idempotency_key, task.id)  # its caller never saw the task's id
+            parts.submitter.leave(
+                task.request, task.idempotency_key, task.id
+            )  # its caller never saw the task's id
             if isinstance(error, SessionClosedError):
                 error.with_facts(charged="yes")
             raise
 
-    async def _submit(self, parts: Parts, request: Any, fields: dict[str, Any], key: str | None) -> TaskHandle:
+    async def _submit(
+        self, parts: Parts, request: Any, fields: dict[str, Any], key: str | None
+    ) -> TaskHandle:
         try:
             checked = await self._request(parts, request, fields)
         except InvalidRequestError as error:
@@ -214,7 +259,11 @@ class Session:
             raise
         accepted = await parts.submitter.submit(checked, idempotency_key=key)
         return TaskHandle(
-            parts, accepted.task.id, request=checked, idempotency_key=accepted.idempotency_key, accepted=accepted.task
+            parts,
+            accepted.task.id,
+            request=checked,
+            idempotency_key=accepted.idempotency_key,
+            accepted=accepted.task,
         )
 
     async def _request(self, parts: Parts, request: Any, fields: dict[str, Any]) -> ImageToVideo:
@@ -224,9 +273,11 @@ class Session:
             return made_request(request, fields)
         except InvalidRequestError as error:
             # The file is looked at as well, so that one error names everything that is wrong.
-            raise InvalidRequestError([*error.problems, *await parts.uploader.problems(request)]) from None
+            raise InvalidRequestError(
+                [*error.problems, *await parts.uploader.problems(request)]
+            ) from None
 
-    # --- batches ------------------------------------------------------------------------------------------------------------------
+    # --- batches ----------------------------------------------------------------------------------
 
     def batch(
         self,
@@ -237,13 +288,15 @@ class Session:
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
     ) -> Batch:
-        """Open a durable batch in a folder; an async context manager whose `run(requests)` yields each job's `Outcome`.
+        """Open a durable batch in a folder; an async context manager whose `run(requests)` yields
+        each job's `Outcome`.
 
-        The folder gets the videos and a ledger; running the same input again goes on where it stopped, whatever ended the process.
-        `max_in_flight` bounds the tasks that are being made at once. `budget` bounds what the folder's jobs may cost together, over all
-        runs. `retry` says how often and how slowly a job is tried again; `timeout` (seconds) bounds a run's wait for one task. Opening
-        raises `LedgerError` when the ledger is damaged, when another process works on the folder, and when jobs of another account are
-        unfinished in it.
+        The folder gets the videos and a ledger; running the same input again goes on where it
+        stopped, whatever ended the process. `max_in_flight` bounds the tasks that are being made at
+        once. `budget` bounds what the folder's jobs may cost together, over all runs. `retry` says
+        how often and how slowly a job is tried again; `timeout` (seconds) bounds a run's wait for
+        one task. Opening raises `LedgerError` when the ledger is damaged, when another process
+        works on the folder, and when jobs of another account are unfinished in it.
         """
         from .batch._batch import Batch, BatchOptions
         from .batch._run import RunOptions
@@ -258,12 +311,16 @@ class Session:
             key=settings.key,
         )
         options = BatchOptions(max_in_flight=max_in_flight, budget=budget, timeout=timeout)
-        return Batch(parts, folder, options if retry is None else attrs.evolve(options, retry=retry), run=run)
+        return Batch(
+            parts, folder, options if retry is None else attrs.evolve(options, retry=retry), run=run
+        )
 
-    # --- money and files ----------------------------------------------------------------------------------------------------------
+    # --- money and files --------------------------------------------------------------------------
 
     async def estimate(self, requests: ImageToVideo | Iterable[ImageToVideo]) -> Estimate:
-        """Say what one or more requests will cost, by the service's live pricing rule, or the bundled one when that cannot be had."""
+        """Say what one or more requests will cost, by the service's live pricing rule, or the
+        bundled one when that cannot be had.
+        """
         return await self._open().pricing.estimate(requests)
 
     async def credits(self) -> Credits:
@@ -271,11 +328,17 @@ class Session:
         return await self._open().api.credits()
 
     async def upload(self, image: str | os.PathLike[str] | bytes) -> UploadedFile:
-        """Check a first frame and put it on the service's file host, where it is public and lives 72 hours; same content, same file."""
+        """Check a first frame and put it on the service's file host, where it is public and lives
+        72 hours; same content, same file.
+        """
         return await self._open().uploader.upload(image)
 
-    async def problems(self, request: ImageToVideo | str | os.PathLike[str] | bytes, **fields: Any) -> list[str]:
-        """List everything that is wrong with a request, a local image's content included; nothing is sent, and [] means fine."""
+    async def problems(
+        self, request: ImageToVideo | str | os.PathLike[str] | bytes, **fields: Any
+    ) -> list[str]:
+        """List everything that is wrong with a request, a local image's content included; nothing
+        is sent, and [] means fine.
+        """
         uploader, found = self._open().uploader, list[str]()
         try:
             request = made_request(request, fields).image
@@ -284,27 +347,35 @@ class Session:
         return [*found, *await uploader.problems(request)]
 
     async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
-        """Find the downloads that were interrupted in a folder: `task(left.task_id).download(left.path)` finishes one."""
+        """Find the downloads that were interrupted in a folder:
+        `task(left.task_id).download(left.path)` finishes one.
+        """
         return await self._open().downloader.leftovers(folder)
 
-    # --- listening ----------------------------------------------------------------------------------------------------------------
+    # --- listening --------------------------------------------------------------------------------
 
     def subscribe(self, listener: Callable[[Any], None], *kinds: type[Event]) -> Callable[[], None]:
-        """Call `listener` with each event of the given kinds (all by default), in the event loop; gives a function that ends it."""
+        """Call `listener` with each event of the given kinds (all by default), in the event loop;
+        gives a function that ends it.
+        """
         return self._open().events.subscribe(listener, *kinds)
 
-    # --- callbacks ----------------------------------------------------------------------------------------------------------------
+    # --- callbacks --------------------------------------------------------------------------------
 
     @property
     def webhook_url(self) -> str | None:
-        """Where the service calls back: the session's `public_url` and a secret token; None without a public URL.
+        """Where the service calls back: the session's `public_url` and a secret token; None without
+        a public URL.
 
-        Requests get it as their `callback_url` unless they have one. Serve it with `webhooks.Webhooks`; keep it out of logs.
+        Requests get it as their `callback_url` unless they have one. Serve it with
+        `webhooks.Webhooks`; keep it out of logs.
         """
         return self._settings.webhook_url
 
     def hint(self, task_id: str) -> bool:
-        """Read a task soon, if anyone waits for it, because something says that it has changed; False when the session is closed."""
+        """Read a task soon, if anyone waits for it, because something says that it has changed;
+        False when the session is closed.
+        """
         if self._parts is not None:
             self._parts.poller.hint(task_id)
         return not self._closed

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class TaskHandle:
-    """A task of the service, as something to wait for and to download from. Made by `Session.submit` and `Session.task`."""
+    """A task of the service, as something to wait for and to download from. Made by
+    `Session.submit` and `Session.task`.
+    """
 
     __slots__ = ("_parts", "accepted", "id", "idempotency_key", "request")
 
@@ -32,7 +34,8 @@ class TaskHandle:
     ) -> None:
         self._parts = parts
         self.id = task_id
-        """The service's id: keep it, and `Session.task(id)` finds the task again from any process."""
+        """The service's id: keep it, and `Session.task(id)` finds the task again from any process.
+        """
         self.request = request
         """The request, when this process made it."""
         self.idempotency_key = idempotency_key
@@ -50,43 +53,61 @@ class TaskHandle:
     def wait(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Task]:
         """Wait until the task has a video, and give its last state.
 
-        `timeout` is in seconds; it ends the wait with `WaitTimeoutError`, not the task. Raises `TaskFailedError` (`TaskCancelledError`)
-        when the task ended without a video, `TaskNotFoundError` when the service does not know it.
+        `timeout` is in seconds; it ends the wait with `WaitTimeoutError`, not the task. Raises
+        `TaskFailedError` (`TaskCancelledError`) when the task ended without a video,
+        `TaskNotFoundError` when the service does not know it.
         """
         return self._parts.poller.wait_completed(
             self.id, timeout=timeout, known=self.accepted, idempotency_key=self.idempotency_key
         )
 
     def updates(self, *, timeout: float | None = None) -> Updates:
-        """Iterate over the task's states: first what is known, then changes, last the final one, whatever it is.
+        """Iterate over the task's states: first what is known, then changes, last the final one,
+        whatever it is.
 
-        A slow consumer skips states in between, never the last one. `timeout` (seconds) ends the iteration with `WaitTimeoutError`.
+        A slow consumer skips states in between, never the last one. `timeout` (seconds) ends the
+        iteration with `WaitTimeoutError`.
         """
         return self._parts.poller.updates(self.id, timeout=timeout, known=self.accepted)
 
     async def download(
-        self, to: str | os.PathLike[str] = "", *, overwrite: bool = False, index: int = 0, timeout: float | None = None
+        self,
+        to: str | os.PathLike[str] = "",
+        *,
+        overwrite: bool = False,
+        index: int = 0,
+        timeout: float | None = None,
     ) -> Video:
         """Wait for the task, then save its video and verify it.
 
-        `to` is a file's path, a folder (it exists, or ends with a slash), or a template with {task_id} {index} {stem} {seed}; "" is the
-        working folder. A folder gets `<task id>.mp4`. What was fetched before is gone on with. `index` chooses among several results.
-        Raises what `wait` raises, and `DownloadError`; with `overwrite=False` an existing file is never touched.
+        `to` is a file's path, a folder (it exists, or ends with a slash), or a template with
+        {task_id} {index} {stem} {seed}; "" is the working folder. A folder gets `<task id>.mp4`.
+        What was fetched before is gone on with. `index` chooses among several results. Raises what
+        `wait` raises, and `DownloadError`; with `overwrite=False` an existing file is never
+        touched.
         """
         try:
             task = await self.wait(timeout=timeout)
-            return await self._parts.downloader.download(task, to, request=self.request, overwrite=overwrite, index=index)
+            return await self._parts.downloader.download(
+                task, to, request=self.request, overwrite=overwrite, index=index
+            )
         except HappyHorseError as error:
             error.with_facts(task_id=self.id, idempotency_key=self.idempotency_key)
             raise
 
     async def download_all(
-        self, to: str | os.PathLike[str] = "", *, overwrite: bool = False, timeout: float | None = None
+        self,
+        to: str | os.PathLike[str] = "",
+        *,
+        overwrite: bool = False,
+        timeout: float | None = None,
     ) -> list[Video]:
         """Wait for the task, then save every video that it has, as `download` does."""
         try:
             task = await self.wait(timeout=timeout)
-            return await self._parts.downloader.download_all(task, to, request=self.request, overwrite=overwrite)
+            return await self._parts.downloader.download_all(
+                task, to, request=self.request, overwrite=overwrite
+            )
         except HappyHorseError as error:
             error.with_facts(task_id=self.id, idempotency_key=self.idempotency_key)
             raise

@@ -1,4 +1,6 @@
-"""Local first frame -> public URL: checked first, sent once for each content, and again when its 72 hours are nearly over."""
+"""Local first frame -> public URL: checked first, sent once for each content, and again when its 72
+hours are nearly over.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ from .events import Events, Uploaded
 logger = logging.getLogger("happyhorse_async")
 
 SAFETY_MARGIN = 6 * 3600.0
-"""Seconds before its end at which a file is not given to a new submission any more: the service fetches it when the task starts."""
+"""Seconds before its end at which a file is not given to a new submission any more: the service
+fetches it when the task starts."""
 
 QUOTA_STEP = (
     "The account's quota of files is used up. Delete files on the service's dashboard, wait until old ones expire (72 hours after their "
@@ -42,7 +45,9 @@ QUOTA_STEP = (
 
 
 class Uploader:
-    """The session's uploads: the same content is sent once, also when many ask for it at the same time."""
+    """The session's uploads: the same content is sent once, also when many ask for it at the same
+    time.
+    """
 
     def __init__(
         self,
@@ -75,7 +80,9 @@ class Uploader:
         return (await self.upload(image)).url
 
     async def problems(self, image: object) -> list[str]:
-        """List what is wrong with a local first frame; nothing for links, which only the service can look at."""
+        """List what is wrong with a local first frame; nothing for links, which only the service
+        can look at.
+        """
         source = _source(image)
         if source is None:
             return []
@@ -85,14 +92,17 @@ class Uploader:
     async def upload(self, image: str | os.PathLike[str] | bytes) -> UploadedFile:
         """Check a first frame and put it on the service's file host.
 
-        Raises `InvalidRequestError` before anything is sent, and the service's own error when it refuses.
+        Raises `InvalidRequestError` before anything is sent, and the service's own error when it
+        refuses.
         """
         looked = await self._looked_at(image)
         self._kept.add(looked.sha256)
         return await self._shared(looked)
 
     async def borrow(self, image: Path | bytes, borrower: Hashable) -> str:
-        """Give the public URL of a local first frame to somebody who gives it back when every task that was given it has ended."""
+        """Give the public URL of a local first frame to somebody who gives it back when every task
+        that was given it has ended.
+        """
         looked = await self._looked_at(image)
         self._asking[looked.sha256] += 1
         try:
@@ -103,10 +113,12 @@ class Uploader:
         return file.url
 
     async def give_back(self, url: str, borrower: Hashable) -> None:
-        """Take a file off the host again after its last borrower, which makes room in the account's quota of files.
+        """Take a file off the host again after its last borrower, which makes room in the account's
+        quota of files.
 
-        A file that anybody else was given stays: nobody knows what for. Seen in the vendor's clients, not promised: where the service will
-        not, the file stays until it expires, and nothing is raised.
+        A file that anybody else was given stays: nobody knows what for. Seen in the vendor's
+        clients, not promised: where the service will not, the file stays until it expires, and
+        nothing is raised.
         """
         borrowers = self._borrowers.get(url, set())
         if borrower not in borrowers:
@@ -133,7 +145,9 @@ class Uploader:
     async def _looked_at(self, image: object) -> LocalImage:
         source = _source(image)
         if source is None:
-            raise InvalidRequestError([f"image: expected a path or the bytes of an image to upload, got {image!r:.200}"])
+            raise InvalidRequestError(
+                [f"image: expected a path or the bytes of an image to upload, got {image!r:.200}"]
+            )
         async with self._looks:
             looked = await look_at(source)
         if looked.problems:
@@ -181,19 +195,31 @@ class Uploader:
 
     async def _send(self, image: LocalImage) -> UploadedFile:
         try:
-            file = await self._api.retrying(lambda: self._host.upload_once(image), "uploading a first frame")
+            file = await self._api.retrying(
+                lambda: self._host.upload_once(image), "uploading a first frame"
+            )
         except APIStatusError as error:
             if "quota" in f"{error.code} {error.message}".lower():
                 error.next_step = QUOTA_STEP
             raise
         if file.size and file.size != image.size:
-            raise InvalidRequestError([f"image: the file changed while it was sent ({image.size} bytes before, {file.size} after)"])
+            raise InvalidRequestError(
+                [
+                    f"image: the file changed while it was sent ({image.size} bytes before, {file.size} after)"
+                ]
+            )
         return file
 
     def _end_of(self, file: UploadedFile) -> float:
-        """When, by this machine's clock, a file is too old to be given away; the service's two times tell how long it lives."""
+        """When, by this machine's clock, a file is too old to be given away; the service's two
+        times tell how long it lives.
+        """
         uploaded = wire.moment(file.raw.get("upload_time"))
-        life = wire.FILE_LIFE if file.expires_at is None or uploaded is None else file.expires_at - uploaded
+        life = (
+            wire.FILE_LIFE
+            if file.expires_at is None or uploaded is None
+            else file.expires_at - uploaded
+        )
         return self._clock() + life.total_seconds() - SAFETY_MARGIN
 
 
@@ -244,7 +270,9 @@ def _look_at(source: Path | bytes) -> LocalImage:
             return _described(source, file, source.stat().st_size, source.stem)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        return LocalImage(source=source, problems=(f"image: {str(source)!r} cannot be read: {reason}",))
+        return LocalImage(
+            source=source, problems=(f"image: {str(source)!r} cannot be read: {reason}",)
+        )
 
 
 def _described(source: Path | bytes, file: BinaryIO, size: int, stem: str) -> LocalImage:
@@ -258,11 +286,21 @@ def _described(source: Path | bytes, file: BinaryIO, size: int, stem: str) -> Lo
     frame = images.read_frame(header)
     # The name travels in a header of the form, and only its ending matters to the service.
     name = f"{_plain(stem) or 'frame'}.{'jpg' if frame.format == 'jpeg' else frame.format}"
-    return LocalImage(source=source, problems=(), sha256=digest.hexdigest(), size=size, mime_type=frame.mime_type, name=name)
+    return LocalImage(
+        source=source,
+        problems=(),
+        sha256=digest.hexdigest(),
+        size=size,
+        mime_type=frame.mime_type,
+        name=name,
+    )
 
 
 def _plain(stem: str) -> str:
-    kept = (character if character.isascii() and (character.isalnum() or character in "-_") else "_" for character in stem)
+    kept = (
+        character if character.isascii() and (character.isalnum() or character in "-_") else "_"
+        for character in stem
+    )
     return "".join(kept)[:80]
 
 
@@ -280,12 +318,16 @@ class FileHost:
             form = aiohttp.FormData()
             form.add_field("file", file, filename=image.name, content_type=image.mime_type)
             url = self._http.files_url + UPLOAD_PATH
-            return wire.decode_upload(await self._http.call("POST", url, form=form, timeout=self._timeout))
+            return wire.decode_upload(
+                await self._http.call("POST", url, form=form, timeout=self._timeout)
+            )
         finally:
             file.close()
 
     async def delete_once(self, file_id: str) -> None:
-        """Take a file away, one try; raises the service's error when it will not, or has no such call."""
+        """Take a file away, one try; raises the service's error when it will not, or has no such
+        call.
+        """
         url = f"{self._http.files_url}/api/v1/files/{quote(file_id, safe='')}"
         decode_object(await self._http.call("DELETE", url, timeout=self._timeout))
 
@@ -311,4 +353,6 @@ def _open(image: LocalImage) -> BinaryIO:
     try:
         return image.source.open("rb")
     except OSError as error:
-        raise InvalidRequestError([f"image: {str(image.source)!r} cannot be read: {error.strerror or error}"]) from None
+        raise InvalidRequestError(
+            [f"image: {str(image.source)!r} cannot be read: {error.strerror or error}"]
+        ) from None

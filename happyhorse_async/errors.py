@@ -30,7 +30,8 @@
     │   └── DestinationExistsError    (FileExistsError)
     └── LedgerError
 
-Each one says whether money was spent (`charged`) and what to do next (`next_step`), survives pickling, and never holds a key.
+Each one says whether money was spent (`charged`) and what to do next (`next_step`), survives
+pickling, and never holds a key.
 """
 
 from __future__ import annotations
@@ -49,12 +50,15 @@ Charged = Literal["no", "yes", "unknown"]
 class HappyHorseError(Exception):
     """The base of every error of this package.
 
-    `charged` is "no", "yes" or "unknown"; `task_id`, `idempotency_key` and `request_id` (the one to give to the service's support) are
-    None when there is none; `next_step`, which is never empty, says what is safe to do now. `str(error)` is the message alone, so that it
-    can go into a log as it is.
+    `charged` is "no", "yes" or "unknown"; `task_id`, `idempotency_key` and `request_id` (the one to
+    give to the service's support) are None when there is none; `next_step`, which is never empty,
+    says what is safe to do now. `str(error)` is the message alone, so that it can go into a log as
+    it is.
     """
 
-    default_next_step: ClassVar[str] = "Read the message, and in `charged` whether money was spent, before trying again."
+    default_next_step: ClassVar[str] = (
+        "Read the message, and in `charged` whether money was spent, before trying again."
+    )
 
     def __init__(
         self,
@@ -82,18 +86,23 @@ class HappyHorseError(Exception):
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The class is called without arguments and the state laid over it, so that subclasses are free in what they ask for.
+        # The class is called without arguments and the state laid over it, so that subclasses are
+        # free in what they ask for.
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
     def with_facts(self, **facts: Any) -> HappyHorseError:
-        """Give the same error with facts laid over those that it lacks; a fact that is already there stays, but for `charged`."""
+        """Give the same error with facts laid over those that it lacks; a fact that is already
+        there stays, but for `charged`.
+        """
         for name, value in facts.items():
             if name == "charged" or getattr(self, name, None) is None:
                 setattr(self, name, value)
         return self
 
 
-def _rebuild(kind: type[HappyHorseError], args: tuple[Any, ...], state: Mapping[str, Any]) -> HappyHorseError:
+def _rebuild(
+    kind: type[HappyHorseError], args: tuple[Any, ...], state: Mapping[str, Any]
+) -> HappyHorseError:
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(state)
@@ -101,18 +110,24 @@ def _rebuild(kind: type[HappyHorseError], args: tuple[Any, ...], state: Mapping[
 
 
 class ConfigurationError(HappyHorseError, ValueError):
-    """The session or one of its policies was set up wrongly; the message names the setting, what it was and what it may be."""
+    """The session or one of its policies was set up wrongly; the message names the setting, what it
+    was and what it may be.
+    """
 
     default_next_step = "Put right what the message names, then try again."
 
 
 class InvalidRequestError(HappyHorseError, ValueError):
-    """A request breaks the service's rules; `problems` lists every broken rule as "field: what is wrong, what is expected"."""
+    """A request breaks the service's rules; `problems` lists every broken rule as "field: what is
+    wrong, what is expected".
+    """
 
     default_next_step = "Change the request; nothing was sent and nothing was charged."
 
     def __init__(self, problems: Iterable[str] = (), **facts: Any) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems: tuple[str, ...] = (
+            (problems,) if isinstance(problems, str) else tuple(problems)
+        )
         super().__init__("; ".join(self.problems), **facts)
 
 
@@ -122,9 +137,13 @@ class BudgetExceededError(HappyHorseError):
     `needed` and `left` are credits as decimals in text.
     """
 
-    default_next_step = "Raise the budget, or wait until running tasks settle for less than their estimate."
+    default_next_step = (
+        "Raise the budget, or wait until running tasks settle for less than their estimate."
+    )
 
-    def __init__(self, message: str = "", *, needed: str = "", left: str = "", **facts: Any) -> None:
+    def __init__(
+        self, message: str = "", *, needed: str = "", left: str = "", **facts: Any
+    ) -> None:
         super().__init__(message, **facts)
         self.needed = needed
         self.left = left
@@ -139,7 +158,9 @@ class SessionClosedError(HappyHorseError, RuntimeError):
 class TransportError(HappyHorseError):
     """No usable answer came. `sent` is False when the request certainly never reached the service."""
 
-    default_next_step = "Check the network, then try again: a submission with the same idempotency key."
+    default_next_step = (
+        "Check the network, then try again: a submission with the same idempotency key."
+    )
 
     def __init__(self, message: str = "", *, sent: bool = True, **facts: Any) -> None:
         super().__init__(message, **facts)
@@ -157,8 +178,9 @@ class APITimeoutError(TransportError, TimeoutError):
 class APIStatusError(HappyHorseError):
     """The service answered with an error.
 
-    `status` is the HTTP status, `code` the service's own code as text ("" when it gave none), `param` the field it complains about,
-    `retry_after` the pause in seconds that it asked for, `own_body` whether the body was the service's own error object.
+    `status` is the HTTP status, `code` the service's own code as text ("" when it gave none),
+    `param` the field it complains about, `retry_after` the pause in seconds that it asked for,
+    `own_body` whether the body was the service's own error object.
     """
 
     default_next_step = "Read the service's message; if it does not say what to do, give the request id to the service's support."
@@ -197,7 +219,9 @@ class IdempotencyConflictError(BadRequestError):
 class AuthenticationError(APIStatusError):
     """The service does not accept the API key (401)."""
 
-    default_next_step = "Check EVOLINK_API_KEY or api_key=; keys are made on the service's dashboard."
+    default_next_step = (
+        "Check EVOLINK_API_KEY or api_key=; keys are made on the service's dashboard."
+    )
 
 
 class InsufficientCreditsError(APIStatusError):
@@ -209,7 +233,9 @@ class InsufficientCreditsError(APIStatusError):
 class PermissionDeniedError(APIStatusError, PermissionError):
     """The key may not use this model or see this object (403)."""
 
-    default_next_step = "Give the key access to the model on the service's dashboard, or use another key."
+    default_next_step = (
+        "Give the key access to the model on the service's dashboard, or use another key."
+    )
 
 
 class NotFoundError(APIStatusError, LookupError):
@@ -221,13 +247,19 @@ class NotFoundError(APIStatusError, LookupError):
 class TaskNotFoundError(NotFoundError):
     """The service does not know this task id (any more), for this account."""
 
-    default_next_step = "Check the id and that the key belongs to the account that submitted the task."
+    default_next_step = (
+        "Check the id and that the key belongs to the account that submitted the task."
+    )
 
 
 class RateLimitError(APIStatusError):
-    """Too many requests (429); `retry_after` is the pause that the service asked for, in seconds, or None."""
+    """Too many requests (429); `retry_after` is the pause that the service asked for, in seconds,
+    or None.
+    """
 
-    default_next_step = "Wait, then try again; a smaller Limits(max_submissions=...) keeps clear of the limit."
+    default_next_step = (
+        "Wait, then try again; a smaller Limits(max_submissions=...) keeps clear of the limit."
+    )
 
 
 class InternalServerError(APIStatusError):
@@ -237,21 +269,25 @@ class InternalServerError(APIStatusError):
 
 
 class UnreadableAnswerError(HappyHorseError, ValueError):
-    """An answer with a good status is not what the service promises: empty, HTML, broken JSON, or without the fields that matter.
+    """An answer with a good status is not what the service promises: empty, HTML, broken JSON, or
+    without the fields that matter.
 
     `status` is the HTTP status and `excerpt` the beginning of the body.
     """
 
     default_next_step = "Check that base_url= and files_url= are the service's, then try again: a submission with the same key."
 
-    def __init__(self, message: str = "", *, status: int = 0, excerpt: str = "", **facts: Any) -> None:
+    def __init__(
+        self, message: str = "", *, status: int = 0, excerpt: str = "", **facts: Any
+    ) -> None:
         super().__init__(message, **facts)
         self.status = status
         self.excerpt = excerpt
 
 
 class SubmissionOutcomeUnknownError(HappyHorseError):
-    """The request left, no answer came that can be trusted, and the task could not be found: it may have been accepted and charged.
+    """The request left, no answer came that can be trusted, and the task could not be found: it may
+    have been accepted and charged.
 
     `candidates` holds the ids of tasks that could be it (several: it is not clear which).
     """
@@ -261,19 +297,28 @@ class SubmissionOutcomeUnknownError(HappyHorseError):
         "or look for the task with session.find_tasks() first."
     )
 
-    def __init__(self, message: str = "", *, candidates: Iterable[str] = (), charged: Charged = "unknown", **facts: Any) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        candidates: Iterable[str] = (),
+        charged: Charged = "unknown",
+        **facts: Any,
+    ) -> None:
         super().__init__(message, charged=charged, **facts)
         self.candidates = tuple(candidates)
 
 
 class TaskFailedError(HappyHorseError):
-    """The task ended without a video; `task` is its last state, `retryable` whether the service says that the same input can work later."""
+    """The task ended without a video; `task` is its last state, `retryable` whether the service
+    says that the same input can work later.
+    """
 
-    default_next_step = (
-        "Read the task's error; submitting again needs a new idempotency key, and helps only where `retryable` is true."
-    )
+    default_next_step = "Read the task's error; submitting again needs a new idempotency key, and helps only where `retryable` is true."
 
-    def __init__(self, message: str = "", *, task: Task | None = None, retryable: bool = False, **facts: Any) -> None:
+    def __init__(
+        self, message: str = "", *, task: Task | None = None, retryable: bool = False, **facts: Any
+    ) -> None:
         super().__init__(message, **facts)
         self.task = task
         self.retryable = retryable
@@ -288,11 +333,15 @@ class TaskFailedError(HappyHorseError):
 class TaskCancelledError(TaskFailedError):
     """The task was cancelled on the service's side."""
 
-    default_next_step = "Ask whoever cancelled the task; submitting again needs a new idempotency key."
+    default_next_step = (
+        "Ask whoever cancelled the task; submitting again needs a new idempotency key."
+    )
 
 
 class WaitTimeoutError(HappyHorseError, TimeoutError):
-    """The time for waiting is over; the task itself goes on. `task` is its last known state, or None."""
+    """The time for waiting is over; the task itself goes on. `task` is its last known state, or
+    None.
+    """
 
     default_next_step = "Wait again, from any process, with session.task(task_id)."
 
@@ -302,11 +351,17 @@ class WaitTimeoutError(HappyHorseError, TimeoutError):
 
 
 class DownloadError(HappyHorseError):
-    """A video could not be saved; `path` is where it should have gone. The task stays paid, so the video can be fetched again."""
+    """A video could not be saved; `path` is where it should have gone. The task stays paid, so the
+    video can be fetched again.
+    """
 
-    default_next_step = "Call download() again before the link expires: it goes on where it stopped."
+    default_next_step = (
+        "Call download() again before the link expires: it goes on where it stopped."
+    )
 
-    def __init__(self, message: str = "", *, path: str | None = None, charged: Charged = "yes", **facts: Any) -> None:
+    def __init__(
+        self, message: str = "", *, path: str | None = None, charged: Charged = "yes", **facts: Any
+    ) -> None:
         super().__init__(message, charged=charged, **facts)
         self.path = path
 
@@ -318,9 +373,13 @@ class LinkExpiredError(DownloadError):
 
 
 class UnsafeLinkError(DownloadError, ValueError):
-    """The link points where a download must not go (not https, a private address, credentials inside, ...); nothing was connected to."""
+    """The link points where a download must not go (not https, a private address, credentials
+    inside, ...); nothing was connected to.
+    """
 
-    default_next_step = "Do not fetch it by other means; tell the service's support, with the task id."
+    default_next_step = (
+        "Do not fetch it by other means; tell the service's support, with the task id."
+    )
 
 
 class IncompleteDownloadError(DownloadError):
@@ -330,9 +389,7 @@ class IncompleteDownloadError(DownloadError):
 class NotAVideoError(DownloadError, ValueError):
     """What the link gave is not a whole MP4 file, so it was not put at the final path."""
 
-    default_next_step = (
-        "Call download() again before the link expires; if it fails again, tell the service's support, with the task id."
-    )
+    default_next_step = "Call download() again before the link expires; if it fails again, tell the service's support, with the task id."
 
 
 class DestinationExistsError(DownloadError, FileExistsError):
@@ -342,6 +399,8 @@ class DestinationExistsError(DownloadError, FileExistsError):
 
 
 class LedgerError(HappyHorseError):
-    """The batch's ledger cannot be used: damaged, made by a newer version, or held by another process."""
+    """The batch's ledger cannot be used: damaged, made by a newer version, or held by another
+    process.
+    """
 
     default_next_step = "Put right what the message names, then run the batch again; keep the ledger, which knows what was paid."

@@ -1,4 +1,5 @@
-"""What happens in a session, as typed events. Progress bars, metrics, reports and logs listen; see the dispatcher.
+"""What happens in a session, as typed events. Progress bars, metrics, reports and logs listen; see
+the dispatcher.
 
 May import attrs and the models, no I/O.
 """
@@ -67,7 +68,8 @@ class Orphaned(Event):
     """A task was accepted after its caller had been cancelled; it is in `session.orphans`."""
 
     task_id: str | None
-    """None: the service did not answer in time either, so it is not known whether there is a task."""
+    """None: the service did not answer in time either, so it is not known whether there is a task.
+    """
     idempotency_key: str
     request: ImageToVideo
 
@@ -164,16 +166,20 @@ Listener = Callable[[Any], None]
 
 
 class Events:
-    """The dispatcher: hands each event to the listeners that asked for its kind, at once and in order.
+    """The dispatcher: hands each event to the listeners that asked for its kind, at once and in
+    order.
 
-    Listeners are called in the event loop and must not block. One that raises is logged and does not disturb the work.
+    Listeners are called in the event loop and must not block. One that raises is logged and does
+    not disturb the work.
     """
 
     def __init__(self) -> None:
         self._listeners: list[tuple[tuple[type[object], ...], Listener]] = []
 
     def subscribe(self, listener: Callable[[E], None], *kinds: type[E]) -> Callable[[], None]:
-        """Call `listener` with every event of the kinds given (none: every event); gives a function that ends it."""
+        """Call `listener` with every event of the kinds given (none: every event); gives a function
+        that ends it.
+        """
         entry: tuple[tuple[type[object], ...], Listener] = (tuple(kinds) or (object,), listener)
         self._listeners.append(entry)
 
@@ -194,4 +200,8 @@ class Events:
                 try:
                     listener(event)
                 except Exception:
-                    logger.exception("a listener failed on %s", type(event).__name__, extra={"action": "listener_failed"})
+                    logger.exception(
+                        "a listener failed on %s",
+                        type(event).__name__,
+                        extra={"action": "listener_failed"},
+                    )

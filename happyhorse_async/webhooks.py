@@ -1,8 +1,10 @@
-"""Receiving the service's callbacks, for any framework: a callback is a hint, the authenticated re-read is the truth.
+"""Receiving the service's callbacks, for any framework: a callback is a hint, the authenticated
+re-read is the truth.
 
-The service does not sign its callbacks, so nothing in a body is believed. The URL carries a token that cannot be guessed; of the body only
-the task id is used, and only to read that task sooner when somebody here waits for it. So a forged, repeated, late or reordered callback
-can cause one early read at most, and waiting code is the same with and without callbacks.
+The service does not sign its callbacks, so nothing in a body is believed. The URL carries a token
+that cannot be guessed; of the body only the task id is used, and only to read that task sooner when
+somebody here waits for it. So a forged, repeated, late or reordered callback can cause one early
+read at most, and waiting code is the same with and without callbacks.
 """
 
 from __future__ import annotations
@@ -40,11 +42,13 @@ class Hinted(Protocol):
 
 
 class Webhooks:
-    """Takes callbacks for one session, which was made with `public_url=`. Answers are decided without waiting for anything.
+    """Takes callbacks for one session, which was made with `public_url=`. Answers are decided
+    without waiting for anything.
 
-    Mount it where `session.webhook_url` points: `integrations.fastapi` and `integrations.aiohttp` have it ready, and any other framework
-    calls `receive` with the last part of the path and the body. Callbacks only help the process that waits: behind a load balancer
-    send them to that process, or lower `Polling(heartbeat=...)`.
+    Mount it where `session.webhook_url` points: `integrations.fastapi` and `integrations.aiohttp`
+    have it ready, and any other framework calls `receive` with the last part of the path and the
+    body. Callbacks only help the process that waits: behind a load balancer send them to that
+    process, or lower `Polling(heartbeat=...)`.
     """
 
     def __init__(self, session: Hinted) -> None:
@@ -60,8 +64,9 @@ class Webhooks:
     def receive(self, token: str, body: bytes) -> int:
         """Take one callback, and give the HTTP status to answer with; an empty body goes with it.
 
-        204: taken, whether or not the task is known here, so that the answer tells nothing. 404: wrong token. 413: too large. 400: no task
-        in it. 503: the session is closed; the service will try again.
+        204: taken, whether or not the task is known here, so that the answer tells nothing. 404:
+        wrong token. 413: too large. 400: no task in it. 503: the session is closed; the service
+        will try again.
         """
         if not hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self._token):
             return HTTPStatus.NOT_FOUND
@@ -70,11 +75,16 @@ class Webhooks:
         task_id = _task_id(body)
         if task_id is None:
             return HTTPStatus.BAD_REQUEST
-        logger.debug("a callback came for task %s", task_id, extra={"action": "callback", "task_id": task_id})
-        return HTTPStatus.NO_CONTENT if self._session.hint(task_id) else HTTPStatus.SERVICE_UNAVAILABLE
+        logger.debug(
+            "a callback came for task %s", task_id, extra={"action": "callback", "task_id": task_id}
+        )
+        return (
+            HTTPStatus.NO_CONTENT if self._session.hint(task_id) else HTTPStatus.SERVICE_UNAVAILABLE
+        )
 
     async def receive_stream(self, token: str, chunks: AsyncIterable[bytes]) -> int:
-        """Take one callback whose body is still arriving: no more of it is read than `LARGEST_BODY`, and nothing for a wrong token.
+        """Take one callback whose body is still arriving: no more of it is read than
+        `LARGEST_BODY`, and nothing for a wrong token.
 
         408: it took longer than `SLOWEST_BODY`.
         """
@@ -98,5 +108,10 @@ def _task_id(body: bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     task_id = value.get("id") if isinstance(value, dict) else None
-    fits = isinstance(task_id, str) and 0 < len(task_id) <= LONGEST_ID and task_id.isascii() and task_id.isprintable()
+    fits = (
+        isinstance(task_id, str)
+        and 0 < len(task_id) <= LONGEST_ID
+        and task_id.isascii()
+        and task_id.isprintable()
+    )
     return task_id if fits else None

@@ -1,4 +1,6 @@
-"""Fixtures that every test may use: the sandbox on a clock moved by hand, and a session wired to it."""
+"""Fixtures that every test may use: the sandbox on a clock moved by hand, and a session wired to
+it.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,15 @@ from happyhorse_async import Polling, RetryPolicy, Session
 from happyhorse_async.sandbox import Sandbox
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Whoever starts the tests in the background of a script has them, and all processes that they start, be deaf to Ctrl-C.
+    # Whoever starts the tests in the background of a script has them, and all processes that they
+    # start, be deaf to Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PHOTOS = Path(__file__).parent.parent / "happyhorse_async" / "sandbox" / "photos"
 
-QUICK_POLLING = Polling(target_delay=0.01, min_interval=0.01, max_interval=0.05, max_reads_per_minute=1_000_000)
+QUICK_POLLING = Polling(
+    target_delay=0.01, min_interval=0.01, max_interval=0.05, max_reads_per_minute=1_000_000
+)
 QUICK_RETRY = RetryPolicy(first_pause=0.01, longest_pause=0.05)
 
 
@@ -39,7 +44,9 @@ async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
 def open_session(sandbox: Sandbox, **settings: object) -> Session:
     """Make a session wired to a sandbox, quick to poll and to retry unless a test says otherwise."""
     defaults: dict[str, object] = {"polling": QUICK_POLLING, "retry": QUICK_RETRY}
-    return Session(sandbox.key, base_url=sandbox.url, files_url=sandbox.files_url, **{**defaults, **settings})  # type: ignore[arg-type]
+    return Session(
+        sandbox.key, base_url=sandbox.url, files_url=sandbox.files_url, **{**defaults, **settings}
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_closing_ends_all_work_and_may_be_done_twice() -> None:
-    """Work that would run for ever is cancelled and awaited, so that its cleanup has run when aclose returns."""
+    """Work that would run for ever is cancelled and awaited, so that its cleanup has run when
+    aclose returns.
+    """
     background, cleaned = Background(), list[int]()
 
     async def forever(number: int) -> None:

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from happyhorse_async import Budget, ConfigurationError, Limits, Polling, RetryPolicy, Session, Timeouts
+from happyhorse_async import (
+    Budget,
+    ConfigurationError,
+    Limits,
+    Polling,
+    RetryPolicy,
+    Session,
+    Timeouts,
+)
 from happyhorse_async._config import Secret, Settings, is_loopback
 
 KEY = "sk-secret-0123456789"
@@ -15,7 +23,11 @@ KEY = "sk-secret-0123456789"
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        (Limits, {"max_submissions": 0}, r"Limits\(max_submissions=0\): expected a whole number of at least 1"),
+        (
+            Limits,
+            {"max_submissions": 0},
+            r"Limits\(max_submissions=0\): expected a whole number of at least 1",
+        ),
         (Limits, {"max_submissions": 1.5}, "a whole number"),
         (Limits, {"max_unfinished": 0}, "at least 1, or None"),
         (Limits, {"max_reads": True}, "a whole number"),
@@ -23,7 +35,11 @@ KEY = "sk-secret-0123456789"
         (Timeouts, {"shield": -1}, "at least 0"),
         (RetryPolicy, {"jitter": 1.1}, "at least 0 and at most 1"),
         (RetryPolicy, {"replays": -1}, "a whole number of at least 0"),
-        (Polling, {"min_interval": 5, "max_interval": 4}, "max_interval to be at least min_interval"),
+        (
+            Polling,
+            {"min_interval": 5, "max_interval": 4},
+            "max_interval to be at least min_interval",
+        ),
         (Budget, {"credits": -1}, "not negative"),
         (Budget, {"credits": "many"}, "a number of credits"),
         (Budget, {"credits": "nan"}, "a number of credits"),
@@ -31,7 +47,9 @@ KEY = "sk-secret-0123456789"
     ],
 )
 def test_a_wrong_policy_is_refused(kind: type[Any], settings: dict[str, Any], message: str) -> None:
-    """A policy that cannot work is refused where it is made, with the setting's name, its value and what it may be."""
+    """A policy that cannot work is refused where it is made, with the setting's name, its value and
+    what it may be.
+    """
     with pytest.raises(ConfigurationError, match=message):
         kind(**settings)
 
@@ -58,7 +76,9 @@ def test_a_key_that_cannot_be_a_header_is_refused_without_being_shown(key: str) 
     assert key not in str(caught.value)
 
 
-def test_hosts_come_from_arguments_then_environment_then_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hosts_come_from_arguments_then_environment_then_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Arguments win over the environment, which wins over the service's own hosts."""
     nothing: dict[str, Any] = {
         "limits": Limits(),
@@ -76,13 +96,26 @@ def test_hosts_come_from_arguments_then_environment_then_defaults(monkeypatch: p
     assert not settings.on_loopback
     monkeypatch.setenv("EVOLINK_BASE_URL", "http://127.0.0.1:8787/")
     monkeypatch.setenv("EVOLINK_FILES_BASE_URL", "http://localhost:8788")
-    settings = Settings.resolve(None, base_url=None, files_url="https://files.example.com", **nothing)
-    assert (settings.base_url, settings.files_url) == ("http://127.0.0.1:8787", "https://files.example.com")
+    settings = Settings.resolve(
+        None, base_url=None, files_url="https://files.example.com", **nothing
+    )
+    assert (settings.base_url, settings.files_url) == (
+        "http://127.0.0.1:8787",
+        "https://files.example.com",
+    )
     assert settings.on_loopback
 
 
 @pytest.mark.parametrize(
-    "url", ["api.example.com", "ftp://x.example", "https://", "https://x:y@h.example", "http://h:99999", "https://h?q=1"]
+    "url",
+    [
+        "api.example.com",
+        "ftp://x.example",
+        "https://",
+        "https://x:y@h.example",
+        "http://h:99999",
+        "https://h?q=1",
+    ],
 )
 def test_a_wrong_host_is_refused(url: str) -> None:
     """A base URL that cannot be one is refused with an example of a right one."""
@@ -91,7 +124,9 @@ def test_a_wrong_host_is_refused(url: str) -> None:
 
 
 def test_a_password_in_a_host_is_not_shown() -> None:
-    """A base URL with a password in it is refused without repeating the password, which would go into logs."""
+    """A base URL with a password in it is refused without repeating the password, which would go
+    into logs.
+    """
     with pytest.raises(ConfigurationError, match="without user name and password") as caught:
         Session(KEY, base_url="https://me:secret@h.example")
     assert "secret" not in str(caught.value)
@@ -122,7 +157,14 @@ def test_a_secret_does_not_show_itself() -> None:
 
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("LOCALHOST.", True), ("10.0.0.1", False), ("a.b", False)],
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("LOCALHOST.", True),
+        ("10.0.0.1", False),
+        ("a.b", False),
+    ],
 )
 def test_loopback_is_recognised(host: str, expected: bool) -> None:
     """Loopback is recognised by address and by name."""

@@ -18,14 +18,23 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the contracts on a copy of the project."""
     command = [str(LINTER), "--config", str(folder / "pyproject.toml"), "--no-cache"]
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(folder)}
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(folder)},
     )
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of the project that a test may spoil."""
-    shutil.copytree(ROOT / "happyhorse_async", tmp_path / "happyhorse_async", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "happyhorse_async",
+        tmp_path / "happyhorse_async",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 

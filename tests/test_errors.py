@@ -10,9 +10,19 @@ import pytest
 
 from happyhorse_async import errors
 from happyhorse_async._models import Task, TaskError
-from happyhorse_async.errors import APIConnectionError, HappyHorseError, InvalidRequestError, RateLimitError, TaskFailedError
+from happyhorse_async.errors import (
+    APIConnectionError,
+    HappyHorseError,
+    InvalidRequestError,
+    RateLimitError,
+    TaskFailedError,
+)
 
-ALL = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, HappyHorseError)]
+ALL = [
+    value
+    for value in vars(errors).values()
+    if inspect.isclass(value) and issubclass(value, HappyHorseError)
+]
 
 BUILTINS = {
     "ConfigurationError": ValueError,
@@ -35,13 +45,24 @@ BUILTINS = {
 def test_every_error_survives_pickling_with_its_facts(kind: type[HappyHorseError]) -> None:
     """An error that crosses a process boundary arrives with all that it said."""
     error = kind(
-        "what happened", charged="unknown", task_id="task-unified-1", idempotency_key="k" * 16, request_id="r1", next_step="wait"
+        "what happened",
+        charged="unknown",
+        task_id="task-unified-1",
+        idempotency_key="k" * 16,
+        request_id="r1",
+        next_step="wait",
     )
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
     assert str(again) == str(error) == "what happened"
     assert vars(again) == vars(error)
-    assert (again.charged, again.task_id, again.idempotency_key, again.request_id, again.next_step) == (
+    assert (
+        again.charged,
+        again.task_id,
+        again.idempotency_key,
+        again.request_id,
+        again.next_step,
+    ) == (
         "unknown",
         "task-unified-1",
         "k" * 16,
@@ -58,8 +79,14 @@ def test_every_error_can_be_made_without_arguments(kind: type[HappyHorseError]) 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 def test_every_error_says_what_to_do_next(kind: type[HappyHorseError]) -> None:
-    """Whoever catches an error of the package is told what is safe to do now, also after it has crossed a process boundary."""
-    for error in (kind(), kind("what happened", next_step=None), kind("what happened", next_step="")):
+    """Whoever catches an error of the package is told what is safe to do now, also after it has
+    crossed a process boundary.
+    """
+    for error in (
+        kind(),
+        kind("what happened", next_step=None),
+        kind("what happened", next_step=""),
+    ):
         again = pickle.loads(pickle.dumps(error))
         assert again.next_step == error.next_step == kind.default_next_step
         assert re.fullmatch(r"[A-Z][^\n]{20,}\.", again.next_step)
@@ -71,7 +98,9 @@ def test_every_error_is_in_the_tree() -> None:
     def below(kind: type[HappyHorseError]) -> set[type[HappyHorseError]]:
         return {kind}.union(*(below(child) for child in kind.__subclasses__()))
 
-    assert {kind for kind in below(HappyHorseError) if kind.__module__.startswith("happyhorse_async")} == set(ALL)
+    assert {
+        kind for kind in below(HappyHorseError) if kind.__module__.startswith("happyhorse_async")
+    } == set(ALL)
 
 
 @pytest.mark.parametrize(("name", "builtin"), BUILTINS.items())

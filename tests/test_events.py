@@ -27,7 +27,9 @@ def test_listeners_get_the_kinds_that_they_asked_for_in_order() -> None:
     assert updates == [done]
 
 
-def test_a_listener_that_raises_is_logged_and_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_that_raises_is_logged_and_disturbs_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A broken progress bar must not be able to lose a paid task."""
     events, heard = Events(), list[Event]()
 

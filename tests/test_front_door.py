@@ -84,7 +84,9 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
 
 
 def test_the_front_door_is_light() -> None:
-    """Importing, and even making a Session, loads neither aiohttp nor cattrs nor anyio; opening one loads what all calls need."""
+    """Importing, and even making a Session, loads neither aiohttp nor cattrs nor anyio; opening one
+    loads what all calls need.
+    """
     script = """
 import sys, asyncio
 import happyhorse_async

@@ -31,9 +31,15 @@ WRONG = {
     "duration 2": ({"duration": 2}, "duration: expected whole seconds from 3 to 15, got 2"),
     "duration 16": ({"duration": 16}, "duration: expected whole seconds from 3 to 15, got 16"),
     "duration 5.5": ({"duration": 5.5}, "duration: expected whole seconds from 3 to 15, got 5.5"),
-    "duration True": ({"duration": True}, "duration: expected whole seconds from 3 to 15, got True"),
+    "duration True": (
+        {"duration": True},
+        "duration: expected whole seconds from 3 to 15, got True",
+    ),
     "seed 0": ({"seed": 0}, "seed: expected a whole number from 1 to 2147483647 or None, got 0"),
-    "seed too large": ({"seed": 2147483648}, "seed: expected a whole number from 1 to 2147483647 or None, got 2147483648"),
+    "seed too large": (
+        {"seed": 2147483648},
+        "seed: expected a whole number from 1 to 2147483647 or None, got 2147483648",
+    ),
     "quality 480p": ({"quality": "480p"}, "quality: expected '720p' or '1080p', got '480p'"),
     "prompt of bytes": ({"prompt": b"run"}, "prompt: expected text or None, got b'run'"),
     "prompt with half a character": (
@@ -44,7 +50,10 @@ WRONG = {
         {"callback_url": "https://example.com/\ud83d"},
         "callback_url: expected an https URL, got 'https://example.com/\\ud83d'",
     ),
-    "http callback": ({"callback_url": "http://example.com/x"}, "callback_url: expected an https URL, got 'http://example.com/x'"),
+    "http callback": (
+        {"callback_url": "http://example.com/x"},
+        "callback_url: expected an https URL, got 'http://example.com/x'",
+    ),
     "private callback": (
         {"callback_url": "https://10.0.0.1/x"},
         "callback_url: the service does not call private addresses, and '10.0.0.1' is one",
@@ -70,8 +79,14 @@ def test_a_wrong_field_is_refused(fields: dict[str, object], problem: str) -> No
 
 
 WRONG_IMAGES = {
-    "an empty list": ([], "image: expected one http(s) link, path, or the bytes of an image, got an empty list"),
-    "two images": ([LINK, LINK], f"image: expected one http(s) link, path, or the bytes of an image, got {[LINK, LINK]!r}"),
+    "an empty list": (
+        [],
+        "image: expected one http(s) link, path, or the bytes of an image, got an empty list",
+    ),
+    "two images": (
+        [LINK, LINK],
+        f"image: expected one http(s) link, path, or the bytes of an image, got {[LINK, LINK]!r}",
+    ),
     "None": (None, "image: expected one http(s) link, path, or the bytes of an image, got None"),
     "an ftp link": (
         "ftp://example.com/cat.png",
@@ -90,10 +105,22 @@ WRONG_IMAGES = {
         "image: the service cannot log in: leave user name and password out of the link",
     ),
     "no bytes": (b"", "image: the file is empty"),
-    "a 299 px side": (picture(299, 400), "image: expected at least 300 px on each side, got 299 x 400 px"),
-    "a ratio of 2.6": (picture(780, 300), "image: expected sides between 1:2.5 and 2.5:1, got 780 x 300 px"),
-    "a ratio of 1:2.6": (picture(300, 780), "image: expected sides between 1:2.5 and 2.5:1, got 300 x 780 px"),
-    "10 MB and a byte": (heavy_png(10 * 1024 * 1024 + 1), "image: expected at most 10 MB (10485760 bytes), got 10485761 bytes"),
+    "a 299 px side": (
+        picture(299, 400),
+        "image: expected at least 300 px on each side, got 299 x 400 px",
+    ),
+    "a ratio of 2.6": (
+        picture(780, 300),
+        "image: expected sides between 1:2.5 and 2.5:1, got 780 x 300 px",
+    ),
+    "a ratio of 1:2.6": (
+        picture(300, 780),
+        "image: expected sides between 1:2.5 and 2.5:1, got 300 x 780 px",
+    ),
+    "10 MB and a byte": (
+        heavy_png(10 * 1024 * 1024 + 1),
+        "image: expected at most 10 MB (10485760 bytes), got 10485761 bytes",
+    ),
     "a GIF": (picture(400, 400, "GIF"), "image: expected a JPEG, PNG or WEBP file, got GIF"),
     "a page": (b"<!DOCTYPE html><p>no", "image: expected a JPEG, PNG or WEBP file, got HTML"),
 }
@@ -128,7 +155,9 @@ def test_the_edges_of_what_is_allowed_are_allowed(image: str | bytes) -> None:
 def test_all_problems_come_in_one_error() -> None:
     """One error lists every broken rule of a request, so that it is put right in one go."""
     with pytest.raises(InvalidRequestError) as caught:
-        ImageToVideo(b"GIF89a", duration=2, seed=0, quality="480p", callback_url="http://127.0.0.1/")  # type: ignore[arg-type]
+        ImageToVideo(
+            b"GIF89a", duration=2, seed=0, quality="480p", callback_url="http://127.0.0.1/"
+        )  # type: ignore[arg-type]
     assert [problem.partition(":")[0] for problem in caught.value.problems] == [
         "image",
         "quality",
@@ -140,7 +169,9 @@ def test_all_problems_come_in_one_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "where"), [("马" * 2501, "after 2500"), ("a" * 5001, "after 5000")], ids=["2501 Chinese", "5001 other"]
+    ("prompt", "where"),
+    [("马" * 2501, "after 2500"), ("a" * 5001, "after 5000")],
+    ids=["2501 Chinese", "5001 other"],
 )
 def test_a_prompt_over_the_limit_warns_and_says_where_it_is_cut(prompt: str, where: str) -> None:
     """The service cuts silently, so the caller is told where, and the request still stands."""
@@ -167,4 +198,6 @@ def test_an_image_may_be_a_path_in_text_a_path_or_bytes(cat: Path) -> None:
 
 def test_the_repr_does_not_show_the_bytes(cat: Path) -> None:
     """A log line with a request in it stays readable."""
-    assert repr(ImageToVideo(cat.read_bytes())).startswith(f"ImageToVideo(image=<{cat.stat().st_size} bytes>, ")
+    assert repr(ImageToVideo(cat.read_bytes())).startswith(
+        f"ImageToVideo(image=<{cat.stat().st_size} bytes>, "
+    )

@@ -20,12 +20,18 @@ pytestmark = pytest.mark.anyio
 PLUGIN = "happyhorse_async.pytest_plugin"
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "asyncio.run" in block]
+BLOCKS = [
+    block
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    if "asyncio.run" in block
+]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 async def test_a_block_of_the_readme_runs(block: str, tmp_path: Path, cat: Path) -> None:
-    """Each Python program of the README runs to its end against the sandbox, with warnings as errors."""
+    """Each Python program of the README runs to its end against the sandbox, with warnings as
+    errors.
+    """
     (tmp_path / "cat.jpg").write_bytes(cat.read_bytes())
     (tmp_path / "block.py").write_text(block)
     async with Sandbox(video="stub", task_seconds=0.2) as sandbox:
@@ -55,11 +61,21 @@ def test_there_are_blocks() -> None:
 
 
 async def test_the_readmes_tests_pass_in_a_users_project(tmp_path: Path) -> None:
-    """The tests that the README shows run as they stand there, with the fixtures that installing the package gives."""
-    blocks = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def test_" in block]
+    """The tests that the README shows run as they stand there, with the fixtures that installing
+    the package gives.
+    """
+    blocks = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if "def test_" in block
+    ]
     for number, block in enumerate(blocks):
         (tmp_path / f"test_mine_{number}.py").write_text(block)
-    plugin = () if any(entry.value == PLUGIN for entry in entry_points(group="pytest11")) else ("-p", PLUGIN)
+    plugin = (
+        ()
+        if any(entry.value == PLUGIN for entry in entry_points(group="pytest11"))
+        else ("-p", PLUGIN)
+    )
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

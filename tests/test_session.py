@@ -54,12 +54,16 @@ def no_leaks() -> Iterator[None]:
 
 
 def client_tasks() -> set[asyncio.Task[Any]]:
-    """Give the loop's tasks without those of the sandbox's own connections, which end when it hears of it."""
+    """Give the loop's tasks without those of the sandbox's own connections, which end when it hears
+    of it.
+    """
     return {task for task in asyncio.all_tasks() if "RequestHandler" not in repr(task.get_coro())}
 
 
 async def test_one_image_becomes_one_video(running: Sandbox, tmp_path: Path, cat: Path) -> None:
-    """generate() uploads, submits, waits and saves; what comes back describes the file on disk, and one task was paid."""
+    """generate() uploads, submits, waits and saves; what comes back describes the file on disk, and
+    one task was paid.
+    """
     async with open_session(running) as session:
         video = await session.generate(cat, prompt="The cat runs", save_to=tmp_path / "cat.mp4")
     assert video.path == tmp_path / "cat.mp4"
@@ -72,7 +76,9 @@ async def test_one_image_becomes_one_video(running: Sandbox, tmp_path: Path, cat
 
 
 async def test_the_steps_can_be_taken_one_by_one(running: Sandbox, tmp_path: Path) -> None:
-    """submit, updates, wait and download are the same way in pieces; updates end with the final state."""
+    """submit, updates, wait and download are the same way in pieces; updates end with the final
+    state.
+    """
     async with open_session(running) as session:
         task = await session.submit(ImageToVideo(LINK, duration=8, quality="1080p", seed=7))
         states = [update.status async for update in task.updates()]
@@ -81,7 +87,12 @@ async def test_the_steps_can_be_taken_one_by_one(running: Sandbox, tmp_path: Pat
         video = await task.download(f"{tmp_path}/")
     assert video.path == tmp_path / f"{task.id}.mp4"
     body = json.loads(next(record.body for record in running.requests if record.path == SUBMIT))
-    assert (body["duration"], body["quality"], body["seed"], body["image_urls"]) == (8, "1080p", 7, [LINK])
+    assert (body["duration"], body["quality"], body["seed"], body["image_urls"]) == (
+        8,
+        "1080p",
+        7,
+        [LINK],
+    )
 
 
 async def test_a_task_is_found_again_by_its_id(running: Sandbox, tmp_path: Path) -> None:
@@ -96,11 +107,15 @@ async def test_a_task_is_found_again_by_its_id(running: Sandbox, tmp_path: Path)
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
 async def test_a_replay_of_an_ended_task_is_read_to_the_end(sandbox: Sandbox, status: str) -> None:
-    """The answer to a replayed submission has neither links nor reasons, so that the task is read before anyone is told of its end."""
+    """The answer to a replayed submission has neither links nor reasons, so that the task is read
+    before anyone is told of its end.
+    """
     key = "the-same-key-0123456789"
     async with open_session(sandbox) as first:
         task_id = (await first.submit(LINK, idempotency_key=key)).id
-    sandbox.end(task_id, status, error_code="service_error", message="no luck") if status == "failed" else sandbox.finish()
+    sandbox.end(
+        task_id, status, error_code="service_error", message="no luck"
+    ) if status == "failed" else sandbox.finish()
     async with open_session(sandbox) as second:
         task = await second.submit(LINK, idempotency_key=key)
         assert task.id == task_id
@@ -114,7 +129,11 @@ async def test_many_are_submitted_and_watched(running: Sandbox) -> None:
     requests = [ImageToVideo(LINK, seed=seed) for seed in range(1, 21)]
     async with open_session(running) as session:
         async with session.submit_many(requests) as submissions:
-            tasks = {submission.index: submission.task async for submission in submissions if submission.task is not None}
+            tasks = {
+                submission.index: submission.task
+                async for submission in submissions
+                if submission.task is not None
+            }
         assert sorted(tasks) == list(range(20))
         ended = set[str]()
         async with session.watch(tasks.values()) as updates:
@@ -125,13 +144,21 @@ async def test_many_are_submitted_and_watched(running: Sandbox) -> None:
     assert running.paid == 20
 
 
-async def test_a_bad_request_leaves_nothing_behind(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """A request that breaks rules, a local file's included, is refused with all its problems before anything is sent."""
+async def test_a_bad_request_leaves_nothing_behind(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """A request that breaks rules, a local file's included, is refused with all its problems before
+    anything is sent.
+    """
     gif = tmp_path / "a.gif"
     gif.write_bytes(b"GIF89a" + b"\0" * 100)
     with pytest.raises(InvalidRequestError) as caught:
         await session.generate(gif, duration=2, seed=0, save_to=tmp_path / "a.mp4")
-    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["duration", "seed", "image"]
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "duration",
+        "seed",
+        "image",
+    ]
     assert sandbox.requests == []
 
 
@@ -163,19 +190,31 @@ async def test_a_refused_request_has_the_callers_key(session: Session) -> None:
 async def test_what_fails_after_the_submission_names_the_task_and_the_key(
     session: Session, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """Whoever paid with generate() can find the video again by the error alone: it has the task's id and the key."""
+    """Whoever paid with generate() can find the video again by the error alone: it has the task's
+    id and the key.
+    """
     for ends in (None, "failed"):
         key = f"a-key-of-my-own-{ends}"
         if ends is not None:
-            session.subscribe(lambda event: sandbox.end(event.task.id, "failed", error_code="service_error"), Submitted)
+            session.subscribe(
+                lambda event: sandbox.end(event.task.id, "failed", error_code="service_error"),
+                Submitted,
+            )
         with pytest.raises(HappyHorseError) as caught:
-            await session.generate(LINK, save_to=tmp_path / "a.mp4", timeout=0.01 if ends is None else None, idempotency_key=key)
+            await session.generate(
+                LINK,
+                save_to=tmp_path / "a.mp4",
+                timeout=0.01 if ends is None else None,
+                idempotency_key=key,
+            )
         assert (caught.value.task_id, caught.value.idempotency_key) == (sandbox.tasks[-1].id, key)
 
 
 @pytest.mark.parametrize("task_id", [" ", "task-unified-1\n", "task-unified-\ud83d"])
 async def test_a_task_id_must_be_one(session: Session, task_id: str) -> None:
-    """An empty id, or one that no address can carry, is a mistake of the caller, found before it is sent."""
+    """An empty id, or one that no address can carry, is a mistake of the caller, found before it is
+    sent.
+    """
     with pytest.raises(InvalidRequestError, match="task_id"):
         session.task(task_id)
 
@@ -207,7 +246,9 @@ async def test_a_failed_task_raises_with_its_reason(
     assert caught.value.retryable is (code == "service_error")
 
 
-async def test_an_unknown_status_is_passed_on_and_waited_through(sandbox: Sandbox, session: Session) -> None:
+async def test_an_unknown_status_is_passed_on_and_waited_through(
+    sandbox: Sandbox, session: Session
+) -> None:
     """A status that is newer than the package shows up in updates, and the wait goes on to the end."""
     task = await session.submit(LINK)
     sandbox.fail(Fault("unknown-status", path="/v1/tasks*", status="moonwalking", times=3))
@@ -235,13 +276,21 @@ async def test_the_list_endpoint_is_open_to_callers(sandbox: Sandbox, session: S
     page = await session.find_tasks()
     assert [item.id for item in page.items] == [task.id]
     sandbox.fail(
-        Fault("refuse", method="GET", path="/v1/tasks", status=404, body={"error": {"code": "not_found", "message": "no"}})
+        Fault(
+            "refuse",
+            method="GET",
+            path="/v1/tasks",
+            status=404,
+            body={"error": {"code": "not_found", "message": "no"}},
+        )
     )
     with pytest.raises(NotFoundError):
         await session.find_tasks()
 
 
-async def test_money_and_files_have_their_verbs(sandbox: Sandbox, session: Session, cat: Path) -> None:
+async def test_money_and_files_have_their_verbs(
+    sandbox: Sandbox, session: Session, cat: Path
+) -> None:
     """credits, estimate, upload and read speak to the service."""
     assert (await session.credits()).remaining > 0
     assert (await session.estimate(ImageToVideo(LINK))).credits > 0
@@ -253,7 +302,7 @@ async def test_money_and_files_have_their_verbs(sandbox: Sandbox, session: Sessi
     assert repr(task) == f"TaskHandle({task.id!r})"
 
 
-# --- life -------------------------------------------------------------------------------------------------------------------------
+# --- life -----------------------------------------------------------------------------------------
 
 
 async def test_a_session_may_be_closed_by_another_task(sandbox: Sandbox) -> None:
@@ -281,8 +330,12 @@ async def test_a_closed_session_says_so(sandbox: Sandbox) -> None:
 
 
 async def test_closing_ends_the_pause_before_another_try(sandbox: Sandbox) -> None:
-    """A caller that waits to try a read again is told at once when the session closes, however long the service wants it to wait."""
-    sandbox.fail(Fault("refuse", path="/v1/credits", status=503, headers={"Retry-After": "3600"}, times=None))
+    """A caller that waits to try a read again is told at once when the session closes, however long
+    the service wants it to wait.
+    """
+    sandbox.fail(
+        Fault("refuse", path="/v1/credits", status=503, headers={"Retry-After": "3600"}, times=None)
+    )
     session = open_session(sandbox)
     paused = asyncio.Event()
     session.subscribe(lambda _: paused.set(), Retrying)
@@ -338,16 +391,23 @@ async def test_a_borrowed_client_is_used_and_left_open(sandbox: Sandbox) -> None
 
 
 async def test_a_borrowed_client_that_raises_for_errors_changes_nothing(sandbox: Sandbox) -> None:
-    """A refusal stays the service's refusal, sent once, also through a pool that is set to raise for error statuses."""
+    """A refusal stays the service's refusal, sent once, also through a pool that is set to raise
+    for error statuses.
+    """
     sandbox.fail(Fault("refuse", method="POST", path=SUBMIT, status=402))
-    async with aiohttp.ClientSession(raise_for_status=True) as client, open_session(sandbox, http=client) as session:
+    async with (
+        aiohttp.ClientSession(raise_for_status=True) as client,
+        open_session(sandbox, http=client) as session,
+    ):
         with pytest.raises(InsufficientCreditsError) as refused:
             await session.submit(LINK)
     assert refused.value.charged == "no"
     assert sandbox.count("POST", SUBMIT) == 1
 
 
-async def test_leaving_updates_early_leaves_nothing_running(sandbox: Sandbox, no_leaks: None) -> None:
+async def test_leaving_updates_early_leaves_nothing_running(
+    sandbox: Sandbox, no_leaks: None
+) -> None:
     """A break out of the loop owns nothing, so there is nothing to clean up, and no task is left."""
     before = client_tasks()
     async with open_session(sandbox) as session:
@@ -359,8 +419,12 @@ async def test_leaving_updates_early_leaves_nothing_running(sandbox: Sandbox, no
 
 
 @pytest.mark.parametrize("steps", range(0, 60, 2))
-async def test_generate_may_be_cancelled_at_every_await(sandbox: Sandbox, tmp_path: Path, cat: Path, steps: int) -> None:
-    """Wherever the caller is cancelled: no warning, no task left, no half file, and what was paid is known."""
+async def test_generate_may_be_cancelled_at_every_await(
+    sandbox: Sandbox, tmp_path: Path, cat: Path, steps: int
+) -> None:
+    """Wherever the caller is cancelled: no warning, no task left, no half file, and what was paid
+    is known.
+    """
     before = client_tasks()
     async with open_session(sandbox) as session:
         known: list[str] = []
@@ -383,7 +447,10 @@ def test_ten_sessions_in_ten_loops(tmp_path: Path, no_leaks: None) -> None:
     """Loops come and go; each has its session, and none leaves a warning or a socket."""
 
     async def one() -> None:
-        async with Sandbox(video="stub", speed=1000, task_seconds=10) as sandbox, open_session(sandbox) as session:
+        async with (
+            Sandbox(video="stub", speed=1000, task_seconds=10) as sandbox,
+            open_session(sandbox) as session,
+        ):
             await (await session.submit(LINK)).wait()
 
     with warnings.catch_warnings():
@@ -417,7 +484,9 @@ def test_a_session_does_not_move_to_another_loop() -> None:
         (b'{"id": "task', "broken"),
     ],
 )
-async def test_unreadable_answers_to_reads_delay_a_wait(sandbox: Sandbox, session: Session, body: bytes, outcome: str) -> None:
+async def test_unreadable_answers_to_reads_delay_a_wait(
+    sandbox: Sandbox, session: Session, body: bytes, outcome: str
+) -> None:
     """HTML, nothing and broken JSON on reads are waited through, however many come."""
     task = await session.submit(LINK)
     sandbox.fail(Fault("refuse", path="/v1/tasks*", status=200, body=body, times=5))
@@ -427,7 +496,9 @@ async def test_unreadable_answers_to_reads_delay_a_wait(sandbox: Sandbox, sessio
 
 async def test_an_integer_error_code_is_passed_on(sandbox: Sandbox, session: Session) -> None:
     """The service once sent a number as code: it arrives as text in an error of the package."""
-    sandbox.fail(Fault("refuse", path=SUBMIT, status=400, body={"error": {"code": 40012, "message": "no"}}))
+    sandbox.fail(
+        Fault("refuse", path=SUBMIT, status=400, body={"error": {"code": 40012, "message": "no"}})
+    )
     with pytest.raises(HappyHorseError) as caught:
         await session.submit(LINK)
     assert getattr(caught.value, "code", None) == "40012"

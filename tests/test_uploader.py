@@ -11,7 +11,13 @@ from typing import Any
 import anyio
 import pytest
 
-from happyhorse_async import ImageToVideo, InvalidRequestError, Limits, PermissionDeniedError, Session
+from happyhorse_async import (
+    ImageToVideo,
+    InvalidRequestError,
+    Limits,
+    PermissionDeniedError,
+    Session,
+)
 from happyhorse_async._edges.api import Api
 from happyhorse_async._uploader import SAFETY_MARGIN, Uploader
 from happyhorse_async.events import Events, Uploaded
@@ -28,8 +34,12 @@ def sent(sandbox: Sandbox) -> int:
     return sandbox.count("POST", STREAM)
 
 
-async def test_a_local_frame_is_uploaded_and_submitted_as_a_link(sandbox: Sandbox, session: Session, cat: Path) -> None:
-    """A path becomes a link of the file host, which serves the very same bytes, and that link is submitted."""
+async def test_a_local_frame_is_uploaded_and_submitted_as_a_link(
+    sandbox: Sandbox, session: Session, cat: Path
+) -> None:
+    """A path becomes a link of the file host, which serves the very same bytes, and that link is
+    submitted.
+    """
     events: list[Uploaded] = []
     session.subscribe(events.append, Uploaded)
     await session.submit(cat)
@@ -52,7 +62,9 @@ async def test_the_same_content_is_sent_once(sandbox: Sandbox, cat: Path, tmp_pa
     assert len({file.url for file in files}) == 1
 
 
-async def test_another_content_under_the_same_name_is_another_upload(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+async def test_another_content_under_the_same_name_is_another_upload(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
     """A file that has changed since it was uploaded is sent again."""
     path = tmp_path / "frame.jpg"
     path.write_bytes((PHOTOS / "cat.jpg").read_bytes())
@@ -62,8 +74,12 @@ async def test_another_content_under_the_same_name_is_another_upload(sandbox: Sa
     assert sent(sandbox) == 2
 
 
-async def test_bad_files_are_refused_before_anything_is_sent(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """What the service would refuse is found in the header, with every problem named, and nothing is sent or paid."""
+async def test_bad_files_are_refused_before_anything_is_sent(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """What the service would refuse is found in the header, with every problem named, and nothing
+    is sent or paid.
+    """
     (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "empty.png").touch()
     (tmp_path / "big.jpg").write_bytes((PHOTOS / "cat.jpg").read_bytes() + bytes(11 * 1024 * 1024))
@@ -97,12 +113,21 @@ async def test_only_local_images_can_be_uploaded(session: Session) -> None:
             await session.upload(image)  # type: ignore[arg-type]
 
 
-async def test_files_near_their_end_are_sent_again(sandbox: Sandbox, session: Session, cat: Path) -> None:
-    """A link is reused while it lives long enough for a task to start, then the content is uploaded again."""
+async def test_files_near_their_end_are_sent_again(
+    sandbox: Sandbox, session: Session, cat: Path
+) -> None:
+    """A link is reused while it lives long enough for a task to start, then the content is uploaded
+    again.
+    """
     now = 0.0
     parts = session._open()
     uploader = Uploader(
-        parts.http, parts.api, limits=Limits(), timeouts=session._settings.timeouts, events=Events(), clock=lambda: now
+        parts.http,
+        parts.api,
+        limits=Limits(),
+        timeouts=session._settings.timeouts,
+        events=Events(),
+        clock=lambda: now,
     )
     first = await uploader.url_of(cat)
     now = 72 * 3600 - SAFETY_MARGIN - 1
@@ -113,8 +138,13 @@ async def test_files_near_their_end_are_sent_again(sandbox: Sandbox, session: Se
 
 
 async def test_the_quota_says_what_to_do(cat: Path) -> None:
-    """The service's quota error is passed on as it is, with what to do about it; nothing was charged."""
-    async with Sandbox(video="stub", speed=0, file_quota=0) as sandbox, open_session(sandbox) as session:
+    """The service's quota error is passed on as it is, with what to do about it; nothing was
+    charged.
+    """
+    async with (
+        Sandbox(video="stub", speed=0, file_quota=0) as sandbox,
+        open_session(sandbox) as session,
+    ):
         with pytest.raises(PermissionDeniedError, match="quota") as full:
             await session.submit(cat)
         assert full.value.charged == "no"
@@ -123,11 +153,19 @@ async def test_the_quota_says_what_to_do(cat: Path) -> None:
         assert sandbox.paid == 0
 
 
-async def test_an_error_is_shared_by_all_who_wait_but_not_for_ever(sandbox: Sandbox, cat: Path) -> None:
-    """When the one upload of a content fails, all who wait for it get an error of their own; the next one tries again."""
-    sandbox.fail(Fault("refuse", path=STREAM, status=400, body={"success": False, "code": 400, "msg": "no"}))
+async def test_an_error_is_shared_by_all_who_wait_but_not_for_ever(
+    sandbox: Sandbox, cat: Path
+) -> None:
+    """When the one upload of a content fails, all who wait for it get an error of their own; the
+    next one tries again.
+    """
+    sandbox.fail(
+        Fault("refuse", path=STREAM, status=400, body={"success": False, "code": 400, "msg": "no"})
+    )
     async with open_session(sandbox) as session:
-        errors = await asyncio.gather(*(session.submit(cat) for _ in range(5)), return_exceptions=True)
+        errors = await asyncio.gather(
+            *(session.submit(cat) for _ in range(5)), return_exceptions=True
+        )
         assert len({id(error) for error in errors}) == 5
         assert len({error.idempotency_key for error in errors}) == 5
         assert sent(sandbox) == 1
@@ -135,7 +173,9 @@ async def test_an_error_is_shared_by_all_who_wait_but_not_for_ever(sandbox: Sand
 
 
 async def test_lost_uploads_are_sent_again(sandbox: Sandbox, cat: Path) -> None:
-    """An upload changes nothing that costs, so it is retried: after a 503, a lost connection, a page instead of an answer."""
+    """An upload changes nothing that costs, so it is retried: after a 503, a lost connection, a
+    page instead of an answer.
+    """
     sandbox.fail(Fault("refuse", path=STREAM, status=503))
     sandbox.fail(Fault("drop-after", path=STREAM, nth=2))
     sandbox.fail(Fault("answer-after", path=STREAM, status=200, body="<html>", nth=3))
@@ -207,7 +247,8 @@ async def test_a_file_is_streamed(tmp_path: Path) -> None:
     """While a file of nearly 10 MB is sent, only pieces of it are in memory."""
     path = tmp_path / "frame.jpg"
     path.write_bytes((PHOTOS / "cat.jpg").read_bytes() + bytes(9_000_000))
-    # In a thread of its own, the server's copy of the file would be counted as well: this one throws the bytes away.
+    # In a thread of its own, the server's copy of the file would be counted as well: this one
+    # throws the bytes away.
     received = 0
 
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -217,12 +258,18 @@ async def test_a_file_is_streamed(tmp_path: Path) -> None:
         while received < length:
             received += len(await reader.read(65536))
         body = b'{"success": true, "data": {"file_url": "https://files.example.com/a.jpg"}}'
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(body), body)
+        )
         await writer.drain()
         writer.close()
 
     server = await asyncio.start_server(swallow, "127.0.0.1", 0)
-    async with server, Session("a-key", base_url="http://127.0.0.1:1", files_url=address(server)) as session:
+    async with (
+        server,
+        Session("a-key", base_url="http://127.0.0.1:1", files_url=address(server)) as session,
+    ):
         session._open()
         tracemalloc.start()
         file = await session.upload(path)

@@ -40,7 +40,9 @@ class Server:
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         host, port = self._runner.addresses[0][:2]
-        self.session = open_session(self._sandbox, polling=SLOW, public_url=f"http://{host}:{port}/hooks", **self._settings)
+        self.session = open_session(
+            self._sandbox, polling=SLOW, public_url=f"http://{host}:{port}/hooks", **self._settings
+        )
         self.webhooks = Webhooks(self.session)
         return self
 
@@ -72,7 +74,9 @@ async def test_a_callback_ends_a_wait_at_once(sandbox: Sandbox, server: Server) 
     assert sandbox.count("GET", f"/v1/tasks/{task.id}") == 1
 
 
-async def test_callbacks_repeated_and_reordered_change_nothing(sandbox: Sandbox, server: Server) -> None:
+async def test_callbacks_repeated_and_reordered_change_nothing(
+    sandbox: Sandbox, server: Server
+) -> None:
     """Each task is seen to end once, by reading it, whatever the callbacks did."""
     sandbox.fail(Fault("duplicate-callback", times=None))
     sandbox.fail(Fault("reorder-callbacks", times=2))
@@ -85,27 +89,41 @@ async def test_callbacks_repeated_and_reordered_change_nothing(sandbox: Sandbox,
 
 
 async def test_a_forged_body_is_not_believed(sandbox: Sandbox, server: Server) -> None:
-    """Whoever knows the URL can only make the session look sooner: the state comes from the service."""
+    """Whoever knows the URL can only make the session look sooner: the state comes from the
+    service.
+    """
     task = await server.session.submit(LINK)
     waiting = asyncio.ensure_future(task.wait())
     await asyncio.sleep(0)
-    forged = json.dumps({"id": task.id, "status": "completed", "results": ["https://evil.example/x.mp4"]}).encode()
+    forged = json.dumps(
+        {"id": task.id, "status": "completed", "results": ["https://evil.example/x.mp4"]}
+    ).encode()
     assert server.webhooks.receive(token_of(server.session), forged) == 204
     sandbox.finish()
     done = await waiting
     assert all("evil" not in link for link in done.results)
 
 
-async def test_requests_with_a_callback_url_of_their_own_keep_it(sandbox: Sandbox, server: Server) -> None:
+async def test_requests_with_a_callback_url_of_their_own_keep_it(
+    sandbox: Sandbox, server: Server
+) -> None:
     """The session's URL is the default, not more."""
-    await server.session.submit(ImageToVideo(LINK, callback_url="https://elsewhere.example.com/done"))
+    await server.session.submit(
+        ImageToVideo(LINK, callback_url="https://elsewhere.example.com/done")
+    )
     await server.session.submit(ImageToVideo(LINK))
-    urls = [json.loads(request.body)["callback_url"] for request in sandbox.requests if request.path.endswith("generations")]
+    urls = [
+        json.loads(request.body)["callback_url"]
+        for request in sandbox.requests
+        if request.path.endswith("generations")
+    ]
     assert urls == ["https://elsewhere.example.com/done", server.session.webhook_url]
 
 
 @pytest.mark.parametrize("token", ["", "x", "é", "\udcff", "a" * 10_000])
-async def test_a_wrong_token_is_not_told_apart_from_a_wrong_address(server: Server, token: str) -> None:
+async def test_a_wrong_token_is_not_told_apart_from_a_wrong_address(
+    server: Server, token: str
+) -> None:
     """Without the token there is nothing here."""
     assert server.webhooks.receive(token, b'{"id": "task-unified-1"}') == 404
 
@@ -134,7 +152,10 @@ async def test_every_body_has_an_answer(server: Server, body: bytes, status: int
 async def test_a_flood_costs_no_reads_and_no_memory(sandbox: Sandbox, server: Server) -> None:
     """Thousands of callbacks about tasks that nobody waits for leave nothing behind."""
     for number in range(10_000):
-        assert server.webhooks.receive(token_of(server.session), b'{"id": "task-unified-%d"}' % number) == 204
+        assert (
+            server.webhooks.receive(token_of(server.session), b'{"id": "task-unified-%d"}' % number)
+            == 204
+        )
     parts = server.session._parts
     assert parts is None or parts.poller.waiting == 0
     assert not [request for request in sandbox.requests if request.path.startswith("/v1/tasks")]
@@ -153,7 +174,9 @@ async def test_the_aiohttp_route_answers_over_http(server: Server) -> None:
     assert url is not None
     async with aiohttp.ClientSession() as client:
         answers = {
-            "good": await client.post(url, data=b'{"id": "task-unified-1"}', headers={"Content-Type": "text/plain"}),
+            "good": await client.post(
+                url, data=b'{"id": "task-unified-1"}', headers={"Content-Type": "text/plain"}
+            ),
             "token": await client.post(url + "x", data=b"{}"),
             "large": await client.post(url, data=b" " * (LARGEST_BODY + 1)),
             "method": await client.get(url),
@@ -207,20 +230,29 @@ async def test_a_body_of_a_stranger_is_not_read_at_all(server: Server) -> None:
     assert await server.webhooks.receive_stream("guess", body()) == 404
 
 
-async def test_callbacks_that_never_come_are_given_up(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+async def test_callbacks_that_never_come_are_given_up(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
     """After a few tasks that ended without their callback, tasks are read at the usual pace again."""
     polling = Polling(target_delay=0.01, min_interval=0.01, max_interval=0.05, heartbeat=0.05)
     sandbox.fail(Fault("no-callback", times=None))
-    async with open_session(sandbox, polling=polling, public_url="http://127.0.0.1:9/hooks") as session:
+    async with open_session(
+        sandbox, polling=polling, public_url="http://127.0.0.1:9/hooks"
+    ) as session:
         tasks = [await session.submit(LINK, seed=number) for number in range(1, 5)]
         sandbox.finish()
         await asyncio.gather(*(task.wait() for task in tasks))
-    assert [record for record in caplog.records if getattr(record, "action", "") == "callbacks_missing"]
+    assert [
+        record for record in caplog.records if getattr(record, "action", "") == "callbacks_missing"
+    ]
 
 
 def test_the_url_is_stable_and_tells_nothing_of_the_key() -> None:
     """The same key and address give the same URL in every process, and another key another one."""
-    one, same, other = (Session(key, public_url="https://app.example.com/hooks/") for key in ("key-1", "key-1", "key-2"))
+    one, same, other = (
+        Session(key, public_url="https://app.example.com/hooks/")
+        for key in ("key-1", "key-1", "key-2")
+    )
     assert one.webhook_url == same.webhook_url != other.webhook_url
     assert one.webhook_url is not None
     assert one.webhook_url.startswith("https://app.example.com/hooks/")
@@ -229,7 +261,14 @@ def test_the_url_is_stable_and_tells_nothing_of_the_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://app.example.com", "https://10.0.0.1/hooks", "https://localhost/hooks", "hooks", "https://"]
+    "url",
+    [
+        "http://app.example.com",
+        "https://10.0.0.1/hooks",
+        "https://localhost/hooks",
+        "hooks",
+        "https://",
+    ],
 )
 def test_a_public_url_that_the_service_would_refuse_is_refused_at_once(url: str) -> None:
     """The mistake shows when the session is made, not when a paid task ends."""

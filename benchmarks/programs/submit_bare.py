@@ -34,8 +34,13 @@ class Task:
 async def main() -> None:
     """Submit, and print the task's id."""
     converter = cattrs.Converter()
-    request = Request("happyhorse-1.0-image-to-video", ["https://cdn.example.com/cat.png"], "The cat runs")
-    headers = {"Authorization": f"Bearer {os.environ['EVOLINK_API_KEY']}", "Idempotency-Key": secrets.token_hex(16)}
+    request = Request(
+        "happyhorse-1.0-image-to-video", ["https://cdn.example.com/cat.png"], "The cat runs"
+    )
+    headers = {
+        "Authorization": f"Bearer {os.environ['EVOLINK_API_KEY']}",
+        "Idempotency-Key": secrets.token_hex(16),
+    }
     async with (
         aiohttp.ClientSession(os.environ["EVOLINK_BASE_URL"], headers=headers) as client,
         client.post("/v1/videos/generations", json=converter.unstructure(request)) as response,

@@ -28,7 +28,9 @@ def template_fields(template: str) -> frozenset[str]:
     try:
         return filenames.template_fields(template)
     except ValueError as error:
-        raise DownloadError(str(error), path=template, charged="no", next_step="Correct the template.") from None
+        raise DownloadError(
+            str(error), path=template, charged="no", next_step="Correct the template."
+        ) from None
 
 
 def _fill(template: str, values: Mapping[str, object]) -> str:
@@ -37,19 +39,30 @@ def _fill(template: str, values: Mapping[str, object]) -> str:
 
 
 def is_folder(to: str) -> bool:
-    """Whether a destination is a folder, which gets a file named after its task; this looks at the disk."""
-    return to in ("", ".", "..") or to.endswith(("/", os.sep)) or (not filenames.is_template(to) and os.path.isdir(to))
+    """Whether a destination is a folder, which gets a file named after its task; this looks at the
+    disk.
+    """
+    return (
+        to in ("", ".", "..")
+        or to.endswith(("/", os.sep))
+        or (not filenames.is_template(to) and os.path.isdir(to))
+    )
 
 
-def file_path(to: str, task: Task, request: ImageToVideo | None, index: int, *, several: bool = False) -> Path:
-    """Give the path of a video; `several`: the destination is shared by all results of the task. This looks at the disk.
+def file_path(
+    to: str, task: Task, request: ImageToVideo | None, index: int, *, several: bool = False
+) -> Path:
+    """Give the path of a video; `several`: the destination is shared by all results of the task.
+    This looks at the disk.
 
     Raises `DownloadError` for a template that cannot be used.
     """
     return Path(file_name(to, task, request, index, several=several, folder=is_folder(to)))
 
 
-def file_name(to: str, task: Task, request: ImageToVideo | None, index: int, *, several: bool, folder: bool) -> str:
+def file_name(
+    to: str, task: Task, request: ImageToVideo | None, index: int, *, several: bool, folder: bool
+) -> str:
     """Give the path or key of a video as text, without looking at any disk."""
     if folder:
         base = _fill(to, _values(task, request, index)) if filenames.is_template(to) else to
@@ -73,7 +86,9 @@ def _values(task: Task, request: ImageToVideo | None, index: int) -> dict[str, o
 
 
 def refuse_unusable(to: str, *, overwrite: bool) -> None:
-    """Raise `DownloadError` when nothing can be saved there, as far as that is known before there is a task. This looks at the disk."""
+    """Raise `DownloadError` when nothing can be saved there, as far as that is known before there
+    is a task. This looks at the disk.
+    """
     if filenames.is_template(to):
         template_fields(to)
         folder = Path(to[: min(at for at in (to.find("{"), to.find("}")) if at >= 0)]).parent
@@ -87,12 +102,21 @@ def refuse_unusable(to: str, *, overwrite: bool) -> None:
 
 
 def refuse_unwritable(folder: Path, to: str) -> None:
-    """Raise `DownloadError` when a folder is none and cannot become one, or may not be written to. This looks at the disk."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    """Raise `DownloadError` when a folder is none and cannot become one, or may not be written to.
+    This looks at the disk.
+    """
+    existing = next(
+        place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)
+    )
     if not existing.is_dir():
         problem = f"{existing} is not a folder"
     elif not os.access(existing, os.W_OK | os.X_OK):
         problem = f"{existing} may not be written to"
     else:
         return
-    raise DownloadError(f"{to or '.'} cannot be saved: {problem}", path=to, charged="no", next_step="Choose another path.")
+    raise DownloadError(
+        f"{to or '.'} cannot be saved: {problem}",
+        path=to,
+        charged="no",
+        next_step="Choose another path.",
+    )

@@ -37,7 +37,8 @@ __all__ = ["Downloader", "Leftover", "leftovers"]
 WARN_SECONDS = 3600.0
 """A link with less than this to live, whose video is not here yet, is warned about."""
 MOST_THREADS = 8
-"""One, two and eight threads were measured to cost the same; with more of them a slow disk holds up fewer downloads."""
+"""One, two and eight threads were measured to cost the same; with more of them a slow disk holds up
+fewer downloads."""
 
 
 class Downloader:
@@ -59,7 +60,9 @@ class Downloader:
         self._policy = policy
         self._events = events
         self._slots = Slots(limits.max_downloads)
-        self._threads = Threads(min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk", refusal=_closed)
+        self._threads = Threads(
+            min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk", refusal=_closed
+        )
         self._closed: asyncio.Event = asyncio.Event()
 
     async def download(
@@ -74,15 +77,25 @@ class Downloader:
     ) -> Video:
         """Save one result of a finished task, verified; raises `DownloadError`.
 
-        `to` is a file's path, a folder (it exists, or ends with a slash), a template, or an object store's link; see `TaskHandle.download`.
-        With `exact` it is the path of a file and nothing else, whatever braces are in it.
+        `to` is a file's path, a folder (it exists, or ends with a slash), a template, or an object
+        store's link; see `TaskHandle.download`. With `exact` it is the path of a file and nothing
+        else, whatever braces are in it.
         """
-        return await self._download(task, os.fspath(to), request, overwrite=overwrite, index=index, exact=exact)
+        return await self._download(
+            task, os.fspath(to), request, overwrite=overwrite, index=index, exact=exact
+        )
 
     async def download_all(
-        self, task: Task, to: str | os.PathLike[str] = "", *, request: ImageToVideo | None = None, overwrite: bool = False
+        self,
+        task: Task,
+        to: str | os.PathLike[str] = "",
+        *,
+        request: ImageToVideo | None = None,
+        overwrite: bool = False,
     ) -> list[Video]:
-        """Save every result of a finished task; a path or template without {index} is numbered. All are tried before an error is raised."""
+        """Save every result of a finished task; a path or template without {index} is numbered. All
+        are tried before an error is raised.
+        """
         where = os.fspath(to)
         if not task.results:
             with _facts(path=where, task_id=task.id, charged="yes"):
@@ -93,7 +106,12 @@ class Downloader:
         async def one(index: int) -> None:
             try:
                 saved[index] = await self._download(
-                    task, where, request, overwrite=overwrite, index=index, several=len(task.results) > 1
+                    task,
+                    where,
+                    request,
+                    overwrite=overwrite,
+                    index=index,
+                    several=len(task.results) > 1,
                 )
             except HappyHorseError as error:
                 errors.append(error)
@@ -106,13 +124,17 @@ class Downloader:
         return [saved[index] for index in sorted(saved)]
 
     async def check_destination(self, to: str | os.PathLike[str], *, overwrite: bool) -> None:
-        """Raise `DownloadError` (`DestinationExistsError`) when nothing can be saved there, before anything is paid."""
+        """Raise `DownloadError` (`DestinationExistsError`) when nothing can be saved there, before
+        anything is paid.
+        """
         where = os.fspath(to)
         if destinations.is_object_link(where):
             await _object_store().refuse_unusable(where, overwrite=overwrite)
             return
         with _facts(path=where, charged="no"):
-            await self._threads.run(lambda: destinations.refuse_unusable(where, overwrite=overwrite))
+            await self._threads.run(
+                lambda: destinations.refuse_unusable(where, overwrite=overwrite)
+            )
 
     async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
         """Find the downloads into a folder that did not end, as the function `leftovers` does."""
@@ -132,7 +154,9 @@ class Downloader:
         with _facts(path=to, task_id=task.id, charged="yes"):
             if not 0 <= index < len(task.results):
                 task = await self._with_links(task, index)
-            sink, path, url = await self._sink(task, to, request, overwrite=overwrite, index=index, several=several, exact=exact)
+            sink, path, url = await self._sink(
+                task, to, request, overwrite=overwrite, index=index, several=several, exact=exact
+            )
             with self._warning(task):
                 transfer = Transfer(
                     self._api,
@@ -161,24 +185,46 @@ class Downloader:
             raise _closed()
 
     async def _with_links(self, task: Task, index: int) -> Task:
-        """Read a task again that was given without the link; raises `LinkExpiredError` when there is none."""
+        """Read a task again that was given without the link; raises `LinkExpiredError` when there
+        is none.
+        """
         fresh = await self._api.read_task(task.id)
         if not 0 <= index < len(fresh.results):
             has = f"{len(fresh.results)} results" if fresh.results else "no result links"
-            raise LinkExpiredError(f"task {task.id} ({fresh.status}) has {has}, so none with index {index}")
+            raise LinkExpiredError(
+                f"task {task.id} ({fresh.status}) has {has}, so none with index {index}"
+            )
         return fresh
 
     async def _sink(
-        self, task: Task, to: str, request: ImageToVideo | None, *, overwrite: bool, index: int, several: bool, exact: bool
+        self,
+        task: Task,
+        to: str,
+        request: ImageToVideo | None,
+        *,
+        overwrite: bool,
+        index: int,
+        several: bool,
+        exact: bool,
     ) -> tuple[Sink, Path, str | None]:
         if not exact and destinations.is_object_link(to):
             sink = await _object_store().ObjectSink.make(
-                to, task, request, index, several=several, overwrite=overwrite, threads=self._threads
+                to,
+                task,
+                request,
+                index,
+                several=several,
+                overwrite=overwrite,
+                threads=self._threads,
             )
             return sink, Path(sink.key), sink.url
 
         def prepare() -> tuple[PartFile, bool]:
-            path = Path(to) if exact else destinations.file_path(to, task, request, index, several=several)
+            path = (
+                Path(to)
+                if exact
+                else destinations.file_path(to, task, request, index, several=several)
+            )
             file = PartFile(path, task_id=task.id, index=index, overwrite=overwrite)
             return file, file.is_new()
 
@@ -192,7 +238,9 @@ class Downloader:
             yield
             return
         left = urgency(task.expires_at) - datetime.now(UTC).timestamp()
-        timer = asyncio.get_running_loop().call_later(max(0.0, left - WARN_SECONDS), self._warn, task)
+        timer = asyncio.get_running_loop().call_later(
+            max(0.0, left - WARN_SECONDS), self._warn, task
+        )
         try:
             yield
         finally:
@@ -201,10 +249,14 @@ class Downloader:
     def _warn(self, task: Task) -> None:
         if task.expires_at is not None:
             left = urgency(task.expires_at) - datetime.now(UTC).timestamp()
-            self._events.emit(LinkExpiring(task_id=task.id, expires_at=task.expires_at, seconds_left=left))
+            self._events.emit(
+                LinkExpiring(task_id=task.id, expires_at=task.expires_at, seconds_left=left)
+            )
 
     def close(self) -> None:
-        """End: downloads that wait, pause or break off get `SessionClosedError`; what they have stays as part files."""
+        """End: downloads that wait, pause or break off get `SessionClosedError`; what they have
+        stays as part files.
+        """
         self._closed.set()
         self._slots.close(_closed)
         self._threads.close()
@@ -218,7 +270,9 @@ def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
     return list(notes.leftovers(Path(folder)))
 
 
-def _video(verified: Verified, task: Task, request: ImageToVideo | None, path: Path, url: str | None) -> Video:
+def _video(
+    verified: Verified, task: Task, request: ImageToVideo | None, path: Path, url: str | None
+) -> Video:
     return Video(
         path=path,
         url=url,
@@ -242,7 +296,8 @@ def _closed() -> SessionClosedError:
 
 
 def _object_store() -> Any:
-    # Looked up by name: it stands above this module, and needs a package that is not always installed.
+    # Looked up by name: it stands above this module, and needs a package that is not always
+    # installed.
     return import_module("..integrations.object_store", __package__)
 
 
@@ -291,7 +346,8 @@ class Slots:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._leave()  # the room was given at the moment of the cancellation: it goes to the next
+                # the room was given at the moment of the cancellation: it goes to the next
+                self._leave()
             raise
 
     def _leave(self) -> None:
@@ -303,7 +359,9 @@ class Slots:
         self._room += 1
 
     def close(self, refusal: Callable[[], Exception]) -> None:
-        """Let nobody in any more: everyone who waits gets an error of their own, and so does who comes."""
+        """Let nobody in any more: everyone who waits gets an error of their own, and so does who
+        comes.
+        """
         self._refusal = refusal
         for _, _, turn in self._waiting:
             if not turn.done():

@@ -1,9 +1,12 @@
-"""Videos straight into an object store: `save_to="s3://bucket/prefix/"`, gs://, az://. Needs the extra `object-store` (obstore).
+"""Videos straight into an object store: `save_to="s3://bucket/prefix/"`, gs://, az://. Needs the
+extra `object-store` (obstore).
 
-Credentials and endpoints come from the environment, as usual for each store. A video is streamed, verified, and only then visible
-under its key; with `overwrite=False` the store itself refuses to replace an object. Small videos are put with one conditional request.
-Larger ones are uploaded in parts while they are downloaded, to a temporary key beside the final one, and copied inside the store by a
-conditional copy. A download that is cut goes on where it was within one call; between processes it begins anew.
+Credentials and endpoints come from the environment, as usual for each store. A video is streamed,
+verified, and only then visible under its key; with `overwrite=False` the store itself refuses to
+replace an object. Small videos are put with one conditional request. Larger ones are uploaded in
+parts while they are downloaded, to a temporary key beside the final one, and copied inside the
+store by a conditional copy. A download that is cut goes on where it was within one call; between
+processes it begins anew.
 """
 
 from __future__ import annotations
@@ -34,9 +37,16 @@ SINGLE_PUT = 8 * 1024 * 1024
 PART = 8 * 1024 * 1024
 """Bytes of one part of an upload; stores want at least 5 MiB."""
 PARTS_AT_ONCE = 2
-"""Parts of one upload on the wire at once: eight downloads must not fill the memory when the store is slower than the file host."""
+"""Parts of one upload on the wire at once: eight downloads must not fill the memory when the store
+is slower than the file host."""
 CLEAN_UP_SECONDS = 10.0
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_STORAGE_ENDPOINT")
+_ENDPOINTS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT",
+    "AZURE_STORAGE_ENDPOINT",
+    "GOOGLE_STORAGE_ENDPOINT",
+)
 
 
 def _obstore() -> Any:
@@ -52,21 +62,33 @@ def _obstore() -> Any:
 
 
 def split_link(link: str) -> tuple[str, str]:
-    """Split "s3://bucket/prefix/name" into the store's link and the key; raises `DownloadError` when there is no bucket."""
+    """Split "s3://bucket/prefix/name" into the store's link and the key; raises `DownloadError`
+    when there is no bucket.
+    """
     scheme, _, rest = link.partition("://")
     bucket, _, key = rest.partition("/")
     if not bucket:
-        raise DownloadError(f"{link!r} names no bucket", path=link, charged="no", next_step="Write s3://bucket/prefix/.")
+        raise DownloadError(
+            f"{link!r} names no bucket",
+            path=link,
+            charged="no",
+            next_step="Write s3://bucket/prefix/.",
+        )
     return f"{scheme.lower()}://{bucket}", key
 
 
 def open_store(link: str) -> Any:
     """Open a bucket; the environment says how."""
     scheme = link.partition("://")[0]
-    # A copy inside the store takes its content type from here. Plain http is for an endpoint that the user has named so.
+    # A copy inside the store takes its content type from here. Plain http is for an endpoint that
+    # the user has named so.
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
     options = {"default_content_type": "video/mp4", "allow_http": plain}
-    special = {"copy_if_not_exists": os.environ.get("AWS_COPY_IF_NOT_EXISTS", "multipart")} if scheme in ("s3", "s3a") else {}
+    special = (
+        {"copy_if_not_exists": os.environ.get("AWS_COPY_IF_NOT_EXISTS", "multipart")}
+        if scheme in ("s3", "s3a")
+        else {}
+    )
     obstore = _obstore()
     try:
         return obstore.store.from_url(link, client_options=options, **special)
@@ -89,7 +111,9 @@ def _our_errors(link: str) -> Iterator[None]:
 
 
 async def refuse_unusable(to: str, *, overwrite: bool) -> None:
-    """Raise `DownloadError` when nothing can be saved there, as far as that is known before there is a task."""
+    """Raise `DownloadError` when nothing can be saved there, as far as that is known before there
+    is a task.
+    """
     bucket, key = split_link(to)
     if filenames.is_template(key):
         template_fields(key)
@@ -116,7 +140,9 @@ async def _exists(store: Any, key: str) -> bool:
 class ObjectSink:
     """Streams one video into an object store; see `transfer.Sink`."""
 
-    def __init__(self, store: Any, url: str, key: str, *, overwrite: bool, threads: Threads) -> None:
+    def __init__(
+        self, store: Any, url: str, key: str, *, overwrite: bool, threads: Threads
+    ) -> None:
         self.url = url
         self.key = key
         self._store = store
@@ -145,9 +171,13 @@ class ObjectSink:
         overwrite: bool,
         threads: Threads,
     ) -> ObjectSink:
-        """Open the store and choose the key, as for a path; raises `DestinationExistsError` when there is an object already."""
+        """Open the store and choose the key, as for a path; raises `DestinationExistsError` when
+        there is an object already.
+        """
         bucket, key = split_link(to)
-        key = file_name(key, task, request, index, several=several, folder=not key or key.endswith("/"))
+        key = file_name(
+            key, task, request, index, several=several, folder=not key or key.endswith("/")
+        )
         store = await threads.run(partial(open_store, bucket))
         sink = cls(store, f"{bucket}/{key}", key, overwrite=overwrite, threads=threads)
         if not overwrite:
@@ -178,7 +208,9 @@ class ObjectSink:
         self._pieces += pieces
         if self._writer is None and self._tally.size > SINGLE_PUT:
             self._draft = f"{self.key}.{secrets.token_hex(8)}.part"
-            self._writer = _obstore().open_writer_async(self._store, self._draft, buffer_size=PART, max_concurrency=PARTS_AT_ONCE)
+            self._writer = _obstore().open_writer_async(
+                self._store, self._draft, buffer_size=PART, max_concurrency=PARTS_AT_ONCE
+            )
         if self._writer is not None:
             waiting, self._pieces = b"".join(self._pieces), []
             with _our_errors(self.url):
@@ -192,7 +224,9 @@ class ObjectSink:
         with _our_errors(self.url):
             if self._writer is None:
                 mode = "overwrite" if self._overwrite else "create"
-                await _obstore().put_async(self._store, self.key, b"".join(self._pieces), mode=mode, use_multipart=False)
+                await _obstore().put_async(
+                    self._store, self.key, b"".join(self._pieces), mode=mode, use_multipart=False
+                )
             else:
                 await self._publish_draft()
         return described
@@ -201,12 +235,17 @@ class ObjectSink:
         await self._close_writer()
         found = await _obstore().head_async(self._store, self._draft)
         if found["size"] != self._tally.size:
-            raise DownloadError(f"{self.url}: the store has {found['size']} of {self._tally.size} bytes", path=self.url)
+            raise DownloadError(
+                f"{self.url}: the store has {found['size']} of {self._tally.size} bytes",
+                path=self.url,
+            )
         await _obstore().copy_async(self._store, self._draft, self.key, overwrite=self._overwrite)
         await self._remove_draft()
 
     async def _close_writer(self) -> None:
-        """End the upload, once, and to its end though the caller is cancelled: only then can what it makes be removed."""
+        """End the upload, once, and to its end though the caller is cancelled: only then can what
+        it makes be removed.
+        """
         if self._writer is not None:
             if self._closing is None:
                 self._closing = asyncio.ensure_future(self._writer.close())
@@ -220,7 +259,9 @@ class ObjectSink:
             self._draft = ""
 
     async def discard(self) -> None:
-        """Throw away what was handed over. An unfinished upload is finished under its temporary key, so that it can be removed."""
+        """Throw away what was handed over. An unfinished upload is finished under its temporary
+        key, so that it can be removed.
+        """
         self._tally, self._held, self._pieces, self._sound = Tally(), Held(), [], True
         with _our_errors(self.url):
             try:
@@ -234,10 +275,13 @@ class ObjectSink:
 
     async def release(self) -> None:
         """Leave nothing behind but the object, however often the caller is cancelled meanwhile."""
-        await to_the_end(asyncio.create_task(self._clean_up(), name="happyhorse_async: clean up an upload"))
+        await to_the_end(
+            asyncio.create_task(self._clean_up(), name="happyhorse_async: clean up an upload")
+        )
 
     async def _clean_up(self) -> None:
-        # A store that cannot be reached keeps its temporary object, and the error that matters stays the caller's.
+        # A store that cannot be reached keeps its temporary object, and the error that matters
+        # stays the caller's.
         with suppress(DownloadError, TimeoutError):
             async with asyncio.timeout(CLEAN_UP_SECONDS):
                 await self.discard()

@@ -1,4 +1,6 @@
-"""One video from its link to where it is to lie: tries, resumed and bounded, until it is whole and verified or certainly lost."""
+"""One video from its link to where it is to lie: tries, resumed and bounded, until it is whole and
+verified or certainly lost.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
     from .._models import Task
 
 LONGEST_REST = 300.0
-"""Seconds for which a file host's Retry-After is obeyed at most: the host is not trusted, and the link dies meanwhile."""
+"""Seconds for which a file host's Retry-After is obeyed at most: the host is not trusted, and the
+link dies meanwhile."""
 PIECE = 1024 * 1024
-"""Bytes gathered before they are handed to a thread, which writes and hashes them in one go: measured as the size from which on the
-hand-over costs next to nothing, and small enough that eight downloads need little memory."""
+"""Bytes gathered before they are handed to a thread, which writes and hashes them in one go:
+measured as the size from which on the hand-over costs next to nothing, and small enough that eight
+downloads need little memory."""
 
 
 class Sink(Protocol):
@@ -44,7 +48,9 @@ class Sink(Protocol):
         """Say what is there already, ready to be gone on with."""
 
     async def restart(self, held: Held, pieces: Sequence[bytes]) -> None:
-        """Begin anew, with the version of the file that is described and its first bytes; raises as `require` and `write` do."""
+        """Begin anew, with the version of the file that is described and its first bytes; raises as
+        `require` and `write` do.
+        """
 
     async def require(self, needed: int) -> None:
         """Raise `DownloadError` when there is no room for so many more bytes."""
@@ -53,7 +59,8 @@ class Sink(Protocol):
         """Append bytes; raises `BrokenVideoError` as soon as they cannot be a video's."""
 
     async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
-        """Append the last bytes, verify all, and only then make it visible under its name: its SHA-256 and description.
+        """Append the last bytes, verify all, and only then make it visible under its name: its
+        SHA-256 and description.
 
         Raises `BrokenVideoError`.
         """
@@ -163,7 +170,9 @@ class Transfer:
         pause = retry.pause_before(self._policy, failures, None, random.random())
         if isinstance(error, _TryAgainError) and error.pause is not None:
             pause = max(pause, min(error.pause, LONGEST_REST))
-        self._events.emit(Retrying(what="downloading a video", error=incomplete, pause=pause, attempt=failures))
+        self._events.emit(
+            Retrying(what="downloading a video", error=incomplete, pause=pause, attempt=failures)
+        )
         return pause
 
     def _incomplete(self, error: Exception) -> IncompleteDownloadError:
@@ -182,14 +191,20 @@ class Transfer:
             self._received, self._length = held.size, held.length
             if held.whole:
                 return await self._publish([])
-            async with await self._fetcher.open(self._link, range_headers(held) if self._ranges else {}) as stream:
+            async with await self._fetcher.open(
+                self._link, range_headers(held) if self._ranges else {}
+            ) as stream:
                 return await self._receive(stream, held)
         except BrokenVideoError as error:
             await self._sink.discard()
             self._received = 0
             if resumed:  # the bytes from before may be to blame
-                raise _TryAgainError(f"what was there already and what came do not make a video: {error}") from error
-            raise self._dead(NotAVideoError, f"what the link gave is not a whole video: {error}") from error
+                raise _TryAgainError(
+                    f"what was there already and what came do not make a video: {error}"
+                ) from error
+            raise self._dead(
+                NotAVideoError, f"what the link gave is not a whole video: {error}"
+            ) from error
         finally:
             await self._sink.close()
 
@@ -201,7 +216,9 @@ class Transfer:
             return await self._publish([])
         if verdict.meaning is Meaning.REST and verdict.length is not None:
             await self._sink.require(verdict.length - self._received)
-        self._content_type = stream.headers.get("Content-Type", self._content_type).partition(";")[0].strip()
+        self._content_type = (
+            stream.headers.get("Content-Type", self._content_type).partition(";")[0].strip()
+        )
         self._begun = verdict.meaning is Meaning.REST
         try:
             while await stream.fill(PIECE) and not stream.ended:
@@ -224,7 +241,9 @@ class Transfer:
         return await self._publish(stream.take())
 
     async def _store(self, stream: Stream, verdict: Verdict) -> None:
-        """Hand over what is gathered. The first bytes are looked at before those that are there are given up for them."""
+        """Hand over what is gathered. The first bytes are looked at before those that are there are
+        given up for them.
+        """
         if not self._begun and not begins_like_video(stream.head):
             what = f"something that begins with {stream.head[:16]!r}" if stream.size else "nothing"
             raise self._dead(NotAVideoError, f"the link gave {what} instead of a video")
@@ -241,7 +260,14 @@ class Transfer:
 
     def _tell(self) -> None:
         if self._events:
-            self._events.emit(Downloading(task_id=self.task.id, path=self._path, received=self._received, total=self._length))
+            self._events.emit(
+                Downloading(
+                    task_id=self.task.id,
+                    path=self._path,
+                    received=self._received,
+                    total=self._length,
+                )
+            )
 
     def _refuse(self, verdict: Verdict, stream: Stream) -> None:
         """Raise what an answer without the wanted bytes means."""
@@ -273,7 +299,9 @@ class Transfer:
         return Verified(self._received, sha256, self._content_type, movie)
 
     def _dead(self, kind: type[DownloadError], reason: str) -> _DeadLinkError:
-        return _DeadLinkError(kind(f"{self._path}: {reason}", path=self._path, task_id=self.task.id))
+        return _DeadLinkError(
+            kind(f"{self._path}: {reason}", path=self._path, task_id=self.task.id)
+        )
 
     async def _find_fresh_link(self, error: DownloadError) -> None:
         """Read the task again, once in a download's life: the service may give a fresh link."""
@@ -283,9 +311,15 @@ class Transfer:
         try:
             task = await self._api.read_task(self.task.id)
         except TaskNotFoundError as gone:
-            raise LinkExpiredError(f"{error}; and the service knows the task no more", path=self._path) from gone
+            raise LinkExpiredError(
+                f"{error}; and the service knows the task no more", path=self._path
+            ) from gone
         except HappyHorseError as failed:
-            raise IncompleteDownloadError(f"{error}; and the task could not be read again: {failed}", path=self._path) from failed
+            raise IncompleteDownloadError(
+                f"{error}; and the task could not be read again: {failed}", path=self._path
+            ) from failed
         if len(task.results) <= self._index:
-            raise LinkExpiredError(f"{error}; and the service gives no link any more", path=self._path) from error
+            raise LinkExpiredError(
+                f"{error}; and the service gives no link any more", path=self._path
+            ) from error
         self.task, self._link = task, task.results[self._index]

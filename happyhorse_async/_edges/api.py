@@ -1,4 +1,5 @@
-"""The service's endpoints, one method each: paths and bodies in, values out. Calls that change nothing are retried here.
+"""The service's endpoints, one method each: paths and bodies in, values out. Calls that change
+nothing are retried here.
 
 The submission is one bare try: what a failure of it means is the submitter's business.
 """
@@ -27,7 +28,9 @@ T = TypeVar("T")
 class Api:
     """The service, as far as it is not the file service."""
 
-    def __init__(self, http: Http, *, timeouts: Timeouts, policy: RetryPolicy, events: Events) -> None:
+    def __init__(
+        self, http: Http, *, timeouts: Timeouts, policy: RetryPolicy, events: Events
+    ) -> None:
         self._http = http
         self._timeouts = timeouts
         self._policy = policy
@@ -42,7 +45,11 @@ class Api:
         """POST a submission, one try; the caller judges the answer."""
         url = f"{self._http.base_url}/v1/videos/generations"
         return await self._http.call(
-            "POST", url, body=body, headers={"Idempotency-Key": idempotency_key}, timeout=self._timeouts.submit
+            "POST",
+            url,
+            body=body,
+            headers={"Idempotency-Key": idempotency_key},
+            timeout=self._timeouts.submit,
         )
 
     async def read_task_once(self, task_id: str) -> Task:
@@ -55,17 +62,27 @@ class Api:
 
     async def read_raw_task_once(self, task_id: str) -> dict[str, Any]:
         """Read one task as its JSON object, one try."""
-        return wire.decode_task_object(await self._read("GET", f"/v1/tasks/{quote(task_id, safe='')}"))
+        return wire.decode_task_object(
+            await self._read("GET", f"/v1/tasks/{quote(task_id, safe='')}")
+        )
 
     async def read_raw_tasks_once(self, task_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Read up to 50 tasks as JSON objects with one request, one try: for those who only look whether anything has changed.
+        """Read up to 50 tasks as JSON objects with one request, one try: for those who only look
+        whether anything has changed.
 
         Gives them by id; ids that the service does not know are absent.
         """
-        return wire.decode_task_objects(await self._read("POST", "/v1/tasks/batch", wire.encode({"task_ids": list(task_ids)})))
+        return wire.decode_task_objects(
+            await self._read("POST", "/v1/tasks/batch", wire.encode({"task_ids": list(task_ids)}))
+        )
 
     async def list_tasks(
-        self, *, status: str | None = None, model: str | None = MODEL, page: int = 1, page_size: int = wire.BATCH_SIZE
+        self,
+        *,
+        status: str | None = None,
+        model: str | None = MODEL,
+        page: int = 1,
+        page_size: int = wire.BATCH_SIZE,
     ) -> TaskPage:
         """Read one page of the account's tasks, newest first."""
         fields = {"status": status, "model": model, "page": page, "page_size": page_size}
@@ -76,7 +93,9 @@ class Api:
         return wire.decode_page(await self._read("GET", f"/v1/tasks?{query}"))
 
     async def recent_tasks(self, page: int) -> tuple[TaskPage, datetime | None]:
-        """Read one page of the account's tasks, newest first, with the service's time of the answer."""
+        """Read one page of the account's tasks, newest first, with the service's time of the
+        answer.
+        """
 
         async def once() -> tuple[TaskPage, datetime | None]:
             query = urlencode({"model": MODEL, "page": page, "page_size": wire.BATCH_SIZE})
@@ -97,15 +116,21 @@ class Api:
         """Read the live pricing rule as it comes."""
 
         async def once() -> dict[str, object]:
-            return decode_object(await self._read("GET", f"/v1/catalog/pricing-rules/{quote(model, safe='')}"))
+            return decode_object(
+                await self._read("GET", f"/v1/catalog/pricing-rules/{quote(model, safe='')}")
+            )
 
         return await self.retrying(once, "reading the pricing rule")
 
     async def _read(self, method: str, path: str, body: bytes | None = None) -> Answer:
-        return await self._http.call(method, self._http.base_url + path, body=body, timeout=self._timeouts.read)
+        return await self._http.call(
+            method, self._http.base_url + path, body=body, timeout=self._timeouts.read
+        )
 
     async def retrying(self, once: Callable[[], Awaitable[T]], what: str) -> T:
-        """Make a call that changes nothing, again and again as the retry policy says; `SessionClosedError` when the session closes."""
+        """Make a call that changes nothing, again and again as the retry policy says;
+        `SessionClosedError` when the session closes.
+        """
         for attempt in range(1, self._policy.attempts):
             try:
                 return await once()
@@ -116,10 +141,14 @@ class Api:
                 if self._events:
                     from ..events import Retrying
 
-                    self._events.emit(Retrying(what=what, error=error, pause=pause, attempt=attempt))
+                    self._events.emit(
+                        Retrying(what=what, error=error, pause=pause, attempt=attempt)
+                    )
                 failure = error
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), pause)
             if self._closed.is_set():
-                raise SessionClosedError(f"the session was closed before {what} had worked") from failure
+                raise SessionClosedError(
+                    f"the session was closed before {what} had worked"
+                ) from failure
         return await once()

@@ -7,12 +7,17 @@ import os
 import sys
 from pathlib import Path
 
-_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""What file systems answer that cannot sync a folder, as some over a network; the video is in place by then."""
+_NO_FOLDER_SYNC = frozenset(
+    {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+)
+"""What file systems answer that cannot sync a folder, as some over a network; the video is in place
+by then."""
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder and those above it; their names are synced too, since a video in a folder that is lost is lost."""
+    """Make a folder and those above it; their names are synced too, since a video in a folder that
+    is lost is lost.
+    """
     if folder.is_dir() or folder == folder.parent:
         return
     make_folders(folder.parent)

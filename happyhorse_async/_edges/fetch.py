@@ -1,7 +1,8 @@
-"""Fetching result links, which are input from outside: a client of its own, with neither key nor cookies, that looks where it connects.
+"""Fetching result links, which are input from outside: a client of its own, with neither key nor
+cookies, that looks where it connects.
 
-A link is judged as text, again at each redirect, and once more as the address that a socket is about to be connected to; so a name that
-stands for another address a moment later gains nothing.
+A link is judged as text, again at each redirect, and once more as the address that a socket is
+about to be connected to; so a name that stands for another address a moment later gains nothing.
 """
 
 from __future__ import annotations
@@ -19,33 +20,50 @@ from yarl import URL
 
 from .._config import Limits, Timeouts
 from .._formats import http_ranges, urls
-from ..errors import APIConnectionError, APITimeoutError, HappyHorseError, SessionClosedError, TransportError, UnsafeLinkError
+from ..errors import (
+    APIConnectionError,
+    APITimeoutError,
+    HappyHorseError,
+    SessionClosedError,
+    TransportError,
+    UnsafeLinkError,
+)
 from .http import FOREIGN_ERRORS, USER_AGENT, transport_error
 
 MOST_REDIRECTS = 5
 READ_BUFFER = 256 * 1024
-"""Bytes; at twice as many the host is asked to wait. Larger ones were measured: they cost memory and save nothing."""
+"""Bytes; at twice as many the host is asked to wait. Larger ones were measured: they cost memory
+and save nothing."""
 GATHER_SECONDS = 1.0
-"""Slow bytes are handed on after this time, however few they are, so that they are on disk and counted."""
+"""Slow bytes are handed on after this time, however few they are, so that they are on disk and
+counted."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 class GuardedResolver(AbstractResolver):
-    """Looks names up as usual, and refuses a name when any of its addresses must not be connected to."""
+    """Looks names up as usual, and refuses a name when any of its addresses must not be connected
+    to.
+    """
 
     def __init__(self, inner: AbstractResolver, *, allow_loopback: bool) -> None:
         self._inner = inner
         self._allow_loopback = allow_loopback
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
         """Look a name up; raises `UnsafeLinkError`."""
         found = await self._inner.resolve(host, port, family)
         for entry in found:
-            problem = urls.connected_address_problem(entry["host"], allow_loopback=self._allow_loopback)
+            problem = urls.connected_address_problem(
+                entry["host"], allow_loopback=self._allow_loopback
+            )
             if problem:
-                raise UnsafeLinkError(f"the link's host {host!r} leads to a forbidden address: {problem}")
+                raise UnsafeLinkError(
+                    f"the link's host {host!r} leads to a forbidden address: {problem}"
+                )
         return found
 
     async def close(self) -> None:
@@ -57,21 +75,33 @@ class Fetcher:
     """The way to result links. Made in the event loop in which it is used."""
 
     def __init__(
-        self, *, timeouts: Timeouts, limits: Limits, allow_loopback: bool = False, resolver: AbstractResolver | None = None
+        self,
+        *,
+        timeouts: Timeouts,
+        limits: Limits,
+        allow_loopback: bool = False,
+        resolver: AbstractResolver | None = None,
     ) -> None:
         self.timeouts = timeouts
         self._allow_loopback = allow_loopback
         limits_of_head = (timeouts.connect, timeouts.download_idle)
-        self._head = None if None in limits_of_head else sum(seconds or 0.0 for seconds in limits_of_head)
+        self._head = (
+            None if None in limits_of_head else sum(seconds or 0.0 for seconds in limits_of_head)
+        )
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,  # the downloads' queue is the limit
-                resolver=GuardedResolver(resolver or aiohttp.ThreadedResolver(), allow_loopback=allow_loopback),
+                resolver=GuardedResolver(
+                    resolver or aiohttp.ThreadedResolver(), allow_loopback=allow_loopback
+                ),
                 use_dns_cache=False,
                 socket_factory=self._socket,
             ),
             timeout=aiohttp.ClientTimeout(
-                total=None, connect=timeouts.connect, sock_connect=timeouts.connect, sock_read=timeouts.download_idle
+                total=None,
+                connect=timeouts.connect,
+                sock_connect=timeouts.connect,
+                sock_read=timeouts.download_idle,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
@@ -81,9 +111,13 @@ class Fetcher:
         )
 
     def _socket(self, info: Any) -> socket.socket:
-        """Make the socket that is about to be connected to an address: the last place at which it can be judged."""
+        """Make the socket that is about to be connected to an address: the last place at which it
+        can be judged.
+        """
         family, kind, protocol, _, address = info
-        problem = urls.connected_address_problem(str(address[0]), allow_loopback=self._allow_loopback)
+        problem = urls.connected_address_problem(
+            str(address[0]), allow_loopback=self._allow_loopback
+        )
         if problem:
             raise UnsafeLinkError(f"the link leads to a forbidden address: {problem}")
         return socket.socket(family=family, type=kind, proto=protocol)
@@ -102,7 +136,9 @@ class Fetcher:
             try:
                 link = urljoin(link, location)
             except ValueError:
-                raise UnsafeLinkError("the link was redirected to something that is no link") from None
+                raise UnsafeLinkError(
+                    "the link was redirected to something that is no link"
+                ) from None
         raise UnsafeLinkError(f"the link was redirected more than {MOST_REDIRECTS} times")
 
     async def _ask(self, link: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
@@ -114,7 +150,8 @@ class Fetcher:
         try:
             # A signed link is sent as it is: quoting it anew could break its signature.
             url = URL(link, encoded=link.isascii())
-            # The library's time-out begins anew with each byte, so that a head which drips would hold a place for days.
+            # The library's time-out begins anew with each byte, so that a head which drips would
+            # hold a place for days.
             async with asyncio.timeout(self._head):
                 return await self._client.get(url, headers=headers, allow_redirects=False)
         except HappyHorseError:
@@ -133,7 +170,9 @@ class Stream:
     def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts) -> None:
         self._response = response
         self._clock = asyncio.get_running_loop().time
-        self._pace = http_ranges.Pace(window=timeouts.download_window, least=timeouts.download_rate, now=self._clock())
+        self._pace = http_ranges.Pace(
+            window=timeouts.download_window, least=timeouts.download_rate, now=self._clock()
+        )
         self._patience = min(GATHER_SECONDS, timeouts.download_window)
         self._pieces: list[bytes] = []
         self.size = 0
@@ -144,12 +183,19 @@ class Stream:
     async def __aenter__(self) -> Stream:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # A body that was read to its end leaves the connection to the next download; otherwise it is closed with the rest unread.
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # A body that was read to its end leaves the connection to the next download; otherwise it
+        # is closed with the rest unread.
         self._response.close()
 
     async def fill(self, size: int) -> bool:
-        """Gather `size` bytes, fewer at the end of the body or when they come slowly; False when there are none any more.
+        """Gather `size` bytes, fewer at the end of the body or when they come slowly; False when
+        there are none any more.
 
         Raises `TransportError`; what was gathered by then is still there to `take`.
         """
@@ -162,7 +208,12 @@ class Stream:
 
     async def _gather(self, size: int, until: float) -> None:
         # The hottest loop of a download: some thousand turns for each gigabyte.
-        content, pieces, before, now = self._response.content, self._pieces, self.size, self._clock()
+        content, pieces, before, now = (
+            self._response.content,
+            self._pieces,
+            self.size,
+            self._clock(),
+        )
         while self.size < size and not content.at_eof():
             piece, _ = await content.readchunk()
             pieces.append(piece)
@@ -173,8 +224,9 @@ class Stream:
             raise TooSlowError
 
     def _rescue(self) -> None:
-        # Once a connection has broken, the library hides the bytes that came before. They are good, and a host that cuts every answer
-        # would otherwise never be got anything from; where the attribute is missing they are fetched again.
+        # Once a connection has broken, the library hides the bytes that came before. They are good,
+        # and a host that cuts every answer would otherwise never be got anything from; where the
+        # attribute is missing they are fetched again.
         buffered = getattr(self._response.content, "_buffer", None)
         while buffered:
             self._pieces.append(buffered.popleft())

@@ -1,4 +1,6 @@
-"""A part file as something to stream into: each step runs in a worker thread, and the system's errors become ours."""
+"""A part file as something to stream into: each step runs in a worker thread, and the system's
+errors become ours.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class FileSink:
             raise disk_error(error, str(self._file.final)) from error
 
     async def open(self) -> Held:
-        """Open the part file, and hash what is in it, some at a time so that a cancellation is soon obeyed."""
+        """Open the part file, and hash what is in it, some at a time so that a cancellation is soon
+        obeyed.
+        """
         if self._new:
             self._new = False
             return Held()

@@ -1,4 +1,5 @@
-"""The HTTP library, behind one small adapter: pooling, authentication, time limits, and foreign errors mapped in one place.
+"""The HTTP library, behind one small adapter: pooling, authentication, time limits, and foreign
+errors mapped in one place.
 
 One call is one try: whether to try again is decided by the callers, with `rules.retry`.
 """
@@ -22,15 +23,18 @@ from ..errors import APIConnectionError, APITimeoutError, SessionClosedError, Tr
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
-USER_AGENT = (
-    f"happyhorse-async/{__version__} aiohttp/{aiohttp.__version__} Python/{sys.version_info.major}.{sys.version_info.minor}"
-)
+USER_AGENT = f"happyhorse-async/{__version__} aiohttp/{aiohttp.__version__} Python/{sys.version_info.major}.{sys.version_info.minor}"
 
 # Everything that aiohttp can raise out of a request; a test holds this against aiohttp's own tree.
 FOREIGN_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
 
 # Raised before a connection stands: the request has certainly not left.
-_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
+_NEVER_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+    aiohttp.NonHttpUrlClientError,
+)
 
 
 SHORTEST_SECRET = 16
@@ -38,18 +42,24 @@ SHORTEST_SECRET = 16
 
 
 class TrackedBody(BytesPayload):
-    """A body that knows whether any of it was handed to the socket: as long as not, a request cannot have been accepted."""
+    """A body that knows whether any of it was handed to the socket: as long as not, a request
+    cannot have been accepted.
+    """
 
     left = False
 
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
         """Write the body, noting that it is on its way."""
         self.left = True
         await super().write_with_length(writer, content_length)
 
 
 class Http:
-    """Calls to the API and to the file service, with the key; everything comes back as an `Answer` or a `TransportError`."""
+    """Calls to the API and to the file service, with the key; everything comes back as an `Answer`
+    or a `TransportError`.
+    """
 
     def __init__(
         self,
@@ -63,7 +73,8 @@ class Http:
     ) -> None:
         self.base_url = base_url
         self.files_url = files_url
-        # Of the key's own kind, which does not show itself: tracebacks that show local variables go down into the HTTP library.
+        # Of the key's own kind, which does not show itself: tracebacks that show local variables go
+        # down into the HTTP library.
         auth = {"Authorization": type(key)(f"Bearer {key}")}
         # What is shorter could stand in an answer by chance.
         self._secret = key.encode() if len(key) >= SHORTEST_SECRET else None
@@ -72,7 +83,8 @@ class Http:
         self._deadlines: dict[float, Deadlines] = {}
         self._borrowed = client is not None
         self._closed = False
-        # Our own pool only ever speaks to the service and follows no redirect, so it carries the key itself; a borrowed one must not.
+        # Our own pool only ever speaks to the service and follows no redirect, so it carries the
+        # key itself; a borrowed one must not.
         self._auth = auth if client is not None else {}
         self._client = client if client is not None else _client(max_connections, auth)
 
@@ -88,11 +100,16 @@ class Http:
     ) -> Answer:
         """Send one request, once, and read the whole answer.
 
-        Raises `APIConnectionError` or `APITimeoutError` when there is none, with `sent=False` when the request cannot have arrived.
+        Raises `APIConnectionError` or `APITimeoutError` when there is none, with `sent=False` when
+        the request cannot have arrived.
         """
         if self._closed or self._client.closed:
-            raise SessionClosedError("the session was closed while the call was waiting for its turn")
-        tracked = TrackedBody(body, content_type="application/json") if isinstance(body, bytes) else body
+            raise SessionClosedError(
+                "the session was closed while the call was waiting for its turn"
+            )
+        tracked = (
+            TrackedBody(body, content_type="application/json") if isinstance(body, bytes) else body
+        )
         data = tracked if tracked is not None else form
         headers = {**self._auth, **headers} if headers and self._auth else headers or self._auth
         try:
@@ -104,18 +121,27 @@ class Http:
                     headers=headers,
                     timeout=self._timeout,
                     allow_redirects=False,
-                    # A borrowed client may be set to raise: then a refusal would look like an answer that was lost.
+                    # A borrowed client may be set to raise: then a refusal would look like an
+                    # answer that was lost.
                     raise_for_status=False,
                 )
-                # Reading to the end gives the connection back, and failing to closes it: no `async with` is needed for that.
-                return Answer(response.status, response.headers, self._without_key(await response.read()))
+                # Reading to the end gives the connection back, and failing to closes it: no `async
+                # with` is needed for that.
+                return Answer(
+                    response.status, response.headers, self._without_key(await response.read())
+                )
         except FOREIGN_ERRORS as error:
             sent = not isinstance(error, _NEVER_SENT) and (tracked is None or tracked.left)
             raise transport_error(error, f"{method} {url}", sent=sent, timeout=timeout) from error
 
     def _without_key(self, body: bytes) -> bytes:
-        # Services have repeated a key that they refuse, and what they say goes into errors and logs.
-        return body if self._secret is None or self._secret not in body else body.replace(self._secret, b"***")
+        # Services have repeated a key that they refuse, and what they say goes into errors and
+        # logs.
+        return (
+            body
+            if self._secret is None or self._secret not in body
+            else body.replace(self._secret, b"***")
+        )
 
     def _limit(self, seconds: float | None) -> AbstractContextManager[None]:
         if seconds is None:
@@ -143,10 +169,14 @@ def _client(max_connections: int, auth: Mapping[str, str]) -> aiohttp.ClientSess
     )
 
 
-def transport_error(error: BaseException, what: str, *, sent: bool, timeout: float | None = None, **facts: Any) -> TransportError:
+def transport_error(
+    error: BaseException, what: str, *, sent: bool, timeout: float | None = None, **facts: Any
+) -> TransportError:
     """Turn an error of aiohttp or of the operating system into one of ours; `what` names the call."""
     if isinstance(error, TimeoutError):
         connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
         within = "" if connecting or timeout is None else f" within {timeout:g} s"
-        return APITimeoutError(f"{what}: {'no connection' if connecting else 'no answer'}{within}", sent=sent, **facts)
+        return APITimeoutError(
+            f"{what}: {'no connection' if connecting else 'no answer'}{within}", sent=sent, **facts
+        )
     return APIConnectionError(f"{what}: {type(error).__name__}: {error}", sent=sent, **facts)

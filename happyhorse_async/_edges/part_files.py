@@ -1,7 +1,9 @@
-"""Files on disk: a part file that survives any end of the process, and a final name that only ever holds a whole, verified file.
+"""Files on disk: a part file that survives any end of the process, and a final name that only ever
+holds a whole, verified file.
 
-Everything here blocks and runs in worker threads, one call of a part file at a time. Beside `name.mp4.part` lies a note,
-`name.mp4.part.json`, that says of which video the bytes are; without a fitting note a part is never gone on with.
+Everything here blocks and runs in worker threads, one call of a part file at a time. Beside
+`name.mp4.part` lies a note, `name.mp4.part.json`, that says of which video the bytes are; without a
+fitting note a part is never gone on with.
 """
 
 from __future__ import annotations
@@ -37,7 +39,17 @@ BLOCK = 1024 * 1024
 """Bytes read at once when what is there already is hashed again."""
 _MOST_VECTORS = 512
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES})
+_NO_LINKS = frozenset(
+    {
+        errno.EPERM,
+        errno.ENOTSUP,
+        errno.EOPNOTSUPP,
+        errno.ENOSYS,
+        errno.EMLINK,
+        errno.EINVAL,
+        errno.EACCES,
+    }
+)
 
 
 class Tally:
@@ -100,10 +112,16 @@ class PartFile:
         return not os.path.lexists(self.part)
 
     def open(self) -> Held:
-        """Take the part file for this process, making it when it is not there, and say what is in it; `rehash` has to follow."""
+        """Take the part file for this process, making it when it is not there, and say what is in
+        it; `rehash` has to follow.
+        """
         self._take()
         size, held = os.fstat(self._file).st_size, self._noted()
-        usable = held is not None and (held.validator is not None or size == held.length) and size <= (held.length or size)
+        usable = (
+            held is not None
+            and (held.validator is not None or size == held.length)
+            and size <= (held.length or size)
+        )
         self.held = attrs.evolve(held, size=size) if held is not None and usable else Held()
         self.tally = Tally()
         return self.held
@@ -115,7 +133,9 @@ class PartFile:
         self.check()  # another process may have finished just before
 
     def rehash(self, room: int = 8 * BLOCK) -> bool:
-        """Take the next bytes that are there already into the tally; False when all of them are. They have to be read for their digest."""
+        """Take the next bytes that are there already into the tally; False when all of them are.
+        They have to be read for their digest.
+        """
         stop = min(self.held.size, self.tally.size + room)
         os.lseek(self._file, self.tally.size, os.SEEK_SET)
         while self.tally.size < stop:
@@ -126,13 +146,20 @@ class PartFile:
         return self.tally.size < self.held.size
 
     def restart(self, held: Held) -> None:
-        """Begin anew with another version of the file; the bytes go first, so that they never lie under a note that is not theirs."""
+        """Begin anew with another version of the file; the bytes go first, so that they never lie
+        under a note that is not theirs.
+        """
         if self._file < 0:
             self._take()
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         self.tally, self.held = Tally(), attrs.evolve(held, size=0)
-        facts = {**self._identity, "validator": held.validator, "length": held.length, "boot": _boot()}
+        facts = {
+            **self._identity,
+            "validator": held.validator,
+            "length": held.length,
+            "boot": _boot(),
+        }
         draft = self._note.with_name(self._note.name + "~")
         draft.write_text(json.dumps(facts))
         draft.replace(self._note)
@@ -141,7 +168,8 @@ class PartFile:
         facts = read_note(self._note)
         if facts is None or any(facts.get(name) != value for name, value in self._identity.items()):
             return None
-        # After a loss of power the end of a file that was not synced may be zeros: nothing written before is trusted then.
+        # After a loss of power the end of a file that was not synced may be zeros: nothing written
+        # before is trusted then.
         if facts.get("boot") != _boot():
             return None
         return Held(validator=facts["validator"], length=facts["length"])
@@ -149,7 +177,9 @@ class PartFile:
     def require(self, needed: int) -> None:
         """Raise `DownloadError` when the disk has no room for `needed` more bytes."""
         usage = shutil.disk_usage(self.final.parent)
-        if usage.total and usage.free < needed:  # some file systems over a network tell no sizes at all
+        if (
+            usage.total and usage.free < needed
+        ):  # some file systems over a network tell no sizes at all
             raise self._no_space(needed, usage.free)
 
     def _no_space(self, needed: int | None, free: int) -> DownloadError:
@@ -161,19 +191,27 @@ class PartFile:
         )
 
     def write(self, pieces: Sequence[bytes]) -> None:
-        """Append bytes; raises `BrokenVideoError` when they cannot be a video's, and `DownloadError` when the disk is full."""
+        """Append bytes; raises `BrokenVideoError` when they cannot be a video's, and
+        `DownloadError` when the disk is full.
+        """
         try:
             for start in range(0, len(pieces), _MOST_VECTORS):
                 _write_all(self._file, pieces[start : start + _MOST_VECTORS])
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise
-            missing = None if self.held.length is None else self.held.length - os.fstat(self._file).st_size
+            missing = (
+                None
+                if self.held.length is None
+                else self.held.length - os.fstat(self._file).st_size
+            )
             raise self._no_space(missing, shutil.disk_usage(self.final.parent).free) from error
         self.tally.feed_all(pieces)
 
     def publish(self) -> tuple[str, mp4.Movie]:
-        """Verify the file, make it durable, and only then give it its final name; raises `BrokenVideoError`."""
+        """Verify the file, make it durable, and only then give it its final name; raises
+        `BrokenVideoError`.
+        """
         described = self.tally.finish()
         self._sync()
         if sys.platform == "win32":
@@ -193,7 +231,8 @@ class PartFile:
                 raise OSError(errno.EIO, "the part file has not the length that was written")
             os.fsync(self._file)
         except OSError:
-            # A lost write is reported once, and its bytes can be read for a while yet: the next run must not take them for saved.
+            # A lost write is reported once, and its bytes can be read for a while yet: the next run
+            # must not take them for saved.
             self._note.unlink(missing_ok=True)
             raise
 
@@ -202,11 +241,14 @@ class PartFile:
             # A second name is never put over an existing file, unlike a rename.
             os.link(self.part, self.final)
         except FileExistsError:
-            raise DestinationExistsError(f"{self.final} exists already", path=str(self.final)) from None
+            raise DestinationExistsError(
+                f"{self.final} exists already", path=str(self.final)
+            ) from None
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            # A file system without hard links: downloads of ours are kept apart by the lock on the part.
+            # A file system without hard links: downloads of ours are kept apart by the lock on the
+            # part.
             self.check()
             self.part.rename(self.final)
         else:
@@ -221,7 +263,9 @@ class PartFile:
         self._close_file()
 
     def close(self) -> None:
-        """Leave what is there for the next time; nothing when there is nothing. May be called twice."""
+        """Leave what is there for the next time; nothing when there is nothing. May be called
+        twice.
+        """
         if self._file >= 0:
             if os.fstat(self._file).st_size == 0:
                 self.discard()
@@ -235,7 +279,13 @@ class PartFile:
 
 def _open_alone(path: Path) -> int:
     """Open a part file and lock it; raises `DownloadError` when another download has it."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    flags = (
+        os.O_RDWR
+        | os.O_CREAT
+        | getattr(os, "O_CLOEXEC", 0)
+        | getattr(os, "O_NOFOLLOW", 0)
+        | getattr(os, "O_BINARY", 0)
+    )
     while True:
         file = os.open(path, flags, 0o666)
         try:
@@ -245,8 +295,9 @@ def _open_alone(path: Path) -> int:
                 raise DownloadError(f"{path} is not a file", path=str(path))
             if found.st_nlink == 1 and _is_same(found, path):
                 return file
-            # Either another download has finished with it meanwhile, or it was killed between giving the final name and taking away
-            # this one: writing here would write into a finished video.
+            # Either another download has finished with it meanwhile, or it was killed between
+            # giving the final name and taking away this one: writing here would write into a
+            # finished video.
             if found.st_nlink > 1:
                 path.unlink(missing_ok=True)
         except BaseException:
@@ -315,7 +366,11 @@ def read_note(path: Path) -> dict[str, Any] | None:
         "validator": (str, type(None)),
         "length": (int, type(None)),
     }
-    return facts if all(name in facts and isinstance(facts[name], kind) for name, kind in shapes.items()) else None
+    return (
+        facts
+        if all(name in facts and isinstance(facts[name], kind) for name, kind in shapes.items())
+        else None
+    )
 
 
 # --- Downloads that did not end, found by the notes beside their part files. Blocks, and runs in
@@ -342,7 +397,10 @@ def leftovers(folder: Path) -> Iterator[Leftover]:
         facts = read_note(note)
         if facts is None or filenames.part_names(facts["name"])[1] != note.name:
             continue
-        final, part = note.with_name(facts["name"]), note.with_name(filenames.part_names(facts["name"])[0])
+        final, part = (
+            note.with_name(facts["name"]),
+            note.with_name(filenames.part_names(facts["name"])[0]),
+        )
         # Looked at once each: a download that is under way may give the name at any moment.
         begun, whole = _stat(part), _stat(final)
         if whole is not None and (begun is None or os.path.samestat(begun, whole)):
@@ -350,7 +408,13 @@ def leftovers(folder: Path) -> Iterator[Leftover]:
             part.unlink(missing_ok=True)
             note.unlink(missing_ok=True)
             continue
-        yield Leftover(facts["task_id"], facts["index"], final, 0 if begun is None else begun.st_size, facts["length"])
+        yield Leftover(
+            facts["task_id"],
+            facts["index"],
+            final,
+            0 if begun is None else begun.st_size,
+            facts["length"],
+        )
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -369,7 +433,8 @@ LOCK_NAME = "happyhorse.lock"
 if sys.platform == "win32":
     import msvcrt
 
-    # A byte far behind the text is locked: on Windows a locked byte cannot be read, and the text says who holds the lock.
+    # A byte far behind the text is locked: on Windows a locked byte cannot be read, and the text
+    # says who holds the lock.
     _FAR = 1 << 30
 
     def _lock_at_once(descriptor: int) -> None:
@@ -384,14 +449,18 @@ else:
 
 
 class FolderLock:
-    """The right to write in a batch's folder, held from `take` to `release` or until the process ends."""
+    """The right to write in a batch's folder, held from `take` to `release` or until the process
+    ends.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME
         self._descriptor: int | None = None
 
     def take(self) -> None:
-        """Take the lock; raises `LedgerError` with the holder's process id when another process has it."""
+        """Take the lock; raises `LedgerError` with the holder's process id when another process has
+        it.
+        """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock_at_once(descriptor)
@@ -402,7 +471,11 @@ class FolderLock:
                 next_step="Wait for that process, stop it, or use another folder.",
             ) from None
         self._descriptor = descriptor
-        note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S%z")}
+        note = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        }
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.write(descriptor, json.dumps(note).encode())
@@ -416,7 +489,9 @@ class FolderLock:
             return "another process"
 
     def release(self) -> None:
-        """Let go; the file stays, because taking it away could hit the lock of a process that came right after."""
+        """Let go; the file stays, because taking it away could hit the lock of a process that came
+        right after.
+        """
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with contextlib.suppress(OSError):

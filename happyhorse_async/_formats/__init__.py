@@ -1,1 +1,3 @@
-"""Text and bytes of other people: images, videos, URLs, HTTP ranges, file names. Standard library only."""
+"""Text and bytes of other people: images, videos, URLs, HTTP ranges, file names. Standard library
+only.
+"""

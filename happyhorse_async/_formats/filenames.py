@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from string import Formatter
 
 TEMPLATE_FIELDS = ("task_id", "index", "stem", "seed")
-"""What a template may name: the task's id, the number of the result counted from 1, the first frame's name without its suffix, the seed."""
+"""What a template may name: the task's id, the number of the result counted from 1, the first
+frame's name without its suffix, the seed."""
 
 LONGEST_NAME = 255
 """Bytes of one name, on all usual file systems."""
@@ -20,15 +21,22 @@ NOTE_SUFFIX = ".part.json"
 # What a temporary name may add to a name: the note's suffix and a mark.
 _ROOM = LONGEST_NAME - len(NOTE_SUFFIX) - 1
 
-# Control characters, what Windows forbids, and separators; the last two classes are invisible or turn the reading direction.
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(\..*)?", re.IGNORECASE)
+# Control characters, what Windows forbids, and separators; the last two classes are invisible or
+# turn the reading direction.
+_UNSAFE = re.compile(
+    r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]'
+)
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(\..*)?", re.IGNORECASE
+)
 
 
 def safe_name(text: str, *, fallback: str = "video") -> str:
-    """Make one file name out of any text: no separators, nothing invisible, no name that Windows reserves, at most 244 bytes.
+    """Make one file name out of any text: no separators, nothing invisible, no name that Windows
+    reserves, at most 244 bytes.
 
-    Texts that are safe already come back as they are. `fallback` stands for a text of which nothing is left.
+    Texts that are safe already come back as they are. `fallback` stands for a text of which nothing
+    is left.
     """
     name = _UNSAFE.sub("_", text).strip().rstrip(". ")
     # A leading dot hides a file, a leading dash makes it an option of commands.
@@ -53,7 +61,9 @@ def _shortened(name: str, room: int) -> str:
 
 
 def part_names(name: str) -> tuple[str, str]:
-    """Give the names of the part file and of its note, for a file's final name; both fit where the final name does."""
+    """Give the names of the part file and of its note, for a file's final name; both fit where the
+    final name does.
+    """
     base = _shortened(name, _ROOM)
     return base + PART_SUFFIX, base + NOTE_SUFFIX
 
@@ -79,9 +89,15 @@ def is_template(text: str) -> bool:
 
 
 def template_fields(template: str) -> frozenset[str]:
-    """List the fields that a template names; raises `ValueError` when it names others, or its braces do not match."""
+    """List the fields that a template names; raises `ValueError` when it names others, or its
+    braces do not match.
+    """
     try:
-        fields = [(name, conversion) for _, name, _, conversion in Formatter().parse(template) if name is not None]
+        fields = [
+            (name, conversion)
+            for _, name, _, conversion in Formatter().parse(template)
+            if name is not None
+        ]
         unknown = [name for name, conversion in fields if name not in TEMPLATE_FIELDS or conversion]
         if not unknown:
             template.format(task_id="", index=1, stem="", seed="")
@@ -96,18 +112,27 @@ def template_fields(template: str) -> frozenset[str]:
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
-    """Fill in a template; a value never adds a folder, and the file's own name is made safe as a whole.
+    """Fill in a template; a value never adds a folder, and the file's own name is made safe as a
+    whole.
 
     Slashes in the template itself make folders. Raises `ValueError` as `template_fields` does.
     """
     template_fields(template)
     *folders, name = template.split("/")
-    return "/".join([*(_folder(folder, values) for folder in folders), safe_name(_filled(name, values)) if name else ""])
+    return "/".join(
+        [
+            *(_folder(folder, values) for folder in folders),
+            safe_name(_filled(name, values)) if name else "",
+        ]
+    )
 
 
 def _filled(piece: str, values: Mapping[str, object]) -> str:
     return piece.format(
-        **{name: value if isinstance(value, int) else _UNSAFE.sub("_", str(value)) for name, value in values.items()}
+        **{
+            name: value if isinstance(value, int) else _UNSAFE.sub("_", str(value))
+            for name, value in values.items()
+        }
     )
 
 

@@ -1,4 +1,5 @@
-"""What a file host's answer means for a download that may have begun before: Range, If-Range and Content-Range, and paces.
+"""What a file host's answer means for a download that may have begun before: Range, If-Range and
+Content-Range, and paces.
 
 Pure functions over header values. May import attrs only.
 """
@@ -17,10 +18,18 @@ _CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.A
 _UNSATISFIED = re.compile(r"bytes\s+\*/(\d{1,18})", re.ASCII)
 
 _BUSY = frozenset({408, 425, 429})
-_NOT_VIDEO_TYPES = ("text/html", "application/xhtml", "application/json", "application/problem+json", "text/xml", "application/xml")
+_NOT_VIDEO_TYPES = (
+    "text/html",
+    "application/xhtml",
+    "application/json",
+    "application/problem+json",
+    "text/xml",
+    "application/xml",
+)
 
 MEANINGFUL_PROGRESS = 64 * 1024
-"""A try that brought at least so many bytes does not count as failed: a host that gives a byte a time must not be asked for ever."""
+"""A try that brought at least so many bytes does not count as failed: a host that gives a byte a
+time must not be asked for ever."""
 
 
 @attrs.frozen
@@ -29,7 +38,8 @@ class Held:
 
     size: int = 0
     validator: str | None = None
-    """The ETag or Last-Modified of the file that the bytes are from; None: they cannot be gone on with."""
+    """The ETag or Last-Modified of the file that the bytes are from; None: they cannot be gone on
+    with."""
     length: int | None = None
     """The size of the whole file, when the host said it."""
 
@@ -79,13 +89,21 @@ def range_headers(held: Held) -> dict[str, str]:
 
 
 def validator_of(headers: Mapping[str, str]) -> str | None:
-    """Find what identifies this very version of a file: a strong ETag, else a strong Last-Modified, else None.
+    """Find what identifies this very version of a file: a strong ETag, else a strong Last-Modified,
+    else None.
 
-    A weak ETag does not promise the same bytes (RFC 9110, section 13.1.5), so it is no base for going on; neither is a file that was
-    modified in the second of the answer, since it may be modified in that second once more (section 8.8.2.2).
+    A weak ETag does not promise the same bytes (RFC 9110, section 13.1.5), so it is no base for
+    going on; neither is a file that was modified in the second of the answer, since it may be
+    modified in that second once more (section 8.8.2.2).
     """
     version = _version(headers)
-    return version if version is None or version.startswith('"') or _is_settled(version, headers.get("Date", "")) else None
+    return (
+        version
+        if version is None
+        or version.startswith('"')
+        or _is_settled(version, headers.get("Date", ""))
+        else None
+    )
 
 
 def _is_settled(modified: str, date: str) -> bool:
@@ -123,18 +141,27 @@ def _judge_part(headers: Mapping[str, str], held: Held) -> Verdict:
     value = headers.get("Content-Range", "")
     found = _CONTENT_RANGE.fullmatch(value.strip())
     if found is None or not held.resumable:
-        return Verdict(Meaning.CONFUSED, f"the file host sent a part that was not asked for (Content-Range: {value!r})")
+        return Verdict(
+            Meaning.CONFUSED,
+            f"the file host sent a part that was not asked for (Content-Range: {value!r})",
+        )
     first, last = int(found[1]), int(found[2])
     total = None if found[3] == "*" else int(found[3])
     problem = _part_problem(first, last, total, content_length(headers), held)
     validator = _version(headers)
-    if not problem and validator not in (None, held.validator) and _same_kind(validator, held.validator):
+    if (
+        not problem
+        and validator not in (None, held.validator)
+        and _same_kind(validator, held.validator)
+    ):
         problem = f"the file has changed ({held.validator} is now {validator})"
     if not problem and headers.get("Content-Type", "").strip().lower().startswith(_NOT_VIDEO_TYPES):
         problem = "the file host sent a part of something else than a video"
     if problem:
         return Verdict(Meaning.CONFUSED, problem)
-    return Verdict(Meaning.REST, length=total if total is not None else held.length, validator=held.validator)
+    return Verdict(
+        Meaning.REST, length=total if total is not None else held.length, validator=held.validator
+    )
 
 
 def _part_problem(first: int, last: int, total: int | None, length: int | None, held: Held) -> str:
@@ -146,7 +173,11 @@ def _part_problem(first: int, last: int, total: int | None, length: int | None, 
         return f"the file was {held.length} bytes long, and is {total} now"
     if total is not None and last != total - 1:
         return f"the file host sent only bytes {first}-{last} of {total}"
-    return "" if length is None or length == last - first + 1 else "Content-Length and Content-Range contradict each other"
+    return (
+        ""
+        if length is None or length == last - first + 1
+        else "Content-Length and Content-Range contradict each other"
+    )
 
 
 def _same_kind(one: str | None, other: str | None) -> bool:
@@ -155,7 +186,12 @@ def _same_kind(one: str | None, other: str | None) -> bool:
 
 def _judge_unsatisfied(headers: Mapping[str, str], held: Held) -> Verdict:
     found = _UNSATISFIED.fullmatch(headers.get("Content-Range", "").strip())
-    if found is not None and held.resumable and int(found[1]) == held.size and held.length in (None, held.size):
+    if (
+        found is not None
+        and held.resumable
+        and int(found[1]) == held.size
+        and held.length in (None, held.size)
+    ):
         return Verdict(Meaning.COMPLETE, length=held.size, validator=held.validator)
     return Verdict(Meaning.CONFUSED, "the file host has no such range")
 
@@ -167,14 +203,20 @@ def content_length(headers: Mapping[str, str]) -> int | None:
 
 
 def urgency(expires_at: datetime | None) -> float:
-    """Give the order of downloads: the earlier a link can die, the smaller; links without an end come last."""
+    """Give the order of downloads: the earlier a link can die, the smaller; links without an end
+    come last.
+    """
     if expires_at is None:
         return float("inf")
-    return (expires_at if expires_at.tzinfo is not None else expires_at.replace(tzinfo=UTC)).timestamp()
+    return (
+        expires_at if expires_at.tzinfo is not None else expires_at.replace(tzinfo=UTC)
+    ).timestamp()
 
 
 class Pace:
-    """Whether bytes come fast enough: the average over each window of `window` seconds must reach `least` bytes a second."""
+    """Whether bytes come fast enough: the average over each window of `window` seconds must reach
+    `least` bytes a second.
+    """
 
     def __init__(self, *, window: float, least: float, now: float) -> None:
         self._window = window

@@ -15,14 +15,16 @@ WIDEST_RATIO = 2.5
 CHINESE_PROMPT = 2500
 OTHER_PROMPT = 5000
 HEADER_BYTES = 1024 * 1024
-"""As much of a file as `read_frame` is given: embedded previews and colour profiles stand before a JPEG's size."""
+"""As much of a file as `read_frame` is given: embedded previews and colour profiles stand before a
+JPEG's size."""
 
 
 class Frame(NamedTuple):
     """What an image's header says."""
 
     format: str
-    """"jpeg", "png" or "webp"; anything else is the name of a format that the service does not take, or "unknown"."""
+    """"jpeg", "png" or "webp"; anything else is the name of a format that the service does not
+    take, or "unknown"."""
     width: int
     height: int
 
@@ -44,7 +46,9 @@ def frame_problems(header: bytes, size: int) -> list[str]:
         problems.append(f"expected at most 10 MB ({LARGEST_FILE} bytes), got {size} bytes")
     frame = read_frame(header)
     if frame.format not in ("jpeg", "png", "webp"):
-        problems.append(f"expected a JPEG, PNG or WEBP file, got {frame.format if frame.format != 'unknown' else 'something else'}")
+        problems.append(
+            f"expected a JPEG, PNG or WEBP file, got {frame.format if frame.format != 'unknown' else 'something else'}"
+        )
     elif not frame.width or not frame.height:
         problems.append(f"the {frame.format.upper()} file is damaged: its header has no size")
     else:
@@ -63,7 +67,9 @@ def _side_problems(frame: Frame) -> list[str]:
 
 
 def read_frame(header: bytes) -> Frame:
-    """Read format and size from the beginning of an image file; 0 x 0 when the header does not hold its size."""
+    """Read format and size from the beginning of an image file; 0 x 0 when the header does not hold
+    its size.
+    """
     if header.startswith(b"\xff\xd8\xff"):
         return Frame("jpeg", *_jpeg_size(header))
     if header.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -128,16 +134,22 @@ def _webp_size(header: bytes) -> tuple[int, int]:
         bits = int.from_bytes(header[21:25], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     if kind == b"VP8X" and len(header) >= 30:
-        return int.from_bytes(header[24:27], "little") + 1, int.from_bytes(header[27:30], "little") + 1
+        return int.from_bytes(header[24:27], "little") + 1, int.from_bytes(
+            header[27:30], "little"
+        ) + 1
     return 0, 0
 
 
 def is_chinese(text: str) -> bool:
     """Whether the service is likely to count a prompt as Chinese: at least one CJK ideograph in it.
 
-    The reference does not say how it decides, so the stricter limit is taken as soon as it can apply.
+    The reference does not say how it decides, so the stricter limit is taken as soon as it can
+    apply.
     """
-    return any("\u3400" <= character <= "\u9fff" or "\U00020000" <= character <= "\U0003ffff" for character in text)
+    return any(
+        "\u3400" <= character <= "\u9fff" or "\U00020000" <= character <= "\U0003ffff"
+        for character in text
+    )
 
 
 def prompt_cut(prompt: str) -> str | None:

@@ -1,6 +1,8 @@
-"""Whether bytes are a whole MP4 file, and what it says of itself: a walk over its boxes, without any library.
+"""Whether bytes are a whole MP4 file, and what it says of itself: a walk over its boxes, without
+any library.
 
-Boxes as in ISO/IEC 14496-12. Pure: bytes go in as they come, in pieces of any size. May import attrs only.
+Boxes as in ISO/IEC 14496-12. Pure: bytes go in as they come, in pieces of any size. May import
+attrs only.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ from collections.abc import Iterator
 import attrs
 
 LARGEST_MOVIE_BOX = 8 * 1024 * 1024
-"""A `moov` box is an index: even an hour of video needs only a few megabytes. A bigger one is not read into memory."""
+"""A `moov` box is an index: even an hour of video needs only a few megabytes. A bigger one is not
+read into memory."""
 MOST_BOXES = 1000
 """Boxes on one level of the `moov` box; real files have a handful."""
 
-_FIRST_TYPES = frozenset({b"ftyp", b"styp", b"free", b"skip", b"wide", b"pdin", b"uuid", b"moov", b"mdat"})
+_FIRST_TYPES = frozenset(
+    {b"ftyp", b"styp", b"free", b"skip", b"wide", b"pdin", b"uuid", b"moov", b"mdat"}
+)
 _NEEDED = (b"ftyp", b"moov", b"mdat")
 _UNKNOWN_LENGTH = {0: 0xFFFFFFFF, 1: 0xFFFFFFFFFFFFFFFF}
 
@@ -57,7 +62,9 @@ class BoxWalk:
         self._movie: bytes | None = None
 
     def feed(self, data: bytes) -> None:
-        """Go on with the next bytes; raises `BrokenVideoError` as soon as they cannot belong to an MP4 file."""
+        """Go on with the next bytes; raises `BrokenVideoError` as soon as they cannot belong to an
+        MP4 file.
+        """
         at, end = 0, len(data)
         while at < end:
             at = self._skip(data, at) if self._left or self._endless else self._header(data, at)
@@ -95,7 +102,11 @@ class BoxWalk:
         size, kind = struct.unpack(">I4s", header[:8])
         if size == 1:
             size = int.from_bytes(header[8:16], "big")
-        fits = kind in _FIRST_TYPES if offset == 0 else all(32 <= byte < 127 or byte == 0xA9 for byte in kind)
+        fits = (
+            kind in _FIRST_TYPES
+            if offset == 0
+            else all(32 <= byte < 127 or byte == 0xA9 for byte in kind)
+        )
         if not fits or (size != 0 and size < len(header)):
             raise BrokenVideoError(f"no box of an MP4 file at byte {offset}: {header[:16]!r}")
         self._seen.add(kind)
@@ -107,19 +118,29 @@ class BoxWalk:
             self._reading_movie = self._left > 0
 
     def finish(self) -> Movie:
-        """Say what the file is, now that it has ended; raises `BrokenVideoError` when it is not whole."""
+        """Say what the file is, now that it has ended; raises `BrokenVideoError` when it is not
+        whole.
+        """
         if self._left:
-            raise BrokenVideoError(f"the file ends at byte {self.position}, {self._left} bytes before its last box does")
+            raise BrokenVideoError(
+                f"the file ends at byte {self.position}, {self._left} bytes before its last box does"
+            )
         if self._kept:
-            raise BrokenVideoError(f"the file ends at byte {self.position}, inside the header of a box")
+            raise BrokenVideoError(
+                f"the file ends at byte {self.position}, inside the header of a box"
+            )
         missing = [kind.decode() for kind in _NEEDED if kind not in self._seen]
         if missing:
-            raise BrokenVideoError(f"the file of {self.position} bytes has no {' and no '.join(missing)} box")
+            raise BrokenVideoError(
+                f"the file of {self.position} bytes has no {' and no '.join(missing)} box"
+            )
         return read_movie(self._movie or b"")
 
 
 def read_movie(moov: bytes) -> Movie:
-    """Read duration and size out of a `moov` box's body; raises `BrokenVideoError` when its boxes do not fit into it."""
+    """Read duration and size out of a `moov` box's body; raises `BrokenVideoError` when its boxes
+    do not fit into it.
+    """
     duration, width, height = None, 0, 0
     for kind, body in _boxes(moov):
         if kind == b"mvhd":
@@ -160,6 +181,7 @@ def _duration(mvhd: memoryview) -> float | None:
 def _track_size(tkhd: memoryview) -> tuple[int, int]:
     if len(tkhd) < 84:
         raise BrokenVideoError("the tkhd box is cut")
-    # Width and height are the last eight bytes of the box in both versions, as 16.16 fixed-point numbers.
+    # Width and height are the last eight bytes of the box in both versions, as 16.16 fixed-point
+    # numbers.
     width, height = struct.unpack_from(">II", tkhd, 88 if tkhd[0] == 1 and len(tkhd) >= 96 else 76)
     return width >> 16, height >> 16

@@ -1,4 +1,5 @@
-"""Which links may be handed to the service, which callback URLs it accepts, and which links may be followed.
+"""Which links may be handed to the service, which callback URLs it accepts, and which links may be
+followed.
 
 Pure functions over text and addresses: nothing is looked up. May import nothing of the package.
 """
@@ -13,21 +14,38 @@ LONGEST_CALLBACK = 2048
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-# Addresses that some of the supported Pythons take for public ones. Clouds answer their machines with secrets on the first two
-# (168.63.129.16: Azure, 192.0.0.192: Oracle); the others lead into tunnels or are for documents.
+# Addresses that some of the supported Pythons take for public ones. Clouds answer their machines
+# with secrets on the first two (168.63.129.16: Azure, 192.0.0.192: Oracle); the others lead into
+# tunnels or are for documents.
 _NOT_PUBLIC = tuple(
-    map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "2001::/32", "3fff::/20"))
+    map(
+        ipaddress.ip_network,
+        (
+            "168.63.129.16/32",
+            "192.0.0.0/24",
+            "192.88.99.0/24",
+            "198.18.0.0/15",
+            "2001::/32",
+            "3fff::/20",
+        ),
+    )
 )
 
 
 def looks_like_link(text: str) -> bool:
-    """Whether a text is meant as a link rather than a path: it has a scheme with "://", or is a data URI."""
+    """Whether a text is meant as a link rather than a path: it has a scheme with "://", or is a
+    data URI.
+    """
     scheme, mark, _ = text.partition("://")
-    return (bool(mark) and scheme.replace("+", "").replace("-", "").replace(".", "").isalnum()) or text.startswith("data:")
+    return (
+        bool(mark) and scheme.replace("+", "").replace("-", "").replace(".", "").isalnum()
+    ) or text.startswith("data:")
 
 
 def has_surrogate(text: str) -> bool:
-    """Whether half of a surrogate pair is in a text, as some decoders leave it: no JSON and no URL can carry it."""
+    """Whether half of a surrogate pair is in a text, as some decoders leave it: no JSON and no URL
+    can carry it.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -36,17 +54,23 @@ def has_surrogate(text: str) -> bool:
 
 
 def image_link_problems(link: str) -> list[str]:
-    """List what the service's reference forbids in a first frame's link: only http and https, no credentials, a host."""
+    """List what the service's reference forbids in a first frame's link: only http and https, no
+    credentials, a host.
+    """
     parts = _split(link)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        return [f"expected an http or https link that the public internet can reach, got {link[:200]!r}"]
+        return [
+            f"expected an http or https link that the public internet can reach, got {link[:200]!r}"
+        ]
     if parts.username is not None or parts.password is not None:
         return ["the service cannot log in: leave user name and password out of the link"]
     return []
 
 
 def callback_problems(url: object) -> list[str]:
-    """List what the service's reference forbids in a callback URL: https only, no private address, at most 2,048 characters."""
+    """List what the service's reference forbids in a callback URL: https only, no private address,
+    at most 2,048 characters.
+    """
     if not isinstance(url, str):
         return [f"expected an https URL, got {url!r}"]
     problems = []
@@ -56,21 +80,27 @@ def callback_problems(url: object) -> list[str]:
     if parts is None or parts.scheme != "https" or not parts.hostname:
         problems.append(f"expected an https URL, got {url[:200]!r}")
     if parts is not None and parts.hostname and not is_public_host(parts.hostname):
-        problems.append(f"the service does not call private addresses, and {parts.hostname!r} is one")
+        problems.append(
+            f"the service does not call private addresses, and {parts.hostname!r} is one"
+        )
     return problems
 
 
 def is_public_host(host: str) -> bool:
     """Whether a host name or address literal can be public, judged without looking it up."""
     name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith((".localhost", ".local", ".internal", ".lan", ".home.arpa")):
+    if name == "localhost" or name.endswith(
+        (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+    ):
         return False
     address = parse_address(name)
     return address is None or is_public_address(address)
 
 
 def parse_address(host: str) -> Address | None:
-    """Read an address literal, also in the shortened, decimal, octal and hexadecimal forms that resolvers take; None for a name."""
+    """Read an address literal, also in the shortened, decimal, octal and hexadecimal forms that
+    resolvers take; None for a name.
+    """
     try:
         return ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
@@ -78,7 +108,8 @@ def parse_address(host: str) -> Address | None:
 
 
 def _loose_ipv4(host: str) -> ipaddress.IPv4Address | None:
-    # inet_aton's forms: "2130706433", "0x7f.1", "0177.0.0.1". Resolvers take them, so they must be judged as what they become.
+    # inet_aton's forms: "2130706433", "0x7f.1", "0177.0.0.1". Resolvers take them, so they must be
+    # judged as what they become.
     pieces = host.split(".")
     if not 1 <= len(pieces) <= 4:
         return None
@@ -104,7 +135,9 @@ def _loose_number(piece: str) -> int:
 
 
 def is_public_address(address: Address) -> bool:
-    """Whether an address belongs to the public internet; forms that carry an IPv4 address inside are judged by it too."""
+    """Whether an address belongs to the public internet; forms that carry an IPv4 address inside
+    are judged by it too.
+    """
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if inner is None and address in ipaddress.IPv6Network("64:ff9b::/96"):
@@ -113,15 +146,19 @@ def is_public_address(address: Address) -> bool:
             return is_public_address(inner)
         if address not in _GLOBAL_UNICAST:
             return False
-    return address.is_global and not address.is_multicast and not any(address in network for network in _NOT_PUBLIC)
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not any(address in network for network in _NOT_PUBLIC)
+    )
 
 
 def followed_link_problem(link: str, *, allow_loopback: bool = False) -> str | None:
     """Say why a result link, or what it redirects to, must not be followed; None when it may be.
 
-    Only https to a public host, on any port, without user name or password. With `allow_loopback`, which is for an API that is itself on
-    this machine, http and https to loopback addresses too. Nothing is looked up: what a name stands for is judged
-    again when it is connected to.
+    Only https to a public host, on any port, without user name or password. With `allow_loopback`,
+    which is for an API that is itself on this machine, http and https to loopback addresses too.
+    Nothing is looked up: what a name stands for is judged again when it is connected to.
     """
     # A backslash is a slash to some parsers and not to others, which hides the true host.
     parts = _split(link) if "\\" not in link else None

@@ -1,4 +1,6 @@
-"""Which tasks are worth a read when, and in whose company: the agenda of a session's reads. Knows no clock; waits for nothing."""
+"""Which tasks are worth a read when, and in whose company: the agenda of a session's reads. Knows
+no clock; waits for nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("happyhorse_async")
 
-# Shares of the target delay: how much longer than the price asks a task waits for company in a batch, and how much earlier others join.
+# Shares of the target delay: how much longer than the price asks a task waits for company in a
+# batch, and how much earlier others join.
 PATIENCE = 0.4
 COMPANY = 1 / 3
-# How much earlier full batches go, once one goes: a process that wakes for each of them costs twice the CPU of one that wakes for several.
+# How much earlier full batches go, once one goes: a process that wakes for each of them costs twice
+# the CPU of one that wakes for several.
 TOGETHER = 0.1
 # Tasks in a row whose expected callback did not come before callbacks are no longer waited for.
 UNCALLED = 3
@@ -41,7 +45,8 @@ class Plan:
         self._patience = PATIENCE * polling.target_delay
         self._company = COMPANY * polling.target_delay
         self._together = TOGETHER * polling.target_delay
-        # What may be read that much earlier in company is entered so much later: two reads are never closer than they may be.
+        # What may be read that much earlier in company is entered so much later: two reads are
+        # never closer than they may be.
         self._least_pause = polling.min_interval + self._company
         self._reads: Agenda[Record] = Agenda(polling.target_delay / 32)
         self._going_until = -math.inf
@@ -51,7 +56,7 @@ class Plan:
     def __len__(self) -> int:
         return len(self._reads)
 
-    # --- putting in ---------------------------------------------------------------------------------------------------------------
+    # --- putting in -------------------------------------------------------------------------------
 
     def enter(self, record: Record, when: float) -> float:
         """Read a task at a time; gives that time."""
@@ -59,7 +64,9 @@ class Plan:
         return when
 
     def begin(self, record: Record, now: float) -> float:
-        """Read a task from now on: when it was due anyway, or at once when nothing is known of it yet; gives when."""
+        """Read a task from now on: when it was due anyway, or at once when nothing is known of it
+        yet; gives when.
+        """
         if record.due is not None:
             return self.enter(record, max(record.due, now))
         if record.status is None:
@@ -70,7 +77,9 @@ class Plan:
         """Read a task as soon as its last read is not too recent; gives when."""
         record.hinted = False
         # Entered as if it had waited for company long enough already.
-        return self.enter(record, max(now, record.asked + self._polling.min_interval) - self._patience)
+        return self.enter(
+            record, max(now, record.asked + self._polling.min_interval) - self._patience
+        )
 
     def again(self, record: Record, asked: float, now: float) -> None:
         """Read a task again, of which there was news."""
@@ -80,7 +89,9 @@ class Plan:
             self.enter(record, asked + self._pause(record, asked))
 
     def again_all(self, records: list[Record], asked: float, now: float) -> None:
-        """Read tasks again that are as they were. What is alike stays together, which keeps batches full."""
+        """Read tasks again that are as they were. What is alike stays together, which keeps batches
+        full.
+        """
         for group in self._alike(records, asked):
             self._reads.enter_all(group, asked + self._pause(group[0], asked))
         for record in records:
@@ -88,7 +99,9 @@ class Plan:
                 self.soon(record, now)
 
     def _alike(self, records: list[Record], now: float) -> Collection[list[Record]]:
-        """Sort records into those that are alike in all that says when they are worth a read; those that were alike before still are."""
+        """Sort records into those that are alike in all that says when they are worth a read; those
+        that were alike before still are.
+        """
         first = records[0].kind
         for record in records:
             if record.kind is None or record.kind is not first:
@@ -97,7 +110,12 @@ class Plan:
             return (records,)
         groups: dict[Kind, list[Record]] = {}
         for record in records:
-            kind = (record.estimate, record.predicted, record.callback, pacing.rounded(now - record.born))
+            kind = (
+                record.estimate,
+                record.predicted,
+                record.callback,
+                pacing.rounded(now - record.born),
+            )
             groups.setdefault(kind, []).append(record)
         if len(self._kinds) > MOST_KINDS:
             self._kinds.clear()
@@ -114,7 +132,9 @@ class Plan:
         self._reads.remove(record)
 
     def callback_came(self, came: bool) -> None:
-        """Learn whether a task that ended was called back for: after a few that were not, callbacks are no longer relied on."""
+        """Learn whether a task that ended was called back for: after a few that were not, callbacks
+        are no longer relied on.
+        """
         self._uncalled = 0 if came else self._uncalled + 1
         if self._uncalled == UNCALLED:
             logger.warning(
@@ -128,14 +148,18 @@ class Plan:
             pause = self._polling.heartbeat
         else:
             company = max(1, min(BATCH_SIZE, len(self._reads))) if self.batches else 1
-            pause = self.outlook.pause(now - record.born, record.estimate, record.predicted, company)
+            pause = self.outlook.pause(
+                now - record.born, record.estimate, record.predicted, company
+            )
         # Tasks that were submitted together need not be read by all clients of the service at once.
         return max(self._least_pause, pause * (1 - JITTER * random.random()))
 
-    # --- taking out ---------------------------------------------------------------------------------------------------------------
+    # --- taking out -------------------------------------------------------------------------------
 
     def ripe_at(self) -> float:
-        """When a read is worth its request: a full batch is due, or someone has waited for company long enough."""
+        """When a read is worth its request: a full batch is due, or someone has waited for company
+        long enough.
+        """
         first = self._reads.first()
         if first is None:
             return math.inf
@@ -170,7 +194,9 @@ D = TypeVar("D", bound=Dated)
 
 
 class Agenda(Generic[D]):
-    """Things by due time, exact to `grain` seconds and never early; entering, moving and removing one costs the same at any number."""
+    """Things by due time, exact to `grain` seconds and never early; entering, moving and removing
+    one costs the same at any number.
+    """
 
     def __init__(self, grain: float) -> None:
         self._grain = grain
@@ -226,7 +252,9 @@ class Agenda(Generic[D]):
         return self._order[0] * self._grain if self._order else None
 
     def when(self, count: int, latest: float) -> float:
-        """When so many things will be due; infinite when that is after `latest`, as no bucket beyond is looked at."""
+        """When so many things will be due; infinite when that is after `latest`, as no bucket
+        beyond is looked at.
+        """
         if self.first() is None:
             return math.inf
         found, slot, last = 0, self._order[0], int(latest / self._grain)

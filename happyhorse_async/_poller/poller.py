@@ -1,4 +1,6 @@
-"""Waiting for tasks: `wait`, `updates` and `watch` over one scheduler, and what an answer of the service means for those who wait."""
+"""Waiting for tasks: `wait`, `updates` and `watch` over one scheduler, and what an answer of the
+service means for those who wait.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,17 @@ if TYPE_CHECKING:
 __all__ = ["Poller", "Updates", "Watch"]
 
 _MOST_EXPECTED = 32_768
-"""Tasks whose callback is expected while nobody waits for them yet; the oldest are forgotten, and then read at the usual pace."""
+"""Tasks whose callback is expected while nobody waits for them yet; the oldest are forgotten, and
+then read at the usual pace."""
 
 _MOST_LEFT = 1024
 """Tasks that are remembered after the last waiter has left."""
 
 
 class Poller:
-    """All waiting of a session. Every task that is waited for is one small record; many waiters on one task cost one read."""
+    """All waiting of a session. Every task that is waited for is one small record; many waiters on
+    one task cost one read.
+    """
 
     def __init__(
         self,
@@ -58,7 +63,8 @@ class Poller:
         self.on_final = self._finals.on_final
         self.fresh = FirstReads(self._finals)
         self._left: Recent[Record] = Recent(_MOST_LEFT)
-        """Tasks that nobody waits for at present: who comes back to one, as short waits in a loop do, finds it as it was."""
+        """Tasks that nobody waits for at present: who comes back to one, as short waits in a loop
+        do, finds it as it was."""
         self._expected: Recent[bool] = Recent(_MOST_EXPECTED)
         """Tasks whose callback is expected, and whether it came."""
         self._closed = False
@@ -83,19 +89,24 @@ class Poller:
         """How many unfinished tasks are waited for."""
         return len(self._records) + len(self.fresh)
 
-    # --- verbs --------------------------------------------------------------------------------------------------------------------
+    # --- verbs ------------------------------------------------------------------------------------
 
     async def read(self, task_id: str) -> Task:
-        """Ask the service once, now, with retries; those who wait for the task learn the answer too."""
+        """Ask the service once, now, with retries; those who wait for the task learn the answer
+        too.
+        """
         asked = self._scheduler.clock()
         task = await self._api.read_task(task_id)
         self._learn(task, asked)
         return task
 
-    async def wait(self, task_id: str, *, timeout: float | None = None, known: Task | None = None) -> Task:
+    async def wait(
+        self, task_id: str, *, timeout: float | None = None, known: Task | None = None
+    ) -> Task:
         """Wait for the end of a task, whatever it is.
 
-        `timeout` is in seconds. Raises `WaitTimeoutError`, `TaskNotFoundError` and `SessionClosedError`.
+        `timeout` is in seconds. Raises `WaitTimeoutError`, `TaskNotFoundError` and
+        `SessionClosedError`.
         """
         future, limit = self._begin(task_id, timeout, known)
         try:
@@ -104,10 +115,18 @@ class Poller:
             self._end_wait(task_id, future, limit)
 
     async def wait_completed(
-        self, task_id: str, *, timeout: float | None = None, known: Task | None = None, idempotency_key: str | None = None
+        self,
+        task_id: str,
+        *,
+        timeout: float | None = None,
+        known: Task | None = None,
+        idempotency_key: str | None = None,
     ) -> Task:
-        """Wait for a task's video; raises `TaskFailedError` (`TaskCancelledError`) when it ended without, and what `wait` raises."""
-        # Not by way of `wait`: of very many callers that are woken at once, each further step of a coroutine counts.
+        """Wait for a task's video; raises `TaskFailedError` (`TaskCancelledError`) when it ended
+        without, and what `wait` raises.
+        """
+        # Not by way of `wait`: of very many callers that are woken at once, each further step of a
+        # coroutine counts.
         future, limit = self._begin(task_id, timeout, known)
         try:
             task = await future
@@ -116,13 +135,17 @@ class Poller:
             charged = "yes" if idempotency_key is not None else error.charged
             raise error.with_facts(idempotency_key=idempotency_key, charged=charged) from None
         finally:
-            if limit is not None or not future.done() or future.cancelled():  # whoever is told is forgotten in the same moment
+            if (
+                limit is not None or not future.done() or future.cancelled()
+            ):  # whoever is told is forgotten in the same moment
                 self._end_wait(task_id, future, limit)
         if lifecycle.is_completed(task):
             return task
         raise failure_of(task, idempotency_key)
 
-    def _begin(self, task_id: str, timeout: float | None, known: Task | None) -> tuple[asyncio.Future[Task], Limit | None]:
+    def _begin(
+        self, task_id: str, timeout: float | None, known: Task | None
+    ) -> tuple[asyncio.Future[Task], Limit | None]:
         future: asyncio.Future[Task] = self._loop.create_future()
         self.subscribe(task_id, future, known)
         if not ends(timeout):
@@ -136,7 +159,9 @@ class Poller:
         if limit is not None:
             self._scheduler.forget(limit)
 
-    def updates(self, task_id: str, *, timeout: float | None = None, known: Task | None = None) -> Updates:
+    def updates(
+        self, task_id: str, *, timeout: float | None = None, known: Task | None = None
+    ) -> Updates:
         """Iterate over a task's states, from the next use on."""
         return Updates(self, task_id, timeout=timeout, known=known)
 
@@ -150,13 +175,17 @@ class Poller:
             self._learn(task, self._scheduler.clock())
 
     def hint(self, task_id: str) -> None:
-        """Read a task soon, because something says that it has changed; nothing happens when nobody waits for it."""
+        """Read a task soon, because something says that it has changed; nothing happens when nobody
+        waits for it.
+        """
         record = self._find(task_id)
         if record is not None:
             record.called = True
             self._scheduler.soon(record)
         elif task_id in self._expected:
-            self._expected[task_id] = True  # whoever waits for it later has not to wait for a second callback
+            self._expected[task_id] = (
+                True  # whoever waits for it later has not to wait for a second callback
+            )
 
     def expect_callback(self, task_id: str) -> None:
         """Read a task only now and then, because the service will call back."""
@@ -172,14 +201,21 @@ class Poller:
         for record in self._all():
             self.unknown(record, closed())
 
-    # --- for those who wait -------------------------------------------------------------------------------------------------------
+    # --- for those who wait -----------------------------------------------------------------------
 
     def subscribe(self, task_id: str, subscriber: Subscriber, known: Task | None = None) -> None:
-        """Publish a task's states to a subscriber: what is known at once, the rest as it comes; raises `SessionClosedError`."""
+        """Publish a task's states to a subscriber: what is known at once, the rest as it comes;
+        raises `SessionClosedError`.
+        """
         if self._closed:
             raise closed()
         last = self._finals.get(task_id)
-        if known is not None and lifecycle.is_final(known) and last is None and not lifecycle.is_short(known):
+        if (
+            known is not None
+            and lifecycle.is_final(known)
+            and last is None
+            and not lifecycle.is_short(known)
+        ):
             self._learn(known, self._scheduler.clock())
             last = known
         if last is not None:
@@ -187,7 +223,11 @@ class Poller:
             return
         record = self._find(task_id)
         if record is None:
-            if isinstance(subscriber, asyncio.Future) and known is None and not self._remembers(task_id):
+            if (
+                isinstance(subscriber, asyncio.Future)
+                and known is None
+                and not self._remembers(task_id)
+            ):
                 self.fresh.new[task_id] = subscriber
                 self._scheduler.read_fresh()
                 return
@@ -217,10 +257,12 @@ class Poller:
         """Take that back."""
         self._scheduler.forget(subscriber)
 
-    # --- for the scheduler --------------------------------------------------------------------------------------------------------
+    # --- for the scheduler ------------------------------------------------------------------------
 
     def keep(self, task_id: str, asked: float) -> Record | None:
-        """Give the record of a task that has not ended with its first read; None when nobody waits for it any more."""
+        """Give the record of a task that has not ended with its first read; None when nobody waits
+        for it any more.
+        """
         future = self.fresh.asked.pop(task_id, None)
         return self._records.get(task_id) if future is None else self._open(task_id, future, asked)
 
@@ -250,14 +292,22 @@ class Poller:
         """Tell a subscriber that its time is over."""
         records = {task_id: self._find(task_id) for task_id in subscriber.awaited()}
         if records:
-            subscriber.late({task_id: record.snapshot() if record else None for task_id, record in records.items()})
+            subscriber.late(
+                {
+                    task_id: record.snapshot() if record else None
+                    for task_id, record in records.items()
+                }
+            )
 
     def broke(self, error: BaseException) -> None:
         """Wake all who wait when the scheduler itself failed: nobody would wake them ever after."""
         for record in self._all():
-            self.unknown(record, HappyHorseError(f"reading tasks broke: {error!r}; this is a bug", charged="yes"))
+            self.unknown(
+                record,
+                HappyHorseError(f"reading tasks broke: {error!r}; this is a bug", charged="yes"),
+            )
 
-    # --- what an answer means -----------------------------------------------------------------------------------------------------
+    # --- what an answer means ---------------------------------------------------------------------
 
     def _learn(self, task: Task, asked: float) -> None:
         if self._closed:
@@ -310,10 +360,16 @@ class Poller:
             self._scheduler.soon(record)
         return record
 
-    def _advance(self, record: Record, value: Mapping[str, Any], status: str, progress: Any, asked: float) -> None:
+    def _advance(
+        self, record: Record, value: Mapping[str, Any], status: str, progress: Any, asked: float
+    ) -> None:
         self._ages.survived(record, asked)
         self._ages.describe(record, value, asked)
-        channels = [subscriber for subscriber in record.subscribers if not isinstance(subscriber, asyncio.Future)]
+        channels = [
+            subscriber
+            for subscriber in record.subscribers
+            if not isinstance(subscriber, asyncio.Future)
+        ]
         if not channels and not self._events:
             return
         task = wire.task_from(value)

@@ -1,7 +1,8 @@
-"""One scheduler for all waiters of a session: which tasks are read when, in which company, and how failed reads are lived with.
+"""One scheduler for all waiters of a session: which tasks are read when, in which company, and how
+failed reads are lived with.
 
-It owns one asyncio task while anyone waits, and one more for each read on the wire. What an answer means for the waiters is decided by
-the poller, which it calls.
+It owns one asyncio task while anyone waits, and one more for each read on the wire. What an answer
+means for the waiters is decided by the poller, which it calls.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 CHUNK = 500
 # Denials of one task in a row before its waiters are told.
 DENIALS = 2
-# Of the tasks of a batch that are as they were, so many speak for all of them when it comes to learning.
+# Of the tasks of a batch that are as they were, so many speak for all of them when it comes to
+# learning.
 SPEAKERS = 3
 
 
@@ -54,7 +56,9 @@ class Sink(Protocol):
         """Tasks that were never read."""
 
     def keep(self, task_id: str, asked: float) -> Record | None:
-        """Give the record of one of them that has not ended; None when nobody waits for it any more."""
+        """Give the record of one of them that has not ended; None when nobody waits for it any
+        more.
+        """
 
     def answered(self, record: Record, value: Mapping[str, Any], asked: float) -> bool:
         """Take a task's JSON object; gives whether the task is still to be watched."""
@@ -103,7 +107,7 @@ class Scheduler:
         self._bell: asyncio.Future[None] | None = None
         self._running = False
 
-    # --- what the poller asks for -------------------------------------------------------------------------------------------------
+    # --- what the poller asks for -----------------------------------------------------------------
 
     def read_fresh(self) -> None:
         """Read what the sink has of tasks that were never read."""
@@ -134,7 +138,7 @@ class Scheduler:
         """Take that back."""
         self._time_limits.remove(subscriber)
 
-    # --- the one task -------------------------------------------------------------------------------------------------------------
+    # --- the one task -----------------------------------------------------------------------------
 
     def _wake_by(self, when: float) -> None:
         if not self._running:
@@ -162,7 +166,9 @@ class Scheduler:
             self._running = False
 
     def _busy(self) -> bool:
-        return bool(self.plan or self._on_wire or self._alone or self._time_limits or self._sink.fresh.new)
+        return bool(
+            self.plan or self._on_wire or self._alone or self._time_limits or self._sink.fresh.new
+        )
 
     async def _sleep(self, now: float) -> None:
         self._wakes_at = min(self._next_read(), self._next_time_limit())
@@ -171,7 +177,9 @@ class Scheduler:
             return
         loop = asyncio.get_running_loop()
         self._bell = loop.create_future()
-        alarm = loop.call_later(self._wakes_at - now, self._wake) if self._wakes_at < math.inf else None
+        alarm = (
+            loop.call_later(self._wakes_at - now, self._wake) if self._wakes_at < math.inf else None
+        )
         try:
             await self._bell
         finally:
@@ -189,7 +197,7 @@ class Scheduler:
         ripe = -math.inf if self._alone or self._sink.fresh.new else self.plan.ripe_at()
         return max(ripe, self._allowance.next())
 
-    # --- reads --------------------------------------------------------------------------------------------------------------------
+    # --- reads ------------------------------------------------------------------------------------
 
     def _start_reads(self, now: float) -> None:
         while self._next_read() <= now:
@@ -227,7 +235,8 @@ class Scheduler:
             if fresh:
                 group += self._not_ended(fresh, reading, asked)
             self._take_in(group, reading, asked)
-            # What waits for room on the wire goes at once, without a turn of the scheduler's own task.
+            # What waits for room on the wire goes at once, without a turn of the scheduler's own
+            # task.
             self._start_reads(self.clock())
         except Exception as error:
             self._sink.broke(error)
@@ -237,7 +246,9 @@ class Scheduler:
                 self._wake()
 
     def _not_ended(self, fresh: Sequence[str], reading: Reading, asked: float) -> list[Record]:
-        """Take in which tasks have ended that were never read before; gives the others, which are waited for from now on."""
+        """Take in which tasks have ended that were never read before; gives the others, which are
+        waited for from now on.
+        """
         values, kept = reading.values, []
         for task_id in fresh:
             value = values.get(task_id)
@@ -275,7 +286,9 @@ class Scheduler:
             self._alone.append(record)
 
     def _unchanged(self, records: list[Record], asked: float, now: float) -> None:
-        """Take in that nothing has changed: by far the most frequent answer, so all that can be left out is."""
+        """Take in that nothing has changed: by far the most frequent answer, so all that can be
+        left out is.
+        """
         each = -(-len(records) // SPEAKERS)
         for record in records[::each]:
             self._ages.survived(record, asked, each)
@@ -299,9 +312,14 @@ class Scheduler:
             self._sink.unknown(record, error)
         else:
             record.alone = True
-            self.plan.enter(record, now + max(self._polling.min_interval, self._allowance.pause(record.absent, error)))
+            self.plan.enter(
+                record,
+                now + max(self._polling.min_interval, self._allowance.pause(record.absent, error)),
+            )
 
-    def _failed(self, group: list[Record], error: HappyHorseError, asked: float, now: float) -> None:
+    def _failed(
+        self, group: list[Record], error: HappyHorseError, asked: float, now: float
+    ) -> None:
         if self._events:
             self._events.emit(ReadFailed(error=error, tasks=len(group)))
         tell = self._allowance.failed(error, asked, now)
@@ -320,7 +338,8 @@ class Scheduler:
 
 
 MOST_PAGES = 3
-"""Pages with status 404 in a row, which are not the service's own, before there counts as being no way to read many."""
+"""Pages with status 404 in a row, which are not the service's own, before there counts as being no
+way to read many."""
 _NOTHING: Mapping[str, Mapping[str, Any]] = {}
 
 
@@ -332,7 +351,8 @@ class Reading(NamedTuple):
     error: HappyHorseError | None = None
     """The request failed, and says nothing about the tasks."""
     refused: HappyHorseError | None = None
-    """The service itself refuses to speak of the one task that was asked for. Without it, what has no value is to be asked for alone."""
+    """The service itself refuses to speak of the one task that was asked for. Without it, what has
+    no value is to be asked for alone."""
 
 
 class Reader:
@@ -346,7 +366,9 @@ class Reader:
 
     async def read(self, task_ids: Sequence[str]) -> Reading:
         """Read up to 50 tasks (one, where the service lacks batches)."""
-        return await (self._read_one(task_ids[0]) if len(task_ids) == 1 else self._read_many(task_ids))
+        return await (
+            self._read_one(task_ids[0]) if len(task_ids) == 1 else self._read_many(task_ids)
+        )
 
     async def _read_many(self, task_ids: Sequence[str]) -> Reading:
         try:
@@ -355,7 +377,8 @@ class Reader:
             # One id that the service finds malformed must not hold up the other 49.
             return Reading()
         except NotFoundError as error:
-            # A gateway's page instead of the service's word can be a hiccup: it counts when it comes again and again.
+            # A gateway's page instead of the service's word can be a hiccup: it counts when it
+            # comes again and again.
             self._pages += 1
             self.batches = error.status == 404 and not error.own_body and self._pages < MOST_PAGES
             return Reading(error=error) if self.batches else Reading()
@@ -372,7 +395,11 @@ class Reader:
         except HappyHorseError as error:
             return Reading(error=error)
         if value["id"] != task_id:
-            return Reading(error=UnreadableAnswerError(f"asked for task {task_id}, the answer is about {value['id']!r}"))
+            return Reading(
+                error=UnreadableAnswerError(
+                    f"asked for task {task_id}, the answer is about {value['id']!r}"
+                )
+            )
         return Reading(values={task_id: value})
 
 
@@ -380,21 +407,27 @@ class Reader:
 # pauses that failed reads call for.
 
 
-# Of the reads that a minute may have, the share that may go at once after a quiet time; the rest comes at a steady rate. Any minute
-# has no more than it may have by that.
+# Of the reads that a minute may have, the share that may go at once after a quiet time; the rest
+# comes at a steady rate. Any minute has no more than it may have by that.
 AT_ONCE = 1 / 3
 # Failed reads in a row before all reads pause.
 FAILURES = 3
-# Refusals in a row (of the key, for example) before those who wait are told: one can be a gateway's hiccup, five are the service's word.
+# Refusals in a row (of the key, for example) before those who wait are told: one can be a gateway's
+# hiccup, five are the service's word.
 REFUSALS = 5
 # The most seconds for which reads pause, whatever the service asks for: links die.
 LONGEST_PAUSE = 600.0
 
 
 def is_refusal(error: HappyHorseError) -> bool:
-    """Whether the service itself refuses the request. Only its own word counts: a gateway's page says nothing."""
+    """Whether the service itself refuses the request. Only its own word counts: a gateway's page
+    says nothing.
+    """
     return (
-        isinstance(error, APIStatusError) and error.own_body and 400 <= error.status < 500 and error.status not in (408, 425, 429)
+        isinstance(error, APIStatusError)
+        and error.own_body
+        and 400 <= error.status < 500
+        and error.status not in (408, 425, 429)
     )
 
 
@@ -414,21 +447,28 @@ class Allowance:
 
     def spend(self, now: float) -> None:
         """Note that a read leaves."""
-        # What was not used lately may be used now; but a pause that the service asked for must not end in a burst.
-        self._next = max(self._next, now - self._credit, min(self._paused_until, now)) + self._spacing
+        # What was not used lately may be used now; but a pause that the service asked for must not
+        # end in a burst.
+        self._next = (
+            max(self._next, now - self._credit, min(self._paused_until, now)) + self._spacing
+        )
 
     def answered(self) -> None:
         """Note that a read was answered."""
         self._failures = self._refusals = 0
 
     def failed(self, error: HappyHorseError, asked: float, now: float) -> bool:
-        """Note that a read failed, and pause all of them when that is called for; gives whether those who wait are to be told."""
+        """Note that a read failed, and pause all of them when that is called for; gives whether
+        those who wait are to be told.
+        """
         if asked >= self._failed_at:
             # Reads that were on the wire together fail together: that counts once.
             self._failures += 1
             self._refusals = self._refusals + 1 if is_refusal(error) else 0
             self._failed_at = now
-        if isinstance(error, RateLimitError) or (isinstance(error, APIStatusError) and error.retry_after is not None):
+        if isinstance(error, RateLimitError) or (
+            isinstance(error, APIStatusError) and error.retry_after is not None
+        ):
             self._pause_all(now, self.pause(self._failures, error))
         elif self._failures >= FAILURES:
             self._pause_all(now, self.pause(self._failures - FAILURES + 1, error))

@@ -1,6 +1,8 @@
-"""Those who wait for tasks: one future for a wait, a latest-state channel for updates, and one channel for many tasks at once.
+"""Those who wait for tasks: one future for a wait, a latest-state channel for updates, and one
+channel for many tasks at once.
 
-They hold the newest state only, so a slow consumer costs nothing, and none owns an asyncio task or a timer.
+They hold the newest state only, so a slow consumer costs nothing, and none owns an asyncio task or
+a timer.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ class Source(Protocol):
 
 def timed_out(task_id: str, task: Task | None, others: int = 0) -> WaitTimeoutError:
     """Make the error for a wait that took too long; it says how to go on."""
-    state = f"it was {task.status} at {task.progress} %" if task is not None else "the service has not said anything about it yet"
+    state = (
+        f"it was {task.status} at {task.progress} %"
+        if task is not None
+        else "the service has not said anything about it yet"
+    )
     more = f", and {others} more had not ended either" if others else ""
     return WaitTimeoutError(
         f"the time to wait for task {task_id} is over ({state}{more}); the task itself goes on",
@@ -111,7 +117,9 @@ class Channel(ABC):
     async def sleep(self) -> None:
         """Sleep until something was published."""
         if self.bell is not None:
-            raise RuntimeError("these updates are already being waited for by another task; ask the session for a second iterator")
+            raise RuntimeError(
+                "these updates are already being waited for by another task; ask the session for a second iterator"
+            )
         self.bell = asyncio.get_running_loop().create_future()
         try:
             await self.bell
@@ -178,16 +186,21 @@ class _Latest(Channel):
 
 
 class Updates:
-    """The states of one task as an async iterator: first what is known, then changes, last the final one.
+    """The states of one task as an async iterator: first what is known, then changes, last the
+    final one.
 
-    A slow consumer skips states in between, never the last one. It owns nothing: leaving it early is free. Raises `WaitTimeoutError`,
-    `TaskNotFoundError` and `SessionClosedError`; after that, and after the last state, it is over.
+    A slow consumer skips states in between, never the last one. It owns nothing: leaving it early
+    is free. Raises `WaitTimeoutError`, `TaskNotFoundError` and `SessionClosedError`; after that,
+    and after the last state, it is over.
     """
 
-    # The session knows only the channel, so that an iterator that was left early is collected, and ends the channel by that.
+    # The session knows only the channel, so that an iterator that was left early is collected, and
+    # ends the channel by that.
     __slots__ = ("_channel", "_known", "_source", "_timeout", "_under_way")
 
-    def __init__(self, source: Source, task_id: str, *, timeout: float | None, known: Task | None) -> None:
+    def __init__(
+        self, source: Source, task_id: str, *, timeout: float | None, known: Task | None
+    ) -> None:
         self._source = source
         self._channel = _Latest(task_id)
         self._timeout = timeout
@@ -242,10 +255,12 @@ class Updates:
 
 
 class Watch(Channel):
-    """The states of many tasks, merged: an async context manager and iterator that ends when all the tasks have ended.
+    """The states of many tasks, merged: an async context manager and iterator that ends when all
+    the tasks have ended.
 
-    Of each task the newest state that was not yet fetched is kept, in the order in which the tasks changed. What goes wrong with one task
-    (`TaskNotFoundError`) is raised after the others have ended; `WaitTimeoutError` and `SessionClosedError` are raised at once.
+    Of each task the newest state that was not yet fetched is kept, in the order in which the tasks
+    changed. What goes wrong with one task (`TaskNotFoundError`) is raised after the others have
+    ended; `WaitTimeoutError` and `SessionClosedError` are raised at once.
     """
 
     __slots__ = ("__weakref__", "_changed", "_lost", "_open", "_source", "_timeout", "_waiting")
@@ -263,7 +278,12 @@ class Watch(Channel):
         self._begin()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.aclose()
 
     def _begin(self) -> None:

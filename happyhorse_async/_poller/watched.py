@@ -1,4 +1,6 @@
-"""What the poller keeps of tasks: a small slotted record of each one that is waited for, and who waits for it."""
+"""What the poller keeps of tasks: a small slotted record of each one that is waited for, and who
+waits for it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from .waiters import Subscriber
 
 Kind = tuple[float | None, float | None, bool, int]
-"""What decides when a task is worth a read: estimate, predicted life, whether a callback is expected, and the age, rounded."""
+"""What decides when a task is worth a read: estimate, predicted life, whether a callback is
+expected, and the age, rounded."""
 
 
 class Record:
@@ -64,12 +67,14 @@ class Record:
         self.predicted: float | None = None
         """The life in seconds that its progress speaks for."""
         self.kind: Kind | None = None
-        """What it had in common with those that it was last entered with; None when it has changed since."""
+        """What it had in common with those that it was last entered with; None when it has changed
+        since."""
         self.slot = -1
         self.due: float | None = None
         """When it was to be read next, at the moment when the last waiter left."""
         self.first: Subscriber | None = None
-        """Who waits; None when nobody does. Most tasks have one waiter, and a list for each would cost as much as all the rest."""
+        """Who waits; None when nobody does. Most tasks have one waiter, and a list for each would
+        cost as much as all the rest."""
         self.others: list[Subscriber] | None = None
         """Who else waits."""
         self.failures = 0
@@ -113,18 +118,26 @@ class Record:
             self.others.remove(subscriber)
 
     def snapshot(self, known: Task | None = None) -> Task | None:
-        """What is known, as a value: `known` itself when it is the present state; None before the first answer."""
+        """What is known, as a value: `known` itself when it is the present state; None before the
+        first answer.
+        """
         if self.status is None:
             return None
         if known is not None and (known.status, known.progress) == (self.status, self.progress):
             return known
         progress = self.progress if isinstance(self.progress, int) else 0
-        return Task(id=self.id, status=self.status, progress=progress, estimated_seconds=self.estimate)
+        return Task(
+            id=self.id, status=self.status, progress=progress, estimated_seconds=self.estimate
+        )
 
 
 def value_of(task: Task) -> Mapping[str, Any]:
     """Give the JSON object of a task, or one in its stead for a task that was made by hand."""
-    return task.raw if "status" in task.raw else {"id": task.id, "status": str(task.status), "progress": task.progress}
+    return (
+        task.raw
+        if "status" in task.raw
+        else {"id": task.id, "status": str(task.status), "progress": task.progress}
+    )
 
 
 # --- Waits for the end of tasks that were never read: most of them end with the first read, and
@@ -160,7 +173,9 @@ class FirstReads:
                 del waits[task_id]
 
     def ended(self, task_id: str, value: Mapping[str, Any]) -> bool:
-        """Take the first answer about a task; gives whether the task has ended, so that nothing need be kept of it."""
+        """Take the first answer about a task; gives whether the task has ended, so that nothing
+        need be kept of it.
+        """
         future = self.asked.get(task_id)
         if future is None or value["status"] not in lifecycle.FINAL_STATUSES:
             return False
@@ -204,7 +219,9 @@ class Ages:
             record.predicted = pacing.predicted_life(asked - record.born, progress)
 
     def begin(self, record: Record, value: Mapping[str, Any]) -> None:
-        """Take over what was known of a task before it was watched: true when it was created, and perhaps no more."""
+        """Take over what was known of a task before it was watched: true when it was created, and
+        perhaps no more.
+        """
         self.describe(record, value, record.asked)
         if record.aged:
             record.asked, record.predicted = record.born, None
@@ -230,7 +247,9 @@ class Ages:
         """Learn how long a task has lived, that was seen before its end."""
         since, until = record.asked - record.born, max(asked, record.asked) - record.born
         reported = task.seconds
-        at = reported if reported is not None and since <= reported <= until else (since + until) / 2
+        at = (
+            reported if reported is not None and since <= reported <= until else (since + until) / 2
+        )
         if at > 0:
             self._outlook.ended(min(since, at), at, record.estimate, record.predicted)
 
@@ -243,10 +262,11 @@ logger = logging.getLogger("happyhorse_async")
 
 
 class Finals:
-    """The last states of tasks that have ended, the newest ones only, and which of them were announced.
+    """The last states of tasks that have ended, the newest ones only, and which of them were
+    announced.
 
-    What is remembered is kept in two halves, of which the older one is dropped when the newer one is full: that costs next to nothing,
-    however many tasks end at once.
+    What is remembered is kept in two halves, of which the older one is dropped when the newer one
+    is full: that costs next to nothing, however many tasks end at once.
     """
 
     def __init__(self, events: Events, *, states: int = 512, announced: int = 8192) -> None:
@@ -276,7 +296,9 @@ class Finals:
         return True
 
     def on_final(self, listener: Callable[[Task], None]) -> None:
-        """Call a function with the last state of every task that this session sees end: once for each."""
+        """Call a function with the last state of every task that this session sees end: once for
+        each.
+        """
         self._listeners.append(listener)
 
     def announce(self, task: Task) -> None:
@@ -286,9 +308,15 @@ class Finals:
                 listener(task)
             except Exception:
                 # What somebody else makes of a task must not stop the others' waiting.
-                logger.exception("a listener failed on task %s", task.id, extra={"action": "listener_failed", "task_id": task.id})
+                logger.exception(
+                    "a listener failed on task %s",
+                    task.id,
+                    extra={"action": "listener_failed", "task_id": task.id},
+                )
         if self._events:
-            self._events.emit(Completed(task=task) if lifecycle.is_completed(task) else Failed(task=task))
+            self._events.emit(
+                Completed(task=task) if lifecycle.is_completed(task) else Failed(task=task)
+            )
 
 
 # --- A memory of the newest things only.

@@ -1,4 +1,5 @@
-"""What the end of a try means for a job of a batch: go on, wait and try again, give up the job, or stop the whole batch.
+"""What the end of a try means for a job of a batch: go on, wait and try again, give up the job, or
+stop the whole batch.
 
 Pure functions over errors and tasks. May import the errors, the models, and the rules beside it.
 """
@@ -36,7 +37,8 @@ class Next(Enum):
     GIVE_UP = "give up"
     """The job has failed; the others go on."""
     LATER = "later"
-    """Try again after a pause. When that does not help, something is wrong that the other jobs will meet too: stop the batch."""
+    """Try again after a pause. When that does not help, something is wrong that the other jobs will
+    meet too: stop the batch."""
     STOP = "stop"
     """The next job would fail in the same way: stop the batch, and leave this one as it is."""
     LEAVE = "leave"
@@ -66,17 +68,27 @@ def after_submission(error: HappyHorseError) -> Next:
 
 
 def may_be_paid(error: HappyHorseError) -> bool:
-    """Whether a submission that ended with this error can have been accepted; a key in use for another body proves that one was."""
-    return isinstance(error, (SubmissionOutcomeUnknownError, IdempotencyConflictError)) or error.charged != "no"
+    """Whether a submission that ended with this error can have been accepted; a key in use for
+    another body proves that one was.
+    """
+    return (
+        isinstance(error, (SubmissionOutcomeUnknownError, IdempotencyConflictError))
+        or error.charged != "no"
+    )
 
 
 def proves_absence(error: HappyHorseError) -> bool:
     """Whether the refusal of a replay says that no earlier try was accepted either.
 
-    A service that knows the key gives its task back; so one that finds fault with the body does not know it. No other failure says
-    anything about earlier tries: whether the account has credits, or whether a connection stands, is another matter now.
+    A service that knows the key gives its task back; so one that finds fault with the body does not
+    know it. No other failure says anything about earlier tries: whether the account has credits, or
+    whether a connection stands, is another matter now.
     """
-    return isinstance(error, BadRequestError) and not isinstance(error, IdempotencyConflictError) and not may_be_paid(error)
+    return (
+        isinstance(error, BadRequestError)
+        and not isinstance(error, IdempotencyConflictError)
+        and not may_be_paid(error)
+    )
 
 
 def after_watching(error: HappyHorseError) -> Next:
@@ -91,21 +103,27 @@ def after_download(error: HappyHorseError) -> Next:
     if isinstance(error, LinkExpiredError):
         return Next.GIVE_UP
     if isinstance(error, _FOR_ALL) or type(error) is DownloadError:
-        # A bare DownloadError is this machine's: no room, no right to write. Paying for more videos would not help.
+        # A bare DownloadError is this machine's: no room, no right to write. Paying for more videos
+        # would not help.
         return Next.STOP
     return Next.LATER
 
 
 def code_of(error: HappyHorseError) -> str:
     """Give a short word for an error: the service's code, or the error's own name."""
-    code = getattr(error, "code", "") if isinstance(error, APIStatusError) or hasattr(error, "code") else ""
+    code = (
+        getattr(error, "code", "")
+        if isinstance(error, APIStatusError) or hasattr(error, "code")
+        else ""
+    )
     return str(code) or type(error).__name__.removesuffix("Error")
 
 
 def settled(task: Task, estimate: Decimal) -> Decimal:
     """Say what an ended task has cost, in credits.
 
-    A video without a reported charge costs its estimate. A task without a video is free unless its ledger facts prove the opposite.
+    A video without a reported charge costs its estimate. A task without a video is free unless its
+    ledger facts prove the opposite.
     """
     billed = task.billing.charged_credits if task.billing is not None else None
     reported = task.usage.credits_used if task.usage.credits_used is not None else billed

@@ -1,4 +1,5 @@
-"""The states of a task and of a batch job, as tables that the poller, the ledger, the tests and the README's diagram read.
+"""The states of a task and of a batch job, as tables that the poller, the ledger, the tests and the
+README's diagram read.
 
 May import the models.
 """
@@ -29,7 +30,8 @@ TASK_STATES: dict[str, TaskState] = {
     TaskStatus.CANCELLED: TaskState(final=True, order=2),
 }
 
-# A word that is newer than this package is something between processing and the end: waiting on is the safe reading.
+# A word that is newer than this package is something between processing and the end: waiting on is
+# the safe reading.
 UNKNOWN_STATE = TaskState(final=False, order=1)
 
 FINAL_STATUSES = frozenset(status for status, state in TASK_STATES.items() if state.final)
@@ -46,19 +48,29 @@ def is_completed(task: Task) -> bool:
 
 
 def is_short(task: Task) -> bool:
-    """Whether a state says that the task has ended, and not how: the answer to a replayed submission has neither links nor reasons."""
+    """Whether a state says that the task has ended, and not how: the answer to a replayed
+    submission has neither links nor reasons.
+    """
     return is_final(task) and not task.results and task.error is None
 
 
 def is_cancelled(task: Task) -> bool:
-    """Whether the task was cancelled; the service also reports that as failed with the code request_cancelled."""
+    """Whether the task was cancelled; the service also reports that as failed with the code
+    request_cancelled.
+    """
     if task.status == TaskStatus.CANCELLED:
         return True
-    return task.status == TaskStatus.FAILED and task.error is not None and task.error.code == "request_cancelled"
+    return (
+        task.status == TaskStatus.FAILED
+        and task.error is not None
+        and task.error.code == "request_cancelled"
+    )
 
 
 def supersedes(new: Task, old: Task | None) -> bool:
-    """Whether an answer is news: it differs from what is known, and is not an older answer that arrived late."""
+    """Whether an answer is news: it differs from what is known, and is not an older answer that
+    arrived late.
+    """
     if old is None:
         return True
     if is_outdated(new.status, old.status):
@@ -103,27 +115,39 @@ FAILURES: dict[str, Retryable] = {
 
 
 def retryable(task: Task) -> Retryable:
-    """Whether a failed task's input can work later; codes that are newer than this package are not retried automatically."""
+    """Whether a failed task's input can work later; codes that are newer than this package are not
+    retried automatically.
+    """
     if is_cancelled(task):
         return Retryable.NO
-    return FAILURES.get(task.error.code, Retryable.UNSURE) if task.error is not None else Retryable.UNSURE
+    return (
+        FAILURES.get(task.error.code, Retryable.UNSURE)
+        if task.error is not None
+        else Retryable.UNSURE
+    )
 
 
-UNCHARGED_WORDS = frozenset({"refunded", "not_charged", "released", "void", "voided", "none", "free"})
+UNCHARGED_WORDS = frozenset(
+    {"refunded", "not_charged", "released", "void", "voided", "none", "free"}
+)
 CHARGED_WORDS = frozenset({"charged", "settled", "captured"})
 
 
 def charged(task: Task) -> Charged:
     """Whether a task costs money, as far as it is proven.
 
-    A completed task, and one that is still running, is paid. A failed one is normally not charged, but only its ledger facts prove it.
+    A completed task, and one that is still running, is paid. A failed one is normally not charged,
+    but only its ledger facts prove it.
     """
     if not is_final(task) or is_completed(task):
         return "yes"
     billing = task.billing
     if billing is None:
         return "unknown"
-    if billing.refund_status in UNCHARGED_WORDS - {"none"} or billing.charge_status in UNCHARGED_WORDS:
+    if (
+        billing.refund_status in UNCHARGED_WORDS - {"none"}
+        or billing.charge_status in UNCHARGED_WORDS
+    ):
         return "no"
     if billing.charged_credits is not None:
         return "yes" if billing.charged_credits > 0 else "no"
@@ -136,7 +160,8 @@ class JobState(StrEnum):
     NEW = "new"
     """Known, nothing sent: no money is at stake."""
     SUBMITTING = "submitting"
-    """Its key is on disk and its request may have left: to be replayed with the same key, never with another."""
+    """Its key is on disk and its request may have left: to be replayed with the same key, never
+    with another."""
     RUNNING = "running"
     """The task id is on disk."""
     COMPLETED = "completed"
@@ -151,7 +176,9 @@ class JobState(StrEnum):
 
 JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.NEW: frozenset({JobState.SUBMITTING, JobState.FAILED}),
-    JobState.SUBMITTING: frozenset({JobState.RUNNING, JobState.NEW, JobState.FAILED, JobState.UNKNOWN}),
+    JobState.SUBMITTING: frozenset(
+        {JobState.RUNNING, JobState.NEW, JobState.FAILED, JobState.UNKNOWN}
+    ),
     JobState.RUNNING: frozenset({JobState.COMPLETED, JobState.FAILED}),
     JobState.COMPLETED: frozenset({JobState.SAVED, JobState.FAILED}),
     JobState.SAVED: frozenset(),
@@ -162,7 +189,8 @@ JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 }
 
 AT_STAKE = (JobState.COMPLETED, JobState.RUNNING, JobState.SUBMITTING)
-"""The states in which money is, or may be, spent on a video that is not here yet: a run takes these up first, nearest to the end first."""
+"""The states in which money is, or may be, spent on a video that is not here yet: a run takes these
+up first, nearest to the end first."""
 
 
 # --- The error for a task that ended without a video: what happened, whether it was charged, and

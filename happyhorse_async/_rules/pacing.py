@@ -1,8 +1,9 @@
 """When a task is worth asking about.
 
-A task that has ended unseen costs its waiter time; a read costs the service work. So each task is read when its *expected undetected
-waiting* (the integral of the probability that it has ended since the last read) reaches a price in seconds. The probability comes from
-the hazard of ending, learned by age: ages are counted in units of the task's predicted life, so that what one task teaches serves
+A task that has ended unseen costs its waiter time; a read costs the service work. So each task is
+read when its *expected undetected waiting* (the integral of the probability that it has ended since
+the last read) reaches a price in seconds. The probability comes from the hazard of ending, learned
+by age: ages are counted in units of the task's predicted life, so that what one task teaches serves
 others whose estimate differs. No clock and no randomness here; may import the policies only.
 """
 
@@ -26,20 +27,25 @@ _EDGES = tuple(_LOWEST * 2 ** (index / _PER_OCTAVE) for index in range(_BUCKETS 
 _PER_LOG = _PER_OCTAVE / math.log(2)
 _LOG_LOWEST = math.log(_LOWEST)
 
-# A hazard that is only carried on falls with age, so that a task that is late is taken to stay late.
+# A hazard that is only carried on falls with age, so that a task that is late is taken to stay
+# late.
 _FADE = 2 ** (-0.5 / _PER_OCTAVE)
-# Reads that survivors may add before the hazards are calculated anew, and the number of ends up to which each one does it.
+# Reads that survivors may add before the hazards are calculated anew, and the number of ends up to
+# which each one does it.
 _FRESH = 96
 _FEW = 50
-# Gaps that are kept until the next change; they are calculated from what was learned, so losing one costs only time.
+# Gaps that are kept until the next change; they are calculated from what was learned, so losing one
+# costs only time.
 _MOST_PLANS = 10_000
 _BEFORE_ALL = -1000
 # How many tasks the assumption weighs before anything was seen.
 _PRIOR_TASKS = 1.5
-# The price of a read in a full batch: seconds of waiting, for a target delay of one second and lives of one second. Dearer reads would
-# miss the target where little is known of lives; cheaper ones would ask the service more for nothing where much is known.
+# The price of a read in a full batch: seconds of waiting, for a target delay of one second and
+# lives of one second. Dearer reads would miss the target where little is known of lives; cheaper
+# ones would ask the service more for nothing where much is known.
 _PRICE = 3.0
-# Lives count as no longer than this (seconds) in the price: who waits for half an hour still wants to see the end in time.
+# Lives count as no longer than this (seconds) in the price: who waits for half an hour still wants
+# to see the end in time.
 _LONGEST_PRICED = 180.0
 
 
@@ -51,7 +57,8 @@ class Prior(NamedTuple):
     sigma: float
     """The spread of the logarithm around the peak."""
     trust: float
-    """The share of tasks that the peak speaks for; the rest may end anywhere between `_FIRST` and `_LAST`."""
+    """The share of tasks that the peak speaks for; the rest may end anywhere between `_FIRST` and
+    `_LAST`."""
 
 
 _FIRST, _LAST = 0.008, 8.0
@@ -62,7 +69,9 @@ BY_NOTHING = Prior(0.8, 0.8, 0.8)
 
 
 class Lives:
-    """The hazard of ending by age, as far as it was seen: deaths and time at risk in buckets of the age's logarithm."""
+    """The hazard of ending by age, as far as it was seen: deaths and time at risk in buckets of the
+    age's logarithm.
+    """
 
     def __init__(self, prior: Prior) -> None:
         self._assumed = [_prior_hazard(prior, index) for index in range(_BUCKETS)]
@@ -75,11 +84,14 @@ class Lives:
         self._weight = _PRIOR_TASKS
         self._middle = self._typical = 1.0
         self.plans: dict[tuple[int, int, int], float] = {}
-        """Gaps that were calculated since the last change, by age, unit and company, each rounded to a few percent."""
+        """Gaps that were calculated since the last change, by age, unit and company, each rounded
+        to a few percent."""
 
     @property
     def dispersion(self) -> float:
-        """The standard deviation of the logarithm of the lives: how little this way of predicting knows."""
+        """The standard deviation of the logarithm of the lives: how little this way of predicting
+        knows.
+        """
         return math.sqrt(self._spread / self._weight)
 
     def survived(self, since: float, until: float, times: int = 1) -> None:
@@ -97,7 +109,8 @@ class Lives:
         """Learn that a task ended at an age."""
         self._deaths[min(_bucket(at), _BUCKETS - 1)] += 1
         self._weight += 1
-        # The first ends count at once, later ones when there are enough of them to tell something new.
+        # The first ends count at once, later ones when there are enough of them to tell something
+        # new.
         self._changes += max(1.0, _FRESH * _FEW / self._weight)
         logarithm = math.log(max(at, _LOWEST))
         off = logarithm - self._mean
@@ -105,17 +118,23 @@ class Lives:
         self._spread += off * (logarithm - self._mean)
 
     def middle(self) -> float:
-        """The age that half of all tasks reach, in units of the predicted life; those that still live count too."""
+        """The age that half of all tasks reach, in units of the predicted life; those that still
+        live count too.
+        """
         self.refresh()
         return self._middle
 
     def typical(self) -> float:
-        """The hazard that decides the mean delay: a price that suits it gives the delay that was aimed at over all lives."""
+        """The hazard that decides the mean delay: a price that suits it gives the delay that was
+        aimed at over all lives.
+        """
         self.refresh()
         return self._typical
 
     def gap(self, age: float, price: float, most: float) -> float:
-        """How far beyond an age the expected undetected waiting reaches a price; at most `most`. All in units of the predicted life."""
+        """How far beyond an age the expected undetected waiting reaches a price; at most `most`.
+        All in units of the predicted life.
+        """
         self.refresh()
         hazards, index, at, end = self._hazards, _bucket(age), age, age + most
         risk = waiting = 0.0
@@ -125,7 +144,9 @@ class Lives:
             missed = -math.expm1(-risk) if risk else 0.0
             further = waiting + step * -math.expm1(-(risk + hazard * step / 2))
             if further >= price:
-                return at - age + min(step, _time_to(price - waiting, missed, hazard * (1 - missed)))
+                return (
+                    at - age + min(step, _time_to(price - waiting, missed, hazard * (1 - missed)))
+                )
             waiting, risk = further, risk + hazard * step
             at += step
             index += 1
@@ -139,7 +160,8 @@ class Lives:
         self.plans.clear()
         hazards, before = [], 0.0
         for index, assumed in enumerate(self._assumed):
-            # Where nothing was seen yet, the hazard goes on from the age before, as when many tasks grow old together.
+            # Where nothing was seen yet, the hazard goes on from the age before, as when many tasks
+            # grow old together.
             expected = max(assumed, before * _FADE)
             width = _PRIOR_TASKS * (_EDGES[index + 1] - _EDGES[index])
             before = (self._deaths[index] + width * expected) / (self._exposure[index] + width)
@@ -149,7 +171,9 @@ class Lives:
 
 
 def _summary(hazards: list[float]) -> tuple[float, float]:
-    """Give the age that half of all reach, and the hazard whose gaps are as long as those of all lives on average."""
+    """Give the age that half of all reach, and the hazard whose gaps are as long as those of all
+    lives on average.
+    """
     alive, root, middle = 1.0, 0.0, 0.0
     for index, hazard in enumerate(hazards):
         dying = alive * -math.expm1(-hazard * (_EDGES[index + 1] - _EDGES[index]))
@@ -204,11 +228,14 @@ class Outlook:
         """The lives of tasks with or without an estimate."""
         return self.by_estimate if estimate else self.by_nothing
 
-    def pause(self, age: float, estimate: float | None, predicted: float | None, company: int = 50) -> float:
+    def pause(
+        self, age: float, estimate: float | None, predicted: float | None, company: int = 50
+    ) -> float:
         """Seconds until a task is worth its next read.
 
-        `age` is the task's age in seconds at the last read, `estimate` the service's guess of its life and `predicted` the life that its
-        progress speaks for, both in seconds or None. `company` is how many tasks share a request (1 to 50).
+        `age` is the task's age in seconds at the last read, `estimate` the service's guess of its
+        life and `predicted` the life that its progress speaks for, both in seconds or None.
+        `company` is how many tasks share a request (1 to 50).
         """
         polling = self._polling
         lives, unit = self.lives(estimate), estimate or USUAL_LIFE
@@ -218,13 +245,18 @@ class Outlook:
         plan = (rounded(age / unit), rounded(unit), company)
         gap = lives.plans.get(plan)
         if gap is None:
-            gap = lives.gap(age / unit, self._price(lives, unit, company) / unit, polling.max_interval / unit)
+            gap = lives.gap(
+                age / unit, self._price(lives, unit, company) / unit, polling.max_interval / unit
+            )
             if len(lives.plans) < _MOST_PLANS:
                 lives.plans[plan] = gap
         return min(polling.max_interval, max(polling.min_interval, gap * unit))
 
     def _price(self, lives: Lives, unit: float, company: int) -> float:
-        usual, typical = _PRICE / min(_LONGEST_PRICED, lives.middle() * unit), 2 * lives.typical() / unit
+        usual, typical = (
+            _PRICE / min(_LONGEST_PRICED, lives.middle() * unit),
+            2 * lives.typical() / unit,
+        )
         shared = max(0.6 * usual, min(usual, 1.15 * typical))
         # A read that has a request for itself may cost as much as the target allows.
         alone = max(shared, typical)
@@ -232,14 +264,23 @@ class Outlook:
         # Of lives that are short beside the target, none may wait for longer than it.
         return min(self._polling.target_delay, price)
 
-    def survived(self, since: float, until: float, estimate: float | None, predicted: float | None, times: int = 1) -> None:
+    def survived(
+        self,
+        since: float,
+        until: float,
+        estimate: float | None,
+        predicted: float | None,
+        times: int = 1,
+    ) -> None:
         """Learn that a task was alive between two ages (seconds), and that it speaks for so many."""
         unit = estimate or USUAL_LIFE
         self.lives(estimate).survived(since / unit, until / unit, times)
         if predicted:
             self.by_progress.survived(since / predicted, until / predicted, times)
 
-    def ended(self, since: float, at: float, estimate: float | None, predicted: float | None) -> None:
+    def ended(
+        self, since: float, at: float, estimate: float | None, predicted: float | None
+    ) -> None:
         """Learn that a task that was alive at one age ended at another (seconds)."""
         self.survived(since, at, estimate, predicted)
         self.lives(estimate).ended(at / (estimate or USUAL_LIFE))
@@ -248,7 +289,9 @@ class Outlook:
 
 
 def predicted_life(age: float, progress: float) -> float | None:
-    """The life in seconds that a task's progress (0 to 100) at an age speaks for; None when it says nothing."""
+    """The life in seconds that a task's progress (0 to 100) at an age speaks for; None when it says
+    nothing.
+    """
     if age <= 0 or not LEAST_PROGRESS <= progress <= 100:
         return None
     # No bar is exact to three percent, and tasks that are alike to that can be treated together.
@@ -275,7 +318,9 @@ class Skew:
         self._ahead: float | None = None
 
     def note(self, created: object, now: float) -> None:
-        """Learn from a task that was created, by the service's clock, before `now` by ours: the newest one tells best."""
+        """Learn from a task that was created, by the service's clock, before `now` by ours: the
+        newest one tells best.
+        """
         if is_moment(created):
             ahead = created - now
             self._ahead = ahead if self._ahead is None else max(self._ahead, ahead)

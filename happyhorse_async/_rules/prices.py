@@ -1,8 +1,9 @@
 """The service's pricing rule: an expression tree, evaluated in exact decimals.
 
-A rule is the answer of the service's catalogue: a model with components, each with a `rate`, a `minimum_charge` and a `quantity_rule`.
-The shape was seen in the vendor's clients and is not promised, so what is not understood is an error, never a guess: the caller then falls
-back to the bundled rule. May import the models.
+A rule is the answer of the service's catalogue: a model with components, each with a `rate`, a
+`minimum_charge` and a `quantity_rule`. The shape was seen in the vendor's clients and is not
+promised, so what is not understood is an error, never a guess: the caller then falls back to the
+bundled rule. May import the models.
 """
 
 from __future__ import annotations
@@ -34,11 +35,17 @@ Variables = Mapping[str, Any]
 
 def variables_of(request: ImageToVideo) -> dict[str, Any]:
     """Give the values that a rule may ask for."""
-    return {"duration_seconds": request.duration, "duration": request.duration, "quality": request.quality}
+    return {
+        "duration_seconds": request.duration,
+        "duration": request.duration,
+        "quality": request.quality,
+    }
 
 
 def price_of(rule: Mapping[str, Any], request: ImageToVideo) -> Price:
-    """Calculate what a request costs by a rule; raises `PricingRuleError` when the rule cannot be evaluated."""
+    """Calculate what a request costs by a rule; raises `PricingRuleError` when the rule cannot be
+    evaluated.
+    """
     model = rule.get("model")
     components = model.get("components") if isinstance(model, dict) else None
     if not isinstance(components, list) or not components:
@@ -46,7 +53,10 @@ def price_of(rule: Mapping[str, Any], request: ImageToVideo) -> Price:
     variables = variables_of(request)
     try:
         charges = [_charge_of(component, variables) for component in components]
-        return Price(sum((charge.credits for charge in charges), Decimal(0)), sum((charge.usd for charge in charges), Decimal(0)))
+        return Price(
+            sum((charge.credits for charge in charges), Decimal(0)),
+            sum((charge.usd for charge in charges), Decimal(0)),
+        )
     except ArithmeticError as error:
         raise PricingRuleError(f"the rule cannot be calculated: {error!r}") from None
 
@@ -55,7 +65,11 @@ def date_of(rule: Mapping[str, Any]) -> str:
     """Give the date or version that a rule carries, "" when it has none."""
     meta = rule.get("meta")
     names = ("as_of", "effective_date", "updated_at", "date", "version")
-    return next((str(meta[name]) for name in names if meta.get(name)), "") if isinstance(meta, dict) else ""
+    return (
+        next((str(meta[name]) for name in names if meta.get(name)), "")
+        if isinstance(meta, dict)
+        else ""
+    )
 
 
 def _charge_of(component: Any, variables: Variables) -> Price:
@@ -72,7 +86,13 @@ def _charge_of(component: Any, variables: Variables) -> Price:
     charged = max(quantity * credits_rate, credits_minimum)
     if usd_rate is None:
         return Price(charged, charged / CREDITS_PER_USD)
-    return Price(charged, max(quantity * usd_rate, usd_minimum if usd_minimum is not None else credits_minimum / CREDITS_PER_USD))
+    return Price(
+        charged,
+        max(
+            quantity * usd_rate,
+            usd_minimum if usd_minimum is not None else credits_minimum / CREDITS_PER_USD,
+        ),
+    )
 
 
 def _amount(amounts: Any, unit: str) -> Decimal | None:
@@ -93,14 +113,16 @@ def _decimal(value: Any) -> Decimal:
     return number
 
 
-# --- the expression tree ----------------------------------------------------------------------------------------------------------
+# --- the expression tree --------------------------------------------------------------------------
 
 DEEPEST = 50
 """Levels of nesting; more than that is not a price but an accident."""
 
 
 def evaluate(node: Any, variables: Variables, depth: int = 0) -> Decimal:
-    """Calculate an expression; raises `PricingRuleError` for a node that is not understood or a value that is missing."""
+    """Calculate an expression; raises `PricingRuleError` for a node that is not understood or a
+    value that is missing.
+    """
     if not isinstance(node, dict):
         return _decimal(node)
     if depth > DEEPEST:
@@ -112,7 +134,18 @@ def evaluate(node: Any, variables: Variables, depth: int = 0) -> Decimal:
     combine = _OPERATIONS.get(kind)
     if combine is None:
         raise PricingRuleError(f"the expression has a node of an unknown type: {kind!r}")
-    operands = _first(node, "operands", "args", "arguments", "factors", "terms", "values", "operand", "value", default=None)
+    operands = _first(
+        node,
+        "operands",
+        "args",
+        "arguments",
+        "factors",
+        "terms",
+        "values",
+        "operand",
+        "value",
+        default=None,
+    )
     listed = operands if isinstance(operands, list) else [operands]
     if not listed:
         raise PricingRuleError(f"the expression has nothing to {kind}")
@@ -132,7 +165,9 @@ def _constant(node: Mapping[str, Any], variables: Variables) -> Decimal:
 
 
 def _variable(node: Mapping[str, Any], variables: Variables) -> Decimal:
-    return _decimal(_named(_first(node, "name", "variable", "parameter", "key", default=None), variables))
+    return _decimal(
+        _named(_first(node, "name", "variable", "parameter", "key", default=None), variables)
+    )
 
 
 def _named(name: Any, variables: Variables) -> Any:
@@ -184,7 +219,9 @@ MILLION = 1_000_000
 
 
 def to_millionths(amount: Decimal) -> int:
-    """Write credits as the ledger keeps them, rounded up: a budget must not be exceeded by a rounding."""
+    """Write credits as the ledger keeps them, rounded up: a budget must not be exceeded by a
+    rounding.
+    """
     return int((amount * MILLION).to_integral_value(ROUND_CEILING))
 
 

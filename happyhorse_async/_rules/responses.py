@@ -63,7 +63,9 @@ def decode_json(answer: Answer) -> Any:
 
 
 def decode_object(answer: Answer) -> dict[str, Any]:
-    """Read an answer's JSON object; raises the service's error for an error status, `UnreadableAnswerError` for anything else."""
+    """Read an answer's JSON object; raises the service's error for an error status,
+    `UnreadableAnswerError` for anything else.
+    """
     if answer.status >= 400:
         raise error_of(answer)
     value = decode_json(answer)
@@ -78,8 +80,12 @@ def decode_object(answer: Answer) -> dict[str, Any]:
 def unreadable(answer: Answer, why: str) -> UnreadableAnswerError:
     """Make the error for an answer that is not the service's."""
     excerpt = answer.body[:200].decode("utf-8", "replace")
-    message = f"the answer (HTTP {answer.status}, {len(answer.body)} bytes) {why}" + (f": {excerpt[:80]!r}" if excerpt else "")
-    return UnreadableAnswerError(message, status=answer.status, excerpt=excerpt, request_id=answer.request_id)
+    message = f"the answer (HTTP {answer.status}, {len(answer.body)} bytes) {why}" + (
+        f": {excerpt[:80]!r}" if excerpt else ""
+    )
+    return UnreadableAnswerError(
+        message, status=answer.status, excerpt=excerpt, request_id=answer.request_id
+    )
 
 
 _BY_CODE: dict[str, type[APIStatusError]] = {
@@ -101,35 +107,44 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
 
 
 def error_of(answer: Answer) -> APIStatusError:
-    """Make the error for a refusal: by the service's code where it is known, else by the HTTP status."""
+    """Make the error for a refusal: by the service's code where it is known, else by the HTTP
+    status.
+    """
     error, own = _error_object(answer.body)
     code = str(error.get("code") or "") if error.get("code") is not None else ""
     kind = _BY_CODE.get(code) or _BY_STATUS.get(answer.status)
     if kind is None:
         kind = InternalServerError if answer.status >= 500 else APIStatusError
     message = (
-        str(error.get("message") or error.get("msg") or "") or answer.body[:200].decode("utf-8", "replace").strip() or "no message"
+        str(error.get("message") or error.get("msg") or "")
+        or answer.body[:200].decode("utf-8", "replace").strip()
+        or "no message"
     )
     return kind(
         f"HTTP {answer.status}{f' {code}' if code else ''}: {message}",
         status=answer.status,
         code=code,
         param=text_of(error.get("param")),
-        retry_after=parse_retry_after(answer.headers.get("retry-after"), answer.headers.get("date")),
+        retry_after=parse_retry_after(
+            answer.headers.get("retry-after"), answer.headers.get("date")
+        ),
         own_body=own,
         request_id=answer.request_id or text_of(error.get("request_id")),
     )
 
 
 def _error_object(body: bytes) -> tuple[dict[str, Any], bool]:
-    """Find the service's error object, of the API or of the file service; ({}, False) when the body is not the service's."""
+    """Find the service's error object, of the API or of the file service; ({}, False) when the body
+    is not the service's.
+    """
     try:
         value = _loads(body)
     except _NOT_JSON:
         return {}, False
     if isinstance(value, dict):
         error = value.get("error")
-        # The reference promises an object with a code and a type; a bare text is a gateway's way of speaking.
+        # The reference promises an object with a code and a type; a bare text is a gateway's way of
+        # speaking.
         if isinstance(error, dict):
             return error, bool(error.get("code") or error.get("type"))
         if isinstance(error, str):
@@ -142,7 +157,8 @@ def _error_object(body: bytes) -> tuple[dict[str, Any], bool]:
 def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
     """Read a Retry-After header as seconds: a number, or an HTTP date.
 
-    A date is counted from the answer's own Date header, so that a wrong local clock does no harm. None when it cannot be read.
+    A date is counted from the answer's own Date header, so that a wrong local clock does no harm.
+    None when it cannot be read.
     """
     if not value:
         return None

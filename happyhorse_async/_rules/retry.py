@@ -1,6 +1,7 @@
 """Whether to try again, after how long, and whether the outcome of a try is certain.
 
-Retrying is data plus arithmetic: nothing here waits, and randomness is passed in. May import errors and config.
+Retrying is data plus arithmetic: nothing here waits, and randomness is passed in. May import errors
+and config.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from .._config import RetryPolicy
-from ..errors import APIStatusError, HappyHorseError, RateLimitError, TransportError, UnreadableAnswerError
+from ..errors import (
+    APIStatusError,
+    HappyHorseError,
+    RateLimitError,
+    TransportError,
+    UnreadableAnswerError,
+)
 
 
 class Certainty(StrEnum):
@@ -24,7 +31,8 @@ class Certainty(StrEnum):
 
 
 PENDING_OUTCOME = "paid_outcome_unknown"
-"""The service's code for "the first submission with this key is still being decided, ask again with the same key"."""
+"""The service's code for "the first submission with this key is still being decided, ask again with
+the same key"."""
 CONFLICT = "idempotency_conflict"
 """The service's code for "this key was used before with another body"."""
 REFUSALS = frozenset(
@@ -41,7 +49,8 @@ REFUSALS = frozenset(
         CONFLICT,
     }
 )
-"""The codes with which the service's reference refuses: they say no also inside of an answer whose HTTP status is good."""
+"""The codes with which the service's reference refuses: they say no also inside of an answer whose
+HTTP status is good."""
 MOVED = frozenset({301, 307, 308})
 """Redirects that ask for the same request elsewhere: where they come from, nothing was done."""
 
@@ -61,7 +70,8 @@ def _certainty_of_status(error: APIStatusError) -> Certainty:
     if is_pending(error):
         return Certainty.UNKNOWN
     if error.status in (408, 503):
-        # With the service's own error object it comes from the service; without it, from some gateway in front of it.
+        # With the service's own error object it comes from the service; without it, from some
+        # gateway in front of it.
         return Certainty.REFUSED if error.own_body else Certainty.UNKNOWN
     if error.status >= 500:
         return Certainty.UNKNOWN
@@ -72,7 +82,8 @@ def _certainty_of_status(error: APIStatusError) -> Certainty:
 def is_pending(error: HappyHorseError) -> bool:
     """Whether the service says that a submission with this key is still being decided.
 
-    Codes were seen as integers once; then a 409 does not say which of its two meanings it has, and asking again is the safe reading.
+    Codes were seen as integers once; then a 409 does not say which of its two meanings it has, and
+    asking again is the safe reading.
     """
     if not isinstance(error, APIStatusError):
         return False
@@ -82,25 +93,33 @@ def is_pending(error: HappyHorseError) -> bool:
 
 
 def worth_retrying(error: HappyHorseError) -> bool:
-    """Whether a call that changes nothing (a read, an upload) can work when it is made again: lost answers, 429, and 500 and up."""
+    """Whether a call that changes nothing (a read, an upload) can work when it is made again: lost
+    answers, 429, and 500 and up.
+    """
     if isinstance(error, APIStatusError):
         return error.status == 429 or error.status >= 500
     return isinstance(error, (TransportError, UnreadableAnswerError))
 
 
-def pause_before(policy: RetryPolicy, attempt: int, error: HappyHorseError | None, random: float) -> float:
+def pause_before(
+    policy: RetryPolicy, attempt: int, error: HappyHorseError | None, random: float
+) -> float:
     """Seconds to wait before try number `attempt` + 1.
 
-    Doubles from `policy.first_pause` up to `policy.longest_pause`, of which the share `policy.jitter` is random (`random` is 0 to 1).
-    A Retry-After of the service is never undercut.
+    Doubles from `policy.first_pause` up to `policy.longest_pause`, of which the share
+    `policy.jitter` is random (`random` is 0 to 1). A Retry-After of the service is never undercut.
     """
     pause = min(policy.longest_pause, policy.first_pause * 2 ** min(attempt - 1, 32))
     pause *= 1 - policy.jitter * random
     asked = error.retry_after if isinstance(error, APIStatusError) else None
-    return pause if asked is None else max(asked, pause if isinstance(error, RateLimitError) and asked == 0 else asked)
+    return (
+        pause
+        if asked is None
+        else max(asked, pause if isinstance(error, RateLimitError) and asked == 0 else asked)
+    )
 
 
-# --- submissions: what follows from a failed try ----------------------------------------------------------------------------------
+# --- submissions: what follows from a failed try --------------------------------------------------
 
 
 class Next(StrEnum):
@@ -109,7 +128,8 @@ class Next(StrEnum):
     AGAIN = "again"
     """Sent again with the same key, after a pause."""
     LOOK = "look"
-    """Looked for among the account's recent tasks: it may have been accepted, and must not be sent again."""
+    """Looked for among the account's recent tasks: it may have been accepted, and must not be sent
+    again."""
     STOP = "stop"
     """Given up: it has certainly not been accepted."""
 
@@ -126,8 +146,8 @@ class Tally(NamedTuple):
     held: float = 0.0
     """Seconds that 429 answers have held it off."""
     unknown: HappyHorseError | None = None
-    """The last try of which it is not known whether it was accepted. As long as there is one, no refusal of a later try proves
-    anything about the earlier ones."""
+    """The last try of which it is not known whether it was accepted. As long as there is one, no
+    refusal of a later try proves anything about the earlier ones."""
 
 
 class Step(NamedTuple):
@@ -139,8 +159,12 @@ class Step(NamedTuple):
     """Seconds; after a 429 all submissions of the session pause."""
 
 
-def next_step(policy: RetryPolicy, tally: Tally, error: HappyHorseError, *, storm: int, random: float) -> Step:
-    """Decide what follows from a failed try; `storm` is how many 429 came in a row, over the whole session."""
+def next_step(
+    policy: RetryPolicy, tally: Tally, error: HappyHorseError, *, storm: int, random: float
+) -> Step:
+    """Decide what follows from a failed try; `storm` is how many 429 came in a row, over the whole
+    session.
+    """
     certainty = certainty_of(error)
     if certainty is Certainty.UNKNOWN:
         return _after_unknown(policy, tally._replace(unknown=error), error, random)
@@ -151,18 +175,31 @@ def next_step(policy: RetryPolicy, tally: Tally, error: HappyHorseError, *, stor
         patient = policy.patience is None or tally.held <= policy.patience
         return Step(Next.AGAIN, tally, pause) if patient else Step(give_up, tally)
     tally = tally._replace(failed=tally.failed + 1)
-    again = certainty is Certainty.NEVER_LEFT or (isinstance(error, APIStatusError) and error.status == 503)
-    if again and isinstance(error, (TransportError, APIStatusError)) and tally.failed < policy.attempts:
+    again = certainty is Certainty.NEVER_LEFT or (
+        isinstance(error, APIStatusError) and error.status == 503
+    )
+    if (
+        again
+        and isinstance(error, (TransportError, APIStatusError))
+        and tally.failed < policy.attempts
+    ):
         return Step(Next.AGAIN, tally, pause_before(policy, tally.failed, error, random))
     return Step(give_up, tally)
 
 
-def _after_unknown(policy: RetryPolicy, tally: Tally, error: HappyHorseError, random: float) -> Step:
+def _after_unknown(
+    policy: RetryPolicy, tally: Tally, error: HappyHorseError, random: float
+) -> Step:
     if is_pending(error):
-        # Asking again is what the service wants here, and does not use a replay up; but no replays means that nothing is sent again.
+        # Asking again is what the service wants here, and does not use a replay up; but no replays
+        # means that nothing is sent again.
         tally = tally._replace(asked=tally.asked + 1)
         again, count = tally.asked < policy.attempts and policy.replays > 0, tally.asked
     else:
         again, count = tally.replays < policy.replays, tally.replays + 1
         tally = tally._replace(replays=tally.replays + again)
-    return Step(Next.AGAIN, tally, pause_before(policy, count, error, random)) if again else Step(Next.LOOK, tally)
+    return (
+        Step(Next.AGAIN, tally, pause_before(policy, count, error, random))
+        if again
+        else Step(Next.LOOK, tally)
+    )

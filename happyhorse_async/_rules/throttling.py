@@ -1,8 +1,11 @@
-"""How fast may we submit: submissions at once (additive increase, halved on 429) and, once the service has said 429, a rate as well.
+"""How fast may we submit: submissions at once (additive increase, halved on 429) and, once the
+service has said 429, a rate as well.
 
-The service's limits differ by model and account and are not published, so they are learned. Halving alone cannot find a limit of requests
-a second: on a fast line even one submission at a time is too quick. So each 429 also measures how many were accepted since the last one,
-and the next ones are spread over time at that rate, which grows again slowly. Arithmetic over numbers that are passed in: no clock.
+The service's limits differ by model and account and are not published, so they are learned. Halving
+alone cannot find a limit of requests a second: on a fast line even one submission at a time is too
+quick. So each 429 also measures how many were accepted since the last one, and the next ones are
+spread over time at that rate, which grows again slowly. Arithmetic over numbers that are passed in:
+no clock.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ DOUBLING = 10.0
 FASTEST = 1000.0
 """Submissions a second from which on they are not spread at all."""
 SHORTEST = 1.0
-"""Seconds that a measurement takes at least: limits are counted over a second or longer, and a burst says nothing of them."""
+"""Seconds that a measurement takes at least: limits are counted over a second or longer, and a
+burst says nothing of them."""
 IDLE = 1.0
-"""Seconds without any submission after which what was counted before says nothing of the service's limit."""
+"""Seconds without any submission after which what was counted before says nothing of the service's
+limit."""
 
 
 @attrs.define(kw_only=True)
@@ -66,7 +71,9 @@ class Pace:
             self.limit = min(float(self.ceiling), self.limit + 1.0 / self.limit)
 
     def refused(self, now: float, epoch: int, pause: float) -> bool:
-        """Learn from a 429 to a submission that left in `epoch`; gives whether it is news. No submission leaves for `pause` seconds."""
+        """Learn from a 429 to a submission that left in `epoch`; gives whether it is news. No
+        submission leaves for `pause` seconds.
+        """
         if epoch != self.epoch:
             return False
         self.epoch += 1

@@ -1,7 +1,8 @@
 """Values <-> JSON: requests into bodies, answers into tasks, pages, credits and files.
 
-May import cattrs, the models and the errors; no I/O. Regular answers (list items, files) are read by cattrs, which knows the fields from
-the models. Submissions and tasks are written out by hand: they are on the hot path, and a task's fields come in several shapes.
+May import cattrs, the models and the errors; no I/O. Regular answers (list items, files) are read
+by cattrs, which knows the fields from the models. Submissions and tasks are written out by hand:
+they are on the hot path, and a task's fields come in several shapes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .._models import MODEL, Billing, Credits, Task, TaskError, TaskPage, TaskStatus, TaskSummary, UploadedFile, Usage
+from .._models import (
+    MODEL,
+    Billing,
+    Credits,
+    Task,
+    TaskError,
+    TaskPage,
+    TaskStatus,
+    TaskSummary,
+    UploadedFile,
+    Usage,
+)
 from .._request import ImageToVideo
 from .responses import Answer, decode_object, error_of, unreadable
 
@@ -31,7 +43,7 @@ BATCH_SIZE = 50
 TASK_ID_PREFIX = "task-unified-"
 
 
-# --- values -> JSON ---------------------------------------------------------------------------------------------------------------
+# --- values -> JSON -------------------------------------------------------------------------------
 
 _dumps: Callable[[Any], bytes]
 try:
@@ -47,10 +59,14 @@ except ImportError:
 _SENT = tuple(field.name for field in attrs.fields(ImageToVideo) if field.name != "image")
 
 
-def encode_submission(request: ImageToVideo, image_url: str, *, callback_url: str | None = None) -> bytes:
-    """Write the body of a submission; the same request gives the same bytes, as idempotency keys ask for.
+def encode_submission(
+    request: ImageToVideo, image_url: str, *, callback_url: str | None = None
+) -> bytes:
+    """Write the body of a submission; the same request gives the same bytes, as idempotency keys
+    ask for.
 
-    `callback_url` is where the service calls back instead of the request's own place, "" for nowhere.
+    `callback_url` is where the service calls back instead of the request's own place, "" for
+    nowhere.
     """
     fields: dict[str, Any] = {"model": MODEL, "image_urls": [image_url]}
     for name in _SENT:
@@ -69,7 +85,7 @@ def encode(value: Any) -> bytes:
     return _dumps(value)
 
 
-# --- JSON -> values ---------------------------------------------------------------------------------------------------------------
+# --- JSON -> values -------------------------------------------------------------------------------
 
 
 def decode_task(answer: Answer) -> Task:
@@ -90,7 +106,9 @@ def decode_task_object(answer: Answer) -> dict[str, Any]:
 
 
 def decode_task_objects(answer: Answer) -> dict[str, dict[str, Any]]:
-    """Read the tasks of a batch answer as JSON objects by id; entries without id and status are left out, as if they were absent."""
+    """Read the tasks of a batch answer as JSON objects by id; entries without id and status are
+    left out, as if they were absent.
+    """
     data = decode_object(answer).get("data")
     if not isinstance(data, list):
         raise unreadable(answer, "has no list of tasks")
@@ -101,7 +119,13 @@ def decode_task_objects(answer: Answer) -> dict[str, dict[str, Any]]:
             task_id, status = value["id"], value["status"]
         except (TypeError, KeyError):
             continue
-        if task_id and status and isinstance(task_id, str) and isinstance(status, str) and isinstance(value, dict):
+        if (
+            task_id
+            and status
+            and isinstance(task_id, str)
+            and isinstance(status, str)
+            and isinstance(value, dict)
+        ):
             tasks[task_id] = value
     return tasks
 
@@ -118,12 +142,16 @@ _NO_USAGE = Usage()
 
 
 def task_of(value: Any) -> Task | None:
-    """Read a task from its JSON object; None when it has no id or no status. Unknown fields stay in `raw`."""
+    """Read a task from its JSON object; None when it has no id or no status. Unknown fields stay in
+    `raw`.
+    """
     return task_from(value) if _is_task(value) else None
 
 
 def task_from(value: Mapping[str, Any]) -> Task:
-    """Read a task from a JSON object that has an id and a status: these and the progress now, the rest when it is first asked for."""
+    """Read a task from a JSON object that has an id and a status: these and the progress now, the
+    rest when it is first asked for.
+    """
     word = value["status"]
     status = _STATUSES.get(word, word)
     task = _blank(Task)
@@ -135,7 +163,8 @@ def task_from(value: Mapping[str, Any]) -> Task:
     return task
 
 
-# A frozen value is filled by way of its slots, which costs a quarter of what its own constructor does.
+# A frozen value is filled by way of its slots, which costs a quarter of what its own constructor
+# does.
 _blank = Task.__new__
 _put_id, _put_status, _put_progress, _put_raw, _put_late = (
     vars(Task)[name].__set__ for name in ("id", "status", "progress", "raw", "_late")
@@ -192,7 +221,11 @@ def _task_error(value: Any) -> TaskError:
 def _usage(value: Any) -> Usage:
     if not isinstance(value, dict):
         return _NO_USAGE
-    reserved, used, cost = _decimal(value.get("credits_reserved")), _decimal(value.get("credits_used")), value.get("cost")
+    reserved, used, cost = (
+        _decimal(value.get("credits_reserved")),
+        _decimal(value.get("credits_used")),
+        value.get("cost"),
+    )
     if not isinstance(cost, dict):
         return Usage(credits_reserved=reserved, credits_used=used)
     return Usage(
@@ -215,9 +248,12 @@ def _billing(value: Any) -> Billing | None:
 
 
 def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:
-    # The link lives 24 hours from completion; completion is only known when the service says how long the task took.
+    # The link lives 24 hours from completion; completion is only known when the service says how
+    # long the task took.
     try:
-        return created + LINK_LIFE + timedelta(seconds=seconds or 0) if created is not None else None
+        return (
+            created + LINK_LIFE + timedelta(seconds=seconds or 0) if created is not None else None
+        )
     except OverflowError:  # it was created in the year 9999
         return None
 
@@ -248,7 +284,9 @@ def _seconds(value: Any) -> float | None:
 
 
 def moment(value: Any) -> datetime | None:
-    """Read a time: Unix seconds, or ISO 8601 (UTC when it names no offset); None when it is neither."""
+    """Read a time: Unix seconds, or ISO 8601 (UTC when it names no offset); None when it is
+    neither.
+    """
     try:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, UTC)
@@ -266,8 +304,15 @@ def decode_page(answer: Answer) -> TaskPage:
     data = value.get("data")
     if not isinstance(data, list):
         raise unreadable(answer, "has no list of tasks")
-    items = tuple(_summary(item) for item in data if isinstance(item, dict) and isinstance(item.get("id"), str))
-    counts = {name: value[name] if isinstance(value.get(name), int) else 0 for name in ("total", "page", "page_size")}
+    items = tuple(
+        _summary(item)
+        for item in data
+        if isinstance(item, dict) and isinstance(item.get("id"), str)
+    )
+    counts = {
+        name: value[name] if isinstance(value.get(name), int) else 0
+        for name in ("total", "page", "page_size")
+    }
     return TaskPage(items=items, **counts)
 
 
@@ -303,12 +348,14 @@ def decode_upload(answer: Answer) -> UploadedFile:
     return attrs.evolve(_regular().structure(data, UploadedFile), raw=data)
 
 
-# --- regular answers --------------------------------------------------------------------------------------------------------------
+# --- regular answers ------------------------------------------------------------------------------
 
 
 @cache
 def _regular() -> cattrs.Converter:
-    """Make the converter once, with hooks that never raise: a field that is missing or wrong must not lose the rest of an answer."""
+    """Make the converter once, with hooks that never raise: a field that is missing or wrong must
+    not lose the rest of an answer.
+    """
     # Late: a process that only submits and reads should not have to load it.
     import cattrs
     from cattrs.gen import make_dict_structure_fn, override
@@ -320,10 +367,13 @@ def _regular() -> cattrs.Converter:
     converter.register_structure_hook(Decimal, lambda value, _: _decimal(value))
     converter.register_structure_hook(datetime, lambda value, _: moment(value))
     converter.register_structure_hook_func(
-        lambda kind: kind == TaskStatus | str, lambda value, _: _STATUSES.get(str(value), str(value))
+        lambda kind: kind == TaskStatus | str,
+        lambda value, _: _STATUSES.get(str(value), str(value)),
     )
     left_out = override(omit=True)
-    summary = make_dict_structure_fn(TaskSummary, converter, created=override(rename="created_at"), raw=left_out)
+    summary = make_dict_structure_fn(
+        TaskSummary, converter, created=override(rename="created_at"), raw=left_out
+    )
     converter.register_structure_hook(TaskSummary, summary)
     file = make_dict_structure_fn(
         UploadedFile,

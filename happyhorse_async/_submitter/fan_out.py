@@ -55,14 +55,17 @@ Decided = tuple[Submission, str | None]
 """A submission and its key."""
 Submit = Callable[[ImageToVideo, Group], Awaitable[Acceptance]]
 Leave = Callable[[ImageToVideo, str, str | None], None]
-"""Takes a submission that was decided but not handed over: its request, key, and task id (None: it is not known)."""
+"""Takes a submission that was decided but not handed over: its request, key, and task id (None: it
+is not known)."""
 
 
 class Submissions:
-    """The submissions of many requests: an async context manager that yields each `Submission` as it is decided.
+    """The submissions of many requests: an async context manager that yields each `Submission` as
+    it is decided.
 
-    One bad request is one failed submission. The input is read only as fast as it can be submitted and handed over. Leaving early stops
-    submitting; what has left by then is finished, and kept in the session's `orphans` unless it was yielded.
+    One bad request is one failed submission. The input is read only as fast as it can be submitted
+    and handed over. Leaving early stops submitting; what has left by then is finished, and kept in
+    the session's `orphans` unless it was yielded.
     """
 
     def __init__(
@@ -86,9 +89,11 @@ class Submissions:
         self._opened = False
         self._group = Group()
         self._turn = anyio.Lock()
-        # What was read and not handed over is bounded, also when the one that is next in order takes long.
+        # What was read and not handed over is bounded, also when the one that is next in order
+        # takes long.
         self._window = anyio.Semaphore(2 * workers)
-        # Not a stream: one that is cancelled while it receives can lose what it was just given, and this was paid for.
+        # Not a stream: one that is cancelled while it receives can lose what it was just given, and
+        # this was paid for.
         self._decided: deque[Decided] = deque()
         self._news = asyncio.Event()
         self._early: dict[int, Decided] = {}
@@ -106,7 +111,12 @@ class Submissions:
             self._tasks.start_soon(self._work)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._tasks.cancel_scope.cancel()
         try:
             # What the body raised is not shown to the group, which would wrap it.
@@ -131,7 +141,9 @@ class Submissions:
         while not self._ordered or self._next not in self._early:
             while not self._decided:
                 if not self._opened:
-                    raise HappyHorseError("nothing is submitted yet: use `async with session.submit_many(requests) as submissions`")
+                    raise HappyHorseError(
+                        "nothing is submitted yet: use `async with session.submit_many(requests) as submissions`"
+                    )
                 if not self._running:
                     return None
                 self._news.clear()
@@ -159,7 +171,11 @@ class Submissions:
             if self._exhausted:
                 return None
             try:
-                request = await anext(self._input) if isinstance(self._input, AsyncIterator) else next(self._input)
+                request = (
+                    await anext(self._input)
+                    if isinstance(self._input, AsyncIterator)
+                    else next(self._input)
+                )
             except (StopIteration, StopAsyncIteration):
                 self._exhausted = True
                 return None
@@ -172,7 +188,9 @@ class Submissions:
     async def _decide(self, index: int, request: Any) -> Decided:
         try:
             if not isinstance(request, ImageToVideo):
-                raise InvalidRequestError([f"request {index}: expected an ImageToVideo, got {request!r:.200}"])
+                raise InvalidRequestError(
+                    [f"request {index}: expected an ImageToVideo, got {request!r:.200}"]
+                )
             accepted = await self._submit(request, self._group)
         except HappyHorseError as error:
             return Submission(index=index, request=request, error=error), error.idempotency_key

@@ -1,4 +1,6 @@
-"""The one gate through which all submissions of a session leave: how many at once, how fast, and in whose turn."""
+"""The one gate through which all submissions of a session leave: how many at once, how fast, and in
+whose turn.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from ..errors import SessionClosedError
 
 
 class Group:
-    """Submissions that wait in one line. Groups take turns, so that a long one does not starve a short one."""
+    """Submissions that wait in one line. Groups take turns, so that a long one does not starve a
+    short one.
+    """
 
     __slots__ = ("_turns", "closed", "line")
 
@@ -37,9 +41,10 @@ class Group:
 class Gate:
     """Slots for submissions on the wire, and places for tasks that have not ended.
 
-    A submission enters, which may wait, and leaves when it is answered. Its place is kept until its task has ended; a submission that is
-    sent again has one already. Lines are served in turns: those that are sent again and new ones alternately, of the new ones single
-    submissions and groups alternately, the groups one after the other. Belongs to one event loop.
+    A submission enters, which may wait, and leaves when it is answered. Its place is kept until its
+    task has ended; a submission that is sent again has one already. Lines are served in turns:
+    those that are sent again and new ones alternately, of the new ones single submissions and
+    groups alternately, the groups one after the other. Belongs to one event loop.
     """
 
     def __init__(self, limits: Limits, *, on_full: Callable[[], None]) -> None:
@@ -71,7 +76,13 @@ class Gate:
 
     def try_enter(self, group: Group | None = None, *, again: bool = False) -> bool:
         """Enter without waiting, when nobody waits and nothing holds submissions back."""
-        if self._closed or self.waiting or self._on_wire >= self.pace.limit or not self.pace.free or self._paused_until:
+        if (
+            self._closed
+            or self.waiting
+            or self._on_wire >= self.pace.limit
+            or not self.pace.free
+            or self._paused_until
+        ):
             return False
         if group is not None and group.closed:
             return False
@@ -83,7 +94,9 @@ class Gate:
         return True
 
     async def enter(self, group: Group | None = None, *, again: bool = False) -> None:
-        """Wait for one's turn; raises `SessionClosedError` when the session, or the group, closes meanwhile."""
+        """Wait for one's turn; raises `SessionClosedError` when the session, or the group, closes
+        meanwhile.
+        """
         if self._closed:
             raise _closed()
         if group is not None and group.closed:
@@ -125,7 +138,9 @@ class Gate:
         self.pace.accepted(self._loop.time())
 
     def hold(self, epoch: int, pause: float) -> bool:
-        """Let nothing leave for `pause` seconds, because of a 429; gives whether it changed the pace."""
+        """Let nothing leave for `pause` seconds, because of a 429; gives whether it changed the
+        pace.
+        """
         now = self._loop.time()
         self._paused_until = max(self._paused_until, now + pause)
         return self.pace.refused(now, epoch, pause)
@@ -164,13 +179,18 @@ class Gate:
     def _next(self) -> asyncio.Future[None] | None:
         if self.full:
             return _first(self._again)
-        # Those that are sent again take turns with the new ones: after a storm of 429 there are many of them.
+        # Those that are sent again take turns with the new ones: after a storm of 429 there are
+        # many of them.
         self._again_turn = not self._again_turn
         turn = _first(self._again) if self._again_turn else None
         if turn is not None:
             return turn
         self._single_turn = not self._single_turn
-        turn = (_first(self._singles) or self._from_ring()) if self._single_turn else (self._from_ring() or _first(self._singles))
+        turn = (
+            (_first(self._singles) or self._from_ring())
+            if self._single_turn
+            else (self._from_ring() or _first(self._singles))
+        )
         if turn is None:
             return _first(self._again)
         self._unfinished += 1
@@ -201,8 +221,12 @@ def _first(group: Group) -> asyncio.Future[None] | None:
 
 
 def _stopped() -> SessionClosedError:
-    return SessionClosedError("what this belongs to was stopped before the request could be sent; nothing was charged")
+    return SessionClosedError(
+        "what this belongs to was stopped before the request could be sent; nothing was charged"
+    )
 
 
 def _closed() -> SessionClosedError:
-    return SessionClosedError("the session was closed before the request could be sent; nothing was charged")
+    return SessionClosedError(
+        "the session was closed before the request could be sent; nothing was charged"
+    )

@@ -16,7 +16,12 @@ from .._models import Task
 from .._request import ImageToVideo
 from .._rules import retry, wire
 from .._rules.responses import Answer
-from ..errors import APIConnectionError, HappyHorseError, RateLimitError, SubmissionOutcomeUnknownError
+from ..errors import (
+    APIConnectionError,
+    HappyHorseError,
+    RateLimitError,
+    SubmissionOutcomeUnknownError,
+)
 from ..events import Events
 from .gate import Gate, Group
 from .reconcile import Reconciler, Verdict
@@ -39,7 +44,8 @@ class Job:
     """It holds a place among the unfinished tasks."""
     payload: TrackedBody | None = None
     post: asyncio.Task[None] | None = None
-    """The try that is on its way. The job is its owner; it takes no cancellation but that of `Courier.cut`."""
+    """The try that is on its way. The job is its owner; it takes no cancellation but that of
+    `Courier.cut`."""
     begun: bool = False
     """That try has begun to run."""
     cut: bool = False
@@ -52,7 +58,8 @@ class Job:
     left_at: float = 0.0
     """When the first try left that may have been accepted, by the event loop's clock."""
     heard: tuple[Answer, float] | None = None
-    """The last answer that came before it left (or else the first one after), and when: it tells the service's time."""
+    """The last answer that came before it left (or else the first one after), and when: it tells
+    the service's time."""
     decided: asyncio.Future[None] | None = None
     """Somebody waits for the outcome of the try that is on its way."""
     failure: HappyHorseError | None = None
@@ -69,7 +76,9 @@ class Job:
     @property
     def at_stake(self) -> bool:
         """Whether it may have been accepted, so that it must be brought to an end."""
-        return self.tally.unknown is not None or (self.post is not None and self.payload is not None and self.payload.left)
+        return self.tally.unknown is not None or (
+            self.post is not None and self.payload is not None and self.payload.left
+        )
 
 
 @attrs.frozen
@@ -138,10 +147,12 @@ class Courier:
             job.post.cancel()
 
     async def deliver(self, job: Job) -> tuple[Task, Answer | None]:
-        """Bring a submission to its end; may be called again after a cancellation, to go on where the first call was.
+        """Bring a submission to its end; may be called again after a cancellation, to go on where
+        the first call was.
 
-        Gives the task and the answer (None when the task was found in the list instead). Raises the error of the last try when it is
-        certain that nothing was accepted, `SubmissionOutcomeUnknownError` when it is not.
+        Gives the task and the answer (None when the task was found in the list instead). Raises the
+        error of the last try when it is certain that nothing was accepted,
+        `SubmissionOutcomeUnknownError` when it is not.
         """
         while not job.sought:
             try:
@@ -151,7 +162,8 @@ class Courier:
                 step = self._judge(job, error)
                 if step.what is retry.Next.STOP:
                     raise
-                # Kept in the job: whoever goes on with it after a cancellation must not send again what is only to be looked for.
+                # Kept in the job: whoever goes on with it after a cancellation must not send again
+                # what is only to be looked for.
                 job.sought = step.what is retry.Next.LOOK
                 job.failure = error
             if step.pause:
@@ -194,7 +206,8 @@ class Courier:
 
     async def _post(self, job: Job, payload: TrackedBody) -> None:
         outcome: Answer | HappyHorseError | None = None
-        # A task that is cancelled before it has begun never begins: then nobody would be told, and the slot would be lost.
+        # A task that is cancelled before it has begun never begins: then nobody would be told, and
+        # the slot would be lost.
         job.begun = True
         try:
             if not job.cut:
@@ -202,19 +215,26 @@ class Courier:
         except HappyHorseError as error:
             outcome = error
         except asyncio.CancelledError:
-            # Only the session's end and an abandoned submission cut a try off, and both look at its outcome.
+            # Only the session's end and an abandoned submission cut a try off, and both look at its
+            # outcome.
             outcome = None
         finally:
-            job.outcome = outcome or APIConnectionError("the submission was cut off", sent=payload.left)
+            job.outcome = outcome or APIConnectionError(
+                "the submission was cut off", sent=payload.left
+            )
             self._gate.leave()
             if job.waiter is not None and not job.waiter.done():
                 job.waiter.set_result(None)
 
     def _judge(self, job: Job, error: HappyHorseError) -> retry.Step:
-        step = retry.next_step(self._policy, job.tally, error, storm=self._gate.pace.refusals, random=random.random())
+        step = retry.next_step(
+            self._policy, job.tally, error, storm=self._gate.pace.refusals, random=random.random()
+        )
         job.tally = step.tally
         # Here already, and not only at the end: listeners see the error of each try.
-        error.with_facts(idempotency_key=job.key, charged="no" if step.tally.unknown is None else "unknown")
+        error.with_facts(
+            idempotency_key=job.key, charged="no" if step.tally.unknown is None else "unknown"
+        )
         self._reconciler.judged(job)
         if job.abandoned and step.tally.unknown is None:
             return step._replace(what=retry.Next.STOP)
@@ -223,7 +243,9 @@ class Courier:
             if self._events:
                 from ..events import Retrying
 
-                self._events.emit(Retrying(what="submitting", error=error, pause=pause, attempt=attempt))
+                self._events.emit(
+                    Retrying(what="submitting", error=error, pause=pause, attempt=attempt)
+                )
             if isinstance(error, RateLimitError):
                 self._hold(job, pause)
                 return step._replace(pause=0.0)
@@ -241,7 +263,9 @@ class Courier:
             await asyncio.wait_for(self._closing.wait(), pause)
 
     async def _look(self, job: Job) -> Task:
-        """Look for a submission among the recent tasks, and say so when it cannot be told what became of it."""
+        """Look for a submission among the recent tasks, and say so when it cannot be told what
+        became of it.
+        """
         verdict = (
             await self._reconciler.look_for(job)
             if not self._given_up
@@ -249,8 +273,14 @@ class Courier:
         )
         if verdict.adopted is not None:
             return verdict.adopted
-        unknown = job.tally.unknown or job.failure or APIConnectionError("the submission was cut off")
-        found = f"these tasks could be it: {', '.join(verdict.candidates)}" if verdict.candidates else verdict.why
+        unknown = (
+            job.tally.unknown or job.failure or APIConnectionError("the submission was cut off")
+        )
+        found = (
+            f"these tasks could be it: {', '.join(verdict.candidates)}"
+            if verdict.candidates
+            else verdict.why
+        )
         raise SubmissionOutcomeUnknownError(
             f"the request left, and it is not known whether it was accepted ({unknown}); {found or 'no task was found that could be it'}",
             candidates=verdict.candidates,

@@ -1,6 +1,8 @@
-"""Looking for the tasks of submissions that were left without an answer, in the service's list of recent tasks.
+"""Looking for the tasks of submissions that were left without an answer, in the service's list of
+recent tasks.
 
-All that are looked for at the same time share one look, and are judged together, so that no task is claimed twice.
+All that are looked for at the same time share one look, and are judged together, so that no task is
+claimed twice.
 """
 
 from __future__ import annotations
@@ -28,19 +30,24 @@ from typing import Any, TypeVar
 from .._request import ImageToVideo
 
 LOOKS = 2
-"""How often the list is read before a submission counts as absent: a task may appear in it a moment late."""
+"""How often the list is read before a submission counts as absent: a task may appear in it a moment
+late."""
 MOST_PAGES = 20
 """Pages of 50 tasks that one look reads at most."""
 MOST_OWNED = 2 * 50 * MOST_PAGES
-"""Ids that are kept between two looks: those that a look can find, the newest ones, and room for answers that came out of order."""
+"""Ids that are kept between two looks: those that a look can find, the newest ones, and room for
+answers that came out of order."""
 MOST_READ = 50
-"""Unclaimed tasks that one look compares at most; with more of them, no single one could be told apart anyway."""
+"""Unclaimed tasks that one look compares at most; with more of them, no single one could be told
+apart anyway."""
 MARGIN = 60.0
 """Seconds by which ids are kept longer than they can be needed by the clocks."""
 PATIENCE = 30.0
-"""Seconds that a look waits for submissions whose answer is still to come: what it found may be theirs."""
+"""Seconds that a look waits for submissions whose answer is still to come: what it found may be
+theirs."""
 GHOST_LIFE = 3600.0
-"""Seconds for which a submission whose outcome stayed unknown can still be what a new task belongs to."""
+"""Seconds for which a submission whose outcome stayed unknown can still be what a new task belongs
+to."""
 
 
 @attrs.frozen(kw_only=True)
@@ -82,7 +89,7 @@ class Reconciler:
         self._sought: dict[Job, asyncio.Future[Verdict]] = {}
         self._search: asyncio.Task[None] | None = None
 
-    # --- bookkeeping, on every submission's way: kept short -----------------------------------------------------------------------
+    # --- bookkeeping, on every submission's way: kept short ---------------------------------------
 
     def left(self, job: Job) -> None:
         """Note that a try has left, before which nothing can have been accepted."""
@@ -104,11 +111,15 @@ class Reconciler:
             self._ghosts = [ghost for ghost in self._ghosts if ghost[1].key != job.key]
 
     def lost(self, job: Job) -> None:
-        """Note that it will not be known what became of a submission: tasks that appear may be its own."""
+        """Note that it will not be known what became of a submission: tasks that appear may be its
+        own.
+        """
         self._afoot.pop(job, None)
         _tell(job)
         now = self._loop.time()
-        self._ghosts = [ghost for ghost in self._ghosts if now - ghost[0] < GHOST_LIFE] + [(now, job)]
+        self._ghosts = [ghost for ghost in self._ghosts if now - ghost[0] < GHOST_LIFE] + [
+            (now, job)
+        ]
 
     def _own(self, task_id: str) -> None:
         now = self._loop.time()
@@ -120,7 +131,7 @@ class Reconciler:
         while self._recent and (self._recent[0][0] < oldest - MARGIN or len(self._recent) > most):
             self._owned.discard(self._recent.popleft()[1])
 
-    # --- the search ---------------------------------------------------------------------------------------------------------------
+    # --- the search -------------------------------------------------------------------------------
 
     async def look_for(self, job: Job) -> Verdict:
         """Find out what became of a submission."""
@@ -129,7 +140,9 @@ class Reconciler:
         verdict: asyncio.Future[Verdict] = self._loop.create_future()
         self._sought[job] = verdict
         if self._search is None or self._search.done():
-            self._search = self._background.start(self._searching(), name="looking for lost submissions")
+            self._search = self._background.start(
+                self._searching(), name="looking for lost submissions"
+            )
         try:
             return await verdict
         finally:
@@ -147,7 +160,8 @@ class Reconciler:
                 self._decide(job, Verdict(why="the search for it was cut off"))
 
     def _decide(self, job: Job, verdict: Verdict) -> None:
-        # Kept in the job as well: its caller may be cancelled in this very moment, and what was adopted is nobody else's.
+        # Kept in the job as well: its caller may be cancelled in this very moment, and what was
+        # adopted is nobody else's.
         job.verdict = verdict
         sought = self._sought.pop(job, None)
         if sought is not None and not sought.done():
@@ -164,9 +178,19 @@ class Reconciler:
             try:
                 verdicts |= await self._look(absent)
             except NotFoundError:
-                return dict.fromkeys(jobs, Verdict(why="this server has no list of tasks to look for it in")) | verdicts
+                return (
+                    dict.fromkeys(
+                        jobs, Verdict(why="this server has no list of tasks to look for it in")
+                    )
+                    | verdicts
+                )
             except HappyHorseError as error:
-                return dict.fromkeys(jobs, Verdict(why=f"the list of tasks could not be read: {error}")) | verdicts
+                return (
+                    dict.fromkeys(
+                        jobs, Verdict(why=f"the list of tasks could not be read: {error}")
+                    )
+                    | verdicts
+                )
         return dict.fromkeys(jobs, Verdict()) | verdicts
 
     async def _look(self, jobs: list[Job]) -> dict[Job, Verdict]:
@@ -179,13 +203,19 @@ class Reconciler:
         tasks = {task_id: await self._read(task_id) for task_id in unclaimed[:MOST_READ]}
         unclaimed = [task_id for task_id in unclaimed if task_id not in self._owned]
         wanted = {job: self._possible(job, found, unclaimed, tasks) for job in jobs}
-        others = [job for job in (*self._afoot, *(ghost for _, ghost in self._ghosts)) if job not in wanted]
+        others = [
+            job
+            for job in (*self._afoot, *(ghost for _, ghost in self._ghosts))
+            if job not in wanted
+        ]
         rivals = dict.fromkeys(unclaimed, 0)
         for job in others:
             for task_id in self._possible(job, found, unclaimed, tasks):
                 rivals[task_id] += 1
         adopted = assign(wanted, rivals)
-        verdicts = {job: Verdict(candidates=tuple(sorted(ids))) for job, ids in wanted.items() if ids}
+        verdicts = {
+            job: Verdict(candidates=tuple(sorted(ids))) for job, ids in wanted.items() if ids
+        }
         for job, task_id in adopted.items():
             task = tasks.get(task_id)
             if task is not None:
@@ -202,9 +232,16 @@ class Reconciler:
         start = min(self._earliest(job, found) for job in jobs)
         for number in range(2, MOST_PAGES + 2):
             for item in page.items:
-                if item.created is not None and item.created >= start and item.model in ("", MODEL) and item.id not in self._owned:
+                if (
+                    item.created is not None
+                    and item.created >= start
+                    and item.model in ("", MODEL)
+                    and item.id not in self._owned
+                ):
                     found.tasks[item.id] = item.created
-            older = [item for item in page.items if item.created is not None and item.created < start]
+            older = [
+                item for item in page.items if item.created is not None and item.created < start
+            ]
             if older or len(page.items) < max(1, page.page_size) or number > MOST_PAGES:
                 break
             page, _ = await self._api.recent_tasks(number)
@@ -213,10 +250,14 @@ class Reconciler:
     def _earliest(self, job: Job, found: _Found) -> datetime:
         heard = job.heard
         date = heard[0].date if heard is not None else None
-        return earliest(job.left_at, found.now, found.listed, (date, heard[1]) if date and heard else None)
+        return earliest(
+            job.left_at, found.now, found.listed, (date, heard[1]) if date and heard else None
+        )
 
     async def _await_answers(self, now: float) -> None:
-        """Wait for the submissions that were on their way during the look, unless their outcome is unknown as well."""
+        """Wait for the submissions that were on their way during the look, unless their outcome is
+        unknown as well.
+        """
         waits = []
         for job in self._afoot:
             if job.left_at <= now and job.tally.unknown is None:
@@ -231,7 +272,9 @@ class Reconciler:
         except HappyHorseError:
             return None
 
-    def _possible(self, job: Job, found: _Found, unclaimed: Iterable[str], tasks: dict[str, Task | None]) -> frozenset[str]:
+    def _possible(
+        self, job: Job, found: _Found, unclaimed: Iterable[str], tasks: dict[str, Task | None]
+    ) -> frozenset[str]:
         start = self._earliest(job, found)
         possible = set()
         for task_id in unclaimed:
@@ -256,7 +299,9 @@ ROUNDING = timedelta(seconds=1)
 
 
 def may_be(request: ImageToVideo, task: Task) -> bool:
-    """Whether a task can be what a request has become, by everything that can be compared: the answer shows little of the request."""
+    """Whether a task can be what a request has become, by everything that can be compared: the
+    answer shows little of the request.
+    """
     info, data = _object(task.raw.get("task_info")), _object(task.raw.get("result_data"))
     shown = (
         (info.get("video_duration"), request.duration),
@@ -272,12 +317,15 @@ def _object(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def earliest(left: float, now: float, listed: datetime, before: tuple[datetime, float] | None) -> datetime:
+def earliest(
+    left: float, now: float, listed: datetime, before: tuple[datetime, float] | None
+) -> datetime:
     """Give the earliest time, by the service's clock, at which a submission can have become a task.
 
-    `left` and `now` are seconds of this machine's clock: when it left, and when the service's time `listed` was received. `before` is a
-    service's time that was received before it left, and when. Two estimates are taken, and the earlier one counts: either clock may run
-    unevenly, and a window that is too narrow would hide the task.
+    `left` and `now` are seconds of this machine's clock: when it left, and when the service's time
+    `listed` was received. `before` is a service's time that was received before it left, and when.
+    Two estimates are taken, and the earlier one counts: either clock may run unevenly, and a window
+    that is too narrow would hide the task.
     """
     estimates = [listed - timedelta(seconds=now - left)]
     if before is not None:
@@ -288,10 +336,15 @@ def earliest(left: float, now: float, listed: datetime, before: tuple[datetime, 
 def assign(wanted: Mapping[K, Set[str]], rivals: Mapping[str, int]) -> dict[K, str]:
     """Give each submission the one task that it can have become, if nobody else can have become it.
 
-    `wanted` has the possible tasks of each submission, `rivals` how many others, outside of `wanted`, can have become a task.
+    `wanted` has the possible tasks of each submission, `rivals` how many others, outside of
+    `wanted`, can have become a task.
     """
     claims: dict[str, int] = dict(rivals)
     for tasks in wanted.values():
         for task in tasks:
             claims[task] = claims.get(task, 0) + 1
-    return {key: task for key, tasks in wanted.items() if len(tasks) == 1 and claims[task := next(iter(tasks))] == 1}
+    return {
+        key: task
+        for key, tasks in wanted.items()
+        if len(tasks) == 1 and claims[task := next(iter(tasks))] == 1
+    }

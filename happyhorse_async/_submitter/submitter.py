@@ -1,4 +1,6 @@
-"""One request -> one task, exactly once; many under a limit. What is known of all submissions of a session is kept here."""
+"""One request -> one task, exactly once; many under a limit. What is known of all submissions of a
+session is kept here.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ class Watcher(Protocol):
     def on_final(self, callback: Callable[[Task], None]) -> object:
         """Call back with every task that is seen to have ended."""
 
-    async def wait(self, task_id: str, *, timeout: float | None = None, known: Task | None = None) -> Task:
+    async def wait(
+        self, task_id: str, *, timeout: float | None = None, known: Task | None = None
+    ) -> Task:
         """Wait until a task has ended."""
 
 
@@ -94,7 +98,9 @@ class Submitter:
         self._poller = poller
         self._gate = Gate(limits, on_full=self._watch)
         self._reconciler = Reconciler(api, background=background, pause=policy.first_pause)
-        self._courier = Courier(api, self._gate, policy=policy, events=events, reconciler=self._reconciler)
+        self._courier = Courier(
+            api, self._gate, policy=policy, events=events, reconciler=self._reconciler
+        )
         self._follows = limits.max_unfinished is not None or budget.limited
         self._running: dict[str, str] = {}
         self._watched: set[str] = set()
@@ -119,13 +125,16 @@ class Submitter:
     ) -> Accepted:
         """Submit one request, and give what the service made of it.
 
-        Requests of one `group` wait in one line, and groups take turns. A key that was used before needs the very same body: `image_url`
-        is where the first frame was uploaded to before, and `callback_url` where the service was to call back, "" for nowhere. Raises what
+        Requests of one `group` wait in one line, and groups take turns. A key that was used before
+        needs the very same body: `image_url` is where the first frame was uploaded to before, and
+        `callback_url` where the service was to call back, "" for nowhere. Raises what
         `Session.submit` raises.
         """
         key = _checked(idempotency_key) if idempotency_key is not None else secrets.token_hex(16)
         if self._closing:
-            raise SessionClosedError("this session is closed; nothing was sent", idempotency_key=key)
+            raise SessionClosedError(
+                "this session is closed; nothing was sent", idempotency_key=key
+            )
         try:
             job = await self._prepare(request, key, group, image_url, callback_url)
         except HappyHorseError as error:
@@ -146,7 +155,11 @@ class Submitter:
                 self._emptied.set_result(None)
 
     def submit_many(
-        self, requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo], *, ordered: bool, handle: MakeHandle
+        self,
+        requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo],
+        *,
+        ordered: bool,
+        handle: MakeHandle,
     ) -> Submissions:
         """Submit many requests; they wait in a line of their own."""
         from .fan_out import Submissions
@@ -161,7 +174,9 @@ class Submitter:
         )
 
     async def aclose(self) -> None:
-        """Turn away what has not left, and wait under the shield for what has: its callers still get their answers."""
+        """Turn away what has not left, and wait under the shield for what has: its callers still
+        get their answers.
+        """
         self._closing = True
         self._gate.close()
         self._courier.close()
@@ -180,35 +195,71 @@ class Submitter:
             if all_of_them or not job.at_stake:
                 self._courier.cut(job)
 
-    def leave(self, request: ImageToVideo | None, idempotency_key: str | None, task_id: str | None) -> None:
+    def leave(
+        self, request: ImageToVideo | None, idempotency_key: str | None, task_id: str | None
+    ) -> None:
         """Keep a submission that nobody takes any more among the orphans."""
         if request is None or idempotency_key is None:
             return  # a task that this session did not submit
-        self.orphans.append(Orphan(request=request, idempotency_key=idempotency_key, task_id=task_id, at=datetime.now(UTC)))
+        self.orphans.append(
+            Orphan(
+                request=request,
+                idempotency_key=idempotency_key,
+                task_id=task_id,
+                at=datetime.now(UTC),
+            )
+        )
         logger.warning(
             "a submission outlived its caller: task %s, idempotency key %s",
             task_id or "not known",
             idempotency_key,
-            extra={"action": "submission_orphaned", "task_id": task_id, "idempotency_key": idempotency_key},
+            extra={
+                "action": "submission_orphaned",
+                "task_id": task_id,
+                "idempotency_key": idempotency_key,
+            },
         )
         if self._events:
             from ..events import Orphaned
 
-            self._events.emit(Orphaned(task_id=task_id, idempotency_key=idempotency_key, request=request))
+            self._events.emit(
+                Orphaned(task_id=task_id, idempotency_key=idempotency_key, request=request)
+            )
 
-    # --- one submission -----------------------------------------------------------------------------------------------------------
+    # --- one submission ---------------------------------------------------------------------------
 
     async def _prepare(
-        self, request: ImageToVideo, key: str, group: Group | None, image_url: str | None, callback_url: str | None
+        self,
+        request: ImageToVideo,
+        key: str,
+        group: Group | None,
+        image_url: str | None,
+        callback_url: str | None,
     ) -> Job:
-        """Do all that comes before anything can be paid; money first, because an upload for what cannot be paid is wasted."""
+        """Do all that comes before anything can be paid; money first, because an upload for what
+        cannot be paid is wasted.
+        """
         if self._budget.limited:
             self._budget.reserve(key, await self._pricing.credits_for(request))
         try:
-            url = image_url or (request.image if isinstance(request.image, str) else await self._uploader.url_of(request.image))
-            back = request.callback_url or self.callback_url or "" if callback_url is None else callback_url
+            url = image_url or (
+                request.image
+                if isinstance(request.image, str)
+                else await self._uploader.url_of(request.image)
+            )
+            back = (
+                request.callback_url or self.callback_url or ""
+                if callback_url is None
+                else callback_url
+            )
             body = wire.encode_submission(request, url, callback_url=back)
-            return Job(request=request, key=key, body=body, group=group, calls_back=bool(back) and back == self.callback_url)
+            return Job(
+                request=request,
+                key=key,
+                body=body,
+                group=group,
+                calls_back=bool(back) and back == self.callback_url,
+            )
         except BaseException:
             self._budget.free(key)
             raise
@@ -225,7 +276,9 @@ class Submitter:
         self._reconciler.accepted(job, task.id)
         replayed = answer is not None and answer.headers.get("idempotency-replayed") == "true"
         if replayed and job.tally.unknown is None:
-            self._budget.free(job.key)  # an earlier submission has paid for it, and was counted then
+            self._budget.free(
+                job.key
+            )  # an earlier submission has paid for it, and was counted then
         if self._follows:
             self._follow(task, job.key)
         self._poller.learn(task)
@@ -237,12 +290,20 @@ class Submitter:
             from ..events import Submitted
 
             self._events.emit(
-                Submitted(task=task, idempotency_key=job.key, request_id=request_id, replayed=replayed, adopted=answer is None)
+                Submitted(
+                    task=task,
+                    idempotency_key=job.key,
+                    request_id=request_id,
+                    replayed=replayed,
+                    adopted=answer is None,
+                )
             )
         return accepted
 
     def _drop(self, job: Job, *, charged: bool) -> None:
-        """Let go of what was kept for a submission that did not become a task; money that may have been spent stays reserved."""
+        """Let go of what was kept for a submission that did not become a task; money that may have
+        been spent stays reserved.
+        """
         if job.placed:
             job.placed = False
             self._gate.give_place_back()
@@ -258,10 +319,12 @@ class Submitter:
 
             self._events.emit(SubmissionFailed(idempotency_key=key, error=error))
 
-    # --- cancelled callers --------------------------------------------------------------------------------------------------------
+    # --- cancelled callers ------------------------------------------------------------------------
 
     async def _rescue(self, job: Job) -> None:
-        """Hold a cancelled caller until its submission has come to an end, for as long as the shield lasts."""
+        """Hold a cancelled caller until its submission has come to an end, for as long as the
+        shield lasts.
+        """
         job.abandoned = True
         if not job.at_stake:
             # If it leaves in this very moment, that shows in the outcome of the try.
@@ -274,16 +337,21 @@ class Submitter:
         except RuntimeError:  # the session has closed meanwhile
             self._give_up(job)
             return
-        with suppress(asyncio.CancelledError):  # the caller's own is raised once the submission has ended
+        with suppress(
+            asyncio.CancelledError
+        ):  # the caller's own is raised once the submission has ended
             await to_the_end(work)
-        if not job.taken_up:  # the session has closed in this very moment, and an asyncio task that has not begun is never run
+        # the session has closed in this very moment, and an asyncio task that has not begun is
+        # never run
+        if not job.taken_up:
             self._give_up(job)
 
     async def _finish(self, job: Job) -> None:
         accepted: Accepted | None = None
         certain = False
         job.taken_up = True
-        # A try that hangs is cut off half-way, which leaves time to replay it or to look for its task.
+        # A try that hangs is cut off half-way, which leaves time to replay it or to look for its
+        # task.
         alarm = asyncio.get_running_loop().call_later(self._shield / 2, self._courier.cut, job)
         try:
             async with asyncio.timeout(self._shield):
@@ -304,7 +372,7 @@ class Submitter:
         self._drop(job, charged=True)
         self.leave(job.request, job.key, None)
 
-    # --- accepted tasks -----------------------------------------------------------------------------------------------------------
+    # --- accepted tasks ---------------------------------------------------------------------------
 
     def _follow(self, task: Task, key: str) -> None:
         """Keep a place and a reservation until the task has ended."""
@@ -326,7 +394,9 @@ class Submitter:
             self._gate.give_place_back()
 
     def _watch(self) -> None:
-        """Follow the unfinished tasks when their places are wanted: there may be nobody else who does."""
+        """Follow the unfinished tasks when their places are wanted: there may be nobody else who
+        does.
+        """
         for task_id in self._running.keys() - self._watched:
             self._watched.add(task_id)
             self._background.start(self._await_end(task_id), name=f"watching {task_id}")
@@ -335,7 +405,8 @@ class Submitter:
         try:
             self._ended(await self._poller.wait(task_id))
         except HappyHorseError:
-            # It cannot be followed (the service does not know it any more): its place must not be lost for ever.
+            # It cannot be followed (the service does not know it any more): its place must not be
+            # lost for ever.
             if self._running.pop(task_id, None) is not None:
                 self._gate.give_place_back()
             self._watched.discard(task_id)
@@ -343,5 +414,7 @@ class Submitter:
 
 def _checked(key: object) -> str:
     if not isinstance(key, str) or not _KEY.fullmatch(key):
-        raise InvalidRequestError([f"idempotency_key: expected 16 to 96 characters of A-Za-z0-9._-, got {key!r:.120}"])
+        raise InvalidRequestError(
+            [f"idempotency_key: expected 16 to 96 characters of A-Za-z0-9._-, got {key!r:.120}"]
+        )
     return key

@@ -1,4 +1,6 @@
-"""Durable batches: a folder with the videos and a ledger, worked on until everything that is wanted is there."""
+"""Durable batches: a folder with the videos and a ledger, worked on until everything that is wanted
+is there.
+"""
 
 from __future__ import annotations
 

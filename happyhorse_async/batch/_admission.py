@@ -1,4 +1,6 @@
-"""Which of the ledger's jobs a row of the input is, and what there is to do about it. Runs in the ledger's thread, in one transaction."""
+"""Which of the ledger's jobs a row of the input is, and what there is to do about it. Runs in the
+ledger's thread, in one transaction.
+"""
 
 from __future__ import annotations
 
@@ -74,12 +76,23 @@ def candidate_of(job: Job, image_digest: str | None) -> Candidate:
     )
 
 
-def admit(store: Store, run: int, candidates: Sequence[Candidate], *, live: Container[int], retry: bool) -> list[Admission]:
-    """Enter rows into the ledger; with `retry` those that failed begin again. `live` are the jobs that the run has in hand."""
+def admit(
+    store: Store, run: int, candidates: Sequence[Candidate], *, live: Container[int], retry: bool
+) -> list[Admission]:
+    """Enter rows into the ledger; with `retry` those that failed begin again. `live` are the jobs
+    that the run has in hand.
+    """
     known = store.set_of("known", [candidate.id for candidate in candidates]) or {}
     ids, counts = _number(known, run, candidates)
     old = _enter(store, known, run, candidates, ids, live)
-    store.write_set("count-twins", [[base, n] for base, n in counts.items() if n > 1 or (base in known and known[base][2] != n)])
+    store.write_set(
+        "count-twins",
+        [
+            [base, n]
+            for base, n in counts.items()
+            if n > 1 or (base in known and known[base][2] != n)
+        ],
+    )
     wanted = list({job_id for job_id in ids if job_id is not None})
     records = {record.id: record for record in map(Record.of_row, store.set_of("by-id", wanted))}
     admissions = []
@@ -98,8 +111,12 @@ def admit(store: Store, run: int, candidates: Sequence[Candidate], *, live: Cont
     return admissions
 
 
-def _number(known: dict[str, Any], run: int, candidates: Sequence[Candidate]) -> tuple[list[str | None], dict[str, int]]:
-    """Give each row its final id, and how often each id came: equal rows are counted; a caller's id that came before has none."""
+def _number(
+    known: dict[str, Any], run: int, candidates: Sequence[Candidate]
+) -> tuple[list[str | None], dict[str, int]]:
+    """Give each row its final id, and how often each id came: equal rows are counted; a caller's id
+    that came before has none.
+    """
     counts: dict[str, int] = {}
     ids: list[str | None] = []
     for candidate in candidates:
@@ -126,43 +143,79 @@ def _enter(
     rows = [(c, job_id) for c, job_id in zip(candidates, ids, strict=True) if job_id is not None]
     twins = [job_id for c, job_id in rows if job_id != c.id]
     there = {**known, **(store.set_of("known", twins) or {})} if twins else known
-    changed = {job_id: c.fingerprint for c, job_id in rows if job_id in there and _is_another(there[job_id], c, run)}
+    changed = {
+        job_id: c.fingerprint
+        for c, job_id in rows
+        if job_id in there and _is_another(there[job_id], c, run)
+    }
     aside = _aside(store, changed, {job_id for _, job_id in rows}, run)
-    store.write_set("supersede", [[job_id, other, int(there[job_id][4] in live)] for job_id, other in aside.items()])
+    store.write_set(
+        "supersede",
+        [[job_id, other, int(there[job_id][4] in live)] for job_id, other in aside.items()],
+    )
     earlier = store.set_of("earlier", list(changed.items())) or {} if changed else {}
     names = _names(store, rows, run)
-    again = [(job_id, name) for (_, job_id), name in zip(rows, names, strict=True) if job_id in earlier]
+    again = [
+        (job_id, name) for (_, job_id), name in zip(rows, names, strict=True) if job_id in earlier
+    ]
     store.write_set("revive", [[earlier[job_id], job_id, name] for job_id, name in again])
     store.write_set(
         "admit",
-        [[job_id, c.fingerprint, c.text, c.extra, name, int(c.own), run] for (c, job_id), name in zip(rows, names, strict=True)],
+        [
+            [job_id, c.fingerprint, c.text, c.extra, name, int(c.own), run]
+            for (c, job_id), name in zip(rows, names, strict=True)
+        ],
     )
     # A row that was not known has just been written as it is.
-    store.write_set("renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if job_id in there])
-    old = {record.id: record for record in map(Record.of_row, store.set_of("by-id", list(aside.values())) if aside else ())}
+    store.write_set(
+        "renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if job_id in there]
+    )
+    old = {
+        record.id: record
+        for record in map(
+            Record.of_row, store.set_of("by-id", list(aside.values())) if aside else ()
+        )
+    }
     # One of them may be another id's job again by now.
     return {job_id: old[other] for job_id, other in aside.items() if other in old}
 
 
 def _is_another(there: Sequence[Any], candidate: Candidate, run: int) -> bool:
-    """Whether the job that has a row's id is not the row's: it was asked for with another request, or was replaced under another id."""
+    """Whether the job that has a row's id is not the row's: it was asked for with another request,
+    or was replaced under another id.
+    """
     digest, seen_run, _, superseded, _ = there
     return bool((digest != candidate.fingerprint or superseded) and seen_run != run)
 
 
 def _aside(store: Store, changed: Iterable[str], coming: set[str], run: int) -> dict[str, str]:
-    """Choose new ids for the jobs whose ids stand for other requests now: such as no job has, for callers' ids may end as these do."""
+    """Choose new ids for the jobs whose ids stand for other requests now: such as no job has, for
+    callers' ids may end as these do.
+    """
     aside = {job_id: f"{job_id}~{run}" for job_id in changed}
-    while aside and (taken := {*(store.set_of("known", list(aside.values())) or ()), *(coming & set(aside.values()))}):
-        aside = {job_id: f"{other}~" if other in taken else other for job_id, other in aside.items()}
+    while aside and (
+        taken := {
+            *(store.set_of("known", list(aside.values())) or ()),
+            *(coming & set(aside.values())),
+        }
+    ):
+        aside = {
+            job_id: f"{other}~" if other in taken else other for job_id, other in aside.items()
+        }
     return aside
 
 
 def _names(store: Store, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:
-    """Choose the videos' names: the plainest one that no other job has, also where file systems take no notice of case."""
+    """Choose the videos' names: the plainest one that no other job has, also where file systems
+    take no notice of case.
+    """
     choices = [_choices(candidate, job_id, run) for candidate, job_id in rows]
     wanted = sorted({name for names in choices if len(names) > 1 for name in names})
-    taken = {_jobs.folded(name) for name in store.set_of("taken-names", wanted) or ()} if wanted else set[str]()
+    taken = (
+        {_jobs.folded(name) for name in store.set_of("taken-names", wanted) or ()}
+        if wanted
+        else set[str]()
+    )
     chosen = []
     for names in choices:
         name = next((name for name in names if _jobs.folded(name) not in taken), names[-1])
@@ -230,14 +283,19 @@ class Intake:
         self._number = 0
 
     async def look(self, rows: Sequence[ImageToVideo | Job]) -> list[Candidate | BadRow]:
-        """Give each row its identity, for which the content of local images is read once and remembered."""
+        """Give each row its identity, for which the content of local images is read once and
+        remembered.
+        """
         jobs = [self._job(row) for row in rows]
         local = [job.request.image for job in jobs if isinstance(job, Job) and job.request.is_local]
         paths = [image for image in local if isinstance(image, Path)]
         stamps = await anyio.to_thread.run_sync(_stamps, paths) if paths else {}
         known = await self._remembered(stamps)
         fresh: dict[str, str] = {}
-        found = [job if isinstance(job, BadRow) else await self._look_at(job, known, fresh) for job in jobs]
+        found = [
+            job if isinstance(job, BadRow) else await self._look_at(job, known, fresh)
+            for job in jobs
+        ]
         # What changed while it was read has another stamp next time, and is read again.
         kept = [[path, stamps[path], digest] for path, digest in fresh.items() if path in stamps]
         if kept:
@@ -251,9 +309,15 @@ class Intake:
                 return Job(row)
             except InvalidRequestError as error:
                 return BadRow(f"row {self._number}", error, row)
-        if isinstance(row, Job) and isinstance(row.request, ImageToVideo) and (row.id is None or row.id.strip()):
+        if (
+            isinstance(row, Job)
+            and isinstance(row.request, ImageToVideo)
+            and (row.id is None or row.id.strip())
+        ):
             return row
-        problem = f"row {self._number}: expected an ImageToVideo or a Job with one, got {row!r:.200}"
+        problem = (
+            f"row {self._number}: expected an ImageToVideo or a Job with one, got {row!r:.200}"
+        )
         return BadRow(f"row {self._number}", InvalidRequestError([problem]))
 
     async def _remembered(self, stamps: dict[str, str]) -> dict[str, str]:
@@ -262,7 +326,9 @@ class Intake:
         pairs = list(stamps.items())
         return await self._ledger.call(lambda store: store.set_of("digests", pairs)) or {}
 
-    async def _look_at(self, job: Job, known: dict[str, str], fresh: dict[str, str]) -> Candidate | BadRow:
+    async def _look_at(
+        self, job: Job, known: dict[str, str], fresh: dict[str, str]
+    ) -> Candidate | BadRow:
         image = job.request.image
         if isinstance(image, str):
             return candidate_of(job, None)
@@ -271,8 +337,16 @@ class Intake:
         if digest is None:
             looked = await look_at(image)
             if looked.problems:
-                shown = job.id if job.id is not None else str(image) if path is not None else f"row {self._number}"
-                return BadRow(shown, InvalidRequestError(looked.problems), job.request, dict(job.extra))
+                shown = (
+                    job.id
+                    if job.id is not None
+                    else str(image)
+                    if path is not None
+                    else f"row {self._number}"
+                )
+                return BadRow(
+                    shown, InvalidRequestError(looked.problems), job.request, dict(job.extra)
+                )
             digest = looked.sha256
             if path is not None:
                 fresh[path] = digest
@@ -284,7 +358,9 @@ def _key(path: Path) -> str:
 
 
 def _stamps(paths: Sequence[Path]) -> dict[str, str]:
-    """Give what changes whenever a file does: size and both times, of which the second cannot be set by hand."""
+    """Give what changes whenever a file does: size and both times, of which the second cannot be
+    set by hand.
+    """
     stamps = {}
     for path in paths:
         try:

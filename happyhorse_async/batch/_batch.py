@@ -43,26 +43,38 @@ class BatchOptions:
     budget: Budget | None = None
     """The most that the folder's jobs may cost together, over all runs."""
     retry: RetryPolicy = PAUSES
-    """`attempts`: the most tasks for one job, and the most tries of whatever else fails; and the pauses between them."""
+    """`attempts`: the most tasks for one job, and the most tries of whatever else fails; and the
+    pauses between them."""
     timeout: float | None = None
     """Seconds that one run waits for one task; the next run goes on waiting."""
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.max_in_flight, int) or self.max_in_flight < 1:
-            raise ConfigurationError(f"max_in_flight: expected a whole number of at least 1, got {self.max_in_flight!r}")
+            raise ConfigurationError(
+                f"max_in_flight: expected a whole number of at least 1, got {self.max_in_flight!r}"
+            )
         if self.budget is not None and not isinstance(self.budget, Budget):
-            raise ConfigurationError(f"budget: expected a Budget, for example Budget(credits=500), got {self.budget!r}")
+            raise ConfigurationError(
+                f"budget: expected a Budget, for example Budget(credits=500), got {self.budget!r}"
+            )
 
 
 class Batch:
     """A durable batch in a folder. Made by `Session.batch`; an async context manager.
 
-    The folder gets the videos and `happyhorse.sqlite`, the ledger. Whatever ends the process, running the same input again goes on where it
-    stopped: nothing is paid twice, nothing that is here is fetched twice. A second process on the same folder is refused with the first
-    one's id.
+    The folder gets the videos and `happyhorse.sqlite`, the ledger. Whatever ends the process,
+    running the same input again goes on where it stopped: nothing is paid twice, nothing that is
+    here is fetched twice. A second process on the same folder is refused with the first one's id.
     """
 
-    def __init__(self, parts: Parts, folder: str | os.PathLike[str], options: BatchOptions, *, run: RunOptions) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        folder: str | os.PathLike[str],
+        options: BatchOptions,
+        *,
+        run: RunOptions,
+    ) -> None:
         self.folder = Path(folder)
         """Where the videos go."""
         self._parts = parts
@@ -70,7 +82,9 @@ class Batch:
         self._run_options = run
         self._lock: FolderLock | None = None
         self._ledger: Ledger | None = None
-        self._purse = Purse(Decimal(str(options.budget.credits)) if options.budget is not None else None)
+        self._purse = Purse(
+            Decimal(str(options.budget.credits)) if options.budget is not None else None
+        )
         self._outcomes: Outcomes | None = None
 
     def __repr__(self) -> str:
@@ -94,11 +108,18 @@ class Batch:
         self._lock, self._ledger = lock, ledger
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the run if one goes on, at once, and close the ledger; what is paid for is found again by the next run."""
+        """End the run if one goes on, at once, and close the ledger; what is paid for is found
+        again by the next run.
+        """
         with anyio.CancelScope(shield=True):
             if self._outcomes is not None:
                 await self._outcomes.aclose()
@@ -109,7 +130,7 @@ class Batch:
             if lock is not None:
                 lock.release()
 
-    # --- running ------------------------------------------------------------------------------------------------------------------
+    # --- running ----------------------------------------------------------------------------------
 
     def run(
         self,
@@ -119,20 +140,22 @@ class Batch:
     ) -> Outcomes:
         """Work on the requests until each is done, and iterate over the outcomes as they come.
 
-        `requests` is any iterable or async iterable of `ImageToVideo` or `Job`, of any length. What earlier runs have paid for is finished
-        first, whether it is in the input or not. Jobs that ended in an earlier run are told again (`Outcome.resumed`); with `retry_failed`
-        those that failed begin again, which costs money again.
+        `requests` is any iterable or async iterable of `ImageToVideo` or `Job`, of any length. What
+        earlier runs have paid for is finished first, whether it is in the input or not. Jobs that
+        ended in an earlier run are told again (`Outcome.resumed`); with `retry_failed` those that
+        failed begin again, which costs money again.
 
-        After the last outcome the iteration raises whatever stopped the batch before its end: a refused key, no credits left, a budget
-        that is used up, a service that cannot be reached. What was not submitted stays for the next run.
+        After the last outcome the iteration raises whatever stopped the batch before its end: a
+        refused key, no credits left, a budget that is used up, a service that cannot be reached.
+        What was not submitted stays for the next run.
         """
         return self._start(lambda run: run.over(requests, retry=retry_failed))
 
     def retry(self) -> Outcomes:
         """Begin the failed jobs again, from the ledger alone, and iterate over their outcomes.
 
-        Jobs whose fate is unknown are asked for with the same key, which cannot be charged twice where the service honours keys. Failed
-        ones become new tasks, which are charged.
+        Jobs whose fate is unknown are asked for with the same key, which cannot be charged twice
+        where the service honours keys. Failed ones become new tasks, which are charged.
         """
         return self._start(lambda run: run.over_failed())
 
@@ -142,14 +165,28 @@ class Batch:
 
     def _start(self, feed: Callable[[Run], Awaitable[None]]) -> Outcomes:
         if self._ledger is None:
-            raise HappyHorseError("this batch is not open: use `async with session.batch(folder) as batch`")
+            raise HappyHorseError(
+                "this batch is not open: use `async with session.batch(folder) as batch`"
+            )
         if self._outcomes is not None and not self._outcomes.over:
-            raise HappyHorseError("a run of this batch is going on already: take its outcomes to the end, or close it")
-        self._outcomes = Outcomes(self._parts, self._ledger, self.folder, self._purse, self._options, self._run_options, feed)
+            raise HappyHorseError(
+                "a run of this batch is going on already: take its outcomes to the end, or close it"
+            )
+        self._outcomes = Outcomes(
+            self._parts,
+            self._ledger,
+            self.folder,
+            self._purse,
+            self._options,
+            self._run_options,
+            feed,
+        )
         return self._outcomes
 
     def stop(self) -> None:
-        """Submit nothing new from now on, and finish what is paid for; the iteration then ends by itself."""
+        """Submit nothing new from now on, and finish what is paid for; the iteration then ends by
+        itself.
+        """
         if self._outcomes is not None:
             self._outcomes.stop()
 
@@ -161,7 +198,9 @@ class Batch:
 
 
 class Outcomes:
-    """The outcomes of one run, in the order in which jobs end. The run begins with the first `async for`, and belongs to its batch."""
+    """The outcomes of one run, in the order in which jobs end. The run begins with the first `async
+    for`, and belongs to its batch.
+    """
 
     def __init__(
         self,
@@ -179,7 +218,12 @@ class Outcomes:
             ledger,
             folder,
             purse,
-            attrs.evolve(run_options, in_flight=options.max_in_flight, policy=options.retry, timeout=options.timeout),
+            attrs.evolve(
+                run_options,
+                in_flight=options.max_in_flight,
+                policy=options.retry,
+                timeout=options.timeout,
+            ),
         )
         self._feed = feed
         self._task: asyncio.Task[None] | None = None
@@ -206,7 +250,9 @@ class Outcomes:
         self._run.stop()
 
     async def aclose(self) -> None:
-        """End the run at once. What has left is known to the ledger by its key, and found again by the next run."""
+        """End the run at once. What has left is known to the ledger by its key, and found again by
+        the next run.
+        """
         self.over = True
         task = self._task
         if task is not None and not task.done():
@@ -220,7 +266,9 @@ def _take(lock: FolderLock, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         lock.take()
     except OSError as error:
-        raise LedgerError(f"nothing can be written in {folder}: {error.strerror or error}") from error
+        raise LedgerError(
+            f"nothing can be written in {folder}: {error.strerror or error}"
+        ) from error
 
 
 # --- Whose tasks a ledger knows: a key of another account would find none of them, and pay for all
@@ -228,10 +276,11 @@ def _take(lock: FolderLock, folder: Path) -> None:
 
 
 async def check_account(ledger: Ledger, parts: Parts, key: str) -> None:
-    """Bind a ledger to the account of an API key; raises `LedgerError` when it is another account's.
+    """Bind a ledger to the account of an API key; raises `LedgerError` when it is another
+    account's.
 
-    The ledger keeps a digest of the key, salted with the batch's id, and never the key. A new key of the same account is known by what it
-    can read: one task of the ledger is asked for.
+    The ledger keeps a digest of the key, salted with the batch's id, and never the key. A new key
+    of the same account is known by what it can read: one task of the ledger is asked for.
     """
     mark = hashlib.blake2b(key.encode(), key=ledger.batch_id.encode(), digest_size=16).hexdigest()
     if await ledger.call(lambda store: store.fact("account")) == mark:

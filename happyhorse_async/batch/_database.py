@@ -1,4 +1,6 @@
-"""The ledger's database, as plain synchronous code: called by one thread only, the one that owns the connection."""
+"""The ledger's database, as plain synchronous code: called by one thread only, the one that owns
+the connection.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,18 @@ OLDEST_SQLITE = (3, 33)
 MIGRATIONS = ("schema-1",)
 """Named queries; the n-th leads from version n - 1 to version n."""
 KINDS = ("submitting", "running", "completed", "saved", "ended", "again")
-"""The kinds of changes, in the order in which a group writes them: a job goes through several of them only in this order."""
+"""The kinds of changes, in the order in which a group writes them: a job goes through several of
+them only in this order."""
 LARGEST_LOG = 16 * 1024 * 1024
 """The write-ahead log is folded into the database when it is longer than this many bytes."""
 READER_PATIENCE, WRITER_PATIENCE = 200, 5000
-"""Milliseconds to wait for readers before the log is left as it is for now, and for another writer before giving up."""
+"""Milliseconds to wait for readers before the log is left as it is for now, and for another writer
+before giving up."""
 FOLD_PAUSE = 1.0
 """Seconds between two attempts to fold the log in."""
 PAGE_CACHE = 8 * 1024
-"""KiB of the database kept in memory: with less, a group's own pages do not fit, and are written to the log before their time."""
+"""KiB of the database kept in memory: with less, a group's own pages do not fit, and are written to
+the log before their time."""
 DYING_SECONDS = 2 * 3600
 
 Change = tuple[str, Sequence[Any]]
@@ -66,14 +71,17 @@ class Store:
                 self._db.close()
                 raise
 
-    # --- opening and closing ------------------------------------------------------------------------------------------------------
+    # --- opening and closing ----------------------------------------------------------------------
 
     def _prepare(self) -> bool:
         """Set the connection up for writing; says whether the file is new."""
-        fresh = not self._one("PRAGMA user_version") and not self._one("SELECT count(*) FROM sqlite_master")
+        fresh = not self._one("PRAGMA user_version") and not self._one(
+            "SELECT count(*) FROM sqlite_master"
+        )
         self._db.execute("PRAGMA journal_mode = WAL")
-        # FULL: a commit is on the platter before the POST that it allows. No automatic checkpoints: those leave the log at its full length
-        # with its pages copied already, and a log like that, cut short, would lay old pages over new ones. Ours always empty it.
+        # FULL: a commit is on the platter before the POST that it allows. No automatic checkpoints:
+        # those leave the log at its full length with its pages copied already, and a log like that,
+        # cut short, would lay old pages over new ones. Ours always empty it.
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA wal_autocheckpoint = 0")
         self._db.execute(f"PRAGMA cache_size = {-PAGE_CACHE}")
@@ -122,7 +130,9 @@ class Store:
         self._db.execute(self._sql["add-strangers"], (json.dumps(strangers),))
 
     def checkpoint(self) -> None:
-        """Fold the log into the database and empty it; when a reader is in the way, this is made up for soon after."""
+        """Fold the log into the database and empty it; when a reader is in the way, this is made up
+        for soon after.
+        """
         self._db.execute(f"PRAGMA busy_timeout = {READER_PATIENCE}")
         [(busy, *_)] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._db.execute(f"PRAGMA busy_timeout = {WRITER_PATIENCE}")
@@ -136,17 +146,25 @@ class Store:
                 self.checkpoint()
             self._db.close()
 
-    # --- writing ------------------------------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     def _is_there(self) -> bool:
-        """Whether the file that is written is still the one under its name: a folder may be removed while its batch runs."""
+        """Whether the file that is written is still the one under its name: a folder may be removed
+        while its batch runs.
+        """
         try:
             facts = os.stat(self.path)
         except OSError:
             return False
         return (facts.st_dev, facts.st_ino) == self._file
 
-    def apply(self, changes: Sequence[Change], calls: Sequence[Callable[[Store], Any]], *, fold: bool = False) -> list[Any]:
+    def apply(
+        self,
+        changes: Sequence[Change],
+        calls: Sequence[Callable[[Store], Any]],
+        *,
+        fold: bool = False,
+    ) -> list[Any]:
         """Write a group of changes and make calls, in one transaction; gives the calls' results.
 
         With `fold` the log is folded in before this returns.
@@ -188,13 +206,15 @@ class Store:
 
     def begin_run(self) -> int:
         """Note that a run begins; gives its number."""
-        return int(self._db.execute(self._sql["begin-run"], (os.getpid(), time.time())).lastrowid or 0)
+        return int(
+            self._db.execute(self._sql["begin-run"], (os.getpid(), time.time())).lastrowid or 0
+        )
 
     def end_run(self, number: int, how: str) -> None:
         """Note how a run ended."""
         self._db.execute(self._sql["end-run"], (time.time(), how, number))
 
-    # --- reading ------------------------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def _one(self, sql: str, *values: Any) -> Any:
         row = self._db.execute(sql, values).fetchone()
@@ -206,7 +226,9 @@ class Store:
         return str(value) if value is not None else None
 
     def bind(self, service: str) -> None:
-        """Note whose tasks these are; raises `LedgerError` when they are another service's: a sandbox's videos are not the real ones."""
+        """Note whose tasks these are; raises `LedgerError` when they are another service's: a
+        sandbox's videos are not the real ones.
+        """
         bound = self.fact("service")
         if bound is None:
             self.set_fact("service", service)
@@ -221,8 +243,12 @@ class Store:
         self._db.execute(self._sql["set-fact"], (name, value))
 
     def proofs(self) -> tuple[int, list[str]]:
-        """Count the jobs that may be paid for and are not here, and give a few tasks by which their account can be known."""
-        return int(self._one(self._sql["count-at-stake"])), [row[0] for row in self._db.execute(self._sql["proofs"])]
+        """Count the jobs that may be paid for and are not here, and give a few tasks by which their
+        account can be known.
+        """
+        return int(self._one(self._sql["count-at-stake"])), [
+            row[0] for row in self._db.execute(self._sql["proofs"])
+        ]
 
     def is_stranger(self, name: str) -> bool:
         """Whether a video of this name was in the folder before the ledger."""
@@ -237,7 +263,9 @@ class Store:
         if rows:
             self._db.execute(self._sql[query], (json.dumps(rows),))
 
-    def page(self, condition: str, *, state: str = "", after: int = 0, size: int = 500) -> list[Record]:
+    def page(
+        self, condition: str, *, state: str = "", after: int = 0, size: int = 500
+    ) -> list[Record]:
         """Give the next jobs after some place that meet one of the ledger's conditions."""
         where = self._sql[f"where-{condition}"].format(state=JobState(state).value if state else "")
         with ledger_errors(self.path):
@@ -257,7 +285,9 @@ class Store:
         with ledger_errors(self.path):
             rows = self._db.execute(self._sql["totals"].format(shown=shown)).fetchall()
             failures = dict(self._db.execute(self._sql["failures"].format(shown=shown)).fetchall())
-            dying, first = self._db.execute(self._sql["dying"], (time.time() + DYING_SECONDS,)).fetchone()
+            dying, first = self._db.execute(
+                self._sql["dying"], (time.time() + DYING_SECONDS,)
+            ).fetchone()
         return Totals(
             states={JobState(state): count for state, count, *_ in rows if count},
             spent=to_credits(sum(row[2] for row in rows)),
@@ -273,21 +303,32 @@ class Store:
 
     def last_run(self) -> tuple[int, int, float, float | None, str | None] | None:
         """Give the last run's number, process id, beginning, end and how it ended."""
-        row: tuple[int, int, float, float | None, str | None] | None = self._db.execute(self._sql["last-run"]).fetchone()
+        row: tuple[int, int, float, float | None, str | None] | None = self._db.execute(
+            self._sql["last-run"]
+        ).fetchone()
         return row
 
 
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        raise LedgerError(f"Python's SQLite is {sqlite3.sqlite_version}; the ledger needs 3.33 or newer")
+        raise LedgerError(
+            f"Python's SQLite is {sqlite3.sqlite_version}; the ledger needs 3.33 or newer"
+        )
     if read_only and not path.exists():
         raise LedgerError(
-            f"there is no ledger in {path.parent}", next_step="Give the folder that `batch run` was given with --out."
+            f"there is no ledger in {path.parent}",
+            next_step="Give the folder that `batch run` was given with --out.",
         )
     mode = "ro" if read_only else "rwc"
     target = f"{path.absolute().as_uri()}?mode={mode}"
     # The connection is made in one thread and may be closed in another after that one has ended.
-    return sqlite3.connect(target, uri=True, timeout=WRITER_PATIENCE / 1000, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(
+        target,
+        uri=True,
+        timeout=WRITER_PATIENCE / 1000,
+        isolation_level=None,
+        check_same_thread=False,
+    )
 
 
 @contextmanager
@@ -314,7 +355,9 @@ def queries() -> dict[str, str]:
     """Give all queries by name, without their comments."""
     text = files(__package__).joinpath("ledger.sql").read_text("utf-8")
     _, *pieces = _NAME.split(text)
-    return {name: _without_comments(body) for name, body in zip(pieces[::2], pieces[1::2], strict=True)}
+    return {
+        name: _without_comments(body) for name, body in zip(pieces[::2], pieces[1::2], strict=True)
+    }
 
 
 def _without_comments(body: str) -> str:

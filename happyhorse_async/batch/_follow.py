@@ -1,7 +1,9 @@
-"""What the workers of each stage do with a job: upload, submit and watch, download; and what follows when that fails.
+"""What the workers of each stage do with a job: upload, submit and watch, download; and what
+follows when that fails.
 
-The order of the ledger's notes is the promise: key and reservation before the POST, the task id right after the answer, the digest after
-the rename. What a failure means is decided in `rules.job_failures`.
+The order of the ledger's notes is the promise: key and reservation before the POST, the task id
+right after the answer, the digest after the rename. What a failure means is decided in
+`rules.job_failures`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,13 @@ from .._rules.lifecycle import JOB_TRANSITIONS, JobState
 from .._rules.prices import to_credits, to_millionths
 from .._submitter import Group
 from .._video import Video
-from ..errors import DestinationExistsError, HappyHorseError, NotAVideoError, SubmissionOutcomeUnknownError, TaskFailedError
+from ..errors import (
+    DestinationExistsError,
+    HappyHorseError,
+    NotAVideoError,
+    SubmissionOutcomeUnknownError,
+    TaskFailedError,
+)
 from ._jobs import JobChanged, Outcome, Record, key_of, outcome_of
 from ._ledger import Ledger
 
@@ -56,7 +64,8 @@ class Work:
         timeout: float | None,
     ) -> None:
         self._parts = parts
-        # One line for the whole batch, which takes turns with the single calls of the session, and one for what may have left before.
+        # One line for the whole batch, which takes turns with the single calls of the session, and
+        # one for what may have left before.
         self._line, self._owed = Group(), Group()
         self._ledger = ledger
         self._folder = folder
@@ -70,10 +79,12 @@ class Work:
         self.fate = Fate(parts, ledger, folder, purse, stages, self._shelf, self._tries, run=run)
 
     def turn_away(self) -> None:
-        """Let nothing new leave any more, also not what waits at the session's gate; its key can be used again."""
+        """Let nothing new leave any more, also not what waits at the session's gate; its key can be
+        used again.
+        """
         self._line.close()
 
-    # --- upload -------------------------------------------------------------------------------------------------------------------
+    # --- upload -----------------------------------------------------------------------------------
 
     async def upload(self, job: Record) -> None:
         """Put a local first frame on the service's file host."""
@@ -84,21 +95,30 @@ class Work:
             return
         image, borrower = job.wanted.image, self._shelf.borrower(job)
         try:
-            url = image if isinstance(image, str) else await self._parts.uploader.borrow(image, borrower)
+            url = (
+                image
+                if isinstance(image, str)
+                else await self._parts.uploader.borrow(image, borrower)
+            )
         except HappyHorseError as error:
             await self._unsubmitted(job, error)
             return
         self._shelf.hold(job, url)
         self._stages.submissions.put(job)
 
-    # --- submit and watch ---------------------------------------------------------------------------------------------------------
+    # --- submit and watch -------------------------------------------------------------------------
 
     async def submit_and_watch(self, job: Record) -> None:
         """Turn a job into a task, if it is none yet, and follow the task to its end."""
         job.doubtful = job.state in (JobState.SUBMITTING, JobState.UNKNOWN)
         if job.state in (JobState.NEW, JobState.SUBMITTING, JobState.UNKNOWN):
             try:
-                if job.state is JobState.NEW and not self._stages.stopping and not job.reserved and not await self._reserved(job):
+                if (
+                    job.state is JobState.NEW
+                    and not self._stages.stopping
+                    and not job.reserved
+                    and not await self._reserved(job)
+                ):
                     # Not here: jobs that are paid for, and would give money back, need the workers.
                     self._stages.aside(self._save_up, job)
                     return
@@ -113,7 +133,8 @@ class Work:
 
     async def _submitted(self, job: Record) -> bool:
         """Commit, POST; gives False when the batch is stopping and nothing has left."""
-        # A job that another request has replaced meanwhile is finished when it is paid for, and else not begun.
+        # A job that another request has replaced meanwhile is finished when it is paid for, and
+        # else not begun.
         if job.state is JobState.NEW and (job.superseded or self._stages.stopping):
             return False
         if job.state is JobState.SUBMITTING and not self._replays:
@@ -127,11 +148,16 @@ class Work:
         # What may be paid already is not turned away when the batch stops.
         line = self._owed if job.doubtful else self._line
         accepted = await self._parts.submitter.submit(
-            job.posted, idempotency_key=job.key, group=line, image_url=job.image_url, callback_url=job.callback_url
+            job.posted,
+            idempotency_key=job.key,
+            group=line,
+            image_url=job.image_url,
+            callback_url=job.callback_url,
         )
         job.task, job.task_id, job.accepted = accepted.task, accepted.task.id, time.time()
         self.fate.move(job, JobState.RUNNING)
-        # Not waited for: should a crash come before it is on the disk, the key brings the same task back.
+        # Not waited for: should a crash come before it is on the disk, the key brings the same task
+        # back.
         self._ledger.post("running", job.seq, job.task_id, job.accepted)
         return True
 
@@ -162,7 +188,8 @@ class Work:
         if job.state is JobState.NEW:
             job.callback_url = job.posted.callback_url or self._parts.submitter.callback_url or ""
         self.fate.move(job, JobState.SUBMITTING)
-        # An upload's link is part of the body that the key stands for, and cannot be had again: it must not hang on the log alone.
+        # An upload's link is part of the body that the key stands for, and cannot be had again: it
+        # must not hang on the log alone.
         fold = job.uploaded is not None
         body = job.image_url, job.uploaded, job.callback_url
         await self._ledger.write("submitting", job.seq, job.key, job.reserved, *body, fold=fold)
@@ -170,9 +197,14 @@ class Work:
     async def _watch(self, job: Record) -> None:
         poller, known, task_id = self._parts.poller, job.task, job.task_id or ""
         try:
-            # The answer to a replayed submission may show the end of the task, but not its links and its charge.
+            # The answer to a replayed submission may show the end of the task, but not its links
+            # and its charge.
             ended = known is not None and lifecycle.is_final(known)
-            task = await (poller.read(task_id) if ended else poller.wait(task_id, timeout=self._timeout, known=known))
+            task = await (
+                poller.read(task_id)
+                if ended
+                else poller.wait(task_id, timeout=self._timeout, known=known)
+            )
         except HappyHorseError as error:
             await self._unwatched(job, error)
             return
@@ -187,7 +219,7 @@ class Work:
             self._ledger.post("completed", job.seq, job.completed, job.expires, job.seconds)
         self._stages.downloads.put(job)
 
-    # --- download -----------------------------------------------------------------------------------------------------------------
+    # --- download ---------------------------------------------------------------------------------
 
     async def download(self, job: Record) -> None:
         """Fetch a job's video, or find it where it was put before a crash."""
@@ -204,26 +236,37 @@ class Work:
         try:
             return await self._parts.downloader.download(task, path, request=job.asked, exact=True)
         except DestinationExistsError:
-            # Whatever was there before the ledger is known as a stranger: this is ours, renamed before the ledger could note it.
+            # Whatever was there before the ledger is known as a stranger: this is ours, renamed
+            # before the ledger could note it.
             video = await verified(path, task, job.asked)
             if video is None:
                 raise
             return video
 
-    # --- when it fails ------------------------------------------------------------------------------------------------------------
+    # --- when it fails ----------------------------------------------------------------------------
 
     async def _unsubmitted(self, job: Record, error: HappyHorseError) -> None:
         """Go on after an upload or a submission that failed."""
         following = job_failures.after_submission(error)
         paid = job.state is JobState.SUBMITTING and self._may_be_paid(job, error)
-        if not paid and job_failures.proves_absence(error) and job.state is JobState.SUBMITTING and is_old(job):
-            # It may be the upload that is at fault. Another link is another body, which needs another key.
+        if (
+            not paid
+            and job_failures.proves_absence(error)
+            and job.state is JobState.SUBMITTING
+            and is_old(job)
+        ):
+            # It may be the upload that is at fault. Another link is another body, which needs
+            # another key.
             following = Next.LATER
             await self.fate.release(job)
             await self.fate.renew(job)
         elif not paid:
             await self.fate.release(job)
-        if following is Next.LATER and (self._replays or not paid) and self._tries.may_be_again(job):
+        if (
+            following is Next.LATER
+            and (self._replays or not paid)
+            and self._tries.may_be_again(job)
+        ):
             self._shelf.taken_up(job)
             self._stages.later(job, self._tries.count(job, error))
         elif paid:
@@ -236,11 +279,15 @@ class Work:
 
     @staticmethod
     def _may_be_paid(job: Record, error: HappyHorseError) -> bool:
-        return job_failures.may_be_paid(error) or (job.doubtful and not job_failures.proves_absence(error))
+        return job_failures.may_be_paid(error) or (
+            job.doubtful and not job_failures.proves_absence(error)
+        )
 
     async def _leave_in_doubt(self, job: Record, error: HappyHorseError, following: Next) -> None:
         """Let go of a job that may be paid; its reservation stays."""
-        stopped = following is Next.STOP or (following is Next.LATER and not job_failures.may_be_paid(error))
+        stopped = following is Next.STOP or (
+            following is Next.LATER and not job_failures.may_be_paid(error)
+        )
         if stopped or self._stages.stopping:
             # It stays submitting: the next run replays it.
             await self.fate.drop(job)
@@ -308,7 +355,9 @@ class Work:
         else:
             # It stays completed: the next run fetches it as long as the link lives.
             job.error = fault_of(error)
-            await self._ledger.write("ended", job.seq, JobState.COMPLETED, 0, None, job.reserved, 0, job.error)
+            await self._ledger.write(
+                "ended", job.seq, JobState.COMPLETED, 0, None, job.reserved, 0, job.error
+            )
             self.fate.end(job, error)
 
 
@@ -355,7 +404,8 @@ class Stages:
         self._tell, self.outcomes = anyio.create_memory_object_stream[Outcome](tokens)
         self._tokens = anyio.Semaphore(tokens, max_value=tokens)
         self.live: dict[int, Record] = {}
-        """The jobs that this run has in hand, by their number in the ledger; no more than there are tokens."""
+        """The jobs that this run has in hand, by their number in the ledger; no more than there are
+        tokens."""
         self._fed = False
         self._empty = anyio.Event()
         self._stopping = anyio.Event()
@@ -363,7 +413,7 @@ class Stages:
         self.reason: HappyHorseError | None = None
         """Why the batch stopped before its input ended, when it was not the user's wish."""
 
-    # --- in and out ---------------------------------------------------------------------------------------------------------------
+    # --- in and out -------------------------------------------------------------------------------
 
     async def token(self) -> None:
         """Wait for room for one more job."""
@@ -418,7 +468,7 @@ class Stages:
         del self.live[job.seq]
         self._look()
 
-    # --- the end ------------------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
     def fed(self) -> None:
         """Say that no more jobs will come in."""
@@ -466,7 +516,16 @@ class Fate:
     """Moves the jobs of one run on."""
 
     def __init__(
-        self, parts: Parts, ledger: Ledger, folder: Path, purse: Purse, stages: Stages, shelf: Shelf, tries: Tries, *, run: int
+        self,
+        parts: Parts,
+        ledger: Ledger,
+        folder: Path,
+        purse: Purse,
+        stages: Stages,
+        shelf: Shelf,
+        tries: Tries,
+        *,
+        run: int,
     ) -> None:
         self._events = parts.events
         self._ledger = ledger
@@ -477,12 +536,22 @@ class Fate:
         self._tries = tries
         self._run = run
 
-    async def give_up(self, job: Record, state: JobState, error: HappyHorseError, *, reserved: int = 0, spent: int = 0) -> None:
+    async def give_up(
+        self,
+        job: Record,
+        state: JobState,
+        error: HappyHorseError,
+        *,
+        reserved: int = 0,
+        spent: int = 0,
+    ) -> None:
         """End a job without a video."""
         self.move(job, state, job_failures.code_of(error))
         self._purse.settle(job.reserved - reserved, spent)
         job.spent, job.reserved, job.error = job.spent + spent, reserved, fault_of(error)
-        await self._ledger.write("ended", job.seq, state, self._run, time.time(), reserved, spent, job.error)
+        await self._ledger.write(
+            "ended", job.seq, state, self._run, time.time(), reserved, spent, job.error
+        )
         if state is JobState.FAILED:
             await self._shelf.let_go(job)
         self.end(job, error)
@@ -507,7 +576,9 @@ class Fate:
         self.end(job)
 
     async def release(self, job: Record) -> None:
-        """Take a job that was certainly not accepted back to new; its key and its upload can be used again."""
+        """Take a job that was certainly not accepted back to new; its key and its upload can be
+        used again.
+        """
         if job.state is JobState.SUBMITTING:
             self.move(job, JobState.NEW)
             self._purse.settle(job.reserved, 0)
@@ -524,12 +595,18 @@ class Fate:
         """Give a job that is new again its next attempt, which is another task, with another key."""
         await self._shelf.let_go(job)
         job.attempt, job.spent, job.reserved = job.attempt + 1, job.spent + spent, 0
-        job.key = job.image_url = job.uploaded = job.callback_url = job.task_id = job.task = job.accepted = job.error = None
+        job.key = job.image_url = job.uploaded = job.callback_url = job.task_id = job.task = (
+            job.accepted
+        ) = job.error = None
         await self._ledger.write("again", job.seq, job.attempt, spent)
 
     def cost(self, job: Record) -> int:
         """What the present task has cost, as far as the service says."""
-        return to_millionths(job_failures.settled(job.task, to_credits(job.reserved))) if job.task is not None else job.reserved
+        return (
+            to_millionths(job_failures.settled(job.task, to_credits(job.reserved)))
+            if job.task is not None
+            else job.reserved
+        )
 
     def move(self, job: Record, state: JobState, code: str | None = None) -> None:
         """Take a job to another state, which is an event; the ledger is told by whoever calls."""
@@ -537,7 +614,9 @@ class Fate:
             raise RuntimeError(f"a job cannot go from {job.state} to {state}")
         was, job.state = job.state, state
         if self._events:
-            self._events.emit(JobChanged(id=job.id, was=was, state=state, task_id=job.task_id, code=code))
+            self._events.emit(
+                JobChanged(id=job.id, was=was, state=state, task_id=job.task_id, code=code)
+            )
 
     def end(self, job: Record, error: HappyHorseError | None = None) -> None:
         """Tell a job's outcome, with which it leaves the run."""
@@ -562,7 +641,9 @@ class Fate:
 
 
 class Tries:
-    """Counts the tries of whatever fails without having become a task; those that became one are attempts, which the ledger counts."""
+    """Counts the tries of whatever fails without having become a task; those that became one are
+    attempts, which the ledger counts.
+    """
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -587,8 +668,9 @@ class Tries:
 
     def may_be_bought_again(self, job: Record, error: TaskFailedError) -> bool:
         """Whether a task that failed may be followed by another one, which costs money again."""
-        # A process may have ended after the user's word, which is not written down. But only that leads beyond the limit, so that
-        # every full set of attempts that lies behind has been followed by one.
+        # A process may have ended after the user's word, which is not written down. But only that
+        # leads beyond the limit, so that every full set of attempts that lies behind has been
+        # followed by one.
         before = job.before or (job.attempt - 1) // self._policy.attempts * self._policy.attempts
         retryable = error.retryable or (error.code == "image_processing_error" and is_old(job))
         return retryable and not job.superseded and job.attempt - before < self._policy.attempts
@@ -601,9 +683,11 @@ class Tries:
 LONGEST_GOODBYE = 5.0
 """Seconds that taking an upload away may hold up its job's outcome."""
 SAFETY_MARGIN = timedelta(hours=6)
-"""How long before its end an upload counts as gone: the service fetches it when the task starts. As in the uploader."""
+"""How long before its end an upload counts as gone: the service fetches it when the task starts. As
+in the uploader."""
 MOST_AHEAD = 32
-"""Uploads that wait for their submission: they take room in the account's quota of files, and grow old."""
+"""Uploads that wait for their submission: they take room in the account's quota of files, and grow
+old."""
 
 
 def is_old(job: Record) -> bool:
@@ -643,7 +727,9 @@ class Shelf:
         job.image_url, job.uploaded = url, time.time()
 
     async def let_go(self, job: Record) -> None:
-        """Take an upload away when nobody needs it any more: an account has room for two thousand files, and a night for more jobs."""
+        """Take an upload away when nobody needs it any more: an account has room for two thousand
+        files, and a night for more jobs.
+        """
         if job.image_url and job.uploaded is not None:
             with anyio.move_on_after(LONGEST_GOODBYE):
                 await self._parts.uploader.give_back(job.image_url, self.borrower(job))
@@ -708,10 +794,18 @@ def failure_of(task: Task, key: str | None) -> TaskFailedError:
 
 def fault_of(error: HappyHorseError) -> str:
     """Write an error for the ledger."""
-    facts: dict[str, Any] = {"code": job_failures.code_of(error), "message": str(error), "charged": error.charged}
+    facts: dict[str, Any] = {
+        "code": job_failures.code_of(error),
+        "message": str(error),
+        "charged": error.charged,
+    }
     if isinstance(error, TaskFailedError):
         reason = error.task.error if error.task is not None else None
-        facts |= {"task": True, "retryable": error.retryable, "message": reason.message if reason is not None else str(error)}
+        facts |= {
+            "task": True,
+            "retryable": error.retryable,
+            "message": reason.message if reason is not None else str(error),
+        }
     elif error.next_step:
         facts["next_step"] = error.next_step
     return json.dumps(facts, ensure_ascii=False)

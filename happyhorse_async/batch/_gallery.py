@@ -1,7 +1,8 @@
-"""The gallery: one HTML file beside the videos that needs no server, no network and no other file but them.
+"""The gallery: one HTML file beside the videos that needs no server, no network and no other file
+but them.
 
-What comes from outside (prompts, error messages, names) goes into the page as data, and is only ever put in as text. A content security
-policy in the page allows its own script alone.
+What comes from outside (prompts, error messages, names) goes into the page as data, and is only
+ever put in as text. A content security policy in the page allows its own script alone.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class _Sums:
         self.states: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
-        """The first message of each code: they differ by ids and numbers, and one stands for all."""
+        """The first message of each code: they differ by ids and numbers, and one stands for all.
+        """
         self.credits, self.seconds = array("d"), array("d")
         self.spent = 0.0
 
@@ -74,9 +76,13 @@ def write(folder: Path, results: Iterable[dict[str, Any]], file: TextIO) -> None
             charts=chart("Credits for each video", "credits", sums.credits, name="credits")
             + chart("Seconds until each video was made", "seconds", sums.seconds, name="seconds"),
             failures=_failures(sums),
-            note=f"The first {MOST_SHOWN:,} of {jobs:,} jobs are shown." if jobs > MOST_SHOWN else "",
+            note=f"The first {MOST_SHOWN:,} of {jobs:,} jobs are shown."
+            if jobs > MOST_SHOWN
+            else "",
             # "<" would let a text end the script element that it stands in.
-            data=json.dumps(cards, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
+            data=json.dumps(cards, ensure_ascii=False, separators=(",", ":")).replace(
+                "<", "\\u003c"
+            ),
         )
     )
 
@@ -108,7 +114,8 @@ def _card(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
         card["frame"] = frame
     if result["extra"]:
         card["extra"] = {
-            str(name): value if isinstance(value, str) else json.dumps(value) for name, value in result["extra"].items()
+            str(name): value if isinstance(value, str) else json.dumps(value)
+            for name, value in result["extra"].items()
         }
     return card
 
@@ -188,9 +195,7 @@ def chart(title: str, unit: str, values: Sequence[float], *, name: str) -> str:
         return f'<figure class="chart"><figcaption>{escape(title)}</figcaption><p>Nothing to show yet.</p></figure>'
     ordered = sorted(values)
     middle = ordered[len(ordered) // 2]
-    words = (
-        f"{len(values):,} jobs, from {_number(ordered[0])} to {_number(ordered[-1])} {unit}, half of them up to {_number(middle)}."
-    )
+    words = f"{len(values):,} jobs, from {_number(ordered[0])} to {_number(ordered[-1])} {unit}, half of them up to {_number(middle)}."
     return (
         f'<figure class="chart"><figcaption id="{name}-title">{escape(title)}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-title {name}-words">'

@@ -1,4 +1,6 @@
-"""The values of a batch: what goes in (`Job`), what the ledger keeps (`Record`), what comes out (`Outcome`, `Totals`)."""
+"""The values of a batch: what goes in (`Job`), what the ledger keeps (`Record`), what comes out
+(`Outcome`, `Totals`).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ from ..events import Event
 class Job:
     """A row of a batch's input: a request, with the caller's own id and columns if there are any.
 
-    Raises `InvalidRequestError` for what the ledger cannot keep: an id that is no text, lone surrogates, NUL characters.
+    Raises `InvalidRequestError` for what the ledger cannot keep: an id that is no text, lone
+    surrogates, NUL characters.
     """
 
     request: ImageToVideo
@@ -76,13 +79,16 @@ class Record:
     ended_run: int
     superseded: int
     asked: ImageToVideo | None = None
-    """The request as the caller gave it, when it came in this run: it may hold the image's bytes, which the ledger does not."""
+    """The request as the caller gave it, when it came in this run: it may hold the image's bytes,
+    which the ledger does not."""
     task: Task | None = None
     """The last state that this run has seen."""
     before: int = 0
-    """Attempts before the user's word in this run that it begin again; they do not count against the limit."""
+    """Attempts before the user's word in this run that it begin again; they do not count against
+    the limit."""
     doubtful: bool = False
-    """Its request may have left before the present try, so that this one's failure does not say that nothing was accepted."""
+    """Its request may have left before the present try, so that this one's failure does not say
+    that nothing was accepted."""
 
     @classmethod
     def of_row(cls, row: Any) -> Record:
@@ -91,14 +97,18 @@ class Record:
 
     @property
     def wanted(self) -> ImageToVideo:
-        """The request; raises `HappyHorseError` when its image was given as bytes in an earlier run."""
+        """The request; raises `HappyHorseError` when its image was given as bytes in an earlier
+        run.
+        """
         if self.asked is None:
             self.asked = read_request(self.request)
         return self.asked
 
     @property
     def posted(self) -> ImageToVideo:
-        """The request as it is sent: once its first frame has a link, the link is all that the body needs of it."""
+        """The request as it is sent: once its first frame has a link, the link is all that the body
+        needs of it.
+        """
         if self.asked is None and self.image_url is not None:
             return read_request(self.request, image=self.image_url)
         return self.wanted
@@ -106,7 +116,11 @@ class Record:
     @property
     def is_local(self) -> bool:
         """Whether its first frame must be uploaded; also known of images whose bytes are not here."""
-        return self.asked.is_local if self.asked is not None else "link" not in json.loads(self.request)["image"]
+        return (
+            self.asked.is_local
+            if self.asked is not None
+            else "link" not in json.loads(self.request)["image"]
+        )
 
     @property
     def image_at_hand(self) -> bool:
@@ -114,12 +128,16 @@ class Record:
         return self.asked is not None or "sha256" not in json.loads(self.request)["image"]
 
     def given(self, request: ImageToVideo) -> None:
-        """Take the image of the same request from the input; everything else is as the ledger has it, and perhaps as it was sent."""
+        """Take the image of the same request from the input; everything else is as the ledger has
+        it, and perhaps as it was sent.
+        """
         if self.asked is None:
             self.asked = read_request(self.request, image=request.image)
 
     def rename(self, now: Record) -> None:
-        """Take note that the caller's id stands for another request now, or for this one again; what is paid for is brought home anyway."""
+        """Take note that the caller's id stands for another request now, or for this one again;
+        what is paid for is brought home anyway.
+        """
         self.id, self.name, self.superseded = now.id, now.name, now.superseded
 
     @property
@@ -144,8 +162,14 @@ def write_request(request: ImageToVideo, image_digest: str | None) -> str:
         shown = {"sha256": image_digest}
     else:
         shown = {"link": image} if isinstance(image, str) else {"path": str(Path(image).absolute())}
-    fields = {name: getattr(request, name) for name in ("prompt", "quality", "duration", "seed", "callback_url")}
-    return json.dumps({"image": shown, **{name: value for name, value in fields.items() if value is not None}}, ensure_ascii=False)
+    fields = {
+        name: getattr(request, name)
+        for name in ("prompt", "quality", "duration", "seed", "callback_url")
+    }
+    return json.dumps(
+        {"image": shown, **{name: value for name, value in fields.items() if value is not None}},
+        ensure_ascii=False,
+    )
 
 
 def read_request(text: str, *, image: Image | None = None) -> ImageToVideo:
@@ -172,8 +196,9 @@ class Outcome:
     id: str
     """The caller's id, or the one made from the request's content."""
     state: JobState
-    """SAVED: the video is on disk. FAILED: it ended without one. UNKNOWN: it may have been paid, see `error`. COMPLETED: the service has
-    the video, and it could not be fetched yet: the next run tries again. RUNNING: the wait was given up, the next run goes on."""
+    """SAVED: the video is on disk. FAILED: it ended without one. UNKNOWN: it may have been paid,
+    see `error`. COMPLETED: the service has the video, and it could not be fetched yet: the next run
+    tries again. RUNNING: the wait was given up, the next run goes on."""
     video: Video | None = None
     """The saved video."""
     error: HappyHorseError | None = None
@@ -196,7 +221,9 @@ class Outcome:
         return self.state is JobState.SAVED
 
 
-def outcome_of(record: Record, folder: Path, *, error: HappyHorseError | None = None, resumed: bool = False) -> Outcome:
+def outcome_of(
+    record: Record, folder: Path, *, error: HappyHorseError | None = None, resumed: bool = False
+) -> Outcome:
     """Tell what became of a job, from its record."""
     request = record.asked
     if request is None and '"sha256"' not in record.request:
@@ -216,7 +243,9 @@ def outcome_of(record: Record, folder: Path, *, error: HappyHorseError | None = 
 
 
 def _video_of(record: Record, folder: Path, request: ImageToVideo | None) -> Video:
-    task = record.task or (Task(id=record.task_id, status=TaskStatus.COMPLETED) if record.task_id else None)
+    task = record.task or (
+        Task(id=record.task_id, status=TaskStatus.COMPLETED) if record.task_id else None
+    )
     return Video(
         path=folder / record.name,
         size=record.size or 0,
@@ -234,12 +263,18 @@ def _error_of(record: Record) -> HappyHorseError | None:
     fault = record.fault
     if record.state is JobState.SAVED or not fault:
         return None
-    facts = {"charged": fault.get("charged", "unknown"), "task_id": record.task_id, "idempotency_key": record.key}
+    facts = {
+        "charged": fault.get("charged", "unknown"),
+        "task_id": record.task_id,
+        "idempotency_key": record.key,
+    }
     if not fault.get("task"):
         return HappyHorseError(fault.get("message", ""), next_step=fault.get("next_step"), **facts)
     failed = TaskError(code=fault.get("code", "unknown_error"), message=fault.get("message", ""))
     task = record.task or Task(id=record.task_id or "", status=TaskStatus.FAILED, error=failed)
-    return TaskFailedError(fault.get("message", ""), task=task, retryable=bool(fault.get("retryable")), **facts)
+    return TaskFailedError(
+        fault.get("message", ""), task=task, retryable=bool(fault.get("retryable")), **facts
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -267,7 +302,10 @@ class Totals:
     @property
     def ended(self) -> int:
         """Jobs that nothing more will happen to by itself."""
-        return sum(self.states.get(state, 0) for state in (JobState.SAVED, JobState.FAILED, JobState.UNKNOWN))
+        return sum(
+            self.states.get(state, 0)
+            for state in (JobState.SAVED, JobState.FAILED, JobState.UNKNOWN)
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -288,31 +326,41 @@ class JobChanged(Event):
 
 ID_LENGTH = 16
 LONGEST_STEM = 80
-"""Bytes: file systems count those, and digests, suffixes and the mark of a part file come on top."""
+"""Bytes: file systems count those, and digests, suffixes and the mark of a part file come on top.
+"""
 
 _UNSAFE = re.compile(r"[^\w.+=@-]+")
 _DERIVED = re.compile(rf"-[0-9a-f]{{{ID_LENGTH}}}(-\d+)?\Z", re.IGNORECASE)
-_RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))})
+_RESERVED = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))}
+)
 
 
 def fingerprint(request: ImageToVideo, image_digest: str | None) -> str:
     """Give the digest of what a request asks for.
 
-    `image_digest` is the SHA-256 of a local image's content; a link counts as it is. A moved or touched image is the same request, a
-    changed one is another. The callback URL does not count: it says who is told, not what is made, and often holds a token per process.
+    `image_digest` is the SHA-256 of a local image's content; a link counts as it is. A moved or
+    touched image is the same request, a changed one is another. The callback URL does not count: it
+    says who is told, not what is made, and often holds a token per process.
     """
     image = request.image if isinstance(request.image, str) else f"sha256:{image_digest}"
     fields = [MODEL, image, request.prompt, request.quality, request.duration, request.seed]
-    return hashlib.sha256(json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(
+        json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 def twin_id(base: str, ordinal: int) -> str:
-    """Give the id of the n-th equal request of one input: two equal rows are two videos that are wanted, not one."""
+    """Give the id of the n-th equal request of one input: two equal rows are two videos that are
+    wanted, not one.
+    """
     return base if ordinal == 1 else f"{base}-{ordinal}"
 
 
 def key_of(batch_id: str, job_id: str, digest: str, attempt: int) -> str:
-    """Give the idempotency key of one attempt at a job; 43 of the 16 to 96 characters that the service takes."""
+    """Give the idempotency key of one attempt at a job; 43 of the 16 to 96 characters that the
+    service takes.
+    """
     parts = json.dumps([batch_id, job_id, digest, attempt])
     return "hh-" + hashlib.sha256(parts.encode()).hexdigest()[:40]
 
@@ -320,7 +368,8 @@ def key_of(batch_id: str, job_id: str, digest: str, attempt: int) -> str:
 def video_name(request: ImageToVideo, job_id: str, *, own: bool) -> str:
     """Give the name of a job's video: the caller's own id, or the image's stem and the job's id.
 
-    The two kinds never meet: an own id that ends as the other names do is hashed, so names of the other kind need not be compared.
+    The two kinds never meet: an own id that ends as the other names do is hashed, so names of the
+    other kind need not be compared.
     """
     if own:
         stem = _safe(job_id)
@@ -335,7 +384,9 @@ def hashed_stem(job_id: str, salt: str = "") -> str:
 
 
 def folded(name: str) -> str:
-    """Give what two names have in common that are one file where file systems take no notice of case or of how accents are written."""
+    """Give what two names have in common that are one file where file systems take no notice of
+    case or of how accents are written.
+    """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -344,7 +395,9 @@ def image_stem(request: ImageToVideo) -> str:
     image = request.image
     if isinstance(image, bytes):
         return "video"
-    name = image.name if isinstance(image, Path) else unquote(urlsplit(image).path).rpartition("/")[2]
+    name = (
+        image.name if isinstance(image, Path) else unquote(urlsplit(image).path).rpartition("/")[2]
+    )
     return Path(name).stem or "video"
 
 
@@ -355,9 +408,11 @@ def _safe(text: str) -> str:
 
 
 def _same_everywhere(stem: str) -> bool:
-    """Whether a name is folded already but for ASCII letters, whose case the ledger itself takes no notice of.
+    """Whether a name is folded already but for ASCII letters, whose case the ledger itself takes no
+    notice of.
 
-    Of all names that fold into one, only such a one is used as it is: the others get a digest, without asking which of them are there.
+    Of all names that fold into one, only such a one is used as it is: the others get a digest,
+    without asking which of them are there.
     """
     return folded(stem) == "".join(sign.lower() if sign.isascii() else sign for sign in stem)
 
@@ -367,12 +422,18 @@ def _same_everywhere(stem: str) -> bool:
 
 
 def job_problems(request: Any, job_id: Any, extra: Any) -> list[str]:
-    """List what the ledger cannot keep of a row; what the service thinks of its request is not asked here."""
+    """List what the ledger cannot keep of a row; what the service thinks of its request is not
+    asked here.
+    """
     texts: dict[str, Any] = {}
     if isinstance(request, ImageToVideo):
         image = None if isinstance(request.image, bytes) else str(request.image)
         texts = {"image": image, "prompt": request.prompt, "callback_url": request.callback_url}
-    problems = [f"{name}: {problem}" for name, text in texts.items() if text and (problem := text_problem(text))]
+    problems = [
+        f"{name}: {problem}"
+        for name, text in texts.items()
+        if text and (problem := text_problem(text))
+    ]
     return [*_id_problems(job_id), *problems, *_extra_problems(extra)]
 
 
@@ -388,7 +449,11 @@ def text_problem(text: str) -> str | None:
 def _id_problems(job_id: Any) -> list[str]:
     if job_id is None:
         return []
-    problem = text_problem(job_id) if isinstance(job_id, str) else f"expected text or None, got {job_id!r:.200}"
+    problem = (
+        text_problem(job_id)
+        if isinstance(job_id, str)
+        else f"expected text or None, got {job_id!r:.200}"
+    )
     return [f"id: {problem}"] if problem else []
 
 

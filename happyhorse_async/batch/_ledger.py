@@ -1,7 +1,8 @@
-"""The ledger as the event loop sees it: changes are handed to one thread, which writes whatever has gathered as one transaction.
+"""The ledger as the event loop sees it: changes are handed to one thread, which writes whatever has
+gathered as one transaction.
 
-Grouping is what keeps the ledger out of the way: a group is one wake-up of the thread, a handful of statements, one sync of the disk and
-one call back into the loop, however many jobs are in it.
+Grouping is what keeps the ledger out of the way: a group is one wake-up of the thread, a handful of
+statements, one sync of the disk and one call back into the loop, however many jobs are in it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from ._database import LEDGER_NAME, Change, Store
 T = TypeVar("T")
 
 GATHER_SECONDS = 0.002
-"""How long a group gathers: nothing beside a video's minutes, and enough to take many jobs along when many are on the move."""
+"""How long a group gathers: nothing beside a video's minutes, and enough to take many jobs along
+when many are on the move."""
 
 
 class _Group:
@@ -53,13 +55,15 @@ class Ledger:
 
     @classmethod
     async def open(cls, folder: Path) -> Ledger:
-        """Open a folder's ledger, made when there is none; raises `LedgerError` when it is damaged, newer, or no ledger."""
+        """Open a folder's ledger, made when there is none; raises `LedgerError` when it is damaged,
+        newer, or no ledger.
+        """
         ledger = cls(folder / LEDGER_NAME)
         ledger._thread.start()
         ledger.batch_id = await ledger._opened
         return ledger
 
-    # --- the loop's side ----------------------------------------------------------------------------------------------------------
+    # --- the loop's side --------------------------------------------------------------------------
 
     def post(self, kind: str, *row: Any) -> None:
         """Hand a change over without waiting for it."""
@@ -67,7 +71,9 @@ class Ledger:
             self._group().changes.append((kind, row))
 
     async def write(self, kind: str, *row: Any, fold: bool = False) -> None:
-        """Hand a change over and wait until it is on the disk; with `fold` in the database itself, not only in its log."""
+        """Hand a change over and wait until it is on the disk; with `fold` in the database itself,
+        not only in its log.
+        """
         done = self._loop.create_future()
         with self._lock:
             group = self._group()
@@ -97,7 +103,7 @@ class Ledger:
         await asyncio.shield(asyncio.to_thread(self._thread.join))
         self._failure = self._failure or LedgerError("the ledger is closed")
 
-    # --- the thread's side --------------------------------------------------------------------------------------------------------
+    # --- the thread's side ------------------------------------------------------------------------
 
     def _work(self) -> None:
         try:
@@ -126,7 +132,10 @@ class Ledger:
             self._broken(error, [*group.waiters, *(done for _, done in group.calls)])
             return
         except BaseException as error:  # noqa: BLE001 a call's own error belongs to its caller; the group was rolled back as a whole
-            self._broken(LedgerError(f"the ledger's thread failed: {error!r}", charged="unknown"), group.waiters)
+            self._broken(
+                LedgerError(f"the ledger's thread failed: {error!r}", charged="unknown"),
+                group.waiters,
+            )
             self._back(_fail, [done for _, done in group.calls], error)
             return
         answers = [(done, result) for (_, done), result in zip(group.calls, results, strict=True)]

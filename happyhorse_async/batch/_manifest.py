@@ -1,8 +1,10 @@
-"""From files to jobs: a folder or a glob of images, or a table of them as CSV, JSON Lines or Parquet.
+"""From files to jobs: a folder or a glob of images, or a table of them as CSV, JSON Lines or
+Parquet.
 
-A table's columns are a request's fields (`image`, `prompt`, `quality`, `duration`, `seed`, `callback_url`) and `id`; `image_url`,
-`image_path`, `file` and `url` also mean the image. Every other column is kept and given back in the results. Rows are read as they are
-needed, in worker threads, so a table may be longer than memory.
+A table's columns are a request's fields (`image`, `prompt`, `quality`, `duration`, `seed`,
+`callback_url`) and `id`; `image_url`, `image_path`, `file` and `url` also mean the image. Every
+other column is kept and given back in the results. Rows are read as they are needed, in worker
+threads, so a table may be longer than memory.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import aclosing, suppress
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -63,17 +73,29 @@ class Row:
 
 
 class Manifest:
-    """An input of jobs; it can be walked several times. `defaults` are fields for rows that do not have them."""
+    """An input of jobs; it can be walked several times. `defaults` are fields for rows that do not
+    have them.
+    """
 
-    def __init__(self, source: str | Path, *, defaults: Mapping[str, Any] | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+    ) -> None:
         self.source = str(source)
         self._path = Path(source)
-        self._defaults = {name: value for name, value in (defaults or {}).items() if value is not None}
+        self._defaults = {
+            name: value for name, value in (defaults or {}).items() if value is not None
+        }
         self._limit = limit
         self._read = _reader_of(self.source)
 
     async def rows(self, *, look: bool = False) -> AsyncGenerator[Row | BadLine, None]:
-        """Walk the rows, good and bad, in order; with `look` local images are opened, and ids that come twice are found."""
+        """Walk the rows, good and bad, in order; with `look` local images are opened, and ids that
+        come twice are found.
+        """
         walk = self._walk(look=look)
         try:
             while True:
@@ -104,8 +126,11 @@ class Manifest:
     def _row(self, number: int, line: dict[str, Any] | str) -> Row | BadLine:
         if isinstance(line, str):
             return BadLine(self.source, number, (line,))
-        # Not a number is how many a tool writes an empty cell; JSON, which the results are written in, has no word for it.
-        values = {str(name).strip(): None if value != value else value for name, value in line.items()}
+        # Not a number is how many a tool writes an empty cell; JSON, which the results are written
+        # in, has no word for it.
+        values = {
+            str(name).strip(): None if value != value else value for name, value in line.items()
+        }
         job_id = None if _absent(values.get("id")) else str(values["id"])
         fields, extra = self._fields(values)
         try:
@@ -142,7 +167,8 @@ def _second_look(job: Job, seen: set[int]) -> tuple[str, ...]:
     """List what only the disk and the other rows can tell."""
     problems = []
     if job.id is not None:
-        # Hashes take a tenth of the memory of a million ids; two different ids with one hash are not to be expected.
+        # Hashes take a tenth of the memory of a million ids; two different ids with one hash are
+        # not to be expected.
         if hash(job.id) in seen:
             problems.append(f"id: {job.id!r} came before")
         seen.add(hash(job.id))
@@ -161,8 +187,14 @@ def _file_problems(path: Path) -> list[str]:
 
 def _request_of(fields: dict[str, Any]) -> ImageToVideo:
     if "image" not in fields:
-        raise InvalidRequestError([f"image: missing; expected a column named {', '.join(IMAGE_COLUMNS)}"])
-    rest = {name: _whole(value) if name in ("duration", "seed") else value for name, value in fields.items() if name != "image"}
+        raise InvalidRequestError(
+            [f"image: missing; expected a column named {', '.join(IMAGE_COLUMNS)}"]
+        )
+    rest = {
+        name: _whole(value) if name in ("duration", "seed") else value
+        for name, value in fields.items()
+        if name != "image"
+    }
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", UserWarning
@@ -171,7 +203,9 @@ def _request_of(fields: dict[str, Any]) -> ImageToVideo:
 
 
 def _whole(value: Any) -> Any:
-    """Read a whole number as tables write it: "5", 5.0, " 5 "; anything else is left for the request's own check to complain about."""
+    """Read a whole number as tables write it: "5", 5.0, " 5 "; anything else is left for the
+    request's own check to complain about.
+    """
     try:
         number = Decimal(str(value).strip())
         return int(number) if number == number.to_integral_value() else value
@@ -179,7 +213,7 @@ def _whole(value: Any) -> Any:
         return value
 
 
-# --- the kinds of sources ---------------------------------------------------------------------------------------------------------
+# --- the kinds of sources -------------------------------------------------------------------------
 
 
 def _reader_of(source: str) -> Callable[[Path], Iterator[Line]]:
@@ -190,7 +224,8 @@ def _reader_of(source: str) -> Callable[[Path], Iterator[Line]]:
         return _globbed
     if not path.exists():
         raise ConfigurationError(
-            f"there is nothing at {source!r}", next_step="Give a folder or a glob of images, or a table of them."
+            f"there is nothing at {source!r}",
+            next_step="Give a folder or a glob of images, or a table of them.",
         )
     kinds: dict[str, Callable[[Path], Iterator[Line]]] = {
         ".csv": _csv,
@@ -201,7 +236,9 @@ def _reader_of(source: str) -> Callable[[Path], Iterator[Line]]:
     }
     reader = kinds.get(path.suffix.lower())
     if reader is None:
-        raise ConfigurationError(f"{source!r}: expected a folder, a glob, an image, or a .csv, .tsv, .jsonl or .parquet file")
+        raise ConfigurationError(
+            f"{source!r}: expected a folder, a glob, an image, or a .csv, .tsv, .jsonl or .parquet file"
+        )
     return reader
 
 
@@ -220,12 +257,15 @@ def _single(path: Path) -> Iterator[Line]:
 
 def _images(paths: Iterator[Path]) -> Iterator[Line]:
     # Sorted, so that a report is in the order in which people look at a folder.
-    for number, path in enumerate(sorted(entry for entry in paths if not entry.name.startswith(".")), 1):
+    for number, path in enumerate(
+        sorted(entry for entry in paths if not entry.name.startswith(".")), 1
+    ):
         yield number, {"image": path}
 
 
 def _csv(path: Path) -> Iterator[Line]:
-    # Bytes that are no UTF-8 become lone surrogates, so that they spoil their own row and not the file.
+    # Bytes that are no UTF-8 become lone surrogates, so that they spoil their own row and not the
+    # file.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         line = 1
         try:
@@ -242,7 +282,9 @@ def _csv(path: Path) -> Iterator[Line]:
 def _row_problem(row: dict[Any, Any]) -> str | None:
     if row.pop(None, None) is not None:
         return f"has more values than the header's {len(row)} columns"
-    spoiled = [name for name, value in row.items() if text_problem(name) or text_problem(value or "")]
+    spoiled = [
+        name for name, value in row.items() if text_problem(name) or text_problem(value or "")
+    ]
     return f"is not UTF-8 text: {spoiled[0]!r}" if spoiled else None
 
 
@@ -261,14 +303,21 @@ def _jsonl(path: Path) -> Iterator[Line]:
             except ValueError as error:
                 yield number, f"is not JSON: {error}"
                 continue
-            yield number, row if isinstance(row, dict) else f"expected a JSON object, got {type(row).__name__}"
+            yield (
+                number,
+                row
+                if isinstance(row, dict)
+                else f"expected a JSON object, got {type(row).__name__}",
+            )
 
 
 def _parquet(path: Path) -> Iterator[Line]:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise ConfigurationError("Parquet needs one more package: pip install 'happyhorse-async[parquet]'") from None
+        raise ConfigurationError(
+            "Parquet needs one more package: pip install 'happyhorse-async[parquet]'"
+        ) from None
     number = 0
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=CHUNK):
@@ -301,7 +350,9 @@ class Checked:
     usd: Decimal = Decimal(0)
 
 
-async def check(manifest: Manifest, estimate: Callable[[Iterable[ImageToVideo]], Awaitable[Estimate]]) -> Checked:
+async def check(
+    manifest: Manifest, estimate: Callable[[Iterable[ImageToVideo]], Awaitable[Estimate]]
+) -> Checked:
     """Walk all rows once, opening local images, and add up the price."""
     found = Checked()
     chunk: list[ImageToVideo] = []
@@ -323,7 +374,9 @@ async def check(manifest: Manifest, estimate: Callable[[Iterable[ImageToVideo]],
 
 
 async def _add(
-    found: Checked, chunk: list[ImageToVideo], estimate: Callable[[Iterable[ImageToVideo]], Awaitable[Estimate]]
+    found: Checked,
+    chunk: list[ImageToVideo],
+    estimate: Callable[[Iterable[ImageToVideo]], Awaitable[Estimate]],
 ) -> None:
     if chunk:
         price = await estimate(chunk)

@@ -17,7 +17,13 @@ from .._budget import Purse
 from .._config import RetryPolicy
 from .._request import ImageToVideo
 from .._rules.lifecycle import AT_STAKE, JobState
-from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError, LedgerError, SessionClosedError
+from ..errors import (
+    DestinationExistsError,
+    HappyHorseError,
+    InvalidRequestError,
+    LedgerError,
+    SessionClosedError,
+)
 from ._admission import GROUP, Admission, BadRow, Candidate, Input, Intake, Verdict, admit, rows_of
 from ._database import Store
 from ._follow import Outcomes, Stages, Work
@@ -48,14 +54,18 @@ class RunOptions:
 
     @property
     def tokens(self) -> int:
-        """Jobs in memory at once: as many again wait for their turn, so that no slot is ever empty for want of the next job."""
+        """Jobs in memory at once: as many again wait for their turn, so that no slot is ever empty
+        for want of the next job.
+        """
         return 2 * self.in_flight + GROUP
 
 
 class Run:
     """A run, from its first job to its last."""
 
-    def __init__(self, parts: Parts, ledger: Ledger, folder: Path, purse: Purse, options: RunOptions) -> None:
+    def __init__(
+        self, parts: Parts, ledger: Ledger, folder: Path, purse: Purse, options: RunOptions
+    ) -> None:
         self._parts = parts
         self._ledger = ledger
         self._folder = folder
@@ -72,7 +82,7 @@ class Run:
         self.failure: BaseException | None = None
         """What ended the run before its time."""
 
-    # --- life ---------------------------------------------------------------------------------------------------------------------
+    # --- life -------------------------------------------------------------------------------------
 
     async def drive(self, feed: Callable[[Run], Awaitable[None]]) -> None:
         """Do the whole run; `failure` says afterwards what stopped it."""
@@ -93,7 +103,8 @@ class Run:
             how = "failed"
         except asyncio.CancelledError:
             self.failure = SessionClosedError(
-                "the batch was closed while it ran", next_step="Run it again: it goes on where it stopped."
+                "the batch was closed while it ran",
+                next_step="Run it again: it goes on where it stopped.",
             )
             raise
         finally:
@@ -103,7 +114,9 @@ class Run:
             with anyio.CancelScope(shield=True):
                 await self._note_end(how)
 
-    async def _through_stages(self, group: anyio.abc.TaskGroup, feed: Callable[[Run], Awaitable[None]]) -> None:
+    async def _through_stages(
+        self, group: anyio.abc.TaskGroup, feed: Callable[[Run], Awaitable[None]]
+    ) -> None:
         options = self._options
         stages = self._stages = Stages(options.tokens, group)
         work = self._work = Work(
@@ -120,7 +133,8 @@ class Run:
         self._outcomes = stages.outcomes
         stages.on_stop(self._stopped)
         self._ledger.on_failure = partial(self._lost, group)
-        # More downloads wait than are under way, so that the downloader can choose the one whose link dies first.
+        # More downloads wait than are under way, so that the downloader can choose the one whose
+        # link dies first.
         stages.uploads.start(group, options.uploads, work.upload)
         stages.submissions.start(group, options.in_flight, work.submit_and_watch)
         stages.downloads.start(group, 4 * options.downloads, work.download)
@@ -175,7 +189,7 @@ class Run:
         if outcomes is not None:
             outcomes.close()
 
-    # --- feeding ------------------------------------------------------------------------------------------------------------------
+    # --- feeding ----------------------------------------------------------------------------------
 
     async def over(self, requests: Input, *, retry: bool = False) -> None:
         """Feed what is at stake from earlier runs, then the input."""
@@ -200,7 +214,9 @@ class Run:
                 await send.send(row)
 
     async def _resume(self) -> None:
-        """Take up what is paid for, or may be; no stop cuts this short, or else links would die unwatched until the next run."""
+        """Take up what is paid for, or may be; no stop cuts this short, or else links would die
+        unwatched until the next run.
+        """
         for state in AT_STAKE:
             await self._feed_pages("at-stake", state, self._admit)
 
@@ -212,13 +228,15 @@ class Run:
                 await self._feed_pages("in-trouble", state, self._begin_again)
             await self._feed_pages("begun-again", JobState.NEW, self._begin_again)
 
-    async def _feed_pages(self, condition: str, state: JobState, feed: Callable[[Record], Awaitable[None]]) -> None:
+    async def _feed_pages(
+        self, condition: str, state: JobState, feed: Callable[[Record], Awaitable[None]]
+    ) -> None:
         stages, after = self._at_work[0], 0
 
         def look(store: Store) -> tuple[list[Record], list[Record]]:
             page = store.page(condition, state=state, after=after)
-            # Jobs of this run that have come into this state since are in good hands. Looked at in one moment with the states: a job
-            # leaves the run only after the ledger has its end.
+            # Jobs of this run that have come into this state since are in good hands. Looked at in
+            # one moment with the states: a job leaves the run only after the ledger has its end.
             return page, [job for job in page if job.seq not in stages.live]
 
         while True:
@@ -240,7 +258,8 @@ class Run:
             stages.give_back()
             return
         try:
-            # With its link, or perhaps none, a request that may be paid for can be asked for without its image.
+            # With its link, or perhaps none, a request that may be paid for can be asked for
+            # without its image.
             _ = job.posted if job.state is JobState.UNKNOWN else job.wanted
             if job.state is JobState.FAILED:
                 await work.fate.begin_again(job)
@@ -258,7 +277,9 @@ class Run:
             await stages.token()
         found = await self._intake.look(rows)
         candidates = [row for row in found if isinstance(row, Candidate)]
-        admissions = await self._ledger.call(lambda store: admit(store, self._number, candidates, live=stages.live, retry=retry))
+        admissions = await self._ledger.call(
+            lambda store: admit(store, self._number, candidates, live=stages.live, retry=retry)
+        )
         for admission in admissions:
             # Before anything else: a job that is under way must know whose id it has.
             for job in filter(None, (admission.old, admission.record)):
@@ -274,10 +295,16 @@ class Run:
     async def _receive(self, row: Candidate, admission: Admission) -> None:
         (stages, work), job, verdict = self._at_work, admission.record, admission.verdict
         if verdict is Verdict.TWICE or job is None:
-            self._refuse(row.id, InvalidRequestError([f"id: {row.id!r} came before in this input"]), row.request)
+            self._refuse(
+                row.id,
+                InvalidRequestError([f"id: {row.id!r} came before in this input"]),
+                row.request,
+            )
         elif verdict is Verdict.STRANGER:
             path = self._folder / job.name
-            taken = DestinationExistsError(f"{path} exists already, and is not this batch's", path=str(path), charged="no")
+            taken = DestinationExistsError(
+                f"{path} exists already, and is not this batch's", path=str(path), charged="no"
+            )
             self._refuse(job.id, taken, row.request, job.columns)
         elif verdict is Verdict.TOLD:
             stages.tell(outcome_of(job, self._folder, resumed=True))
@@ -287,7 +314,8 @@ class Run:
             if job.state is JobState.FAILED:
                 await work.fate.begin_again(job)
             elif job.state is JobState.NEW:
-                # An upload of an earlier run may be gone, and nothing hangs on its link: the service never accepted it.
+                # An upload of an earlier run may be gone, and nothing hangs on its link: the
+                # service never accepted it.
                 job.image_url = job.uploaded = None
             await self._admit(job)
 
@@ -295,8 +323,12 @@ class Run:
         """Give a job in hand the image that its row brings."""
         stages = self._at_work[0]
         if job.seq not in stages.live and job.state is JobState.NEW:
-            # It has left since its row was looked at; if for want of its image, it is still new, and comes in again with its row.
-            [job] = map(Record.of_row, await self._ledger.call(lambda store: store.set_of("by-id", [job.id])))
+            # It has left since its row was looked at; if for want of its image, it is still new,
+            # and comes in again with its row.
+            [job] = map(
+                Record.of_row,
+                await self._ledger.call(lambda store: store.set_of("by-id", [job.id])),
+            )
             if job.state is JobState.NEW:
                 job.asked = request
                 stages.admit(job)
@@ -306,9 +338,20 @@ class Run:
         stages.give_back()
 
     def _refuse(
-        self, job_id: str, error: HappyHorseError, request: ImageToVideo | None, extra: dict[str, object] | None = None
+        self,
+        job_id: str,
+        error: HappyHorseError,
+        request: ImageToVideo | None,
+        extra: dict[str, object] | None = None,
     ) -> None:
-        outcome = Outcome(id=job_id, state=JobState.FAILED, error=error, request=request, extra=extra or {}, attempts=0)
+        outcome = Outcome(
+            id=job_id,
+            state=JobState.FAILED,
+            error=error,
+            request=request,
+            extra=extra or {},
+            attempts=0,
+        )
         self._at_work[0].tell(outcome)
 
     @property

@@ -1,4 +1,6 @@
-"""What became of a batch, written down: results.jsonl, results.csv, _gallery.html. Reads the ledger alone, a page of it at a time."""
+"""What became of a batch, written down: results.jsonl, results.csv, _gallery.html. Reads the ledger
+alone, a page of it at a time.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,21 @@ from ._database import LEDGER_NAME, Store
 from ._jobs import Record, Totals
 
 COLUMNS = (
-    *("id", "state", "image", "prompt", "quality", "duration", "seed", "video", "size", "sha256", "length", "width", "height"),
+    *(
+        "id",
+        "state",
+        "image",
+        "prompt",
+        "quality",
+        "duration",
+        "seed",
+        "video",
+        "size",
+        "sha256",
+        "length",
+        "width",
+        "height",
+    ),
     *("credits", "attempts", "task_id", "seconds", "error_code", "error", "charged"),
 )
 """The columns of a result, in order; the caller's own come after them."""
@@ -31,9 +47,17 @@ def result_of(record: Record) -> dict[str, Any]:
     request, fault = json.loads(record.request), record.fault
     image, saved = request["image"], record.state is JobState.SAVED
     values = (
-        *(record.id, record.state.value, image.get("link") or image.get("path") or f"sha256:{image.get('sha256')}"),
+        *(
+            record.id,
+            record.state.value,
+            image.get("link") or image.get("path") or f"sha256:{image.get('sha256')}",
+        ),
         *(request.get(name) for name in ("prompt", "quality", "duration", "seed")),
-        *((record.name, record.size, record.sha256, record.length, record.width, record.height) if saved else (None,) * 6),
+        *(
+            (record.name, record.size, record.sha256, record.length, record.width, record.height)
+            if saved
+            else (None,) * 6
+        ),
         *(float(to_credits(record.spent)), record.attempt, record.task_id, record.seconds),
         *(fault.get("code"), fault.get("message"), fault.get("charged")),
     )
@@ -41,7 +65,9 @@ def result_of(record: Record) -> dict[str, Any]:
 
 
 def write_reports(folder: Path, kinds: Sequence[str] = ("html", "jsonl", "csv")) -> list[Path]:
-    """Write reports of a folder's batch into it, also while the batch runs; raises `LedgerError` when there is none. Blocks."""
+    """Write reports of a folder's batch into it, also while the batch runs; raises `LedgerError`
+    when there is none. Blocks.
+    """
     writers: dict[str, tuple[str, Callable[[Store, TextIO], None]]] = {
         "jsonl": ("results.jsonl", _write_jsonl),
         "csv": ("results.csv", _write_csv),
@@ -49,7 +75,9 @@ def write_reports(folder: Path, kinds: Sequence[str] = ("html", "jsonl", "csv"))
     }
     unknown = [kind for kind in kinds if kind not in writers]
     if unknown or not kinds:
-        raise ConfigurationError(f"reports: expected some of {', '.join(writers)}, got {', '.join(unknown) or 'none'}")
+        raise ConfigurationError(
+            f"reports: expected some of {', '.join(writers)}, got {', '.join(unknown) or 'none'}"
+        )
     store = Store(folder / LEDGER_NAME, read_only=True)
     try:
         paths = []
@@ -88,7 +116,9 @@ def _write_csv(store: Store, file: TextIO) -> None:
     writer.writerow([*COLUMNS, *heads])
     for result in _results(store):
         extra = result["extra"]
-        writer.writerow([*(result[name] for name in COLUMNS), *(_cell(extra.get(name)) for name in own)])
+        writer.writerow(
+            [*(result[name] for name in COLUMNS), *(_cell(extra.get(name)) for name in own)]
+        )
 
 
 def _cell(value: Any) -> Any:
@@ -116,7 +146,8 @@ class Overview:
     started: float
     """Unix seconds."""
     how: str | None
-    """How the last run ended: "done", "stopped", "failed", "cancelled"; None while it goes on, or when it was killed."""
+    """How the last run ended: "done", "stopped", "failed", "cancelled"; None while it goes on, or
+    when it was killed."""
 
     def as_json(self) -> dict[str, Any]:
         """Give it as one JSON object."""
@@ -131,7 +162,12 @@ class Overview:
             "links_about_to_die": totals.dying,
             "first_death": totals.first_death,
             "per_hour": round(self.per_hour, 1),
-            "run": {"number": self.run, "pid": self.pid, "started": self.started, "ended": self.how},
+            "run": {
+                "number": self.run,
+                "pid": self.pid,
+                "started": self.started,
+                "ended": self.how,
+            },
         }
 
 
@@ -144,7 +180,13 @@ def overview(folder: Path) -> Overview:
         span = max(1.0, min(PACE_SECONDS, now - started))
         ended = store.ended_since(now - span)
         return Overview(
-            folder=str(folder), totals=store.totals(), per_hour=3600 * ended / span, run=number, pid=pid, started=started, how=how
+            folder=str(folder),
+            totals=store.totals(),
+            per_hour=3600 * ended / span,
+            run=number,
+            pid=pid,
+            started=started,
+            how=how,
         )
     finally:
         store.close(fold=False)

@@ -10,7 +10,9 @@ def main() -> None:
     try:
         import typer  # noqa: F401 only to see whether the extra is there
     except ImportError:
-        sys.exit("happyhorse: the command line needs two more packages: pip install 'happyhorse-async[cli]'")
+        sys.exit(
+            "happyhorse: the command line needs two more packages: pip install 'happyhorse-async[cli]'"
+        )
     from ._app import app
 
     app()

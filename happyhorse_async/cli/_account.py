@@ -29,15 +29,20 @@ def estimate(
         from .._request import ImageToVideo
 
         # The price does not depend on the image, so any link will do.
-        request = ImageToVideo("https://example.com/first-frame.png", duration=duration, quality=quality)  # type: ignore[arg-type]
+        link = "https://example.com/first-frame.png"
+        request = ImageToVideo(link, duration=duration, quality=quality)  # type: ignore[arg-type]
         async with open_session(sandbox=sandbox) as session:
             one = await session.estimate(request)
         total = attrs.evolve(one, credits=one.credits * count, usd=one.usd * count, requests=count)
         if as_json:
             put(attrs.asdict(total))
             return
-        put(f"{money(total.credits)} credits ({float(total.usd):.2f} USD) for {count} x {duration} s at {quality}")
-        put(f"by the service's pricing rule ({total.source}{f', {total.as_of}' if total.as_of else ''})")
+        put(
+            f"{money(total.credits)} credits ({float(total.usd):.2f} USD) for {count} x {duration} s at {quality}"
+        )
+        put(
+            f"by the service's pricing rule ({total.source}{f', {total.as_of}' if total.as_of else ''})"
+        )
 
     run(work, as_json=as_json)
 
@@ -63,7 +68,9 @@ def credits_command(sandbox: Sandboxed = False, as_json: AsJson = False) -> None
 
 
 def upload(
-    images: Annotated[list[Path], typer.Argument(help="Paths of first frames.", metavar="IMAGE...")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Paths of first frames.", metavar="IMAGE...")
+    ],
     sandbox: Sandboxed = False,
     as_json: AsJson = False,
 ) -> None:
@@ -86,19 +93,39 @@ def upload(
 def sandbox(
     port: Annotated[int, typer.Option("--port", help="0: a free one.")] = 8787,
     files_port: Annotated[int, typer.Option("--files-port", help="0: a free one.")] = 8788,
-    speed: Annotated[float, typer.Option("--speed", help="How much faster than real time it runs; 0 stands still.", min=0)] = 1.0,
-    video: Annotated[str, typer.Option("--video", help="real, stub, or auto: real when PyAV is installed.")] = "auto",
+    speed: Annotated[
+        float,
+        typer.Option(
+            "--speed", help="How much faster than real time it runs; 0 stands still.", min=0
+        ),
+    ] = 1.0,
+    video: Annotated[
+        str, typer.Option("--video", help="real, stub, or auto: real when PyAV is installed.")
+    ] = "auto",
     task_seconds: Annotated[
         float | None,
-        typer.Option("--task-seconds", help="How long every task takes, in its seconds; else a realistic time.", min=0),
+        typer.Option(
+            "--task-seconds",
+            help="How long every task takes, in its seconds; else a realistic time.",
+            min=0,
+        ),
     ] = None,
-    scenario: Annotated[str | None, typer.Option("--scenario", help="A named set of faults, such as 429-storm.")] = None,
+    scenario: Annotated[
+        str | None, typer.Option("--scenario", help="A named set of faults, such as 429-storm.")
+    ] = None,
 ) -> None:
     """Run the service on this machine, for trying things out; ends with Ctrl-C."""
     from ..sandbox._serve import serve
 
     raise typer.Exit(
-        serve(port=port, files_port=files_port, speed=speed, video=video, task_seconds=task_seconds, scenario=scenario)
+        serve(
+            port=port,
+            files_port=files_port,
+            speed=speed,
+            video=video,
+            task_seconds=task_seconds,
+            scenario=scenario,
+        )
     )
 
 
@@ -106,7 +133,12 @@ def doctor(sandboxed: Sandboxed = False, as_json: AsJson = False) -> None:
     """Check versions, settings, and whether the service takes the key; spends nothing."""
 
     async def work() -> int:
-        facts = {"happyhorse-async": __version__, "python": platform.python_version(), **_versions(), **_settings()}
+        facts = {
+            "happyhorse-async": __version__,
+            "python": platform.python_version(),
+            **_versions(),
+            **_settings(),
+        }
         code = Exit.DONE
         try:
             async with open_session(sandbox=sandboxed) as session:
@@ -129,7 +161,18 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for name in ("aiohttp", "attrs", "cattrs", "anyio", "av", "pillow", "orjson", "uvloop", "obstore", "pyarrow"):
+    for name in (
+        "aiohttp",
+        "attrs",
+        "cattrs",
+        "anyio",
+        "av",
+        "pillow",
+        "orjson",
+        "uvloop",
+        "obstore",
+        "pyarrow",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -46,10 +46,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Out = Annotated[Path, typer.Option("--out", help="The folder for the videos and the ledger; the same one again goes on.")]
-Folder = Annotated[Path | None, typer.Argument(help='The batch\'s folder; "videos" when none is given.', show_default=False)]
-SameFolder = Annotated[Path | None, typer.Option("--out", help="The folder, as `run` takes it.", show_default=False)]
-InFlight = Annotated[int, typer.Option("--max-in-flight", help="Tasks that are being made at once.", min=1)]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", help="The folder for the videos and the ledger; the same one again goes on."
+    ),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Argument(help='The batch\'s folder; "videos" when none is given.', show_default=False),
+]
+SameFolder = Annotated[
+    Path | None, typer.Option("--out", help="The folder, as `run` takes it.", show_default=False)
+]
+InFlight = Annotated[
+    int, typer.Option("--max-in-flight", help="Tasks that are being made at once.", min=1)
+]
 MOST_SHOWN = 50
 """Bad rows that are printed one by one."""
 
@@ -58,25 +70,43 @@ MOST_SHOWN = 50
 def run_command(
     source: Annotated[
         str,
-        typer.Argument(help="A folder or a glob of images, or a .csv, .tsv, .jsonl or .parquet table of them.", metavar="SOURCE"),
+        typer.Argument(
+            help="A folder or a glob of images, or a .csv, .tsv, .jsonl or .parquet table of them.",
+            metavar="SOURCE",
+        ),
     ],
     out: Out = Path("videos"),
     prompt: Annotated[str | None, typer.Option("--prompt", help="For rows that have none.")] = None,
-    duration: Annotated[int | None, typer.Option("--duration", help="Seconds, 3 to 15, for rows that have none.")] = None,
-    quality: Annotated[str | None, typer.Option("--quality", help="720p or 1080p, for rows that have none.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="1 to 2147483647, for rows that have none.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Only the first rows.", min=1)] = None,
+    duration: Annotated[
+        int | None, typer.Option("--duration", help="Seconds, 3 to 15, for rows that have none.")
+    ] = None,
+    quality: Annotated[
+        str | None, typer.Option("--quality", help="720p or 1080p, for rows that have none.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="1 to 2147483647, for rows that have none.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Only the first rows.", min=1)
+    ] = None,
     max_in_flight: InFlight = 200,
     max_credits: MaxCredits = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every row, print the price, and spend nothing.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Work on the good rows although there are bad ones.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every row, print the price, and spend nothing.")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Work on the good rows although there are bad ones.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")
+    ] = False,
     sandbox: Sandboxed = False,
     speed: Speed = 20.0,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Work on every row until it is done. Run the same line again after whatever happened: it goes on where it stopped.
+    """Work on every row until it is done. Run the same line again after whatever happened: it goes
+    on where it stopped.
 
     Every row is checked, and the price shown, before anything is spent.
     """
@@ -88,7 +118,13 @@ def run_command(
         defaults = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
         manifest = Manifest(source, defaults=defaults, limit=limit)
         async with open_session(sandbox=sandbox, speed=speed) as session:
-            code = await _checked(session, manifest, skip_bad=skip_bad, quiet=dry_run or yes or sandbox, as_json=as_json)
+            code = await _checked(
+                session,
+                manifest,
+                skip_bad=skip_bad,
+                quiet=dry_run or yes or sandbox,
+                as_json=as_json,
+            )
             if code is not None or dry_run:
                 return code or Exit.DONE
             async with session.batch(out, **_limits(max_in_flight, max_credits)) as batch:
@@ -109,7 +145,9 @@ def retry_command(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Begin the failed jobs of a folder again, and ask for those whose fate is not known with the same key."""
+    """Begin the failed jobs of a folder again, and ask for those whose fate is not known with the
+    same key.
+    """
     where = _folder_of(folder, out)
 
     async def work() -> int:
@@ -119,7 +157,11 @@ def retry_command(
             session.batch(where, **_limits(max_in_flight, max_credits)) as batch,
         ):
             jobs = sum((await batch.totals()).failures.values())
-            if jobs and not (yes or sandbox) and not agreed(f"Begin {jobs} jobs again? Each is charged again."):
+            if (
+                jobs
+                and not (yes or sandbox)
+                and not agreed(f"Begin {jobs} jobs again? Each is charged again.")
+            ):
                 return Exit.NOT_WANTED
             return await _follow(session, batch, batch.retry(), as_json=as_json, private=sandbox)
 
@@ -152,11 +194,14 @@ def report(
     folder: Folder = None,
     out: SameFolder = None,
     kind: Annotated[
-        str, typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas.")
+        str,
+        typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas."),
     ] = "html,jsonl,csv",
     as_json: AsJson = False,
 ) -> None:
-    """Write what became of every job: results.jsonl, results.csv, and gallery.html, which works without a server."""
+    """Write what became of every job: results.jsonl, results.csv, and gallery.html, which works
+    without a server.
+    """
     where = _folder_of(folder, out)
 
     async def work() -> int:
@@ -164,7 +209,9 @@ def report(
 
         from ..batch.report import write_reports
 
-        paths = await asyncio.to_thread(write_reports, where, tuple(word.strip() for word in kind.split(",") if word.strip()))
+        paths = await asyncio.to_thread(
+            write_reports, where, tuple(word.strip() for word in kind.split(",") if word.strip())
+        )
         for path in paths:
             put({"path": str(path)} if as_json else str(path))
         return Exit.DONE
@@ -180,34 +227,54 @@ def _folder_of(folder: Path | None, out: Path | None) -> Path:
 
 
 def _refuse_strange(folder: Path) -> None:
-    """Raise `LedgerError` for a folder without a ledger: a name that was mistyped must not become a new batch."""
+    """Raise `LedgerError` for a folder without a ledger: a name that was mistyped must not become a
+    new batch.
+    """
     from ..batch._database import LEDGER_NAME
 
     if not (folder / LEDGER_NAME).exists():
-        raise LedgerError(f"there is no ledger in {folder}", next_step="Give the folder that `batch run` was given with --out.")
+        raise LedgerError(
+            f"there is no ledger in {folder}",
+            next_step="Give the folder that `batch run` was given with --out.",
+        )
 
 
 def _limits(max_in_flight: int, max_credits: float | None) -> dict[str, Any]:
     from .._config import Budget
 
-    return {"max_in_flight": max_in_flight, "budget": Budget(credits=str(max_credits)) if max_credits is not None else None}
+    return {
+        "max_in_flight": max_in_flight,
+        "budget": Budget(credits=str(max_credits)) if max_credits is not None else None,
+    }
 
 
-# --- before ------------------------------------------------------------------------------------------------------------------------
+# --- before ---------------------------------------------------------------------------------------
 
 
-async def _checked(session: Session, manifest: Manifest, *, skip_bad: bool, quiet: bool, as_json: bool) -> int | None:
+async def _checked(
+    session: Session, manifest: Manifest, *, skip_bad: bool, quiet: bool, as_json: bool
+) -> int | None:
     """Look at every row and say the price; gives an exit code when this is the end."""
     from ..batch._manifest import check
 
     found = await check(manifest, session.estimate)
     for bad in found.bad[:MOST_SHOWN]:
-        put({"event": "bad_row", "line": bad.line, "problems": bad.problems}) if as_json else say(f"error: {bad}")
+        put({"event": "bad_row", "line": bad.line, "problems": bad.problems}) if as_json else say(
+            f"error: {bad}"
+        )
     if found.bad_rows > MOST_SHOWN:
         say(f"... and {found.bad_rows - MOST_SHOWN} more")
     if found.cut_prompts:
-        say(f"warning: {found.cut_prompts} prompts are longer than the service reads, and will be cut")
-    price = {"event": "checked", "jobs": found.good, "bad_rows": found.bad_rows, "credits": found.credits, "usd": found.usd}
+        say(
+            f"warning: {found.cut_prompts} prompts are longer than the service reads, and will be cut"
+        )
+    price = {
+        "event": "checked",
+        "jobs": found.good,
+        "bad_rows": found.bad_rows,
+        "credits": found.credits,
+        "usd": found.usd,
+    }
     if as_json:
         put(price)
     else:
@@ -221,11 +288,15 @@ async def _checked(session: Session, manifest: Manifest, *, skip_bad: bool, quie
     return None
 
 
-# --- while it runs -----------------------------------------------------------------------------------------------------------------
+# --- while it runs --------------------------------------------------------------------------------
 
 
-async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json: bool, private: bool) -> int:
-    """Take the outcomes to the end; `private`: the service is a sandbox that ends with this process, and its tasks with it."""
+async def _follow(
+    session: Session, batch: Batch, outcomes: Outcomes, *, as_json: bool, private: bool
+) -> int:
+    """Take the outcomes to the end; `private`: the service is a sandbox that ends with this
+    process, and its tasks with it.
+    """
     import asyncio
 
     from ._display import BatchDisplay
@@ -246,15 +317,20 @@ async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json
             totals = await batch.totals()
         except asyncio.CancelledError:
             kept = f"What is paid is not lost: run the same line again ({command})"
-            say(f"stopped at once. {kept if not private else 'What was being made has ended with the sandbox.'}")
+            say(
+                f"stopped at once. {kept if not private else 'What was being made has ended with the sandbox.'}"
+            )
             raise typer.Exit(Exit.INTERRUPTED) from None
     display.final(totals, counts)
     if error is not None:
         say(f"the batch stopped: {error}")
-        say(f"  next: {error.next_step or 'Run the same line again.'} Run the same line again to go on.")
+        say(
+            f"  next: {error.next_step or 'Run the same line again.'} Run the same line again to go on."
+        )
         if as_json:
             put({"event": "stopped", "error": facts_of(error)})
-        # What stopped the batch says more than the jobs that failed before, unless their money is in doubt.
+        # What stopped the batch says more than the jobs that failed before, unless their money is
+        # in doubt.
         return overall({exit_code(error)} | (codes & {Exit.OUTCOME_UNKNOWN}))
     if display.signals:
         say(f"stopped after what was paid. To go on, run the same line again ({command})")
@@ -262,7 +338,9 @@ async def _follow(session: Session, batch: Batch, outcomes: Outcomes, *, as_json
     return overall(codes)
 
 
-async def _take_all(outcomes: Outcomes, display: BatchDisplay, take: Callable[[Outcome], None]) -> HappyHorseError | None:
+async def _take_all(
+    outcomes: Outcomes, display: BatchDisplay, take: Callable[[Outcome], None]
+) -> HappyHorseError | None:
     """Take every outcome; gives what stopped the batch before its end."""
     try:
         async with display.refreshing():
@@ -274,7 +352,9 @@ async def _take_all(outcomes: Outcomes, display: BatchDisplay, take: Callable[[O
 
 
 def _code_of(outcome: Outcome) -> Exit:
-    """Give a job's code from its state, which the next run tells again, rather than from its error, which keeps no class in the ledger."""
+    """Give a job's code from its state, which the next run tells again, rather than from its error,
+    which keeps no class in the ledger.
+    """
     from .._rules.lifecycle import JobState
 
     if outcome.ok:
@@ -312,10 +392,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def stopping_on_signals(batch: Batch, told: Callable[[int], None] = lambda count: None) -> Iterator[None]:
+def stopping_on_signals(
+    batch: Batch, told: Callable[[int], None] = lambda count: None
+) -> Iterator[None]:
     """Stop a batch on signals while this is open; only in the main thread.
 
-    `told` is called with the number of signals so far. The second one cancels the task that opened this.
+    `told` is called with the number of signals so far. The second one cancels the task that opened
+    this.
     """
     loop, owner = asyncio.get_running_loop(), asyncio.current_task()
     count = 0

@@ -53,12 +53,26 @@ _EXITS: tuple[tuple[type[HappyHorseError], Exit], ...] = (
 
 Sandboxed = Annotated[
     bool,
-    typer.Option("--sandbox", help="Speak to the service's sandbox, started on this machine: no key, no cost.", show_default=False),
+    typer.Option(
+        "--sandbox",
+        help="Speak to the service's sandbox, started on this machine: no key, no cost.",
+        show_default=False,
+    ),
 ]
-Speed = Annotated[float, typer.Option("--speed", help="How much faster than real time the sandbox runs.", min=0.001)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for scripts.", show_default=False)]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before spending.", show_default=False)]
-MaxCredits = Annotated[float | None, typer.Option("--max-credits", help="Never spend more than this.", min=0)]
+Speed = Annotated[
+    float,
+    typer.Option("--speed", help="How much faster than real time the sandbox runs.", min=0.001),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON, one object a line, for scripts.", show_default=False),
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask before spending.", show_default=False)
+]
+MaxCredits = Annotated[
+    float | None, typer.Option("--max-credits", help="Never spend more than this.", min=0)
+]
 
 
 def exit_code(error: HappyHorseError) -> Exit:
@@ -69,8 +83,8 @@ def exit_code(error: HappyHorseError) -> Exit:
 def overall(codes: Iterable[Exit]) -> Exit:
     """Give the exit code of a command from those of its parts, the good ones too.
 
-    Money whose fate is not known outranks the rest; failures that are all alike give their code; otherwise, and where WRONG_INPUT
-    would deny that something else was sent, it is FAILED.
+    Money whose fate is not known outranks the rest; failures that are all alike give their code;
+    otherwise, and where WRONG_INPUT would deny that something else was sent, it is FAILED.
     """
     found = set(codes)
     failures = found - {Exit.DONE}
@@ -82,18 +96,26 @@ def overall(codes: Iterable[Exit]) -> Exit:
 
 
 def need_folder(out: Path) -> None:
-    """Raise `ConfigurationError` when --out is no folder and cannot become one: to be found out before anything is paid."""
+    """Raise `ConfigurationError` when --out is no folder and cannot become one: to be found out
+    before anything is paid.
+    """
     from .._downloader.destinations import refuse_unwritable
 
     try:
         refuse_unwritable(out, f"a video in {out}")
     except DownloadError as error:
-        raise ConfigurationError(f"--out: {error}", next_step="Choose another folder with --out.") from None
+        raise ConfigurationError(
+            f"--out: {error}", next_step="Choose another folder with --out."
+        ) from None
 
 
 @asynccontextmanager
-async def open_session(*, sandbox: bool = False, speed: float = 30.0, **settings: Any) -> AsyncIterator[Session]:
-    """Open a session to the real service, or to a sandbox started for it; `settings` are those of `Session`."""
+async def open_session(
+    *, sandbox: bool = False, speed: float = 30.0, **settings: Any
+) -> AsyncIterator[Session]:
+    """Open a session to the real service, or to a sandbox started for it; `settings` are those of
+    `Session`.
+    """
     from .._config import Budget, Polling
     from .._session import Session
 
@@ -106,7 +128,8 @@ async def open_session(*, sandbox: bool = False, speed: float = 30.0, **settings
         return
     from ..sandbox import Sandbox
 
-    # A sandboxed task takes seconds, so it is looked at more often than the real service's guests should.
+    # A sandboxed task takes seconds, so it is looked at more often than the real service's guests
+    # should.
     eager = Polling(target_delay=0.2, min_interval=0.2, max_interval=0.5, max_reads_per_minute=6000)
     settings.setdefault("polling", eager)
     async with (
@@ -117,7 +140,9 @@ async def open_session(*, sandbox: bool = False, speed: float = 30.0, **settings
 
 
 def run(work: Callable[[], Awaitable[int | None]], *, as_json: bool = False) -> None:
-    """Run a command's coroutine and exit with its code; an error is printed with what it means for the user's money."""
+    """Run a command's coroutine and exit with its code; an error is printed with what it means for
+    the user's money.
+    """
     import asyncio  # late, as all that `--help` does not need
 
     try:
@@ -125,7 +150,10 @@ def run(work: Callable[[], Awaitable[int | None]], *, as_json: bool = False) -> 
     except HappyHorseError as error:
         report(error, as_json=as_json)
         raise typer.Exit(exit_code(error)) from None
-    except (KeyboardInterrupt, asyncio.CancelledError):  # the latter: Ctrl-C once more, while it was coming to an end
+    except (
+        KeyboardInterrupt,
+        asyncio.CancelledError,
+    ):  # the latter: Ctrl-C once more, while it was coming to an end
         say("interrupted")
         raise typer.Exit(Exit.INTERRUPTED) from None
     raise typer.Exit(code or Exit.DONE)
@@ -136,16 +164,21 @@ async def _entered(work: Callable[[], Awaitable[int | None]]) -> int | None:
 
 
 def agreed(question: str) -> bool:
-    """Ask on stderr, as click would ask partly on stdout; what is not a yes is a no. Ctrl-C is an interruption, at once."""
+    """Ask on stderr, as click would ask partly on stdout; what is not a yes is a no. Ctrl-C is an
+    interruption, at once.
+    """
     import signal
 
-    # The event loop's own handler only makes a note for when the loop goes on, which is after the answer.
+    # The event loop's own handler only makes a note for when the loop goes on, which is after the
+    # answer.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)  # noqa: T201
         answer = sys.stdin.readline()
         if not answer:
-            say("\nnothing was sent: pass --yes to spend it, and --max-credits for the most that it may cost")
+            say(
+                "\nnothing was sent: pass --yes to spend it, and --max-credits for the most that it may cost"
+            )
         return answer.strip().lower() in ("y", "yes")
     finally:
         signal.signal(signal.SIGINT, before)
@@ -158,7 +191,10 @@ def say(text: str) -> None:
 
 def put(value: Any) -> None:
     """Print a result: text as it is, anything else as one line of JSON."""
-    print(value if isinstance(value, str) else json.dumps(value, default=_plain, ensure_ascii=False), flush=True)  # noqa: T201
+    text = (
+        value if isinstance(value, str) else json.dumps(value, default=_plain, ensure_ascii=False)
+    )
+    print(text, flush=True)  # noqa: T201
 
 
 def _plain(value: Any) -> Any:
@@ -172,7 +208,11 @@ def report(error: HappyHorseError, *, as_json: bool = False, about: str = "") ->
     problems = error.problems if isinstance(error, InvalidRequestError) else (str(error),)
     for problem in problems:
         say(f"error: {about}: {problem}" if about else f"error: {problem}")
-    for label, value in (("task", error.task_id), ("idempotency key", error.idempotency_key), ("request id", error.request_id)):
+    for label, value in (
+        ("task", error.task_id),
+        ("idempotency key", error.idempotency_key),
+        ("request id", error.request_id),
+    ):
         if value:
             say(f"  {label}: {value}")
     if error.charged != "no":
@@ -183,8 +223,19 @@ def report(error: HappyHorseError, *, as_json: bool = False, about: str = "") ->
 
 def facts_of(error: HappyHorseError) -> dict[str, Any]:
     """Give an error's facts for JSON."""
-    names = ("charged", "task_id", "idempotency_key", "request_id", "next_step", "status", "code", "problems")
-    facts = {name: getattr(error, name) for name in names if getattr(error, name, None) not in (None, "")}
+    names = (
+        "charged",
+        "task_id",
+        "idempotency_key",
+        "request_id",
+        "next_step",
+        "status",
+        "code",
+        "problems",
+    )
+    facts = {
+        name: getattr(error, name) for name in names if getattr(error, name, None) not in (None, "")
+    }
     return {"type": type(error).__name__, "message": str(error), **facts}
 
 

@@ -1,4 +1,6 @@
-"""What people see while tasks run: live bars on a terminal, plain lines elsewhere. Writes to stderr."""
+"""What people see while tasks run: live bars on a terminal, plain lines elsewhere. Writes to
+stderr.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,12 @@ class Display:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._unsubscribe()
         self._progress.stop()
 
@@ -106,14 +113,18 @@ class Display:
         paid = [task_id for name, task_id in self._ids.items() if name not in self._saved]
         if paid:
             self._progress.stop()
-            say("These tasks are paid and go on. Their videos can be fetched for 24 hours after they are done:")
+            say(
+                "These tasks are paid and go on. Their videos can be fetched for 24 hours after they are done:"
+            )
             say(f"  happyhorse tasks download {' '.join(paid)}")
 
     def table(self, videos: Sequence[Video]) -> None:
         """Show what was made."""
         if not videos:
             return
-        table = Table(title=f"{len(videos)} video{'s' * (len(videos) != 1)} in {time.monotonic() - self._started:.1f} s")
+        table = Table(
+            title=f"{len(videos)} video{'s' * (len(videos) != 1)} in {time.monotonic() - self._started:.1f} s"
+        )
         table.add_column("file")
         for heading in ("length", "size", "pixels", "credits", "seconds"):
             table.add_column(heading, justify="right")
@@ -148,15 +159,23 @@ WORDS = {
 
 
 class BatchDisplay:
-    """The board of one run; `private`: the service is a sandbox that ends with this process, and its tasks with it."""
+    """The board of one run; `private`: the service is a sandbox that ends with this process, and
+    its tasks with it.
+    """
 
-    def __init__(self, session: Session, batch: Batch, *, as_json: bool, private: bool = False) -> None:
+    def __init__(
+        self, session: Session, batch: Batch, *, as_json: bool, private: bool = False
+    ) -> None:
         self._batch = batch
         self._as_json = as_json
         self._private = private
         self._console = Console(stderr=True)
         self._on_terminal = self._console.is_terminal and not as_json
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True) if self._on_terminal else None
+        self._live = (
+            Live(console=self._console, refresh_per_second=4, transient=True)
+            if self._on_terminal
+            else None
+        )
         self._started = time.monotonic()
         self._ended = 0
         self.signals = 0
@@ -168,7 +187,12 @@ class BatchDisplay:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._unsubscribe()
         if self._live is not None:
             self._live.stop()
@@ -176,7 +200,15 @@ class BatchDisplay:
     def _heard(self, event: JobChanged | Throttled | LinkExpiring) -> None:
         if isinstance(event, JobChanged):
             if self._as_json:
-                put({"event": "job", "id": event.id, "state": event.state.value, "task_id": event.task_id, "code": event.code})
+                put(
+                    {
+                        "event": "job",
+                        "id": event.id,
+                        "state": event.state.value,
+                        "task_id": event.task_id,
+                        "code": event.code,
+                    }
+                )
         elif isinstance(event, Throttled):
             self._note(f"the service asks to slow down: next submission in {event.pause:.0f} s")
         else:
@@ -194,8 +226,14 @@ class BatchDisplay:
         """Say what a signal does."""
         self.signals = count
         if count == 1:
-            lost = "what is being made ends with the sandbox" if self._private else "nothing is lost either"
-            self._note(f"stopping: nothing new is submitted, what is paid is finished. Once more: stop now ({lost}).")
+            lost = (
+                "what is being made ends with the sandbox"
+                if self._private
+                else "nothing is lost either"
+            )
+            self._note(
+                f"stopping: nothing new is submitted, what is paid is finished. Once more: stop now ({lost})."
+            )
 
     def outcome(self, outcome: Outcome) -> None:
         """Show a job that has ended in this run."""
@@ -207,7 +245,9 @@ class BatchDisplay:
 
     @asynccontextmanager
     async def refreshing(self) -> AsyncIterator[None]:
-        """Keep the board up to date; asking the ledger takes longer the longer it is, so it is asked less often then."""
+        """Keep the board up to date; asking the ledger takes longer the longer it is, so it is
+        asked less often then.
+        """
         board = asyncio.create_task(self._refresh()) if not self._as_json else None
         try:
             yield
@@ -240,18 +280,25 @@ class BatchDisplay:
         return f"{states or 'nothing yet'}; {60 * self._rate():.1f} a minute, about {self._eta(totals)} to go; {spent}"
 
     def board(self, totals: Totals) -> Group:
-        """Draw how the batch stands: a bar, the jobs in each state, the pace, the credits, failures by code, and links about to die."""
+        """Draw how the batch stands: a bar, the jobs in each state, the pace, the credits, failures
+        by code, and links about to die.
+        """
         table = Table.grid(padding=(0, 2))
         for state in JobState:
             if totals.states.get(state):
                 table.add_row(WORDS[state], f"{totals.states[state]:,}")
-        table.add_row("rate", f"{60 * self._rate():.1f} a minute, about {self._eta(totals)} to go for {totals.jobs:,} known jobs")
+        table.add_row(
+            "rate",
+            f"{60 * self._rate():.1f} a minute, about {self._eta(totals)} to go for {totals.jobs:,} known jobs",
+        )
         table.add_row("credits", f"{money(totals.spent)} spent, {money(totals.reserved)} reserved")
         for code, count in list(totals.failures.items())[:8]:
             table.add_row(f"  {code}", f"{count:,}")
         if totals.dying:
             table.add_row("[red]links about to die", f"[red]{totals.dying:,}")
-        return Group(ProgressBar(total=max(1, totals.jobs), completed=totals.ended, width=60), table)
+        return Group(
+            ProgressBar(total=max(1, totals.jobs), completed=totals.ended, width=60), table
+        )
 
     def final(self, totals: Totals, counts: Mapping[bool, int]) -> None:
         """Say how it ended."""
@@ -265,20 +312,30 @@ class BatchDisplay:
         if self._as_json:
             put(facts)
         else:
-            say(f"{counts[True]:,} videos, {counts[False]:,} without; the folder as a whole: {self._line(totals)}")
+            say(
+                f"{counts[True]:,} videos, {counts[False]:,} without; the folder as a whole: {self._line(totals)}"
+            )
 
 
 def lines_of(facts: Overview) -> list[str]:
     """Write an overview as lines."""
     totals = facts.totals
     lines = [f"{facts.folder}: {totals.jobs:,} jobs"]
-    lines += [f"  {totals.states[state]:>9,}  {WORDS[state]}" for state in JobState if totals.states.get(state)]
+    lines += [
+        f"  {totals.states[state]:>9,}  {WORDS[state]}"
+        for state in JobState
+        if totals.states.get(state)
+    ]
     lines += [f"  {count:>9,}    of these {code}" for code, count in totals.failures.items()]
     lines.append(f"  credits: {money(totals.spent)} spent, {money(totals.reserved)} reserved")
     if totals.dying and totals.first_death is not None:
-        lines.append(f"  links about to die: {totals.dying:,}, the first in {_span(totals.first_death - time.time())}")
+        lines.append(
+            f"  links about to die: {totals.dying:,}, the first in {_span(totals.first_death - time.time())}"
+        )
     end = facts.how or f"going on, or killed (process {facts.pid})"
-    lines.append(f"  run {facts.run}, begun {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(facts.started))}: {end}")
+    lines.append(
+        f"  run {facts.run}, begun {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(facts.started))}: {end}"
+    )
     lines.append(f"  rate: {facts.per_hour:,.0f} an hour")
     return lines
 

@@ -52,7 +52,9 @@ class Job(NamedTuple):
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="The folder for the videos.")] = Path("happyhorse-demo"),
+    out: Annotated[Path, typer.Option("--out", help="The folder for the videos.")] = Path(
+        "happyhorse-demo"
+    ),
     speed: Speed = 20.0,
     as_json: AsJson = False,
 ) -> None:
@@ -64,7 +66,10 @@ def demo(
         _need_renderer()
         need_folder(out)
         photos = Path(sandbox.__file__).parent / "photos"
-        jobs = [_job(photos / name, out / f"{Path(name).stem}.mp4", prompt=prompt) for name, prompt in DEMO_PROMPTS.items()]
+        jobs = [
+            _job(photos / name, out / f"{Path(name).stem}.mp4", prompt=prompt)
+            for name, prompt in DEMO_PROMPTS.items()
+        ]
         async with open_session(sandbox=True, speed=speed) as session:
             return await _run_all(session, jobs, out, as_json=as_json, overwrite=True, private=True)
 
@@ -76,20 +81,38 @@ def _need_renderer() -> None:
         import av  # noqa: F401
         import PIL  # noqa: F401
     except ImportError:
-        say("error: the demo renders real videos, which needs two more packages: pip install 'happyhorse-async[sandbox]'")
+        say(
+            "error: the demo renders real videos, which needs two more packages: pip install 'happyhorse-async[sandbox]'"
+        )
         raise typer.Exit(Exit.WRONG_INPUT) from None
 
 
 def generate(
     images: Annotated[
-        list[str], typer.Argument(help="Paths or http(s) links of first frames: JPEG, PNG or WEBP.", metavar="IMAGE...")
+        list[str],
+        typer.Argument(
+            help="Paths or http(s) links of first frames: JPEG, PNG or WEBP.", metavar="IMAGE..."
+        ),
     ],
-    prompt: Annotated[str | None, typer.Option("--prompt", help="What should happen in the video.")] = None,
-    duration: Annotated[int, typer.Option("--duration", help="Seconds, 3 to 15; changes the price.")] = 5,
-    quality: Annotated[str, typer.Option("--quality", help="720p or 1080p; changes the price.")] = "720p",
-    seed: Annotated[int | None, typer.Option("--seed", help="1 to 2147483647; drawn by the service when left out.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="The folder for the videos, named after the images.")] = Path("videos"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace videos that are there already.")] = False,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="What should happen in the video.")
+    ] = None,
+    duration: Annotated[
+        int, typer.Option("--duration", help="Seconds, 3 to 15; changes the price.")
+    ] = 5,
+    quality: Annotated[
+        str, typer.Option("--quality", help="720p or 1080p; changes the price.")
+    ] = "720p",
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="1 to 2147483647; drawn by the service when left out."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="The folder for the videos, named after the images.")
+    ] = Path("videos"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace videos that are there already.")
+    ] = False,
     sandbox: Sandboxed = False,
     speed: Speed = 20.0,
     yes: Yes = False,
@@ -105,7 +128,9 @@ def generate(
             jobs = await _checked_jobs(session, images, out, fields, overwrite=overwrite)
             if not (sandbox or yes or await _agreed(session, [job.request for job in jobs])):
                 return Exit.NOT_WANTED
-            return await _run_all(session, jobs, out, as_json=as_json, overwrite=overwrite, private=sandbox)
+            return await _run_all(
+                session, jobs, out, as_json=as_json, overwrite=overwrite, private=sandbox
+            )
 
     run(work, as_json=as_json)
 
@@ -126,7 +151,9 @@ async def _checked_jobs(
     taken = [str(job.path) for job in jobs if job.path.exists()]
     if taken and not overwrite:
         raise DestinationExistsError(
-            f"already there: {', '.join(taken)}", charged="no", next_step="Choose another folder with --out, or pass --overwrite."
+            f"already there: {', '.join(taken)}",
+            charged="no",
+            next_step="Choose another folder with --out, or pass --overwrite.",
         )
     return jobs
 
@@ -145,7 +172,9 @@ def _paths(images: Iterable[str], out: Path) -> list[Path]:
 def _job(image: str | Path, path: Path, **fields: Any) -> Job:
     from .._request import ImageToVideo
 
-    return Job(Path(image).name if isinstance(image, Path) else image, ImageToVideo(image, **fields), path)
+    return Job(
+        Path(image).name if isinstance(image, Path) else image, ImageToVideo(image, **fields), path
+    )
 
 
 async def _agreed(session: Session, requests: list[ImageToVideo]) -> bool:
@@ -162,8 +191,18 @@ async def _agreed(session: Session, requests: list[ImageToVideo]) -> bool:
     return agreed("Spend it?")
 
 
-async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json: bool, overwrite: bool, private: bool) -> int:
-    """Make and save the videos; `private`: the service is a sandbox that ends with this process, and its tasks with it."""
+async def _run_all(
+    session: Session,
+    jobs: Sequence[Job],
+    out: Path,
+    *,
+    as_json: bool,
+    overwrite: bool,
+    private: bool,
+) -> int:
+    """Make and save the videos; `private`: the service is a sandbox that ends with this process,
+    and its tasks with it.
+    """
     import anyio
 
     from ._display import Display
@@ -201,7 +240,9 @@ async def _run_all(session: Session, jobs: Sequence[Job], out: Path, *, as_json:
 
 
 async def _make(session: Session, job: Job, display: Display, *, overwrite: bool) -> list[Video]:
-    """Submit and follow one job, and save every video that it gives: their links die, so none is left behind."""
+    """Submit and follow one job, and save every video that it gives: their links die, so none is
+    left behind.
+    """
     display.status(job.path.name, "submitting")
     task = await session.submit(job.request)
     display.submitted(job.path.name, task.id)

@@ -9,15 +9,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import HappyHorseError
-from ._common import AsJson, Exit, exit_code, money, need_folder, open_session, overall, put, report, run, say
+from ._common import (
+    AsJson,
+    Exit,
+    exit_code,
+    money,
+    need_folder,
+    open_session,
+    overall,
+    put,
+    report,
+    run,
+    say,
+)
 
 if TYPE_CHECKING:
     from .._models import Task, TaskSummary
     from .._session import Session
 
-app = typer.Typer(help="Look at tasks, follow them, and fetch their videos.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Look at tasks, follow them, and fetch their videos.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
-Ids = Annotated[list[str], typer.Argument(help="Ids of tasks: task-unified-...", metavar="TASK_ID...")]
+Ids = Annotated[
+    list[str], typer.Argument(help="Ids of tasks: task-unified-...", metavar="TASK_ID...")
+]
 Out = Annotated[Path, typer.Option("--out", help="The folder for the videos.")]
 
 
@@ -28,7 +46,9 @@ def describe(task: Task) -> dict[str, Any]:
         "status": task.status,
         "progress": task.progress,
         "results": list(task.results),
-        "error": {"code": task.error.code, "message": task.error.message} if task.error is not None else None,
+        "error": {"code": task.error.code, "message": task.error.message}
+        if task.error is not None
+        else None,
         "created": task.created.isoformat() if task.created is not None else None,
         "expires_at": task.expires_at.isoformat() if task.expires_at is not None else None,
         "credits": task.usage.credits_used,
@@ -71,7 +91,9 @@ def get(ids: Ids, as_json: AsJson = False) -> None:
 
 @app.command("list")
 def list_tasks(
-    status: Annotated[str | None, typer.Option("--status", help="processing, completed, failed or cancelled.")] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", help="processing, completed, failed or cancelled.")
+    ] = None,
     page: Annotated[int, typer.Option("--page", help="From 1, newest first.", min=1)] = 1,
     page_size: Annotated[int, typer.Option("--page-size", min=1, max=50)] = 20,
     as_json: AsJson = False,
@@ -90,7 +112,13 @@ def list_tasks(
 
 def _summary(item: TaskSummary) -> dict[str, Any]:
     created = item.created.isoformat() if item.created is not None else None
-    return {"id": item.id, "status": item.status, "created": created, "has_results": item.has_results, "credits": item.credits_used}
+    return {
+        "id": item.id,
+        "status": item.status,
+        "created": created,
+        "has_results": item.has_results,
+        "credits": item.credits_used,
+    }
 
 
 def _summary_line(item: TaskSummary) -> str:
@@ -119,7 +147,9 @@ def watch(ids: Ids, as_json: AsJson = False) -> None:
 def download_tasks(
     ids: Ids,
     out: Out = Path("videos"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are there already.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Wait for tasks and save their videos; what was fetched before is gone on with."""
@@ -128,20 +158,29 @@ def download_tasks(
         need_folder(out)
         async with open_session() as session:
             return await _download_all(
-                session, [(task_id, f"{out}/", None) for task_id in ids], overwrite=overwrite, as_json=as_json
+                session,
+                [(task_id, f"{out}/", None) for task_id in ids],
+                overwrite=overwrite,
+                as_json=as_json,
             )
 
     run(work, as_json=as_json)
 
 
 def download(
-    folder: Annotated[Path, typer.Argument(help="The folder with the unfinished downloads.")] = Path("videos"),
-    resume: Annotated[bool, typer.Option("--resume", help="Finish everything left as .part.", show_default=False)] = False,
+    folder: Annotated[
+        Path, typer.Argument(help="The folder with the unfinished downloads.")
+    ] = Path("videos"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Finish everything left as .part.", show_default=False)
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Finish the downloads that were interrupted in FOLDER (with --resume)."""
     if not resume:
-        say("error: say --resume to finish what is left as .part; for single tasks use `happyhorse tasks download TASK_ID`")
+        say(
+            "error: say --resume to finish what is left as .part; for single tasks use `happyhorse tasks download TASK_ID`"
+        )
         raise typer.Exit(Exit.WRONG_INPUT)
 
     async def work() -> int:
@@ -150,7 +189,10 @@ def download(
             if not leftovers:
                 say(f"nothing is left to finish in {folder}")
             return await _download_all(
-                session, [(left.task_id, _literally(left.path), left.index) for left in leftovers], overwrite=False, as_json=as_json
+                session,
+                [(left.task_id, _literally(left.path), left.index) for left in leftovers],
+                overwrite=False,
+                as_json=as_json,
             )
 
     run(work, as_json=as_json)
@@ -161,7 +203,9 @@ def _literally(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-async def _download_all(session: Session, jobs: Sequence[tuple[str, str, int | None]], *, overwrite: bool, as_json: bool) -> int:
+async def _download_all(
+    session: Session, jobs: Sequence[tuple[str, str, int | None]], *, overwrite: bool, as_json: bool
+) -> int:
     """Save one video of each task, or, where no index is given, every one that it has."""
     import anyio
 

@@ -9,15 +9,22 @@ from aiohttp import web
 from ..webhooks import Webhooks
 
 
-def webhook_route(path: str, webhooks: Webhooks | Callable[[web.Request], Webhooks]) -> web.RouteDef:
-    """Make a route to add to an application, for example `app.add_routes([webhook_route("/hooks", webhooks)])`.
+def webhook_route(
+    path: str, webhooks: Webhooks | Callable[[web.Request], Webhooks]
+) -> web.RouteDef:
+    """Make a route to add to an application, for example `app.add_routes([webhook_route("/hooks",
+    webhooks)])`.
 
-    `path` is the path of `Session(public_url=...)`. `webhooks` is the receiver, or a function that finds it for a request, for apps that
-    open their session in a cleanup context.
+    `path` is the path of `Session(public_url=...)`. `webhooks` is the receiver, or a function that
+    finds it for a request, for apps that open their session in a cleanup context.
     """
 
     async def take(request: web.Request) -> web.Response:
         receiver = webhooks if isinstance(webhooks, Webhooks) else webhooks(request)
-        return web.Response(status=await receiver.receive_stream(request.match_info["token"], request.content.iter_any()))
+        return web.Response(
+            status=await receiver.receive_stream(
+                request.match_info["token"], request.content.iter_any()
+            )
+        )
 
     return web.post(f"{path.rstrip('/')}/{{token}}", take)

@@ -1,6 +1,8 @@
-"""The service on this machine, for demos and tests: real HTTP, real videos, adjustable time, faults on request.
+"""The service on this machine, for demos and tests: real HTTP, real videos, adjustable time, faults
+on request.
 
-It shares no code with the rest of the package, so that a mistake on one side of the wire does not hide on the other.
+It shares no code with the rest of the package, so that a mistake on one side of the wire does not
+hide on the other.
 """
 
 from ._accounts import Account

@@ -15,10 +15,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Read the arguments, run the sandbox, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m happyhorse_async.sandbox", description=__doc__)
     parser.add_argument("--port", type=int, default=8787, help="port of the API; 0: a free one")
-    parser.add_argument("--files-port", type=int, default=8788, help="port of the file service; 0: a free one")
+    parser.add_argument(
+        "--files-port", type=int, default=8788, help="port of the file service; 0: a free one"
+    )
     parser.add_argument("--speed", type=float, default=1.0, help="sandbox seconds per real second")
-    parser.add_argument("--video", choices=("auto", "real", "stub"), default="auto", help="which videos to make")
-    parser.add_argument("--task-seconds", type=float, help="the life of every task in sandbox seconds; else a realistic one")
+    parser.add_argument(
+        "--video", choices=("auto", "real", "stub"), default="auto", help="which videos to make"
+    )
+    parser.add_argument(
+        "--task-seconds",
+        type=float,
+        help="the life of every task in sandbox seconds; else a realistic one",
+    )
     parser.add_argument("--scenario", choices=tuple(SCENARIOS), help="a named set of faults")
     given = parser.parse_args(arguments)
     return serve(**vars(given))

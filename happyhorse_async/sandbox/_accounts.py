@@ -1,6 +1,8 @@
-"""Accounts, prices and the ledger of charges: reserve on acceptance, settle on success, refund on failure.
+"""Accounts, prices and the ledger of charges: reserve on acceptance, settle on success, refund on
+failure.
 
-Amounts are credits as exact `Decimal`; 68 credits are 1 USD and 1 credit is 10,000 uc (seen in the vendor's clients).
+Amounts are credits as exact `Decimal`; 68 credits are 1 USD and 1 credit is 10,000 uc (seen in the
+vendor's clients).
 """
 
 from __future__ import annotations
@@ -15,7 +17,17 @@ import attrs
 from ._errors import Refusal
 from ._submissions import MODEL
 
-__all__ = ["Account", "Charge", "Entry", "RateLimited", "Wallet", "price", "pricing_rule", "uc", "usd"]
+__all__ = [
+    "Account",
+    "Charge",
+    "Entry",
+    "RateLimited",
+    "Wallet",
+    "price",
+    "pricing_rule",
+    "uc",
+    "usd",
+]
 
 _RATE = Decimal("7.616")
 _QUALITY_FACTOR = {"720p": Decimal(1), "1080p": Decimal("1.72")}
@@ -46,7 +58,9 @@ class Account:
 
     key: str
     credits: Decimal = attrs.field(default=Decimal(1_000_000), converter=Decimal)
-    token_credits: Decimal | None = attrs.field(default=None, converter=attrs.converters.optional(Decimal))
+    token_credits: Decimal | None = attrs.field(
+        default=None, converter=attrs.converters.optional(Decimal)
+    )
     """A limit of this key alone; None: unlimited."""
     file_quota: int = 2000
     rate_limit: float | None = None
@@ -103,9 +117,15 @@ class Wallet:
     def reserve(self, amount: Decimal) -> Charge:
         """Set credits aside for a task; raises `Refusal` (402) when there are too few."""
         if self.remaining < amount:
-            raise Refusal(402, "insufficient_quota", f"{amount} credits are needed, {self.remaining} are left")
+            raise Refusal(
+                402, "insufficient_quota", f"{amount} credits are needed, {self.remaining} are left"
+            )
         if self.token_remaining is not None and self.token_remaining < amount:
-            raise Refusal(402, "quota_exceeded", f"{amount} credits are needed, the key has {self.token_remaining} left")
+            raise Refusal(
+                402,
+                "quota_exceeded",
+                f"{amount} credits are needed, the key has {self.token_remaining} left",
+            )
         self.reserved += amount
         return Charge(reserved=amount)
 
@@ -137,7 +157,9 @@ class Wallet:
 
 
 class RateLimited(Refusal):
-    """429 `rate_limit_exceeded`: `wait` real seconds are left until the next submission is accepted."""
+    """429 `rate_limit_exceeded`: `wait` real seconds are left until the next submission is
+    accepted.
+    """
 
     def __init__(self, wait: float) -> None:
         super().__init__(429, "rate_limit_exceeded", "too many requests, slow down")
@@ -149,7 +171,9 @@ class RateLimited(Refusal):
 
 
 def pricing_rule() -> dict[str, Any]:
-    """Return the answer of the catalogue for this model (seen in the vendor's clients; the amounts of 2026-10-10)."""
+    """Return the answer of the catalogue for this model (seen in the vendor's clients; the amounts
+    of 2026-10-10).
+    """
     factors = {quality: str(factor) for quality, factor in _QUALITY_FACTOR.items()}
     quantity = {
         "type": "multiply",
@@ -178,5 +202,10 @@ def pricing_rule() -> dict[str, Any]:
 
 def _amounts(credits_: Decimal) -> dict[str, str]:
     dollars = credits_ / _CREDITS_PER_USD
-    amounts = {"uc": credits_ * _UC_PER_CREDIT, "credits": credits_, "cny": dollars * _CNY_PER_USD, "usd": dollars}
+    amounts = {
+        "uc": credits_ * _UC_PER_CREDIT,
+        "credits": credits_,
+        "cny": dollars * _CNY_PER_USD,
+        "usd": dollars,
+    }
     return {unit: f"{amount.normalize():f}" for unit, amount in amounts.items()}

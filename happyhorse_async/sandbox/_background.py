@@ -26,7 +26,11 @@ class Crew:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            context = {"message": "background work of the sandbox failed", "exception": error, "task": task}
+            context = {
+                "message": "background work of the sandbox failed",
+                "exception": error,
+                "task": task,
+            }
             task.get_loop().call_exception_handler(context)
 
     async def close(self) -> None:

@@ -1,4 +1,6 @@
-"""Callbacks: one POST when a task has ended, up to three more tries, and the faults that befall them."""
+"""Callbacks: one POST when a task has ended, up to three more tries, and the faults that befall
+them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["CallbackRecord", "Callbacks"]
 
 _LONGEST_HOLD = 5.0
-"""Sandbox seconds after which a callback that waits to be overtaken goes out all the same: there may be no other."""
+"""Sandbox seconds after which a callback that waits to be overtaken goes out all the same: there
+may be no other."""
 _PAUSES = (1.0, 2.0, 4.0)
 """Sandbox seconds before the second, third and fourth try (the service's reference)."""
 
@@ -67,7 +70,9 @@ class Callbacks:
         url = task.submission.callback_url
         if url is None:
             return
-        faults = {fault.action: fault.details for fault in self._plan.strike_callback(urlsplit(url).path)}
+        faults = {
+            fault.action: fault.details for fault in self._plan.strike_callback(urlsplit(url).path)
+        }
         if "no-callback" in faults:
             return
         if "reorder-callbacks" in faults:
@@ -79,7 +84,9 @@ class Callbacks:
             self._agenda.at(due, lambda _: self._send(task, 1))
         else:
             self._send(task, 1)
-        for _ in range(faults["duplicate-callback"].get("count", 1) if "duplicate-callback" in faults else 0):
+        for _ in range(
+            faults["duplicate-callback"].get("count", 1) if "duplicate-callback" in faults else 0
+        ):
             self._send(task, 1)
         for other in list(self._held):
             self._release(other)
@@ -112,7 +119,9 @@ class Callbacks:
             self._session = aiohttp.ClientSession(timeout=self._timeout)
         headers = {"Content-Type": "application/json", "User-Agent": "happyhorse-sandbox"}
         try:
-            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
+            async with self._session.post(
+                url, data=body, headers=headers, allow_redirects=False
+            ) as answer:
                 return answer.status
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
             # ValueError: host names that cannot be encoded, of which `UnicodeError` is one kind.

@@ -1,4 +1,6 @@
-"""The sandbox's time: a scale and an offset on real time. The real clock is passed in; nothing here reads one."""
+"""The sandbox's time: a scale and an offset on real time. The real clock is passed in; nothing here
+reads one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The answers that refuse a request: status, code, type and parameter, as the service's error table has them."""
+"""The answers that refuse a request: status, code, type and parameter, as the service's error table
+has them.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,13 @@ class Refusal(Exception):  # noqa: N818  # an answer like any other, not a failu
     """The service says no: carries everything that either host's error envelope needs."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, param: str | None = None, headers: dict[str, str] | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -78,7 +86,11 @@ def encode(value: Any) -> bytes:
 def decode(body: bytes) -> Any:
     """Return the value of a JSON request body; raises `Refusal` (400) when it is none."""
     try:
-        return _orjson.loads(body) if _orjson is not None else json.loads(body, parse_constant=_no_constant)
+        return (
+            _orjson.loads(body)
+            if _orjson is not None
+            else json.loads(body, parse_constant=_no_constant)
+        )
     except (ValueError, RecursionError):
         raise Refusal(400, "invalid_request", "the body is not valid JSON") from None
 

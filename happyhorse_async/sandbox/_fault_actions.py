@@ -1,4 +1,5 @@
-"""What a fault does to one exchange: changes of the call, of the answer, and of how the answer is delivered.
+"""What a fault does to one exchange: changes of the call, of the answer, and of how the answer is
+delivered.
 
 Functions over values; the sockets are `delivery`'s.
 """
@@ -34,7 +35,8 @@ class Delivery:
     delay: float = 0.0
     """Real seconds before the first byte."""
     silent: bool = False
-    """Nothing is sent: after `delay`, or at the sandbox's end when it is infinite, the connection is dropped."""
+    """Nothing is sent: after `delay`, or at the sandbox's end when it is infinite, the connection
+    is dropped."""
     chunk: int | None = None
     """Send the body in pieces of so many bytes, `interval` real seconds apart."""
     interval: float = 0.0
@@ -70,7 +72,9 @@ class Act:
 
 
 def before(fault: Fault, act: Act) -> None:
-    """Carry out what happens before a call is handled; it is not handled at all when this sets `act.answer`."""
+    """Carry out what happens before a call is handled; it is not handled at all when this sets
+    `act.answer`.
+    """
     change = _BEFORE.get(fault.action)
     if change is not None:
         change(act)
@@ -84,17 +88,25 @@ def after(fault: Fault, act: Act) -> None:
 
 
 def _given(act: Act, default_status: int) -> Answer:
-    """Return the answer that the fault's details describe; without a body it is the host's own error."""
+    """Return the answer that the fault's details describe; without a body it is the host's own
+    error.
+    """
     body, status = act.details.get("body"), act.details.get("status", default_status)
     headers = dict(act.details.get("headers", {}))
     if isinstance(body, (bytes, str)):
-        return Answer(status, body=_as_bytes(body), content_type="text/html; charset=utf-8", headers=headers)
+        return Answer(
+            status, body=_as_bytes(body), content_type="text/html; charset=utf-8", headers=headers
+        )
     if body is not None:
         return Answer(status, body, headers=headers)
-    refusal = Refusal(status, typical_code(status), "refused by a fault of the sandbox", headers=headers)
+    refusal = Refusal(
+        status, typical_code(status), "refused by a fault of the sandbox", headers=headers
+    )
     if act.call.host == "files":
         return file_error(refusal)
-    return api_error(refusal, request_id=act.request_id, integer_code=act.service.features.integer_codes)
+    return api_error(
+        refusal, request_id=act.request_id, integer_code=act.service.features.integer_codes
+    )
 
 
 def _refuse(act: Act) -> None:
@@ -102,7 +114,9 @@ def _refuse(act: Act) -> None:
 
 
 def _ignore_range(act: Act) -> None:
-    act.call.headers = {name: value for name, value in act.call.headers.items() if name.lower() != "range"}
+    act.call.headers = {
+        name: value for name, value in act.call.headers.items() if name.lower() != "range"
+    }
 
 
 def _linked(act: Act) -> TaskRecord | None:
@@ -128,7 +142,9 @@ def _new_etag(act: Act) -> None:
 def _redirect(act: Act) -> None:
     if "hop=" not in act.call.query:
         location = act.details.get("to", f"{act.call.path}?hop=1")
-        act.answer = Answer(act.details.get("status", 302), body=b"", headers={"Location": location})
+        act.answer = Answer(
+            act.details.get("status", 302), body=b"", headers={"Location": location}
+        )
 
 
 def _drop(act: Act) -> None:
@@ -150,7 +166,10 @@ def _slow(act: Act) -> None:
 
 
 def _slow_bytes(act: Act) -> None:
-    act.delivery.chunk, act.delivery.interval = act.details.get("chunk", 1024), act.details.get("interval", 0.05)
+    act.delivery.chunk, act.delivery.interval = (
+        act.details.get("chunk", 1024),
+        act.details.get("interval", 0.05),
+    )
 
 
 def _truncate(act: Act) -> None:
@@ -169,7 +188,9 @@ def _share(details: dict[str, Any], size: int) -> int:
 
 def _short(act: Act) -> None:
     body = act.true_answer.encoded()
-    act.answer = Answer(200, body=body[: _share(act.details, len(body))], content_type=act.true_answer.content_type)
+    act.answer = Answer(
+        200, body=body[: _share(act.details, len(body))], content_type=act.true_answer.content_type
+    )
 
 
 def _html(act: Act) -> None:
@@ -177,12 +198,16 @@ def _html(act: Act) -> None:
 
 
 def _json(act: Act) -> None:
-    body = act.details.get("body", {"error": {"code": "expired", "message": "This link has expired."}})
+    body = act.details.get(
+        "body", {"error": {"code": "expired", "message": "This link has expired."}}
+    )
     act.answer = Answer(act.details.get("status", 200), body)
 
 
 def _empty(act: Act) -> None:
-    act.answer = Answer(act.details.get("status", 200), body=b"", content_type=act.true_answer.content_type)
+    act.answer = Answer(
+        act.details.get("status", 200), body=b"", content_type=act.true_answer.content_type
+    )
 
 
 def _wrong_range(act: Act) -> None:
@@ -200,9 +225,15 @@ def _corrupt(act: Act) -> None:
 
 def _absent(act: Act) -> None:
     ids = act.details.get("ids", "all")
-    if act.true_answer.status == 200 and isinstance(act.true_answer.payload, dict) and "data" in act.true_answer.payload:
+    if (
+        act.true_answer.status == 200
+        and isinstance(act.true_answer.payload, dict)
+        and "data" in act.true_answer.payload
+    ):
         rows = act.true_answer.payload["data"]
-        act.true_answer.payload["data"] = [] if ids == "all" else [row for row in rows if row["id"] not in ids]
+        act.true_answer.payload["data"] = (
+            [] if ids == "all" else [row for row in rows if row["id"] not in ids]
+        )
 
 
 def _views_in(answer: Answer) -> list[dict[str, Any]]:
@@ -245,8 +276,12 @@ def _accepted(act: Act) -> TaskRecord | None:
 def _fail_task(act: Act) -> None:
     # Before the call is handled: a task of no length has ended by the time that it is answered.
     status = act.details.get("status", "failed")
-    code = act.details.get("code", "request_cancelled" if status == "cancelled" else "service_error")
-    act.call.ending = Ending(status, code, act.details.get("message"), act.details.get("refund", True))
+    code = act.details.get(
+        "code", "request_cancelled" if status == "cancelled" else "service_error"
+    )
+    act.call.ending = Ending(
+        status, code, act.details.get("message"), act.details.get("refund", True)
+    )
 
 
 def _output_length(act: Act) -> None:

@@ -1,4 +1,6 @@
-"""Faults as data: which request, which misbehaviour. Matching is pure; carrying them out is for `misbehave`."""
+"""Faults as data: which request, which misbehaviour. Matching is pure; carrying them out is for
+`misbehave`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _SUBMIT = "/v1/videos/generations"
 
 @attrs.frozen
 class Action:
-    """A misbehaviour: where it applies unless a fault says otherwise, and the details that it takes."""
+    """A misbehaviour: where it applies unless a fault says otherwise, and the details that it
+    takes.
+    """
 
     path: str | None
     """None: every path of the service."""
@@ -76,25 +80,30 @@ def _check(action: str, details: dict[str, Any]) -> None:
         raise ValueError(f"no such fault: {action!r}; there are {', '.join(ACTIONS)}")
     known = ACTIONS[action].details
     if unknown := details.keys() - known:
-        raise ValueError(f"{action} takes {', '.join(sorted(known)) or 'no details'}, not {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"{action} takes {', '.join(sorted(known)) or 'no details'}, not {', '.join(sorted(unknown))}"
+        )
 
 
 @attrs.frozen(init=False, eq=False)
 class Fault:
     """One misbehaviour of the sandbox and the requests that suffer it.
 
-    `nth`, `after`, `times` and `probability` count the requests that match `method` and `path` since the fault was added.
+    `nth`, `after`, `times` and `probability` count the requests that match `method` and `path`
+    since the fault was added.
     """
 
     action: str
     """One of `ACTIONS`."""
     method: str | None
     path: str | None
-    """A prefix, or a glob when it contains `*`, `?` or `[`; None: wherever the action makes sense."""
+    """A prefix, or a glob when it contains `*`, `?` or `[`; None: wherever the action makes sense.
+    """
     nth: frozenset[int] | None
     """Only these matching requests, counted from 1 after `after` ones."""
     times: int | None
-    """At most so often; None: for ever. By default once, with `nth` for each of them, with `probability` for ever."""
+    """At most so often; None: for ever. By default once, with `nth` for each of them, with
+    `probability` for ever."""
     probability: float | None
     """The chance of each matching request to suffer."""
     seed: int
@@ -118,12 +127,20 @@ class Fault:
     ) -> None:
         _check(action, details)
         conditions = {"method": method, "path": path, "nth": nth, "times": times}
-        check_values(action, {**conditions, "probability": probability, "seed": seed, "after": after}, details)
+        check_values(
+            action,
+            {**conditions, "probability": probability, "seed": seed, "after": after},
+            details,
+        )
         positions = _positions(nth)
         if times == -1:
-            times = None if probability is not None else len(positions) if positions is not None else 1
+            times = (
+                None if probability is not None else len(positions) if positions is not None else 1
+            )
         path = ACTIONS[action].path if path is None else path
-        self.__attrs_init__(action, method, path, positions, times, probability, seed, after, details)
+        self.__attrs_init__(
+            action, method, path, positions, times, probability, seed, after, details
+        )
 
     def matches(self, method: str, path: str) -> bool:
         """Return whether the fault is about such a request at all."""
@@ -131,7 +148,11 @@ class Fault:
             return False
         if self.path is None:
             return True
-        return fnmatchcase(path, self.path) if any(mark in self.path for mark in "*?[") else path.startswith(self.path)
+        return (
+            fnmatchcase(path, self.path)
+            if any(mark in self.path for mark in "*?[")
+            else path.startswith(self.path)
+        )
 
 
 @attrs.define
@@ -188,11 +209,19 @@ class FaultPlan:
 
     def strike(self, method: str, path: str) -> list[Fault]:
         """Return the faults that one request suffers, and count it."""
-        return [armed.fault for armed in self._armed if armed.fault.action not in CALLBACKS and armed.strikes(method, path)]
+        return [
+            armed.fault
+            for armed in self._armed
+            if armed.fault.action not in CALLBACKS and armed.strikes(method, path)
+        ]
 
     def strike_callback(self, path: str) -> list[Fault]:
         """Return the faults that one callback suffers, and count it."""
-        return [armed.fault for armed in self._armed if armed.fault.action in CALLBACKS and armed.strikes("POST", path)]
+        return [
+            armed.fault
+            for armed in self._armed
+            if armed.fault.action in CALLBACKS and armed.strikes("POST", path)
+        ]
 
 
 CALLBACKS = frozenset({"duplicate-callback", "reorder-callbacks", "late-callback", "no-callback"})
@@ -206,12 +235,22 @@ CALLBACKS = frozenset({"duplicate-callback", "reorder-callbacks", "late-callback
 _SUBMIT = "/v1/videos/generations"
 _READS = "/v1/tasks"
 _RESULTS = "/results/"
-_GATEWAY_PAGE = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+_GATEWAY_PAGE = (
+    "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+)
 
 
 def _storm() -> list[Fault]:
     return [
-        Fault("refuse", method="POST", path=_SUBMIT, probability=0.5, seed=1, status=429, headers={"Retry-After": "1"}),
+        Fault(
+            "refuse",
+            method="POST",
+            path=_SUBMIT,
+            probability=0.5,
+            seed=1,
+            status=429,
+            headers={"Retry-After": "1"},
+        ),
         Fault("refuse", path=_READS, probability=0.2, seed=2, status=429),
     ]
 
@@ -221,7 +260,9 @@ def _flaky_network() -> list[Fault]:
         Fault("drop-before", probability=0.05, seed=1),
         Fault("drop-after", probability=0.05, seed=2),
         Fault("slow", probability=0.1, seed=3, seconds=0.3),
-        Fault("answer-after", path="/v1/", probability=0.05, seed=4, status=502, body=_GATEWAY_PAGE),
+        Fault(
+            "answer-after", path="/v1/", probability=0.05, seed=4, status=502, body=_GATEWAY_PAGE
+        ),
         Fault("truncate", probability=0.15, seed=5, fraction=0.6),
         Fault("reset", probability=0.15, seed=6, fraction=0.3),
     ]
@@ -239,8 +280,24 @@ def _expired_links() -> list[Fault]:
 def _lost_answers() -> list[Fault]:
     return [
         Fault("drop-after", method="POST", path=_SUBMIT, probability=0.3, seed=1),
-        Fault("answer-after", method="POST", path=_SUBMIT, probability=0.2, seed=2, status=502, body=_GATEWAY_PAGE),
-        Fault("answer-after", method="POST", path=_SUBMIT, probability=0.1, seed=3, status=200, body=""),
+        Fault(
+            "answer-after",
+            method="POST",
+            path=_SUBMIT,
+            probability=0.2,
+            seed=2,
+            status=502,
+            body=_GATEWAY_PAGE,
+        ),
+        Fault(
+            "answer-after",
+            method="POST",
+            path=_SUBMIT,
+            probability=0.1,
+            seed=3,
+            status=200,
+            body="",
+        ),
     ]
 
 
@@ -249,7 +306,9 @@ def _slow_disk_host() -> list[Fault]:
         Fault("slow", path=_RESULTS, probability=0.3, seed=1, seconds=0.5),
         Fault("slow-bytes", path=_RESULTS, probability=0.5, seed=2, chunk=65536, interval=0.05),
         Fault("truncate", path=_RESULTS, probability=0.2, seed=3, fraction=0.8),
-        Fault("refuse", path=_RESULTS, probability=0.1, seed=4, status=503, body="the disk is busy"),
+        Fault(
+            "refuse", path=_RESULTS, probability=0.1, seed=4, status=503, body="the disk is busy"
+        ),
     ]
 
 
@@ -293,11 +352,18 @@ class Kind:
 
 def _whole(low: int, high: int | None = None) -> Kind:
     words = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-    return Kind(words, lambda value: _is_whole(value) and low <= value and (high is None or value <= high))
+    return Kind(
+        words, lambda value: _is_whole(value) and low <= value and (high is None or value <= high)
+    )
 
 
 def _number(words: str, low: float, high: float) -> Kind:
-    return Kind(words, lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high)
+    return Kind(
+        words,
+        lambda value: (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+        ),
+    )
 
 
 def _is_whole(value: Any) -> bool:
@@ -316,7 +382,9 @@ def _are_places(value: Any) -> bool:
 
 
 def _are_headers(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_line(name) and name and _is_line(text) for name, text in value.items())
+    return isinstance(value, dict) and all(
+        _is_line(name) and name and _is_line(text) for name, text in value.items()
+    )
 
 
 def _are_ids(value: Any) -> bool:
@@ -341,7 +409,10 @@ _HTTP_STATUS = _whole(200, 599)
 CONDITIONS = {
     "method": _TEXT.or_none(),
     "path": _TEXT.or_none(),
-    "nth": Kind("an integer of at least 1, several of them, or none", lambda value: value is None or _are_positions(value)),
+    "nth": Kind(
+        "an integer of at least 1, several of them, or none",
+        lambda value: value is None or _are_positions(value),
+    ),
     "times": _whole(-1).or_none(),
     "probability": _number("a number between 0 and 1", 0, 1).or_none(),
     "seed": Kind("an integer", _is_whole),
@@ -351,13 +422,19 @@ CONDITIONS = {
 
 DETAILS = {
     "at": Kind("places in the body, integers of at least 0", _are_places),
-    "body": Kind("text, bytes or JSON", lambda value: value is None or isinstance(value, (str, bytes, int, float, list, dict))),
+    "body": Kind(
+        "text, bytes or JSON",
+        lambda value: value is None or isinstance(value, (str, bytes, int, float, list, dict)),
+    ),
     "bytes": _whole(0),
     "chunk": _whole(1),
     "code": _TEXT,
     "content_range": _LINE,
     "count": _whole(0, 1000),
-    "fields": Kind("an object", lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value)),
+    "fields": Kind(
+        "an object",
+        lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value),
+    ),
     "fraction": _number("a number between 0 and 1", 0, 1),
     "fresh": _FLAG,
     "headers": Kind("an object of strings of one line", _are_headers),
@@ -370,9 +447,13 @@ DETAILS = {
     "status": _HTTP_STATUS,
     "to": _LINE,
     # The following are details of one action, where the same name means something else.
-    "fail-task.status": Kind('"failed" or "cancelled"', lambda value: value in ("failed", "cancelled")),
+    "fail-task.status": Kind(
+        '"failed" or "cancelled"', lambda value: value in ("failed", "cancelled")
+    ),
     "unknown-status.status": _TEXT,
-    "html.body": Kind("text or bytes", lambda value: value is None or isinstance(value, (str, bytes))),
+    "html.body": Kind(
+        "text or bytes", lambda value: value is None or isinstance(value, (str, bytes))
+    ),
     "hang-before.seconds": _WAIT,
     "hang-after.seconds": _WAIT,
     "slow.seconds": _WAIT,

@@ -1,4 +1,6 @@
-"""Which of the service's unpromised features a sandbox has. Values only: nothing here does anything."""
+"""Which of the service's unpromised features a sandbox has. Values only: nothing here does
+anything.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ def _one_of(default: str, *others: str) -> Any:
 
 @attrs.frozen(kw_only=True)
 class Features:
-    """What this sandbox offers beyond the service's reference, each of which a real server may lack.
+    """What this sandbox offers beyond the service's reference, each of which a real server may
+    lack.
 
-    All of them were seen in the vendor's clients. Switch one off to prove that your code also works without it.
+    All of them were seen in the vendor's clients. Switch one off to prove that your code also works
+    without it.
     """
 
     idempotency: bool = True
@@ -40,16 +44,21 @@ class Features:
     """Has `GET /v1/catalog/pricing-rules/{model}`; off: what `missing` says."""
     file_listing: bool = True
     """The file service lists and deletes; off: what `missing` says."""
-    missing: Literal[404, 405] = attrs.field(default=404, validator=attrs.validators.in_((404, 405)))
+    missing: Literal[404, 405] = attrs.field(
+        default=404, validator=attrs.validators.in_((404, 405))
+    )
     """What an endpoint that is switched off answers; clients must take both for its absence."""
-    request_ids: Literal["x-request-id", "x-oneapi-request-id", "absent"] = _one_of("x-request-id", "x-oneapi-request-id", "absent")
+    request_ids: Literal["x-request-id", "x-oneapi-request-id", "absent"] = _one_of(
+        "x-request-id", "x-oneapi-request-id", "absent"
+    )
     """The response header that names the request for support."""
     user_agent_filter: bool = True
     """Result links answer 403 to the default `User-Agent` of some HTTP libraries."""
     integer_codes: bool = False
     """Errors carry the HTTP status as an integer `code`, as once seen."""
     cancelled_as_failed: bool = False
-    """Cancelled tasks come as `failed` with the code `request_cancelled`, as the reference allows."""
+    """Cancelled tasks come as `failed` with the code `request_cancelled`, as the reference allows.
+    """
     suggestions: bool = True
     """A failed task's `error` carries `suggestion`."""
     retry_after: Literal["seconds", "date", "absent"] = _one_of("seconds", "date", "absent")

@@ -23,7 +23,8 @@ __all__ = ["Shelf", "StoredFile"]
 DATA_URL_PREFIX = "data:(image/(jpeg|png|gif|webp));base64,"
 """How `base64_data` must begin."""
 DATA_URL_PATTERN = f"{DATA_URL_PREFIX}(([A-Za-z0-9+/]{{4}})*([A-Za-z0-9+/]{{4}}|[A-Za-z0-9+/]{{3}}=|[A-Za-z0-9+/]{{2}}==))"
-"""What `base64_data` must look like, for the documents: matching megabytes with it would block the event loop."""
+"""What `base64_data` must look like, for the documents: matching megabytes with it would block the
+event loop."""
 
 _NAME = re.compile(r"[^\w.\- ]", re.ASCII)
 _EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"}
@@ -53,12 +54,23 @@ class Shelf:
         self._file_seconds = file_seconds
         self._files: dict[str, StoredFile] = {}
 
-    def add(self, wallet: Wallet, data: bytes, *, now: float, original_name: str, name: str | None, path: str | None) -> StoredFile:
+    def add(
+        self,
+        wallet: Wallet,
+        data: bytes,
+        *,
+        now: float,
+        original_name: str,
+        name: str | None,
+        path: str | None,
+    ) -> StoredFile:
         """Keep a file; raises `Refusal` when it is empty or the account's quota is used up."""
         if not data:
             raise invalid("file", "the file is empty")
         if wallet.files >= wallet.account.file_quota:
-            raise Refusal(403, "quota_exceeded", f"the quota of {wallet.account.file_quota} files is used up")
+            raise Refusal(
+                403, "quota_exceeded", f"the quota of {wallet.account.file_quota} files is used up"
+            )
         facts = read_header(data)
         mime_type = facts.mime_type if facts else "application/octet-stream"
         file_id = f"file-{self._chance.getrandbits(80):020x}"
@@ -127,7 +139,9 @@ class Fetcher:
         return self._shelf.get(file_id)
 
     async def fetch(self, url: str) -> bytes:
-        """Return what is behind a URL, one byte more than the image limit at most; raises `FetchError`."""
+        """Return what is behind a URL, one byte more than the image limit at most; raises
+        `FetchError`.
+        """
         if self.is_own(url):
             stored = self.own_file(url)
             if stored is None:
@@ -140,7 +154,9 @@ class Fetcher:
 
     async def _download(self, url: str) -> bytes:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=_TIMEOUT, headers={"User-Agent": "happyhorse-sandbox"})
+            self._session = aiohttp.ClientSession(
+                timeout=_TIMEOUT, headers={"User-Agent": "happyhorse-sandbox"}
+            )
         async with self._session.get(url, allow_redirects=self._follow_redirects) as answer:
             if answer.status != 200:
                 raise FetchError(f"the URL answered {answer.status}")

@@ -85,7 +85,9 @@ def json_answer(payload: Any, status: int = 200, headers: dict[str, str] | None 
 
 
 def expired_answer(status: int, page: str | bytes | None = None) -> Answer:
-    """Return what a dead result link answers: a page, with whatever status the host of the day prefers."""
+    """Return what a dead result link answers: a page, with whatever status the host of the day
+    prefers.
+    """
     body = _EXPIRED_PAGE if page is None else page
     body = body.encode() if isinstance(body, str) else body
     return Answer(status, body=body, content_type="text/html; charset=utf-8")
@@ -151,7 +153,12 @@ class Router:
             if not methods:
                 raise Refusal(404, "not_found", "there is nothing at this path")
             allowed = ", ".join(sorted(methods))
-            raise Refusal(405, "method_not_allowed", f"only {allowed} is possible here", headers={"Allow": allowed})
+            raise Refusal(
+                405,
+                "method_not_allowed",
+                f"only {allowed} is possible here",
+                headers={"Allow": allowed},
+            )
         return route, params
 
     def _methods(self, path: str) -> tuple[dict[str, Route], dict[str, str]]:
@@ -181,7 +188,11 @@ def parse_multipart(body: bytes, content_type: str) -> dict[str, Part]:
     """Return the fields by name; raises `Refusal` (400) when the body is not a well-formed form."""
     header = _header("content-type", content_type)
     boundary = header.get_param("boundary")
-    if header.get_content_type() != "multipart/form-data" or not isinstance(boundary, str) or not boundary:
+    if (
+        header.get_content_type() != "multipart/form-data"
+        or not isinstance(boundary, str)
+        or not boundary
+    ):
         raise Refusal(400, "invalid_request", "the body must be multipart/form-data")
     try:
         delimiter = b"\r\n--" + boundary.encode("ascii")
@@ -242,7 +253,9 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
 
 
 def applies(if_range: str | None, *, etag: str, modified: float) -> bool:
-    """Return whether `If-Range` lets a range apply: the validator is the file's own, or there is none."""
+    """Return whether `If-Range` lets a range apply: the validator is the file's own, or there is
+    none.
+    """
     if if_range is None:
         return True
     if if_range.startswith(('"', "W/")):

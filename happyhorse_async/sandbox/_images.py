@@ -1,4 +1,6 @@
-"""First frames as bytes: format and size from the header, and the service's rules for them. No image library needed."""
+"""First frames as bytes: format and size from the header, and the service's rules for them. No
+image library needed.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class FrameProblem:
 
 
 def read_header(data: bytes) -> ImageFacts | None:
-    """Return the facts of a JPEG, PNG, WEBP or GIF; None when the bytes are none of them or end too early."""
+    """Return the facts of a JPEG, PNG, WEBP or GIF; None when the bytes are none of them or end too
+    early.
+    """
     for magic, reader in _READERS:
         if data.startswith(magic):
             try:
@@ -43,22 +47,32 @@ def read_header(data: bytes) -> ImageFacts | None:
 
 
 def frame_problem(data: bytes) -> FrameProblem | None:
-    """Return why the service would not animate this image, or None when it would (the service's reference)."""
+    """Return why the service would not animate this image, or None when it would (the service's
+    reference).
+    """
     if len(data) > MAX_BYTES:
-        return FrameProblem("image_processing_error", f"the image is larger than 10 MB ({len(data)} bytes)")
+        return FrameProblem(
+            "image_processing_error", f"the image is larger than 10 MB ({len(data)} bytes)"
+        )
     facts = read_header(data)
     if facts is None or facts.mime_type not in _ACCEPTED:
         return FrameProblem("image_processing_error", "the image is not a JPEG, PNG or WEBP")
     size = f"{facts.width} x {facts.height}"
     if min(facts.width, facts.height) < MIN_SIDE:
-        return FrameProblem("image_dimension_mismatch", f"width and height must be at least 300 px, not {size}")
+        return FrameProblem(
+            "image_dimension_mismatch", f"width and height must be at least 300 px, not {size}"
+        )
     if max(facts.width, facts.height) > MAX_RATIO * min(facts.width, facts.height):
-        return FrameProblem("image_dimension_mismatch", f"the ratio must be between 1:2.5 and 2.5:1, not {size}")
+        return FrameProblem(
+            "image_dimension_mismatch", f"the ratio must be between 1:2.5 and 2.5:1, not {size}"
+        )
     return None
 
 
 def video_size(quality: str, frame: tuple[int, int] | None) -> tuple[int, int]:
-    """Return the even size of a video: the quality on the short side, the frame's ratio, 16:9 when it is unknown."""
+    """Return the even size of a video: the quality on the short side, the frame's ratio, 16:9 when
+    it is unknown.
+    """
     short = int(quality.removesuffix("p"))
     width, height = frame or (16, 9)
     longer = round(short * max(width, height) / min(width, height) / 2) * 2
@@ -79,7 +93,9 @@ def _jpeg(data: bytes) -> ImageFacts | None:
     at = 2
     while data[at] == 0xFF:
         marker = data[at + 1]
-        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # fill bytes and markers without a segment
+        if (
+            marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01
+        ):  # fill bytes and markers without a segment
             at += 1 if marker == 0xFF else 2
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, at + 5)

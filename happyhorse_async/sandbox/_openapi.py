@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ._files import DATA_URL_PATTERN
-from ._submissions import CALLBACK_PATTERN, IDEMPOTENCY_PATTERN, IMAGE_PATTERN, MAX_CALLBACK, MAX_SEED, MODEL, QUALITIES
+from ._submissions import (
+    CALLBACK_PATTERN,
+    IDEMPOTENCY_PATTERN,
+    IMAGE_PATTERN,
+    MAX_CALLBACK,
+    MAX_SEED,
+    MODEL,
+    QUALITIES,
+)
 
 __all__ = ["api_document", "files_document"]
 
@@ -38,7 +46,11 @@ def files_document(url: str) -> Json:
 def _document(title: str, url: str, schemas: Json, paths: Json) -> Json:
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": "1.0", "description": "As the sandbox of happyhorse-async speaks it."},
+        "info": {
+            "title": title,
+            "version": "1.0",
+            "description": "As the sandbox of happyhorse-async speaks it.",
+        },
         "servers": [{"url": url}],
         "security": [{"key": []}],
         "paths": paths,
@@ -54,7 +66,9 @@ def _ref(name: str) -> Json:
 
 
 def _answers(schema: str, *refusals: str, error: str = "Error") -> Json:
-    answers = {"200": {"description": "Done.", "content": {"application/json": {"schema": _ref(schema)}}}}
+    answers = {
+        "200": {"description": "Done.", "content": {"application/json": {"schema": _ref(schema)}}}
+    }
     for status in (*refusals, "413", "500", "503"):
         content = {"application/json": {"schema": _ref(error)}}
         answers[status] = {"description": _REASONS[status], "content": content}
@@ -93,7 +107,9 @@ def _api_paths() -> Json:
             "get": {
                 "operationId": "queryTask",
                 "summary": "Query a task.",
-                "parameters": [_in_path("task_id", {"type": "string", "pattern": "^task-unified-[a-z0-9-]+$"})],
+                "parameters": [
+                    _in_path("task_id", {"type": "string", "pattern": "^task-unified-[a-z0-9-]+$"})
+                ],
                 "responses": _answers("Task", "400", "401", "403", "404"),
             }
         },
@@ -109,7 +125,9 @@ def _api_paths() -> Json:
                 "operationId": "getPricingRules",
                 "summary": "Show how a model is priced; needs no key.",
                 "security": [],
-                "parameters": [_in_path("model", {"type": "string", "minLength": 1, "examples": [MODEL]})],
+                "parameters": [
+                    _in_path("model", {"type": "string", "minLength": 1, "examples": [MODEL]})
+                ],
                 "responses": _answers("PricingRules", "404"),
             }
         },
@@ -121,7 +139,9 @@ def _submit() -> Json:
     return {
         "operationId": "submitVideo",
         "summary": "Turn one image into one video.",
-        "parameters": [{"name": "Idempotency-Key", "in": "header", "required": False, "schema": key}],
+        "parameters": [
+            {"name": "Idempotency-Key", "in": "header", "required": False, "schema": key}
+        ],
         "requestBody": _json_body("Submission"),
         "responses": _answers("SubmittedTask", "400", "401", "402", "403", "409", "429"),
     }
@@ -146,11 +166,17 @@ def _list_tasks() -> Json:
 def _file_paths() -> Json:
     form = {"required": True, "content": {"multipart/form-data": {"schema": _ref("StreamUpload")}}}
     return {
-        "/api/v1/files/upload/stream": {"post": _upload("uploadStream", "Upload a file as a form.", form)},
-        "/api/v1/files/upload/base64": {
-            "post": _upload("uploadBase64", "Upload an image as a data URL.", _json_body("Base64Upload"))
+        "/api/v1/files/upload/stream": {
+            "post": _upload("uploadStream", "Upload a file as a form.", form)
         },
-        "/api/v1/files/upload/url": {"post": _upload("uploadUrl", "Let the service fetch a file.", _json_body("UrlUpload"))},
+        "/api/v1/files/upload/base64": {
+            "post": _upload(
+                "uploadBase64", "Upload an image as a data URL.", _json_body("Base64Upload")
+            )
+        },
+        "/api/v1/files/upload/url": {
+            "post": _upload("uploadUrl", "Let the service fetch a file.", _json_body("UrlUpload"))
+        },
         "/api/v1/files/quota": {
             "get": {
                 "operationId": "getQuota",
@@ -162,7 +188,10 @@ def _file_paths() -> Json:
             "get": {
                 "operationId": "listFiles",
                 "summary": "List the files that are still there, newest first.",
-                "parameters": [_in_query("page", _whole(1_000_000, 1)), _in_query("pageSize", _whole(100, 20))],
+                "parameters": [
+                    _in_query("page", _whole(1_000_000, 1)),
+                    _in_query("pageSize", _whole(100, 20)),
+                ],
                 "responses": _answers("FilePage", "400", "401", "403", "404", error="FileError"),
             }
         },
@@ -198,7 +227,11 @@ _MOMENT: Json = {"type": "string", "format": "date-time"}
 
 
 def _object(required: Json, optional: Json | None = None) -> Json:
-    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
+    return {
+        "type": "object",
+        "properties": {**required, **(optional or {})},
+        "required": list(required),
+    }
 
 
 def _array(items: Json) -> Json:
@@ -215,13 +248,18 @@ _STATUS: Json = {
 }
 
 _SUBMISSION = _object(
-    {"model": {"const": MODEL}, "image_urls": {"type": "array", "items": _URL, "minItems": 1, "maxItems": 1}},
+    {
+        "model": {"const": MODEL},
+        "image_urls": {"type": "array", "items": _URL, "minItems": 1, "maxItems": 1},
+    },
     {
         "prompt": _optional(_TEXT),
         "quality": {"enum": [*QUALITIES, None], "default": "720p"},
         "duration": _optional({"type": "integer", "minimum": 3, "maximum": 15, "default": 5}),
         "seed": _optional({"type": "integer", "minimum": 1, "maximum": MAX_SEED}),
-        "callback_url": _optional({"type": "string", "pattern": f"^{CALLBACK_PATTERN}$", "maxLength": MAX_CALLBACK}),
+        "callback_url": _optional(
+            {"type": "string", "pattern": f"^{CALLBACK_PATTERN}$", "maxLength": MAX_CALLBACK}
+        ),
         "aspect_ratio": False,
     },
 )
@@ -239,7 +277,9 @@ _SUBMITTED = _object(
         "object": {"const": "video.generation.task"},
         "progress": {"type": "integer", "minimum": 0, "maximum": 100},
         "status": _STATUS,
-        "task_info": _object({"can_cancel": _FLAG, "estimated_time": _WHOLE, "video_duration": _WHOLE}),
+        "task_info": _object(
+            {"can_cancel": _FLAG, "estimated_time": _WHOLE, "video_duration": _WHOLE}
+        ),
         "type": {"const": "video"},
         "usage": _USAGE,
     }
@@ -252,7 +292,10 @@ _TASK = _object(
     {
         "results": _array(_TEXT),
         "result_data": {"anyOf": [_RESULT_DATA, _array(_RESULT_DATA)]},
-        "error": _object({"code": _TEXT, "message": _TEXT, "type": {"const": "task_error"}}, {"suggestion": _TEXT}),
+        "error": _object(
+            {"code": _TEXT, "message": _TEXT, "type": {"const": "task_error"}},
+            {"suggestion": _TEXT},
+        ),
         "duration": _WHOLE,
         "billing": _object(
             {
@@ -286,16 +329,26 @@ API_SCHEMAS: Json = {
     "Submission": _SUBMISSION,
     "SubmittedTask": _SUBMITTED,
     "Task": _TASK,
-    "TaskIds": _object({"task_ids": {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 50}}),
+    "TaskIds": _object(
+        {"task_ids": {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 50}}
+    ),
     "TaskBatch": _object({"data": _array(_TASK)}),
-    "TaskPage": _object({"data": _array(_LISTED), "total": _WHOLE, "page": _WHOLE, "page_size": _WHOLE}),
+    "TaskPage": _object(
+        {"data": _array(_LISTED), "total": _WHOLE, "page": _WHOLE, "page_size": _WHOLE}
+    ),
     "Credits": _object(
         {
             "success": {"const": True},
             "data": _object(
                 {
                     "user": _object({"remaining_credits": _NUMBER, "used_credits": _NUMBER}),
-                    "token": _object({"remaining_credits": _NUMBER, "used_credits": _NUMBER, "unlimited_credits": _FLAG}),
+                    "token": _object(
+                        {
+                            "remaining_credits": _NUMBER,
+                            "used_credits": _NUMBER,
+                            "unlimited_credits": _FLAG,
+                        }
+                    ),
                 }
             ),
         }
@@ -307,7 +360,13 @@ API_SCHEMAS: Json = {
                 {
                     "parameters": {"type": "object"},
                     "components": _array(
-                        _object({"rate": _AMOUNTS, "minimum_charge": _AMOUNTS, "quantity_rule": {"type": "object"}})
+                        _object(
+                            {
+                                "rate": _AMOUNTS,
+                                "minimum_charge": _AMOUNTS,
+                                "quantity_rule": {"type": "object"},
+                            }
+                        )
                     ),
                 }
             ),
@@ -348,7 +407,8 @@ def _success(data: Json) -> Json:
 
 FILE_SCHEMAS: Json = {
     "StreamUpload": _object(
-        {"file": {"type": "string", "format": "binary", "minLength": 1}}, {"upload_path": _TEXT, "file_name": _TEXT}
+        {"file": {"type": "string", "format": "binary", "minLength": 1}},
+        {"upload_path": _TEXT, "file_name": _TEXT},
     ),
     "Base64Upload": _object(
         {
@@ -362,8 +422,19 @@ FILE_SCHEMAS: Json = {
     ),
     "UrlUpload": _object({"file_url": _URL}, _PLACE),
     "Uploaded": _success(_FILE),
-    "Quota": _success(_object({"user_group": _TEXT, "max_files": _WHOLE, "used_files": _WHOLE, "remaining_files": _WHOLE})),
-    "FilePage": _success(_object({"files": _array(_FILE), "total": _WHOLE, "page": _WHOLE, "pageSize": _WHOLE})),
+    "Quota": _success(
+        _object(
+            {
+                "user_group": _TEXT,
+                "max_files": _WHOLE,
+                "used_files": _WHOLE,
+                "remaining_files": _WHOLE,
+            }
+        )
+    ),
+    "FilePage": _success(
+        _object({"files": _array(_FILE), "total": _WHOLE, "page": _WHOLE, "pageSize": _WHOLE})
+    ),
     "Deleted": _success(_object({"file_id": _TEXT})),
     "FileError": _object({"success": {"const": False}, "code": _WHOLE, "msg": _TEXT}),
 }

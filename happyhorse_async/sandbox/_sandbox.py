@@ -38,8 +38,8 @@ _T = TypeVar("_T")
 class Sandbox:
     """The service on a loopback port: `async with Sandbox() as sandbox`.
 
-    A plain `with` runs it in a thread of its own, which suits tests that are not async. Every attribute and method can
-    be used from any thread.
+    A plain `with` runs it in a thread of its own, which suits tests that are not async. Every
+    attribute and method can be used from any thread.
 
     Args:
         video: "real" renders with PyAV, "stub" sends a small flat MP4, "auto" renders when PyAV and Pillow are installed.
@@ -91,7 +91,12 @@ class Sandbox:
         port: int = 0,
         files_port: int = 0,
     ) -> None:
-        default = Account(key=f"sk-sandbox-{seed:08d}", credits=str(credits), file_quota=file_quota, rate_limit=rate_limit)
+        default = Account(
+            key=f"sk-sandbox-{seed:08d}",
+            credits=str(credits),
+            file_quota=file_quota,
+            rate_limit=rate_limit,
+        )
         self._options = Options(
             accounts=tuple(accounts) if accounts is not None else (default,),
             features=features or Features(),
@@ -104,24 +109,36 @@ class Sandbox:
             control=control,
             seed=seed,
         )
-        self._clock = Clock(start=time.time() if start is None else start, speed=speed, real=time.monotonic)
+        self._clock = Clock(
+            start=time.time() if start is None else start, speed=speed, real=time.monotonic
+        )
         self._address = host, port, files_port
 
     async def __aenter__(self) -> Self:
         host, port, files_port = self._address
         sockets = bind(host, port, files_port)
         self._urls = url_of(sockets[0]), url_of(sockets[1])
-        self._service = service = Service(self._options, self._clock, url=self.url, files_url=self.files_url)
+        self._service = service = Service(
+            self._options, self._clock, url=self.url, files_url=self.files_url
+        )
         self._home = asyncio.get_running_loop(), threading.get_ident()
         steering = control.ROUTES if self._options.control else ()
         routes = Router((*api.ROUTES, *api.MONEY_ROUTES, *api.PAGE_ROUTES, *steering))
         other = Router((*files.ROUTES, *files.RESULT_ROUTES, *api.FILES_PAGE_ROUTES))
-        self._listeners = Listener(sockets[0], Front(service, routes, "api")), Listener(sockets[1], Front(service, other, "files"))
+        self._listeners = (
+            Listener(sockets[0], Front(service, routes, "api")),
+            Listener(sockets[1], Front(service, other, "files")),
+        )
         for listener in self._listeners:
             await listener.start()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -139,7 +156,12 @@ class Sandbox:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._thread is not None:
             self._thread.stop()
 
@@ -183,7 +205,9 @@ class Sandbox:
 
     @property
     def paid(self) -> int:
-        """Return how many tasks were accepted and charged; replays of an idempotency key do not count again."""
+        """Return how many tasks were accepted and charged; replays of an idempotency key do not
+        count again.
+        """
         return self._do(lambda service: len(service.world.tasks))
 
     @property
@@ -198,8 +222,14 @@ class Sandbox:
 
     @property
     def tasks(self) -> list[SandboxTask]:
-        """Return the accepted tasks in order of acceptance; each shows its present state whenever it is read."""
-        return self._do(lambda service: [SandboxTask(record, self._do) for record in service.world.tasks.values()])
+        """Return the accepted tasks in order of acceptance; each shows its present state whenever
+        it is read.
+        """
+        return self._do(
+            lambda service: [
+                SandboxTask(record, self._do) for record in service.world.tasks.values()
+            ]
+        )
 
     def task(self, task_id: str) -> SandboxTask:
         """Return one task; raises `KeyError` when there is none."""
@@ -207,7 +237,9 @@ class Sandbox:
 
     @property
     def requests(self) -> list[RequestRecord]:
-        """Return the requests that arrived, in order; the sandbox's own pages and control calls are left out."""
+        """Return the requests that arrived, in order; the sandbox's own pages and control calls are
+        left out.
+        """
         return self._do(lambda service: service.journal.all())
 
     def count(self, method: str | None = None, path: str | None = None) -> int:
@@ -232,7 +264,9 @@ class Sandbox:
         self._do(lambda service: service.advance(seconds))
 
     def finish(self, task_id: str | None = None) -> None:
-        """Let one task, or all that are unfinished, come to their end now: completed unless something made them fail."""
+        """Let one task, or all that are unfinished, come to their end now: completed unless
+        something made them fail.
+        """
         self._do(lambda service: service.finish(task_id))
 
     def end(
@@ -247,7 +281,8 @@ class Sandbox:
         """End a task with a final status now; any other status, known or not, is shown from now on.
 
         Without a code a failed task has `unknown_error`, a cancelled one `request_cancelled`.
-        `refund=False` keeps the charge of a failed task. Raises `KeyError` and, when the task has ended, `ValueError`.
+        `refund=False` keeps the charge of a failed task. Raises `KeyError` and, when the task has
+        ended, `ValueError`.
         """
         ending = Ending(status, error_code or usual_code(status), message, refund)
         self._do(lambda service: service.end(task_id, ending))
@@ -299,7 +334,9 @@ class SandboxTask:
     @property
     def status(self) -> str:
         """Return the status that a query shows."""
-        status: str = self._do(lambda service: service.views.status(self._record, service.catch_up()))
+        status: str = self._do(
+            lambda service: service.views.status(self._record, service.catch_up())
+        )
         return status
 
     @property
@@ -321,7 +358,9 @@ class SandboxTask:
     @property
     def results(self) -> list[str]:
         """Return the present result links; none before completion."""
-        link: str | None = self._do(lambda service: service.catch_up() and service.views.link(self._record))
+        link: str | None = self._do(
+            lambda service: service.catch_up() and service.views.link(self._record)
+        )
         return [link] if link else []
 
     @property

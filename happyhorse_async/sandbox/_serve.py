@@ -1,4 +1,6 @@
-"""The sandbox as a command: says what to export, shows what arrives, and runs until it is interrupted."""
+"""The sandbox as a command: says what to export, shows what arrives, and runs until it is
+interrupted.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +30,19 @@ def serve(
     scenario: str | None = None,
     out: TextIO | None = None,
 ) -> int:
-    """Run a sandbox until Ctrl-C or SIGTERM, and return the exit code: 0, or 2 when it cannot start.
+    """Run a sandbox until Ctrl-C or SIGTERM, and return the exit code: 0, or 2 when it cannot
+    start.
 
     What to export goes to standard output, or `out`; the requests go to standard error.
     """
     try:
-        sandbox = Sandbox(port=port, files_port=files_port, speed=speed, video=video, task_seconds=task_seconds)
+        sandbox = Sandbox(
+            port=port, files_port=files_port, speed=speed, video=video, task_seconds=task_seconds
+        )
         asyncio.run(_serve(sandbox, scenario, out or sys.stdout))
     except (ImportError, OSError, ValueError) as error:
-        print(f"the sandbox cannot start: {error}", file=sys.stderr)  # noqa: T201  # a command speaks
+        # a command speaks
+        print(f"the sandbox cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0
 
@@ -82,7 +88,9 @@ def _in_words(status: int | None) -> str:
 
 
 def _stop_on_signals() -> asyncio.Event:
-    """Return what SIGINT and SIGTERM set; they do so before anybody is told how to stop the sandbox."""
+    """Return what SIGINT and SIGTERM set; they do so before anybody is told how to stop the
+    sandbox.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

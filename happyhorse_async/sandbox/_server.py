@@ -1,4 +1,6 @@
-"""The listeners: every request goes through `Front`, which logs it, lets faults strike, and asks the router."""
+"""The listeners: every request goes through `Front`, which logs it, lets faults strike, and asks
+the router.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +59,23 @@ class Front:
         except web.HTTPRequestEntityTooLarge:
             body, oversized = b"", True
         now = service.catch_up()
-        call = Call(host=host, method=request.method, path=path, query=query, headers=request.headers, body=body, now=now)
+        call = Call(
+            host=host,
+            method=request.method,
+            path=path,
+            query=query,
+            headers=request.headers,
+            body=body,
+            now=now,
+        )
         if path == "/" or path.startswith(_OWN_PATHS):
             return respond(await self._handle(call), self._headers(now))
         record = RequestRecord(call.method, path, query, call.headers, body, now, host)
         service.journal.add(record)
         if oversized:
-            answer = self._refused(call, Refusal(413, "request_too_large", "the request is too large"))
+            answer = self._refused(
+                call, Refusal(413, "request_too_large", "the request is too large")
+            )
         elif service.faults and (faults := service.faults.strike(call.method, path)):
             return await self._misbehave(request, call, record, faults)
         else:
@@ -89,7 +101,9 @@ class Front:
                 after(fault, act)
                 answer = act.true_answer
         self._service.journal.answered(record, None if delivery.silent else answer.status)
-        return await deliver(request, answer, self._headers(call.now), delivery, self._service.closing)
+        return await deliver(
+            request, answer, self._headers(call.now), delivery, self._service.closing
+        )
 
     async def _handle(self, call: Call) -> Answer:
         try:
@@ -104,13 +118,18 @@ class Front:
         except Refusal as refusal:
             return self._refused(call, refusal)
         except Exception as error:  # noqa: BLE001
-            # A bug of the sandbox must show as the service's own 500, and loudly: users' tests hang on it.
+            # A bug of the sandbox must show as the service's own 500, and loudly: users' tests hang
+            # on it.
             _log.exception("the sandbox failed on %s %s", call.method, call.path)
-            return self._refused(call, Refusal(500, "internal_error", f"the sandbox failed: {error!r}"))
+            return self._refused(
+                call, Refusal(500, "internal_error", f"the sandbox failed: {error!r}")
+            )
 
     def _wallet(self, call: Call) -> Wallet:
         scheme, _, key = call.headers.get("Authorization", "").partition(" ")
-        wallet = self._service.world.wallets.get(key.strip()) if scheme.lower() == "bearer" else None
+        wallet = (
+            self._service.world.wallets.get(key.strip()) if scheme.lower() == "bearer" else None
+        )
         if wallet is None:
             raise Refusal(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY")
         if not wallet.account.active:
@@ -119,12 +138,20 @@ class Front:
 
     def _refused(self, call: Call, refusal: Refusal) -> Answer:
         if isinstance(refusal, RateLimited) and self._service.features.retry_after != "absent":
-            refusal.headers["Retry-After"] = refusal.retry_after(call.now, as_date=self._service.features.retry_after == "date")
+            refusal.headers["Retry-After"] = refusal.retry_after(
+                call.now, as_date=self._service.features.retry_after == "date"
+            )
         if call.host == "files":
             return file_error(refusal)
         if call.host == "results":
-            return Answer(refusal.status, body=refusal.message.encode(), content_type="text/plain; charset=utf-8")
-        return api_error(refusal, request_id=self._error_id(), integer_code=self._service.features.integer_codes)
+            return Answer(
+                refusal.status,
+                body=refusal.message.encode(),
+                content_type="text/plain; charset=utf-8",
+            )
+        return api_error(
+            refusal, request_id=self._error_id(), integer_code=self._service.features.integer_codes
+        )
 
     def _headers(self, now: float) -> dict[str, str]:
         second = int(now)
@@ -167,10 +194,15 @@ class Listener:
         largest = _LARGEST[self._front.host]
 
         def make_request(message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
-            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=largest)
+            return web.BaseRequest(
+                message, payload, protocol, writer, task, loop, client_max_size=largest
+            )
 
-        # Cancelled handlers end their waits when the client goes away; nothing that is paid awaits in between.
-        self._web = web.Server(self._front, request_factory=make_request, handler_cancellation=True, access_log=None)
+        # Cancelled handlers end their waits when the client goes away; nothing that is paid awaits
+        # in between.
+        self._web = web.Server(
+            self._front, request_factory=make_request, handler_cancellation=True, access_log=None
+        )
         self._server = await loop.create_server(self._web, sock=self._socket, backlog=1024)
 
     async def stop(self) -> None:
@@ -184,11 +216,15 @@ class Listener:
 
 
 def bind(host: str, *ports: int) -> list[socket.socket]:
-    """Return a bound socket for each port; raises `OSError`, and leaves none open, when one is taken."""
+    """Return a bound socket for each port; raises `OSError`, and leaves none open, when one is
+    taken.
+    """
     sockets: list[socket.socket] = []
     try:
         for port in ports:
-            sockets.append(bound := socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+            sockets.append(
+                bound := socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            )
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.setblocking(False)
             bound.bind((host, port))
@@ -211,7 +247,8 @@ def url_of(bound: socket.socket) -> str:
 
 _PIECE = 65536
 _LARGE = 1024 * 1024
-"""Bytes of a body from which on it is sent in pieces: handing over a long video whole would hold up the other answers."""
+"""Bytes of a body from which on it is sent in pieces: handing over a long video whole would hold up
+the other answers."""
 
 
 def is_large(request: web.BaseRequest, answer: Answer) -> bool:
@@ -227,7 +264,11 @@ def respond(answer: Answer, headers: dict[str, str]) -> web.Response:
 
 
 async def deliver(
-    request: web.BaseRequest, answer: Answer, headers: dict[str, str], delivery: Delivery, closing: asyncio.Event
+    request: web.BaseRequest,
+    answer: Answer,
+    headers: dict[str, str],
+    delivery: Delivery,
+    closing: asyncio.Event,
 ) -> web.StreamResponse:
     """Send an answer as a fault has it; `closing` ends every wait."""
     await _pause(delivery.delay, closing)
@@ -240,7 +281,11 @@ async def deliver(
 
 
 async def _send_in_pieces(
-    request: web.BaseRequest, answer: Answer, headers: dict[str, str], delivery: Delivery, closing: asyncio.Event
+    request: web.BaseRequest,
+    answer: Answer,
+    headers: dict[str, str],
+    delivery: Delivery,
+    closing: asyncio.Event,
 ) -> web.StreamResponse:
     body = answer.encoded()
     headers["Content-Type"] = answer.content_type
@@ -259,7 +304,9 @@ async def _send_in_pieces(
 
 async def _pause(seconds: float, closing: asyncio.Event) -> None:
     if seconds <= 0:
-        await asyncio.sleep(0)  # a quick reader never makes a write wait, and the other answers want their turn
+        await asyncio.sleep(
+            0
+        )  # a quick reader never makes a write wait, and the other answers want their turn
         return
     try:
         await asyncio.wait_for(closing.wait(), seconds if isfinite(seconds) else None)

@@ -87,7 +87,9 @@ class Service:
         return now
 
     def keep_armed(self) -> None:
-        """Set the alarm anew if something earlier has come up; to be called after every change of the world."""
+        """Set the alarm anew if something earlier has come up; to be called after every change of
+        the world.
+        """
         if self.world.agenda.next_due != self._armed:
             self.rearm()
 
@@ -99,7 +101,8 @@ class Service:
         self._armed = due = self.world.agenda.next_due
         delay = None if due is None or self.closing.is_set() else self.clock.real_delay(due)
         if delay is not None:
-            # Event loops refuse timers that are many days away; this one is set again when it rings too early.
+            # Event loops refuse timers that are many days away; this one is set again when it rings
+            # too early.
             self._alarm = self._loop.call_later(min(delay, 3600.0), self._ring)
 
     def advance(self, seconds: float) -> None:
@@ -116,12 +119,16 @@ class Service:
     def finish(self, task_id: str | None = None) -> None:
         """Let one task, or all that are unfinished, come to their end now; raises `KeyError`."""
         now = self.catch_up()
-        for task in list(self.world.tasks.values()) if task_id is None else [self.world.tasks[task_id]]:
+        for task in (
+            list(self.world.tasks.values()) if task_id is None else [self.world.tasks[task_id]]
+        ):
             self.world.hasten(task, now)
         self.keep_armed()
 
     def end(self, task_id: str, ending: Ending) -> None:
-        """Give a task this status now; raises `KeyError`, and `ValueError` when it has ended already."""
+        """Give a task this status now; raises `KeyError`, and `ValueError` when it has ended
+        already.
+        """
         self.world.force(self.world.tasks[task_id], ending, self.catch_up())
         self.keep_armed()
 
@@ -175,7 +182,9 @@ class RequestRecord:
 
 
 class Journal:
-    """The latest requests, oldest first; the oldest are forgotten after 100,000 requests or 256 MB of bodies."""
+    """The latest requests, oldest first; the oldest are forgotten after 100,000 requests or 256 MB
+    of bodies.
+    """
 
     def __init__(self) -> None:
         self._records: deque[RequestRecord] = deque()
@@ -207,5 +216,6 @@ class Journal:
     def count(self, method: str | None, path: str | None) -> int:
         """Return how many requests had this method and exactly this path."""
         return sum(
-            (method is None or record.method == method) and (path is None or record.path == path) for record in self._records
+            (method is None or record.method == method) and (path is None or record.path == path)
+            for record in self._records
         )

@@ -1,7 +1,9 @@
-"""A small, true H.264 MP4 made by hand: one flat colour, any size and length. Needs no codec library.
+"""A small, true H.264 MP4 made by hand: one flat colour, any size and length. Needs no codec
+library.
 
-Baseline profile: one intra frame whose first macroblock is raw samples and whose others predict from their neighbours,
-then frames that skip every macroblock. Sections named in comments are those of ITU-T H.264 and ISO/IEC 14496-12.
+Baseline profile: one intra frame whose first macroblock is raw samples and whose others predict
+from their neighbours, then frames that skip every macroblock. Sections named in comments are those
+of ITU-T H.264 and ISO/IEC 14496-12.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ _TIMESCALE = 1000
 def stub_video(*, width: int, height: int, seconds: int, seed: int, size: int = 0) -> bytes:
     """Return the MP4; the same arguments give the same bytes.
 
-    `width` and `height` are even pixels; `size` is the least number of bytes, filled up with an ignored box.
+    `width` and `height` are even pixels; `size` is the least number of bytes, filled up with an
+    ignored box.
     """
-    # Only a comment and the raw macroblock depend on the seed, and both have a fixed length: the rest is kept.
+    # Only a comment and the raw macroblock depend on the seed, and both have a fixed length: the
+    # rest is kept.
     video = _template(width, height, seconds).replace(_colour(0), _colour(seed), 1)
     video = video.replace(_comment(0), _comment(seed), 1)
-    return video + _box(b"free", bytes(max(0, size - len(video) - 8))) if size > len(video) else video
+    return (
+        video + _box(b"free", bytes(max(0, size - len(video) - 8))) if size > len(video) else video
+    )
 
 
 @lru_cache(maxsize=64)
@@ -41,7 +47,9 @@ def _comment(seed: int) -> bytes:
 
 
 def _colour(seed: int) -> bytes:
-    """Return a macroblock of raw samples; none is zero, so that no emulation prevention is ever needed inside."""
+    """Return a macroblock of raw samples; none is zero, so that no emulation prevention is ever
+    needed inside.
+    """
     luma, blue, red = (64 + (seed >> shift) % 128 for shift in (0, 7, 14))
     return bytes([luma]) * 256 + bytes([blue]) * 64 + bytes([red]) * 64
 
@@ -58,7 +66,9 @@ class _Bits:
         return self
 
     def ue(self, value: int) -> _Bits:
-        """Append an unsigned number in Exp-Golomb code; small signed ones that are zero look the same."""
+        """Append an unsigned number in Exp-Golomb code; small signed ones that are zero look the
+        same.
+        """
         digits = f"{value + 1:b}"
         self._text.append("0" * (len(digits) - 1) + digits)
         return self
@@ -94,15 +104,21 @@ def _macroblocks(width: int, height: int) -> tuple[int, int]:
 def _sequence_parameters(width: int, height: int) -> bytes:
     across, down = _macroblocks(width, height)
     bits = _Bits().u(8, 66).u(8, 0xC0).u(8, 40)  # baseline, constraint sets 0 and 1, level 4.0
-    bits.ue(0).ue(0).ue(2).ue(1).u(1, 0)  # frame_num of 4 bits; output order is decoding order; one reference
+    bits.ue(0).ue(0).ue(2).ue(1).u(
+        1, 0
+    )  # frame_num of 4 bits; output order is decoding order; one reference
     bits.ue(across - 1).ue(down - 1).u(1, 1).u(1, 1)
-    bits.u(1, 1).ue(0).ue((across * 16 - width) // 2).ue(0).ue((down * 16 - height) // 2)  # cropping
+    bits.u(1, 1).ue(0).ue((across * 16 - width) // 2).ue(0).ue(
+        (down * 16 - height) // 2
+    )  # cropping
     return bits.u(1, 0).nal(0x67)
 
 
 def _picture_parameters() -> bytes:
     bits = _Bits().ue(0).ue(0).u(1, 0).u(1, 0).ue(0).ue(0).ue(0).u(1, 0).u(2, 0)
-    return bits.ue(0).ue(0).ue(0).u(1, 1).u(1, 0).u(1, 0).nal(0x68)  # the slices say that nothing is deblocked
+    return (
+        bits.ue(0).ue(0).ue(0).u(1, 1).u(1, 0).u(1, 0).nal(0x68)
+    )  # the slices say that nothing is deblocked
 
 
 def _intra_frame(width: int, height: int) -> bytes:
@@ -110,7 +126,8 @@ def _intra_frame(width: int, height: int) -> bytes:
     bits = _Bits().ue(0).ue(7).ue(0).u(4, 0).ue(0).u(1, 0).u(1, 0).ue(0).ue(1)
     bits.ue(25).align("0").raw(_colour(0))  # I_PCM
     for address in range(1, across * down):
-        # I_16x16 with DC prediction and no residual. Beside raw samples "no coefficient" is a longer code (table 9-5).
+        # I_16x16 with DC prediction and no residual. Beside raw samples "no coefficient" is a
+        # longer code (table 9-5).
         beside_raw = address == 1 or address == across
         bits.ue(3).ue(0).ue(0).u(6 if beside_raw else 1, 3 if beside_raw else 1)
     return bits.nal(0x65)
@@ -123,7 +140,10 @@ def _skip_frame(width: int, height: int, number: int) -> bytes:
 
 
 def _samples(width: int, height: int, count: int) -> list[bytes]:
-    frames = [_intra_frame(width, height), *(_skip_frame(width, height, n) for n in range(1, count))]
+    frames = [
+        _intra_frame(width, height),
+        *(_skip_frame(width, height, n) for n in range(1, count)),
+    ]
     return [struct.pack(">I", len(frame)) + frame for frame in frames]
 
 
@@ -139,7 +159,9 @@ def _full(kind: bytes, flags: int, *content: bytes) -> bytes:
 _MATRIX = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 
 
-def _moov(width: int, height: int, samples: list[bytes], parameters: tuple[bytes, bytes], offset: int) -> bytes:
+def _moov(
+    width: int, height: int, samples: list[bytes], parameters: tuple[bytes, bytes], offset: int
+) -> bytes:
     length = len(samples) * _TIMESCALE // _FRAMES_PER_SECOND
     times = struct.pack(">II", 0, 0)
     movie = _full(
@@ -175,7 +197,9 @@ def _moov(width: int, height: int, samples: list[bytes], parameters: tuple[bytes
     return _box(b"moov", movie, _box(b"trak", track, media))
 
 
-def _sample_table(width: int, height: int, samples: list[bytes], parameters: tuple[bytes, bytes], offset: int) -> bytes:
+def _sample_table(
+    width: int, height: int, samples: list[bytes], parameters: tuple[bytes, bytes], offset: int
+) -> bytes:
     sequence, picture = parameters
     avcc = _box(
         b"avcC",

@@ -1,4 +1,6 @@
-"""The rules of the submit endpoint: a JSON body becomes a `Submission`, or a refusal that names the parameter."""
+"""The rules of the submit endpoint: a JSON body becomes a `Submission`, or a refusal that names the
+parameter.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +41,14 @@ class Submission:
     callback_url: str | None
 
 
-def read_submission(body: Any, *, allow_loopback: bool, is_own: Callable[[str], bool]) -> Submission:
-    """Return the accepted submission; raises `Refusal` (400 `invalid_request` with `param`) otherwise.
+def read_submission(
+    body: Any, *, allow_loopback: bool, is_own: Callable[[str], bool]
+) -> Submission:
+    """Return the accepted submission; raises `Refusal` (400 `invalid_request` with `param`)
+    otherwise.
 
-    `is_own` says whether an image URL is the file service's own, which is accepted wherever that listens.
+    `is_own` says whether an image URL is the file service's own, which is accepted wherever that
+    listens.
     """
     if not isinstance(body, dict):
         raise Refusal(400, "invalid_request", "the body must be a JSON object")
@@ -65,9 +71,13 @@ def read_submission(body: Any, *, allow_loopback: bool, is_own: Callable[[str], 
 
 
 def check_idempotency_key(key: str) -> None:
-    """Raise `Refusal` unless the key is 16 to 96 characters of `A-Za-z0-9._-` (seen in the vendor's clients)."""
+    """Raise `Refusal` unless the key is 16 to 96 characters of `A-Za-z0-9._-` (seen in the vendor's
+    clients).
+    """
     if not re.fullmatch(IDEMPOTENCY_PATTERN, key):
-        raise invalid("Idempotency-Key", "Idempotency-Key must be 16 to 96 characters of A-Za-z0-9._-")
+        raise invalid(
+            "Idempotency-Key", "Idempotency-Key must be 16 to 96 characters of A-Za-z0-9._-"
+        )
 
 
 def _image_url(body: dict[str, Any], *, allow_loopback: bool, is_own: Callable[[str], bool]) -> str:

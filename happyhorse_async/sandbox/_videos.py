@@ -1,4 +1,6 @@
-"""Where the videos are made: checks first frames, renders off the event loop, and keeps what it made for a while."""
+"""Where the videos are made: checks first frames, renders off the event loop, and keeps what it
+made for a while.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def choose_video(video: str) -> Literal["real", "stub"]:
     """
     if video not in ("real", "stub", "auto"):
         raise ValueError(f'video is "real", "stub" or "auto", not {video!r}')
-    missing = [package for name, package in _PACKAGES.items() if importlib.util.find_spec(name) is None]
+    missing = [
+        package for name, package in _PACKAGES.items() if importlib.util.find_spec(name) is None
+    ]
     if video == "real" and missing:
         raise ImportError(
             f"real videos need {' and '.join(missing)}: pip install 'happyhorse-async[sandbox]', or use video=\"stub\""
@@ -74,12 +78,15 @@ class Studio:
         self._kept: OrderedDict[_Key, Video] = OrderedDict()
         self._kept_bytes = 0
         self._images: dict[str, bytes] = {}
-        """The first frames of tasks by their digest: an upload may be deleted while the links to its videos live on."""
+        """The first frames of tasks by their digest: an upload may be deleted while the links to
+        its videos live on."""
         self._under_way: dict[_Key, asyncio.Task[Video]] = {}
         self._renderer: ThreadPoolExecutor | None = None
 
     def accept(self, task: TaskRecord) -> None:
-        """Check a new task's first frame: own files at once, foreign ones when real videos are made of them."""
+        """Check a new task's first frame: own files at once, foreign ones when real videos are made
+        of them.
+        """
         url = task.submission.image_url
         if self._fetcher.is_own(url):
             stored = self._fetcher.own_file(url)
@@ -142,7 +149,9 @@ class Studio:
         key = (f"{width}x{height}", task.output_seconds, task.submission.quality, task.seed)
         video = self._kept.get(key)
         if video is None:
-            data = stub_video(width=width, height=height, seconds=key[1], seed=task.seed, size=self._stub_bytes)
+            data = stub_video(
+                width=width, height=height, seconds=key[1], seed=task.seed, size=self._stub_bytes
+            )
             video = self._keep(key, _video(data))
         return video
 
@@ -165,8 +174,12 @@ class Studio:
 
     async def _render(self, image: bytes, key: _Key) -> Video:
         if self._renderer is None:
-            self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="happyhorse-sandbox-render")
-        video = await asyncio.get_running_loop().run_in_executor(self._renderer, _render, image, key)
+            self._renderer = ThreadPoolExecutor(
+                max_workers=1, thread_name_prefix="happyhorse-sandbox-render"
+            )
+        video = await asyncio.get_running_loop().run_in_executor(
+            self._renderer, _render, image, key
+        )
         return self._keep(key, video)
 
     def _keep(self, key: _Key, video: Video) -> Video:
@@ -178,8 +191,8 @@ class Studio:
         return video
 
 
-# The following run in worker threads, and import PyAV and Pillow there: stubs do without them, and loading them takes longer
-# than any answer may wait.
+# The following run in worker threads, and import PyAV and Pillow there: stubs do without them, and
+# loading them takes longer than any answer may wait.
 
 
 def _decoding_problem(image: bytes) -> str | None:

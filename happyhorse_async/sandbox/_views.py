@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Views", "credits_view"]
 
-_RETRY_LATER = frozenset({"service_error", "service_unavailable", "resource_exhausted", "generation_timeout", "quota_exceeded"})
+_RETRY_LATER = frozenset(
+    {
+        "service_error",
+        "service_unavailable",
+        "resource_exhausted",
+        "generation_timeout",
+        "quota_exceeded",
+    }
+)
 
 
 class Views:
@@ -81,7 +89,9 @@ class Views:
         return view
 
     def listed(self, task: TaskRecord, now: float) -> dict[str, Any]:
-        """Return a task as the list endpoint shows it: without links (seen in the vendor's clients)."""
+        """Return a task as the list endpoint shows it: without links (seen in the vendor's
+        clients).
+        """
         return {
             "id": task.id,
             "model": MODEL,
@@ -96,7 +106,11 @@ class Views:
 
     def link(self, task: TaskRecord) -> str | None:
         """Return the present result link of a task."""
-        return f"{self._files_url}/results/{task.id}/{task.links[-1].token}.mp4" if task.links else None
+        return (
+            f"{self._files_url}/results/{task.id}/{task.links[-1].token}.mp4"
+            if task.links
+            else None
+        )
 
     def file(self, stored: StoredFile) -> dict[str, Any]:
         """Return an uploaded file as the file service shows it."""
@@ -142,7 +156,10 @@ def credits_view(wallet: Wallet) -> dict[str, Any]:
         "used_credits": used,
         "unlimited_credits": token_left is None,
     }
-    return {"success": True, "data": {"user": {"remaining_credits": remaining, "used_credits": used}, "token": token}}
+    return {
+        "success": True,
+        "data": {"user": {"remaining_credits": remaining, "used_credits": used}, "token": token},
+    }
 
 
 def _billing(task: TaskRecord) -> dict[str, Any]:

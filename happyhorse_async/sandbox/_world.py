@@ -1,4 +1,6 @@
-"""The service's state and rules without a wire: accounts, tasks, money, files, links. Time is passed in."""
+"""The service's state and rules without a wire: accounts, tasks, money, files, links. Time is
+passed in.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ _ALPHABET = string.ascii_lowercase + string.digits
 
 @attrs.frozen
 class Accepted:
-    """The outcome of a submission: the task, and whether the idempotency key gave back an earlier one."""
+    """The outcome of a submission: the task, and whether the idempotency key gave back an earlier
+    one.
+    """
 
     task: TaskRecord
     replayed: bool
@@ -48,7 +52,9 @@ class Lifetimes:
 
 
 class World:
-    """Everything that the sandbox remembers. `run(now)` brings it up to a time; callers do so before they look."""
+    """Everything that the sandbox remembers. `run(now)` brings it up to a time; callers do so
+    before they look.
+    """
 
     def __init__(self, accounts: Iterable[Account], lifetimes: Lifetimes, *, seed: int) -> None:
         self._chance = Random(seed)
@@ -76,16 +82,25 @@ class World:
         now: float,
         key: str | None = None,
     ) -> Accepted:
-        """Accept and reserve a task, or give back the one that `key` already stands for; raises `Refusal`."""
+        """Accept and reserve a task, or give back the one that `key` already stands for; raises
+        `Refusal`.
+        """
         if MODEL not in wallet.account.models:
-            raise Refusal(403, "model_access_denied", f"this key may not use {MODEL}", param="model")
+            raise Refusal(
+                403, "model_access_denied", f"this key may not use {MODEL}", param="model"
+            )
         if key is not None:
             check_idempotency_key(key)
             earlier = self._keys.get((wallet.account.key, key))
             if earlier is not None:
                 return Accepted(self._replay(earlier, submission, now), replayed=True)
         charge = wallet.reserve(price(submission.duration, submission.quality))
-        life = plan_life(self._chance, duration=submission.duration, quality=submission.quality, fixed=self._lifetimes.task)
+        life = plan_life(
+            self._chance,
+            duration=submission.duration,
+            quality=submission.quality,
+            fixed=self._lifetimes.task,
+        )
         task = TaskRecord(
             id=f"task-unified-{int(now)}-{''.join(self._chance.choices(_ALPHABET, k=10))}",
             wallet=wallet,
@@ -109,7 +124,9 @@ class World:
         self._undecided[task.id] = until
 
     def frame_known(self, task: TaskRecord, problem: FrameProblem | None, now: float) -> None:
-        """Record the check of the first frame: a bad one fails the task as soon as it would have started."""
+        """Record the check of the first frame: a bad one fails the task as soon as it would have
+        started.
+        """
         if task.is_final:
             return
         task.frame = problem or "good"
@@ -121,7 +138,9 @@ class World:
             self._end(task, now)
 
     def hasten(self, task: TaskRecord, now: float) -> None:
-        """Let an unfinished task come to its end now, without waiting for what is still unknown of its first frame."""
+        """Let an unfinished task come to its end now, without waiting for what is still unknown of
+        its first frame.
+        """
         if not task.is_final and task.status_override is None:
             self._end(task, now)
 
@@ -148,16 +167,24 @@ class World:
         return task, next(link for link in task.links if link.token == token)
 
     def expire_link(self, task: TaskRecord, now: float, *, fresh: bool) -> None:
-        """Kill a completed task's link before its time; `fresh`: the next read of the task gives another."""
+        """Kill a completed task's link before its time; `fresh`: the next read of the task gives
+        another.
+        """
         task.links[-1].expires = now
         if fresh:
             self._link(task, now)
 
     def _replay(self, task: TaskRecord, submission: Submission, now: float) -> TaskRecord:
         if task.submission.body != submission.body:
-            raise Refusal(409, "idempotency_conflict", "this Idempotency-Key was used with another body")
+            raise Refusal(
+                409, "idempotency_conflict", "this Idempotency-Key was used with another body"
+            )
         if self._undecided.get(task.id, now) > now:
-            raise Refusal(409, "paid_outcome_unknown", "the first submission is being decided, ask again with this key")
+            raise Refusal(
+                409,
+                "paid_outcome_unknown",
+                "the first submission is being decided, ask again with this key",
+            )
         return task
 
     def _come_due(self, task: TaskRecord, when: float) -> None:
@@ -184,7 +211,13 @@ class World:
         task.links.append(Link(token, now + self._lifetimes.link))
         self._links[token] = task
 
-    def _enter(self, kind: Literal["reserve", "settle", "refund"], task: TaskRecord, at: float, amount: Decimal) -> None:
+    def _enter(
+        self,
+        kind: Literal["reserve", "settle", "refund"],
+        task: TaskRecord,
+        at: float,
+        amount: Decimal,
+    ) -> None:
         self.ledger.append(Entry(at, kind, task.id, amount))
 
 
@@ -195,7 +228,9 @@ FINAL = frozenset({"completed", "failed", "cancelled"})
 
 
 def usual_code(status: str) -> str | None:
-    """Return the error code of a task that somebody ends with this status and without a code; None: it has no error."""
+    """Return the error code of a task that somebody ends with this status and without a code; None:
+    it has no error.
+    """
     return {"failed": "unknown_error", "cancelled": "request_cancelled"}.get(status)
 
 
@@ -243,8 +278,11 @@ class TaskRecord:
     """Counts the changes of the video's `ETag`."""
     frame_size: tuple[int, int] | None = None
     """Width and height of the first frame, where known."""
-    output_seconds: int = attrs.field(default=attrs.Factory(lambda task: task.submission.duration, takes_self=True))
-    """The length of the video that is made, which decides the charge; what was asked for unless a fault changes it."""
+    output_seconds: int = attrs.field(
+        default=attrs.Factory(lambda task: task.submission.duration, takes_self=True)
+    )
+    """The length of the video that is made, which decides the charge; what was asked for unless a
+    fault changes it."""
     frame_digest: str | None = None
     """What the studio keeps the first frame under, where it has it."""
 
@@ -270,10 +308,18 @@ class TaskRecord:
 
     def error(self) -> dict[str, Any] | None:
         """Return `error` as the service reports it; None when the task did not fail."""
-        if self.ended is None or self.ending.status == "completed" or self.ending.error_code is None:
+        if (
+            self.ended is None
+            or self.ending.status == "completed"
+            or self.ending.error_code is None
+        ):
             return None
         code = self.ending.error_code
-        return {"code": code, "message": self.ending.message or _MESSAGES.get(code, code), "type": "task_error"}
+        return {
+            "code": code,
+            "message": self.ending.message or _MESSAGES.get(code, code),
+            "type": "task_error",
+        }
 
 
 _MESSAGES = {
@@ -298,7 +344,8 @@ _MESSAGES = {
 
 
 _ESTIMATED_SECONDS = 2400
-"""What the service announces as `task_info.estimated_time`: its reference's example, the far end of the range."""
+"""What the service announces as `task_info.estimated_time`: its reference's example, the far end of
+the range."""
 
 _MEDIAN, _SIGMA = 180.0, 0.75
 _SHORTEST, _LONGEST = 60.0, 2400.0
@@ -328,7 +375,9 @@ def plan_life(chance: Random, *, duration: int, quality: str, fixed: float | Non
 
 
 def estimate_of(fixed: float | None) -> int:
-    """Return what to announce as `task_info.estimated_time`: the true life where it is fixed, in whole seconds."""
+    """Return what to announce as `task_info.estimated_time`: the true life where it is fixed, in
+    whole seconds.
+    """
     return _ESTIMATED_SECONDS if fixed is None else max(1, math.ceil(fixed))
 
 

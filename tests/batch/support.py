@@ -17,7 +17,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def write_manifest(folder: Path, *, links: int, files: int) -> Path:
-    """Write a table of rows, each unlike the others, some with local images and some with a column of their own."""
+    """Write a table of rows, each unlike the others, some with local images and some with a column
+    of their own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     photo = (PHOTOS / "cat.jpg").read_bytes()
     rows: list[dict[str, object]] = []
@@ -25,7 +27,10 @@ def write_manifest(folder: Path, *, links: int, files: int) -> Path:
         # Bytes behind the picture's end make each file another content, and harm no reader.
         (folder / f"frame{n}.jpg").write_bytes(photo + b"%d" % n)
         rows.append({"image": f"frame{n}.jpg", "seed": n + 1, "prompt": f"local {n}"})
-    rows += [{"image": f"https://example.com/{n}.png", "seed": 10_000 + n, "duration": 3, "shelf": n % 7} for n in range(links)]
+    rows += [
+        {"image": f"https://example.com/{n}.png", "seed": 10_000 + n, "duration": 3, "shelf": n % 7}
+        for n in range(links)
+    ]
     manifest = folder / "rows.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return manifest
@@ -38,7 +43,9 @@ class Worker:
         self._process = process
 
     @classmethod
-    async def start(cls, sandbox: Sandbox, folder: Path, manifest: Path, **environment: str) -> Worker:
+    async def start(
+        cls, sandbox: Sandbox, folder: Path, manifest: Path, **environment: str
+    ) -> Worker:
         """Start a process; give it back once its ledger is open."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.batch.worker", str(folder), str(manifest)),
@@ -63,8 +70,12 @@ class Worker:
         return said
 
 
-async def killed_after(worker: Worker, sandbox: Sandbox, *, method: str, path: str, count: int, delay: float) -> bool:
-    """Kill a worker shortly after its n-th request of a kind was decided; gives whether it was still alive."""
+async def killed_after(
+    worker: Worker, sandbox: Sandbox, *, method: str, path: str, count: int, delay: float
+) -> bool:
+    """Kill a worker shortly after its n-th request of a kind was decided; gives whether it was
+    still alive.
+    """
     loop, seen = asyncio.get_running_loop(), 0
 
     def watch(record: object) -> None:
@@ -85,10 +96,14 @@ def results(folder: Path, *, leave_out: tuple[str, ...] = ("task_id",)) -> list[
     """Read a folder's report, without what cannot be equal in two runs."""
     write_reports(folder, ("jsonl",))
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in leave_out} for line in lines]
+    return [
+        {name: value for name, value in line.items() if name not in leave_out} for line in lines
+    ]
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until something is so; between two looks the worker threads get their turn, which a bare spin takes from them."""
+    """Let the loop run until something is so; between two looks the worker threads get their turn,
+    which a bare spin takes from them.
+    """
     while not condition():
         await asyncio.sleep(0.001)

@@ -1,4 +1,6 @@
-"""A ledger belongs to an account: another one's key finds none of its tasks, and must not pay for them again."""
+"""A ledger belongs to an account: another one's key finds none of its tasks, and must not pay for
+them again.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,21 @@ OWN, OTHER = "sk-one-aaaaaaaa", "sk-two-bbbbbbbb"
 @pytest.fixture
 async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
     """A service with two customers, whose time stands still."""
-    async with Sandbox(video="stub", speed=0, task_seconds=5, accounts=[Account(key=OWN), Account(key=OTHER)]) as sandbox:
+    async with Sandbox(
+        video="stub", speed=0, task_seconds=5, accounts=[Account(key=OWN), Account(key=OTHER)]
+    ) as sandbox:
         yield sandbox
 
 
 def session_of(sandbox: Sandbox, key: str) -> Session:
     """Make a session of one of them."""
-    return Session(key, base_url=sandbox.url, files_url=sandbox.files_url, polling=QUICK_POLLING, retry=QUICK_RETRY)
+    return Session(
+        key,
+        base_url=sandbox.url,
+        files_url=sandbox.files_url,
+        polling=QUICK_POLLING,
+        retry=QUICK_RETRY,
+    )
 
 
 def rows() -> list[ImageToVideo]:
@@ -54,7 +64,9 @@ async def run(sandbox: Sandbox, folder: Path, key: str) -> list[Outcome]:
 
 
 async def test_another_account(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Running tasks are not given up because the wrong key does not know them: the folder is refused, and the right key saves them."""
+    """Running tasks are not given up because the wrong key does not know them: the folder is
+    refused, and the right key saves them.
+    """
     await left_running(sandbox, tmp_path)
     sandbox.finish()
     with pytest.raises(LedgerError, match="another API key") as refused:
@@ -65,7 +77,9 @@ async def test_another_account(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 async def test_finished_folders_are_anybodys(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Where nothing is unfinished another account's key costs nothing, and its folder is still bound to it afterwards."""
+    """Where nothing is unfinished another account's key costs nothing, and its folder is still
+    bound to it afterwards.
+    """
     await left_running(sandbox, tmp_path)
     sandbox.finish()
     await run(sandbox, tmp_path, OWN)

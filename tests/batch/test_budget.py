@@ -42,7 +42,9 @@ def spent(sandbox: Sandbox) -> Decimal:
 
 
 async def test_cap(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """A batch submits what fits, finishes it, and then says that its budget is used up; a higher one goes on."""
+    """A batch submits what fits, finishes it, and then says that its budget is used up; a higher
+    one goes on.
+    """
     async with session.batch(tmp_path, budget=Budget(credits=PRICE * 5)) as batch:
         outcomes = []
         with pytest.raises(BudgetExceededError, match="left"):  # noqa: PT012 outcomes come before the error
@@ -69,8 +71,12 @@ async def test_freed_money_is_used(sandbox: Sandbox, session: Session, tmp_path:
     assert spent(sandbox) == PRICE
 
 
-async def states_until_used_up(session: Session, folder: Path, count: int, **settings: Any) -> list[JobState]:
-    """Run a batch with money for one job until it says that there is none left; gives what became of the jobs before."""
+async def states_until_used_up(
+    session: Session, folder: Path, count: int, **settings: Any
+) -> list[JobState]:
+    """Run a batch with money for one job until it says that there is none left; gives what became
+    of the jobs before.
+    """
     states = []
     async with session.batch(folder, budget=Budget(credits=PRICE), **settings) as batch:
         with pytest.raises(BudgetExceededError, match="left"):  # noqa: PT012 outcomes come before the error
@@ -79,8 +85,12 @@ async def states_until_used_up(session: Session, folder: Path, count: int, **set
     return states
 
 
-async def test_money_nobody_will_settle_is_not_waited_for(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """What is set aside for a job that stays unfetched in this run, or was left by an earlier one, ends the run instead of hanging it."""
+async def test_money_nobody_will_settle_is_not_waited_for(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """What is set aside for a job that stays unfetched in this run, or was left by an earlier one,
+    ends the run instead of hanging it.
+    """
     quick = RetryPolicy(attempts=2, first_pause=0.01, longest_pause=0.01)
     sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
     with anyio.fail_after(30):
@@ -90,25 +100,35 @@ async def test_money_nobody_will_settle_is_not_waited_for(sandbox: Sandbox, sess
 
 
 async def test_lost_answers_do_not_wait_behind_those_without_money(tmp_path: Path) -> None:
-    """A job whose answer was lost, and which holds all the money, is asked for again although more jobs than workers wait for money."""
+    """A job whose answer was lost, and which holds all the money, is asked for again although more
+    jobs than workers wait for money.
+    """
     slow = RetryPolicy(attempts=4, first_pause=0.1, longest_pause=0.1, jitter=0)
-    async with Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox:
+    async with Sandbox(
+        video="stub", speed=1000, task_seconds=5, features=Features(listing=False)
+    ) as sandbox:
         sandbox.fail(Fault("drop-after", path="/v1/videos/generations", times=3))
         async with open_session(sandbox) as session:
             with anyio.fail_after(30):
-                assert await states_until_used_up(session, tmp_path, 5, retry=slow, max_in_flight=2) == [JobState.SAVED]
+                assert await states_until_used_up(
+                    session, tmp_path, 5, retry=slow, max_in_flight=2
+                ) == [JobState.SAVED]
         assert sandbox.paid == 1
 
 
 async def test_never_exceeded_across_crashes(tmp_path: Path) -> None:
-    """However often the process is killed, what the service has charged never passes the cap, and the cap is used up in the end."""
+    """However often the process is killed, what the service has charged never passes the cap, and
+    the cap is used up in the end.
+    """
     manifest, folder = write_manifest(tmp_path / "in", links=40, files=0), tmp_path / "videos"
     cap, chance = PRICE * 20, random.Random(4)
     async with Sandbox(video="stub", speed=100, task_seconds=20) as sandbox:
         for _ in range(4):
             worker = await Worker.start(sandbox, folder, manifest, BATCH_CREDITS=str(cap))
             where = chance.choice([("POST", "/v1/videos/generations"), ("GET", "/results/")])
-            await killed_after(worker, sandbox, method=where[0], path=where[1], count=chance.randint(1, 4), delay=0)
+            await killed_after(
+                worker, sandbox, method=where[0], path=where[1], count=chance.randint(1, 4), delay=0
+            )
             assert spent(sandbox) <= cap
         worker = await Worker.start(sandbox, folder, manifest, BATCH_CREDITS=str(cap))
         assert not (await worker.ended()).endswith("done\n")

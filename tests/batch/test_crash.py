@@ -1,6 +1,8 @@
-"""The promise of a batch: kill its process anywhere, run the same line again, and the result and the price are those of a quiet run.
+"""The promise of a batch: kill its process anywhere, run the same line again, and the result and
+the price are those of a quiet run.
 
-Real processes, a real server, a real kill -9. Five kills by default; HAPPYHORSE_KILLS=25 for the long version.
+Real processes, a real server, a real kill -9. Five kills by default; HAPPYHORSE_KILLS=25 for the
+long version.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ KINDS = (
 
 
 class Deaths:
-    """What lay in the folder at each kill, so that it can be said afterwards what was fetched again."""
+    """What lay in the folder at each kill, so that it can be said afterwards what was fetched
+    again.
+    """
 
     def __init__(self, folder: Path, sandbox: Sandbox) -> None:
         self._folder = folder
@@ -40,15 +44,23 @@ class Deaths:
 
     def note(self) -> None:
         """Note how many requests there were until now, and which videos are there."""
-        self._there.append((len(self._sandbox.requests), {path.name for path in self._folder.glob("*.mp4")}))
+        self._there.append(
+            (len(self._sandbox.requests), {path.name for path in self._folder.glob("*.mp4")})
+        )
 
     def fetched_again(self, names: dict[str, str]) -> list[str]:
-        """List the videos that were asked for after they were there; `names` leads from task ids to videos."""
+        """List the videos that were asked for after they were there; `names` leads from task ids to
+        videos.
+        """
         requests = self._sandbox.requests
         again = []
         for before, there in self._there:
             for record in requests[before:]:
-                name = names.get(record.path.split("/")[2]) if record.path.startswith("/results/") else None
+                name = (
+                    names.get(record.path.split("/")[2])
+                    if record.path.startswith("/results/")
+                    else None
+                )
                 if name in there:
                     again.append(record.path)
         return again
@@ -64,7 +76,9 @@ async def quiet_run(folder: Path, manifest: Path) -> list[dict[str, object]]:
 
 
 async def test_kill_anywhere(tmp_path: Path) -> None:
-    """However often and wherever the process is killed: 200 paid, 200 verified videos, none fetched twice, the report of a quiet run."""
+    """However often and wherever the process is killed: 200 paid, 200 verified videos, none fetched
+    twice, the report of a quiet run.
+    """
     manifest, folder = write_manifest(tmp_path / "in", links=100, files=100), tmp_path / "videos"
     chance = random.Random(20261122)
     async with Sandbox(video="stub", speed=100, task_seconds=20) as sandbox:
@@ -72,15 +86,21 @@ async def test_kill_anywhere(tmp_path: Path) -> None:
         while len(scenes) < KILLS:
             method, path = KINDS[kills % len(KINDS)]
             worker = await Worker.start(sandbox, folder, manifest)
-            count, delay = chance.randint(1, max(2, 100 // KILLS)), chance.choice([0, 0, chance.uniform(0, 0.03)])
-            assert await killed_after(worker, sandbox, method=method, path=path, count=count, delay=delay), (
-                "it ended before its kill"
+            count, delay = (
+                chance.randint(1, max(2, 100 // KILLS)),
+                chance.choice([0, 0, chance.uniform(0, 0.03)]),
             )
+            assert await killed_after(
+                worker, sandbox, method=method, path=path, count=count, delay=delay
+            ), "it ended before its kill"
             kills += 1
             deaths.note()
             store = Store(folder / LEDGER_NAME, read_only=True)
             uploads = sandbox.count("POST", "/api/v1/files/upload/stream")
-            scene = {state.value: n for state, n in store.totals().states.items()} | {"paid": sandbox.paid, "uploads": uploads}
+            scene = {state.value: n for state, n in store.totals().states.items()} | {
+                "paid": sandbox.paid,
+                "uploads": uploads,
+            }
             # A kill that met the batch as an earlier one did shows nothing new, and is not counted.
             scenes += [scene] if scene not in scenes else []
             store.close(fold=False)
@@ -91,8 +111,17 @@ async def test_kill_anywhere(tmp_path: Path) -> None:
 
     told = results(folder, leave_out=())
     assert len(list(folder.glob("*.mp4"))) == 200
-    assert all(hashlib.sha256((folder / str(line["video"])).read_bytes()).hexdigest() == line["sha256"] for line in told)
+    assert all(
+        hashlib.sha256((folder / str(line["video"])).read_bytes()).hexdigest() == line["sha256"]
+        for line in told
+    )
     assert deaths.fetched_again({str(line["task_id"]): str(line["video"]) for line in told}) == []
     assert results(folder) == await quiet_run(tmp_path / "quiet", manifest)
-    assert {"submitting", "running", "completed", "saved"} <= {state for scene in scenes for state in scene}
-    print(f"{kills} kills at {len(scenes)} different states, {len(told)} videos, {sandbox.paid} paid", *scenes, sep="\n")
+    assert {"submitting", "running", "completed", "saved"} <= {
+        state for scene in scenes for state in scene
+    }
+    print(
+        f"{kills} kills at {len(scenes)} different states, {len(told)} videos, {sandbox.paid} paid",
+        *scenes,
+        sep="\n",
+    )

@@ -1,4 +1,6 @@
-"""A disk that is full for real: the system lets no file grow beyond a size, as it does by `ulimit -f`, and gives room again later."""
+"""A disk that is full for real: the system lets no file grow beyond a size, as it does by `ulimit
+-f`, and gives room again later.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def paid_and_kept(folder: Path, size: int, count: int, **video: int) -> HappyHorseError:
-    """Run a batch into the limit and then without one, and make sure that nothing was paid twice or lost; gives what stopped it."""
+    """Run a batch into the limit and then without one, and make sure that nothing was paid twice or
+    lost; gives what stopped it.
+    """
     async with Sandbox(video="stub", speed=1000, task_seconds=5, **video) as sandbox:
         with no_file_beyond(size):
             async with open_session(sandbox) as session:
@@ -32,14 +36,18 @@ async def paid_and_kept(folder: Path, size: int, count: int, **video: int) -> Ha
 
 
 async def test_no_room_for_videos(tmp_path: Path) -> None:
-    """The batch stops at the first video that finds no room, instead of paying for more; with room it goes on where it stopped."""
+    """The batch stops at the first video that finds no room, instead of paying for more; with room
+    it goes on where it stopped.
+    """
     stopped = await paid_and_kept(tmp_path / "videos", 2_000_000, 50, stub_bytes=2_500_000)
     assert isinstance(stopped, DownloadError)
     assert "500,000 bytes more" in str(stopped)
 
 
 async def test_no_room_for_the_ledger(tmp_path: Path) -> None:
-    """What cannot be noted is not submitted: the batch stops with the ledger's error, and finds all that was paid when there is room."""
+    """What cannot be noted is not submitted: the batch stops with the ledger's error, and finds all
+    that was paid when there is room.
+    """
     async with (
         Sandbox(video="stub", speed=0) as sandbox,
         open_session(sandbox) as session,

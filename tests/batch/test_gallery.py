@@ -1,4 +1,6 @@
-"""The gallery, in a real browser and from file://: a thousand videos, no serious accessibility finding, on a phone and on a desktop."""
+"""The gallery, in a real browser and from file://: a thousand videos, no serious accessibility
+finding, on a phone and on a desktop.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ PLAY = """async (video) => {
   await moved;
   return video.currentTime + video.videoWidth;
 }"""
-EVIL = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+EVIL = (
+    "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+)
 
 
 def result(n: int) -> dict[str, Any]:
@@ -37,7 +41,9 @@ def result(n: int) -> dict[str, Any]:
     return {
         "id": f"job-{n:04}",
         "state": "failed" if failed else "saved",
-        "image": str(PHOTOS / ("cat.jpg", "coffee.jpg", "rocket.jpg")[n % 3]) if n % 4 else "sha256:00",
+        "image": str(PHOTOS / ("cat.jpg", "coffee.jpg", "rocket.jpg")[n % 3])
+        if n % 4
+        else "sha256:00",
         "prompt": EVIL if n == 2 else f"The camera comes closer, take {n}. " * (1 + n % 9),
         "quality": "720p",
         "duration": 5,
@@ -67,8 +73,12 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=list(SIZES))
-async def page(anyio_backend: str, request: pytest.FixtureRequest, page_path: Path) -> AsyncIterator[Any]:
-    """The gallery, opened in a window of some size; whatever the browser complains about fails the test."""
+async def page(
+    anyio_backend: str, request: pytest.FixtureRequest, page_path: Path
+) -> AsyncIterator[Any]:
+    """The gallery, opened in a window of some size; whatever the browser complains about fails the
+    test.
+    """
     playwright = pytest.importorskip("playwright.async_api")
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
@@ -77,7 +87,12 @@ async def page(anyio_backend: str, request: pytest.FixtureRequest, page_path: Pa
         browser = await browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = await browser.new_page(viewport={"width": width, "height": height})
         complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: (
+                complaints.append(message.text) if message.type in ("error", "warning") else None
+            ),
+        )
         page.on("pageerror", lambda error: complaints.append(str(error)))
         await page.goto(page_path.as_uri())
         yield page
@@ -89,7 +104,9 @@ async def page(anyio_backend: str, request: pytest.FixtureRequest, page_path: Pa
 
 
 async def test_axe(page: Any) -> None:
-    """The accessibility check finds nothing serious, in the light and in the dark, and nothing sticks out of the window."""
+    """The accessibility check finds nothing serious, in the light and in the dark, and nothing
+    sticks out of the window.
+    """
     scripts = pytest.importorskip("axe_playwright_python")
     axe = files(scripts).joinpath("axe.min.js").read_text("utf-8")
     for scheme in ("light", "dark"):
@@ -97,7 +114,9 @@ async def test_axe(page: Any) -> None:
         # Through the debugger: the page's own policy lets no other script in.
         await page.evaluate(axe)
         found = await page.evaluate("axe.run(document)")
-        bad = [(rule["id"], rule["impact"], rule["nodes"][0]["html"]) for rule in found["violations"]]
+        bad = [
+            (rule["id"], rule["impact"], rule["nodes"][0]["html"]) for rule in found["violations"]
+        ]
         assert [rule for rule in bad if rule[1] in ("serious", "critical")] == []
         assert bad == []
         assert len(found["passes"]) > 20
@@ -105,9 +124,13 @@ async def test_axe(page: Any) -> None:
 
 
 async def test_a_thousand_videos(page: Any) -> None:
-    """All thousand jobs can be scrolled to; only the videos near the window are loaded; one of them really plays."""
+    """All thousand jobs can be scrolled to; only the videos near the window are loaded; one of them
+    really plays.
+    """
     assert await page.text_content("#count") == "1,000 of 1,000 jobs"
-    await page.evaluate("() => { const more = document.getElementById('more'); while (!more.hidden) more.click(); }")
+    await page.evaluate(
+        "() => { const more = document.getElementById('more'); while (!more.hidden) more.click(); }"
+    )
     assert await page.locator("#cards > li").count() == 1000
     await page.locator("#cards > li").nth(500).scroll_into_view_if_needed()
     player = page.locator("#cards > li").nth(500).locator("video[src]")
@@ -137,7 +160,9 @@ async def test_texts_stay_texts(page: Any) -> None:
 
 
 def test_chart_says_it_in_words() -> None:
-    """A chart has a title and a sentence for those who do not see it, and as many bars as there are round bins."""
+    """A chart has a title and a sentence for those who do not see it, and as many bars as there are
+    round bins.
+    """
     drawn = _gallery.chart("Credits", "credits", [1.0, 2.0, 2.0, 40.0], name="c")
     assert "4 jobs, from 1 to 40 credits, half of them up to 2." in drawn
     assert 'aria-labelledby="c-title c-words"' in drawn
@@ -151,4 +176,8 @@ def test_page_holds_its_data(page_path: Path) -> None:
     text = page_path.read_text("utf-8")
     data = text.split('<script type="application/json" id="data">')[1].split("</script>")[0]
     assert len(json.loads(data)) == 1000
-    assert re.findall(r"<[a-z][^>]*?\s(?:src|href)=\"?([^\s\">]+)", text) == ["#videos", "results.csv", "results.jsonl"]
+    assert re.findall(r"<[a-z][^>]*?\s(?:src|href)=\"?([^\s\">]+)", text) == [
+        "#videos",
+        "results.csv",
+        "results.jsonl",
+    ]

@@ -1,4 +1,6 @@
-"""Who a job is: stable for the same request, another for every change that matters, and never a dangerous file name."""
+"""Who a job is: stable for the same request, another for every change that matters, and never a
+dangerous file name.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +16,63 @@ from happyhorse_async.batch import _jobs
 LINK = "https://e.com/cat.png"
 
 
-@pytest.mark.parametrize("change", [{"prompt": "x"}, {"quality": "1080p"}, {"duration": 6}, {"seed": 1}])
+@pytest.mark.parametrize(
+    "change", [{"prompt": "x"}, {"quality": "1080p"}, {"duration": 6}, {"seed": 1}]
+)
 def test_every_field_counts(change: dict[str, object]) -> None:
     """Another prompt, quality, length or seed is another job."""
-    assert _jobs.fingerprint(ImageToVideo(LINK), None) != _jobs.fingerprint(ImageToVideo(LINK, **change), None)  # type: ignore[arg-type]
+    assert _jobs.fingerprint(ImageToVideo(LINK), None) != _jobs.fingerprint(
+        ImageToVideo(LINK, **change), None
+    )  # type: ignore[arg-type]
 
 
 def test_what_does_not_count() -> None:
     """The callback URL, and the path of an image whose content is known, do not make another job."""
     called = ImageToVideo(LINK, callback_url="https://e.com/hook/secret")
     assert _jobs.fingerprint(called, None) == _jobs.fingerprint(ImageToVideo(LINK), None)
-    assert _jobs.fingerprint(ImageToVideo("a.png"), "d") == _jobs.fingerprint(ImageToVideo(Path("b.png")), "d")
-    assert _jobs.fingerprint(ImageToVideo("a.png"), "d") != _jobs.fingerprint(ImageToVideo("a.png"), "e")
+    assert _jobs.fingerprint(ImageToVideo("a.png"), "d") == _jobs.fingerprint(
+        ImageToVideo(Path("b.png")), "d"
+    )
+    assert _jobs.fingerprint(ImageToVideo("a.png"), "d") != _jobs.fingerprint(
+        ImageToVideo("a.png"), "e"
+    )
 
 
 def test_keys() -> None:
-    """A key depends on the batch, the job, its request and the attempt, and is one that the service takes."""
-    keys = {_jobs.key_of(*parts) for parts in [("b", "j", "f", 1), ("c", "j", "f", 1), ("b", "k", "f", 1), ("b", "j", "f", 2)]}
+    """A key depends on the batch, the job, its request and the attempt, and is one that the service
+    takes.
+    """
+    keys = {
+        _jobs.key_of(*parts)
+        for parts in [
+            ("b", "j", "f", 1),
+            ("c", "j", "f", 1),
+            ("b", "k", "f", 1),
+            ("b", "j", "f", 2),
+        ]
+    }
     assert len(keys) == 4
     assert all(16 <= len(key) <= 96 and set(key) <= set("abcdefh0123456789-") for key in keys)
     assert _jobs.key_of("b", "j", "f", 1) == _jobs.key_of("b", "j", "f", 1)
 
 
 @pytest.mark.parametrize(
-    "job_id", ["../../x", "", "con", "a\0b", "x" * 500, ".", "..", "a/b", "C:\\x", " a ", "naïve 東京", "猫" * 80, "a" + "é" * 80]
+    "job_id",
+    [
+        "../../x",
+        "",
+        "con",
+        "a\0b",
+        "x" * 500,
+        ".",
+        "..",
+        "a/b",
+        "C:\\x",
+        " a ",
+        "naïve 東京",
+        "猫" * 80,
+        "a" + "é" * 80,
+    ],
 )
 def test_names_stay_in_the_folder(job_id: str) -> None:
     """Whatever the id, the video's name is one plain file name of a bearable length."""
@@ -45,7 +80,14 @@ def test_names_stay_in_the_folder(job_id: str) -> None:
     assert Path(name).name == name
     # Beside a video lie its part and the part's note; a name has room for 255 bytes.
     assert len(f"{name}.part.json".encode()) <= 255
-    assert len(_jobs.video_name(ImageToVideo(f"https://e.com/{'猫' * 80}.png"), "0" * 16, own=False).encode()) <= 245
+    assert (
+        len(
+            _jobs.video_name(
+                ImageToVideo(f"https://e.com/{'猫' * 80}.png"), "0" * 16, own=False
+            ).encode()
+        )
+        <= 245
+    )
     assert name.endswith(".mp4")
     assert not name.startswith(".")
     assert not set(name) & set('/\\:*?"<>|\0')
@@ -60,15 +102,30 @@ def test_plain_ids_are_plain_names() -> None:
 
 @pytest.mark.parametrize("job_id", ["cat-0123456789abcdef", "CAT-0123456789ABCDEF-2"])
 def test_own_names_never_look_like_the_others(job_id: str) -> None:
-    """An own id that ends as a name made from a digest does is hashed: the two kinds cannot meet, and the ledger need not compare them."""
+    """An own id that ends as a name made from a digest does is hashed: the two kinds cannot meet,
+    and the ledger need not compare them.
+    """
     name = _jobs.video_name(ImageToVideo(LINK), job_id, own=True)
     assert name == f"{_jobs.hashed_stem(job_id)}.mp4"
     assert name.lower() != _jobs.video_name(ImageToVideo(LINK), "0123456789abcdef", own=False)
 
 
 def test_names_that_are_one_file_elsewhere() -> None:
-    """Ids that differ in case or in how accents are written have names that differ in more, also where file systems fold them."""
-    ids = ["\u00e9", "\u00c9", "e\u0301", "E\u0301", "stra\u00dfe", "STRASSE", "\u212a", "k", "\u0130x", "i\u0307x"]
+    """Ids that differ in case or in how accents are written have names that differ in more, also
+    where file systems fold them.
+    """
+    ids = [
+        "\u00e9",
+        "\u00c9",
+        "e\u0301",
+        "E\u0301",
+        "stra\u00dfe",
+        "STRASSE",
+        "\u212a",
+        "k",
+        "\u0130x",
+        "i\u0307x",
+    ]
     names = {_jobs.folded(_jobs.video_name(ImageToVideo(LINK), job_id, own=True)) for job_id in ids}
     assert len(names) == len(ids)
     assert _jobs.video_name(ImageToVideo(LINK), "\u00e9", own=True) == "\u00e9.mp4"

@@ -1,4 +1,6 @@
-"""The ledger and its lock: made once, migrated, checked, grouped, and held by one process that is named."""
+"""The ledger and its lock: made once, migrated, checked, grouped, and held by one process that is
+named.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,15 @@ pytestmark = pytest.mark.anyio
 
 
 def test_batch_id_is_in_the_database_from_the_start(tmp_path: Path) -> None:
-    """The id that all keys hang on is not in the log alone, so losing the whole log cannot change it."""
+    """The id that all keys hang on is not in the log alone, so losing the whole log cannot change
+    it.
+    """
     store = Store(tmp_path / LEDGER_NAME)
     assert os.stat(f"{store.path}-wal").st_size == 0
     other = sqlite3.connect(f"{store.path.as_uri()}?immutable=1", uri=True)
-    assert other.execute("SELECT value FROM facts WHERE name = 'batch'").fetchone() == (store.batch_id,)
+    assert other.execute("SELECT value FROM facts WHERE name = 'batch'").fetchone() == (
+        store.batch_id,
+    )
     other.close()
     store.close()
     again = Store(tmp_path / LEDGER_NAME)
@@ -36,18 +42,24 @@ def test_batch_id_is_in_the_database_from_the_start(tmp_path: Path) -> None:
 
 
 def test_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An older ledger is brought to the present version, with what is in it; a new one goes through all versions."""
+    """An older ledger is brought to the present version, with what is in it; a new one goes through
+    all versions.
+    """
     store = Store(tmp_path / LEDGER_NAME)
     store.apply([], [Store.begin_run])
     store.close()
-    monkeypatch.setitem(queries(), "schema-2", "ALTER TABLE runs ADD COLUMN note TEXT; CREATE TABLE more (a);")
+    monkeypatch.setitem(
+        queries(), "schema-2", "ALTER TABLE runs ADD COLUMN note TEXT; CREATE TABLE more (a);"
+    )
     monkeypatch.setattr(store_module, "MIGRATIONS", ("schema-1", "schema-2"))
     for folder in (tmp_path, tmp_path / "new"):
         folder.mkdir(exist_ok=True)
         Store(folder / LEDGER_NAME).close()
         migrated = sqlite3.connect(folder / LEDGER_NAME)
         assert migrated.execute("PRAGMA user_version").fetchone() == (2,)
-        assert migrated.execute("SELECT note FROM runs").fetchall() == ([(None,)] if folder == tmp_path else [])
+        assert migrated.execute("SELECT note FROM runs").fetchall() == (
+            [(None,)] if folder == tmp_path else []
+        )
         migrated.close()
 
 
@@ -91,7 +103,9 @@ def test_no_ledger(tmp_path: Path) -> None:
 
 
 def test_queries_are_commented_sql() -> None:
-    """Every query of the .sql file has a name, and is complete SQL after its comments are taken away."""
+    """Every query of the .sql file has a name, and is complete SQL after its comments are taken
+    away.
+    """
     assert len(queries()) > 20
     for name, sql in queries().items():
         assert "--" not in sql, name
@@ -100,12 +114,18 @@ def test_queries_are_commented_sql() -> None:
 
 
 def test_one_index_over_all_jobs(tmp_path: Path) -> None:
-    """Only the ids are indexed for every job: each further index with keys in no order makes a job dearer the more there are."""
+    """Only the ids are indexed for every job: each further index with keys in no order makes a job
+    dearer the more there are.
+    """
     Store(tmp_path / LEDGER_NAME).close()
     ledger = sqlite3.connect(tmp_path / LEDGER_NAME)
-    indexes = ledger.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'jobs'").fetchall()
+    indexes = ledger.execute(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'jobs'"
+    ).fetchall()
     ledger.close()
-    assert [name for name, sql in indexes if sql is None or " WHERE " not in sql] == ["sqlite_autoindex_jobs_1"]
+    assert [name for name, sql in indexes if sql is None or " WHERE " not in sql] == [
+        "sqlite_autoindex_jobs_1"
+    ]
 
 
 async def test_one_group_one_transaction(tmp_path: Path) -> None:
@@ -122,7 +142,9 @@ async def test_one_group_one_transaction(tmp_path: Path) -> None:
 
 
 async def test_failure_reaches_all_who_wait(tmp_path: Path) -> None:
-    """When the disk fails, whoever waits is told, everything after is refused, and the owner is called once."""
+    """When the disk fails, whoever waits is told, everything after is refused, and the owner is
+    called once.
+    """
     ledger = await Ledger.open(tmp_path)
     told: list[LedgerError] = []
     ledger.on_failure = told.append
@@ -160,7 +182,9 @@ def test_lock_of_another_process_ends_with_it(tmp_path: Path) -> None:
     """The lock of a process that is killed -9 is free at once, although its note is still there."""
     code = "import sys, time; from pathlib import Path; from happyhorse_async._edges.part_files import FolderLock\n"
     code += "FolderLock(Path(sys.argv[1])).take(); print('held', flush=True); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         lock = FolderLock(tmp_path)
@@ -173,8 +197,12 @@ def test_lock_of_another_process_ends_with_it(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_a_reader_in_the_way_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log that cannot be emptied because somebody reads is emptied by a later group, and no group waits long for it."""
+def test_a_reader_in_the_way_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that cannot be emptied because somebody reads is emptied by a later group, and no group
+    waits long for it.
+    """
     monkeypatch.setattr(store_module, "FOLD_PAUSE", 0.0)
     store = Store(tmp_path / LEDGER_NAME)
     reader = sqlite3.connect(tmp_path / LEDGER_NAME, isolation_level=None)
@@ -190,7 +218,9 @@ def test_a_reader_in_the_way_is_made_up_for(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_readers_do_not_walk_all_pages(tmp_path: Path) -> None:
-    """Whoever only looks finds out what the batch is, and leaves the check of every page to the writer."""
+    """Whoever only looks finds out what the batch is, and leaves the check of every page to the
+    writer.
+    """
     Store(tmp_path / LEDGER_NAME).close()
     asked: list[str] = []
     connect = sqlite3.connect
@@ -201,7 +231,9 @@ def test_readers_do_not_walk_all_pages(tmp_path: Path) -> None:
             return super().execute(sql, *values)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite3, "connect", lambda *given, **options: connect(*given, **options, factory=Heard))
+        patch.setattr(
+            sqlite3, "connect", lambda *given, **options: connect(*given, **options, factory=Heard)
+        )
         store = Store(tmp_path / LEDGER_NAME, read_only=True)
         assert store.totals().jobs == 0
         store.close(fold=False)

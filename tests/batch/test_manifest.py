@@ -1,4 +1,6 @@
-"""Manifests: every kind of source, columns kept, and every bad row named by its line before anything is spent."""
+"""Manifests: every kind of source, columns kept, and every bad row named by its line before
+anything is spent.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,15 @@ async def walk(manifest: Manifest, *, look: bool = False) -> list[Row | BadLine]
 
 
 async def test_folder_and_glob_and_single_image(tmp_path: Path) -> None:
-    """A folder is its images in order of their names, without hidden and other files; globs and single images work too."""
+    """A folder is its images in order of their names, without hidden and other files; globs and
+    single images work too.
+    """
     for name in ("b.png", "a.JPG", ".hidden.jpg", "note.txt"):
         (tmp_path / name).write_bytes((PHOTOS / "cat.jpg").read_bytes())
     for source in (tmp_path, f"{tmp_path}/*.*"):
-        jobs = [job async for job in Manifest(source, defaults={"duration": 8, "prompt": None}).jobs()]
+        jobs = [
+            job async for job in Manifest(source, defaults={"duration": 8, "prompt": None}).jobs()
+        ]
         assert [job.request.image for job in jobs] == [tmp_path / "a.JPG", tmp_path / "b.png"]
         assert {job.request.duration for job in jobs} == {8}
     assert len(await walk(Manifest(tmp_path / "b.png"))) == 1
@@ -35,14 +41,23 @@ async def test_folder_and_glob_and_single_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 async def test_csv(tmp_path: Path, separator: str) -> None:
-    """Tables as spreadsheets write them: byte order mark, other separators, quoted line breaks, empty cells for defaults."""
-    lines = [["id", "image_url", "prompt", "seed", "shelf"], ["x1", "https://e.com/a.png", '"two\nlines"', "", "7"]]
+    """Tables as spreadsheets write them: byte order mark, other separators, quoted line breaks,
+    empty cells for defaults.
+    """
+    lines = [
+        ["id", "image_url", "prompt", "seed", "shelf"],
+        ["x1", "https://e.com/a.png", '"two\nlines"', "", "7"],
+    ]
     lines.append(["x2", "cat.jpg", "", "5", ""])
     table = tmp_path / "rows.csv"
     table.write_text("\ufeff" + "\n".join(separator.join(line) for line in lines), encoding="utf-8")
     first, second = await walk(Manifest(table, defaults={"prompt": "so"}))
     assert isinstance(first, Row)
-    assert (first.job.id, first.job.request.prompt, first.job.extra) == ("x1", "two\nlines", {"shelf": "7"})
+    assert (first.job.id, first.job.request.prompt, first.job.extra) == (
+        "x1",
+        "two\nlines",
+        {"shelf": "7"},
+    )
     assert isinstance(second, Row)
     assert second.job.request == ImageToVideo(tmp_path / "cat.jpg", prompt="so", seed=5)
     assert (second.line, second.job.extra) == (4, {"shelf": ""})
@@ -63,9 +78,15 @@ SPOILED = [
 
 @pytest.mark.parametrize("spoiled", SPOILED, ids=ascii)
 async def test_texts_no_ledger_keeps(tmp_path: Path, spoiled: dict[str, object]) -> None:
-    """Lone surrogates and NULs, which JSON can write, spoil their own row, and are found by the check."""
+    """Lone surrogates and NULs, which JSON can write, spoil their own row, and are found by the
+    check.
+    """
     table = tmp_path / "rows.jsonl"
-    table.write_text("".join(json.dumps({"image": "https://e.com/a.png", **more}) + "\n" for more in ({}, spoiled)))
+    table.write_text(
+        "".join(
+            json.dumps({"image": "https://e.com/a.png", **more}) + "\n" for more in ({}, spoiled)
+        )
+    )
     good, bad = await walk(Manifest(table))
     assert isinstance(good, Row)
     assert isinstance(bad, BadLine)
@@ -75,11 +96,22 @@ async def test_texts_no_ledger_keeps(tmp_path: Path, spoiled: dict[str, object])
 
 async def test_jsonl_and_parquet(tmp_path: Path) -> None:
     """The same rows as JSON Lines and as Parquet are the same jobs; columns keep their types."""
-    rows = [{"image": "https://e.com/a.png", "duration": 4, "seed": n + 1, "tags": ["a", "b"], "weight": 0.5} for n in range(600)]
+    rows = [
+        {
+            "image": "https://e.com/a.png",
+            "duration": 4,
+            "seed": n + 1,
+            "tags": ["a", "b"],
+            "weight": 0.5,
+        }
+        for n in range(600)
+    ]
     table = tmp_path / "rows.jsonl"
     table.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
     pyarrow = pytest.importorskip("pyarrow")
-    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    pytest.importorskip("pyarrow.parquet").write_table(
+        pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet"
+    )
     from_lines = [job async for job in Manifest(table).jobs()]
     from_columns = [job async for job in Manifest(tmp_path / "rows.parquet").jobs()]
     assert from_lines == from_columns
@@ -87,7 +119,9 @@ async def test_jsonl_and_parquet(tmp_path: Path) -> None:
 
 
 async def test_empty_cells_of_floating_columns(tmp_path: Path) -> None:
-    """Not a number in a column is an empty cell, of a request's field and of the caller's own; an infinity is a bad row."""
+    """Not a number in a column is an empty cell, of a request's field and of the caller's own; an
+    infinity is a bad row.
+    """
     table = tmp_path / "rows.jsonl"
     table.write_text(
         '{"image": "https://e.com/a.png", "seed": NaN, "weight": NaN}\n{"image": "https://e.com/a.png", "weight": Infinity}\n'
@@ -116,7 +150,9 @@ not json
 
 
 async def test_every_bad_row_is_named(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """A look finds every bad row with its line and all its problems, and prices the good ones; nothing is submitted."""
+    """A look finds every bad row with its line and all its problems, and prices the good ones;
+    nothing is submitted.
+    """
     (tmp_path / "note.txt").write_text("hello")
     (tmp_path / "rows.jsonl").write_text(BAD)
     found = await check(Manifest(tmp_path / "rows.jsonl"), session.estimate)
@@ -137,7 +173,9 @@ async def test_every_bad_row_is_named(sandbox: Sandbox, session: Session, tmp_pa
 
 async def test_crooked_csv(tmp_path: Path) -> None:
     """A row with too many values and bytes that are no text are bad rows, not a traceback."""
-    (tmp_path / "rows.csv").write_bytes(b"image,prompt\nhttps://e.com/a.png,a,b\nhttps://e.com/a.png,ok\n\xff\xfe,x\n")
+    (tmp_path / "rows.csv").write_bytes(
+        b"image,prompt\nhttps://e.com/a.png,a,b\nhttps://e.com/a.png,ok\n\xff\xfe,x\n"
+    )
     rows = await walk(Manifest(tmp_path / "rows.csv"))
     assert isinstance(rows[0], BadLine)
     assert "more values" in rows[0].problems[0]

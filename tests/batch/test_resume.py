@@ -1,4 +1,6 @@
-"""What a run takes up from earlier ones: requests that may have left, uploads, attempts, changed rows, and stopping meanwhile."""
+"""What a run takes up from earlier ones: requests that may have left, uploads, attempts, changed
+rows, and stopping meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async import ImageToVideo, InsufficientCreditsError, LedgerError, RetryPolicy, Session, Timeouts
+from happyhorse_async import (
+    ImageToVideo,
+    InsufficientCreditsError,
+    LedgerError,
+    RetryPolicy,
+    Session,
+    Timeouts,
+)
 from happyhorse_async.batch import Job, JobState, Outcome
 from happyhorse_async.batch._admission import GROUP
 from happyhorse_async.batch._database import LEDGER_NAME
@@ -29,7 +38,10 @@ NEVER_AGAIN = RetryPolicy(attempts=50, replays=1000, first_pause=1000.0, longest
 
 def rows(count: int, first: int = 1) -> list[ImageToVideo]:
     """Make requests, each unlike the others."""
-    return [ImageToVideo(f"https://example.com/{n}.png", seed=n, duration=3) for n in range(first, first + count)]
+    return [
+        ImageToVideo(f"https://example.com/{n}.png", seed=n, duration=3)
+        for n in range(first, first + count)
+    ]
 
 
 async def run(session: Session, folder: Path, requests: object, **options: object) -> list[Outcome]:
@@ -61,33 +73,49 @@ async def killed_while_submitting(
     return left
 
 
-async def left_running(sandbox: Sandbox, folder: Path, requests: list[Job] | list[ImageToVideo], **options: int) -> None:
+async def left_running(
+    sandbox: Sandbox, folder: Path, requests: list[Job] | list[ImageToVideo], **options: int
+) -> None:
     """Leave a batch whose new tasks are running; the sandbox's time stands still."""
     known = len(sandbox.tasks) + len(requests)
     async with open_session(sandbox) as session, session.batch(folder, **options) as batch:
         outcomes = asyncio.create_task(anext(batch.run(requests)))
-        while len(sandbox.tasks) < known or (await batch.totals()).states != {JobState.RUNNING: known}:
+        while len(sandbox.tasks) < known or (await batch.totals()).states != {
+            JobState.RUNNING: known
+        }:
             await asyncio.sleep(0)
         outcomes.cancel()
 
 
-# --- requests that may have left ------------------------------------------------------------------------------------------------------
+# --- requests that may have left ------------------------------------------------------------------
 
 
 async def test_bytes_that_may_be_paid_are_replayed(tmp_path: Path, cat: Path) -> None:
-    """A job whose image was bytes and whose answer was lost with its process is the same task in the next run, with or without its row."""
+    """A job whose image was bytes and whose answer was lost with its process is the same task in
+    the next run, with or without its row.
+    """
     for requests in ([ImageToVideo(cat.read_bytes())], []):
-        async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        async with (
+            Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
+            open_session(sandbox) as session,
+        ):
             folder = tmp_path / str(len(requests)) / "first"
             left = await killed_while_submitting(sandbox, folder, [ImageToVideo(cat.read_bytes())])
-            assert [outcome.state for outcome in await run(session, left, requests)] == [JobState.SAVED]
+            assert [outcome.state for outcome in await run(session, left, requests)] == [
+                JobState.SAVED
+            ]
             assert sandbox.paid == 1
 
 
 async def test_nothing_that_may_be_paid_is_released(tmp_path: Path) -> None:
-    """A refusal that says nothing of what left in an earlier run stops the batch, and leaves the job and its reservation as they were."""
+    """A refusal that says nothing of what left in an earlier run stops the batch, and leaves the
+    job and its reservation as they were.
+    """
     refusal = {"error": {"code": "insufficient_credits", "message": "no", "type": "billing_error"}}
-    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
         left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
         sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=402, body=refusal))
         async with session.batch(left, retry=QUICK) as batch:
@@ -102,9 +130,14 @@ async def test_nothing_that_may_be_paid_is_released(tmp_path: Path) -> None:
 
 
 async def test_bytes_begin_again_with_their_row(tmp_path: Path, cat: Path) -> None:
-    """A resumed job whose image was bytes fails retryably: it goes on when its row comes, and harms no other job until then."""
+    """A resumed job whose image was bytes fails retryably: it goes on when its row comes, and harms
+    no other job until then.
+    """
     images = [ImageToVideo(cat.read_bytes()), *rows(3)]
-    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    async with (
+        Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
         await left_running(sandbox, tmp_path, images[:1])
         sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
         sandbox.speed = 1000
@@ -114,13 +147,18 @@ async def test_bytes_begin_again_with_their_row(tmp_path: Path, cat: Path) -> No
         assert sandbox.paid - sandbox.refunded == 4
 
 
-# --- one job, once --------------------------------------------------------------------------------------------------------------------
+# --- one job, once --------------------------------------------------------------------------------
 
 
 async def test_a_row_that_comes_during_the_pause(tmp_path: Path) -> None:
-    """A resumed job that pauses before its next attempt is in hand: its row, which comes meanwhile, is not another job."""
+    """A resumed job that pauses before its next attempt is in hand: its row, which comes meanwhile,
+    is not another job.
+    """
     patient = RetryPolicy(attempts=4, first_pause=1000.0, longest_pause=1000.0)
-    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    async with (
+        Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
         await left_running(sandbox, tmp_path, rows(1))
         sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
         sandbox.speed = 1000
@@ -140,13 +178,18 @@ async def test_a_row_that_comes_during_the_pause(tmp_path: Path) -> None:
         assert len(sandbox.tasks) == 2
 
 
-# --- attempts -------------------------------------------------------------------------------------------------------------------------
+# --- attempts -------------------------------------------------------------------------------------
 
 
 async def test_attempts_count_from_the_users_word(tmp_path: Path) -> None:
-    """After `retry` a job has all its attempts again: what failed before the user's word does not count, nor does a crash forget it."""
+    """After `retry` a job has all its attempts again: what failed before the user's word does not
+    count, nor does a crash forget it.
+    """
     two = RetryPolicy(attempts=2, first_pause=0.01, longest_pause=0.02)
-    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    async with (
+        Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
 
         async def fail(first: int, count: int) -> None:
             for n in range(first, first + count):
@@ -154,7 +197,9 @@ async def test_attempts_count_from_the_users_word(tmp_path: Path) -> None:
                 sandbox.end(sandbox.tasks[n].id, "failed", error_code="service_error")
 
         failing = asyncio.create_task(fail(0, 2))
-        assert [outcome.attempts for outcome in await run(session, tmp_path, rows(1), retry=two)] == [2]
+        assert [
+            outcome.attempts for outcome in await run(session, tmp_path, rows(1), retry=two)
+        ] == [2]
         await failing
         async with session.batch(tmp_path, retry=two) as batch:
             waiting = asyncio.create_task(anext(batch.retry()))
@@ -172,13 +217,20 @@ async def test_attempts_count_from_the_users_word(tmp_path: Path) -> None:
 
 
 async def test_replaced_jobs_are_not_bought_again(tmp_path: Path) -> None:
-    """A running job whose id stands for another request now is brought home, but not bought again when it fails."""
+    """A running job whose id stands for another request now is brought home, but not bought again
+    when it fails.
+    """
     for changed_first in (True, False):
         folder = tmp_path / str(changed_first)
-        async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+        async with (
+            Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+            open_session(sandbox) as session,
+        ):
             await left_running(sandbox, folder, [Job(request, id="mine") for request in rows(1)])
             if changed_first:  # by an earlier run, which is left at once as well
-                await left_running(sandbox, folder, [Job(request, id="mine") for request in rows(1, first=2)])
+                await left_running(
+                    sandbox, folder, [Job(request, id="mine") for request in rows(1, first=2)]
+                )
             async with session.batch(folder, retry=QUICK) as batch:
                 outcomes = batch.run([Job(request, id="mine") for request in rows(1, first=2)])
                 ending = asyncio.create_task(anext(outcomes))
@@ -187,22 +239,33 @@ async def test_replaced_jobs_are_not_bought_again(tmp_path: Path) -> None:
                 await until(lambda ending=ending: ending.done() or len(sandbox.tasks) > 2)  # type: ignore[misc]
                 assert len(sandbox.tasks) == 2
                 first = await ending
-                assert (first.id.startswith("mine~"), first.state, first.attempts) == (True, JobState.FAILED, 1)
+                assert (first.id.startswith("mine~"), first.state, first.attempts) == (
+                    True,
+                    JobState.FAILED,
+                    1,
+                )
                 sandbox.finish()
                 assert [(outcome.id, outcome.ok) async for outcome in outcomes] == [("mine", True)]
             assert len(sandbox.tasks) == 2
 
 
 async def test_no_replays_of_earlier_runs_either(tmp_path: Path) -> None:
-    """Where replays are forbidden, a request that an earlier run may have sent is in doubt, and only `retry` sends it again."""
+    """Where replays are forbidden, a request that an earlier run may have sent is in doubt, and
+    only `retry` sends it again.
+    """
     async with (
-        Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox,
+        Sandbox(
+            video="stub", speed=1000, task_seconds=5, features=Features(listing=False)
+        ) as sandbox,
         open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.01)) as careful,
     ):
         left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
         sent = sandbox.count("POST", SUBMIT)
         [outcome] = await run(careful, left, rows(1))
-        assert (outcome.state, outcome.error is not None and outcome.error.charged) == (JobState.UNKNOWN, "unknown")
+        assert (outcome.state, outcome.error is not None and outcome.error.charged) == (
+            JobState.UNKNOWN,
+            "unknown",
+        )
         assert sandbox.count("POST", SUBMIT) == sent
         async with careful.batch(left) as batch:
             assert (await batch.totals()).reserved > 0
@@ -211,15 +274,22 @@ async def test_no_replays_of_earlier_runs_either(tmp_path: Path) -> None:
 
 
 async def test_retry_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    """Jobs that `retry` has begun again and did not come to are its jobs still, until they are done."""
-    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    """Jobs that `retry` has begun again and did not come to are its jobs still, until they are
+    done.
+    """
+    async with (
+        Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
         failing = asyncio.create_task(run(session, tmp_path, rows(5)))
         await until(lambda: len(sandbox.tasks) == 5)
         for task in sandbox.tasks:
             sandbox.end(task.id, "failed", error_code="content_policy_violation")
         await failing
         sandbox.speed = 1000
-        refusal = {"error": {"code": "insufficient_quota", "message": "no", "type": "insufficient_quota"}}
+        refusal = {
+            "error": {"code": "insufficient_quota", "message": "no", "type": "insufficient_quota"}
+        }
         sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=402, body=refusal))
         async with session.batch(tmp_path, retry=QUICK) as batch:
             with pytest.raises(InsufficientCreditsError):
@@ -232,21 +302,31 @@ async def test_retry_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 
 
 async def test_bytes_that_may_be_paid_are_retried(tmp_path: Path, cat: Path) -> None:
-    """`retry` asks for a job in doubt without the image's bytes: the link of its upload is all that the body needs."""
-    async with Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox:
+    """`retry` asks for a job in doubt without the image's bytes: the link of its upload is all that
+    the body needs.
+    """
+    async with Sandbox(
+        video="stub", speed=1000, task_seconds=5, features=Features(listing=False)
+    ) as sandbox:
         sandbox.fail(Fault("drop-after", path=SUBMIT))
         async with open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.01)) as careful:
-            assert [outcome.state for outcome in await run(careful, tmp_path, [ImageToVideo(cat.read_bytes())])] == [
-                JobState.UNKNOWN
-            ]
+            assert [
+                outcome.state
+                for outcome in await run(careful, tmp_path, [ImageToVideo(cat.read_bytes())])
+            ] == [JobState.UNKNOWN]
         async with open_session(sandbox) as session, session.batch(tmp_path) as batch:
             assert [outcome.ok async for outcome in batch.retry()] == [True]
         assert sandbox.paid == 1
 
 
 async def test_a_task_that_the_service_has_forgotten(tmp_path: Path) -> None:
-    """A video that was put in place right before a crash is found there, also when the service knows nothing of its task any more."""
-    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    """A video that was put in place right before a crash is found there, also when the service
+    knows nothing of its task any more.
+    """
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
         await run(session, tmp_path, rows(1))
         ledger = sqlite3.connect(tmp_path / LEDGER_NAME)
         ledger.execute(
@@ -261,9 +341,14 @@ async def test_a_task_that_the_service_has_forgotten(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_is_removed_while_it_runs(tmp_path: Path) -> None:
-    """Nothing is paid for that cannot be noted: the batch ends with an error instead of writing into a ledger without a name."""
+    """Nothing is paid for that cannot be noted: the batch ends with an error instead of writing
+    into a ledger without a name.
+    """
     folder = tmp_path / "batch"
-    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    async with (
+        Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
         async with session.batch(folder, retry=QUICK, max_in_flight=4) as batch:
             outcomes = batch.run(rows(50))
             ending = asyncio.create_task(anext(outcomes))
@@ -275,7 +360,7 @@ async def test_a_folder_that_is_removed_while_it_runs(tmp_path: Path) -> None:
         assert sandbox.paid == 4
 
 
-# --- uploads that have grown old ------------------------------------------------------------------------------------------------------
+# --- uploads that have grown old ------------------------------------------------------------------
 
 
 def three_days_pass(sandbox: Sandbox, folder: Path) -> None:
@@ -289,25 +374,43 @@ def three_days_pass(sandbox: Sandbox, folder: Path) -> None:
 
 @pytest.mark.parametrize("answer", ["accepted", "refused"])
 async def test_old_uploads_are_renewed(tmp_path: Path, cat: Path, answer: str) -> None:
-    """A request that never arrived, and whose upload is gone when it is sent again, is made with a new upload and another key."""
-    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
-        left = await killed_while_submitting(sandbox, tmp_path / "first", [ImageToVideo(cat)], fault="drop-before")
+    """A request that never arrived, and whose upload is gone when it is sent again, is made with a
+    new upload and another key.
+    """
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
+        left = await killed_while_submitting(
+            sandbox, tmp_path / "first", [ImageToVideo(cat)], fault="drop-before"
+        )
         three_days_pass(sandbox, left)
         if answer == "refused":
-            body = {"error": {"code": "invalid_request", "message": "no such image", "type": "invalid_request_error"}}
+            body = {
+                "error": {
+                    "code": "invalid_request",
+                    "message": "no such image",
+                    "type": "invalid_request_error",
+                }
+            }
             sandbox.fail(Fault("refuse", path=SUBMIT, status=400, body=body))
         [outcome] = await run(session, left, [])
         assert (outcome.state, outcome.attempts) == (JobState.SAVED, 2)
         assert sandbox.paid - sandbox.refunded == 1
 
 
-# --- stopping meanwhile ---------------------------------------------------------------------------------------------------------------
+# --- stopping meanwhile ---------------------------------------------------------------------------
 
 
 async def test_a_stop_does_not_leave_paid_tasks_unwatched(tmp_path: Path) -> None:
-    """What is paid for is brought home after a stop, also what had not been taken up yet because there was no room."""
+    """What is paid for is brought home after a stop, also what had not been taken up yet because
+    there was no room.
+    """
     count = GROUP + 10
-    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    async with (
+        Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
         await left_running(sandbox, tmp_path, rows(count), max_in_flight=count)
         sandbox.finish()
         async with session.batch(tmp_path, max_in_flight=1, retry=QUICK) as batch:
@@ -319,9 +422,23 @@ async def test_a_stop_does_not_leave_paid_tasks_unwatched(tmp_path: Path) -> Non
 
 
 async def test_a_stop_reaches_what_waits_at_the_gate(tmp_path: Path) -> None:
-    """Jobs that the service has told to come back later do not leave after a stop: they are new again, and what is paid is finished."""
-    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox, open_session(sandbox) as session:
-        sandbox.fail(Fault("refuse", path=SUBMIT, after=3, times=None, status=429, headers={"Retry-After": "3600"}))
+    """Jobs that the service has told to come back later do not leave after a stop: they are new
+    again, and what is paid is finished.
+    """
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
+        sandbox.fail(
+            Fault(
+                "refuse",
+                path=SUBMIT,
+                after=3,
+                times=None,
+                status=429,
+                headers={"Retry-After": "3600"},
+            )
+        )
         held = asyncio.Event()
         session.subscribe(lambda _: held.set(), Throttled)
         async with session.batch(tmp_path, max_in_flight=8, retry=QUICK) as batch:
@@ -342,9 +459,13 @@ async def test_a_stop_reaches_what_waits_at_the_gate(tmp_path: Path) -> None:
 
 
 async def test_a_stop_does_not_turn_away_what_may_be_paid(tmp_path: Path) -> None:
-    """A request of an earlier run that may have arrived is replayed after a stop too, although the service has said to come back later."""
+    """A request of an earlier run that may have arrived is replayed after a stop too, although the
+    service has said to come back later.
+    """
     async with (
-        Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox,
+        Sandbox(
+            video="stub", speed=1000, task_seconds=5, features=Features(listing=False)
+        ) as sandbox,
         open_session(sandbox) as session,
     ):
         left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
@@ -361,8 +482,13 @@ async def test_a_stop_does_not_turn_away_what_may_be_paid(tmp_path: Path) -> Non
 
 
 async def test_a_stop_does_not_make_failures_final(tmp_path: Path) -> None:
-    """A task that fails after a stop with what the service calls retryable is tried again by the next run, as without the stop."""
-    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    """A task that fails after a stop with what the service calls retryable is tried again by the
+    next run, as without the stop.
+    """
+    async with (
+        Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
         async with session.batch(tmp_path, retry=QUICK) as batch:
             outcomes = batch.run(rows(1))
             ending = asyncio.create_task(anext(outcomes, None))
@@ -372,12 +498,19 @@ async def test_a_stop_does_not_make_failures_final(tmp_path: Path) -> None:
             assert await ending is None
             assert (await batch.totals()).states == {JobState.NEW: 1}
         sandbox.speed = 1000
-        assert [(outcome.ok, outcome.attempts) for outcome in await run(session, tmp_path, rows(1))] == [(True, 2)]
+        assert [
+            (outcome.ok, outcome.attempts) for outcome in await run(session, tmp_path, rows(1))
+        ] == [(True, 2)]
 
 
 async def test_outcomes_of_a_batch_that_was_closed(tmp_path: Path) -> None:
-    """Whoever asks for outcomes that nobody makes any more is told that there are none, and does not wait for ever."""
-    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    """Whoever asks for outcomes that nobody makes any more is told that there are none, and does
+    not wait for ever.
+    """
+    async with (
+        Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
         async with session.batch(tmp_path) as batch:
             outcomes = batch.run(rows(1))
         async with asyncio.timeout(20):

@@ -1,4 +1,6 @@
-"""Runs of a batch: outcomes, resuming, changed input, retries, what stops everything, and stopping gracefully."""
+"""Runs of a batch: outcomes, resuming, changed input, retries, what stops everything, and stopping
+gracefully.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,10 @@ async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
 
 def rows(count: int, first: int = 1) -> list[ImageToVideo]:
     """Make requests, each unlike the others."""
-    return [ImageToVideo(f"https://example.com/{n}.png", seed=n, duration=3) for n in range(first, first + count)]
+    return [
+        ImageToVideo(f"https://example.com/{n}.png", seed=n, duration=3)
+        for n in range(first, first + count)
+    ]
 
 
 async def run(session: Session, folder: Path, requests: object, **options: object) -> list[Outcome]:
@@ -55,8 +60,13 @@ async def test_outcomes(sandbox: Sandbox, session: Session, tmp_path: Path) -> N
     """Every request has one outcome, with its video, its cost and the caller's id and columns."""
     jobs = [Job(request, id=f"row {n}", extra={"shelf": n}) for n, request in enumerate(rows(5))]
     outcomes = await run(session, tmp_path / "videos", jobs)
-    assert {outcome.id: outcome.extra["shelf"] for outcome in outcomes} == {f"row {n}": n for n in range(5)}
-    assert all(outcome.ok and outcome.video is not None and outcome.video.path.stat().st_size for outcome in outcomes)
+    assert {outcome.id: outcome.extra["shelf"] for outcome in outcomes} == {
+        f"row {n}": n for n in range(5)
+    }
+    assert all(
+        outcome.ok and outcome.video is not None and outcome.video.path.stat().st_size
+        for outcome in outcomes
+    )
     assert {str(outcome.credits) for outcome in outcomes} == {"22.848"}
     assert sandbox.paid == 5
 
@@ -74,16 +84,24 @@ async def test_again_is_free(sandbox: Sandbox, session: Session, tmp_path: Path)
 
 
 async def test_added_and_changed_rows(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """Rows that are new, or whose request has changed under the same id, are made; the others are not made again."""
+    """Rows that are new, or whose request has changed under the same id, are made; the others are
+    not made again.
+    """
     await run(session, tmp_path, [Job(request, id=str(request.seed)) for request in rows(3)])
     changed = Job(ImageToVideo("https://example.com/1.png", prompt="another", duration=3), id="1")
-    outcomes = await run(session, tmp_path, [changed, *(Job(request, id=str(request.seed)) for request in rows(3, first=2))])
+    outcomes = await run(
+        session,
+        tmp_path,
+        [changed, *(Job(request, id=str(request.seed)) for request in rows(3, first=2))],
+    )
     assert sorted(outcome.id for outcome in outcomes if not outcome.resumed) == ["1", "4"]
     assert sandbox.paid == 5
     assert len(list(tmp_path.glob("*.mp4"))) == 5
 
 
-async def test_equal_rows_are_several_videos(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+async def test_equal_rows_are_several_videos(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
     """Three equal rows are three videos, in every run the same three."""
     for _ in range(2):
         outcomes = await run(session, tmp_path, rows(1) * 3)
@@ -91,45 +109,72 @@ async def test_equal_rows_are_several_videos(sandbox: Sandbox, session: Session,
     assert sandbox.paid == 3
 
 
-async def test_content_is_the_identity(sandbox: Sandbox, session: Session, tmp_path: Path, cat: Path) -> None:
+async def test_content_is_the_identity(
+    sandbox: Sandbox, session: Session, tmp_path: Path, cat: Path
+) -> None:
     """A moved or touched image is the same job; other content under the same name is another."""
     image = tmp_path / "in.jpg"
     image.write_bytes(cat.read_bytes())
     await run(session, tmp_path / "out", [ImageToVideo(image)])
     moved = image.rename(tmp_path / "moved.jpg")
     moved.touch()
-    assert [outcome.resumed for outcome in await run(session, tmp_path / "out", [ImageToVideo(moved)])] == [True]
+    assert [
+        outcome.resumed for outcome in await run(session, tmp_path / "out", [ImageToVideo(moved)])
+    ] == [True]
     moved.write_bytes(cat.read_bytes() + b"changed")
-    assert [outcome.resumed for outcome in await run(session, tmp_path / "out", [ImageToVideo(moved)])] == [False]
+    assert [
+        outcome.resumed for outcome in await run(session, tmp_path / "out", [ImageToVideo(moved)])
+    ] == [False]
     assert sandbox.paid == 2
 
 
-async def test_bytes_resume_from_the_same_input(sandbox: Sandbox, session: Session, tmp_path: Path, cat: Path) -> None:
+async def test_bytes_resume_from_the_same_input(
+    sandbox: Sandbox, session: Session, tmp_path: Path, cat: Path
+) -> None:
     """An image given as bytes is known by its content too, although the ledger does not keep it."""
     for _ in range(2):
-        assert [outcome.ok for outcome in await run(session, tmp_path, [ImageToVideo(cat.read_bytes())])] == [True]
+        assert [
+            outcome.ok for outcome in await run(session, tmp_path, [ImageToVideo(cat.read_bytes())])
+        ] == [True]
     assert sandbox.paid == 1
 
 
 async def test_bad_rows(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """A file that is no image, an id that comes twice and a thing that is no request are failed outcomes; the others go on."""
+    """A file that is no image, an id that comes twice and a thing that is no request are failed
+    outcomes; the others go on.
+    """
     (tmp_path / "note.png").write_text("not a picture")
-    jobs = [ImageToVideo(tmp_path / "note.png"), Job(rows(1)[0], id="a"), Job(rows(1)[0], id="a"), 7]
+    jobs = [
+        ImageToVideo(tmp_path / "note.png"),
+        Job(rows(1)[0], id="a"),
+        Job(rows(1)[0], id="a"),
+        7,
+    ]
     outcomes = await run(session, tmp_path / "out", jobs)
     assert sorted(outcome.ok for outcome in outcomes) == [False, False, False, True]
-    assert all(isinstance(outcome.error, InvalidRequestError) for outcome in outcomes if not outcome.ok)
+    assert all(
+        isinstance(outcome.error, InvalidRequestError) for outcome in outcomes if not outcome.ok
+    )
     assert sandbox.paid == 1
 
 
-async def test_retryable_failures_are_retried(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """A task that fails with a code that the service calls retryable becomes another task, with another key, up to the limit."""
+async def test_retryable_failures_are_retried(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """A task that fails with a code that the service calls retryable becomes another task, with
+    another key, up to the limit.
+    """
     done = asyncio.create_task(run(session, tmp_path, rows(1)))
     sandbox.speed = 0
     for n in range(4):
         await until(lambda n=n: len(sandbox.tasks) > n)  # type: ignore[misc]
         sandbox.end(sandbox.tasks[n].id, "failed", error_code="service_error")
     [outcome] = await done
-    assert (outcome.state, outcome.attempts, len({task.idempotency_key for task in sandbox.tasks})) == (JobState.FAILED, 4, 4)
+    assert (
+        outcome.state,
+        outcome.attempts,
+        len({task.idempotency_key for task in sandbox.tasks}),
+    ) == (JobState.FAILED, 4, 4)
     assert isinstance(outcome.error, TaskFailedError)
     assert outcome.error.code == "service_error"
 
@@ -137,10 +182,14 @@ async def test_retryable_failures_are_retried(sandbox: Sandbox, session: Session
 async def test_pauses_between_attempts_grow(
     sandbox: Sandbox, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each further attempt at a job waits twice as long, up to the longest pause of the batch's own policy."""
+    """Each further attempt at a job waits twice as long, up to the longest pause of the batch's own
+    policy.
+    """
     pauses: list[float] = []
     later = Stages.later
-    monkeypatch.setattr(Stages, "later", lambda stages, job, pause: (pauses.append(pause), later(stages, job, 0.0)))
+    monkeypatch.setattr(
+        Stages, "later", lambda stages, job, pause: (pauses.append(pause), later(stages, job, 0.0))
+    )
     sandbox.speed = 0
     policy = RetryPolicy(attempts=5, first_pause=20, longest_pause=100, jitter=0)
     done = asyncio.create_task(run(session, tmp_path, rows(1), retry=policy))
@@ -151,7 +200,9 @@ async def test_pauses_between_attempts_grow(
     assert pauses == [20, 40, 80, 100]
 
 
-async def test_final_failures_wait_for_the_users_word(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+async def test_final_failures_wait_for_the_users_word(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
     """A refused content is not tried again, not by the next run either, but by `retry`."""
     sandbox.speed = 0
     done = asyncio.create_task(run(session, tmp_path, rows(1)))
@@ -169,7 +220,9 @@ async def test_final_failures_wait_for_the_users_word(sandbox: Sandbox, session:
     assert sandbox.paid == 2
 
 
-async def test_retry_failed_with_the_input(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+async def test_retry_failed_with_the_input(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
     """`run(..., retry_failed=True)` begins failed jobs of its input again."""
     sandbox.speed = 0
     done = asyncio.create_task(run(session, tmp_path, rows(1)))
@@ -177,13 +230,23 @@ async def test_retry_failed_with_the_input(sandbox: Sandbox, session: Session, t
     sandbox.end(sandbox.tasks[0].id, "failed", error_code="content_policy_violation")
     await done
     sandbox.speed = 1000
-    assert [outcome.ok for outcome in await run(session, tmp_path, rows(1), retry_failed=True)] == [True]
+    assert [outcome.ok for outcome in await run(session, tmp_path, rows(1), retry_failed=True)] == [
+        True
+    ]
 
 
-async def test_refused_key_stops_everything(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+async def test_refused_key_stops_everything(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
     """What every job would meet stops the batch with its error, and leaves all jobs as they were."""
     fault = sandbox.fail(
-        Fault("refuse", path=SUBMIT, times=None, status=401, body={"error": {"code": "unauthorized", "message": "no"}})
+        Fault(
+            "refuse",
+            path=SUBMIT,
+            times=None,
+            status=401,
+            body={"error": {"code": "unauthorized", "message": "no"}},
+        )
     )
     with pytest.raises(AuthenticationError):
         await run(session, tmp_path, rows(300))
@@ -193,8 +256,12 @@ async def test_refused_key_stops_everything(sandbox: Sandbox, session: Session, 
     assert sandbox.paid == 300
 
 
-async def test_unreachable_service_stops_after_a_while(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """Refusals that may pass are tried again with pauses; when they do not pass, the batch stops instead of failing job after job."""
+async def test_unreachable_service_stops_after_a_while(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """Refusals that may pass are tried again with pauses; when they do not pass, the batch stops
+    instead of failing job after job.
+    """
     refusal = {"error": {"code": "service_unavailable", "message": "later", "type": "api_error"}}
     sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=503, body=refusal))
     async with session.batch(tmp_path, retry=QUICK) as batch:
@@ -205,24 +272,40 @@ async def test_unreachable_service_stops_after_a_while(sandbox: Sandbox, session
     assert {outcome.ok for outcome in await run(session, tmp_path, rows(5))} == {True}
 
 
-async def test_lost_answers_cost_nothing_twice(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+async def test_lost_answers_cost_nothing_twice(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
     """Submissions that were paid and never answered are found again by their key."""
     sandbox.fail(Fault("drop-after", path=SUBMIT, probability=0.4, times=None, seed=3))
-    outcomes = await run(session, tmp_path, rows(40), retry=RetryPolicy(attempts=20, first_pause=0.01, longest_pause=0.02))
+    outcomes = await run(
+        session,
+        tmp_path,
+        rows(40),
+        retry=RetryPolicy(attempts=20, first_pause=0.01, longest_pause=0.02),
+    )
     assert [outcome.ok for outcome in outcomes] == [True] * 40
     assert sandbox.paid == 40
 
 
 async def test_doubt_is_kept_when_replays_are_forbidden(tmp_path: Path) -> None:
-    """Without replays a lost answer is a job in doubt, which only `retry` asks for again, with the same key."""
+    """Without replays a lost answer is a job in doubt, which only `retry` asks for again, with the
+    same key.
+    """
     async with (
-        Sandbox(video="stub", speed=1000, task_seconds=5, features=Features(listing=False)) as sandbox,
+        Sandbox(
+            video="stub", speed=1000, task_seconds=5, features=Features(listing=False)
+        ) as sandbox,
         open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.01)) as careful,
     ):
         sandbox.fail(Fault("drop-after", path=SUBMIT))
         [outcome] = await run(careful, tmp_path, rows(1))
-        assert (outcome.state, outcome.error is not None and outcome.error.charged) == (JobState.UNKNOWN, "unknown")
-        assert [again.state for again in await run(careful, tmp_path, rows(1))] == [JobState.UNKNOWN]
+        assert (outcome.state, outcome.error is not None and outcome.error.charged) == (
+            JobState.UNKNOWN,
+            "unknown",
+        )
+        assert [again.state for again in await run(careful, tmp_path, rows(1))] == [
+            JobState.UNKNOWN
+        ]
         async with careful.batch(tmp_path) as batch:
             assert [retried.ok async for retried in batch.retry()] == [True]
         assert sandbox.paid == 1
@@ -237,8 +320,12 @@ async def test_dead_links(sandbox: Sandbox, session: Session, tmp_path: Path) ->
     assert outcome.error.charged == "yes"
 
 
-async def test_broken_downloads_are_left_to_the_next_run(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """A video that cannot be fetched now stays the batch's, and the next run fetches it without paying."""
+async def test_broken_downloads_are_left_to_the_next_run(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """A video that cannot be fetched now stays the batch's, and the next run fetches it without
+    paying.
+    """
     sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
     [outcome] = await run(session, tmp_path, rows(1))
     assert (outcome.state, outcome.error is not None) == (JobState.COMPLETED, True)
@@ -247,26 +334,40 @@ async def test_broken_downloads_are_left_to_the_next_run(sandbox: Sandbox, sessi
     assert sandbox.paid == 1
 
 
-async def test_foreign_files_are_not_touched(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """A file that was there before the ledger, under the name of a job's video, keeps that job from being submitted."""
+async def test_foreign_files_are_not_touched(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """A file that was there before the ledger, under the name of a job's video, keeps that job from
+    being submitted.
+    """
     (tmp_path / "mine.mp4").write_text("holiday")
     [outcome] = await run(session, tmp_path, [Job(rows(1)[0], id="mine")])
     assert isinstance(outcome.error, FileExistsError)
     assert (sandbox.paid, (tmp_path / "mine.mp4").read_text()) == (0, "holiday")
     (tmp_path / "mine.mp4").unlink()
-    assert [again.ok for again in await run(session, tmp_path, [Job(rows(1)[0], id="mine")])] == [True]
+    assert [again.ok for again in await run(session, tmp_path, [Job(rows(1)[0], id="mine")])] == [
+        True
+    ]
 
 
 async def test_names_are_safe(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """Ids that are no file names, or differ only in case, still make one file each, and inside the folder."""
+    """Ids that are no file names, or differ only in case, still make one file each, and inside the
+    folder.
+    """
     ids = ["../up", "A", "a", "con", "x" * 300, "a/b", "日本"]
-    outcomes = await run(session, tmp_path / "out", [Job(request, id=job_id) for request, job_id in zip(rows(7), ids, strict=True)])
+    outcomes = await run(
+        session,
+        tmp_path / "out",
+        [Job(request, id=job_id) for request, job_id in zip(rows(7), ids, strict=True)],
+    )
     paths = [outcome.video.path for outcome in outcomes if outcome.video is not None]
     assert len({path.name.lower() for path in paths}) == 7
     assert {path.resolve().parent for path in paths} == {(tmp_path / "out").resolve()}
 
 
-async def test_first_stop_finishes_what_is_paid(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+async def test_first_stop_finishes_what_is_paid(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
     """After `stop` nothing new is submitted, and everything that is paid is saved."""
     async with session.batch(tmp_path, max_in_flight=4) as batch:
         outcomes = []
@@ -279,12 +380,16 @@ async def test_first_stop_finishes_what_is_paid(sandbox: Sandbox, session: Sessi
             JobState.SAVED: sandbox.paid,
             JobState.NEW: (await batch.totals()).jobs - sandbox.paid,
         }
-    assert len([outcome for outcome in await run(session, tmp_path, rows(200)) if outcome.ok]) == 200
+    assert (
+        len([outcome for outcome in await run(session, tmp_path, rows(200)) if outcome.ok]) == 200
+    )
     assert sandbox.paid == 200
 
 
 async def test_leaving_early(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """Leaving the loop and the batch ends its work at once; the next run goes on with what was paid."""
+    """Leaving the loop and the batch ends its work at once; the next run goes on with what was
+    paid.
+    """
     async with session.batch(tmp_path, max_in_flight=8) as batch:
         async for _ in batch.run(rows(50)):
             break
@@ -295,11 +400,15 @@ async def test_leaving_early(sandbox: Sandbox, session: Session, tmp_path: Path)
 
 
 async def test_slow_consumer(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """A consumer that does not take outcomes holds up submissions after a while, but no video that is paid for."""
+    """A consumer that does not take outcomes holds up submissions after a while, but no video that
+    is paid for.
+    """
     async with session.batch(tmp_path, max_in_flight=2) as batch:
         outcomes = batch.run(rows(1000))
         await anext(outcomes)
-        await until(lambda: sandbox.paid > 100 and all(task.status == "completed" for task in sandbox.tasks))
+        await until(
+            lambda: sandbox.paid > 100 and all(task.status == "completed" for task in sandbox.tasks)
+        )
         before = sandbox.paid
         assert before < 1000
         await until(lambda: len(list(tmp_path.glob("*.mp4"))) == before or sandbox.paid > before)
@@ -364,7 +473,9 @@ async def test_one_service_for_a_folder(session: Session, tmp_path: Path) -> Non
     async with session.batch(tmp_path):
         pass
     async with Session("sk-other", base_url="https://api.example.com") as other:
-        with pytest.raises(LedgerError, match=r"belongs to a service on this machine.*api\.example\.com"):
+        with pytest.raises(
+            LedgerError, match=r"belongs to a service on this machine.*api\.example\.com"
+        ):
             async with other.batch(tmp_path):
                 pass
 
@@ -382,7 +493,12 @@ async def test_events(sandbox: Sandbox, session: Session, tmp_path: Path) -> Non
     heard: list[JobChanged] = []
     session.subscribe(heard.append, JobChanged)
     await run(session, tmp_path, rows(1))
-    assert [event.state for event in heard] == [JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED, JobState.SAVED]
+    assert [event.state for event in heard] == [
+        JobState.SUBMITTING,
+        JobState.RUNNING,
+        JobState.COMPLETED,
+        JobState.SAVED,
+    ]
 
 
 async def test_repr(session: Session, tmp_path: Path) -> None:
@@ -392,7 +508,9 @@ async def test_repr(session: Session, tmp_path: Path) -> None:
 
 
 async def test_more_images_than_the_account_has_room_for(tmp_path: Path, cat: Path) -> None:
-    """Uploads are taken away when their jobs have ended, so that a batch may have more images than the account's quota of files."""
+    """Uploads are taken away when their jobs have ended, so that a batch may have more images than
+    the account's quota of files.
+    """
     images = [ImageToVideo(cat.read_bytes() + bytes([n])) for n in range(150)]
     async with (
         Sandbox(video="stub", speed=1000, task_seconds=5, file_quota=100) as sandbox,

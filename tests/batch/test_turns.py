@@ -16,11 +16,17 @@ pytestmark = pytest.mark.anyio
 LINK = "https://cdn.example.com/cat.png"
 
 
-async def test_a_single_call_overtakes_the_batch_that_waits(sandbox: Sandbox, tmp_path: Path) -> None:
-    """With one slot and a hundred jobs in line, a single call waits for a turn or two, not for the batch."""
+async def test_a_single_call_overtakes_the_batch_that_waits(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """With one slot and a hundred jobs in line, a single call waits for a turn or two, not for the
+    batch.
+    """
     some = asyncio.Event()
     loop = asyncio.get_running_loop()
-    sandbox.watch_requests(lambda record: loop.call_soon_threadsafe(some.set) if len(sandbox.tasks) >= 5 else None)
+    sandbox.watch_requests(
+        lambda record: loop.call_soon_threadsafe(some.set) if len(sandbox.tasks) >= 5 else None
+    )
     requests = [ImageToVideo(LINK, seed=seed) for seed in range(1, 101)]
 
     async def work() -> None:

@@ -26,10 +26,14 @@ async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
 async def run(session: Session, folder: Path, image: bytes, *, seed: int = 1) -> bool:
     """Run a batch of one job; gives whether its video was saved."""
     async with session.batch(folder) as batch:
-        return [outcome.ok async for outcome in batch.run([ImageToVideo(image, duration=3, seed=seed)])] == [True]
+        return [
+            outcome.ok async for outcome in batch.run([ImageToVideo(image, duration=3, seed=seed)])
+        ] == [True]
 
 
-async def test_own_upload_is_taken_away(sandbox: Sandbox, session: Session, tmp_path: Path, cat: Path) -> None:
+async def test_own_upload_is_taken_away(
+    sandbox: Sandbox, session: Session, tmp_path: Path, cat: Path
+) -> None:
     """What only the batch has asked for is deleted after its last job."""
     assert await run(session, tmp_path, cat.read_bytes())
     assert sandbox.count("DELETE") == 1
@@ -38,9 +42,14 @@ async def test_own_upload_is_taken_away(sandbox: Sandbox, session: Session, tmp_
 @pytest.mark.parametrize("how", ["upload", "submit"])
 @pytest.mark.parametrize("first", [True, False])
 async def test_files_of_others_stay(tmp_path: Path, cat: Path, how: str, *, first: bool) -> None:
-    """A file that the user uploaded, or that a single call has submitted, outlives a batch with the same content, whoever came first."""
+    """A file that the user uploaded, or that a single call has submitted, outlives a batch with the
+    same content, whoever came first.
+    """
     image = cat.read_bytes()
-    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    async with (
+        Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
 
         async def others() -> None:
             await (session.upload(image) if how == "upload" else session.submit(image))
@@ -54,16 +63,26 @@ async def test_files_of_others_stay(tmp_path: Path, cat: Path, how: str, *, firs
             await others()
         sandbox.finish()
         assert await job
-        assert (sandbox.count("DELETE"), sandbox.count("POST", "/api/v1/files/upload/stream")) == (0, 1)
+        assert (sandbox.count("DELETE"), sandbox.count("POST", "/api/v1/files/upload/stream")) == (
+            0,
+            1,
+        )
 
 
 async def test_two_batches_share_a_file(tmp_path: Path, cat: Path) -> None:
-    """A second batch's job still has its first frame after the first batch's has ended; the last one takes it away."""
+    """A second batch's job still has its first frame after the first batch's has ended; the last
+    one takes it away.
+    """
     image = cat.read_bytes()
-    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox, open_session(sandbox) as session:
+    async with (
+        Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
         jobs = []
         for number in (1, 2):
-            jobs.append(asyncio.create_task(run(session, tmp_path / str(number), image, seed=number)))
+            jobs.append(
+                asyncio.create_task(run(session, tmp_path / str(number), image, seed=number))
+            )
             await until(lambda: sandbox.paid == len(jobs))
         for job, deleted in zip(jobs, (0, 1), strict=True):
             sandbox.end(sandbox.tasks[jobs.index(job)].id, "completed")

@@ -1,4 +1,6 @@
-"""Power: the ledger's log may lose its end at any byte, and a job is then at worst asked for again with the same key."""
+"""Power: the ledger's log may lose its end at any byte, and a job is then at worst asked for again
+with the same key.
+"""
 
 from __future__ import annotations
 
@@ -32,18 +34,24 @@ def states_of(folder: Path) -> dict[str, JobState]:
 
 
 def cut_copy(folder: Path, target: Path, size: int) -> Path:
-    """Copy a folder as it would be if its log had only its first bytes; the shared-memory file does not survive a loss of power."""
+    """Copy a folder as it would be if its log had only its first bytes; the shared-memory file does
+    not survive a loss of power.
+    """
     shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*-shm"))
     os.truncate(target / f"{LEDGER_NAME}-wal", size)
     return target
 
 
 async def test_log_cut_anywhere(tmp_path: Path) -> None:
-    """At each of 50 cuts the ledger is whole, no job is ahead of what it was, and a run over it pays for nothing a second time."""
+    """At each of 50 cuts the ledger is whole, no job is ahead of what it was, and a run over it
+    pays for nothing a second time.
+    """
     manifest, folder = write_manifest(tmp_path / "in", links=16, files=8), tmp_path / "videos"
     async with Sandbox(video="stub", speed=100, task_seconds=20) as sandbox:
         worker = await Worker.start(sandbox, folder, manifest)
-        assert await killed_after(worker, sandbox, method="GET", path="/results/", count=14, delay=0)
+        assert await killed_after(
+            worker, sandbox, method="GET", path="/results/", count=14, delay=0
+        )
         at_the_kill = states_of(shutil.copytree(folder, tmp_path / "uncut"))
         log = (folder / f"{LEDGER_NAME}-wal").stat().st_size
         assert log > 20_000
@@ -51,23 +59,40 @@ async def test_log_cut_anywhere(tmp_path: Path) -> None:
         sizes = [0, log - 1, *sorted(chance.randrange(log) for _ in range(CUTS - 2))]
         for n, size in enumerate(sizes):
             states = states_of(cut_copy(folder, tmp_path / f"cut{n}", size))
-            assert all(ORDER.index(state) <= ORDER.index(at_the_kill[job]) for job, state in states.items())
+            assert all(
+                ORDER.index(state) <= ORDER.index(at_the_kill[job]) for job, state in states.items()
+            )
         for n in range(CUTS):
-            async with open_session(sandbox) as session, session.batch(tmp_path / f"cut{n}") as batch:
-                assert [outcome async for outcome in batch.run(Manifest(manifest).jobs()) if not outcome.ok] == []
+            async with (
+                open_session(sandbox) as session,
+                session.batch(tmp_path / f"cut{n}") as batch,
+            ):
+                assert [
+                    outcome
+                    async for outcome in batch.run(Manifest(manifest).jobs())
+                    if not outcome.ok
+                ] == []
             assert (sandbox.paid, len(results(tmp_path / f"cut{n}"))) == (24, 24)
 
 
 async def test_log_is_never_left_half_folded(tmp_path: Path) -> None:
-    """After folding the log is empty: a log whose pages are in the database already would lay old ones over new ones when cut."""
+    """After folding the log is empty: a log whose pages are in the database already would lay old
+    ones over new ones when cut.
+    """
     manifest, folder = write_manifest(tmp_path / "in", links=0, files=6), tmp_path / "videos"
     async with Sandbox(video="stub", speed=100, task_seconds=20) as sandbox:
         worker = await Worker.start(sandbox, folder, manifest)
-        assert await killed_after(worker, sandbox, method="POST", path="/v1/videos/generations", count=6, delay=0)
-        # Without the log altogether: the uploads' links, which the keys' bodies hold, are in the database itself.
+        assert await killed_after(
+            worker, sandbox, method="POST", path="/v1/videos/generations", count=6, delay=0
+        )
+        # Without the log altogether: the uploads' links, which the keys' bodies hold, are in the
+        # database itself.
         os.truncate(folder / f"{LEDGER_NAME}-wal", 0)
         store = Store(folder / LEDGER_NAME)
-        links = [(record.key is not None, record.image_url is not None) for record in store.pages("shown")]
+        links = [
+            (record.key is not None, record.image_url is not None)
+            for record in store.pages("shown")
+        ]
         store.close()
         assert links == [(True, True)] * 6
         worker = await Worker.start(sandbox, folder, manifest)

@@ -1,6 +1,8 @@
-"""A process that works on a batch and is killed for it: `python -m tests.batch.worker FOLDER MANIFEST`.
+"""A process that works on a batch and is killed for it: `python -m tests.batch.worker FOLDER
+MANIFEST`.
 
-The service comes from the environment. Prints "open" once the ledger is open, and "done" at the end.
+The service comes from the environment. Prints "open" once the ledger is open, and "done" at the
+end.
 """
 
 from __future__ import annotations
@@ -12,15 +14,24 @@ import sys
 from happyhorse_async import Budget, Polling, RetryPolicy, Session
 from happyhorse_async.batch._manifest import Manifest
 
-POLLING = Polling(target_delay=0.02, min_interval=0.02, max_interval=0.1, max_reads_per_minute=1_000_000)
+POLLING = Polling(
+    target_delay=0.02, min_interval=0.02, max_interval=0.1, max_reads_per_minute=1_000_000
+)
 RETRY = RetryPolicy(first_pause=0.01, longest_pause=0.05)
 
 
 async def main(folder: str, manifest: str) -> None:
     """Run the batch once."""
     budget = os.environ.get("BATCH_CREDITS")
-    options = {"max_in_flight": 12, "retry": RETRY, "budget": Budget(credits=budget) if budget else None}
-    async with Session(polling=POLLING, retry=RETRY) as session, session.batch(folder, **options) as batch:
+    options = {
+        "max_in_flight": 12,
+        "retry": RETRY,
+        "budget": Budget(credits=budget) if budget else None,
+    }
+    async with (
+        Session(polling=POLLING, retry=RETRY) as session,
+        session.batch(folder, **options) as batch,
+    ):
         print("open", flush=True)
         async for outcome in batch.run(Manifest(manifest).jobs()):
             if outcome.error is not None:

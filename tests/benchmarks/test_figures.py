@@ -68,7 +68,10 @@ class TestPage:
         """It is escaped."""
         assert "a \\| b" in row(line(1, 1, 1, against="a | b"))
 
-    @pytest.mark.parametrize(("value", "text"), [(12345.6, "12,346"), (12.34, "12.3"), (1.234, "1.23"), (0.0123, "0.012")])
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [(12345.6, "12,346"), (12.34, "12.3"), (1.234, "1.23"), (0.0123, "0.012")],
+    )
     def test_figures_have_the_digits_that_they_are_worth(self, value, text):
         """Three, about."""
         assert number(value) == text
@@ -100,19 +103,27 @@ class TestAnswers:
         assert json.loads(body)["status"] == "processing"
 
     def test_the_age_of_a_task_is_told_as_it_is(self):
-        """When to read a task is planned from its age and its progress: a server that lies about them measures something else."""
+        """When to read a task is planned from its age and its progress: a server that lies about
+        them measures something else.
+        """
         now = 1_800_000_000.0
         answers = Answers(LOOPBACK, life=100.0, clock=lambda: now)
         begun = json.loads(answers.answer(b"POST", b"/v1/videos/generations", b"{}")[1])
         assert (begun["created"], begun["progress"]) == (now, 0)
         now += 30
         later = json.loads(answers.answer(b"GET", f"/v1/tasks/{begun['id']}".encode(), b"")[1])
-        assert (later["created"], later["status"], later["progress"]) == (begun["created"], "processing", 30)
+        assert (later["created"], later["status"], later["progress"]) == (
+            begun["created"],
+            "processing",
+            30,
+        )
 
     def test_a_batch_has_every_task(self):
         """In the order asked for."""
         ids = [f"{DONE}1", f"{NEVER}2"]
-        body = Answers(LOOPBACK, life=0.0).answer(b"POST", b"/v1/tasks/batch", json.dumps({"task_ids": ids}).encode())[1]
+        body = Answers(LOOPBACK, life=0.0).answer(
+            b"POST", b"/v1/tasks/batch", json.dumps({"task_ids": ids}).encode()
+        )[1]
         assert [task["id"] for task in json.loads(body)["data"]] == ids
 
     def test_the_video_is_a_video(self):

@@ -1,4 +1,5 @@
-"""The command line with an eager poller, so that tests need not wait as real users do: `python -m tests.cli.quick batch ...`.
+"""The command line with an eager poller, so that tests need not wait as real users do: `python -m
+tests.cli.quick batch ...`.
 
 With BATCH_REPLAYS=0 a submission whose answer was lost is not sent again.
 """

@@ -25,7 +25,9 @@ async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-async def start(sandbox: Sandbox, *arguments: object, stdin: int = asyncio.subprocess.DEVNULL) -> asyncio.subprocess.Process:
+async def start(
+    sandbox: Sandbox, *arguments: object, stdin: int = asyncio.subprocess.DEVNULL
+) -> asyncio.subprocess.Process:
     """Start a command, with nobody to ask unless it is given a terminal."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.cli.quick", "batch", *map(str, arguments)),
@@ -37,12 +39,18 @@ async def start(sandbox: Sandbox, *arguments: object, stdin: int = asyncio.subpr
     )
 
 
-async def happyhorse(sandbox: Sandbox, *arguments: object, answer: str = "") -> tuple[int, str, str]:
-    """Run a command to its end, with an answer at a terminal: exit code, standard output, standard error."""
+async def happyhorse(
+    sandbox: Sandbox, *arguments: object, answer: str = ""
+) -> tuple[int, str, str]:
+    """Run a command to its end, with an answer at a terminal: exit code, standard output, standard
+    error.
+    """
     keyboard, terminal = os.openpty()
     try:
         os.write(keyboard, answer.encode())
-        process = await start(sandbox, *arguments, stdin=terminal if answer else asyncio.subprocess.DEVNULL)
+        process = await start(
+            sandbox, *arguments, stdin=terminal if answer else asyncio.subprocess.DEVNULL
+        )
         out, err = await process.communicate()
     finally:
         os.close(keyboard)
@@ -51,16 +59,26 @@ async def happyhorse(sandbox: Sandbox, *arguments: object, answer: str = "") -> 
 
 
 async def test_run_status_report(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A run makes the videos, the same line again costs nothing, `status` counts them, `report` writes them down with the own columns."""
+    """A run makes the videos, the same line again costs nothing, `status` counts them, `report`
+    writes them down with the own columns.
+    """
     manifest, out = write_manifest(tmp_path / "in", links=3, files=1), tmp_path / "out"
     for _ in range(2):
         code, _, err = await happyhorse(sandbox, "run", manifest, "--out", out, "--yes")
         assert (code, "4 saved" in err) == (0, True), err
     assert sandbox.paid == 4
     code, said, _ = await happyhorse(sandbox, "status", "--out", out, "--json")
-    assert (code, json.loads(said)["states"], json.loads(said)["run"]["ended"]) == (0, {"saved": 4}, "done")
+    assert (code, json.loads(said)["states"], json.loads(said)["run"]["ended"]) == (
+        0,
+        {"saved": 4},
+        "done",
+    )
     code, said, _ = await happyhorse(sandbox, "report", "--out", out)
-    assert [Path(line).name for line in said.split()] == ["gallery.html", "results.jsonl", "results.csv"]
+    assert [Path(line).name for line in said.split()] == [
+        "gallery.html",
+        "results.jsonl",
+        "results.csv",
+    ]
     with (out / "results.csv").open(newline="") as file:
         assert [row["shelf"] for row in csv.DictReader(file)] == ["", "0", "1", "2"]
 
@@ -68,9 +86,13 @@ async def test_run_status_report(sandbox: Sandbox, tmp_path: Path) -> None:
 async def test_dry_run_and_question(sandbox: Sandbox, tmp_path: Path) -> None:
     """A dry run prints the price; without --yes the price is asked about, and "no" spends nothing."""
     manifest = write_manifest(tmp_path / "in", links=2, files=0)
-    code, _, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out", "--dry-run")
+    code, _, err = await happyhorse(
+        sandbox, "run", manifest, "--out", tmp_path / "out", "--dry-run"
+    )
     assert (code, "about 45.7 credits" in err) == (0, True)
-    code, _, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out", answer="n\n")
+    code, _, err = await happyhorse(
+        sandbox, "run", manifest, "--out", tmp_path / "out", answer="n\n"
+    )
     assert (code, "Go on?" in err) == (3, True)
     assert (sandbox.paid, (tmp_path / "out").exists()) == (0, False)
     code, _, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out")
@@ -78,7 +100,9 @@ async def test_dry_run_and_question(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 async def test_no_answer_is_a_no(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Where the input ends at once, as in a script without --yes, nothing is spent and the exit code says so."""
+    """Where the input ends at once, as in a script without --yes, nothing is spent and the exit
+    code says so.
+    """
     manifest = write_manifest(tmp_path / "in", links=1, files=0)
     code, said, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out")
     assert (code, said, "Aborted" in err, sandbox.paid) == (3, "", False, 0)
@@ -87,10 +111,14 @@ async def test_no_answer_is_a_no(sandbox: Sandbox, tmp_path: Path) -> None:
 async def test_bad_rows(sandbox: Sandbox, tmp_path: Path) -> None:
     """Bad rows are named with file and line, and nothing is sent; --skip-bad works on the others."""
     table = tmp_path / "rows.jsonl"
-    table.write_text('{"image": "https://e.com/a.png"}\n{"image": "https://e.com/a.png", "duration": 1}\n')
+    table.write_text(
+        '{"image": "https://e.com/a.png"}\n{"image": "https://e.com/a.png", "duration": 1}\n'
+    )
     code, _, err = await happyhorse(sandbox, "run", table, "--out", tmp_path / "out", "--yes")
     assert (code, sandbox.paid, f"{table}:2: duration" in err) == (2, 0, True)
-    code, _, _ = await happyhorse(sandbox, "run", table, "--out", tmp_path / "out", "--yes", "--skip-bad")
+    code, _, _ = await happyhorse(
+        sandbox, "run", table, "--out", tmp_path / "out", "--yes", "--skip-bad"
+    )
     assert (code, sandbox.paid) == (0, 1)
 
 
@@ -104,7 +132,14 @@ async def test_failures_and_retry(sandbox: Sandbox, tmp_path: Path) -> None:
     said, _ = await process.communicate()
     lines = [json.loads(line) for line in said.decode().splitlines()]
     assert process.returncode == 1
-    assert [line.get("state", line["event"]) for line in lines] == ["checked", "submitting", "running", "failed", "failed", "end"]
+    assert [line.get("state", line["event"]) for line in lines] == [
+        "checked",
+        "submitting",
+        "running",
+        "failed",
+        "failed",
+        "end",
+    ]
     assert lines[-1]["failures"] == {"content_policy_violation": 1}
     sandbox.speed = 1000
     code, _, err = await happyhorse(sandbox, "retry", "--out", out)
@@ -114,7 +149,9 @@ async def test_failures_and_retry(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 async def test_folders_as_the_readme_says_them(sandbox: Sandbox, tmp_path: Path) -> None:
-    """`status`, `retry` and `report` take the folder as an argument or as --out; a mistyped one is refused and not made."""
+    """`status`, `retry` and `report` take the folder as an argument or as --out; a mistyped one is
+    refused and not made.
+    """
     manifest, out = write_manifest(tmp_path / "in", links=1, files=0), tmp_path / "out"
     assert (await happyhorse(sandbox, "run", manifest, "--out", out, "--yes"))[0] == 0
     for command in ("status", "retry", "report"):
@@ -130,18 +167,42 @@ async def test_folders_as_the_readme_says_them(sandbox: Sandbox, tmp_path: Path)
 async def test_max_credits(sandbox: Sandbox, tmp_path: Path) -> None:
     """--max-credits ends the batch with its own exit code after what fits was made."""
     manifest = write_manifest(tmp_path / "in", links=3, files=0)
-    code, _, err = await happyhorse(sandbox, "run", manifest, "--out", tmp_path / "out", "--yes", "--max-credits", "50")
+    code, _, err = await happyhorse(
+        sandbox, "run", manifest, "--out", tmp_path / "out", "--yes", "--max-credits", "50"
+    )
     assert (code, sandbox.paid, "run the same line again" in err.lower()) == (3, 2, True)
 
 
-async def test_money_in_doubt_outranks_what_else_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job of unknown fate is exit code 4, also where the budget stopped the batch and when it is only told again; `retry` solves it."""
+async def test_money_in_doubt_outranks_what_else_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job of unknown fate is exit code 4, also where the budget stopped the batch and when it is
+    only told again; `retry` solves it.
+    """
     manifest, out = write_manifest(tmp_path / "in", links=2, files=0), tmp_path / "out"
     monkeypatch.setenv("BATCH_REPLAYS", "0")
-    async with Sandbox(video="stub", speed=1000, task_seconds=1, features=Features(listing=False)) as sandbox:
+    async with Sandbox(
+        video="stub", speed=1000, task_seconds=1, features=Features(listing=False)
+    ) as sandbox:
         sandbox.fail(Fault("drop-after", path="/v1/videos/generations"))
-        code, _, err = await happyhorse(sandbox, "run", manifest, "--out", out, "--yes", "--max-credits", 30, "--max-in-flight", 1)
-        assert (code, "in doubt" in err, "the batch stopped" in err, sandbox.paid) == (4, True, True, 1), err
+        code, _, err = await happyhorse(
+            sandbox,
+            "run",
+            manifest,
+            "--out",
+            out,
+            "--yes",
+            "--max-credits",
+            30,
+            "--max-in-flight",
+            1,
+        )
+        assert (code, "in doubt" in err, "the batch stopped" in err, sandbox.paid) == (
+            4,
+            True,
+            True,
+            1,
+        ), err
         assert (await happyhorse(sandbox, "run", manifest, "--out", out, "--yes"))[0] == 4
         assert (await happyhorse(sandbox, "retry", "--out", out, "--yes"))[0] == 0
         assert sandbox.paid == 2

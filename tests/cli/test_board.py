@@ -1,4 +1,6 @@
-"""What people see while `happyhorse batch run` works: a live board on a real pseudo terminal, plain lines elsewhere."""
+"""What people see while `happyhorse batch run` works: a live board on a real pseudo terminal, plain
+lines elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ WITH_A_TERMINAL = [
     *(sys.executable, "-c"),
     "import os, sys; os.login_tty(0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
 ]
-"""Starts Python as a shell does: the terminal is where it reads and writes, and where a key becomes a signal."""
+"""Starts Python as a shell does: the terminal is where it reads and writes, and where a key becomes
+a signal."""
 RUN = ("-m", "tests.cli.quick", "batch", "run")
 
 
@@ -91,7 +94,10 @@ def environment(sandbox: Sandbox) -> dict[str, str]:
 
 
 async def start(
-    sandbox: Sandbox, *line: object, stdin: int = asyncio.subprocess.DEVNULL, stderr: int = asyncio.subprocess.PIPE
+    sandbox: Sandbox,
+    *line: object,
+    stdin: int = asyncio.subprocess.DEVNULL,
+    stderr: int = asyncio.subprocess.PIPE,
 ) -> asyncio.subprocess.Process:
     """Start a run of a batch whose standard output is a pipe."""
     return await asyncio.create_subprocess_exec(
@@ -107,14 +113,29 @@ async def start(
 async def log_in(sandbox: Sandbox, terminal: Terminal, *line: object) -> asyncio.subprocess.Process:
     """Start a run of a batch that has nothing but the terminal, which is its own."""
     return await asyncio.create_subprocess_exec(
-        *(*WITH_A_TERMINAL, *RUN, *map(str, line)), cwd=ROOT, env=environment(sandbox), stdin=terminal.theirs
+        *(*WITH_A_TERMINAL, *RUN, *map(str, line)),
+        cwd=ROOT,
+        env=environment(sandbox),
+        stdin=terminal.theirs,
     )
 
 
-@pytest.mark.parametrize("everywhere", [True, False], ids=["all on the terminal", "only stderr on the terminal"])
-async def test_the_live_board(sandbox: Sandbox, terminal: Terminal, tmp_path: Path, *, everywhere: bool) -> None:
-    """It counts the jobs in each state, says pace and credits, counts failures by code, follows what happens, and goes away at the end."""
-    line = (write_manifest(tmp_path / "in", links=3, files=0), "--out", tmp_path / "out", "--max-in-flight", 2)
+@pytest.mark.parametrize(
+    "everywhere", [True, False], ids=["all on the terminal", "only stderr on the terminal"]
+)
+async def test_the_live_board(
+    sandbox: Sandbox, terminal: Terminal, tmp_path: Path, *, everywhere: bool
+) -> None:
+    """It counts the jobs in each state, says pace and credits, counts failures by code, follows
+    what happens, and goes away at the end.
+    """
+    line = (
+        write_manifest(tmp_path / "in", links=3, files=0),
+        "--out",
+        tmp_path / "out",
+        "--max-in-flight",
+        2,
+    )
     if everywhere:
         process = await log_in(sandbox, terminal, *line)
         await terminal.shows(r"Go on\? \[y/N\]")
@@ -154,9 +175,13 @@ async def test_the_live_board(sandbox: Sandbox, terminal: Terminal, tmp_path: Pa
 
 
 async def test_ctrl_c_on_the_board(sandbox: Sandbox, terminal: Terminal, tmp_path: Path) -> None:
-    """The key that stops leaves the board there with a word above it; the cursor is back at the end, and the way on is said."""
+    """The key that stops leaves the board there with a word above it; the cursor is back at the
+    end, and the way on is said.
+    """
     manifest = write_manifest(tmp_path / "in", links=3, files=0)
-    process = await log_in(sandbox, terminal, manifest, "--out", tmp_path / "out", "--max-in-flight", 2, "--yes")
+    process = await log_in(
+        sandbox, terminal, manifest, "--out", tmp_path / "out", "--max-in-flight", 2, "--yes"
+    )
     await terminal.shows(r"being made +2\b")
     terminal.type(b"\x03")
     await terminal.shows("stopping: nothing new is submitted, what is paid is finished")
@@ -171,7 +196,9 @@ async def test_ctrl_c_on_the_board(sandbox: Sandbox, terminal: Terminal, tmp_pat
 
 
 async def test_plain_lines_without_a_terminal(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Standard error that is no terminal gets whole lines of text: no colours, no cursor, nothing drawn twice."""
+    """Standard error that is no terminal gets whole lines of text: no colours, no cursor, nothing
+    drawn twice.
+    """
     manifest = write_manifest(tmp_path / "in", links=2, files=0)
     process = await start(sandbox, manifest, "--out", tmp_path / "out", "--yes")
     assert process.stderr is not None
@@ -184,10 +211,15 @@ async def test_plain_lines_without_a_terminal(sandbox: Sandbox, tmp_path: Path) 
     assert all(character.isprintable() or character == "\n" for character in text), text
     lines = text.splitlines()
     assert lines[0] == "2 jobs, 0 bad rows: about 45.7 credits ($0.67) if none is done yet"
-    assert re.fullmatch(r".*; 0\.0 a minute, about \? to go; 0 credits spent, [\d.]+ reserved", lines[1])
+    assert re.fullmatch(
+        r".*; 0\.0 a minute, about \? to go; 0 credits spent, [\d.]+ reserved", lines[1]
+    )
     *others, end = lines[2:]
     # Every half a minute there is another line like the second one.
-    assert [line.partition(": ")[2] for line in others if " a minute, " not in line] == ["saved", "saved"]
+    assert [line.partition(": ")[2] for line in others if " a minute, " not in line] == [
+        "saved",
+        "saved",
+    ]
     assert end.startswith("2 videos, 0 without; the folder as a whole: 2 saved; ")
     assert end.endswith("; 45.7 credits spent, 0 reserved")
 
@@ -196,7 +228,9 @@ async def test_json_on_a_terminal(sandbox: Sandbox, terminal: Terminal, tmp_path
     """With --json a terminal gets no board either, and standard output lines of JSON alone."""
     sandbox.speed = 1000
     manifest = write_manifest(tmp_path / "in", links=1, files=0)
-    process = await start(sandbox, manifest, "--out", tmp_path / "out", "--yes", "--json", stderr=terminal.theirs)
+    process = await start(
+        sandbox, manifest, "--out", tmp_path / "out", "--yes", "--json", stderr=terminal.theirs
+    )
     async with asyncio.timeout(60):
         out, _ = await process.communicate()
     os.write(terminal.theirs, b"end")
@@ -214,8 +248,15 @@ async def display(session: Session, tmp_path: Path) -> AsyncIterator[BatchDispla
 
 @pytest.mark.parametrize("dying", [0, 1, 1234])
 async def test_links_about_to_die(display: BatchDisplay, dying: int) -> None:
-    """The board warns of videos that are not here while their links are about to die, and only of those."""
-    totals = Totals(states={JobState.COMPLETED: 2000, JobState.SAVED: 7}, spent=Decimal(5), dying=dying, first_death=1.0)
+    """The board warns of videos that are not here while their links are about to die, and only of
+    those.
+    """
+    totals = Totals(
+        states={JobState.COMPLETED: 2000, JobState.SAVED: 7},
+        spent=Decimal(5),
+        dying=dying,
+        first_death=1.0,
+    )
     drawn = io.StringIO()
     Console(file=drawn, width=120).print(display.board(totals))
     warned = re.findall(r"links about to die +([0-9,]+)", drawn.getvalue())

@@ -47,7 +47,9 @@ async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-async def happyhorse(*arguments: str | Path, cwd: Path, world: Sandbox | None = None, stdin: bytes = b"") -> Ran:
+async def happyhorse(
+    *arguments: str | Path, cwd: Path, world: Sandbox | None = None, stdin: bytes = b""
+) -> Ran:
     """Run the command in a process of its own."""
     keep = {name: value for name, value in os.environ.items() if not name.startswith("EVOLINK")}
     environment = {**keep, "PYTHONPATH": str(ROOT), **(world.env() if world is not None else {})}
@@ -72,7 +74,18 @@ async def test_help_names_every_command_and_the_exit_codes(tmp_path: Path) -> No
     """One page says what there is."""
     ran = await happyhorse("--help", cwd=tmp_path)
     assert ran.code == 0
-    for command in ("demo", "generate", "batch", "tasks", "upload", "estimate", "credits", "sandbox", "doctor", "download"):
+    for command in (
+        "demo",
+        "generate",
+        "batch",
+        "tasks",
+        "upload",
+        "estimate",
+        "credits",
+        "sandbox",
+        "doctor",
+        "download",
+    ):
         assert f" {command} " in ran.out
     assert "Exit codes" in ran.out
 
@@ -84,8 +97,20 @@ async def test_the_version_is_the_packages(tmp_path: Path) -> None:
 
 
 async def test_generate_makes_a_file_for_each_image(world: Sandbox, tmp_path: Path) -> None:
-    """The videos are named after the images, the results are on stdout, and each task was paid once."""
-    ran = await happyhorse("generate", PHOTOS / "cat.jpg", LINK, "--yes", "--out", "out", "--json", cwd=tmp_path, world=world)
+    """The videos are named after the images, the results are on stdout, and each task was paid
+    once.
+    """
+    ran = await happyhorse(
+        "generate",
+        PHOTOS / "cat.jpg",
+        LINK,
+        "--yes",
+        "--out",
+        "out",
+        "--json",
+        cwd=tmp_path,
+        world=world,
+    )
     assert ran.code == 0, ran.err
     assert sorted(str(line["file"]) for line in ran.lines()) == ["out/cat-2.mp4", "out/cat.mp4"]
     assert all(line["ok"] and line["sha256"] for line in ran.lines())
@@ -98,14 +123,32 @@ async def test_images_of_one_name_get_a_file_and_a_row_each(world: Sandbox, tmp_
     images = (LINK, LINK, LINK.replace("cat", "cat-2"))
     ran = await happyhorse("generate", *images, "--yes", "--out", "out", cwd=tmp_path, world=world)
     assert ran.code == 0, ran.err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat-2-2.mp4", "cat-2.mp4", "cat.mp4"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "cat-2-2.mp4",
+        "cat-2.mp4",
+        "cat.mp4",
+    ]
     table = ran.err.partition("3 videos in")[2]
     assert all(name in table for name in (" cat.mp4", " cat-2.mp4", " cat-2-2.mp4"))
 
 
-async def test_generate_for_people_ends_with_a_table_and_the_folder(world: Sandbox, tmp_path: Path) -> None:
+async def test_generate_for_people_ends_with_a_table_and_the_folder(
+    world: Sandbox, tmp_path: Path
+) -> None:
     """Without --json: plain lines and a table on stderr, the folder alone on stdout."""
-    ran = await happyhorse("generate", LINK, "--yes", "--out", "out", "--prompt", "run", "--seed", "7", cwd=tmp_path, world=world)
+    ran = await happyhorse(
+        "generate",
+        LINK,
+        "--yes",
+        "--out",
+        "out",
+        "--prompt",
+        "run",
+        "--seed",
+        "7",
+        cwd=tmp_path,
+        world=world,
+    )
     assert ran.code == 0, ran.err
     assert ran.out.strip() == str(tmp_path / "out")
     assert "accepted as task-unified-" in ran.err
@@ -122,12 +165,19 @@ async def test_nothing_is_spent_without_a_yes(world: Sandbox, tmp_path: Path) ->
 
 
 async def test_ctrl_c_at_the_question_ends_it_at_once(world: Sandbox, tmp_path: Path) -> None:
-    """On a terminal the price is asked about; one Ctrl-C there is exit code 130, and nothing was sent."""
+    """On a terminal the price is asked about; one Ctrl-C there is exit code 130, and nothing was
+    sent.
+    """
     terminal, other_end = os.openpty()
     command = [sys.executable, "-m", "happyhorse_async", "generate", LINK]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **world.env()}
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=tmp_path, env=environment, stdin=other_end, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command,
+        cwd=tmp_path,
+        env=environment,
+        stdin=other_end,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     os.close(other_end)
     assert process.stderr is not None
@@ -136,11 +186,18 @@ async def test_ctrl_c_at_the_question_ends_it_at_once(world: Sandbox, tmp_path: 
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
     os.close(terminal)
-    assert (process.returncode, out, err.endswith(b"interrupted\n"), world.paid) == (130, b"", True, 0)
+    assert (process.returncode, out, err.endswith(b"interrupted\n"), world.paid) == (
+        130,
+        b"",
+        True,
+        0,
+    )
 
 
 async def test_ctrl_c_says_how_to_fetch_what_is_paid(world: Sandbox, tmp_path: Path) -> None:
-    """Exit code 130, and a line on stderr with the tasks that go on; with --json stdout stays free of it."""
+    """Exit code 130, and a line on stderr with the tasks that go on; with --json stdout stays free
+    of it.
+    """
     world.speed = 0
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "happyhorse_async", "generate", LINK, "--yes", "--json"),
@@ -150,7 +207,9 @@ async def test_ctrl_c_says_how_to_fetch_what_is_paid(world: Sandbox, tmp_path: P
         stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(60):
-        while not world.count("GET") and not world.count("POST", "/v1/tasks/batch"):  # it reads the task that it has paid
+        while not world.count("GET") and not world.count(
+            "POST", "/v1/tasks/batch"
+        ):  # it reads the task that it has paid
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
@@ -160,17 +219,29 @@ async def test_ctrl_c_says_how_to_fetch_what_is_paid(world: Sandbox, tmp_path: P
 
 async def test_a_cap_on_credits_holds(world: Sandbox, tmp_path: Path) -> None:
     """--max-credits refuses what does not fit, before it is paid."""
-    ran = await happyhorse("generate", LINK, LINK, "--yes", "--max-credits", "50", "--json", cwd=tmp_path, world=world)
+    ran = await happyhorse(
+        "generate", LINK, LINK, "--yes", "--max-credits", "50", "--json", cwd=tmp_path, world=world
+    )
     assert ran.code == 3
     assert [line["ok"] for line in ran.lines()].count(True) == 1
     assert world.paid == 1
 
 
-async def test_all_problems_are_listed_before_anything_is_paid(world: Sandbox, tmp_path: Path) -> None:
+async def test_all_problems_are_listed_before_anything_is_paid(
+    world: Sandbox, tmp_path: Path
+) -> None:
     """Every wrong image and field is named, and none of the good ones is submitted either."""
     (tmp_path / "bad.gif").write_bytes(b"GIF89a......")
     ran = await happyhorse(
-        "generate", PHOTOS / "cat.jpg", "bad.gif", "none.png", "--duration", "2", "--yes", cwd=tmp_path, world=world
+        "generate",
+        PHOTOS / "cat.jpg",
+        "bad.gif",
+        "none.png",
+        "--duration",
+        "2",
+        "--yes",
+        cwd=tmp_path,
+        world=world,
     )
     assert ran.code == 2
     assert ran.err.count("duration: expected whole seconds from 3 to 15, got 2") == 3
@@ -180,12 +251,16 @@ async def test_all_problems_are_listed_before_anything_is_paid(world: Sandbox, t
 
 
 async def test_a_file_that_is_there_is_kept(world: Sandbox, tmp_path: Path) -> None:
-    """An existing video is not overwritten, and nothing is paid to find that out; --overwrite says otherwise."""
+    """An existing video is not overwritten, and nothing is paid to find that out; --overwrite says
+    otherwise.
+    """
     (tmp_path / "cat.mp4").write_text("precious")
     ran = await happyhorse("generate", LINK, "--out", ".", "--yes", cwd=tmp_path, world=world)
     assert (ran.code, world.paid) == (2, 0)
     assert "--overwrite" in ran.err
-    ran = await happyhorse("generate", LINK, "--out", ".", "--yes", "--overwrite", cwd=tmp_path, world=world)
+    ran = await happyhorse(
+        "generate", LINK, "--out", ".", "--yes", "--overwrite", cwd=tmp_path, world=world
+    )
     assert ran.code == 0, ran.err
     assert (tmp_path / "cat.mp4").read_bytes()[4:8] == b"ftyp"
 
@@ -201,27 +276,46 @@ async def test_without_a_key_the_way_out_is_named(tmp_path: Path) -> None:
 async def test_a_refusal_has_its_exit_code_and_its_facts(world: Sandbox, tmp_path: Path) -> None:
     """A wrong key is exit code 5, with the request id for the support and the next step."""
     world.fail(
-        Fault("refuse", path="/v1/videos*", status=402, body={"error": {"code": "insufficient_quota", "message": "no credits"}})
+        Fault(
+            "refuse",
+            path="/v1/videos*",
+            status=402,
+            body={"error": {"code": "insufficient_quota", "message": "no credits"}},
+        )
     )
     ran = await happyhorse("generate", LINK, "--yes", "--json", cwd=tmp_path, world=world)
     assert ran.code == 5
     (line,) = ran.lines()
     error = line["error"]
     assert isinstance(error, dict)
-    assert (error["type"], error["charged"], error["code"]) == ("InsufficientCreditsError", "no", "insufficient_quota")
+    assert (error["type"], error["charged"], error["code"]) == (
+        "InsufficientCreditsError",
+        "no",
+        "insufficient_quota",
+    )
     assert "next:" in ran.err
 
 
 async def test_the_sandbox_option_needs_no_key(tmp_path: Path) -> None:
     """With --sandbox, generate starts the service itself and asks nothing."""
     ran = await happyhorse(
-        "generate", PHOTOS / "cat.jpg", "--sandbox", "--speed", "2000", "--duration", "3", "--json", cwd=tmp_path
+        "generate",
+        PHOTOS / "cat.jpg",
+        "--sandbox",
+        "--speed",
+        "2000",
+        "--duration",
+        "3",
+        "--json",
+        cwd=tmp_path,
     )
     assert ran.code == 0, ran.err
     assert (tmp_path / "videos" / "cat.mp4").exists()
 
 
-async def test_tasks_are_shown_listed_watched_and_downloaded(world: Sandbox, tmp_path: Path) -> None:
+async def test_tasks_are_shown_listed_watched_and_downloaded(
+    world: Sandbox, tmp_path: Path
+) -> None:
     """Everything that one can do with the id of a task that another process submitted."""
     async with open_session(world) as session:
         task_id = (await session.submit(LINK)).id
@@ -232,10 +326,14 @@ async def test_tasks_are_shown_listed_watched_and_downloaded(world: Sandbox, tmp
     assert [line["id"] for line in listed.lines()] == [task_id]
     watched = await happyhorse("tasks", "watch", task_id, "--json", cwd=tmp_path, world=world)
     assert (watched.code, watched.lines()[-1]["status"]) == (0, "completed")
-    saved = await happyhorse("tasks", "download", task_id, "--out", "got", cwd=tmp_path, world=world)
+    saved = await happyhorse(
+        "tasks", "download", task_id, "--out", "got", cwd=tmp_path, world=world
+    )
     assert (saved.code, saved.out.strip()) == (0, f"got/{task_id}.mp4")
     assert (tmp_path / "got" / f"{task_id}.mp4").exists()
-    unknown = await happyhorse("tasks", "get", "task-unified-1-x", "--json", cwd=tmp_path, world=world)
+    unknown = await happyhorse(
+        "tasks", "get", "task-unified-1-x", "--json", cwd=tmp_path, world=world
+    )
     assert unknown.code == 5
 
 
@@ -244,18 +342,34 @@ async def test_every_video_of_a_task_is_saved(world: Sandbox, tmp_path: Path) ->
     async with open_session(world) as session:
         task_id = (await session.submit(LINK)).id
         links = list((await session.task(task_id).wait()).results) * 2
-    world.fail(Fault("unknown-fields", path="/v1/tasks", times=None, fields={"results": links, "result_data": []}))
-    saved = await happyhorse("tasks", "download", task_id, "--out", "got", cwd=tmp_path, world=world)
-    assert (saved.code, saved.out.split()) == (0, [f"got/{task_id}.mp4", f"got/{task_id}-2.mp4"]), saved.err
+    world.fail(
+        Fault(
+            "unknown-fields",
+            path="/v1/tasks",
+            times=None,
+            fields={"results": links, "result_data": []},
+        )
+    )
+    saved = await happyhorse(
+        "tasks", "download", task_id, "--out", "got", cwd=tmp_path, world=world
+    )
+    assert (saved.code, saved.out.split()) == (0, [f"got/{task_id}.mp4", f"got/{task_id}-2.mp4"]), (
+        saved.err
+    )
     made = await happyhorse("generate", LINK, "--yes", "--json", cwd=tmp_path, world=world)
-    assert (made.code, [line["file"] for line in made.lines()]) == (0, ["videos/cat.mp4", "videos/cat-2.mp4"]), made.err
+    assert (made.code, [line["file"] for line in made.lines()]) == (
+        0,
+        ["videos/cat.mp4", "videos/cat-2.mp4"],
+    ), made.err
     shown = await happyhorse("generate", LINK, "--yes", "--overwrite", cwd=tmp_path, world=world)
     assert "2 videos in" in shown.err
     assert "cat-2.mp4" in shown.err
 
 
 async def test_what_was_cut_off_is_finished(world: Sandbox, tmp_path: Path) -> None:
-    """`download --resume` finds the part file of an interrupted download and fetches what is missing."""
+    """`download --resume` finds the part file of an interrupted download and fetches what is
+    missing.
+    """
     async with open_session(world) as session:
         task_id = (await session.submit(LINK)).id
         await session.task(task_id).wait()
@@ -273,7 +387,9 @@ async def test_what_was_cut_off_is_finished(world: Sandbox, tmp_path: Path) -> N
 
 
 async def test_a_folder_may_have_a_dot_and_a_file_none(world: Sandbox, tmp_path: Path) -> None:
-    """--out is always a folder, and what is left is finished under its own name, also without a suffix or with braces."""
+    """--out is always a folder, and what is left is finished under its own name, also without a
+    suffix or with braces.
+    """
     async with open_session(world, retry=RetryPolicy(attempts=1)) as session:
         ids = [(await session.submit(LINK, prompt=prompt)).id for prompt in ("one", "two")]
         for task_id in ids:
@@ -283,22 +399,38 @@ async def test_a_folder_may_have_a_dot_and_a_file_none(world: Sandbox, tmp_path:
             with pytest.raises(IncompleteDownloadError):
                 await session.task(ids[0]).download(f"{tmp_path}/left/{name}")
         world.clear_faults()
-    saved = await happyhorse("tasks", "download", *ids, "--out", "of.may", cwd=tmp_path, world=world)
+    saved = await happyhorse(
+        "tasks", "download", *ids, "--out", "of.may", cwd=tmp_path, world=world
+    )
     assert saved.code == 0, saved.err
-    assert sorted(path.name for path in (tmp_path / "of.may").iterdir()) == sorted(f"{task_id}.mp4" for task_id in ids)
+    assert sorted(path.name for path in (tmp_path / "of.may").iterdir()) == sorted(
+        f"{task_id}.mp4" for task_id in ids
+    )
     resumed = await happyhorse("download", "left", "--resume", cwd=tmp_path, world=world)
     assert resumed.code == 0, resumed.err
-    assert sorted(path.name for path in (tmp_path / "left").iterdir() if path.is_file()) == ["cat", "{cat}.mp4"]
+    assert sorted(path.name for path in (tmp_path / "left").iterdir() if path.is_file()) == [
+        "cat",
+        "{cat}.mp4",
+    ]
 
 
 async def test_money_and_files(world: Sandbox, tmp_path: Path) -> None:
     """estimate, credits and upload print for people and for scripts."""
-    price = await happyhorse("estimate", "100", "--duration", "10", "--quality", "1080p", cwd=tmp_path, world=world)
-    assert (price.code, price.out.splitlines()[0]) == (0, "13,099.52 credits (192.64 USD) for 100 x 10 s at 1080p")
-    assert (await happyhorse("estimate", "--json", cwd=tmp_path, world=world)).lines()[0]["credits"] == 38.08
+    price = await happyhorse(
+        "estimate", "100", "--duration", "10", "--quality", "1080p", cwd=tmp_path, world=world
+    )
+    assert (price.code, price.out.splitlines()[0]) == (
+        0,
+        "13,099.52 credits (192.64 USD) for 100 x 10 s at 1080p",
+    )
+    assert (await happyhorse("estimate", "--json", cwd=tmp_path, world=world)).lines()[0][
+        "credits"
+    ] == 38.08
     left = await happyhorse("credits", cwd=tmp_path, world=world)
     assert left.out.startswith("account: 1,000,000 credits left")
-    assert (await happyhorse("credits", "--json", cwd=tmp_path, world=world)).lines()[0]["spendable"] == 1_000_000
+    assert (await happyhorse("credits", "--json", cwd=tmp_path, world=world)).lines()[0][
+        "spendable"
+    ] == 1_000_000
     file = await happyhorse("upload", PHOTOS / "cat.jpg", cwd=tmp_path, world=world)
     assert (file.code, file.out.startswith(world.files_url)) == (0, True)
     wrong = await happyhorse("upload", "none.png", cwd=tmp_path, world=world)
@@ -308,16 +440,33 @@ async def test_money_and_files(world: Sandbox, tmp_path: Path) -> None:
 async def test_the_doctor_says_what_is_there(world: Sandbox, tmp_path: Path) -> None:
     """Versions, settings and whether the key works; without a key it says so."""
     ran = await happyhorse("doctor", "--json", cwd=tmp_path, world=world)
-    assert (ran.code, ran.lines()[0]["EVOLINK_API_KEY"], ran.lines()[0]["credits"]) == (0, "set", "1,000,000 to spend")
+    assert (ran.code, ran.lines()[0]["EVOLINK_API_KEY"], ran.lines()[0]["credits"]) == (
+        0,
+        "set",
+        "1,000,000 to spend",
+    )
     assert world.key not in ran.out
     assert (await happyhorse("doctor", cwd=tmp_path)).code == 2
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_the_sandbox_command_runs_every_scenario_until_ctrl_c(tmp_path: Path, name: str) -> None:
+async def test_the_sandbox_command_runs_every_scenario_until_ctrl_c(
+    tmp_path: Path, name: str
+) -> None:
     """Its faults are there, stdout has what to export and two remarks, and Ctrl-C is a clean end."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "happyhorse_async", "sandbox", "--port", "0", "--files-port", "0", "--scenario", name),
+        *(
+            sys.executable,
+            "-m",
+            "happyhorse_async",
+            "sandbox",
+            "--port",
+            "0",
+            "--files-port",
+            "0",
+            "--scenario",
+            name,
+        ),
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
@@ -325,9 +474,14 @@ async def test_the_sandbox_command_runs_every_scenario_until_ctrl_c(tmp_path: Pa
     assert process.stdout is not None
     lines = [(await process.stdout.readline()).decode().strip() for _ in range(5)]
     exports = dict(line.removeprefix("export ").split("=") for line in lines[:3])
-    async with aiohttp.ClientSession() as http, http.get(exports["EVOLINK_BASE_URL"] + "/sandbox/state") as answer:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(exports["EVOLINK_BASE_URL"] + "/sandbox/state") as answer,
+    ):
         faults = (await answer.json())["faults"]
-    assert [fault["action"] for fault in faults] == [fault.action for fault in scenario_faults(name)]
+    assert [fault["action"] for fault in faults] == [
+        fault.action for fault in scenario_faults(name)
+    ]
     process.send_signal(signal.SIGINT)
     assert await process.wait() == 0
     assert all(line.startswith("#") for line in lines[3:])
@@ -335,7 +489,9 @@ async def test_the_sandbox_command_runs_every_scenario_until_ctrl_c(tmp_path: Pa
 
 async def test_an_unknown_scenario_is_exit_code_2(tmp_path: Path) -> None:
     """The message names those that there are."""
-    ran = await happyhorse("sandbox", "--port", "0", "--files-port", "0", "--scenario", "earthquake", cwd=tmp_path)
+    ran = await happyhorse(
+        "sandbox", "--port", "0", "--files-port", "0", "--scenario", "earthquake", cwd=tmp_path
+    )
     assert (ran.code, ran.out, "there are 429-storm, " in ran.err) == (2, "", True)
 
 
@@ -358,19 +514,26 @@ async def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
     ],
 )
 def test_the_exit_code_of_several(code: Exit, parts: list[Exit]) -> None:
-    """Doubt about money comes first, failures of one kind give their code, and a mixture, or wrong input beside what was sent, is 1."""
+    """Doubt about money comes first, failures of one kind give their code, and a mixture, or wrong
+    input beside what was sent, is 1.
+    """
     assert overall(parts) == code
     assert overall(reversed(parts)) == code
 
 
 async def test_images_that_fail_in_several_ways(world: Sandbox, tmp_path: Path) -> None:
-    """Refused for credits and for the key: 1; the same refusals with one submission of unknown fate: 4."""
+    """Refused for credits and for the key: 1; the same refusals with one submission of unknown
+    fate: 4.
+    """
     broke = {"error": {"code": "insufficient_quota", "message": "no credits"}}
     world.fail(Fault("refuse", path="/v1/videos*", status=402, body=broke))
     world.fail(Fault("fail-task", times=None))
     ran = await happyhorse("generate", LINK, LINK, "--yes", "--json", cwd=tmp_path, world=world)
     errors = [line["error"] for line in ran.lines()]
-    assert sorted(error["type"] for error in errors if isinstance(error, dict)) == ["InsufficientCreditsError", "TaskFailedError"]
+    assert sorted(error["type"] for error in errors if isinstance(error, dict)) == [
+        "InsufficientCreditsError",
+        "TaskFailedError",
+    ]
     assert ran.code == 1
     world.fail(Fault("answer-after", path="/v1/videos*", status=200, body={}, times=None, after=1))
     world.fail(Fault("refuse", path="/v1/videos*", status=402, body=broke))
@@ -382,7 +545,9 @@ async def test_images_that_fail_in_several_ways(world: Sandbox, tmp_path: Path) 
     assert ran.code == 4
 
 
-async def test_tasks_get_of_one_that_is_there_and_one_that_is_not(world: Sandbox, tmp_path: Path) -> None:
+async def test_tasks_get_of_one_that_is_there_and_one_that_is_not(
+    world: Sandbox, tmp_path: Path
+) -> None:
     """The failure counts, wherever it stands in the line."""
     async with open_session(world) as session:
         task_id = (await session.submit(LINK)).id
@@ -391,7 +556,9 @@ async def test_tasks_get_of_one_that_is_there_and_one_that_is_not(world: Sandbox
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
-async def test_watching_a_task_that_ends_without_a_video_and_without_a_reason(world: Sandbox, tmp_path: Path, status: str) -> None:
+async def test_watching_a_task_that_ends_without_a_video_and_without_a_reason(
+    world: Sandbox, tmp_path: Path, status: str
+) -> None:
     """Its status alone says that it failed: exit code 1, also beside a task that was completed."""
     async with open_session(world) as session:
         done = (await session.submit(LINK)).id
@@ -419,8 +586,12 @@ async def test_watching_a_task_that_ends_without_a_video_and_without_a_reason(wo
     ],
     ids=" ".join,
 )
-async def test_a_file_in_the_place_of_the_folder(world: Sandbox, tmp_path: Path, command: tuple[str, ...], out: str) -> None:
-    """--out that is a file, or in one, is wrong input in one sentence: the file is kept, and nothing has been sent."""
+async def test_a_file_in_the_place_of_the_folder(
+    world: Sandbox, tmp_path: Path, command: tuple[str, ...], out: str
+) -> None:
+    """--out that is a file, or in one, is wrong input in one sentence: the file is kept, and
+    nothing has been sent.
+    """
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes((PHOTOS / "cat.jpg").read_bytes())
     (tmp_path / "taken").write_text("precious")
@@ -434,9 +605,20 @@ async def test_a_file_in_the_place_of_the_folder(world: Sandbox, tmp_path: Path,
 
 
 async def test_ctrl_c_promises_nothing_of_a_sandbox_that_ends_with_it(tmp_path: Path) -> None:
-    """The tasks of --sandbox are gone with the process, so there is no word of fetching their videos."""
+    """The tasks of --sandbox are gone with the process, so there is no word of fetching their
+    videos.
+    """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "happyhorse_async", "generate", LINK, "--sandbox", "--speed", "0.001"),
+        *(
+            sys.executable,
+            "-m",
+            "happyhorse_async",
+            "generate",
+            LINK,
+            "--sandbox",
+            "--speed",
+            "0.001",
+        ),
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
@@ -453,7 +635,9 @@ async def test_ctrl_c_promises_nothing_of_a_sandbox_that_ends_with_it(tmp_path: 
 
 
 def test_ctrl_c_while_a_command_that_was_stopped_comes_to_its_end() -> None:
-    """A command that is being cancelled already ends with exit code 130 and without a traceback too."""
+    """A command that is being cancelled already ends with exit code 130 and without a traceback
+    too.
+    """
 
     async def work() -> int:
         task = asyncio.current_task()

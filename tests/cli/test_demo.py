@@ -1,4 +1,6 @@
-"""The demo makes real videos of real photographs: decoded to the end, of the right length and size, and beginning with their photograph."""
+"""The demo makes real videos of real photographs: decoded to the end, of the right length and size,
+and beginning with their photograph.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,15 @@ async def test_the_demo_turns_three_photographs_into_three_videos(tmp_path: Path
     """What the README's first command promises, file by file."""
     ran = await happyhorse("demo", "--json", "--speed", "200", cwd=tmp_path)
     assert ran.code == 0, ran.err
-    described = {Path(str(line["file"])).stem: line for line in map(json.loads, ran.out.splitlines())}
+    described = {
+        Path(str(line["file"])).stem: line for line in map(json.loads, ran.out.splitlines())
+    }
     assert sorted(described) == ["cat", "coffee", "rocket"]
-    assert sorted(path.name for path in (tmp_path / "happyhorse-demo").iterdir()) == ["cat.mp4", "coffee.mp4", "rocket.mp4"]
+    assert sorted(path.name for path in (tmp_path / "happyhorse-demo").iterdir()) == [
+        "cat.mp4",
+        "coffee.mp4",
+        "rocket.mp4",
+    ]
     for stem, facts in described.items():
         first, last, seconds = decode(tmp_path / "happyhorse-demo" / f"{stem}.mp4")
         assert seconds == pytest.approx(5, abs=0.1)

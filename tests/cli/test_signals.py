@@ -1,4 +1,6 @@
-"""Signals and `--limit` with real processes: what is submitted after a signal, what is finished, and what the same line then does."""
+"""Signals and `--limit` with real processes: what is submitted after a signal, what is finished,
+and what the same line then does.
+"""
 
 from __future__ import annotations
 
@@ -64,21 +66,29 @@ async def ended(process: asyncio.subprocess.Process) -> str:
 
 
 async def test_limit(sandbox: Sandbox, tmp_path: Path, line: tuple[object, ...]) -> None:
-    """--limit submits the first rows of the table only, in its order, and a larger one later only what is new."""
+    """--limit submits the first rows of the table only, in its order, and a larger one later only
+    what is new.
+    """
     sandbox.speed = 1000
     first = ["local 0", *[f"https://example.com/{n}.png" for n in range(ROWS)]]
     for limit in (4, 6):
         code, _, err = await happyhorse(sandbox, *line, "--limit", limit)
         assert (code, sandbox.paid, len(videos(tmp_path / "out"))) == (0, limit, limit), err
-        assert {task.request.get("prompt") or task.request["image_urls"][0] for task in sandbox.tasks} == set(first[:limit])
+        assert {
+            task.request.get("prompt") or task.request["image_urls"][0] for task in sandbox.tasks
+        } == set(first[:limit])
     code, _, err = await happyhorse(sandbox, *line, "--limit", 0)
     assert (code, sandbox.paid, "--limit" in err) == (2, 6, True)
     await made_by_the_same_line(sandbox, line, tmp_path / "out")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_the_first_signal(sandbox: Sandbox, tmp_path: Path, line: tuple[object, ...], number: int) -> None:
-    """Nothing is submitted after it, what is paid is saved, the sentence that resumes is said, and that line makes the others."""
+async def test_the_first_signal(
+    sandbox: Sandbox, tmp_path: Path, line: tuple[object, ...], number: int
+) -> None:
+    """Nothing is submitted after it, what is paid is saved, the sentence that resumes is said, and
+    that line makes the others.
+    """
     process = await start(sandbox, *line)
     await until(lambda: sandbox.paid == IN_FLIGHT)
     process.send_signal(number)
@@ -87,13 +97,21 @@ async def test_the_first_signal(sandbox: Sandbox, tmp_path: Path, line: tuple[ob
     err = await ended(process)
     assert (process.returncode, sandbox.paid) == (130, IN_FLIGHT), err
     assert len(videos(tmp_path / "out")) == IN_FLIGHT
-    assert f"To go on, run the same line again (happyhorse batch ... --out {tmp_path / 'out'})" in err
+    assert (
+        f"To go on, run the same line again (happyhorse batch ... --out {tmp_path / 'out'})" in err
+    )
     await made_by_the_same_line(sandbox, line, tmp_path / "out")
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)])
-async def test_the_second_signal(sandbox: Sandbox, tmp_path: Path, line: tuple[object, ...], numbers: tuple[int, int]) -> None:
-    """It ends the process at once, while tasks are being made; the same line again fetches them, and pays only for the other rows."""
+@pytest.mark.parametrize(
+    "numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)]
+)
+async def test_the_second_signal(
+    sandbox: Sandbox, tmp_path: Path, line: tuple[object, ...], numbers: tuple[int, int]
+) -> None:
+    """It ends the process at once, while tasks are being made; the same line again fetches them,
+    and pays only for the other rows.
+    """
     process = await start(sandbox, *line)
     await until(lambda: sandbox.paid == IN_FLIGHT)
     process.send_signal(numbers[0])
@@ -101,12 +119,19 @@ async def test_the_second_signal(sandbox: Sandbox, tmp_path: Path, line: tuple[o
     process.send_signal(numbers[1])
     err = await ended(process)
     assert (process.returncode, sandbox.paid, videos(tmp_path / "out")) == (130, IN_FLIGHT, set())
-    assert f"What is paid is not lost: run the same line again (happyhorse batch ... --out {tmp_path / 'out'})" in err
+    assert (
+        f"What is paid is not lost: run the same line again (happyhorse batch ... --out {tmp_path / 'out'})"
+        in err
+    )
     await made_by_the_same_line(sandbox, line, tmp_path / "out")
 
 
-async def test_two_signals_in_the_middle_of_everything(sandbox: Sandbox, tmp_path: Path, line: tuple[object, ...]) -> None:
-    """With videos saved, others on their way, and a submission that is just being answered: none is lost, none is paid twice."""
+async def test_two_signals_in_the_middle_of_everything(
+    sandbox: Sandbox, tmp_path: Path, line: tuple[object, ...]
+) -> None:
+    """With videos saved, others on their way, and a submission that is just being answered: none is
+    lost, none is paid twice.
+    """
     for paid in (2, 5, 9):
         sandbox.speed = 1000
         process = await start(sandbox, *line)
@@ -120,7 +145,9 @@ async def test_two_signals_in_the_middle_of_everything(sandbox: Sandbox, tmp_pat
 
 
 def stop_at(sandbox: Sandbox, paid: int, process: asyncio.subprocess.Process) -> None:
-    """Send a signal before the n-th task's id is told; from then on time stands still, so that the process cannot come to its end."""
+    """Send a signal before the n-th task's id is told; from then on time stands still, so that the
+    process cannot come to its end.
+    """
 
     def watch(record: RequestRecord) -> None:
         if record.method == "POST" and sandbox.paid >= paid:
@@ -131,10 +158,22 @@ def stop_at(sandbox: Sandbox, paid: int, process: asyncio.subprocess.Process) ->
     sandbox.watch_requests(watch)
 
 
-async def test_a_sandbox_of_its_own_ends_with_the_command(tmp_path: Path, line: tuple[object, ...]) -> None:
+async def test_a_sandbox_of_its_own_ends_with_the_command(
+    tmp_path: Path, line: tuple[object, ...]
+) -> None:
     """With --sandbox the second signal ends the tasks too, so nothing is promised of them."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.cli.quick", "batch", *map(str, line), "--sandbox", "--speed", "0.001", "--json"),
+        *(
+            sys.executable,
+            "-m",
+            "tests.cli.quick",
+            "batch",
+            *map(str, line),
+            "--sandbox",
+            "--speed",
+            "0.001",
+            "--json",
+        ),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -1,4 +1,6 @@
-"""What the tests of downloads share: finished tasks in the sandbox, and a downloader without the rest of a session."""
+"""What the tests of downloads share: finished tasks in the sandbox, and a downloader without the
+rest of a session.
+"""
 
 from __future__ import annotations
 
@@ -34,25 +36,40 @@ class Kit:
         self.heard: list[Event] = []
         self.events.subscribe(self.heard.append)
         self.http = Http(
-            key=sandbox.key, base_url=sandbox.url, files_url=sandbox.files_url, connect_timeout=10.0, max_connections=20
+            key=sandbox.key,
+            base_url=sandbox.url,
+            files_url=sandbox.files_url,
+            connect_timeout=10.0,
+            max_connections=20,
         )
         self.api = Api(self.http, timeouts=self.timeouts, policy=self.policy, events=self.events)
-        self.fetcher = Fetcher(timeouts=self.timeouts, limits=self.limits, allow_loopback=True, **settings)
+        self.fetcher = Fetcher(
+            timeouts=self.timeouts, limits=self.limits, allow_loopback=True, **settings
+        )
         self.downloader = Downloader(
-            self.api, self.fetcher, limits=self.limits, policy=self.policy, events=self.events, background=Background()
+            self.api,
+            self.fetcher,
+            limits=self.limits,
+            policy=self.policy,
+            events=self.events,
+            background=Background(),
         )
 
     async def task(self, number: int = 0, **fields: Any) -> Task:
         """Submit a task, let it end, and read it."""
         request = ImageToVideo(LINK, prompt=f"number {number}", **fields)
-        answer = await self.api.submit_once(wire.encode_submission(request, LINK), f"key-for-a-test-{number:06}")
+        answer = await self.api.submit_once(
+            wire.encode_submission(request, LINK), f"key-for-a-test-{number:06}"
+        )
         task_id = wire.decode_task(answer).id
         self.sandbox.finish(task_id)
         return await self.api.read_task(task_id)
 
     def fetches(self) -> list[Any]:
         """The requests for result links so far."""
-        return [request for request in self.sandbox.requests if request.path.startswith("/results/")]
+        return [
+            request for request in self.sandbox.requests if request.path.startswith("/results/")
+        ]
 
     async def aclose(self) -> None:
         """Close all."""

@@ -39,13 +39,19 @@ async def run_victim(kit: Kit, task_id: str, folder: Path, phase: str) -> int:
     """Let a process die; give its end."""
     sandbox = kit.sandbox
     arguments = (sandbox.url, sandbox.files_url, sandbox.key, task_id, f"{folder}/", phase)
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.downloader.victim", *arguments)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.downloader.victim", *arguments
+    )
     return await process.wait()
 
 
 @pytest.mark.parametrize("phase", PHASES)
-async def test_a_killed_process_leaves_nothing_or_the_whole_file(kit: Kit, folder: Path, phase: str) -> None:
-    """After kill -9 the final path holds nothing or the verified file, and the next run finishes, fetching only what is missing."""
+async def test_a_killed_process_leaves_nothing_or_the_whole_file(
+    kit: Kit, folder: Path, phase: str
+) -> None:
+    """After kill -9 the final path holds nothing or the verified file, and the next run finishes,
+    fetching only what is missing.
+    """
     task = await kit.task()
     truth = await truth_of(kit.sandbox, task)
     assert await run_victim(kit, task.id, folder, phase) == -signal.SIGKILL
@@ -67,7 +73,9 @@ async def test_a_killed_process_leaves_nothing_or_the_whole_file(kit: Kit, folde
     assert names_in(folder) == [final.name]
 
 
-async def test_overwriting_after_a_kill_never_writes_into_the_finished_file(kit: Kit, folder: Path) -> None:
+async def test_overwriting_after_a_kill_never_writes_into_the_finished_file(
+    kit: Kit, folder: Path
+) -> None:
     """A part file that is also the finished file, under its other name, is not written to."""
     task, other = await kit.task(1), await kit.task(2)
     truth = await truth_of(kit.sandbox, task)
@@ -115,8 +123,12 @@ BLOCKED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("phase", BLOCKED)
-async def test_a_cancellation_while_the_disk_works(kit: Kit, folder: Path, phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk's work is waited for, the file closed, and what came is kept; a file that got its name by then is whole."""
+async def test_a_cancellation_while_the_disk_works(
+    kit: Kit, folder: Path, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk's work is waited for, the file closed, and what came is kept; a file that got its
+    name by then is whole.
+    """
     task = await kit.task()
     truth = await truth_of(kit.sandbox, task)
     await kit.downloader.download(await kit.task(1), f"{folder}/")
@@ -149,7 +161,9 @@ async def _dripping(kit: Kit) -> None:
 
 
 @pytest.mark.parametrize("fault", [_hanging, _dripping])
-async def test_a_cancellation_while_the_host_answers(kit: Kit, folder: Path, fault: Callable[[Kit], Any]) -> None:
+async def test_a_cancellation_while_the_host_answers(
+    kit: Kit, folder: Path, fault: Callable[[Kit], Any]
+) -> None:
     """Waiting for the head or for the body of an answer ends at once; the bytes that came are kept."""
     task = await kit.task()
     truth = await truth_of(kit.sandbox, task)
@@ -193,7 +207,9 @@ async def test_a_cancellation_while_waiting_for_a_place(sandbox: Sandbox, folder
 
 
 async def test_closing_ends_a_download_in_the_middle(kit: Kit, folder: Path) -> None:
-    """What comes after the close is not written any more, least of all by the loop itself; what came before is gone on with."""
+    """What comes after the close is not written any more, least of all by the loop itself; what
+    came before is gone on with.
+    """
     task = await kit.task()
     kit.sandbox.fail(Fault("slow-bytes", chunk=int(SIZE * 0.4), interval=0.2))
     written = asyncio.Event()
@@ -208,14 +224,18 @@ async def test_closing_ends_a_download_in_the_middle(kit: Kit, folder: Path) -> 
 
 
 async def test_closing_ends_pauses_and_queues(sandbox: Sandbox, folder: Path) -> None:
-    """Downloads that wait for a place or pause between tries get `SessionClosedError` at once, each an own one."""
+    """Downloads that wait for a place or pause between tries get `SessionClosedError` at once, each
+    an own one.
+    """
     policy = RetryPolicy(first_pause=1000, longest_pause=1000)
     async with Kit(sandbox, limits=Limits(max_downloads=1), policy=policy) as kit:
         tasks = [await kit.task(number) for number in range(3)]
         sandbox.fail(Fault("refuse", path="/results/", status=503, times=None))
         pausing = asyncio.Event()
         kit.events.subscribe(lambda _: pausing.set(), Retrying)
-        running = [asyncio.create_task(kit.downloader.download(task, f"{folder}/")) for task in tasks]
+        running = [
+            asyncio.create_task(kit.downloader.download(task, f"{folder}/")) for task in tasks
+        ]
         await pausing.wait()
         kit.downloader.close()
         errors = await asyncio.gather(*running, return_exceptions=True)

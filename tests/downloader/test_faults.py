@@ -1,4 +1,6 @@
-"""Every misbehaviour of a file host: the final path holds nothing or the whole file, and a second run fetches what is missing."""
+"""Every misbehaviour of a file host: the final path holds nothing or the whole file, and a second
+run fetches what is missing.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +38,20 @@ async def truth_of(sandbox: Sandbox, task: Task) -> bytes:
     """Fetch what the host has, without any of our code for downloads, and forget that it was asked."""
     import aiohttp
 
-    async with aiohttp.ClientSession(headers={"User-Agent": "test"}) as client, client.get(task.results[0]) as response:
+    async with (
+        aiohttp.ClientSession(headers={"User-Agent": "test"}) as client,
+        client.get(task.results[0]) as response,
+    ):
         return await response.read()
 
 
 def ranges_of(kit: Kit) -> list[str | None]:
     """List the Range headers of our requests for the video, in order."""
-    return [request.headers.get("Range") for request in kit.fetches() if request.headers.get("User-Agent") != "test"]
+    return [
+        request.headers.get("Range")
+        for request in kit.fetches()
+        if request.headers.get("User-Agent") != "test"
+    ]
 
 
 CUTS = {
@@ -54,13 +63,18 @@ CUTS = {
     # Twice, since the HTTP library itself asks again when a connection ends without any answer.
     "no answer": (Fault("drop-before", path="/results/", times=2), 0),
     "busy": (Fault("refuse", path="/results/", status=503), 0),
-    "too many requests": (Fault("refuse", path="/results/", status=429, headers={"Retry-After": "0"}), 0),
+    "too many requests": (
+        Fault("refuse", path="/results/", status=429, headers={"Retry-After": "0"}),
+        0,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CUTS)
 async def test_a_cut_is_mended_in_the_same_call(kit: Kit, folder: Path, name: str) -> None:
-    """The call goes on by itself, from the byte at which it was cut; one that is too early to be of use starts anew."""
+    """The call goes on by itself, from the byte at which it was cut; one that is too early to be of
+    use starts anew.
+    """
     task = await kit.task()
     truth = await truth_of(kit.sandbox, task)
     fault, kept = CUTS[name]
@@ -74,8 +88,12 @@ async def test_a_cut_is_mended_in_the_same_call(kit: Kit, folder: Path, name: st
 
 
 @pytest.mark.parametrize("name", CUTS)
-async def test_a_second_run_fetches_only_what_is_missing(kit: Kit, sandbox: Sandbox, folder: Path, name: str) -> None:
-    """When tries are used up, the final path stays empty; a run in another process finishes the file from the byte reached."""
+async def test_a_second_run_fetches_only_what_is_missing(
+    kit: Kit, sandbox: Sandbox, folder: Path, name: str
+) -> None:
+    """When tries are used up, the final path stays empty; a run in another process finishes the
+    file from the byte reached.
+    """
     task = await kit.task()
     truth = await truth_of(sandbox, task)
     fault, kept = CUTS[name]
@@ -88,7 +106,9 @@ async def test_a_second_run_fetches_only_what_is_missing(kit: Kit, sandbox: Sand
     assert (error.charged, error.task_id, error.path) == ("yes", task.id, str(final))
     assert "call download() again" in str(error.next_step).lower()
     assert not final.exists()
-    assert [(left.task_id, left.path, left.received) for left in leftovers(folder)] == ([(task.id, final, kept)] if kept else [])
+    assert [(left.task_id, left.path, left.received) for left in leftovers(folder)] == (
+        [(task.id, final, kept)] if kept else []
+    )
     video = await kit.downloader.download(task, f"{folder}/")
     assert video.path.read_bytes() == truth
     asked = ranges_of(kit)
@@ -96,8 +116,12 @@ async def test_a_second_run_fetches_only_what_is_missing(kit: Kit, sandbox: Sand
     assert names_in(folder) == [final.name]
 
 
-async def test_a_reset_in_the_middle_keeps_what_came(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
-    """A connection that is reset may lose bytes on the way; the next run goes on from those that arrived."""
+async def test_a_reset_in_the_middle_keeps_what_came(
+    kit: Kit, sandbox: Sandbox, folder: Path
+) -> None:
+    """A connection that is reset may lose bytes on the way; the next run goes on from those that
+    arrived.
+    """
     task = await kit.task()
     truth = await truth_of(sandbox, task)
     sandbox.fail(Fault("reset", bytes=150_000))
@@ -118,15 +142,25 @@ async def half_a_video(sandbox: Sandbox, task: Task, folder: Path) -> int:
 RANGE_FAULTS: dict[str, tuple[list[Fault], list[str | None]]] = {
     "whole body to a range request": ([Fault("ignore-range")], ["bytes=150000-"]),
     "wrong Content-Range": ([Fault("wrong-range")], ["bytes=150000-", None]),
-    "another length": ([Fault("wrong-range", content_range="bytes 150000-399999/400000")], ["bytes=150000-", None]),
+    "another length": (
+        [Fault("wrong-range", content_range="bytes 150000-399999/400000")],
+        ["bytes=150000-", None],
+    ),
     "changed ETag": ([Fault("new-etag")], ["bytes=150000-"]),
     "416": ([Fault("refuse", path="/results/", status=416)], ["bytes=150000-", None]),
-    "416 twice": ([Fault("refuse", path="/results/", status=416, times=2)], ["bytes=150000-", None, None]),
+    "416 twice": (
+        [Fault("refuse", path="/results/", status=416, times=2)],
+        ["bytes=150000-", None, None],
+    ),
 }
 
 
-async def test_a_whole_answer_to_a_range_request_is_no_failed_try(sandbox: Sandbox, folder: Path) -> None:
-    """What was there before is not counted to a body that begins anew: the video is saved with the only try that there is."""
+async def test_a_whole_answer_to_a_range_request_is_no_failed_try(
+    sandbox: Sandbox, folder: Path
+) -> None:
+    """What was there before is not counted to a body that begins anew: the video is saved with the
+    only try that there is.
+    """
     async with Kit(sandbox, policy=ONE_TRY) as kit:
         task = await kit.task()
         truth = await truth_of(sandbox, task)
@@ -138,8 +172,12 @@ async def test_a_whole_answer_to_a_range_request_is_no_failed_try(sandbox: Sandb
 
 
 @pytest.mark.parametrize("name", RANGE_FAULTS)
-async def test_a_host_that_does_ranges_wrong_gives_the_whole_file(kit: Kit, sandbox: Sandbox, folder: Path, name: str) -> None:
-    """Bytes of two answers are only joined when both are certainly of one file; otherwise all of it is fetched anew."""
+async def test_a_host_that_does_ranges_wrong_gives_the_whole_file(
+    kit: Kit, sandbox: Sandbox, folder: Path, name: str
+) -> None:
+    """Bytes of two answers are only joined when both are certainly of one file; otherwise all of it
+    is fetched anew.
+    """
     task = await kit.task()
     truth = await truth_of(sandbox, task)
     await half_a_video(sandbox, task, folder)
@@ -164,8 +202,12 @@ async def test_a_whole_part_needs_no_request(kit: Kit, sandbox: Sandbox, folder:
     assert len(kit.fetches()) == before
 
 
-@pytest.mark.parametrize("damage", ["longer", "another task", "no note", "broken note", "another boot", "garbage"])
-async def test_a_part_that_is_not_certainly_ours_is_not_gone_on_with(kit: Kit, sandbox: Sandbox, folder: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage", ["longer", "another task", "no note", "broken note", "another boot", "garbage"]
+)
+async def test_a_part_that_is_not_certainly_ours_is_not_gone_on_with(
+    kit: Kit, sandbox: Sandbox, folder: Path, damage: str
+) -> None:
     """Bytes of another video, or of unknown origin, never get into the file."""
     task = await kit.task()
     truth = await truth_of(sandbox, task)
@@ -197,14 +239,23 @@ BODIES = {
     "short": Fault("short", bytes=150_000, times=None),
     "short in the head": Fault("short", bytes=20, times=None),
     "html named video": Fault(
-        "refuse", path="/results/", status=200, body="<!doctype html>", headers={"Content-Type": "video/mp4"}, times=None
+        "refuse",
+        path="/results/",
+        status=200,
+        body="<!doctype html>",
+        headers={"Content-Type": "video/mp4"},
+        times=None,
     ),
 }
 
 
 @pytest.mark.parametrize("name", BODIES)
-async def test_what_is_no_video_is_never_saved(kit: Kit, sandbox: Sandbox, folder: Path, name: str) -> None:
-    """A page, an error object, nothing, or a file with its end missing: one read for a fresh link, one more try, and a clear error."""
+async def test_what_is_no_video_is_never_saved(
+    kit: Kit, sandbox: Sandbox, folder: Path, name: str
+) -> None:
+    """A page, an error object, nothing, or a file with its end missing: one read for a fresh link,
+    one more try, and a clear error.
+    """
     task = await kit.task()
     reads = sandbox.count("GET", f"/v1/tasks/{task.id}")
     sandbox.fail(BODIES[name])
@@ -217,7 +268,9 @@ async def test_what_is_no_video_is_never_saved(kit: Kit, sandbox: Sandbox, folde
 
 
 @pytest.mark.parametrize("name", BODIES)
-async def test_what_was_no_video_once_does_no_harm(kit: Kit, sandbox: Sandbox, folder: Path, name: str) -> None:
+async def test_what_was_no_video_once_does_no_harm(
+    kit: Kit, sandbox: Sandbox, folder: Path, name: str
+) -> None:
     """When the host gives the video after all, it is saved."""
     task = await kit.task()
     truth = await truth_of(sandbox, task)
@@ -228,7 +281,9 @@ async def test_what_was_no_video_once_does_no_harm(kit: Kit, sandbox: Sandbox, f
 
 
 @pytest.mark.parametrize("name", ["html", "json", "empty"])
-async def test_a_page_instead_of_the_rest_does_not_cost_the_part(kit: Kit, sandbox: Sandbox, folder: Path, name: str) -> None:
+async def test_a_page_instead_of_the_rest_does_not_cost_the_part(
+    kit: Kit, sandbox: Sandbox, folder: Path, name: str
+) -> None:
     """A 200 with something else than a video does not replace the bytes that are there."""
     task = await kit.task()
     truth = await truth_of(sandbox, task)
@@ -240,7 +295,9 @@ async def test_a_page_instead_of_the_rest_does_not_cost_the_part(kit: Kit, sandb
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-async def test_a_dead_link_is_replaced_by_a_fresh_one(sandbox: Sandbox, folder: Path, status: int) -> None:
+async def test_a_dead_link_is_replaced_by_a_fresh_one(
+    sandbox: Sandbox, folder: Path, status: int
+) -> None:
     """The task is read once more; its fresh link gives the video."""
     async with Sandbox(video="stub", speed=0, expired_link=status) as sandbox, Kit(sandbox) as kit:
         task = await kit.task()
@@ -254,8 +311,13 @@ async def test_a_dead_link_is_replaced_by_a_fresh_one(sandbox: Sandbox, folder: 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
 async def test_a_dead_link_without_a_fresh_one_is_an_error(folder: Path, status: int) -> None:
-    """The task is read once more, the link tried once more, and the error says that the video is lost."""
-    async with Sandbox(video="stub", speed=0, expired_link=status, link_seconds=10) as sandbox, Kit(sandbox) as kit:
+    """The task is read once more, the link tried once more, and the error says that the video is
+    lost.
+    """
+    async with (
+        Sandbox(video="stub", speed=0, expired_link=status, link_seconds=10) as sandbox,
+        Kit(sandbox) as kit,
+    ):
         task = await kit.task()
         sandbox.advance(11)
         with pytest.raises(LinkExpiredError) as caught:
@@ -266,7 +328,9 @@ async def test_a_dead_link_without_a_fresh_one_is_an_error(folder: Path, status:
         assert names_in(folder) == []
 
 
-async def test_slow_bytes_above_the_least_rate_are_waited_for(sandbox: Sandbox, folder: Path) -> None:
+async def test_slow_bytes_above_the_least_rate_are_waited_for(
+    sandbox: Sandbox, folder: Path
+) -> None:
     """A slow host is no failure as long as its bytes keep coming."""
     async with Sandbox(video="stub", speed=0, stub_bytes=60_000) as sandbox, Kit(sandbox) as kit:
         task = await kit.task()
@@ -276,10 +340,16 @@ async def test_slow_bytes_above_the_least_rate_are_waited_for(sandbox: Sandbox, 
         assert len(kit.fetches()) == 1
 
 
-async def test_bytes_under_the_least_rate_do_not_hold_a_place_for_ever(sandbox: Sandbox, folder: Path) -> None:
-    """A host that drips is left, and asked anew for the rest; when it goes on dripping, the error says so and the part is kept."""
+async def test_bytes_under_the_least_rate_do_not_hold_a_place_for_ever(
+    sandbox: Sandbox, folder: Path
+) -> None:
+    """A host that drips is left, and asked anew for the rest; when it goes on dripping, the error
+    says so and the part is kept.
+    """
     slow = Timeouts(download_rate=1_000_000, download_window=0.05)
-    async with Kit(sandbox, timeouts=slow, policy=RetryPolicy(attempts=2, first_pause=0.001)) as kit:
+    async with Kit(
+        sandbox, timeouts=slow, policy=RetryPolicy(attempts=2, first_pause=0.001)
+    ) as kit:
         task = await kit.task()
         sandbox.fail(Fault("slow-bytes", chunk=100, interval=0.005, times=None))
         with pytest.raises(IncompleteDownloadError, match="too slowly"):
@@ -301,7 +371,9 @@ async def test_silence_ends_with_the_read_time_out(sandbox: Sandbox, folder: Pat
 
 
 async def test_a_head_that_drips_is_left(sandbox: Sandbox, folder: Path) -> None:
-    """A host that sends a byte of its headers now and then, for ever, is left like one that is silent."""
+    """A host that sends a byte of its headers now and then, for ever, is left like one that is
+    silent.
+    """
     drips = 0
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -317,10 +389,15 @@ async def test_a_head_that_drips_is_left(sandbox: Sandbox, folder: Path) -> None
         writer.close()
 
     hasty = Timeouts(connect=0.05, download_idle=0.05)
-    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server, Kit(sandbox, timeouts=hasty, policy=ONE_TRY) as kit:
+    async with (
+        await asyncio.start_server(drip, "127.0.0.1", 0) as server,
+        Kit(sandbox, timeouts=hasty, policy=ONE_TRY) as kit,
+    ):
         link = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v.mp4"
         with pytest.raises(IncompleteDownloadError):
-            await kit.downloader.download(attrs.evolve(await kit.task(), results=(link,)), f"{folder}/")
+            await kit.downloader.download(
+                attrs.evolve(await kit.task(), results=(link,)), f"{folder}/"
+            )
     assert drips == 1
 
 
@@ -328,7 +405,15 @@ async def test_a_host_cannot_send_us_away_for_years(sandbox: Sandbox, folder: Pa
     """A Retry-After of a file host is obeyed for some minutes at most: the link dies meanwhile."""
     async with Kit(sandbox) as kit:
         task = await kit.task()
-        sandbox.fail(Fault("refuse", path="/results/", status=503, headers={"Retry-After": "99999999"}, times=None))
+        sandbox.fail(
+            Fault(
+                "refuse",
+                path="/results/",
+                status=503,
+                headers={"Retry-After": "99999999"},
+                times=None,
+            )
+        )
         kit.events.subscribe(lambda _: kit.downloader.close(), Retrying)
         with pytest.raises(SessionClosedError):
             await kit.downloader.download(task, f"{folder}/")
@@ -336,7 +421,9 @@ async def test_a_host_cannot_send_us_away_for_years(sandbox: Sandbox, folder: Pa
 
 
 async def test_progress_renews_the_tries(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
-    """A host that cuts every answer, but brings something each time, is asked until the video is whole."""
+    """A host that cuts every answer, but brings something each time, is asked until the video is
+    whole.
+    """
     async with (
         Sandbox(video="stub", speed=0, stub_bytes=1_000_000) as sandbox,
         Kit(sandbox, policy=RetryPolicy(attempts=2, first_pause=0.001)) as kit,
@@ -384,14 +471,26 @@ async def test_a_redirect_is_followed(kit: Kit, sandbox: Sandbox, folder: Path) 
 
 
 TASK_ANSWERS = {
-    "the task is gone": (404, {"error": {"code": "task_not_found", "message": "gone"}}, LinkExpiredError),
-    "the service is down": (503, {"error": {"code": "service_unavailable", "message": "down"}}, IncompleteDownloadError),
+    "the task is gone": (
+        404,
+        {"error": {"code": "task_not_found", "message": "gone"}},
+        LinkExpiredError,
+    ),
+    "the service is down": (
+        503,
+        {"error": {"code": "service_unavailable", "message": "down"}},
+        IncompleteDownloadError,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", TASK_ANSWERS)
-async def test_a_dead_link_whose_task_cannot_be_read(kit: Kit, sandbox: Sandbox, folder: Path, name: str) -> None:
-    """A task that is gone takes its video with it; one that cannot be read now may still give a link later, and the error says so."""
+async def test_a_dead_link_whose_task_cannot_be_read(
+    kit: Kit, sandbox: Sandbox, folder: Path, name: str
+) -> None:
+    """A task that is gone takes its video with it; one that cannot be read now may still give a
+    link later, and the error says so.
+    """
     status, body, expected = TASK_ANSWERS[name]
     task = await kit.task()
     sandbox.fail(Fault("expire", times=None))
@@ -402,7 +501,9 @@ async def test_a_dead_link_whose_task_cannot_be_read(kit: Kit, sandbox: Sandbox,
     assert len(kit.fetches()) == 1
 
 
-async def test_a_task_that_lost_its_links_is_said_to_have(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
+async def test_a_task_that_lost_its_links_is_said_to_have(
+    kit: Kit, sandbox: Sandbox, folder: Path
+) -> None:
     """A second result that the fresh answer does not have is lost."""
     task = await kit.task()
     task = attrs.evolve(task, results=task.results * 2)
@@ -411,8 +512,12 @@ async def test_a_task_that_lost_its_links_is_said_to_have(kit: Kit, sandbox: San
         await kit.downloader.download(task, f"{folder}/", index=1)
 
 
-async def test_a_part_that_makes_no_video_with_the_rest_is_fetched_anew(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
-    """When the host joins two different files under one validator, the walk over the boxes shows it, and all is fetched again."""
+async def test_a_part_that_makes_no_video_with_the_rest_is_fetched_anew(
+    kit: Kit, sandbox: Sandbox, folder: Path
+) -> None:
+    """When the host joins two different files under one validator, the walk over the boxes shows
+    it, and all is fetched again.
+    """
     task = await kit.task()
     truth = await truth_of(sandbox, task)
     await half_a_video(sandbox, task, folder)
@@ -424,7 +529,9 @@ async def test_a_part_that_makes_no_video_with_the_rest_is_fetched_anew(kit: Kit
 
 
 @pytest.mark.parametrize("length", [None, "chunked"])
-async def test_a_host_that_does_not_say_the_length(sandbox: Sandbox, folder: Path, length: str | None) -> None:
+async def test_a_host_that_does_not_say_the_length(
+    sandbox: Sandbox, folder: Path, length: str | None
+) -> None:
     """A body without Content-Length is saved when its boxes are whole, and capped while it comes."""
     from aiohttp import web
 

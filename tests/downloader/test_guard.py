@@ -1,4 +1,6 @@
-"""Result links are input from outside: where a download must never go, shown on the sockets themselves."""
+"""Result links are input from outside: where a download must never go, shown on the sockets
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,9 @@ class LyingResolver(AbstractResolver):
         self.answers = list(answers)
         self.asked: list[str] = []
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
         """Lie."""
         self.asked.append(host)
         found = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -152,7 +156,9 @@ def connected(anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def fetcher(resolver: AbstractResolver, *, allow_loopback: bool = False) -> Fetcher:
     """Make a fetcher that looks names up with a resolver of the test's."""
-    return Fetcher(timeouts=Timeouts(), limits=Limits(), allow_loopback=allow_loopback, resolver=resolver)
+    return Fetcher(
+        timeouts=Timeouts(), limits=Limits(), allow_loopback=allow_loopback, resolver=resolver
+    )
 
 
 @pytest.mark.parametrize("link", FORBIDDEN_LINKS)
@@ -167,7 +173,9 @@ async def test_forbidden_links_are_refused_as_text(link: str, connected: list[An
 
 
 @pytest.mark.parametrize("addresses", FORBIDDEN_ADDRESSES)
-async def test_a_good_name_with_a_forbidden_address_is_refused(addresses: list[str], connected: list[Any]) -> None:
+async def test_a_good_name_with_a_forbidden_address_is_refused(
+    addresses: list[str], connected: list[Any]
+) -> None:
     """A name is judged by what it is resolved to; one forbidden address among good ones is enough."""
     resolver = LyingResolver(addresses)
     guarded = fetcher(resolver)
@@ -210,8 +218,12 @@ async def test_public_addresses_are_connected_to(address: str, connected: list[A
     await guarded.aclose()
 
 
-async def test_a_proxy_of_the_environment_is_not_used(connected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy would look the name up itself, where nobody judges the address; so the host is connected to, not the proxy."""
+async def test_a_proxy_of_the_environment_is_not_used(
+    connected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy would look the name up itself, where nobody judges the address; so the host is
+    connected to, not the proxy.
+    """
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://8.8.8.8:3128")
     guarded = fetcher(LyingResolver(["93.184.216.34"]))
@@ -243,7 +255,9 @@ FORBIDDEN_REDIRECTS = [
 
 @pytest.mark.parametrize("target", FORBIDDEN_REDIRECTS)
 async def test_redirects_are_judged_like_links(kit: Kit, folder: Path, target: str) -> None:
-    """A host on this machine, which is allowed as the API is there too, cannot lead anywhere else; the error is final."""
+    """A host on this machine, which is allowed as the API is there too, cannot lead anywhere else;
+    the error is final.
+    """
     task = await kit.task()
     kit.sandbox.fail(Fault("redirect", to=target, times=None))
     with pytest.raises(UnsafeLinkError) as caught:
@@ -274,7 +288,9 @@ async def test_loopback_is_for_a_loopback_api_only(kit: Kit, folder: Path) -> No
 
 
 async def test_an_unsafe_link_of_a_task_is_an_error_of_the_download(kit: Kit, folder: Path) -> None:
-    """The link is not tried again, and nothing is left behind; the message does not hold the link, which opens the video to anyone."""
+    """The link is not tried again, and nothing is left behind; the message does not hold the link,
+    which opens the video to anyone.
+    """
     task = attrs.evolve(await kit.task(), results=("https://10.0.0.1/secret-token.mp4",))
     with pytest.raises(UnsafeLinkError) as caught:
         await kit.downloader.download(task, f"{folder}/")

@@ -43,8 +43,12 @@ async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-async def test_everything_that_blocks_runs_in_threads(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening, reading, writing, hashing, syncing and naming, also of a download that is gone on with."""
+async def test_everything_that_blocks_runs_in_threads(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening, reading, writing, hashing, syncing and naming, also of a download that is gone on
+    with.
+    """
     task = await kit.task()
     loop_thread, seen = threading.get_ident(), set()
 
@@ -71,7 +75,9 @@ async def test_everything_that_blocks_runs_in_threads(kit: Kit, folder: Path, mo
 async def test_a_disk_that_hangs_holds_nobody_but_its_download(
     sandbox: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a write hangs, the loop goes on, and so does another download; when the disk is back, all is saved."""
+    """While a write hangs, the loop goes on, and so does another download; when the disk is back,
+    all is saved.
+    """
     async with Kit(sandbox, limits=Limits(max_downloads=2)) as kit:
         stuck, free = await kit.task(1), await kit.task(2)
         true, hanging, go_on = part_files._write_all, asyncio.Event(), threading.Event()
@@ -95,7 +101,9 @@ async def test_a_disk_that_hangs_holds_nobody_but_its_download(
 
 
 async def test_threads_end_with_their_owner(anyio_backend: str) -> None:
-    """After `close` only what has to be done last, closing files, is done, nothing else blocks the loop, and no thread is left."""
+    """After `close` only what has to be done last, closing files, is done, nothing else blocks the
+    loop, and no thread is left.
+    """
     threads = Threads(2, name="test: disk", refusal=lambda: SessionClosedError("closed"))
     assert await threads.run(threading.get_ident) != threading.get_ident()
     threads.close()

@@ -26,7 +26,9 @@ def test_a_small_video_is_in_the_page(tmp_path: Path) -> None:
     assert "<b>" not in html
 
 
-def test_a_large_video_is_shown_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_video_is_shown_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A page of hundreds of megabytes helps nobody."""
     monkeypatch.setattr(_models, "EMBEDDED_BYTES", 5)
     html = video(tmp_path / 'quo"te.mp4')._repr_html_()

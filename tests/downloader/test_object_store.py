@@ -12,7 +12,13 @@ from typing import Any
 import anyio
 import pytest
 
-from happyhorse_async import DestinationExistsError, DownloadError, IncompleteDownloadError, NotAVideoError, RetryPolicy
+from happyhorse_async import (
+    DestinationExistsError,
+    DownloadError,
+    IncompleteDownloadError,
+    NotAVideoError,
+    RetryPolicy,
+)
 from happyhorse_async._downloader.object_store import ObjectSink
 from happyhorse_async._edges import part_files
 from happyhorse_async.sandbox import Fault, Sandbox
@@ -90,24 +96,36 @@ def shelf(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
 
 @pytest.fixture(params=SIZES)
 async def sandbox(anyio_backend: str, request: pytest.FixtureRequest) -> Any:
-    """The service, with small videos that are put at once, and large ones that are uploaded in parts."""
+    """The service, with small videos that are put at once, and large ones that are uploaded in
+    parts.
+    """
     async with Sandbox(video="stub", speed=0, stub_bytes=SIZES[request.param]) as sandbox:
         yield sandbox
 
 
 async def test_a_video_lies_verified_in_the_bucket(kit: Kit, shelf: Shelf) -> None:
-    """The object is the video, with its type; the value says where it is, how long, and its digest; nothing else is left."""
+    """The object is the video, with its type; the value says where it is, how long, and its digest;
+    nothing else is left.
+    """
     task = await kit.task(duration=6)
     video = await kit.downloader.download(task, f"{BUCKET}/some/prefix/")
     key = f"some/prefix/{task.id}.mp4"
     data, kind = shelf.get(key)
     assert (video.url, video.path.as_posix(), video.size) == (f"{BUCKET}/{key}", key, len(data))
-    assert (video.sha256, video.duration, kind) == (hashlib.sha256(data).hexdigest(), 6.0, "video/mp4")
+    assert (video.sha256, video.duration, kind) == (
+        hashlib.sha256(data).hexdigest(),
+        6.0,
+        "video/mp4",
+    )
     assert (shelf.keys(), shelf.uploads()) == ([key], 0)
 
 
-async def test_what_takes_time_runs_in_threads(kit: Kit, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither hashing nor the look into the index, which a host can make as large as it likes, holds the event loop."""
+async def test_what_takes_time_runs_in_threads(
+    kit: Kit, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither hashing nor the look into the index, which a host can make as large as it likes,
+    holds the event loop.
+    """
     loop_thread, seen = threading.get_ident(), set()
 
     def watch(name: str) -> None:
@@ -127,7 +145,9 @@ async def test_what_takes_time_runs_in_threads(kit: Kit, shelf: Shelf, monkeypat
 
 
 async def test_templates_and_keys_name_objects(kit: Kit, shelf: Shelf) -> None:
-    """A template's fields are filled in, a whole key is taken as it is, and a bucket alone is a folder."""
+    """A template's fields are filled in, a whole key is taken as it is, and a bucket alone is a
+    folder.
+    """
     task = await kit.task()
     for to in ("", "/", "/as/it/is.mp4", "/{stem}/{index}.mp4"):
         await kit.downloader.download(task, BUCKET + to, overwrite=True)
@@ -135,7 +155,9 @@ async def test_templates_and_keys_name_objects(kit: Kit, shelf: Shelf) -> None:
 
 
 async def test_an_object_is_not_replaced_unless_asked(kit: Kit, shelf: Shelf) -> None:
-    """An object that is there is found before anything is fetched; with overwrite=True it is replaced."""
+    """An object that is there is found before anything is fetched; with overwrite=True it is
+    replaced.
+    """
     task = await kit.task()
     shelf.put("taken.mp4", b"mine")
     with pytest.raises(DestinationExistsError) as caught:
@@ -229,8 +251,12 @@ async def test_a_cancellation_while_the_upload_is_completed_leaves_nothing(
 
 
 @pytest.mark.parametrize("native", [True, False])
-async def test_a_caller_that_is_cancelled_again_and_again_leaves_nothing(kit: Kit, shelf: Shelf, native: bool) -> None:
-    """Neither a cancelled scope of anyio, which cancels each wait anew, nor a second cancellation interrupts the cleaning up."""
+async def test_a_caller_that_is_cancelled_again_and_again_leaves_nothing(
+    kit: Kit, shelf: Shelf, native: bool
+) -> None:
+    """Neither a cancelled scope of anyio, which cancels each wait anew, nor a second cancellation
+    interrupts the cleaning up.
+    """
     from happyhorse_async.events import Downloading
 
     task, begun = await kit.task(), asyncio.Event()
@@ -260,8 +286,12 @@ async def test_a_caller_that_is_cancelled_again_and_again_leaves_nothing(kit: Ki
     assert (shelf.keys(), shelf.uploads()) == ([], 0)
 
 
-async def test_an_upload_whose_end_got_no_answer_is_removed(kit: Kit, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store finished the temporary object, and its answer was lost: it is taken away all the same."""
+async def test_an_upload_whose_end_got_no_answer_is_removed(
+    kit: Kit, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store finished the temporary object, and its answer was lost: it is taken away all the
+    same.
+    """
     import obstore
 
     true = obstore.open_writer_async
@@ -301,7 +331,9 @@ def sandbox_share(sandbox: Sandbox) -> int:
 
 
 async def test_a_destination_is_checked_before_anything_is_paid(kit: Kit, shelf: Shelf) -> None:
-    """A taken key, a link without a bucket and a bad template are refused with charged="no"; a folder passes."""
+    """A taken key, a link without a bucket and a bad template are refused with charged="no"; a
+    folder passes.
+    """
     shelf.put("taken.mp4", b"mine")
     await kit.downloader.check_destination(f"{BUCKET}/folder/", overwrite=False)
     await kit.downloader.check_destination(f"{BUCKET}/taken.mp4", overwrite=True)

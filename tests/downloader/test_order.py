@@ -20,9 +20,11 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_links_that_die_first_are_fetched_first(folder: Path) -> None:
-    """100 tasks, room for 5, 20 links with 3 s of life: all are saved, the dying ones before the others.
+    """100 tasks, room for 5, 20 links with 3 s of life: all are saved, the dying ones before the
+    others.
 
-    The sandbox's time passes with each saved video, 0.1 s, so that a wrong order loses videos for certain.
+    The sandbox's time passes with each saved video, 0.1 s, so that a wrong order loses videos for
+    certain.
     """
     async with (
         Sandbox(video="stub", speed=0, link_seconds=103) as sandbox,
@@ -50,7 +52,9 @@ async def all_waiting(kit: Kit, tasks: list[Task], folder: Path) -> list[asyncio
     async with AsyncExitStack() as room:
         for _ in range(kit.limits.max_downloads):
             await room.enter_async_context(kit.downloader._slots.hold(0.0))
-        running = [asyncio.create_task(kit.downloader.download(task, f"{folder}/")) for task in tasks]
+        running = [
+            asyncio.create_task(kit.downloader.download(task, f"{folder}/")) for task in tasks
+        ]
         while len(kit.downloader._slots._waiting) < len(tasks):
             await asyncio.sleep(0)
     return running
@@ -58,7 +62,9 @@ async def all_waiting(kit: Kit, tasks: list[Task], folder: Path) -> list[asyncio
 
 async def dated(kit: Kit, number: int, *, left: float) -> Task:
     """Give a finished task whose link is known to die so many seconds from now."""
-    return attrs.evolve(await kit.task(number), expires_at=datetime.now(UTC) + timedelta(seconds=left))
+    return attrs.evolve(
+        await kit.task(number), expires_at=datetime.now(UTC) + timedelta(seconds=left)
+    )
 
 
 async def test_a_link_that_dies_in_the_queue_is_reported(folder: Path) -> None:
@@ -71,14 +77,17 @@ async def test_a_link_that_dies_in_the_queue_is_reported(folder: Path) -> None:
         sandbox.advance(4)
         good = await dated(kit, 1, left=3.0)
         outcomes = await asyncio.gather(
-            *(kit.downloader.download(task, f"{folder}/") for task in (gone, good)), return_exceptions=True
+            *(kit.downloader.download(task, f"{folder}/") for task in (gone, good)),
+            return_exceptions=True,
         )
     assert isinstance(outcomes[0], LinkExpiredError)
     assert names_in(folder) == [f"{good.id}.mp4"]
 
 
 async def test_a_link_with_little_time_is_warned_about(kit: Kit, folder: Path) -> None:
-    """An hour before a link can die, if its video is not here by then, there is an event; otherwise there is none."""
+    """An hour before a link can die, if its video is not here by then, there is an event; otherwise
+    there is none.
+    """
     soon, later = await dated(kit, 0, left=600), await dated(kit, 1, left=86_000)
     kit.sandbox.advance(1)
     async with kit.downloader._slots.hold(0.0):
@@ -90,7 +99,9 @@ async def test_a_link_with_little_time_is_warned_about(kit: Kit, folder: Path) -
 
 
 async def test_places_are_given_by_urgency(anyio_backend: str) -> None:
-    """Of those who wait the most urgent goes first; equals go in order of arrival; nobody is forgotten."""
+    """Of those who wait the most urgent goes first; equals go in order of arrival; nobody is
+    forgotten.
+    """
     slots, order = Slots(1), []
 
     async def enter(urgency: float, name: str) -> None:
@@ -99,7 +110,14 @@ async def test_places_are_given_by_urgency(anyio_backend: str) -> None:
             await asyncio.sleep(0)
 
     async with asyncio.TaskGroup() as group:
-        for urgency, name in ((5, "holder"), (9, "late"), (3, "third"), (1, "first"), (3, "fourth"), (2, "second")):
+        for urgency, name in (
+            (5, "holder"),
+            (9, "late"),
+            (3, "third"),
+            (1, "first"),
+            (3, "fourth"),
+            (2, "second"),
+        ):
             group.create_task(enter(urgency, name))
     assert order == ["holder", "first", "second", "third", "fourth", "late"]
     await enter(0, "again")

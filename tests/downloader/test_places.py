@@ -1,4 +1,6 @@
-"""Where videos go: paths, folders, templates, several results, files that are there already, disks that refuse."""
+"""Where videos go: paths, folders, templates, several results, files that are there already, disks
+that refuse.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from typing import Any
 import attrs
 import pytest
 
-from happyhorse_async import DestinationExistsError, DownloadError, ImageToVideo, LinkExpiredError, TaskNotFoundError, Video
+from happyhorse_async import (
+    DestinationExistsError,
+    DownloadError,
+    ImageToVideo,
+    LinkExpiredError,
+    TaskNotFoundError,
+    Video,
+)
 from happyhorse_async._downloader import leftovers
 from happyhorse_async._edges import disk, part_files
 from happyhorse_async.sandbox import Fault
@@ -26,7 +35,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_destination_may_be_a_file_a_folder_or_a_template(kit: Kit, folder: Path) -> None:
-    """Folders are made when needed; a folder that exists needs no slash; a template's fields come from task and request."""
+    """Folders are made when needed; a folder that exists needs no slash; a template's fields come
+    from task and request.
+    """
     task = await kit.task()
     request = ImageToVideo("https://cdn.example.com/photos/my%20cat.png?x=1", seed=7)
     (folder / "there").mkdir(parents=True)
@@ -42,7 +53,9 @@ async def test_a_destination_may_be_a_file_a_folder_or_a_template(kit: Kit, fold
         assert (video.path, path.is_file(), video.request) == (path, True, request)
 
 
-async def test_no_destination_is_the_working_folder(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_destination_is_the_working_folder(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An empty destination means here."""
     monkeypatch.chdir(tmp_path)
     task = await kit.task()
@@ -52,10 +65,17 @@ async def test_no_destination_is_the_working_folder(kit: Kit, tmp_path: Path, mo
 
 
 async def test_every_result_of_a_task_is_saved(kit: Kit, folder: Path) -> None:
-    """Several results get numbers, in folders, behind a name and in templates; an index that does not exist is a clear error."""
+    """Several results get numbers, in folders, behind a name and in templates; an index that does
+    not exist is a clear error.
+    """
     task = await kit.task()
     task = attrs.evolve(task, results=task.results * 3)
-    for to in (f"{folder}/a/", f"{folder}/b/cat.mp4", f"{folder}/c/{{index}}.mp4", f"{folder}/d/{{stem}}.mp4"):
+    for to in (
+        f"{folder}/a/",
+        f"{folder}/b/cat.mp4",
+        f"{folder}/c/{{index}}.mp4",
+        f"{folder}/d/{{stem}}.mp4",
+    ):
         videos = await kit.downloader.download_all(task, to)
         assert len({video.path for video in videos}) == 3
     assert names_in(folder / "a") == sorted(f"{task.id}{more}.mp4" for more in ("", "-2", "-3"))
@@ -72,14 +92,23 @@ async def test_a_task_given_without_its_links_is_read_again(kit: Kit, folder: Pa
     task = await kit.task()
     (video,) = await kit.downloader.download_all(attrs.evolve(task, results=()), f"{folder}/")
     assert video.task == task
-    kit.sandbox.fail(Fault("refuse", path="/v1/tasks/", status=404, body={"error": {"code": "task_not_found", "message": "gone"}}))
+    kit.sandbox.fail(
+        Fault(
+            "refuse",
+            path="/v1/tasks/",
+            status=404,
+            body={"error": {"code": "task_not_found", "message": "gone"}},
+        )
+    )
     with pytest.raises(TaskNotFoundError) as caught:
         await kit.downloader.download(attrs.evolve(task, results=()), f"{folder}/again/")
     assert (caught.value.task_id, caught.value.charged) == (task.id, "yes")
 
 
 async def test_an_existing_file_is_never_touched(kit: Kit, folder: Path) -> None:
-    """Without overwrite=True a file, a folder and a dangling link at the path are refused before anything is asked for."""
+    """Without overwrite=True a file, a folder and a dangling link at the path are refused before
+    anything is asked for.
+    """
     folder.mkdir()
     task = await kit.task()
     (folder / "file.mp4").write_text("mine")
@@ -97,7 +126,9 @@ async def test_an_existing_file_is_never_touched(kit: Kit, folder: Path) -> None
     assert not (folder / "nowhere").exists()
 
 
-async def test_a_file_that_appears_meanwhile_is_not_touched(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_appears_meanwhile_is_not_touched(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last step itself refuses to replace, also on file systems without hard links."""
     task = await kit.task()
     true = os.link
@@ -117,7 +148,9 @@ async def test_a_file_that_appears_meanwhile_is_not_touched(kit: Kit, folder: Pa
         assert (folder / f"{number}.mp4").read_text() == "mine"
 
 
-async def test_a_file_system_without_hard_links_is_served(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_system_without_hard_links_is_served(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """FAT and some network file systems have none."""
 
     def unlinkable(*_: Any) -> None:
@@ -134,7 +167,8 @@ async def test_two_downloads_to_one_path_do_not_mix(kit: Kit, folder: Path) -> N
     task, other = await kit.task(1), await kit.task(2)
     kit.sandbox.fail(Fault("slow-bytes", chunk=100_000, interval=0.01, times=2))
     outcomes = await asyncio.gather(
-        *(kit.downloader.download(each, folder / "same.mp4") for each in (task, other, task)), return_exceptions=True
+        *(kit.downloader.download(each, folder / "same.mp4") for each in (task, other, task)),
+        return_exceptions=True,
     )
     saved = [outcome for outcome in outcomes if isinstance(outcome, Video)]
     refused = [outcome for outcome in outcomes if isinstance(outcome, DownloadError)]
@@ -142,7 +176,9 @@ async def test_two_downloads_to_one_path_do_not_mix(kit: Kit, folder: Path) -> N
     for error in refused:
         assert "another download" in str(error) or isinstance(error, DestinationExistsError)
         assert error.task_id in (task.id, other.id)
-    alone = await kit.downloader.download(task if saved[0].task_id == task.id else other, folder / "alone.mp4")
+    alone = await kit.downloader.download(
+        task if saved[0].task_id == task.id else other, folder / "alone.mp4"
+    )
     assert alone.sha256 == saved[0].sha256
     assert names_in(folder) == ["alone.mp4", "same.mp4"]
 
@@ -159,10 +195,17 @@ print("held", flush=True); sys.stdin.read()
 
 
 async def test_two_processes_do_not_mix(kit: Kit, folder: Path) -> None:
-    """A part file that another process is writing is left alone; when that process is gone, the path is free."""
+    """A part file that another process is writing is left alone; when that process is gone, the
+    path is free.
+    """
     final = folder / "same.mp4"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", HOLDER, str(final), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-c",
+        HOLDER,
+        str(final),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     assert await process.stdout.readline() == b"held\n"
@@ -177,7 +220,9 @@ async def test_two_processes_do_not_mix(kit: Kit, folder: Path) -> None:
     assert names_in(folder) == ["same.mp4"]
 
 
-async def test_a_part_that_is_a_symbolic_link_is_not_followed(kit: Kit, folder: Path, tmp_path: Path) -> None:
+async def test_a_part_that_is_a_symbolic_link_is_not_followed(
+    kit: Kit, folder: Path, tmp_path: Path
+) -> None:
     """Someone else's link in a shared folder does not lead our writes elsewhere."""
     folder.mkdir()
     victim = tmp_path / "victim"
@@ -201,7 +246,9 @@ async def test_modes_follow_the_umask(kit: Kit, folder: Path) -> None:
 Usage = namedtuple("Usage", "total used free")
 
 
-async def test_a_full_disk_is_seen_before_anything_is_written(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_seen_before_anything_is_written(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error says how much is needed and how much is there; with room, the next call succeeds."""
     task = await kit.task()
     with monkeypatch.context() as patch:
@@ -213,7 +260,9 @@ async def test_a_full_disk_is_seen_before_anything_is_written(kit: Kit, folder: 
     assert (await kit.downloader.download(task, f"{folder}/")).size == 300_000
 
 
-async def test_a_disk_that_fills_up_keeps_the_part(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_fills_up_keeps_the_part(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was written stays; the next call goes on from there."""
     task = await kit.task()
     true = os.writev
@@ -233,7 +282,9 @@ async def test_a_disk_that_fills_up_keeps_the_part(kit: Kit, folder: Path, monke
 
 
 async def test_a_disk_that_is_full_for_real_keeps_the_part(kit: Kit, folder: Path) -> None:
-    """The same with the system's own refusal to let a file grow: nothing is under the final name, and nothing is fetched twice."""
+    """The same with the system's own refusal to let a file grow: nothing is under the final name,
+    and nothing is fetched twice.
+    """
     task = await kit.task()
     with no_file_beyond(100_000), pytest.raises(DownloadError, match="200,000 bytes more"):
         await kit.downloader.download(task, folder / "a.mp4")
@@ -243,8 +294,12 @@ async def test_a_disk_that_is_full_for_real_keeps_the_part(kit: Kit, folder: Pat
     assert names_in(folder) == ["a.mp4"]
 
 
-async def test_bytes_that_could_not_be_synced_are_fetched_anew(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system reports a lost write once, and may succeed with the next sync without the bytes: such a part is not gone on with."""
+async def test_bytes_that_could_not_be_synced_are_fetched_anew(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system reports a lost write once, and may succeed with the next sync without the bytes:
+    such a part is not gone on with.
+    """
     folder.mkdir()
     task = await kit.task()
 
@@ -261,8 +316,12 @@ async def test_bytes_that_could_not_be_synced_are_fetched_anew(kit: Kit, folder:
     assert names_in(folder) == ["a.mp4"]
 
 
-async def test_a_part_that_someone_else_changed_is_not_published(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where locks do not work, another writer shows in the length: the digest that was calculated is not the file's then."""
+async def test_a_part_that_someone_else_changed_is_not_published(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where locks do not work, another writer shows in the length: the digest that was calculated
+    is not the file's then.
+    """
     task, true = await kit.task(), part_files.Tally.finish
 
     def append(tally: part_files.Tally) -> Any:
@@ -278,8 +337,12 @@ async def test_a_part_that_someone_else_changed_is_not_published(kit: Kit, folde
     assert (await kit.downloader.download(task, folder / "a.mp4")).path.stat().st_size == 300_000
 
 
-async def test_every_new_folder_is_synced(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names of new folders, from the top, and last the video's own; so a loss of power does not take a folder with its video."""
+async def test_every_new_folder_is_synced(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names of new folders, from the top, and last the video's own; so a loss of power does not
+    take a folder with its video.
+    """
     synced, true = [], disk.sync_folder
 
     def note(place: Path) -> None:
@@ -291,8 +354,12 @@ async def test_every_new_folder_is_synced(kit: Kit, folder: Path, monkeypatch: p
     assert synced == [folder.parent, folder, folder / "deep", folder / "deep" / "er"]
 
 
-async def test_a_folder_that_cannot_be_synced_is_served(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some network file systems refuse to sync folders: the video is there, so that is no failure; a broken disk is one."""
+async def test_a_folder_that_cannot_be_synced_is_served(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems refuse to sync folders: the video is there, so that is no failure;
+    a broken disk is one.
+    """
     task, true = await kit.task(), os.fsync
     for number, (problem, served) in enumerate({errno.EINVAL: True, errno.EIO: False}.items()):
 
@@ -311,8 +378,12 @@ async def test_a_folder_that_cannot_be_synced_is_served(kit: Kit, folder: Path, 
         assert names_in(folder / str(number)) == [f"{task.id}.mp4"]
 
 
-async def test_looking_for_leftovers_disturbs_no_download(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks at the moment when a video has both its names takes the other one away; the download goes well all the same."""
+async def test_looking_for_leftovers_disturbs_no_download(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks at the moment when a video has both its names takes the other one away; the
+    download goes well all the same.
+    """
     true = os.link
 
     def link_and_look(source: Any, target: Any) -> None:
@@ -324,15 +395,21 @@ async def test_looking_for_leftovers_disturbs_no_download(kit: Kit, folder: Path
     assert names_in(folder) == [video.path.name]
 
 
-async def test_a_file_system_that_tells_no_sizes_is_not_full(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_system_that_tells_no_sizes_is_not_full(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All sizes 0 means that they are not known."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 0))
     assert (await kit.downloader.download(await kit.task(), f"{folder}/")).size == 300_000
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS, errno.EIO])
-async def test_a_folder_that_refuses_is_a_clear_error(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    """A read-only folder, a read-only file system, a broken disk: ours, with the path, and not tried again."""
+async def test_a_folder_that_refuses_is_a_clear_error(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """A read-only folder, a read-only file system, a broken disk: ours, with the path, and not
+    tried again.
+    """
     task = await kit.task()
 
     def refuse(*_: Any) -> int:
@@ -341,7 +418,11 @@ async def test_a_folder_that_refuses_is_a_clear_error(kit: Kit, folder: Path, mo
     monkeypatch.setattr(part_files, "_open_alone", refuse)
     with pytest.raises(DownloadError, match=os.strerror(error)) as caught:
         await kit.downloader.download(task, folder / "a.mp4")
-    assert (caught.value.path, caught.value.charged, caught.value.task_id) == (str(folder / "a.mp4"), "yes", task.id)
+    assert (caught.value.path, caught.value.charged, caught.value.task_id) == (
+        str(folder / "a.mp4"),
+        "yes",
+        task.id,
+    )
     assert len(kit.fetches()) == 1
 
 
@@ -355,12 +436,22 @@ async def test_a_file_where_a_folder_should_be(kit: Kit, tmp_path: Path) -> None
 async def test_destinations_are_checked_before_anything_is_paid(kit: Kit, tmp_path: Path) -> None:
     """What cannot work is refused with charged="no"; what can work passes, and nothing is made."""
     (tmp_path / "file").write_text("")
-    for good in ("", f"{tmp_path}/new/", f"{tmp_path}/{{task_id}}.mp4", tmp_path, tmp_path / "a" / "b.mp4"):
+    for good in (
+        "",
+        f"{tmp_path}/new/",
+        f"{tmp_path}/{{task_id}}.mp4",
+        tmp_path,
+        tmp_path / "a" / "b.mp4",
+    ):
         await kit.downloader.check_destination(good, overwrite=False)
     await kit.downloader.check_destination(tmp_path / "file", overwrite=True)
     with pytest.raises(DestinationExistsError) as exists:
         await kit.downloader.check_destination(tmp_path / "file", overwrite=False)
-    for bad in (f"{tmp_path}/{{nothing}}.mp4", f"{tmp_path}/{{task_id.mp4", tmp_path / "file" / "a.mp4"):
+    for bad in (
+        f"{tmp_path}/{{nothing}}.mp4",
+        f"{tmp_path}/{{task_id.mp4",
+        tmp_path / "file" / "a.mp4",
+    ):
         with pytest.raises(DownloadError) as refused:
             await kit.downloader.check_destination(bad, overwrite=False)
         assert refused.value.charged == exists.value.charged == "no"
@@ -368,7 +459,9 @@ async def test_destinations_are_checked_before_anything_is_paid(kit: Kit, tmp_pa
 
 
 async def test_leftovers_are_found_and_finished(kit: Kit, folder: Path) -> None:
-    """What was begun in a folder or below it is found with its task, result and path, and can be gone on with."""
+    """What was begun in a folder or below it is found with its task, result and path, and can be
+    gone on with.
+    """
     task = await kit.task()
     kit.sandbox.fail(Fault("truncate", bytes=100_000, times=None))
     impatient = Kit(kit.sandbox, policy=attrs.evolve(kit.policy, attempts=1))
@@ -378,7 +471,9 @@ async def test_leftovers_are_found_and_finished(kit: Kit, folder: Path) -> None:
     await impatient.aclose()
     kit.sandbox.clear_faults()
     found = await kit.downloader.leftovers(folder)
-    assert [(left.task_id, left.index, left.received, left.total) for left in found] == [(task.id, 0, 100_000, 300_000)] * 2
+    assert [(left.task_id, left.index, left.received, left.total) for left in found] == [
+        (task.id, 0, 100_000, 300_000)
+    ] * 2
     for left in found:
         assert (await kit.downloader.download(task, left.path, index=left.index)).path == left.path
     assert leftovers(folder) == []

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_video_is_saved_whole_and_described(kit: Kit, folder: Path) -> None:
-    """The file holds what the host sent; digest, length, duration and size are those of the file; nothing else is left."""
+    """The file holds what the host sent; digest, length, duration and size are those of the file;
+    nothing else is left.
+    """
     task = await kit.task(duration=7)
     video = await kit.downloader.download(task, f"{folder}/")
     data = video.path.read_bytes()

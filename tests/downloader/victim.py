@@ -1,4 +1,6 @@
-"""A process that downloads a video and is killed by the system in the middle of it: `python -m tests.downloader.victim ...`."""
+"""A process that downloads a video and is killed by the system in the middle of it: `python -m
+tests.downloader.victim ...`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def die(*_: Any, **__: Any) -> None:
 def before(owner: Any, name: str, *, call: int = 1) -> None:
     """Die before a call of a function, the first one or a later one."""
     true, calls = getattr(owner, name), iter(range(1, 1_000_000))
-    setattr(owner, name, lambda *args, **facts: die() if next(calls) == call else true(*args, **facts))
+    setattr(
+        owner, name, lambda *args, **facts: die() if next(calls) == call else true(*args, **facts)
+    )
 
 
 def after(owner: Any, name: str) -> None:
@@ -52,7 +56,9 @@ async def main(url: str, files_url: str, key: str, task_id: str, folder: str, ph
     """Download, and die in a phase."""
     PHASES[phase]()
     polling = Polling(min_interval=0.01, max_interval=0.05)
-    async with Session(key, base_url=url, files_url=files_url, polling=polling, retry=RetryPolicy(attempts=1)) as session:
+    async with Session(
+        key, base_url=url, files_url=files_url, polling=polling, retry=RetryPolicy(attempts=1)
+    ) as session:
         parts = session._open()
         task = await parts.api.read_task(task_id)
         await parts.downloader.download(task, folder)

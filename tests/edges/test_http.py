@@ -1,4 +1,6 @@
-"""The HTTP edge: everything that the HTTP library can raise becomes one of our errors, with the certainty that follows from it."""
+"""The HTTP edge: everything that the HTTP library can raise becomes one of our errors, with the
+certainty that follows from it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 async def http() -> AsyncIterator[Http]:
     """An HTTP edge of its own."""
     http = Http(
-        key="sk-secret", base_url="http://127.0.0.1:1", files_url="http://127.0.0.1:1", connect_timeout=5, max_connections=4
+        key="sk-secret",
+        base_url="http://127.0.0.1:1",
+        files_url="http://127.0.0.1:1",
+        connect_timeout=5,
+        max_connections=4,
     )
     yield http
     await http.aclose()
@@ -109,7 +115,9 @@ async def test_a_redirect_is_an_answer_and_is_not_followed(http: Http) -> None:
 
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
+        )
         await writer.drain()
         writer.close()
 
@@ -135,9 +143,16 @@ async def test_bytes_that_are_no_http_are_a_connection_error(http: Http) -> None
 
 
 def _foreign() -> list[type[BaseException]]:
-    kinds = [value for value in vars(aiohttp).values() if inspect.isclass(value) and issubclass(value, Exception)]
-    # Web sockets are not used here, and EofStream is a signal inside of stream reading that never leaves it.
-    requests = [kind for kind in kinds if not kind.__name__.startswith(("WS", "WebSocket", "EofStream"))]
+    kinds = [
+        value
+        for value in vars(aiohttp).values()
+        if inspect.isclass(value) and issubclass(value, Exception)
+    ]
+    # Web sockets are not used here, and EofStream is a signal inside of stream reading that never
+    # leaves it.
+    requests = [
+        kind for kind in kinds if not kind.__name__.startswith(("WS", "WebSocket", "EofStream"))
+    ]
     return [
         *(kind for kind in requests if not issubclass(kind, Warning)),
         TimeoutError,
@@ -151,7 +166,9 @@ def _foreign() -> list[type[BaseException]]:
 
 @pytest.mark.parametrize("kind", _foreign(), ids=lambda kind: kind.__name__)
 async def test_the_map_of_foreign_errors_is_complete(kind: type[BaseException]) -> None:
-    """Whatever exception class a new version of the HTTP library brings, it must be one that the edge catches."""
+    """Whatever exception class a new version of the HTTP library brings, it must be one that the
+    edge catches.
+    """
     assert issubclass(kind, FOREIGN_ERRORS)
 
 
@@ -160,11 +177,17 @@ async def test_the_map_of_foreign_errors_is_complete(kind: type[BaseException]) 
     [
         (aiohttp.ConnectionTimeoutError("x"), APITimeoutError, "GET u: no connection"),
         (TimeoutError(), APITimeoutError, "GET u: no answer within 3 s"),
-        (aiohttp.ServerDisconnectedError("gone"), APIConnectionError, "GET u: ServerDisconnectedError: gone"),
+        (
+            aiohttp.ServerDisconnectedError("gone"),
+            APIConnectionError,
+            "GET u: ServerDisconnectedError: gone",
+        ),
         (OSError(5, "bad"), APIConnectionError, "GET u: OSError: [Errno 5] bad"),
     ],
 )
-async def test_foreign_errors_are_mapped_by_kind(error: Exception, kind: type[TransportError], text: str) -> None:
+async def test_foreign_errors_are_mapped_by_kind(
+    error: Exception, kind: type[TransportError], text: str
+) -> None:
     """Time-outs become time-outs, everything else a connection error that names the call."""
     mapped = transport_error(error, "GET u", sent=True, timeout=3)
     assert type(mapped) is kind
@@ -174,6 +197,13 @@ async def test_foreign_errors_are_mapped_by_kind(error: Exception, kind: type[Tr
 async def test_a_borrowed_client_is_used_and_not_closed() -> None:
     """Who brings a pool keeps it."""
     async with aiohttp.ClientSession() as client:
-        http = Http(key="k", base_url="u", files_url="u", connect_timeout=1, max_connections=1, client=client)
+        http = Http(
+            key="k",
+            base_url="u",
+            files_url="u",
+            connect_timeout=1,
+            max_connections=1,
+            client=client,
+        )
         await http.aclose()
         assert not client.closed

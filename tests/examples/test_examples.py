@@ -19,7 +19,12 @@ pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
-PUBLIC = {"happyhorse_async", "happyhorse_async.webhooks", "happyhorse_async.integrations.aiohttp", "happyhorse_async.sandbox"}
+PUBLIC = {
+    "happyhorse_async",
+    "happyhorse_async.webhooks",
+    "happyhorse_async.integrations.aiohttp",
+    "happyhorse_async.sandbox",
+}
 CAT = str(PHOTOS / "cat.jpg")
 
 
@@ -40,7 +45,13 @@ def free_port() -> int:
 
 async def run(sandbox: Sandbox, folder: Path, script: str, *arguments: str) -> tuple[int, str]:
     """Run an example and give its exit code and output."""
-    env = {**os.environ, **sandbox.env(), "PYTHONPATH": str(ROOT), "VIDEOS": str(folder / "out"), "IMAGE": CAT}
+    env = {
+        **os.environ,
+        **sandbox.env(),
+        "PYTHONPATH": str(ROOT),
+        "VIDEOS": str(folder / "out"),
+        "IMAGE": CAT,
+    }
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-W",
@@ -83,12 +94,16 @@ async def test_the_bulk_script_goes_on_where_it_stopped(lively: Sandbox, tmp_pat
 
 async def test_the_aiohttp_service_is_called_back(lively: Sandbox, tmp_path: Path) -> None:
     """The service answers with the video, and the sandbox's callback was taken."""
-    code, output = await run(lively, tmp_path, "aiohttp_callbacks.py", "--port", str(free_port()), "--once", CAT)
+    code, output = await run(
+        lively, tmp_path, "aiohttp_callbacks.py", "--port", str(free_port()), "--once", CAT
+    )
     assert code == 0, output
     assert "200 video/mp4" in output
 
 
-async def test_the_fastapi_app_makes_a_video_through_its_own_interface(lively: Sandbox, tmp_path: Path) -> None:
+async def test_the_fastapi_app_makes_a_video_through_its_own_interface(
+    lively: Sandbox, tmp_path: Path
+) -> None:
     """Posting, following the events and fetching the video work over HTTP."""
     code, output = await run(lively, tmp_path, "fastapi_app.py", "--port", "0", "--once", CAT)
     assert code == 0, output
@@ -102,5 +117,13 @@ def test_examples_use_the_public_api_only(path: Path) -> None:
     tree = ast.parse(path.read_text())
     modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {module for module in modules if module.startswith("happyhorse_async")} <= PUBLIC
-    private = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr.startswith("_")]
-    assert [node.attr for node in private if not (isinstance(node.value, ast.Name) and node.value.id == "self")] == []
+    private = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_")
+    ]
+    assert [
+        node.attr
+        for node in private
+        if not (isinstance(node.value, ast.Name) and node.value.id == "self")
+    ] == []

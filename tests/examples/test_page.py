@@ -1,4 +1,6 @@
-"""The web app's page in a real browser: an image goes in, progress shows, the video plays, and restarts and reloads lose nothing."""
+"""The web app's page in a real browser: an image goes in, progress shows, the video plays, and
+restarts and reloads lose nothing.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from playwright.async_api import Page, async_playwright, expect
 pytestmark = pytest.mark.anyio
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-needs_chromium = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed (set CHROMIUM to its path)")
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM.exists(), reason="Chromium is not installed (set CHROMIUM to its path)"
+)
 
 
 @asynccontextmanager
@@ -33,7 +37,9 @@ async def serving(sandbox: Sandbox, folder: Path, port: int) -> AsyncIterator[st
     """Run the app in a process of its own, and end it as a service manager would."""
     env = {**os.environ, **sandbox.env(), "PYTHONPATH": str(ROOT), "VIDEOS": str(folder)}
     command = [sys.executable, str(EXAMPLES / "fastapi_app.py"), "--port", str(port)]
-    process = await asyncio.create_subprocess_exec(*command, env=env, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        *command, env=env, stdout=asyncio.subprocess.PIPE
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         async with aiohttp.ClientSession() as client:
@@ -42,7 +48,9 @@ async def serving(sandbox: Sandbox, folder: Path, port: int) -> AsyncIterator[st
                     async with client.get(url):
                         break
                 except aiohttp.ClientError:
-                    await asyncio.sleep(0.05)  # there is no event to wait for: a port that opens tells nobody
+                    await asyncio.sleep(
+                        0.05
+                    )  # there is no event to wait for: a port that opens tells nobody
         yield url
     finally:
         process.send_signal(signal.SIGTERM)
@@ -54,7 +62,9 @@ async def page(anyio_backend: str) -> AsyncIterator[Page]:
     """A page of headless Chromium; what goes wrong inside it fails the test."""
     problems: list[Any] = []
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+        browser = await playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
+        )
         page = await browser.new_page(viewport={"width": 900, "height": 1000})
         page.on("pageerror", lambda problem: problems.append(problem))
         yield page
@@ -76,7 +86,9 @@ async def drop(page: Page, path: Path) -> None:
 
 @needs_chromium
 async def test_an_image_becomes_a_video_in_the_browser(page: Page, tmp_path: Path) -> None:
-    """Choose an image, type a prompt, see progress; the server restarts and the page reloads in between; the video plays."""
+    """Choose an image, type a prompt, see progress; the server restarts and the page reloads in
+    between; the video plays.
+    """
     port, folder = free_port(), tmp_path / "videos"
     async with Sandbox(task_seconds=240, speed=30) as sandbox:
         async with serving(sandbox, folder, port) as url:
@@ -90,7 +102,9 @@ async def test_an_image_becomes_a_video_in_the_browser(page: Page, tmp_path: Pat
             await expect(page.locator("article .prompt")).to_have_text("The cat looks around")
             video = page.locator("article video")
             await expect(video).to_be_visible(timeout=60_000)
-            await page.wait_for_function("() => document.querySelector('video').currentTime > 0", timeout=20_000)
+            await page.wait_for_function(
+                "() => document.querySelector('video').currentTime > 0", timeout=20_000
+            )
             assert await video.evaluate("video => video.videoWidth") > 0
             await page.screenshot(path=os.environ.get("SCREENSHOT", str(tmp_path / "page.png")))
         assert sandbox.paid == 1
@@ -100,7 +114,10 @@ async def test_an_image_becomes_a_video_in_the_browser(page: Page, tmp_path: Pat
 async def test_a_browser_that_goes_away_loses_nothing(page: Page, tmp_path: Path) -> None:
     """The video is made although nobody looks, and is there for whoever comes next."""
     folder = tmp_path / "videos"
-    async with Sandbox(video="stub", task_seconds=60, speed=60) as sandbox, serving(sandbox, folder, free_port()) as url:
+    async with (
+        Sandbox(video="stub", task_seconds=60, speed=60) as sandbox,
+        serving(sandbox, folder, free_port()) as url,
+    ):
         await page.goto(url)
         await drop(page, PHOTOS / "cat.jpg")
         await page.click("#go")
@@ -113,8 +130,13 @@ async def test_a_browser_that_goes_away_loses_nothing(page: Page, tmp_path: Path
 
 @needs_chromium
 async def test_many_videos_at_once_do_not_stop_the_page(page: Page, tmp_path: Path) -> None:
-    """A browser has six connections to a server: with eight videos under way the page still sends and shows."""
-    async with Sandbox(video="stub", speed=0) as sandbox, serving(sandbox, tmp_path / "videos", free_port()) as url:
+    """A browser has six connections to a server: with eight videos under way the page still sends
+    and shows.
+    """
+    async with (
+        Sandbox(video="stub", speed=0) as sandbox,
+        serving(sandbox, tmp_path / "videos", free_port()) as url,
+    ):
         await page.goto(url)
         await page.set_input_files("#image", str(PHOTOS / "cat.jpg"))
         for count in range(1, 9):
@@ -130,7 +152,10 @@ async def test_a_refused_image_is_explained(page: Page, tmp_path: Path) -> None:
     """What is wrong with an image stands on the page, and nothing is paid."""
     wrong = tmp_path / "cat.gif"
     wrong.write_bytes(b"GIF89a" + bytes(100))
-    async with Sandbox(video="stub") as sandbox, serving(sandbox, tmp_path / "videos", free_port()) as url:
+    async with (
+        Sandbox(video="stub") as sandbox,
+        serving(sandbox, tmp_path / "videos", free_port()) as url,
+    ):
         await page.goto(url)
         await page.set_input_files("#image", str(wrong))
         await page.click("#go")

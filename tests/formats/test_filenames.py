@@ -40,18 +40,26 @@ def test_names_are_made_safe(text: str, expected: str) -> None:
 
 @given(st.text())
 def test_any_text_becomes_one_safe_name(text: str) -> None:
-    """Whatever comes, the name is one name, fits with its part and note beside it, and making it safe again changes nothing."""
+    """Whatever comes, the name is one name, fits with its part and note beside it, and making it
+    safe again changes nothing.
+    """
     name = filenames.safe_name(text)
     assert name not in ("", ".", "..")
     assert not set(name) & set('/\\:*?"<>|\0')
-    assert max(len(beside.encode()) for beside in (name, *filenames.part_names(name))) <= filenames.LONGEST_NAME
+    assert (
+        max(len(beside.encode()) for beside in (name, *filenames.part_names(name)))
+        <= filenames.LONGEST_NAME
+    )
     assert filenames.safe_name(name) == name
 
 
 @given(st.text(min_size=200), st.text(min_size=200))
 def test_long_names_stay_apart(one: str, other: str) -> None:
     """Cutting keeps names distinct that differ in what is cut off."""
-    long, longer = "x" * 250 + one.encode("utf-8", "ignore").hex(), "x" * 250 + other.encode("utf-8", "ignore").hex()
+    long, longer = (
+        "x" * 250 + one.encode("utf-8", "ignore").hex(),
+        "x" * 250 + other.encode("utf-8", "ignore").hex(),
+    )
     assert (filenames.safe_name(long) == filenames.safe_name(longer)) is (long == longer)
 
 
@@ -83,15 +91,30 @@ VALUES = {"task_id": "task-unified-1", "index": 2, "stem": "cat", "seed": 7}
     ],
 )
 def test_templates_are_filled(template: str, changes: dict[str, object], expected: str) -> None:
-    """Slashes in the template make folders, those in values do not; no value leads out of the folder."""
+    """Slashes in the template make folders, those in values do not; no value leads out of the
+    folder.
+    """
     assert filenames.fill(template, {**VALUES, **changes}) == expected
 
 
 @pytest.mark.parametrize(
-    "template", ["{nothing}", "{}", "{0}", "{task_id", "task_id}", "{task_id.upper}", "{task_id[0]}", "{index!r}", "{stem:d}"]
+    "template",
+    [
+        "{nothing}",
+        "{}",
+        "{0}",
+        "{task_id",
+        "task_id}",
+        "{task_id.upper}",
+        "{task_id[0]}",
+        "{index!r}",
+        "{stem:d}",
+    ],
 )
 def test_templates_that_cannot_be_used_say_why(template: str) -> None:
-    """Unknown fields, parts of fields, conversions and unmatched braces; nothing was charged for it."""
+    """Unknown fields, parts of fields, conversions and unmatched braces; nothing was charged for
+    it.
+    """
     with pytest.raises(ValueError, match=r"it may name \{task_id\}"):
         filenames.fill(template, VALUES)
     with pytest.raises(DownloadError, match=r"it may name \{task_id\}") as caught:
@@ -102,8 +125,15 @@ def test_templates_that_cannot_be_used_say_why(template: str) -> None:
 
 def test_further_results_get_numbers() -> None:
     """The first one has none; the number goes before the suffix."""
-    assert [filenames.default_name("t", index) for index in range(3)] == ["t.mp4", "t-2.mp4", "t-3.mp4"]
-    assert [filenames.numbered("a.b/cat.mp4", index) for index in range(2)] == ["a.b/cat.mp4", "a.b/cat-2.mp4"]
+    assert [filenames.default_name("t", index) for index in range(3)] == [
+        "t.mp4",
+        "t-2.mp4",
+        "t-3.mp4",
+    ]
+    assert [filenames.numbered("a.b/cat.mp4", index) for index in range(2)] == [
+        "a.b/cat.mp4",
+        "a.b/cat-2.mp4",
+    ]
     assert filenames.numbered("a.b/cat", 1) == "a.b/cat-2"
     assert filenames.numbered(".mp4", 1) == ".mp4-2"
 

@@ -7,7 +7,15 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from multidict import CIMultiDict
 
-from happyhorse_async._formats.http_ranges import Held, Meaning, Pace, judge, range_headers, urgency, validator_of
+from happyhorse_async._formats.http_ranges import (
+    Held,
+    Meaning,
+    Pace,
+    judge,
+    range_headers,
+    urgency,
+    validator_of,
+)
 
 HELD = Held(100, '"one"', 300)
 NOTHING = Held()
@@ -20,7 +28,9 @@ def headers(**values: str) -> CIMultiDict[str]:
 
 
 WHOLE = headers(Content_Type="video/mp4", Content_Length="300", ETag='"one"')
-REST = headers(Content_Type="video/mp4", Content_Length="200", Content_Range="bytes 100-299/300", ETag='"one"')
+REST = headers(
+    Content_Type="video/mp4", Content_Length="200", Content_Range="bytes 100-299/300", ETag='"one"'
+)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +55,12 @@ REST = headers(Content_Type="video/mp4", Content_Length="200", Content_Range="by
         (206, {"Content-Range": "bytes 101-299/300"}, HELD, Meaning.CONFUSED),
         (206, {"Content-Range": "bytes 100-399/400"}, HELD, Meaning.CONFUSED),
         (206, {"Content-Range": "bytes 100-300/300"}, HELD, Meaning.CONFUSED),
-        (206, {"Content-Range": "bytes 100-199/300", "Content-Length": "100"}, HELD, Meaning.CONFUSED),
+        (
+            206,
+            {"Content-Range": "bytes 100-199/300", "Content-Length": "100"},
+            HELD,
+            Meaning.CONFUSED,
+        ),
         (206, {"Content-Range": "bytes 100-99/300"}, HELD, Meaning.CONFUSED),
         (206, {"Content-Range": "pages 100-299/300"}, HELD, Meaning.CONFUSED),
         (206, {"Content-Length": "7"}, HELD, Meaning.CONFUSED),
@@ -66,7 +81,9 @@ REST = headers(Content_Type="video/mp4", Content_Length="200", Content_Range="by
         (503, {}, HELD, Meaning.BUSY),
     ],
 )
-def test_answers_are_judged(status: int, changes: dict[str, str], held: Held, meaning: Meaning) -> None:
+def test_answers_are_judged(
+    status: int, changes: dict[str, str], held: Held, meaning: Meaning
+) -> None:
     """Bytes are only joined to others when it is certain that they belong together."""
     answer = CIMultiDict(REST if status == 206 else WHOLE)
     answer.update(changes)
@@ -118,7 +135,9 @@ def test_earlier_ends_are_more_urgent() -> None:
 
 
 def test_the_pace_is_an_average_over_windows() -> None:
-    """A pause inside a window is made up for by what comes in it; a window with too little is too slow; a rate of 0 asks for nothing."""
+    """A pause inside a window is made up for by what comes in it; a window with too little is too
+    slow; a rate of 0 asks for nothing.
+    """
     pace = Pace(window=10, least=100, now=0)
     assert not pace.too_slow(1, 5)
     assert not pace.too_slow(999, 10)

@@ -19,13 +19,26 @@ PHOTOS = Path(__file__).parent.parent.parent / "happyhorse_async" / "sandbox" / 
 
 def png(width: int, height: int) -> bytes:
     """Make the beginning of a PNG file."""
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + struct.pack(">II", width, height) + bytes(5)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + b"IHDR"
+        + struct.pack(">II", width, height)
+        + bytes(5)
+    )
 
 
 def jpeg(width: int, height: int, *, marker: int = 0xC0, before: bytes = b"") -> bytes:
     """Make the beginning of a JPEG file, with other segments before its size."""
     size = struct.pack(">HBHHB", 17, 8, height, width, 3) + bytes(9)
-    return b"\xff\xd8" + segment(0xE0, b"JFIF\0" + bytes(9)) + before + b"\xff" + bytes([marker]) + size
+    return (
+        b"\xff\xd8"
+        + segment(0xE0, b"JFIF\0" + bytes(9))
+        + before
+        + b"\xff"
+        + bytes([marker])
+        + size
+    )
 
 
 def segment(marker: int, content: bytes) -> bytes:
@@ -50,7 +63,9 @@ def webp_lossless(width: int, height: int) -> bytes:
 
 def webp_extended(width: int, height: int) -> bytes:
     """Make the beginning of a WEBP file with features."""
-    return webp(b"VP8X", bytes(4) + struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3])
+    return webp(
+        b"VP8X", bytes(4) + struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    )
 
 
 @pytest.mark.parametrize("path", sorted(PHOTOS.glob("*.jpg")), ids=lambda path: path.name)
@@ -58,13 +73,19 @@ def test_real_photographs_are_read_as_pillow_reads_them(path: Path) -> None:
     """Format and size of real files are those that Pillow finds."""
     image = pytest.importorskip("PIL.Image")
     with image.open(path) as opened:
-        assert (opened.format.lower(), *opened.size) == read_frame(path.read_bytes()[: images.HEADER_BYTES])
+        assert (opened.format.lower(), *opened.size) == read_frame(
+            path.read_bytes()[: images.HEADER_BYTES]
+        )
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-@pytest.mark.parametrize("options", [{}, {"progressive": True, "exif": b"Exif\0\0" + bytes(60_000)}, {"lossless": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True, "exif": b"Exif\0\0" + bytes(60_000)}, {"lossless": True}]
+)
 def test_what_pillow_writes_is_read(form: str, options: dict[str, object]) -> None:
-    """Files written by Pillow in each format, plain, progressive with a long Exif block, and lossless, are read."""
+    """Files written by Pillow in each format, plain, progressive with a long Exif block, and
+    lossless, are read.
+    """
     image = pytest.importorskip("PIL.Image")
     file = io.BytesIO()
     image.new("RGB", (640, 321)).save(file, form, **options)
@@ -79,8 +100,15 @@ def test_every_size_is_read_from_every_format(width: int, height: int) -> None:
 
 
 def test_a_jpeg_with_much_before_its_size_is_read() -> None:
-    """Exif, colour profiles, Huffman tables and fill bytes stand before the size, whose marker varies."""
-    before = segment(0xE1, bytes(60_000)) + segment(0xE2, bytes(60_000)) + segment(0xC4, bytes(400)) + b"\xff\xff"
+    """Exif, colour profiles, Huffman tables and fill bytes stand before the size, whose marker
+    varies.
+    """
+    before = (
+        segment(0xE1, bytes(60_000))
+        + segment(0xE2, bytes(60_000))
+        + segment(0xC4, bytes(400))
+        + b"\xff\xff"
+    )
     for marker in (0xC0, 0xC1, 0xC2, 0xC9):
         assert read_frame(jpeg(800, 600, marker=marker, before=before)) == ("jpeg", 800, 600)
 
@@ -126,7 +154,9 @@ def test_other_formats_are_refused_by_name(header: bytes, name: str) -> None:
     ],
 )
 def test_the_rules_of_sides(width: int, height: int, problems: list[str]) -> None:
-    """At least 300 px on each side, and sides between 1:2.5 and 2.5:1, limits included; every problem is named."""
+    """At least 300 px on each side, and sides between 1:2.5 and 2.5:1, limits included; every
+    problem is named.
+    """
     assert problems == frame_problems(png(width, height), 1000)
 
 
@@ -134,15 +164,26 @@ def test_the_rules_of_size() -> None:
     """10 MB are allowed, one byte more is not, and an empty file is named as such."""
     good = png(500, 500)
     assert frame_problems(good, images.LARGEST_FILE) == []
-    assert frame_problems(good, images.LARGEST_FILE + 1) == ["expected at most 10 MB (10485760 bytes), got 10485761 bytes"]
+    assert frame_problems(good, images.LARGEST_FILE + 1) == [
+        "expected at most 10 MB (10485760 bytes), got 10485761 bytes"
+    ]
     assert frame_problems(b"", 0) == ["the file is empty"]
 
 
 @pytest.mark.parametrize(
-    "whole", [png(640, 480), jpeg(640, 480), webp_lossy(640, 480), webp_lossless(640, 480), webp_extended(640, 480)]
+    "whole",
+    [
+        png(640, 480),
+        jpeg(640, 480),
+        webp_lossy(640, 480),
+        webp_lossless(640, 480),
+        webp_extended(640, 480),
+    ],
 )
 def test_a_header_that_is_cut_off_is_damaged_or_whole(whole: bytes) -> None:
-    """However early a file ends, reading it never fails; it has its whole size or none, or is no image."""
+    """However early a file ends, reading it never fails; it has its whole size or none, or is no
+    image.
+    """
     for end in range(len(whole) + 1):
         frame = read_frame(whole[:end])
         assert frame[1:] in ((640, 480), (0, 0))
@@ -151,7 +192,13 @@ def test_a_header_that_is_cut_off_is_damaged_or_whole(whole: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_no_bytes_break_the_reader(content: bytes) -> None:
     """Arbitrary bytes, also behind the marks of real formats, are read without an error."""
-    for mark in (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", b"RIFF\0\0\0\0WEBPVP8 "):
+    for mark in (
+        b"",
+        b"\xff\xd8\xff",
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF\0\0\0\0WEBP",
+        b"RIFF\0\0\0\0WEBPVP8 ",
+    ):
         assert isinstance(read_frame(mark + content), Frame)
 
 
@@ -188,7 +235,9 @@ def test_the_media_type_goes_with_the_format() -> None:
     ],
 )
 def test_where_prompts_are_cut(prompt: str, cut: str | None) -> None:
-    """2,500 characters with Chinese in them, 5,000 without; one more is reported with the place of the cut."""
+    """2,500 characters with Chinese in them, 5,000 without; one more is reported with the place of
+    the cut.
+    """
     said = images.prompt_cut(prompt)
     assert said is None if cut is None else said is not None and said.startswith(cut)
 

@@ -1,4 +1,6 @@
-"""Whether bytes are a whole MP4 file: boxes by hand, and files that a real encoder and the sandbox made."""
+"""Whether bytes are a whole MP4 file: boxes by hand, and files that a real encoder and the sandbox
+made.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from happyhorse_async._formats.mp4 import BoxWalk, BrokenVideoError, Movie, begins_like_video, read_movie
+from happyhorse_async._formats.mp4 import (
+    BoxWalk,
+    BrokenVideoError,
+    Movie,
+    begins_like_video,
+    read_movie,
+)
 from happyhorse_async.sandbox._stub_video import stub_video
 
 
@@ -25,18 +33,29 @@ def big_box(kind: bytes, body: bytes = b"") -> bytes:
 
 def mvhd(version: int, scale: int, duration: int) -> bytes:
     """Make a movie header."""
-    times = bytes(16) + struct.pack(">IQ", scale, duration) if version else bytes(8) + struct.pack(">II", scale, duration)
+    times = (
+        bytes(16) + struct.pack(">IQ", scale, duration)
+        if version
+        else bytes(8) + struct.pack(">II", scale, duration)
+    )
     return box(b"mvhd", struct.pack(">I", version << 24) + times + bytes(80))
 
 
 def tkhd(version: int, width: int, height: int) -> bytes:
     """Make a track header."""
     before = 84 if version else 72
-    return box(b"tkhd", struct.pack(">I", version << 24) + bytes(before) + struct.pack(">II", width << 16, height << 16))
+    return box(
+        b"tkhd",
+        struct.pack(">I", version << 24)
+        + bytes(before)
+        + struct.pack(">II", width << 16, height << 16),
+    )
 
 
 FTYP = box(b"ftyp", b"isom\0\0\2\0")
-MOOV = box(b"moov", mvhd(0, 1000, 5500) + box(b"trak", tkhd(0, 1280, 720)) + box(b"trak", tkhd(0, 0, 0)))
+MOOV = box(
+    b"moov", mvhd(0, 1000, 5500) + box(b"trak", tkhd(0, 1280, 720)) + box(b"trak", tkhd(0, 0, 0))
+)
 MDAT = box(b"mdat", b"x" * 100)
 WHOLE = FTYP + MOOV + MDAT
 MOVIE = Movie(duration=5.5, width=1280, height=720)
@@ -64,7 +83,9 @@ def walk(data: bytes, cuts: list[int] | None = None) -> Movie:
     ],
 )
 def test_whole_files_are_described(data: bytes) -> None:
-    """Boxes in any order, with sizes in both forms, with others between them, or going on to the end."""
+    """Boxes in any order, with sizes in both forms, with others between them, or going on to the
+    end.
+    """
     assert walk(data) == MOVIE
 
 
@@ -110,7 +131,9 @@ def test_no_beginning_of_a_file_is_whole(length: int) -> None:
     ],
 )
 def test_what_is_no_whole_video_is_refused(data: bytes) -> None:
-    """Pages, other formats, missing boxes, sizes that do not fit, headers that are cut, and anything after the last box."""
+    """Pages, other formats, missing boxes, sizes that do not fit, headers that are cut, and
+    anything after the last box.
+    """
     with pytest.raises(BrokenVideoError):
         walk(data)
 
@@ -133,17 +156,24 @@ def test_no_bytes_break_the_walk(data: bytes) -> None:
         (mvhd(0, 1000, 0xFFFFFFFF), Movie()),
         (mvhd(1, 1000, 0xFFFFFFFFFFFFFFFF), Movie()),
         (box(b"trak", tkhd(1, 640, 480)), Movie(width=640, height=480)),
-        (box(b"trak", tkhd(0, 16, 16)) + box(b"trak", tkhd(0, 1920, 1080)), Movie(width=1920, height=1080)),
+        (
+            box(b"trak", tkhd(0, 16, 16)) + box(b"trak", tkhd(0, 1920, 1080)),
+            Movie(width=1920, height=1080),
+        ),
         (b"", Movie()),
         (b"\0\0", Movie()),
     ],
 )
 def test_movies_are_read(moov: bytes, movie: Movie) -> None:
-    """Both versions of the headers; what a file does not say is None; the largest picture is the film."""
+    """Both versions of the headers; what a file does not say is None; the largest picture is the
+    film.
+    """
     assert read_movie(moov) == movie
 
 
-@pytest.mark.parametrize("moov", [box(b"free") * 1001, box(b"trak", box(b"free") * 1001)], ids=["moov", "trak"])
+@pytest.mark.parametrize(
+    "moov", [box(b"free") * 1001, box(b"trak", box(b"free") * 1001)], ids=["moov", "trak"]
+)
 def test_a_crowd_of_boxes_is_refused(moov: bytes) -> None:
     """An index that is made to eat memory is no video."""
     with pytest.raises(BrokenVideoError, match="more than 1000 boxes"):

@@ -26,7 +26,9 @@ from happyhorse_async._formats import urls
         ("1e3", None),
     ],
 )
-def test_addresses_are_read_in_all_forms_that_resolvers_take(text: str, expected: str | None) -> None:
+def test_addresses_are_read_in_all_forms_that_resolvers_take(
+    text: str, expected: str | None
+) -> None:
     """Shortened, decimal, octal and hexadecimal forms are what they become; names are none."""
     address = urls.parse_address(text)
     assert (str(address) if address is not None else None) == expected
@@ -48,7 +50,9 @@ def test_addresses_are_read_in_all_forms_that_resolvers_take(text: str, expected
 )
 def test_addresses_to_connect_to(literal: str, loopback_allowed: bool, fine: bool) -> None:
     """Public ones, and with permission this machine; nothing private in any case."""
-    assert (urls.connected_address_problem(literal, allow_loopback=loopback_allowed) is None) is fine
+    assert (
+        urls.connected_address_problem(literal, allow_loopback=loopback_allowed) is None
+    ) is fine
 
 
 @pytest.mark.parametrize(

@@ -24,24 +24,40 @@ def totals(reader: InMemoryMetricReader) -> dict[tuple[str, str], float]:
     found = {}
     for metric in data.resource_metrics[0].scope_metrics[0].metrics:
         for point in metric.data.data_points:
-            found[metric.name, next(iter((point.attributes or {}).values()), "")] = getattr(point, "value", None) or getattr(
-                point, "count", 0
-            )
+            found[metric.name, next(iter((point.attributes or {}).values()), "")] = getattr(
+                point, "value", None
+            ) or getattr(point, "count", 0)
     return found  # type: ignore[return-value]
 
 
-async def test_a_sessions_work_is_counted(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """Submissions, tasks, videos and refusals appear under their names, and nothing after the listener was taken off."""
+async def test_a_sessions_work_is_counted(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """Submissions, tasks, videos and refusals appear under their names, and nothing after the
+    listener was taken off.
+    """
     reader = InMemoryMetricReader()
     stop = instrument(session, meter_provider=MeterProvider([reader], shutdown_on_exit=False))
     task = await session.submit(LINK)
     sandbox.finish()
     video = await task.download(tmp_path / "a.mp4")
-    sandbox.fail(Fault("refuse", path="/v1/videos*", status=400, body={"error": {"code": "invalid_request", "message": "no"}}))
+    sandbox.fail(
+        Fault(
+            "refuse",
+            path="/v1/videos*",
+            status=400,
+            body={"error": {"code": "invalid_request", "message": "no"}},
+        )
+    )
     with pytest.raises(HappyHorseError):
         await session.submit(LINK)
     sandbox.fail(
-        Fault("refuse", path="/v1/videos*", status=429, body={"error": {"code": "rate_limit_exceeded", "message": "slow"}})
+        Fault(
+            "refuse",
+            path="/v1/videos*",
+            status=429,
+            body={"error": {"code": "rate_limit_exceeded", "message": "slow"}},
+        )
     )
     await session.submit(LINK)
     stop()

@@ -1,4 +1,6 @@
-"""What goes wrong with reads delays a wait and never ends it; what the service itself denies ends it, after a second look."""
+"""What goes wrong with reads delays a wait and never ends it; what the service itself denies ends
+it, after a second look.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,14 @@ import asyncio
 
 import pytest
 
-from happyhorse_async import AuthenticationError, BadRequestError, Limits, Polling, Session, TaskNotFoundError
+from happyhorse_async import (
+    AuthenticationError,
+    BadRequestError,
+    Limits,
+    Polling,
+    Session,
+    TaskNotFoundError,
+)
 from happyhorse_async._concurrency import Background
 from happyhorse_async._poller import Poller
 from happyhorse_async.errors import InternalServerError
@@ -21,22 +30,66 @@ BATCH = "/v1/tasks/batch"
 
 TROUBLES = [
     Fault("drop-before", method="POST", path=BATCH, times=3),
-    Fault("refuse", method="POST", path=BATCH, status=500, body={"error": {"code": "internal_error"}}, times=3),
-    Fault("refuse", method="POST", path=BATCH, status=502, body="<html>Bad gateway</html>", times=3),
+    Fault(
+        "refuse",
+        method="POST",
+        path=BATCH,
+        status=500,
+        body={"error": {"code": "internal_error"}},
+        times=3,
+    ),
+    Fault(
+        "refuse", method="POST", path=BATCH, status=502, body="<html>Bad gateway</html>", times=3
+    ),
     Fault("refuse", method="POST", path=BATCH, status=200, body="<html>Welcome</html>", times=3),
     Fault("refuse", method="POST", path=BATCH, status=200, body="", times=3),
     Fault("refuse", method="POST", path=BATCH, status=200, body='{"data": "soon"}', times=3),
     Fault("refuse", method="POST", path=BATCH, status=200, body="[" * 100_000, times=3),
-    Fault("refuse", method="POST", path=BATCH, status=200, body={"data": [{"id": 7}, None, {}]}, times=3),
-    Fault("refuse", method="POST", path=BATCH, status=400, body={"error": {"code": "invalid_request"}}, times=3),
-    Fault("refuse", method="POST", path=BATCH, status=401, body={"error": {"code": "unauthorized"}}, times=3),
-    Fault("refuse", method="POST", path=BATCH, status=429, body="", headers={"Retry-After": "0"}, times=3),
+    Fault(
+        "refuse",
+        method="POST",
+        path=BATCH,
+        status=200,
+        body={"data": [{"id": 7}, None, {}]},
+        times=3,
+    ),
+    Fault(
+        "refuse",
+        method="POST",
+        path=BATCH,
+        status=400,
+        body={"error": {"code": "invalid_request"}},
+        times=3,
+    ),
+    Fault(
+        "refuse",
+        method="POST",
+        path=BATCH,
+        status=401,
+        body={"error": {"code": "unauthorized"}},
+        times=3,
+    ),
+    Fault(
+        "refuse",
+        method="POST",
+        path=BATCH,
+        status=429,
+        body="",
+        headers={"Retry-After": "0"},
+        times=3,
+    ),
     Fault("absent", times=3),
 ]
 
 
-@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda fault: f"{fault.action} {fault.details.get('status', '')}".strip())
-async def test_failed_reads_delay_a_wait_and_never_end_it(sandbox: Sandbox, session: Session, trouble: Fault) -> None:
+@pytest.mark.parametrize(
+    "trouble",
+    TROUBLES,
+    ids=lambda fault: f"{fault.action} {fault.details.get('status', '')}".strip(),
+)
+async def test_failed_reads_delay_a_wait_and_never_end_it(
+    sandbox: Sandbox, session: Session, trouble: Fault
+) -> None:
     """Every task is seen to end, whatever three reads in a row came to."""
     tasks = await submitted(session, 60)
     sandbox.fail(trouble)
@@ -48,11 +101,15 @@ async def test_failed_reads_delay_a_wait_and_never_end_it(sandbox: Sandbox, sess
 OWN = {"error": {"code": "not_found", "message": "Invalid URL", "type": "invalid_request_error"}}
 
 
-@pytest.mark.parametrize(("status", "body", "times"), [(404, OWN, 1), (405, "", 1), (404, "<html>Not found</html>", 3)])
+@pytest.mark.parametrize(
+    ("status", "body", "times"), [(404, OWN, 1), (405, "", 1), (404, "<html>Not found</html>", 3)]
+)
 async def test_a_service_without_batches_is_read_one_by_one_for_good(
     sandbox: Sandbox, session: Session, status: int, body: object, times: int
 ) -> None:
-    """The endpoint is asked for once, or thrice where a page answers; from then on each task has its own request."""
+    """The endpoint is asked for once, or thrice where a page answers; from then on each task has
+    its own request.
+    """
     sandbox.fail(Fault("refuse", method="POST", path=BATCH, status=status, body=body, times=None))
     for _ in range(2):
         tasks = await submitted(session, 20)
@@ -61,9 +118,13 @@ async def test_a_service_without_batches_is_read_one_by_one_for_good(
     assert sandbox.count("POST", BATCH) == times
 
 
-async def test_one_page_of_a_gateway_does_not_end_batches(sandbox: Sandbox, session: Session) -> None:
+async def test_one_page_of_a_gateway_does_not_end_batches(
+    sandbox: Sandbox, session: Session
+) -> None:
     """A hiccup is no word of the service: the next read is a batch again."""
-    sandbox.fail(Fault("refuse", method="POST", path=BATCH, status=404, body="<html>Not found</html>"))
+    sandbox.fail(
+        Fault("refuse", method="POST", path=BATCH, status=404, body="<html>Not found</html>")
+    )
     for _ in range(2):
         tasks = await submitted(session, 20)
         sandbox.finish()
@@ -73,7 +134,10 @@ async def test_one_page_of_a_gateway_does_not_end_batches(sandbox: Sandbox, sess
 
 async def test_a_sandbox_without_batches_serves_every_wait_with_a_tenth_of_reads_failing() -> None:
     """Every task is seen, and none is announced twice."""
-    async with Sandbox(video="stub", speed=0, features=Features(batch=False)) as sandbox, open_session(sandbox) as session:
+    async with (
+        Sandbox(video="stub", speed=0, features=Features(batch=False)) as sandbox,
+        open_session(sandbox) as session,
+    ):
         tasks = await submitted(session, 100)
         ends: list[str] = []
         parts = session._parts
@@ -85,7 +149,9 @@ async def test_a_sandbox_without_batches_serves_every_wait_with_a_tenth_of_reads
         assert sorted(ends) == sorted(task.id for task in tasks)
 
 
-async def test_an_unknown_id_is_confirmed_before_its_waiters_are_told(sandbox: Sandbox, session: Session) -> None:
+async def test_an_unknown_id_is_confirmed_before_its_waiters_are_told(
+    sandbox: Sandbox, session: Session
+) -> None:
     """One answer is not enough to give a paid task up; two are."""
     with pytest.raises(TaskNotFoundError) as caught:
         await session.task(UNKNOWN).wait()
@@ -93,11 +159,21 @@ async def test_an_unknown_id_is_confirmed_before_its_waiters_are_told(sandbox: S
     assert reads(sandbox) == 2
 
 
-async def test_a_task_that_was_denied_once_is_still_waited_for(sandbox: Sandbox, session: Session) -> None:
+async def test_a_task_that_was_denied_once_is_still_waited_for(
+    sandbox: Sandbox, session: Session
+) -> None:
     """A single 404, as from a replica that lags behind, does no harm."""
     task = await session.submit(LINK)
-    denial = {"error": {"code": "task_not_found", "message": "no such task", "type": "invalid_request_error"}}
-    sandbox.fail(Fault("refuse", method="GET", path=f"/v1/tasks/{task.id}", status=404, body=denial, times=1))
+    denial = {
+        "error": {
+            "code": "task_not_found",
+            "message": "no such task",
+            "type": "invalid_request_error",
+        }
+    }
+    sandbox.fail(
+        Fault("refuse", method="GET", path=f"/v1/tasks/{task.id}", status=404, body=denial, times=1)
+    )
     sandbox.finish()
     assert (await task.wait()).status == "completed"
 
@@ -105,13 +181,21 @@ async def test_a_task_that_was_denied_once_is_still_waited_for(sandbox: Sandbox,
 async def test_a_gateways_404_says_nothing_about_a_task(sandbox: Sandbox, session: Session) -> None:
     """Only the service's own error counts, however often something else answers 404."""
     task = await session.submit(LINK)
-    sandbox.fail(Fault("refuse", method="GET", path=f"/v1/tasks/{task.id}", status=404, body="<html>", times=4))
+    sandbox.fail(
+        Fault(
+            "refuse", method="GET", path=f"/v1/tasks/{task.id}", status=404, body="<html>", times=4
+        )
+    )
     sandbox.finish()
     assert (await task.wait()).status == "completed"
 
 
-async def test_a_malformed_id_does_not_hold_up_the_others(sandbox: Sandbox, session: Session) -> None:
-    """An id that the service calls malformed ends with that error, and the rest of its batch is served."""
+async def test_a_malformed_id_does_not_hold_up_the_others(
+    sandbox: Sandbox, session: Session
+) -> None:
+    """An id that the service calls malformed ends with that error, and the rest of its batch is
+    served.
+    """
     tasks = await submitted(session, 5)
     sandbox.finish()
     wrong = asyncio.ensure_future(session.task("cat").wait())
@@ -120,11 +204,15 @@ async def test_a_malformed_id_does_not_hold_up_the_others(sandbox: Sandbox, sess
         await wrong
 
 
-async def test_a_key_that_is_refused_again_and_again_ends_the_wait(sandbox: Sandbox, session: Session) -> None:
+async def test_a_key_that_is_refused_again_and_again_ends_the_wait(
+    sandbox: Sandbox, session: Session
+) -> None:
     """A revoked key is told to those who wait, instead of letting them wait for ever."""
     task = await session.submit(LINK)
     async with open_session(sandbox) as other:
-        refusal = {"error": {"code": "unauthorized", "message": "revoked", "type": "authentication_error"}}
+        refusal = {
+            "error": {"code": "unauthorized", "message": "revoked", "type": "authentication_error"}
+        }
         sandbox.fail(Fault("refuse", method="GET", status=401, body=refusal, times=None))
         with pytest.raises(AuthenticationError):
             await other.task(task.id).wait()
@@ -138,10 +226,14 @@ async def test_failed_reads_are_events(sandbox: Sandbox, session: Session) -> No
     sandbox.fail(Fault("refuse", method="GET", status=500, body="", times=2))
     sandbox.finish()
     await task.wait()
-    assert [(failure.tasks, type(failure.error)) for failure in failures] == [(1, InternalServerError)] * 2
+    assert [(failure.tasks, type(failure.error)) for failure in failures] == [
+        (1, InternalServerError)
+    ] * 2
 
 
-async def test_an_answer_that_comes_late_changes_nothing(sandbox: Sandbox, session: Session) -> None:
+async def test_an_answer_that_comes_late_changes_nothing(
+    sandbox: Sandbox, session: Session
+) -> None:
     """A state from before the last known one is not published."""
     task = await session.submit(LINK)
     accepted = task.accepted
@@ -180,7 +272,9 @@ async def test_a_bug_in_a_read_wakes_those_who_wait(anyio_backend: str) -> None:
 
 async def test_a_hint_reads_at_once_and_a_flood_of_hints_reads_once(sandbox: Sandbox) -> None:
     """Hints shorten the wait for a task, and cannot be used to make the session flood the service."""
-    async with open_session(sandbox, polling=Polling(min_interval=0.01, max_interval=3600.0, target_delay=3600.0)) as session:
+    async with open_session(
+        sandbox, polling=Polling(min_interval=0.01, max_interval=3600.0, target_delay=3600.0)
+    ) as session:
         task = await session.submit(LINK)
         waiting = asyncio.ensure_future(task.wait())
         parts = session._parts

@@ -1,4 +1,6 @@
-"""What happens to a wait while the first read of its task, of which nothing is known yet, is on the wire: on simulated time."""
+"""What happens to a wait while the first read of its task, of which nothing is known yet, is on the
+wire: on simulated time.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,12 @@ from tests.poller.test_returning import simulated
 LIFE = 30.0
 
 
-async def asked(server: polling.Service, poller: Poller, count: int = 1) -> list[asyncio.Task[Task]]:
-    """Start waits by ids alone, for tasks that are not done, and come back when their first read is on the wire."""
+async def asked(
+    server: polling.Service, poller: Poller, count: int = 1
+) -> list[asyncio.Task[Task]]:
+    """Start waits by ids alone, for tasks that are not done, and come back when their first read is
+    on the wire.
+    """
     tasks = [server.accept(LIFE, LIFE) for _ in range(count)]
     waits = [asyncio.ensure_future(poller.wait(task.id)) for task in tasks]
     while not server.requests:
@@ -27,7 +33,9 @@ async def asked(server: polling.Service, poller: Poller, count: int = 1) -> list
 
 
 def test_a_task_that_has_ended_is_kept_nowhere_but_among_the_ended() -> None:
-    """The first read tells the end: one request, one announcement, nothing that is still waited for."""
+    """The first read tells the end: one request, one announcement, nothing that is still waited
+    for.
+    """
 
     async def work(server: polling.Service, poller: Poller) -> None:
         seen: list[Task] = []
@@ -83,7 +91,9 @@ def test_one_who_leaves_is_forgotten() -> None:
 
 
 def test_a_hint_is_kept_for_after_the_answer() -> None:
-    """What was asked before the hint may be older than what the hint is about: the task is read once more, soon."""
+    """What was asked before the hint may be older than what the hint is about: the task is read
+    once more, soon.
+    """
 
     async def work(server: polling.Service, poller: Poller) -> None:
         [wait] = await asked(server, poller)
@@ -100,7 +110,11 @@ def test_what_is_learned_by_another_way_ends_the_wait() -> None:
 
     async def work(server: polling.Service, poller: Poller) -> None:
         [wait] = await asked(server, poller)
-        ended = Task(id="task-unified-0", status="completed", results=("https://files.example.com/video.mp4",))
+        ended = Task(
+            id="task-unified-0",
+            status="completed",
+            results=("https://files.example.com/video.mp4",),
+        )
         poller.learn(ended)
         assert await wait is ended
         await asyncio.sleep(LIFE)

@@ -1,4 +1,6 @@
-"""Those who come back to a task, and hints and sessions that end at odd moments: on simulated time, over the real scheduler."""
+"""Those who come back to a task, and hints and sessions that end at odd moments: on simulated time,
+over the real scheduler.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ from typing import Any
 import pytest
 
 from benchmarks import polling, virtual
-from happyhorse_async import AuthenticationError, HappyHorseError, Limits, Polling, RetryPolicy, Session, Task, WaitTimeoutError
+from happyhorse_async import (
+    AuthenticationError,
+    HappyHorseError,
+    Limits,
+    Polling,
+    RetryPolicy,
+    Session,
+    Task,
+    WaitTimeoutError,
+)
 from happyhorse_async._concurrency import Background
 from happyhorse_async._poller import Poller
 from happyhorse_async.errors import InternalServerError, SessionClosedError
@@ -54,7 +65,9 @@ async def in_short_waits(poller: Poller, task: Task, seconds: float) -> tuple[Ta
 
 @pytest.mark.parametrize("estimate", [60.0, 2400.0])
 def test_short_waits_in_a_loop_see_the_end(estimate: float) -> None:
-    """Each wait goes on where the last one stopped, also for a handle whose own knowledge is as old as the task."""
+    """Each wait goes on where the last one stopped, also for a handle whose own knowledge is as old
+    as the task.
+    """
 
     async def work(server: polling.Service, poller: Poller) -> None:
         task = server.accept(60.0, estimate)
@@ -86,7 +99,12 @@ def test_a_stale_handle_does_not_set_others_back() -> None:
         seen.append((await anext(first)).status)
         server.lives[task.id] = server.lives[task.id]._replace(seconds=100.0)
         poller.learn(
-            Task(id=task.id, status="processing", progress=60, raw={"id": task.id, "status": "processing", "progress": 60})
+            Task(
+                id=task.id,
+                status="processing",
+                progress=60,
+                raw={"id": task.id, "status": "processing", "progress": 60},
+            )
         )
         assert (await anext(first)).progress == 60
         second = poller.updates(task.id, known=task)
@@ -153,14 +171,19 @@ def test_a_refused_key_ends_every_wait() -> None:
 
         server.read_raw_tasks_once = server.read_raw_task_once = refuse  # type: ignore[method-assign,assignment]
         tasks = [server.accept(30.0, 30.0) for _ in range(200)]
-        ends = await asyncio.gather(*(poller.wait(task.id, known=task) for task in tasks), return_exceptions=True)
+        ends = await asyncio.gather(
+            *(poller.wait(task.id, known=task) for task in tasks), return_exceptions=True
+        )
         assert {type(end) for end in ends} == {AuthenticationError}
         assert len({id(end) for end in ends}) == 200
 
     simulated(work)
 
 
-@pytest.mark.parametrize("odd", [{"created": 10**400}, {"created": 1.8e12}, {"progress": math.inf}, {"progress": 10**400}])
+@pytest.mark.parametrize(
+    "odd",
+    [{"created": 10**400}, {"created": 1.8e12}, {"progress": math.inf}, {"progress": 10**400}],
+)
 def test_odd_numbers_end_no_wait(odd: dict[str, Any]) -> None:
     """Values that no clock and no bar can have are left out of what is learned."""
 
@@ -170,7 +193,9 @@ def test_odd_numbers_end_no_wait(odd: dict[str, Any]) -> None:
 
         def strange(task_id: str) -> dict[str, Any]:
             shown = view(task_id)
-            return {**shown, **odd} if task_id == task.id and shown["status"] != "completed" else shown
+            return (
+                {**shown, **odd} if task_id == task.id and shown["status"] != "completed" else shown
+            )
 
         server._view = strange  # type: ignore[method-assign]
         updates = [update.status async for update in poller.updates(task.id)]

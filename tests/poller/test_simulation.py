@@ -1,4 +1,6 @@
-"""The real scheduler on a simulated clock: hours pass in a second, and what waiting costs is counted."""
+"""The real scheduler on a simulated clock: hours pass in a second, and what waiting costs is
+counted.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,12 @@ AMPLE = {"polling": Polling(max_reads_per_minute=6000), "limits": Limits(max_rea
 @pytest.mark.parametrize("batches", [True, False])
 @pytest.mark.parametrize("failing", [0.0, 0.1])
 def test_every_task_is_seen_once(batches: bool, failing: float) -> None:
-    """With and without batches, with and without failing reads, every wait ends, and every end is announced once."""
-    load = polling.Load("", tasks=300, batches=batches, failing=failing, estimate=polling.within(0.1), **AMPLE)
+    """With and without batches, with and without failing reads, every wait ends, and every end is
+    announced once.
+    """
+    load = polling.Load(
+        "", tasks=300, batches=batches, failing=failing, estimate=polling.within(0.1), **AMPLE
+    )
     assert virtual.run(polling.simulate(load)).seen == 300
 
 
@@ -29,8 +35,12 @@ def test_a_crowd_costs_few_requests() -> None:
 
 
 def test_a_lone_task_costs_few_requests() -> None:
-    """Tasks that follow one another are seen with 10 requests each, within three seconds on average."""
-    found = virtual.run(polling.simulate(polling.Load("", tasks=60, one_by_one=True, progress=True)))
+    """Tasks that follow one another are seen with 10 requests each, within three seconds on
+    average.
+    """
+    found = virtual.run(
+        polling.simulate(polling.Load("", tasks=60, one_by_one=True, progress=True))
+    )
     assert found.requests <= 10
     assert found.delay <= 3
 

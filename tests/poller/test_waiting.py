@@ -1,4 +1,6 @@
-"""Waiting for tasks of the sandbox: wait, updates and watch, their limits of time, and what they cost."""
+"""Waiting for tasks of the sandbox: wait, updates and watch, their limits of time, and what they
+cost.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ UNKNOWN = "task-unified-1761313744-h1i2vcd9"
 
 async def submitted(session: Session, count: int) -> list[TaskHandle]:
     """Submit some requests."""
-    return list(await asyncio.gather(*(session.submit(LINK, seed=number + 1) for number in range(count))))
+    return list(
+        await asyncio.gather(*(session.submit(LINK, seed=number + 1) for number in range(count)))
+    )
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -51,23 +55,39 @@ async def test_wait_gives_the_finished_task(sandbox: Sandbox, session: Session) 
     await until(lambda: reads(sandbox))
     sandbox.finish()
     done = await waiting
-    assert (done.id, done.status, done.progress, len(done.results)) == (task.id, "completed", 100, 1)
+    assert (done.id, done.status, done.progress, len(done.results)) == (
+        task.id,
+        "completed",
+        100,
+        1,
+    )
 
 
-async def test_a_failed_task_raises_with_all_that_is_known(sandbox: Sandbox, session: Session) -> None:
-    """The error carries the task, the service's code, whether it was charged and whether to try again."""
+async def test_a_failed_task_raises_with_all_that_is_known(
+    sandbox: Sandbox, session: Session
+) -> None:
+    """The error carries the task, the service's code, whether it was charged and whether to try
+    again.
+    """
     task = await session.submit(LINK)
     sandbox.end(task.id, "failed", error_code="resource_exhausted")
     with pytest.raises(TaskFailedError) as caught:
         await task.wait()
     error = caught.value
-    assert (error.code, error.retryable, error.charged, error.task_id) == ("resource_exhausted", True, "no", task.id)
+    assert (error.code, error.retryable, error.charged, error.task_id) == (
+        "resource_exhausted",
+        True,
+        "no",
+        task.id,
+    )
     assert error.idempotency_key == task.idempotency_key
     assert error.next_step
 
 
 async def test_a_cancelled_task_raises_its_own_error(sandbox: Sandbox, session: Session) -> None:
-    """Cancellation on the service's side is told apart from failure, and not worth the same input again."""
+    """Cancellation on the service's side is told apart from failure, and not worth the same input
+    again.
+    """
     task = await session.submit(LINK)
     sandbox.end(task.id, "cancelled")
     with pytest.raises(TaskCancelledError) as caught:
@@ -75,8 +95,12 @@ async def test_a_cancelled_task_raises_its_own_error(sandbox: Sandbox, session: 
     assert not caught.value.retryable
 
 
-async def test_updates_begin_with_what_is_known_and_end_with_the_last_state(sandbox: Sandbox, session: Session) -> None:
-    """An iteration yields states that differ, in the order of a task's life, and the last one is final."""
+async def test_updates_begin_with_what_is_known_and_end_with_the_last_state(
+    sandbox: Sandbox, session: Session
+) -> None:
+    """An iteration yields states that differ, in the order of a task's life, and the last one is
+    final.
+    """
     task = await session.submit(LINK)
     seen: list[Task] = []
     async for update in task.updates():
@@ -89,14 +113,18 @@ async def test_updates_begin_with_what_is_known_and_end_with_the_last_state(sand
     assert [progress for _, progress in states] == sorted(progress for _, progress in states)
 
 
-async def test_updates_of_a_failed_task_end_with_it_instead_of_raising(sandbox: Sandbox, session: Session) -> None:
+async def test_updates_of_a_failed_task_end_with_it_instead_of_raising(
+    sandbox: Sandbox, session: Session
+) -> None:
     """Failure is a state as good as any to those who iterate."""
     task = await session.submit(LINK)
     sandbox.end(task.id, "failed", error_code="unknown_error")
     assert [update.status async for update in task.updates()][-1] == "failed"
 
 
-async def test_a_slow_consumer_gets_the_last_state_and_skips_others(sandbox: Sandbox, session: Session) -> None:
+async def test_a_slow_consumer_gets_the_last_state_and_skips_others(
+    sandbox: Sandbox, session: Session
+) -> None:
     """While nobody fetches, only the newest state is kept, and the last one is never lost."""
     task = await session.submit(LINK)
     updates = task.updates()
@@ -167,7 +195,9 @@ async def test_updates_and_watches_have_limits_of_time(sandbox: Sandbox, session
                 pass
 
 
-async def test_a_task_of_another_process_is_waited_for_by_its_id(sandbox: Sandbox, session: Session) -> None:
+async def test_a_task_of_another_process_is_waited_for_by_its_id(
+    sandbox: Sandbox, session: Session
+) -> None:
     """Another session needs nothing but the id."""
     task = await session.submit(LINK)
     async with open_session(sandbox) as other:
@@ -178,7 +208,9 @@ async def test_a_task_of_another_process_is_waited_for_by_its_id(sandbox: Sandbo
 
 
 async def test_a_late_comer_gets_the_present_state(sandbox: Sandbox, session: Session) -> None:
-    """Whoever begins to iterate while others have long been waiting does not have to wait for the next change."""
+    """Whoever begins to iterate while others have long been waiting does not have to wait for the
+    next change.
+    """
     task = await session.submit(LINK)
     waiting = asyncio.ensure_future(task.wait())
     await until(lambda: reads(sandbox))
@@ -193,11 +225,19 @@ async def test_watch_merges_and_ends_with_the_last_task(sandbox: Sandbox, sessio
     sandbox.end(tasks[0].id, "failed", error_code="unknown_error")
     sandbox.finish()
     async with session.watch([*tasks, tasks[0]]) as watch:
-        ends = [(update.id, update.status) async for update in watch if update.status in ("completed", "failed")]
-    assert sorted(ends) == sorted([(tasks[0].id, "failed"), *((task.id, "completed") for task in tasks[1:])])
+        ends = [
+            (update.id, update.status)
+            async for update in watch
+            if update.status in ("completed", "failed")
+        ]
+    assert sorted(ends) == sorted(
+        [(tasks[0].id, "failed"), *((task.id, "completed") for task in tasks[1:])]
+    )
 
 
-async def test_one_lost_task_does_not_keep_a_watch_from_the_others(sandbox: Sandbox, session: Session) -> None:
+async def test_one_lost_task_does_not_keep_a_watch_from_the_others(
+    sandbox: Sandbox, session: Session
+) -> None:
     """What is wrong with one id is raised after the others have ended."""
     (task,) = await submitted(session, 1)
     sandbox.finish()
@@ -216,7 +256,9 @@ async def test_an_empty_watch_ends_at_once(session: Session) -> None:
 
 
 async def test_a_wait_that_is_thrown_away_is_forgotten(sandbox: Sandbox, session: Session) -> None:
-    """A wait whose coroutine is closed in the middle, without any cancellation, leaves no task behind that is read for nobody."""
+    """A wait whose coroutine is closed in the middle, without any cancellation, leaves no task
+    behind that is read for nobody.
+    """
     [task] = await submitted(session, 1)
     waiting = task.wait()
     waiting.send(None)
@@ -272,7 +314,9 @@ async def test_nobody_waiting_means_nothing_runs(sandbox: Sandbox, session: Sess
     await until(lambda: not len(parts.background))
 
 
-async def test_an_iterator_that_is_dropped_stops_the_reading(sandbox: Sandbox, session: Session) -> None:
+async def test_an_iterator_that_is_dropped_stops_the_reading(
+    sandbox: Sandbox, session: Session
+) -> None:
     """Leaving an `async for` early needs no clean-up: the dropped iterator is enough."""
     task = await session.submit(LINK)
     async for _ in task.updates():
@@ -293,7 +337,9 @@ async def test_closing_an_iterator_ends_it(sandbox: Sandbox, session: Session) -
     assert [update async for update in updates] == []
 
 
-async def test_two_consumers_of_one_iterator_are_told_apart(sandbox: Sandbox, session: Session) -> None:
+async def test_two_consumers_of_one_iterator_are_told_apart(
+    sandbox: Sandbox, session: Session
+) -> None:
     """A second consumer of the same iterator is a mistake that is named."""
     task = await session.submit(LINK)
     updates = task.updates()
@@ -316,14 +362,18 @@ async def test_the_end_of_a_task_is_announced_once(sandbox: Sandbox, session: Se
     ends: list[str] = []
     parts.poller.on_final(lambda task: ends.append(task.id))
     sandbox.finish()
-    await asyncio.gather(*(task.wait() for task in tasks), *(session.read(task.id) for task in tasks))
+    await asyncio.gather(
+        *(task.wait() for task in tasks), *(session.read(task.id) for task in tasks)
+    )
     for task in tasks:
         await task.read()
     assert len(heard) == 3
     assert sorted(ends) == sorted(task.id for task in tasks)
 
 
-async def test_changes_are_events_even_when_only_waits_are_waiting(sandbox: Sandbox, session: Session) -> None:
+async def test_changes_are_events_even_when_only_waits_are_waiting(
+    sandbox: Sandbox, session: Session
+) -> None:
     """A progress bar listens to events and sees what the waiters do not ask for."""
     task = await session.submit(LINK)
     changed = asyncio.get_running_loop().create_future()
@@ -347,7 +397,9 @@ async def test_a_listener_that_fails_does_not_stop_the_waiting(
     parts.poller.on_final(lambda _: [][0])
     sandbox.finish()
     assert (await task.wait()).status == "completed"
-    assert [record for record in caplog.records if getattr(record, "action", "") == "listener_failed"]
+    assert [
+        record for record in caplog.records if getattr(record, "action", "") == "listener_failed"
+    ]
 
 
 async def test_an_unknown_status_is_waited_through(sandbox: Sandbox, session: Session) -> None:

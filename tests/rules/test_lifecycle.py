@@ -23,7 +23,9 @@ from happyhorse_async._rules.lifecycle import (
 )
 
 STATUSES = [*TaskStatus, "moonwalking"]
-TASKS = st.builds(Task, id=st.just("t"), status=st.sampled_from(STATUSES), progress=st.integers(0, 100))
+TASKS = st.builds(
+    Task, id=st.just("t"), status=st.sampled_from(STATUSES), progress=st.integers(0, 100)
+)
 
 
 def test_every_named_status_has_a_row() -> None:
@@ -33,7 +35,14 @@ def test_every_named_status_has_a_row() -> None:
 
 @pytest.mark.parametrize(
     ("status", "final"),
-    [("pending", False), ("processing", False), ("completed", True), ("failed", True), ("cancelled", True), ("new", False)],
+    [
+        ("pending", False),
+        ("processing", False),
+        ("completed", True),
+        ("failed", True),
+        ("cancelled", True),
+        ("new", False),
+    ],
 )
 def test_final_statuses_end_a_wait(status: str, final: bool) -> None:
     """Three statuses are final; a word that is newer than the package is not."""
@@ -80,8 +89,12 @@ def test_progress_and_links_are_news() -> None:
     ],
 )
 def test_each_failure_code_says_whether_to_try_again(code: str, expected: str) -> None:
-    """The service's table of failures, row by row; what it does not name is not tried automatically."""
-    assert retryable(Task(id="t", status="failed", error=TaskError(code=code))) == Retryable(expected)
+    """The service's table of failures, row by row; what it does not name is not tried
+    automatically.
+    """
+    assert retryable(Task(id="t", status="failed", error=TaskError(code=code))) == Retryable(
+        expected
+    )
     assert code in FAILURES or code == "brand_new_code"
 
 
@@ -106,13 +119,19 @@ def test_a_failure_without_a_code_is_not_retried() -> None:
         ("cancelled", Billing(charge_status="a new word"), "unknown"),
     ],
 )
-def test_only_ledger_facts_prove_that_a_failure_was_free(status: str, billing: Billing | None, expected: str) -> None:
+def test_only_ledger_facts_prove_that_a_failure_was_free(
+    status: str, billing: Billing | None, expected: str
+) -> None:
     """A failed task is normally free, but without proof the answer is unknown."""
     assert charged(Task(id="t", status=status, billing=billing)) == expected
 
 
 def test_job_states_lead_only_to_job_states() -> None:
-    """Every state has a row; a saved video is the end; money at stake never turns into nothing silently."""
+    """Every state has a row; a saved video is the end; money at stake never turns into nothing
+    silently.
+    """
     assert set(JOB_TRANSITIONS) == set(JobState)
     assert JOB_TRANSITIONS[JobState.SAVED] == frozenset()
-    assert JobState.NEW not in JOB_TRANSITIONS[JobState.RUNNING] | JOB_TRANSITIONS[JobState.COMPLETED]
+    assert (
+        JobState.NEW not in JOB_TRANSITIONS[JobState.RUNNING] | JOB_TRANSITIONS[JobState.COMPLETED]
+    )

@@ -30,8 +30,12 @@ def lognormal(median: float, sigma: float, count: int = 400) -> list[float]:
 @pytest.mark.parametrize("age", [0.0, 0.001, 1.0, 60.0, 3600.0, 10.0**7])
 @pytest.mark.parametrize("estimate", [None, 0.5, 120.0, 2400.0, 10.0**7])
 @pytest.mark.parametrize("predicted", [None, 0.001, 100.0, 10.0**7])
-def test_every_pause_keeps_the_policys_bounds(age: float, estimate: float | None, predicted: float | None) -> None:
-    """Whatever the service says about a task, it is never read more often or more seldom than the policy allows."""
+def test_every_pause_keeps_the_policys_bounds(
+    age: float, estimate: float | None, predicted: float | None
+) -> None:
+    """Whatever the service says about a task, it is never read more often or more seldom than the
+    policy allows.
+    """
     for company in (1, 50):
         pause = pacing.Outlook(POLLING).pause(age, estimate, predicted, company)
         assert POLLING.min_interval <= pause <= POLLING.max_interval
@@ -43,19 +47,25 @@ def test_the_first_read_never_waits_longer_than_the_longest_interval() -> None:
 
 
 def test_a_tiny_target_reads_early_whatever_the_estimate() -> None:
-    """Who asks for a delay of milliseconds gets reads at once, even of a task that is announced to take minutes."""
+    """Who asks for a delay of milliseconds gets reads at once, even of a task that is announced to
+    take minutes.
+    """
     eager = Polling(target_delay=0.01, min_interval=0.01, max_interval=60.0)
     assert pacing.Outlook(eager).pause(20.0, 2400.0, None, 1) < 1.0
 
 
 def test_tasks_are_left_alone_until_they_can_have_ended() -> None:
-    """When all tasks of the session lived 100 to 140 seconds, a young one is read later than one of that age."""
+    """When all tasks of the session lived 100 to 140 seconds, a young one is read later than one of
+    that age.
+    """
     outlook = taught([100.0 + index % 40 for index in range(400)])
     assert outlook.pause(20.0, None, None) > 4 * outlook.pause(115.0, None, None)
 
 
 def test_a_learned_ratio_corrects_the_estimate() -> None:
-    """Tasks announced with 2,400 seconds that live 120 are read around 120, and so is one announced with 1,200 around 60."""
+    """Tasks announced with 2,400 seconds that live 120 are read around 120, and so is one announced
+    with 1,200 around 60.
+    """
     outlook = taught(lognormal(120.0, 0.1), estimate=2400.0)
     assert outlook.pause(115.0, 2400.0, None) < outlook.pause(40.0, 2400.0, None) / 2
     assert outlook.pause(57.0, 1200.0, None) < outlook.pause(20.0, 1200.0, None) / 2
@@ -89,13 +99,17 @@ def test_a_straggler_is_read_less_and_less() -> None:
 
 
 def test_a_lone_read_is_dearer_than_one_in_company() -> None:
-    """A task that has a request for itself is read no more often than one that shares it with 49 others."""
+    """A task that has a request for itself is read no more often than one that shares it with 49
+    others.
+    """
     outlook = taught(lognormal(120.0, 0.1))
     assert outlook.pause(115.0, None, None, 1) >= outlook.pause(115.0, None, None, 50)
 
 
 def test_survivors_lower_the_hazard_and_ends_raise_it() -> None:
-    """The same age is read sooner after tasks were seen to end there, later after they were seen to pass it."""
+    """The same age is read sooner after tasks were seen to end there, later after they were seen to
+    pass it.
+    """
     before = pacing.Outlook(POLLING).pause(100.0, None, None)
     passed = pacing.Outlook(POLLING)
     for _ in range(100):

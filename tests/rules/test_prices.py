@@ -31,8 +31,19 @@ def constant(value: Any) -> dict[str, Any]:
         ("0.1", "0.1"),
         (constant("1.72"), "1.72"),
         ({"type": "variable", "name": "duration_seconds"}, "8"),
-        ({"type": "lookup", "variable": "quality", "values": {"720p": "1", "1080p": "1.72"}}, "1.72"),
-        ({"type": "lookup", "key": {"type": "variable", "name": "quality"}, "table": {"720p": 1}, "default": 3}, "3"),
+        (
+            {"type": "lookup", "variable": "quality", "values": {"720p": "1", "1080p": "1.72"}},
+            "1.72",
+        ),
+        (
+            {
+                "type": "lookup",
+                "key": {"type": "variable", "name": "quality"},
+                "table": {"720p": 1},
+                "default": 3,
+            },
+            "3",
+        ),
         ({"op": "multiply", "args": [constant("0.1"), constant("0.2"), 10]}, "0.2"),
         ({"type": "add", "terms": ["0.1", "0.2"]}, "0.3"),
         ({"type": "subtract", "operands": [5, 3, 1]}, "1"),
@@ -109,11 +120,21 @@ def test_components_are_added_up_and_usd_may_be_missing() -> None:
     extra = copy.deepcopy(rule["model"]["components"][0])
     extra["rate"], extra["minimum_charge"] = {"credits": "6.8"}, None
     rule["model"]["components"].append(extra)
-    assert prices.price_of(rule, ImageToVideo(LINK)) == (Decimal("38.08") + 34, Decimal("0.56") + Decimal("0.5"))
+    assert prices.price_of(rule, ImageToVideo(LINK)) == (
+        Decimal("38.08") + 34,
+        Decimal("0.56") + Decimal("0.5"),
+    )
 
 
 @pytest.mark.parametrize(
-    "rule", [{}, {"model": None}, {"model": {"components": []}}, {"model": {"components": [7]}}, {"model": {"components": [{}]}}]
+    "rule",
+    [
+        {},
+        {"model": None},
+        {"model": {"components": []}},
+        {"model": {"components": [7]}},
+        {"model": {"components": [{}]}},
+    ],
 )
 def test_what_is_no_rule_is_an_error(rule: Any) -> None:
     """An answer without components, rates or quantities is an error."""
@@ -121,7 +142,10 @@ def test_what_is_no_rule_is_an_error(rule: Any) -> None:
         prices.price_of(rule, ImageToVideo(LINK))
 
 
-@pytest.mark.parametrize(("meta", "date"), [({"as_of": "2026-10-10"}, "2026-10-10"), ({"version": 7}, "7"), ({}, ""), (None, "")])
+@pytest.mark.parametrize(
+    ("meta", "date"),
+    [({"as_of": "2026-10-10"}, "2026-10-10"), ({"version": 7}, "7"), ({}, ""), (None, "")],
+)
 def test_the_date_of_a_rule(meta: Any, date: str) -> None:
     """A rule's date or version is passed on where there is one."""
     assert date == prices.date_of({"meta": meta})

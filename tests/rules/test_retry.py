@@ -23,9 +23,17 @@ from happyhorse_async._rules.retry import Certainty, Next, Tally
 EVEN = RetryPolicy(jitter=0)
 
 
-def status(number: int, code: str = "", *, own_body: bool = True, retry_after: float | None = None) -> APIStatusError:
+def status(
+    number: int, code: str = "", *, own_body: bool = True, retry_after: float | None = None
+) -> APIStatusError:
     """Make a refusal."""
-    kind = RateLimitError if number == 429 else InternalServerError if number >= 500 else APIStatusError
+    kind = (
+        RateLimitError
+        if number == 429
+        else InternalServerError
+        if number >= 500
+        else APIStatusError
+    )
     return kind("no", status=number, code=code, own_body=own_body, retry_after=retry_after)
 
 
@@ -64,8 +72,12 @@ def status(number: int, code: str = "", *, own_body: bool = True, retry_after: f
         (ConfigurationError("closed"), Certainty.NEVER_LEFT),
     ],
 )
-def test_each_failure_is_sorted_by_whether_it_can_have_been_accepted(error: HappyHorseError, certainty: Certainty) -> None:
-    """Only what never left and what the service itself refused is certain; everything else may have been charged."""
+def test_each_failure_is_sorted_by_whether_it_can_have_been_accepted(
+    error: HappyHorseError, certainty: Certainty
+) -> None:
+    """Only what never left and what the service itself refused is certain; everything else may have
+    been charged.
+    """
     assert certainty == retry.certainty_of(error)
 
 
@@ -92,7 +104,9 @@ def test_pauses_double_up_to_the_longest() -> None:
 
 
 def test_retry_after_wins_in_both_directions() -> None:
-    """A Retry-After is obeyed, whether it is longer or shorter than the policy's pause; zero seconds is no answer to a 429."""
+    """A Retry-After is obeyed, whether it is longer or shorter than the policy's pause; zero
+    seconds is no answer to a 429.
+    """
     assert retry.pause_before(EVEN, 1, status(429, retry_after=120.0), 0.0) == 120.0
     assert retry.pause_before(EVEN, 7, status(503, retry_after=1.0), 0.0) == 1.0
     assert retry.pause_before(EVEN, 7, status(429, retry_after=1.0), 0.0) == 1.0
@@ -106,11 +120,16 @@ def test_retry_after_wins_in_both_directions() -> None:
     first=st.floats(0, 100),
     longest=st.floats(0, 100),
 )
-def test_jitter_only_shortens(attempt: int, random: float, jitter: float, first: float, longest: float) -> None:
+def test_jitter_only_shortens(
+    attempt: int, random: float, jitter: float, first: float, longest: float
+) -> None:
     """A random share is taken off the pause, never added, and never makes it negative."""
     policy = RetryPolicy(first_pause=first, longest_pause=longest, jitter=jitter)
     full = RetryPolicy(first_pause=first, longest_pause=longest, jitter=0)
-    pause, whole = retry.pause_before(policy, attempt, None, random), retry.pause_before(full, attempt, None, random)
+    pause, whole = (
+        retry.pause_before(policy, attempt, None, random),
+        retry.pause_before(full, attempt, None, random),
+    )
     assert 0 <= pause <= whole <= longest
     assert pause >= whole * (1 - jitter) - 1e-9
 
@@ -131,7 +150,9 @@ def test_what_never_left_is_tried_as_often_as_the_policy_says_and_then_given_up(
 
 
 @pytest.mark.parametrize("replays", [0, 1, 3])
-def test_what_may_have_been_accepted_is_replayed_as_often_as_the_policy_says_and_then_looked_for(replays: int) -> None:
+def test_what_may_have_been_accepted_is_replayed_as_often_as_the_policy_says_and_then_looked_for(
+    replays: int,
+) -> None:
     """RetryPolicy(replays=...) bounds the replays; after them it is looked for, never sent again."""
     policy, tally, whats = RetryPolicy(replays=replays), Tally(), []
     for _ in range(replays + 1):
@@ -142,7 +163,9 @@ def test_what_may_have_been_accepted_is_replayed_as_often_as_the_policy_says_and
 
 
 def test_asking_again_does_not_use_the_replays_up_and_is_bounded() -> None:
-    """The service that is still deciding is asked again, RetryPolicy.attempts tries in all; with replays=0 nothing is sent again."""
+    """The service that is still deciding is asked again, RetryPolicy.attempts tries in all; with
+    replays=0 nothing is sent again.
+    """
     pending, tally, whats = status(409, "paid_outcome_unknown"), Tally(), []
     for _ in range(6):
         decided = step(RetryPolicy(), tally, pending)
@@ -153,16 +176,22 @@ def test_asking_again_does_not_use_the_replays_up_and_is_bounded() -> None:
 
 
 def test_a_refusal_proves_nothing_about_an_earlier_try() -> None:
-    """After a try of unknown outcome, no later refusal makes it certain: it is looked for instead of given up."""
+    """After a try of unknown outcome, no later refusal makes it certain: it is looked for instead
+    of given up.
+    """
     lost = Tally(replays=1, unknown=status(502))
     for error in (status(402), status(400), status(409, "idempotency_conflict")):
         assert step(RetryPolicy(), lost, error).what is Next.LOOK
         assert step(RetryPolicy(), Tally(), error).what is Next.STOP
-    assert step(RetryPolicy(), lost, status(429)).what is Next.AGAIN, "a refused replay is repeated: it has not been made yet"
+    assert step(RetryPolicy(), lost, status(429)).what is Next.AGAIN, (
+        "a refused replay is repeated: it has not been made yet"
+    )
 
 
 def test_429_is_waited_out_with_patience() -> None:
-    """429 answers count as no tries; their pauses grow while the storm lasts, and add up against the patience."""
+    """429 answers count as no tries; their pauses grow while the storm lasts, and add up against
+    the patience.
+    """
     policy = RetryPolicy(jitter=0, patience=10, attempts=1)
     first = step(policy, Tally(), status(429))
     later = step(policy, first.tally, status(429), storm=3)
@@ -190,7 +219,9 @@ errors = st.sampled_from(
 def test_no_history_leads_to_a_resubmission_that_could_be_paid_twice(
     tries: list[HappyHorseError], replays: int, attempts: int
 ) -> None:
-    """Over any history, replays and questions are bounded, and "not accepted" needs every single try to have been certain."""
+    """Over any history, replays and questions are bounded, and "not accepted" needs every single
+    try to have been certain.
+    """
     policy, tally = RetryPolicy(replays=replays, attempts=attempts), Tally()
     uncertain = 0
     for error in tries:

@@ -20,7 +20,9 @@ def test_it_is_halved_by_news_and_grows_by_one_a_round() -> None:
 
 
 def test_one_storm_halves_once() -> None:
-    """Many 429 answers to submissions that left before the first of them was known are one piece of news."""
+    """Many 429 answers to submissions that left before the first of them was known are one piece of
+    news.
+    """
     pace = Pace(ceiling=100)
     assert [pace.refused(0.0, 0, 1.0) for _ in range(50)] == [True] + [False] * 49
     assert (pace.limit, pace.epoch) == (50, 1)
@@ -30,8 +32,12 @@ def test_one_storm_halves_once() -> None:
     ceiling=st.integers(1, 200),
     moves=st.lists(st.tuples(st.booleans(), st.floats(0, 5), st.integers(0, 2)), max_size=100),
 )
-def test_it_stays_between_one_and_the_ceiling(ceiling: int, moves: list[tuple[bool, float, int]]) -> None:
-    """Whatever is answered, the limit is at least 1 and at most the ceiling, and the interval finite and not negative."""
+def test_it_stays_between_one_and_the_ceiling(
+    ceiling: int, moves: list[tuple[bool, float, int]]
+) -> None:
+    """Whatever is answered, the limit is at least 1 and at most the ceiling, and the interval
+    finite and not negative.
+    """
     pace, now = Pace(ceiling=ceiling), 1000.0
     for accepted, seconds, behind in moves:
         now += seconds
@@ -44,7 +50,9 @@ def test_it_stays_between_one_and_the_ceiling(ceiling: int, moves: list[tuple[bo
 
 
 def test_the_rate_is_what_was_accepted_since_the_last_measurement() -> None:
-    """100 acceptances within two seconds, then a 429: submissions are spread at 50 a second, from the end of the pause on."""
+    """100 acceptances within two seconds, then a 429: submissions are spread at 50 a second, from
+    the end of the pause on.
+    """
     pace = Pace(ceiling=10)
     for number in range(100):
         pace.accepted(number * 0.02)
@@ -55,7 +63,9 @@ def test_the_rate_is_what_was_accepted_since_the_last_measurement() -> None:
 
 
 def test_a_burst_is_not_measured() -> None:
-    """What was accepted within a moment says nothing of a limit: the pause and the halving are all that follows."""
+    """What was accepted within a moment says nothing of a limit: the pause and the halving are all
+    that follows.
+    """
     pace = Pace(ceiling=10)
     for _ in range(3):
         pace.accepted(0.0)

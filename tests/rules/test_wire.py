@@ -1,4 +1,6 @@
-"""Values and JSON: what the service sends becomes values or documented errors, never a bare exception."""
+"""Values and JSON: what the service sends becomes values or documented errors, never a bare
+exception.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +31,34 @@ EXAMPLE: dict[str, Any] = {
     "type": "video",
     "usage": {"billing_rule": "per_second", "credits_reserved": 607500, "user_group": "default"},
 }
-DONE = {**EXAMPLE, "status": "completed", "progress": 100, "results": ["https://cdn.example.com/a.mp4"]}
+DONE = {
+    **EXAMPLE,
+    "status": "completed",
+    "progress": 100,
+    "results": ["https://cdn.example.com/a.mp4"],
+}
 
 
 def answer(body: Any, status: int = 200, **headers: str) -> responses.Answer:
     """Make an answer with a JSON body, or with these very bytes."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return responses.Answer(status, CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}), data)
+    return responses.Answer(
+        status,
+        CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}),
+        data,
+    )
 
 
 def test_a_submission_is_written_as_the_reference_asks() -> None:
-    """Field names and shapes are the service's, what was left out stays out, and the same request gives the same bytes."""
-    request = ImageToVideo("https://a.example/x.png", prompt="Das Pferd läuft", seed=7, callback_url="https://a.example/cb")
+    """Field names and shapes are the service's, what was left out stays out, and the same request
+    gives the same bytes.
+    """
+    request = ImageToVideo(
+        "https://a.example/x.png",
+        prompt="Das Pferd läuft",
+        seed=7,
+        callback_url="https://a.example/cb",
+    )
     body = wire.encode_submission(request, "https://a.example/x.png")
     assert json.loads(body) == {
         "model": "happyhorse-1.0-image-to-video",
@@ -52,7 +70,9 @@ def test_a_submission_is_written_as_the_reference_asks() -> None:
         "callback_url": "https://a.example/cb",
     }
     assert body == wire.encode_submission(request, "https://a.example/x.png")
-    bare = wire.encode_submission(ImageToVideo("https://a.example/x.png"), "https://a.example/x.png")
+    bare = wire.encode_submission(
+        ImageToVideo("https://a.example/x.png"), "https://a.example/x.png"
+    )
     assert json.loads(bare).keys() == {"model", "image_urls", "quality", "duration"}
 
 
@@ -80,7 +100,10 @@ def test_a_status_that_is_newer_than_this_package_is_kept() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [{**EXAMPLE, "status": "cancelled"}, {**EXAMPLE, "status": "failed", "error": {"code": "request_cancelled", "message": "x"}}],
+    [
+        {**EXAMPLE, "status": "cancelled"},
+        {**EXAMPLE, "status": "failed", "error": {"code": "request_cancelled", "message": "x"}},
+    ],
     ids=["cancelled", "failed + request_cancelled"],
 )
 def test_both_forms_of_a_cancelled_task_are_one(value: dict[str, Any]) -> None:
@@ -94,15 +117,26 @@ def test_both_forms_of_a_cancelled_task_are_one(value: dict[str, Any]) -> None:
         ({"results": ["https://a/1", "https://a/2"]}, ("https://a/1", "https://a/2")),
         ({"results": None, "result_data": {"video_url": "https://a/1"}}, ("https://a/1",)),
         (
-            {"results": [], "result_data": [{"video_url": "https://a/1"}, {"video_url": "https://a/2", "fps": 24}]},
+            {
+                "results": [],
+                "result_data": [
+                    {"video_url": "https://a/1"},
+                    {"video_url": "https://a/2", "fps": 24},
+                ],
+            },
             ("https://a/1", "https://a/2"),
         ),
-        ({"results": ["https://a/1"], "result_data": {"video_url": "https://a/1"}}, ("https://a/1",)),
+        (
+            {"results": ["https://a/1"], "result_data": {"video_url": "https://a/1"}},
+            ("https://a/1",),
+        ),
         ({"results": [5, None], "result_data": ["x", {}]}, ()),
         ({"results": "https://a/1"}, ()),
     ],
 )
-def test_links_come_as_results_or_as_result_data(fields: dict[str, Any], links: tuple[str, ...]) -> None:
+def test_links_come_as_results_or_as_result_data(
+    fields: dict[str, Any], links: tuple[str, ...]
+) -> None:
     """Both forms give the same links, each once; anything that is no link is left out."""
     assert wire.decode_task(answer({**DONE, **fields})).results == links
 
@@ -116,7 +150,9 @@ def test_expiry_is_the_earliest_possible() -> None:
     """24 hours from creation, or from completion when the service says how long the task took."""
     created = datetime(2025, 10, 24, 13, 49, 4, tzinfo=UTC)
     assert wire.decode_task(answer(DONE)).expires_at == created + timedelta(hours=24)
-    assert wire.decode_task(answer({**DONE, "duration": 90})).expires_at == created + timedelta(hours=24, seconds=90)
+    assert wire.decode_task(answer({**DONE, "duration": 90})).expires_at == created + timedelta(
+        hours=24, seconds=90
+    )
     assert wire.decode_task(answer(EXAMPLE)).expires_at is None
 
 
@@ -127,13 +163,22 @@ def test_money_is_read_from_all_the_places_where_it_was_seen() -> None:
             {
                 **DONE,
                 "usage": {"cost": {"credits": "38.08", "usd": 0.56}},
-                "billing": {"charge_status": "settled", "refund_status": None, "reserved_credits": 40, "charged_credits": "38.08"},
+                "billing": {
+                    "charge_status": "settled",
+                    "refund_status": None,
+                    "reserved_credits": 40,
+                    "charged_credits": "38.08",
+                },
             }
         )
     )
     assert (task.usage.credits_used, task.usage.usd) == (Decimal("38.08"), Decimal("0.56"))
     assert task.billing is not None
-    assert (task.billing.charge_status, task.billing.refund_status, task.billing.charged_credits) == (
+    assert (
+        task.billing.charge_status,
+        task.billing.refund_status,
+        task.billing.charged_credits,
+    ) == (
         "settled",
         None,
         Decimal("38.08"),
@@ -161,18 +206,28 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("status", "code", "kind"), ERRORS)
-def test_each_refusal_has_its_error(status: int, code: str, kind: type[errors.APIStatusError]) -> None:
+def test_each_refusal_has_its_error(
+    status: int, code: str, kind: type[errors.APIStatusError]
+) -> None:
     """Status and code lead to the documented class, and every fact is kept."""
     body = {"error": {"code": code, "message": "no", "type": "x", "param": "duration"}}
     error = responses.error_of(answer(body, status, x_request_id="r-1", retry_after="7"))
     assert type(error) is kind
-    assert (error.status, error.code, error.param, error.request_id, error.retry_after) == (status, code, "duration", "r-1", 7.0)
+    assert (error.status, error.code, error.param, error.request_id, error.retry_after) == (
+        status,
+        code,
+        "duration",
+        "r-1",
+        7.0,
+    )
     assert error.own_body
 
 
 def test_an_integer_code_is_text() -> None:
     """The service once sent a number as code."""
-    assert responses.error_of(answer({"error": {"code": 40012, "message": "no"}}, 400)).code == "40012"
+    assert (
+        responses.error_of(answer({"error": {"code": 40012, "message": "no"}}, 400)).code == "40012"
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +244,9 @@ def test_an_integer_code_is_text() -> None:
         (b'{"error": {"message": "m", "type": "api_error"}}', "HTTP 502: m", True),
     ],
 )
-def test_bodies_of_gateways_and_of_the_file_service_are_told_apart(body: bytes, message: str, own: bool) -> None:
+def test_bodies_of_gateways_and_of_the_file_service_are_told_apart(
+    body: bytes, message: str, own: bool
+) -> None:
     """Whether an error comes from the service itself decides if it can be trusted."""
     error = responses.error_of(answer(body, 502))
     assert (str(error), error.own_body) == (message, own)
@@ -224,19 +281,48 @@ def test_a_good_status_with_an_error_inside_is_an_error() -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
     max_leaves=8,
 )
-NAMES = ("status", "progress", "results", "result_data", "error", "usage", "billing", "task_info", "created", "duration", "model")
+NAMES = (
+    "status",
+    "progress",
+    "results",
+    "result_data",
+    "error",
+    "usage",
+    "billing",
+    "task_info",
+    "created",
+    "duration",
+    "model",
+)
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), JSON), JSON)
 def test_no_json_breaks_the_reading(fields: dict[str, Any], value: Any) -> None:
     """Whatever JSON comes, each reader gives a value or an error of this package."""
-    for task in (wire.task_of(value), wire.task_of({**EXAMPLE, **fields}), wire.task_of({**DONE, **fields})):
+    for task in (
+        wire.task_of(value),
+        wire.task_of({**EXAMPLE, **fields}),
+        wire.task_of({**DONE, **fields}),
+    ):
         repr(task)  # the details are read when they are first asked for
-    for read in (wire.decode_task, wire.decode_task_objects, wire.decode_page, wire.decode_credits, wire.decode_upload):
-        for body in (value, {"data": value}, {"data": [fields]}, {"data": {"user": value, "token": value, "file_url": value}}):
+    for read in (
+        wire.decode_task,
+        wire.decode_task_objects,
+        wire.decode_page,
+        wire.decode_credits,
+        wire.decode_upload,
+    ):
+        for body in (
+            value,
+            {"data": value},
+            {"data": [fields]},
+            {"data": {"user": value, "token": value, "file_url": value}},
+        ):
             try:
                 read(answer(body))  # type: ignore[operator]
             except errors.HappyHorseError:
@@ -256,7 +342,9 @@ def test_no_json_breaks_the_reading(fields: dict[str, Any], value: Any) -> None:
     ids=str,
 )
 def test_no_number_breaks_the_reading(fields: dict[str, Any]) -> None:
-    """A task is paid for however odd its numbers are: it is read, and what cannot be calculated from them is left open."""
+    """A task is paid for however odd its numbers are: it is read, and what cannot be calculated
+    from them is left open.
+    """
     task = wire.task_of({**DONE, "status": "rendering", **fields})
     assert task is not None
     assert 0 <= task.progress <= 100
@@ -265,10 +353,16 @@ def test_no_number_breaks_the_reading(fields: dict[str, Any]) -> None:
     assert (ended.results, ended.progress) == (("https://cdn.example.com/a.mp4",), 100)
 
 
-@pytest.mark.parametrize("loads", [json.loads, responses._loads], ids=["standard library", "as installed"])
+@pytest.mark.parametrize(
+    "loads", [json.loads, responses._loads], ids=["standard library", "as installed"]
+)
 @pytest.mark.parametrize("status", [200, 500])
-def test_json_that_is_nested_too_deeply_is_no_answer(loads: Any, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that would break the reader of JSON is not the service's, with whichever reader is there."""
+def test_json_that_is_nested_too_deeply_is_no_answer(
+    loads: Any, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that would break the reader of JSON is not the service's, with whichever reader is
+    there.
+    """
     monkeypatch.setattr(responses, "_loads", loads)
     with pytest.raises(errors.HappyHorseError) as caught:
         wire.decode_task(answer(b"[" * 200_000, status))
@@ -277,7 +371,9 @@ def test_json_that_is_nested_too_deeply_is_no_answer(loads: Any, status: int, mo
 
 def test_a_batch_leaves_out_what_is_no_task() -> None:
     """Entries that cannot be read count as absent: they are asked for again."""
-    assert wire.decode_task_objects(answer({"data": [EXAMPLE, None, {"id": "x"}, 5]})) == {EXAMPLE["id"]: EXAMPLE}
+    assert wire.decode_task_objects(answer({"data": [EXAMPLE, None, {"id": "x"}, 5]})) == {
+        EXAMPLE["id"]: EXAMPLE
+    }
 
 
 def test_a_page_is_read() -> None:
@@ -311,7 +407,9 @@ def test_a_page_is_read() -> None:
 
 
 def test_credits_are_read_and_the_lesser_limit_counts() -> None:
-    """A key with a limit of its own can spend the lesser of both; an unlimited key what the account has."""
+    """A key with a limit of its own can spend the lesser of both; an unlimited key what the account
+    has.
+    """
     data: dict[str, Any] = {
         "user": {"remaining_credits": 500, "used_credits": 20},
         "token": {"remaining_credits": "99.5", "used_credits": 1, "unlimited_credits": False},
@@ -323,7 +421,12 @@ def test_credits_are_read_and_the_lesser_limit_counts() -> None:
 
 def test_an_upload_is_read_and_its_refusal_is_an_error() -> None:
     """The file service says success or failure inside the body."""
-    data = {"file_id": "f1", "file_url": "https://f/1.png", "file_size": 5, "expires_at": "2026-01-02T03:04:05+08:00"}
+    data = {
+        "file_id": "f1",
+        "file_url": "https://f/1.png",
+        "file_size": 5,
+        "expires_at": "2026-01-02T03:04:05+08:00",
+    }
     file = wire.decode_upload(answer({"success": True, "code": 200, "data": data}))
     assert (file.url, file.id, file.size) == ("https://f/1.png", "f1", 5)
     assert file.expires_at == datetime(2026, 1, 1, 19, 4, 5, tzinfo=UTC)
@@ -349,6 +452,8 @@ def test_an_upload_is_read_and_its_refusal_is_an_error() -> None:
         (None, None, None),
     ],
 )
-def test_retry_after_is_read_in_seconds_and_as_a_date(value: str | None, date: str | None, seconds: float | None) -> None:
+def test_retry_after_is_read_in_seconds_and_as_a_date(
+    value: str | None, date: str | None, seconds: float | None
+) -> None:
     """Both forms of the header give seconds; a date counts from the answer's own clock."""
     assert responses.parse_retry_after(value, date) == seconds

@@ -57,7 +57,9 @@ class Wire:
         sent = {"User-Agent": AGENT, **(headers or {})}
         if key is not None:
             sent["Authorization"] = f"Bearer {key or self.sandbox.key}"
-        async with self._http.request(method, url, headers=sent, allow_redirects=False, **body) as answer:
+        async with self._http.request(
+            method, url, headers=sent, allow_redirects=False, **body
+        ) as answer:
             return Reply(answer.status, answer.headers, await answer.read())
 
     async def get(self, path: str, **options: Any) -> Reply:
@@ -70,7 +72,9 @@ class Wire:
         """Call a path of the file service."""
         return await self.call(method, self.sandbox.files_url + path, **options)
 
-    async def submit(self, *, key: str = "", idempotency_key: str | None = None, **fields: Any) -> Reply:
+    async def submit(
+        self, *, key: str = "", idempotency_key: str | None = None, **fields: Any
+    ) -> Reply:
         """Submit a request; a field that is `...` is left out."""
         body = {"model": MODEL, "image_urls": [IMAGE_URL], **fields}
         body = {name: value for name, value in body.items() if value is not ...}
@@ -97,7 +101,11 @@ class Wire:
 
     async def download(self, link: str, **headers: str) -> Reply:
         """Get a result link, without a key."""
-        return await self.get(link, key=None, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        return await self.get(
+            link,
+            key=None,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        )
 
     async def upload(self, data: bytes, *, filename: str = "cat.png", **fields: str) -> Reply:
         """Upload a file as a form."""
@@ -108,7 +116,9 @@ class Wire:
 
 @pytest.fixture
 async def http(anyio_backend: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client session that opens a connection per call, so that a dropped one is seen and not tried again."""
+    """A client session that opens a connection per call, so that a dropped one is seen and not
+    tried again.
+    """
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
         yield http
 

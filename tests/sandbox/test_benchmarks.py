@@ -17,11 +17,16 @@ def load(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def test_the_throughput_bounds_are_1500_submits_and_3000_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_throughput_bounds_are_1500_submits_and_3000_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Reaching a bound is enough, and each that is missed is named."""
     missed = load(monkeypatch, "sandbox_throughput").missed
     assert missed({"submits": 1_500, "reads": 3_000}) == []
-    assert [line.split()[1] for line in missed({"submits": 1_499.0, "reads": 2_999.0})] == ["submits", "reads"]
+    assert [line.split()[1] for line in missed({"submits": 1_499.0, "reads": 2_999.0})] == [
+        "submits",
+        "reads",
+    ]
 
 
 def test_the_rendering_bounds_are_2_5_s_of_cpu_and_50_ms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,10 +37,14 @@ def test_the_rendering_bounds_are_2_5_s_of_cpu_and_50_ms(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("least", "code"), [(1, 0), (10**9, 1)])
-def test_the_exit_code_says_whether_the_bounds_were_kept(monkeypatch: pytest.MonkeyPatch, least: int, code: int) -> None:
+def test_the_exit_code_says_whether_the_bounds_were_kept(
+    monkeypatch: pytest.MonkeyPatch, least: int, code: int
+) -> None:
     """A short run against a true sandbox process ends with 1 exactly when a bound is out of reach."""
     throughput = load(monkeypatch, "sandbox_throughput")
     monkeypatch.setattr(throughput, "LEAST", {"submits": least, "reads": least})
-    monkeypatch.setattr(throughput, "pin", lambda core: None)  # the tests' own process goes on after this
+    monkeypatch.setattr(
+        throughput, "pin", lambda core: None
+    )  # the tests' own process goes on after this
     monkeypatch.setattr("sys.argv", ["sandbox_throughput.py", "--seconds", "0.1"])
     assert throughput.main() == code

@@ -1,4 +1,6 @@
-"""Callbacks under steering and under faults: none is lost, whoever ends the task and wherever it points."""
+"""Callbacks under steering and under faults: none is lost, whoever ends the task and wherever it
+points.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,16 @@ __all__ = ["receiver"]
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize("end", [lambda sandbox, _: sandbox.finish(), lambda sandbox, task_id: sandbox.end(task_id, "failed")])
+@pytest.mark.parametrize(
+    "end",
+    [lambda sandbox, _: sandbox.finish(), lambda sandbox, task_id: sandbox.end(task_id, "failed")],
+)
 async def test_a_late_callback_needs_no_further_request(
     http: aiohttp.ClientSession, receiver: Receiver, end: Callable[[Sandbox, str], None]
 ) -> None:
-    """A task that Python ends is called back when its delay is over, while nobody asks the sandbox for anything."""
+    """A task that Python ends is called back when its delay is over, while nobody asks the sandbox
+    for anything.
+    """
     async with Sandbox(video="stub", speed=10_000, task_seconds=10**9) as sandbox:
         sandbox.fail(Fault("late-callback", seconds=100))
         task_id = await Wire(sandbox, http).accepted(callback_url=receiver.url)
@@ -30,7 +37,9 @@ async def test_a_late_callback_needs_no_further_request(
             assert (await receiver.next())["id"] == task_id
 
 
-async def test_a_held_callback_goes_out_although_no_other_overtakes_it(wire: Wire, receiver: Receiver) -> None:
+async def test_a_held_callback_goes_out_although_no_other_overtakes_it(
+    wire: Wire, receiver: Receiver
+) -> None:
     """With `reorder-callbacks` on the last task its callback comes a little later, and once."""
     wire.sandbox.fail(Fault("reorder-callbacks"))
     task_id = await wire.accepted(callback_url=receiver.url)
@@ -42,7 +51,9 @@ async def test_a_held_callback_goes_out_although_no_other_overtakes_it(wire: Wir
     assert await tries(wire.sandbox, 1) == [(1, 204)]
 
 
-async def test_a_callback_to_a_host_name_that_is_none_is_recorded_and_tried_again(wire: Wire) -> None:
+async def test_a_callback_to_a_host_name_that_is_none_is_recorded_and_tried_again(
+    wire: Wire,
+) -> None:
     """A name that cannot be encoded is a failed try like any other."""
     await wire.accepted(callback_url=f"https://{'x' * 64}.example.com/hook")
     wire.sandbox.finish()

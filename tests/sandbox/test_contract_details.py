@@ -22,7 +22,9 @@ async def test_an_error_sometimes_carries_the_request_id(wire: Wire) -> None:
     assert "request_id" not in (await wire.submit(duration=2)).error
 
 
-async def test_an_error_has_no_request_id_where_the_server_has_none(http: aiohttp.ClientSession) -> None:
+async def test_an_error_has_no_request_id_where_the_server_has_none(
+    http: aiohttp.ClientSession,
+) -> None:
     """With the feature off neither header nor body has one."""
     async with Sandbox(video="stub", features=Features(request_ids="absent")) as sandbox:
         sandbox.fail(Fault("refuse", path="/v1/credits", status=503))
@@ -30,7 +32,9 @@ async def test_an_error_has_no_request_id_where_the_server_has_none(http: aiohtt
 
 
 @pytest.mark.parametrize("status", [404, 405])
-async def test_the_batch_endpoint_may_be_missing_as_404_or_405(http: aiohttp.ClientSession, status: Any) -> None:
+async def test_the_batch_endpoint_may_be_missing_as_404_or_405(
+    http: aiohttp.ClientSession, status: Any
+) -> None:
     """Both stand for its absence, and tasks can still be read one by one."""
     async with Sandbox(video="stub", features=Features(batch=False, missing=status)) as sandbox:
         wire = Wire(sandbox, http)
@@ -41,7 +45,9 @@ async def test_the_batch_endpoint_may_be_missing_as_404_or_405(http: aiohttp.Cli
 
 
 async def test_the_settled_charge_may_be_absent(http: aiohttp.ClientSession) -> None:
-    """Without the feature an ended task has neither `credits_used` nor `cost`; what was reserved is still there."""
+    """Without the feature an ended task has neither `credits_used` nor `cost`; what was reserved is
+    still there.
+    """
     for has_them in (True, False):
         async with Sandbox(video="stub", features=Features(settlement=has_them)) as sandbox:
             wire = Wire(sandbox, http)
@@ -71,11 +77,22 @@ async def test_the_receiver_of_a_callback_has_10_seconds(wire: Wire) -> None:
     assert service.callbacks._timeout.total == service.options.callback_timeout == 10
 
 
-async def test_code_is_a_string_and_was_seen_once_as_an_integer(http: aiohttp.ClientSession) -> None:
-    """It depends on the feature for every error of the API, whether the service makes it or a fault."""
-    for as_integer, codes in ((False, ["invalid_request", "task_not_found", "service_unavailable"]), (True, [400, 404, 503])):
+async def test_code_is_a_string_and_was_seen_once_as_an_integer(
+    http: aiohttp.ClientSession,
+) -> None:
+    """It depends on the feature for every error of the API, whether the service makes it or a
+    fault.
+    """
+    for as_integer, codes in (
+        (False, ["invalid_request", "task_not_found", "service_unavailable"]),
+        (True, [400, 404, 503]),
+    ):
         async with Sandbox(video="stub", features=Features(integer_codes=as_integer)) as sandbox:
             wire = Wire(sandbox, http)
             sandbox.fail(Fault("refuse", path="/v1/credits", status=503))
-            replies = [await wire.submit(duration=2), await wire.get("/v1/tasks/task-unified-1"), await wire.get("/v1/credits")]
+            replies = [
+                await wire.submit(duration=2),
+                await wire.get("/v1/tasks/task-unified-1"),
+                await wire.get("/v1/credits"),
+            ]
         assert [reply.error["code"] for reply in replies] == codes

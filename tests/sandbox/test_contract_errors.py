@@ -49,8 +49,12 @@ async def test_400_invalid_request_for_a_body_that_is_not_json(wire: Wire, body:
     assert (reply.status, reply.error["code"]) == (400, "invalid_request")
 
 
-async def test_402_insufficient_quota_when_the_account_has_too_few_credits(http: aiohttp.ClientSession) -> None:
-    """Reserved credits count, so that the second task is refused; after a refund there is room again."""
+async def test_402_insufficient_quota_when_the_account_has_too_few_credits(
+    http: aiohttp.ClientSession,
+) -> None:
+    """Reserved credits count, so that the second task is refused; after a refund there is room
+    again.
+    """
     async with Sandbox(video="stub", credits=60) as sandbox:
         wire = Wire(sandbox, http)
         first = await wire.accepted()
@@ -62,7 +66,9 @@ async def test_402_insufficient_quota_when_the_account_has_too_few_credits(http:
         assert sandbox.paid == 2
 
 
-async def test_402_quota_exceeded_when_the_key_has_a_limit_of_its_own(http: aiohttp.ClientSession) -> None:
+async def test_402_quota_exceeded_when_the_key_has_a_limit_of_its_own(
+    http: aiohttp.ClientSession,
+) -> None:
     """The account has credits, the key may not use them."""
     async with Sandbox(video="stub", accounts=[Account(key="k", token_credits=10)]) as sandbox:
         reply = await Wire(sandbox, http).submit()
@@ -87,12 +93,18 @@ async def test_404_task_not_found(wire: Wire) -> None:
 
 async def test_413_request_too_large(wire: Wire) -> None:
     """A body over the limit is refused on both hosts."""
-    assert (await wire.call("POST", "/v1/videos/generations", data=io.BytesIO(b"x" * 1_100_000))).status == 413
+    assert (
+        await wire.call("POST", "/v1/videos/generations", data=io.BytesIO(b"x" * 1_100_000))
+    ).status == 413
     assert (await wire.upload(b"x" * 34_000_000)).status == 413
 
 
-async def test_429_rate_limit_exceeded_with_retry_after_in_seconds(http: aiohttp.ClientSession) -> None:
-    """The bucket holds one second's worth; then the answer says how long to wait, and nothing is paid."""
+async def test_429_rate_limit_exceeded_with_retry_after_in_seconds(
+    http: aiohttp.ClientSession,
+) -> None:
+    """The bucket holds one second's worth; then the answer says how long to wait, and nothing is
+    paid.
+    """
     async with Sandbox(video="stub", rate_limit=2) as sandbox:
         wire = Wire(sandbox, http)
         replies = [await wire.submit() for _ in range(6)]
@@ -109,25 +121,38 @@ async def test_429_rate_limits_hold_for_each_key_alone(http: aiohttp.ClientSessi
     accounts = [Account(key="busy", rate_limit=0.001), Account(key="calm", rate_limit=0.001)]
     async with Sandbox(video="stub", accounts=accounts) as sandbox:
         wire = Wire(sandbox, http)
-        assert [(await wire.submit(key=key)).status for key in ("busy", "busy", "calm")] == [200, 429, 200]
+        assert [(await wire.submit(key=key)).status for key in ("busy", "busy", "calm")] == [
+            200,
+            429,
+            200,
+        ]
 
 
 async def test_429_retry_after_may_be_an_http_date_or_absent(http: aiohttp.ClientSession) -> None:
     """A date lies in the future of the answer's own `Date`."""
     accounts = [Account(key="k", rate_limit=0.01)]
-    async with Sandbox(video="stub", accounts=accounts, features=Features(retry_after="date")) as sandbox:
+    async with Sandbox(
+        video="stub", accounts=accounts, features=Features(retry_after="date")
+    ) as sandbox:
         wire = Wire(sandbox, http)
         await wire.submit()
         headers = (await wire.submit()).headers
     assert parsedate_to_datetime(headers["Retry-After"]) > parsedate_to_datetime(headers["Date"])
-    async with Sandbox(video="stub", accounts=accounts, features=Features(retry_after="absent")) as sandbox:
+    async with Sandbox(
+        video="stub", accounts=accounts, features=Features(retry_after="absent")
+    ) as sandbox:
         wire = Wire(sandbox, http)
         await wire.submit()
         assert "Retry-After" not in (await wire.submit()).headers
 
 
-@pytest.mark.parametrize(("status", "code"), [(500, "internal_error"), (503, "service_unavailable"), (503, "no_available_channel")])
-async def test_500_and_503_come_with_the_services_own_error_body(wire: Wire, status: int, code: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(500, "internal_error"), (503, "service_unavailable"), (503, "no_available_channel")],
+)
+async def test_500_and_503_come_with_the_services_own_error_body(
+    wire: Wire, status: int, code: str
+) -> None:
     """A fault gives any of them, and the next request is fine."""
     body = {"error": {"code": code, "message": "try again", "type": "api_error"}}
     wire.sandbox.fail(Fault("refuse", status=status, body=body))
@@ -171,7 +196,9 @@ async def test_unknown_paths_and_methods_are_404_and_405(wire: Wire) -> None:
         "an_error_of_tomorrow",
     ],
 )
-async def test_a_task_fails_with_every_documented_code_and_is_not_charged(wire: Wire, code: str) -> None:
+async def test_a_task_fails_with_every_documented_code_and_is_not_charged(
+    wire: Wire, code: str
+) -> None:
     """The task ends as failed with this code, and its credits are free again."""
     wire.sandbox.fail(Fault("fail-task", code=code))
     task_id = await wire.accepted()

@@ -31,7 +31,9 @@ FIELDS = {
 async def test_upload_stream_takes_a_form_with_path_and_name(wire: Wire) -> None:
     """The answer has every documented field, and the URL serves the same bytes to everyone."""
     data = picture()
-    reply = await wire.upload(data, filename="my cat.png", upload_path="cats/2026", file_name="cat.png")
+    reply = await wire.upload(
+        data, filename="my cat.png", upload_path="cats/2026", file_name="cat.png"
+    )
     file = reply.json["data"]
     assert (reply.json["success"], reply.json["code"]) == (True, 200)
     assert set(file) == FIELDS
@@ -62,7 +64,9 @@ async def test_upload_base64_takes_a_data_url_of_an_image(wire: Wire, kind: str)
     assert (await wire.get(reply.json["data"]["file_url"], key=None)).body == data
 
 
-@pytest.mark.parametrize("text", ["", "AAAA", "data:text/plain;base64,AAAA", "data:image/png;base64,???", None])
+@pytest.mark.parametrize(
+    "text", ["", "AAAA", "data:text/plain;base64,AAAA", "data:image/png;base64,???", None]
+)
 async def test_upload_base64_refuses_everything_else(wire: Wire, text: str | None) -> None:
     """No data URL, another type, broken base64, or nothing."""
     reply = await wire.files("POST", "/api/v1/files/upload/base64", json={"base64_data": text})
@@ -73,17 +77,27 @@ async def test_upload_url_fetches_the_file(wire: Wire) -> None:
     """The service gets the bytes itself; a URL that fails or is none is refused."""
     data = picture()
     source = (await wire.upload(data)).json["data"]["file_url"]
-    reply = await wire.files("POST", "/api/v1/files/upload/url", json={"file_url": source, "file_name": "copy.png"})
+    reply = await wire.files(
+        "POST", "/api/v1/files/upload/url", json={"file_url": source, "file_name": "copy.png"}
+    )
     assert reply.json["data"]["file_name"] == "copy.png"
     assert (await wire.get(reply.json["data"]["file_url"], key=None)).body == data
-    for url in (f"{wire.sandbox.files_url}/nothing", "ftp://example.com/a.png", "http://127.0.0.1:9/a.png"):
-        assert (await wire.files("POST", "/api/v1/files/upload/url", json={"file_url": url})).status == 400
+    for url in (
+        f"{wire.sandbox.files_url}/nothing",
+        "ftp://example.com/a.png",
+        "http://127.0.0.1:9/a.png",
+    ):
+        assert (
+            await wire.files("POST", "/api/v1/files/upload/url", json={"file_url": url})
+        ).status == 400
 
 
 async def test_upload_url_never_keeps_half_a_file(wire: Wire, http: aiohttp.ClientSession) -> None:
     """What is longer than the service reads is refused, and does not count."""
     async with Sandbox(video="stub") as host:
-        source = (await Wire(host, http).upload(bytes(10 * 1024 * 1024 + 200_000))).json["data"]["file_url"]
+        source = (await Wire(host, http).upload(bytes(10 * 1024 * 1024 + 200_000))).json["data"][
+            "file_url"
+        ]
         reply = await wire.files("POST", "/api/v1/files/upload/url", json={"file_url": source})
     assert (reply.status, reply.json["success"]) == (413, False)
     assert (await wire.files("GET", "/api/v1/files/quota")).json["data"]["used_files"] == 0
@@ -117,7 +131,9 @@ async def test_list_and_delete_files(wire: Wire) -> None:
 async def test_times_are_iso_8601_with_an_offset_and_files_live_72_hours(wire: Wire) -> None:
     """The file is served until its announced end, and not after."""
     file = (await wire.upload(picture())).json["data"]
-    uploaded, expires = (datetime.fromisoformat(file[name]) for name in ("upload_time", "expires_at"))
+    uploaded, expires = (
+        datetime.fromisoformat(file[name]) for name in ("upload_time", "expires_at")
+    )
     assert uploaded.tzinfo is not None
     assert (expires - uploaded).total_seconds() == 72 * 3600
     wire.sandbox.advance(72 * 3600 - 1)
@@ -136,8 +152,12 @@ async def test_times_are_iso_8601_with_an_offset_and_files_live_72_hours(wire: W
         (picture() + bytes(10 * 1024 * 1024), "image_processing_error"),
     ],
 )
-async def test_a_bad_first_frame_fails_the_task_and_costs_nothing(wire: Wire, data: bytes, code: str) -> None:
-    """Too small, too long, another format, no image, more than 10 MB: accepted, then failed and refunded."""
+async def test_a_bad_first_frame_fails_the_task_and_costs_nothing(
+    wire: Wire, data: bytes, code: str
+) -> None:
+    """Too small, too long, another format, no image, more than 10 MB: accepted, then failed and
+    refunded.
+    """
     url = (await wire.upload(data)).json["data"]["file_url"]
     task_id = await wire.accepted(image_urls=[url])
     wire.sandbox.advance(2400)
@@ -148,7 +168,9 @@ async def test_a_bad_first_frame_fails_the_task_and_costs_nothing(wire: Wire, da
 
 @pytest.mark.parametrize(("width", "height"), [(300, 300), (750, 300), (300, 750)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-async def test_a_first_frame_at_the_limits_is_accepted(wire: Wire, width: int, height: int, kind: str) -> None:
+async def test_a_first_frame_at_the_limits_is_accepted(
+    wire: Wire, width: int, height: int, kind: str
+) -> None:
     """300 px and a ratio of 2.5 either way are fine, in all three formats."""
     url = (await wire.upload(picture(width, height, kind))).json["data"]["file_url"]
     task_id = await wire.accepted(image_urls=[url])
@@ -192,9 +214,16 @@ async def test_pricing_rules_need_no_key_and_are_decimal_strings(wire: Wire) -> 
 
 @pytest.mark.parametrize(
     ("duration", "quality", "credits_"),
-    [(3, "720p", "22.848"), (5, "720p", "38.080"), (10, "1080p", "130.9952"), (15, "1080p", "196.4928")],
+    [
+        (3, "720p", "22.848"),
+        (5, "720p", "38.080"),
+        (10, "1080p", "130.9952"),
+        (15, "1080p", "196.4928"),
+    ],
 )
-async def test_the_price_is_the_rule_of_2026_10_10(wire: Wire, duration: int, quality: str, credits_: str) -> None:
+async def test_the_price_is_the_rule_of_2026_10_10(
+    wire: Wire, duration: int, quality: str, credits_: str
+) -> None:
     """7.616 credits a second, times 1.72 for 1080p, at least 22.848."""
     await wire.accepted(duration=duration, quality=quality)
     assert wire.sandbox.tasks[0].reserved == Decimal(credits_)

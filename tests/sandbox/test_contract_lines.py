@@ -40,14 +40,25 @@ async def test_the_api_and_the_file_service_are_two_hosts(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(("host", "method", "path"), CALLS)
-async def test_401_unauthorized_on_every_call_to_both_hosts(wire: Wire, host: str, method: str, path: str) -> None:
-    """Each is refused without a key, with a wrong one and in another scheme, before its body is looked at."""
+async def test_401_unauthorized_on_every_call_to_both_hosts(
+    wire: Wire, host: str, method: str, path: str
+) -> None:
+    """Each is refused without a key, with a wrong one and in another scheme, before its body is
+    looked at.
+    """
     base = wire.sandbox.url if host == "api" else wire.sandbox.files_url
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {wire.sandbox.key}"}):
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {wire.sandbox.key}"},
+    ):
         reply = await wire.call(method, base + path, key=None, headers=headers)
         assert reply.status == 401
         if host == "api":
-            assert (reply.error["code"], reply.error["type"]) == ("unauthorized", "authentication_error")
+            assert (reply.error["code"], reply.error["type"]) == (
+                "unauthorized",
+                "authentication_error",
+            )
         else:
             assert reply.json["success"] is False
 
@@ -79,7 +90,11 @@ async def test_usage_can_lack_the_settled_charge(http: aiohttp.ClientSession) ->
         wire = Wire(sandbox, http)
         task_id = await wire.accepted()
         sandbox.finish()
-        assert set((await wire.task(task_id))["usage"]) == {"billing_rule", "credits_reserved", "user_group"}
+        assert set((await wire.task(task_id))["usage"]) == {
+            "billing_rule",
+            "credits_reserved",
+            "user_group",
+        }
 
 
 async def test_an_error_can_lack_its_suggestion(http: aiohttp.ClientSession) -> None:
@@ -94,8 +109,12 @@ async def test_an_error_can_lack_its_suggestion(http: aiohttp.ClientSession) -> 
 async def test_query_many_can_be_missing_with_405(wire: Wire) -> None:
     """A server may know the path by other methods only; a fault without end stands for it."""
     task_id = await wire.accepted()
-    wire.sandbox.fail(Fault("refuse", method="POST", path="/v1/tasks/batch", times=None, status=405))
-    assert [(await wire.post("/v1/tasks/batch", {"task_ids": [task_id]})).status for _ in range(2)] == [405, 405]
+    wire.sandbox.fail(
+        Fault("refuse", method="POST", path="/v1/tasks/batch", times=None, status=405)
+    )
+    assert [
+        (await wire.post("/v1/tasks/batch", {"task_ids": [task_id]})).status for _ in range(2)
+    ] == [405, 405]
     assert (await wire.get(f"/v1/tasks/{task_id}")).status == 200
 
 
@@ -120,7 +139,11 @@ async def test_a_broken_link_can_answer_200_with_a_json_body(wire: Wire) -> None
     link = await wire.completed()
     wire.sandbox.fail(Fault("json"))
     reply = await wire.download(link)
-    assert (reply.status, reply.headers["Content-Type"], "error" in reply.json) == (200, "application/json", True)
+    assert (reply.status, reply.headers["Content-Type"], "error" in reply.json) == (
+        200,
+        "application/json",
+        True,
+    )
 
 
 async def test_a_callback_has_no_signature_and_no_key(wire: Wire) -> None:
@@ -139,7 +162,12 @@ async def test_a_callback_has_no_signature_and_no_key(wire: Wire) -> None:
     while not wire.sandbox.callbacks:
         await wire.get("/v1/credits")
     await runner.cleanup()
-    assert got == [("POST", {"host", "content-type", "content-length", "user-agent", "accept", "accept-encoding"})]
+    assert got == [
+        (
+            "POST",
+            {"host", "content-type", "content-length", "user-agent", "accept", "accept-encoding"},
+        )
+    ]
 
 
 def test_a_receiver_of_callbacks_has_10_seconds() -> None:
@@ -149,31 +177,45 @@ def test_a_receiver_of_callbacks_has_10_seconds() -> None:
 
 async def test_credits_show_a_keys_own_limit(http: aiohttp.ClientSession) -> None:
     """A key with a limit is not unlimited, and what is reserved is not remaining."""
-    async with Sandbox(video="stub", speed=0, accounts=[Account(key="k", credits=1000, token_credits=100)]) as sandbox:
+    async with Sandbox(
+        video="stub", speed=0, accounts=[Account(key="k", credits=1000, token_credits=100)]
+    ) as sandbox:
         wire = Wire(sandbox, http)
         await wire.accepted(duration=10)
         data = (await wire.get("/v1/credits")).json["data"]
     assert data["user"] == {"remaining_credits": 923.84, "used_credits": 0.0}
-    assert data["token"] == {"remaining_credits": 23.84, "used_credits": 0.0, "unlimited_credits": False}
+    assert data["token"] == {
+        "remaining_credits": 23.84,
+        "used_credits": 0.0,
+        "unlimited_credits": False,
+    }
 
 
 async def test_68_credits_are_1_usd_and_1_credit_is_10000_uc(wire: Wire) -> None:
     """The catalogue's rate and minimum are the same amount in each unit."""
-    (component,) = (await wire.get(f"/v1/catalog/pricing-rules/{MODEL}", key=None)).json["model"]["components"]
+    (component,) = (await wire.get(f"/v1/catalog/pricing-rules/{MODEL}", key=None)).json["model"][
+        "components"
+    ]
     for amounts in (component["rate"], component["minimum_charge"]):
         exact = {unit: Decimal(amount) for unit, amount in amounts.items()}
         assert exact["credits"] == exact["usd"] * 68 == exact["uc"] / 10_000
 
 
 @pytest.mark.parametrize(("duration", "quality"), [(3, "720p"), (5, "1080p"), (15, "1080p")])
-async def test_the_quantity_rule_is_a_tree_that_gives_the_price(wire: Wire, duration: int, quality: str) -> None:
+async def test_the_quantity_rule_is_a_tree_that_gives_the_price(
+    wire: Wire, duration: int, quality: str
+) -> None:
     """Multiply, lookup, variable and constant, worked out, times the rate are what is reserved."""
-    (component,) = (await wire.get(f"/v1/catalog/pricing-rules/{MODEL}", key=None)).json["model"]["components"]
+    (component,) = (await wire.get(f"/v1/catalog/pricing-rules/{MODEL}", key=None)).json["model"][
+        "components"
+    ]
     values = {"duration_seconds": duration, "quality": quality}
 
     def work_out(node: dict[str, Any]) -> Decimal:
         kinds = {
-            "multiply": lambda: prod((work_out(operand) for operand in node["operands"]), start=Decimal(1)),
+            "multiply": lambda: prod(
+                (work_out(operand) for operand in node["operands"]), start=Decimal(1)
+            ),
             "lookup": lambda: Decimal(node["values"][values[node["variable"]]]),
             "variable": lambda: Decimal(values[node["name"]]),
             "constant": lambda: Decimal(node["value"]),
@@ -182,7 +224,9 @@ async def test_the_quantity_rule_is_a_tree_that_gives_the_price(wire: Wire, dura
 
     price = Decimal(component["rate"]["credits"]) * work_out(component["quantity_rule"])
     await wire.accepted(duration=duration, quality=quality)
-    assert wire.sandbox.tasks[0].reserved == max(price, Decimal(component["minimum_charge"]["credits"]))
+    assert wire.sandbox.tasks[0].reserved == max(
+        price, Decimal(component["minimum_charge"]["credits"])
+    )
 
 
 async def test_settlement_follows_the_actual_output_length(wire: Wire) -> None:

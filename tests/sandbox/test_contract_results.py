@@ -36,7 +36,9 @@ async def test_result_links_take_no_authorization(wire: Wire) -> None:
     assert (await wire.get(link)).status == 400
 
 
-@pytest.mark.parametrize("agent", ["Python-urllib/3.11", "python-requests/2.32", "Python/3.11 aiohttp/3.12", ""])
+@pytest.mark.parametrize(
+    "agent", ["Python-urllib/3.11", "python-requests/2.32", "Python/3.11 aiohttp/3.12", ""]
+)
 async def test_the_file_host_refuses_some_default_user_agents(wire: Wire, agent: str) -> None:
     """They get 403, and a truthful product gets the video."""
     link = await wire.completed()
@@ -48,14 +50,23 @@ async def test_a_file_host_without_that_filter_serves_everyone(http: aiohttp.Cli
     """The filter is a feature that can be off."""
     async with Sandbox(video="stub", features=Features(user_agent_filter=False)) as sandbox:
         wire = Wire(sandbox, http)
-        assert (await wire.download(await wire.completed(), User_Agent="Python-urllib/3.11")).status == 200
+        assert (
+            await wire.download(await wire.completed(), User_Agent="Python-urllib/3.11")
+        ).status == 200
 
 
 @pytest.mark.parametrize(
     ("wanted", "first", "last"),
-    [("bytes=0-99", 0, 99), ("bytes=100-", 100, None), ("bytes=-10", -10, None), ("bytes=5-5", 5, 5)],
+    [
+        ("bytes=0-99", 0, 99),
+        ("bytes=100-", 100, None),
+        ("bytes=-10", -10, None),
+        ("bytes=5-5", 5, 5),
+    ],
 )
-async def test_a_range_is_answered_with_206(wire: Wire, wanted: str, first: int, last: int | None) -> None:
+async def test_a_range_is_answered_with_206(
+    wire: Wire, wanted: str, first: int, last: int | None
+) -> None:
     """The bytes are those that were asked for, and `Content-Range` says which they are."""
     link = await wire.completed()
     whole = (await wire.download(link)).body
@@ -110,7 +121,9 @@ async def test_redirects_happen(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404, 410, 200])
-async def test_an_expired_link_answers_an_error_or_a_page_with_status_200(http: aiohttp.ClientSession, status: int) -> None:
+async def test_an_expired_link_answers_an_error_or_a_page_with_status_200(
+    http: aiohttp.ClientSession, status: int
+) -> None:
     """Whatever the status, the body is a page and no video."""
     async with Sandbox(video="stub", speed=0, expired_link=status) as sandbox:
         wire = Wire(sandbox, http)
@@ -175,7 +188,9 @@ async def tries(sandbox: Sandbox, count: int) -> list[tuple[int, int | None]]:
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
-async def test_a_callback_brings_the_querys_json_once_the_task_has_ended(wire: Wire, receiver: Receiver, status: str) -> None:
+async def test_a_callback_brings_the_querys_json_once_the_task_has_ended(
+    wire: Wire, receiver: Receiver, status: str
+) -> None:
     """It is the same JSON as the query's, after billing is settled."""
     task_id = await wire.accepted(callback_url=receiver.url)
     wire.sandbox.end(task_id, status)
@@ -195,7 +210,9 @@ async def test_any_2xx_ends_the_callbacks(wire: Wire, receiver: Receiver) -> Non
     assert receiver.arrived.qsize() == 1
 
 
-async def test_a_failed_callback_is_tried_three_times_more_after_1_2_and_4_seconds(wire: Wire, receiver: Receiver) -> None:
+async def test_a_failed_callback_is_tried_three_times_more_after_1_2_and_4_seconds(
+    wire: Wire, receiver: Receiver
+) -> None:
     """Each try comes when its pause is over and not before, and the fourth is the last."""
     receiver.statuses = [500, 302, 404, 503]
     await wire.accepted(callback_url=receiver.url)
@@ -213,7 +230,9 @@ async def test_a_failed_callback_is_tried_three_times_more_after_1_2_and_4_secon
     assert receiver.arrived.qsize() == 4
 
 
-async def test_a_receiver_that_does_not_answer_in_time_counts_as_failed(http: aiohttp.ClientSession, receiver: Receiver) -> None:
+async def test_a_receiver_that_does_not_answer_in_time_counts_as_failed(
+    http: aiohttp.ClientSession, receiver: Receiver
+) -> None:
     """The time-out is 10 s unless a test shortens it; after it comes the next try."""
     receiver.answer = asyncio.Event()
     async with Sandbox(video="stub", speed=0, callback_timeout=0.01) as sandbox:
@@ -226,7 +245,9 @@ async def test_a_receiver_that_does_not_answer_in_time_counts_as_failed(http: ai
         await receiver.next()
 
 
-async def test_callbacks_go_out_on_the_running_clock_by_themselves(http: aiohttp.ClientSession, receiver: Receiver) -> None:
+async def test_callbacks_go_out_on_the_running_clock_by_themselves(
+    http: aiohttp.ClientSession, receiver: Receiver
+) -> None:
     """Nobody has to ask: the task ends and is called back while the sandbox is left alone."""
     async with Sandbox(video="stub", speed=600, task_seconds=60) as sandbox:
         task_id = await Wire(sandbox, http).accepted(callback_url=receiver.url)
@@ -234,7 +255,9 @@ async def test_callbacks_go_out_on_the_running_clock_by_themselves(http: aiohttp
     assert (body["id"], body["status"]) == (task_id, "completed")
 
 
-async def test_a_late_callback_goes_out_by_itself_after_an_end_by_hand(http: aiohttp.ClientSession, receiver: Receiver) -> None:
+async def test_a_late_callback_goes_out_by_itself_after_an_end_by_hand(
+    http: aiohttp.ClientSession, receiver: Receiver
+) -> None:
     """Nobody asks for anything after `end`: the running clock alone brings the callback."""
     async with Sandbox(video="stub", speed=600) as sandbox:
         task_id = await Wire(sandbox, http).accepted(callback_url=receiver.url)
@@ -243,7 +266,9 @@ async def test_a_late_callback_goes_out_by_itself_after_an_end_by_hand(http: aio
         assert (await receiver.next())["id"] == task_id
 
 
-async def test_callbacks_can_be_missing_doubled_late_and_out_of_order(wire: Wire, receiver: Receiver) -> None:
+async def test_callbacks_can_be_missing_doubled_late_and_out_of_order(
+    wire: Wire, receiver: Receiver
+) -> None:
     """Each fault befalls the callbacks that it names."""
     sandbox = wire.sandbox
     ids = [await wire.accepted(callback_url=receiver.url) for _ in range(5)]

@@ -16,7 +16,10 @@ KEY = "0123456789abcdef"
 
 async def test_auth_is_a_bearer_key_on_every_call_to_both_hosts(wire: Wire) -> None:
     """Without a key, or with a wrong one, both hosts answer 401; the API says `unauthorized`."""
-    for reply in (await wire.get("/v1/credits", key=None), await wire.get("/v1/tasks", key="wrong")):
+    for reply in (
+        await wire.get("/v1/credits", key=None),
+        await wire.get("/v1/tasks", key="wrong"),
+    ):
         assert reply.status == 401
         assert reply.error["code"] == "unauthorized"
         assert reply.error["type"] == "authentication_error"
@@ -40,7 +43,9 @@ async def test_a_request_id_for_support_is_in_a_response_header(wire: Wire) -> N
 
 
 @pytest.mark.parametrize("name", ["x-oneapi-request-id", "absent"])
-async def test_the_request_id_header_has_an_older_name_or_is_absent(http: aiohttp.ClientSession, name: Any) -> None:
+async def test_the_request_id_header_has_an_older_name_or_is_absent(
+    http: aiohttp.ClientSession, name: Any
+) -> None:
     """A server of another age uses the older header, or none."""
     async with Sandbox(video="stub", features=Features(request_ids=name)) as sandbox:
         headers = (await Wire(sandbox, http).get("/v1/credits")).headers
@@ -53,9 +58,24 @@ async def test_submit_answers_with_the_documented_fields(wire: Wire) -> None:
     reply = await wire.submit(prompt="The cat runs", duration=8)
     view = reply.json
     assert reply.status == 200
-    assert set(view) == {"created", "id", "model", "object", "progress", "status", "task_info", "type", "usage"}
+    assert set(view) == {
+        "created",
+        "id",
+        "model",
+        "object",
+        "progress",
+        "status",
+        "task_info",
+        "type",
+        "usage",
+    }
     assert view["object"] == "video.generation.task"
-    assert (view["model"], view["type"], view["status"], view["progress"]) == (MODEL, "video", "pending", 0)
+    assert (view["model"], view["type"], view["status"], view["progress"]) == (
+        MODEL,
+        "video",
+        "pending",
+        0,
+    )
     assert view["task_info"] == {"can_cancel": True, "estimated_time": 2400, "video_duration": 8}
     assert set(view["usage"]) == {"billing_rule", "credits_reserved", "user_group"}
     assert view["created"] == int(wire.sandbox.now)
@@ -65,7 +85,11 @@ async def test_submit_answers_with_the_documented_fields(wire: Wire) -> None:
 async def test_model_is_required_and_is_the_one_model(wire: Wire, model: Any) -> None:
     """Another model, or none, is refused by name."""
     reply = await wire.submit(model=model)
-    assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "invalid_request", "model")
+    assert (reply.status, reply.error["code"], reply.error["param"]) == (
+        400,
+        "invalid_request",
+        "model",
+    )
 
 
 @pytest.mark.parametrize("urls", [..., [], [IMAGE_URL, IMAGE_URL], IMAGE_URL, [1], None])
@@ -76,7 +100,14 @@ async def test_image_urls_is_an_array_of_exactly_one_url(wire: Wire, urls: Any) 
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://example.com/a.png", "cat.png", "data:image/png;base64,AAAA", "https://user:pw@example.com/a.png", ""]
+    "url",
+    [
+        "ftp://example.com/a.png",
+        "cat.png",
+        "data:image/png;base64,AAAA",
+        "https://user:pw@example.com/a.png",
+        "",
+    ],
 )
 async def test_the_image_url_is_http_or_https_without_auth(wire: Wire, url: str) -> None:
     """Other schemes and URLs with a user name are refused."""
@@ -84,12 +115,27 @@ async def test_the_image_url_is_http_or_https_without_auth(wire: Wire, url: str)
 
 
 @pytest.mark.parametrize(
-    "host", ["10.0.0.1", "192.168.1.4:8000", "localhost", "nas.local", "127.0.0.1", "intranet", "10.1", "0x7f.1", "2130706433"]
+    "host",
+    [
+        "10.0.0.1",
+        "192.168.1.4:8000",
+        "localhost",
+        "nas.local",
+        "127.0.0.1",
+        "intranet",
+        "10.1",
+        "0x7f.1",
+        "2130706433",
+    ],
 )
-async def test_the_image_url_is_reachable_from_the_public_internet(http: aiohttp.ClientSession, host: str) -> None:
+async def test_the_image_url_is_reachable_from_the_public_internet(
+    http: aiohttp.ClientSession, host: str
+) -> None:
     """Private hosts are refused when the sandbox does not make an exception for them."""
     async with Sandbox(video="stub", allow_loopback=False) as sandbox:
-        assert (await Wire(sandbox, http).submit(image_urls=[f"http://{host}/a.png"])).error["param"] == "image_urls"
+        assert (await Wire(sandbox, http).submit(image_urls=[f"http://{host}/a.png"])).error[
+            "param"
+        ] == "image_urls"
 
 
 async def test_the_exception_is_for_this_machine_alone(wire: Wire) -> None:
@@ -97,7 +143,9 @@ async def test_the_exception_is_for_this_machine_alone(wire: Wire) -> None:
     assert (await wire.submit(image_urls=["http://127.0.0.1:9/a.png"])).status == 200
     assert (await wire.submit(image_urls=["http://localhost:9/a.png"])).status == 200
     for host in ("10.0.0.1", "192.168.1.4", "nas.local", "intranet"):
-        assert (await wire.submit(image_urls=[f"http://{host}/a.png"])).error["param"] == "image_urls"
+        assert (await wire.submit(image_urls=[f"http://{host}/a.png"])).error[
+            "param"
+        ] == "image_urls"
 
 
 async def test_prompt_is_optional(wire: Wire) -> None:
@@ -107,7 +155,9 @@ async def test_prompt_is_optional(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(("letter", "limit"), [("x", 5000), ("猫", 2500)])
-async def test_the_server_silently_cuts_a_prompt_over_the_limit(wire: Wire, letter: str, limit: int) -> None:
+async def test_the_server_silently_cuts_a_prompt_over_the_limit(
+    wire: Wire, letter: str, limit: int
+) -> None:
     """A prompt of one character more is accepted, and what is kept has 2500 or 5000 characters."""
     task_id = await wire.accepted(prompt=letter * (limit + 1))
     state = (await wire.get("/sandbox/state")).json
@@ -129,7 +179,11 @@ async def test_quality_is_720p_or_1080p_and_720p_by_default(wire: Wire) -> None:
 async def test_duration_is_an_integer_from_3_to_15(wire: Wire, duration: Any) -> None:
     """Anything else is refused by name."""
     reply = await wire.submit(duration=duration)
-    assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "invalid_request", "duration")
+    assert (reply.status, reply.error["code"], reply.error["param"]) == (
+        400,
+        "invalid_request",
+        "duration",
+    )
 
 
 async def test_duration_is_5_by_default_and_changes_the_price(wire: Wire) -> None:
@@ -150,7 +204,10 @@ async def test_seed_is_an_integer_from_1_to_2147483647(wire: Wire, seed: Any) ->
 
 async def test_the_seed_is_random_by_default(wire: Wire) -> None:
     """Two submissions without a seed give different videos, two with the same seed give the same."""
-    videos = [(await wire.download(await wire.completed(**fields))).body for fields in ({}, {}, {"seed": 7}, {"seed": 7})]
+    videos = [
+        (await wire.download(await wire.completed(**fields))).body
+        for fields in ({}, {}, {"seed": 7}, {"seed": 7})
+    ]
     assert videos[0] != videos[1]
     assert videos[2] == videos[3]
 
@@ -168,13 +225,17 @@ async def test_the_seed_is_random_by_default(wire: Wire) -> None:
         5,
     ],
 )
-async def test_callback_url_is_https_public_and_at_most_2048_characters(wire: Wire, url: Any) -> None:
+async def test_callback_url_is_https_public_and_at_most_2048_characters(
+    wire: Wire, url: Any
+) -> None:
     """Plain http, private addresses, 2049 characters and other things are refused by name."""
     assert (await wire.submit(callback_url=url)).error["param"] == "callback_url"
     assert (await wire.submit(callback_url="https://example.com/" + "x" * 2028)).status == 200
 
 
-async def test_a_loopback_callback_is_refused_without_the_switch(http: aiohttp.ClientSession) -> None:
+async def test_a_loopback_callback_is_refused_without_the_switch(
+    http: aiohttp.ClientSession,
+) -> None:
     """The service itself never calls loopback; the sandbox does so only when it is allowed to."""
     async with Sandbox(video="stub", allow_loopback=False) as sandbox:
         reply = await Wire(sandbox, http).submit(callback_url="https://127.0.0.1:9/hook")
@@ -206,7 +267,9 @@ async def test_the_same_key_with_another_body_is_a_conflict(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("key", ["short", "x" * 97, "with spaces in it", "umlaut-äöü-0123456"])
-async def test_an_idempotency_key_has_16_to_96_characters_of_a_small_alphabet(wire: Wire, key: str) -> None:
+async def test_an_idempotency_key_has_16_to_96_characters_of_a_small_alphabet(
+    wire: Wire, key: str
+) -> None:
     """Other keys are refused, and both lengths at the ends are accepted."""
     assert (await wire.submit(idempotency_key=key)).status == 400
     assert (await wire.submit(idempotency_key="x" * 16)).status == 200

@@ -18,7 +18,9 @@ async def test_task_ids_start_with_task_unified(wire: Wire) -> None:
     assert (await wire.accepted()).startswith("task-unified-")
 
 
-async def test_status_goes_from_pending_to_processing_to_completed(http: aiohttp.ClientSession) -> None:
+async def test_status_goes_from_pending_to_processing_to_completed(
+    http: aiohttp.ClientSession,
+) -> None:
     """The statuses come in their order, with the progress never going back."""
     async with Sandbox(video="stub", speed=0, task_seconds=100) as sandbox:
         wire = Wire(sandbox, http)
@@ -28,7 +30,11 @@ async def test_status_goes_from_pending_to_processing_to_completed(http: aiohttp
             view = await wire.task(task_id)
             seen.append((view["status"], view["progress"]))
             sandbox.advance(10)
-    assert list(dict.fromkeys(status for status, _ in seen)) == ["pending", "processing", "completed"]
+    assert list(dict.fromkeys(status for status, _ in seen)) == [
+        "pending",
+        "processing",
+        "completed",
+    ]
     assert [progress for _, progress in seen] == sorted(progress for _, progress in seen)
     assert seen[0] == ("pending", 0)
     assert seen[-1] == ("completed", 100)
@@ -48,7 +54,9 @@ async def test_a_failed_task_has_an_error_and_no_results(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(("as_failed", "shown"), [(False, "cancelled"), (True, "failed")])
-async def test_a_cancelled_task_comes_as_cancelled_or_as_failed(http: aiohttp.ClientSession, as_failed: bool, shown: str) -> None:
+async def test_a_cancelled_task_comes_as_cancelled_or_as_failed(
+    http: aiohttp.ClientSession, as_failed: bool, shown: str
+) -> None:
     """Either status is possible, and `request_cancelled` is the code of both."""
     async with Sandbox(video="stub", features=Features(cancelled_as_failed=as_failed)) as sandbox:
         wire = Wire(sandbox, http)
@@ -102,12 +110,18 @@ async def test_billing_has_the_ledgers_facts(wire: Wire) -> None:
     wire.sandbox.end(second, "failed")
     wire.sandbox.end(third, "failed", refund=False)
     bills = [(await wire.task(task_id))["billing"] for task_id in (first, second, third)]
-    assert [(bill["charge_status"], bill["refund_status"], bill["charged_credits"]) for bill in bills] == [
+    assert [
+        (bill["charge_status"], bill["refund_status"], bill["charged_credits"]) for bill in bills
+    ] == [
         ("settled", "none", 22.848),
         ("released", "refunded", 0.0),
         ("settled", "none", 22.848),
     ]
-    assert [entry.kind for entry in wire.sandbox.ledger] == ["reserve"] * 3 + ["settle", "refund", "settle"]
+    assert [entry.kind for entry in wire.sandbox.ledger] == ["reserve"] * 3 + [
+        "settle",
+        "refund",
+        "settle",
+    ]
     assert (wire.sandbox.paid, wire.sandbox.refunded) == (3, 1)
 
 
@@ -120,7 +134,9 @@ async def test_billing_has_the_ledgers_facts(wire: Wire) -> None:
         (Features(billing=False, task_duration=False), {"results", "result_data"}),
     ],
 )
-async def test_fields_that_were_only_seen_can_be_absent(http: aiohttp.ClientSession, features: Features, present: set[str]) -> None:
+async def test_fields_that_were_only_seen_can_be_absent(
+    http: aiohttp.ClientSession, features: Features, present: set[str]
+) -> None:
     """Each of them is there with its feature, and only with it."""
     async with Sandbox(video="stub", features=features) as sandbox:
         wire = Wire(sandbox, http)
@@ -131,7 +147,9 @@ async def test_fields_that_were_only_seen_can_be_absent(http: aiohttp.ClientSess
 
 
 @pytest.mark.parametrize("shape", ["object", "list"])
-async def test_result_data_is_an_object_or_a_list_with_the_same_link(http: aiohttp.ClientSession, shape: Any) -> None:
+async def test_result_data_is_an_object_or_a_list_with_the_same_link(
+    http: aiohttp.ClientSession, shape: Any
+) -> None:
     """Both shapes repeat the link as `video_url`, beside the video's metadata."""
     async with Sandbox(video="stub", features=Features(result_data=shape)) as sandbox:
         wire = Wire(sandbox, http)
@@ -153,12 +171,18 @@ async def test_query_many_answers_up_to_50_tasks(wire: Wire) -> None:
     assert (too_many.status, too_many.error["param"]) == (400, "task_ids")
 
 
-async def test_query_many_leaves_out_unknown_ids_and_those_of_other_accounts(http: aiohttp.ClientSession) -> None:
+async def test_query_many_leaves_out_unknown_ids_and_those_of_other_accounts(
+    http: aiohttp.ClientSession,
+) -> None:
     """They are simply absent from `data`."""
-    async with Sandbox(video="stub", accounts=[Account(key="mine"), Account(key="theirs")]) as sandbox:
+    async with Sandbox(
+        video="stub", accounts=[Account(key="mine"), Account(key="theirs")]
+    ) as sandbox:
         wire = Wire(sandbox, http)
         mine, theirs = await wire.accepted(key="mine"), await wire.accepted(key="theirs")
-        reply = await wire.post("/v1/tasks/batch", {"task_ids": [mine, theirs, "task-unified-0-nothing"]})
+        reply = await wire.post(
+            "/v1/tasks/batch", {"task_ids": [mine, theirs, "task-unified-0-nothing"]}
+        )
         assert (await wire.get(f"/v1/tasks/{theirs}")).status == 404
     assert [view["id"] for view in reply.json["data"]] == [mine]
 
@@ -203,16 +227,26 @@ async def test_list_accepts_four_statuses_and_processing_includes_queued_ones(wi
         status: [row["id"] for row in (await wire.get(f"/v1/tasks?status={status}")).json["data"]]
         for status in ("processing", "completed", "failed", "cancelled")
     }
-    assert found == {"processing": [queued], "completed": [done], "failed": [failed], "cancelled": [cancelled]}
+    assert found == {
+        "processing": [queued],
+        "completed": [done],
+        "failed": [failed],
+        "cancelled": [cancelled],
+    }
     assert (await wire.get("/v1/tasks?status=pending")).error["param"] == "status"
 
 
-async def test_list_finds_a_cancelled_task_under_the_status_that_it_is_shown_with(http: aiohttp.ClientSession) -> None:
+async def test_list_finds_a_cancelled_task_under_the_status_that_it_is_shown_with(
+    http: aiohttp.ClientSession,
+) -> None:
     """Where cancelled tasks come as failed, the filter knows them as failed too."""
     async with Sandbox(video="stub", features=Features(cancelled_as_failed=True)) as sandbox:
         wire = Wire(sandbox, http)
         sandbox.end(await wire.accepted(), "cancelled")
-        found = [(await wire.get(f"/v1/tasks?status={status}")).json["data"] for status in ("failed", "cancelled")]
+        found = [
+            (await wire.get(f"/v1/tasks?status={status}")).json["data"]
+            for status in ("failed", "cancelled")
+        ]
     assert [[row["status"] for row in rows] for rows in found] == [["failed"], []]
 
 
@@ -238,7 +272,9 @@ async def test_list_items_have_no_links_but_say_whether_there_are_some(wire: Wir
     assert rows[0]["created_at"] == int(wire.sandbox.now)
 
 
-async def test_tasks_take_1_to_40_minutes_and_the_same_time_with_the_same_seed(http: aiohttp.ClientSession) -> None:
+async def test_tasks_take_1_to_40_minutes_and_the_same_time_with_the_same_seed(
+    http: aiohttp.ClientSession,
+) -> None:
     """A hundred lives are within the range, differ, and repeat with the seed."""
 
     async def lives(seed: int) -> list[int]:

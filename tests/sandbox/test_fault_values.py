@@ -1,4 +1,6 @@
-"""A fault's values are checked when it is made, so that none can break the requests that it strikes."""
+"""A fault's values are checked when it is made, so that none can break the requests that it
+strikes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,11 @@ from tests.sandbox.conftest import Wire
 pytestmark = pytest.mark.anyio
 
 WRONG = [
-    ("refuse", {"times": "3"}, "times of refuse must be an integer of at least -1, or none, not '3'"),
+    (
+        "refuse",
+        {"times": "3"},
+        "times of refuse must be an integer of at least -1, or none, not '3'",
+    ),
     ("refuse", {"times": -2}, "times"),
     ("refuse", {"nth": "1"}, "nth of refuse must be an integer of at least 1"),
     ("refuse", {"nth": [0]}, "nth"),
@@ -50,7 +56,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("action", "values", "expected"), WRONG)
-def test_a_fault_refuses_a_value_of_another_kind(action: str, values: dict[str, Any], expected: str) -> None:
+def test_a_fault_refuses_a_value_of_another_kind(
+    action: str, values: dict[str, Any], expected: str
+) -> None:
     """The error names the value, its action, and what was expected."""
     with pytest.raises(ValueError) as caught:
         Fault(action, **values)
@@ -68,8 +76,12 @@ def test_a_fault_refuses_a_value_of_another_kind(action: str, values: dict[str, 
         {"action": "slow", "details": {"seconds": None}},
     ],
 )
-async def test_the_control_path_refuses_such_a_fault_and_the_service_goes_on(wire: Wire, body: dict[str, Any]) -> None:
-    """The answer is 400, no fault is added, and the requests that it would have struck are answered."""
+async def test_the_control_path_refuses_such_a_fault_and_the_service_goes_on(
+    wire: Wire, body: dict[str, Any]
+) -> None:
+    """The answer is 400, no fault is added, and the requests that it would have struck are
+    answered.
+    """
     reply = await wire.post("/sandbox/faults", body)
     assert (reply.status, reply.error["code"]) == (400, "invalid_request")
     assert (await wire.get("/sandbox/state")).json["faults"] == []

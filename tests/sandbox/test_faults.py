@@ -31,7 +31,11 @@ async def test_refuse_answers_as_told_and_accepts_nothing(wire: Wire) -> None:
     wire.sandbox.fail(Fault("refuse", path=SUBMIT, nth=2, status=418, body="tea"))
     wire.sandbox.fail(Fault("refuse", path=SUBMIT, nth=3, status=200, body=b""))
     first, second, third = [await wire.submit() for _ in range(3)]
-    assert (first.status, first.headers["Retry-After"], first.error["code"]) == (429, "3", "rate_limit_exceeded")
+    assert (first.status, first.headers["Retry-After"], first.error["code"]) == (
+        429,
+        "3",
+        "rate_limit_exceeded",
+    )
     assert (second.status, second.body) == (418, b"tea")
     assert (third.status, third.body) == (200, b"")
     assert wire.sandbox.paid == 0
@@ -62,7 +66,9 @@ async def test_drop_after_accepts_and_closes_without_an_answer(wire: Wire) -> No
 
 
 @pytest.mark.parametrize(("action", "paid"), [("hang-before", 0), ("hang-after", 1)])
-async def test_hang_never_answers_and_ends_with_the_sandbox(http: aiohttp.ClientSession, action: str, paid: int) -> None:
+async def test_hang_never_answers_and_ends_with_the_sandbox(
+    http: aiohttp.ClientSession, action: str, paid: int
+) -> None:
     """The request stays open until the sandbox closes; whether it was accepted is the difference."""
     async with Sandbox(video="stub", speed=0) as sandbox:
         sandbox.fail(Fault(action))
@@ -108,7 +114,10 @@ async def test_truncate_and_reset_stop_in_the_middle(wire: Wire, action: str) ->
     link = await wire.completed()
     size = len((await wire.download(link)).body)
     wire.sandbox.fail(Fault(action, bytes=500))
-    async with aiohttp.ClientSession(headers={"User-Agent": "test"}) as http, http.get(link) as answer:
+    async with (
+        aiohttp.ClientSession(headers={"User-Agent": "test"}) as http,
+        http.get(link) as answer,
+    ):
         assert int(answer.headers["Content-Length"]) == size
         with pytest.raises(aiohttp.ClientError):
             await answer.read()
@@ -134,7 +143,8 @@ async def test_short_is_a_consistent_answer_of_a_video_that_is_not_whole(wire: W
 
 
 @pytest.mark.parametrize(
-    ("action", "kind"), [("html", "text/html; charset=utf-8"), ("json", "application/json"), ("empty", "video/mp4")]
+    ("action", "kind"),
+    [("html", "text/html; charset=utf-8"), ("json", "application/json"), ("empty", "video/mp4")],
 )
 async def test_html_json_and_empty_come_with_status_200(wire: Wire, action: str, kind: str) -> None:
     """No video, though the status says that all is well."""
@@ -181,7 +191,9 @@ async def test_corrupt_flips_bytes_and_nothing_else(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(("fresh", "links"), [(True, 2), (False, 1)])
-async def test_expire_kills_a_link_and_may_give_another(wire: Wire, fresh: bool, links: int) -> None:
+async def test_expire_kills_a_link_and_may_give_another(
+    wire: Wire, fresh: bool, links: int
+) -> None:
     """The dead one stays dead; with `fresh` the next read of the task has one that works."""
     link = await wire.completed()
     wire.sandbox.fail(Fault("expire", status=410, fresh=fresh))
@@ -196,7 +208,9 @@ async def test_absent_leaves_ids_out_of_batch_answers(wire: Wire) -> None:
     """The named ids, or all of them, are missing once."""
     ids = [await wire.accepted() for _ in range(3)]
     wire.sandbox.fail(Fault("absent", ids=[ids[1]]))
-    answers = [(await wire.post("/v1/tasks/batch", {"task_ids": ids})).json["data"] for _ in range(2)]
+    answers = [
+        (await wire.post("/v1/tasks/batch", {"task_ids": ids})).json["data"] for _ in range(2)
+    ]
     assert [[view["id"] for view in views] for views in answers] == [[ids[0], ids[2]], ids]
     wire.sandbox.fail(Fault("absent"))
     assert (await wire.post("/v1/tasks/batch", {"task_ids": ids})).json["data"] == []
@@ -235,7 +249,9 @@ async def test_fail_task_can_keep_the_charge(wire: Wire) -> None:
 
 
 async def test_undecided_answers_paid_outcome_unknown_until_it_is_decided(wire: Wire) -> None:
-    """The first answer is lost; the key is undecided for a while; then it gives the one paid task back."""
+    """The first answer is lost; the key is undecided for a while; then it gives the one paid task
+    back.
+    """
     wire.sandbox.fail(Fault("undecided", seconds=30))
     await fails(wire.submit(idempotency_key=KEY))
     wire.sandbox.advance(29)
@@ -322,13 +338,19 @@ def test_a_fault_checks_itself() -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_a_scenario_is_a_bad_day_that_a_stubborn_client_survives(http: aiohttp.ClientSession, name: str) -> None:
-    """Eight tasks with a key each are submitted and fetched by trying again, and none is paid twice."""
+async def test_a_scenario_is_a_bad_day_that_a_stubborn_client_survives(
+    http: aiohttp.ClientSession, name: str
+) -> None:
+    """Eight tasks with a key each are submitted and fetched by trying again, and none is paid
+    twice.
+    """
     async with Sandbox(video="stub", speed=0) as sandbox:
         wire = Wire(sandbox, http)
         sandbox.scenario(name)
         for number in range(8):
-            accepted = await stubborn(lambda key=f"key-{number:016}": wire.submit(idempotency_key=key), "id")
+            accepted = await stubborn(
+                lambda key=f"key-{number:016}": wire.submit(idempotency_key=key), "id"
+            )
             sandbox.finish(accepted["id"])
         for task in sandbox.tasks:
             await stubborn_download(wire, task.id)

@@ -36,14 +36,24 @@ def test_the_documents_are_valid_openapi(document: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("host", ["api", "files"])
-def test_generated_requests_find_no_500_and_no_answer_that_does_not_conform(running: Sandbox, tmp_path: Path, host: str) -> None:
-    """Schemathesis sends hundreds of good and bad requests: each answer has a documented status, type and shape."""
+def test_generated_requests_find_no_500_and_no_answer_that_does_not_conform(
+    running: Sandbox, tmp_path: Path, host: str
+) -> None:
+    """Schemathesis sends hundreds of good and bad requests: each answer has a documented status,
+    type and shape.
+    """
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     url = running.url if host == "api" else running.files_url
     before = len(running.requests)
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
     command += ["--config-file", str(tmp_path / "schemathesis.toml"), "run", f"{url}/openapi.json"]
-    command += ["--header", f"Authorization: Bearer {running.key}", "--max-examples", "20", "--generation-deterministic"]
+    command += [
+        "--header",
+        f"Authorization: Bearer {running.key}",
+        "--max-examples",
+        "20",
+        "--generation-deterministic",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert len(running.requests) - before > 100

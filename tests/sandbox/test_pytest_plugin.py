@@ -48,7 +48,9 @@ def test_a_marked_one(happyhorse_sandbox):
 
 
 def test_the_plugin_loads_nothing_heavy() -> None:
-    """Every pytest run of whoever installed the package imports the plugin, so it brings three small modules and no more."""
+    """Every pytest run of whoever installed the package imports the plugin, so it brings three
+    small modules and no more.
+    """
     script = f"""
 import pytest, sys
 before = set(sys.modules)
@@ -56,20 +58,38 @@ import {PLUGIN}
 print(sorted(set(sys.modules) - before))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == str(["happyhorse_async", "happyhorse_async._version", PLUGIN])
 
 
 def test_a_users_project_can_use_the_fixtures(tmp_path: Path) -> None:
-    """A plain test, an async one with a session, and a marked one pass in a project that has nothing but pytest."""
+    """A plain test, an async one with a session, and a marked one pass in a project that has
+    nothing but pytest.
+    """
     (tmp_path / "test_users.py").write_text(USERS_TESTS)
-    command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-W", "error", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--strict-markers",
+        "-W",
+        "error",
+        "-p",
+        "no:cacheprovider",
+    ]
     # Installing the package registers the plugin; without that it has to be named.
     installed = any(entry.value == PLUGIN for entry in entry_points(group="pytest11"))
     command += ["test_users.py"] if installed else ["-p", PLUGIN, "test_users.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 passed" in done.stdout
 
@@ -88,11 +108,24 @@ async def test_a_session(happyhorse_session):
 def test_a_session_is_skipped_on_other_event_loops(tmp_path: Path) -> None:
     """Where anyio also runs tests on trio, those are skipped with the reason, and nothing fails."""
     (tmp_path / "test_loops.py").write_text(OTHER_LOOPS)
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-W", "error", "-p", "no:cacheprovider", "test_loops.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rs",
+        "-W",
+        "error",
+        "-p",
+        "no:cacheprovider",
+        "test_loops.py",
+    ]
     if not any(entry.value == PLUGIN for entry in entry_points(group="pytest11")):
         command += ["-p", PLUGIN]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed, 2 skipped" in done.stdout
     assert "a happyhorse session is for asyncio and cannot run on trio" in done.stdout

@@ -78,7 +78,11 @@ async def test_finish_completes_one_or_all_and_leaves_the_ended_alone(wire: Wire
     wire.sandbox.end(second, "failed", error_code="service_error", message="why")
     wire.sandbox.finish()
     assert [task.status for task in wire.sandbox.tasks] == ["completed", "failed", "completed"]
-    assert wire.sandbox.task(second).error == {"code": "service_error", "message": "why", "type": "task_error"}
+    assert wire.sandbox.task(second).error == {
+        "code": "service_error",
+        "message": "why",
+        "type": "task_error",
+    }
     assert wire.sandbox.task(third).progress == 100
     with pytest.raises(ValueError, match="has already ended as completed"):
         wire.sandbox.end(first, "failed")
@@ -139,7 +143,9 @@ async def test_every_verb_works_from_another_thread(wire: Wire) -> None:
 
 
 def test_a_plain_with_runs_the_sandbox_in_a_thread_of_its_own() -> None:
-    """Tests that are not async can use it; errors come to the caller; afterwards it can still be read."""
+    """Tests that are not async can use it; errors come to the caller; afterwards it can still be
+    read.
+    """
     with Sandbox(video="stub", speed=0) as sandbox:
         asyncio.run(submit_one(sandbox))
         assert [task.status for task in sandbox.tasks] == ["pending"]
@@ -239,7 +245,9 @@ async def test_every_scenario_can_be_added_over_http_and_by_hand(wire: Wire, nam
         ("scenario", {"name": "earthquake"}, 400),
     ],
 )
-async def test_control_paths_refuse_what_makes_no_sense(wire: Wire, path: str, body: Any, status: int) -> None:
+async def test_control_paths_refuse_what_makes_no_sense(
+    wire: Wire, path: str, body: Any, status: int
+) -> None:
     """The answer says what was wrong, and is never a 500."""
     assert (await wire.post(f"/sandbox/{path}", body)).status == status
 
@@ -267,7 +275,9 @@ async def test_the_page_at_the_root_is_for_people(wire: Wire) -> None:
     assert (await wire.get("/favicon.ico", key=None)).status == 204
 
 
-async def test_a_bug_of_the_sandbox_is_a_500_of_the_service_and_is_logged(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_of_the_sandbox_is_a_500_of_the_service_and_is_logged(
+    wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whoever uses it in tests sees at once that it is not their code that failed."""
     wire.sandbox.fail(Fault("fail-task", code="x"))
     task_id = await wire.accepted()
@@ -289,7 +299,9 @@ def served() -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "happyhorse_async.sandbox", "--port", "0", "--files-port", "0"]
     command += ["--video", "stub", "--speed", "60", "--scenario", "429-storm"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **pipes) as process:
+    with subprocess.Popen(
+        command, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **pipes
+    ) as process:
         yield process
         process.kill()
 
@@ -297,7 +309,9 @@ def served() -> Iterator[subprocess.Popen[str]]:
 def test_the_command_says_what_to_export_and_logs_requests(served: subprocess.Popen[str]) -> None:
     """Three exports, then a line for each request, and a clean end on SIGINT."""
     assert served.stdout is not None
-    exports = dict(served.stdout.readline().removeprefix("export ").strip().split("=") for _ in range(3))
+    exports = dict(
+        served.stdout.readline().removeprefix("export ").strip().split("=") for _ in range(3)
+    )
     assert set(exports) == {"EVOLINK_API_KEY", "EVOLINK_BASE_URL", "EVOLINK_FILES_BASE_URL"}
     assert "60 times real time" in served.stdout.readline()
     asyncio.run(read_credits(exports))
@@ -312,7 +326,10 @@ def test_the_command_says_what_to_export_and_logs_requests(served: subprocess.Po
 async def read_credits(exports: dict[str, str]) -> None:
     """Ask the served sandbox for the credits."""
     headers = {"Authorization": f"Bearer {exports['EVOLINK_API_KEY']}"}
-    async with aiohttp.ClientSession() as http, http.get(exports["EVOLINK_BASE_URL"] + "/v1/credits", headers=headers) as answer:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(exports["EVOLINK_BASE_URL"] + "/v1/credits", headers=headers) as answer,
+    ):
         assert answer.status == 200
 
 
@@ -320,7 +337,15 @@ def test_a_command_that_cannot_start_says_why() -> None:
     """The exit code is 2 and the message one line."""
     with Sandbox(video="stub") as sandbox:
         port = sandbox.url.rpartition(":")[2]
-        command = [sys.executable, "-m", "happyhorse_async.sandbox", "--port", port, "--video", "stub"]
+        command = [
+            sys.executable,
+            "-m",
+            "happyhorse_async.sandbox",
+            "--port",
+            port,
+            "--video",
+            "stub",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("the sandbox cannot start: ")

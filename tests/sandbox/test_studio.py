@@ -14,18 +14,28 @@ from tests.sandbox.conftest import Wire, picture
 pytestmark = pytest.mark.anyio
 
 
-def test_real_videos_without_their_packages_are_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_videos_without_their_packages_are_an_error_that_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It comes before anything starts; "auto" and "stub" do without."""
     true_find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "av" else true_find_spec(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "av" else true_find_spec(name, *rest),
+    )
     with pytest.raises(ImportError, match=r"PyAV: pip install 'happyhorse-async\[sandbox\]'"):
         Sandbox(video="real")
     assert Sandbox(video="auto")._options.video == Sandbox(video="stub")._options.video == "stub"
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-async def test_a_link_outlives_the_image_that_its_video_was_made_of(http: aiohttp.ClientSession, elsewhere: bool) -> None:
-    """The upload is deleted, and the link still gives the same video, even if it has to be rendered anew."""
+async def test_a_link_outlives_the_image_that_its_video_was_made_of(
+    http: aiohttp.ClientSession, elsewhere: bool
+) -> None:
+    """The upload is deleted, and the link still gives the same video, even if it has to be rendered
+    anew.
+    """
     async with Sandbox(video="stub") as host, Sandbox(video="real", speed=0) as sandbox:
         wire = Wire(sandbox, http)
         shelf = Wire(host, http) if elsewhere else wire

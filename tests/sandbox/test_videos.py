@@ -1,4 +1,6 @@
-"""The videos: real ones against their images, stubs against a real decoder, and both off the event loop."""
+"""The videos: real ones against their images, stubs against a real decoder, and both off the event
+loop.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,18 @@ def psnr(one: Image.Image, two: Image.Image) -> float:
 
 @pytest.mark.parametrize(
     ("photo", "quality", "seconds", "size"),
-    [("cat", "720p", 3, (1082, 720)), ("coffee", "720p", 4, (1080, 720)), ("rocket", "1080p", 3, (1618, 1080))],
+    [
+        ("cat", "720p", 3, (1082, 720)),
+        ("coffee", "720p", 4, (1080, 720)),
+        ("rocket", "1080p", 3, (1618, 1080)),
+    ],
 )
-def test_a_real_video_starts_with_its_image_and_moves(photo: str, quality: str, seconds: int, size: tuple[int, int]) -> None:
-    """H.264 of the asked size and length; the first frame is the scaled image, the last one shows motion."""
+def test_a_real_video_starts_with_its_image_and_moves(
+    photo: str, quality: str, seconds: int, size: tuple[int, int]
+) -> None:
+    """H.264 of the asked size and length; the first frame is the scaled image, the last one shows
+    motion.
+    """
     image = (PHOTOS / f"{photo}.jpg").read_bytes()
     video = render_video(image, seconds=seconds, quality=quality, seed=7)
     frames, length = decode(video)
@@ -67,14 +77,22 @@ def test_a_real_video_starts_with_its_image_and_moves(photo: str, quality: str, 
 def test_the_same_request_and_seed_give_the_same_bytes() -> None:
     """Another seed moves elsewhere."""
     image = picture(300, 300)
-    one, two, three = (render_video(image, seconds=3, quality="720p", seed=seed) for seed in (1, 1, 2))
+    one, two, three = (
+        render_video(image, seconds=3, quality="720p", seed=seed) for seed in (1, 1, 2)
+    )
     assert one == two != three
 
 
-@pytest.mark.parametrize(("width", "height", "kind"), [(300, 400, "JPEG"), (501, 333, "PNG"), (300, 300, "WEBP")])
-def test_the_short_side_is_the_quality_and_the_ratio_the_images_own(width: int, height: int, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("width", "height", "kind"), [(300, 400, "JPEG"), (501, 333, "PNG"), (300, 300, "WEBP")]
+)
+def test_the_short_side_is_the_quality_and_the_ratio_the_images_own(
+    width: int, height: int, kind: str
+) -> None:
     """Both sides are even, whatever the image's are."""
-    frame = first_frame(render_video(picture(width, height, kind), seconds=3, quality="720p", seed=1))
+    frame = first_frame(
+        render_video(picture(width, height, kind), seconds=3, quality="720p", seed=1)
+    )
     assert min(frame.size) == 720
     assert all(side % 2 == 0 for side in frame.size)
     assert abs(frame.width / frame.height - width / height) < 0.01
@@ -103,7 +121,8 @@ def test_a_rotated_photograph_is_shown_upright() -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "seconds"), [(1280, 720, 15), (1920, 1080, 3), (720, 1280, 3), (1082, 720, 3), (720, 722, 3)]
+    ("width", "height", "seconds"),
+    [(1280, 720, 15), (1920, 1080, 3), (720, 1280, 3), (1082, 720, 3), (720, 722, 3)],
 )
 def test_a_stub_is_a_true_video_of_one_colour(width: int, height: int, seconds: int) -> None:
     """A decoder reads it to the end without an error; size and length are as asked."""
@@ -117,8 +136,13 @@ def test_a_stub_is_a_true_video_of_one_colour(width: int, height: int, seconds: 
 
 
 def test_stubs_differ_by_seed_repeat_themselves_and_can_be_long() -> None:
-    """Same arguments, same bytes; `size` is the least length, and the filling is ignored by decoders."""
-    videos = {stub_video(width=1280, height=720, seconds=3, seed=seed) for seed in (1, 2, 3, 2_147_483_647)}
+    """Same arguments, same bytes; `size` is the least length, and the filling is ignored by
+    decoders.
+    """
+    videos = {
+        stub_video(width=1280, height=720, seconds=3, seed=seed)
+        for seed in (1, 2, 3, 2_147_483_647)
+    }
     assert len(videos) == 4
     assert stub_video(width=1280, height=720, seconds=3, seed=1) in videos
     long = stub_video(width=1280, height=720, seconds=3, seed=1, size=1_000_000)
@@ -127,7 +151,9 @@ def test_stubs_differ_by_seed_repeat_themselves_and_can_be_long() -> None:
 
 
 async def test_the_whole_way_of_a_real_video(http: aiohttp.ClientSession) -> None:
-    """Uploaded, submitted, rendered, downloaded: the first frame is the image, and the bytes are those of the seed."""
+    """Uploaded, submitted, rendered, downloaded: the first frame is the image, and the bytes are
+    those of the seed.
+    """
     image = picture(400, 300)
     async with Sandbox(video="real", speed=0) as sandbox:
         wire = Wire(sandbox, http)
@@ -143,7 +169,10 @@ async def test_an_image_elsewhere_is_fetched_over_http(http: aiohttp.ClientSessi
         elsewhere, wire = Wire(host, http), Wire(sandbox, http)
         good = (await elsewhere.upload(picture(400, 300))).json["data"]["file_url"]
         small = (await elsewhere.upload(picture(200, 300))).json["data"]["file_url"]
-        ids = [await wire.accepted(image_urls=[url], duration=3) for url in (good, small, host.files_url + "/none")]
+        ids = [
+            await wire.accepted(image_urls=[url], duration=3)
+            for url in (good, small, host.files_url + "/none")
+        ]
         views = [await ended(wire, task_id) for task_id in ids]
         assert [view["status"] for view in views] == ["completed", "failed", "failed"]
         assert [view.get("error", {}).get("code") for view in views] == [
@@ -154,8 +183,12 @@ async def test_an_image_elsewhere_is_fetched_over_http(http: aiohttp.ClientSessi
         assert (await wire.download(views[0]["results"][0])).status == 200
 
 
-async def test_an_image_that_only_looks_like_one_fails_the_task(http: aiohttp.ClientSession) -> None:
-    """The header is fine and the rest is missing: found when it is decoded, before the task completes."""
+async def test_an_image_that_only_looks_like_one_fails_the_task(
+    http: aiohttp.ClientSession,
+) -> None:
+    """The header is fine and the rest is missing: found when it is decoded, before the task
+    completes.
+    """
     async with Sandbox(video="real", task_seconds=0) as sandbox:
         wire = Wire(sandbox, http)
         url = (await wire.upload(picture()[:400])).json["data"]["file_url"]
@@ -164,7 +197,9 @@ async def test_an_image_that_only_looks_like_one_fails_the_task(http: aiohttp.Cl
 
 
 async def test_a_broken_image_never_becomes_a_video(http: aiohttp.ClientSession) -> None:
-    """A task that is finished by hand has failed or, if it was quicker than the check, has a link to nothing."""
+    """A task that is finished by hand has failed or, if it was quicker than the check, has a link
+    to nothing.
+    """
     async with Sandbox(video="real", speed=0) as sandbox:
         wire = Wire(sandbox, http)
         url = (await wire.upload(picture()[:400])).json["data"]["file_url"]
@@ -201,8 +236,12 @@ async def test_rendering_does_not_hold_up_other_answers(http: aiohttp.ClientSess
     assert answered > 10
 
 
-async def test_a_long_video_is_sent_in_pieces_and_arrives_whole(http: aiohttp.ClientSession) -> None:
-    """Its length is announced, a range of it is exact, HEAD sends nothing, and it is the video and its filling."""
+async def test_a_long_video_is_sent_in_pieces_and_arrives_whole(
+    http: aiohttp.ClientSession,
+) -> None:
+    """Its length is announced, a range of it is exact, HEAD sends nothing, and it is the video and
+    its filling.
+    """
     async with Sandbox(video="stub", speed=0, stub_bytes=3_000_000) as sandbox:
         wire = Wire(sandbox, http)
         link = await wire.completed()
@@ -241,5 +280,7 @@ loaded = {name.partition(".")[0] for name in sys.modules}
 ours = sorted(name for name in sys.modules if name.startswith("happyhorse_async") and ".sandbox" not in name)
 print(sorted(loaded & {"av", "PIL", "cattrs", "anyio"}), ours)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[] ['happyhorse_async', 'happyhorse_async._version']"

@@ -1,4 +1,6 @@
-"""Every fault that can befall a submission, run for real over sockets, as a table. `python -m tests.submitter.faults` writes it."""
+"""Every fault that can befall a submission, run for real over sockets, as a table. `python -m
+tests.submitter.faults` writes it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Row:
     often: str = "once"
     features: Features = ALL_FEATURES
     through: Through | None = None
-    """Where the session connects to instead of to the sandbox: an async context manager that gives the base URL."""
+    """Where the session connects to instead of to the sandbox: an async context manager that gives
+    the base URL."""
 
 
 @attrs.frozen
@@ -120,7 +123,9 @@ async def resetting(sandbox: Sandbox) -> AsyncIterator[str]:
 
 
 NO_LIST = Features(listing=False)
-PENDING = {"error": {"code": "paid_outcome_unknown", "message": "being decided", "type": "api_error"}}
+PENDING = {
+    "error": {"code": "paid_outcome_unknown", "message": "being decided", "type": "api_error"}
+}
 
 ROWS = [
     Row("nothing listens there", through=nobody, often="always"),
@@ -171,7 +176,9 @@ async def run(row: Row, **settings: Any) -> Outcome:
         url = await through.__aenter__() if through is not None else sandbox.url
         if row.fault is not None and row.fault.action.startswith("hang"):
             settings["timeouts"] = Timeouts(submit=0.5)
-        async with Session(sandbox.key, base_url=url, files_url=sandbox.files_url, **{**SETTINGS, **settings}) as session:
+        async with Session(
+            sandbox.key, base_url=url, files_url=sandbox.files_url, **{**SETTINGS, **settings}
+        ) as session:
             outcome = await _submit(row, sandbox, session)
         if through is not None:
             await through.__aexit__(None, None, None)
@@ -184,7 +191,10 @@ async def _submit(row: Row, sandbox: Sandbox, session: Session) -> Outcome:
     session.subscribe(tries.append, Submitting)
     session.subscribe(accepted.append, Submitted)
     # What is "being decided" gets decided when the client has been told so.
-    session.subscribe(lambda event: sandbox.advance(31) if "paid_outcome_unknown" in str(event.error) else None, Retrying)
+    session.subscribe(
+        lambda event: sandbox.advance(31) if "paid_outcome_unknown" in str(event.error) else None,
+        Retrying,
+    )
     keys = set()
     try:
         task = await session.submit(ImageToVideo(LINK))
@@ -194,12 +204,16 @@ async def _submit(row: Row, sandbox: Sandbox, session: Session) -> Outcome:
         advised = bool(error.next_step)
     else:
         event = accepted[0]
-        got = "its task" + (" (replayed)" if event.replayed else " (found in the list)" if event.adopted else "")
+        got = "its task" + (
+            " (replayed)" if event.replayed else " (found in the list)" if event.adopted else ""
+        )
         charged, ok = "yes", True
         keys.add(task.idempotency_key)
         advised = sandbox.task(task.id).id == task.id
     assert advised, "whoever gets no task is told what to do next"
-    assert keys == {attempt.idempotency_key for attempt in tries}, "one key for all tries, and on what the caller gets"
+    assert keys == {attempt.idempotency_key for attempt in tries}, (
+        "one key for all tries, and on what the caller gets"
+    )
     return Outcome(row, len(tries), sandbox.count("POST", SUBMIT), sandbox.paid, got, charged, ok)
 
 

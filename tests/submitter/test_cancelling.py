@@ -10,7 +10,14 @@ from pathlib import Path
 import anyio
 import pytest
 
-from happyhorse_async import ImageToVideo, Limits, RetryPolicy, Session, SessionClosedError, Timeouts
+from happyhorse_async import (
+    ImageToVideo,
+    Limits,
+    RetryPolicy,
+    Session,
+    SessionClosedError,
+    Timeouts,
+)
 from happyhorse_async.errors import SubmissionOutcomeUnknownError
 from happyhorse_async.events import Event, Orphaned, Submitted, Submitting
 from happyhorse_async.sandbox import Fault, Features, Sandbox
@@ -37,7 +44,9 @@ async def arrival(sandbox: Sandbox, number: int = 1) -> None:
 async def test_a_cancelled_submission_that_has_left_becomes_an_orphan_with_its_task(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The task of a caller that was cancelled after its request left is in session.orphans, in an event, and in the log."""
+    """The task of a caller that was cancelled after its request left is in session.orphans, in an
+    event, and in the log.
+    """
     hang(sandbox, "slow", seconds=0.05)
     async with open_session(sandbox) as session:
         events: list[Orphaned] = []
@@ -51,14 +60,20 @@ async def test_a_cancelled_submission_that_has_left_becomes_an_orphan_with_its_t
         assert orphan.task_id == sandbox.tasks[0].id
         assert orphan.idempotency_key == KEY == events[0].idempotency_key
         assert events[0].task_id == orphan.task_id
-        (record,) = [record for record in caplog.records if getattr(record, "action", "") == "submission_orphaned"]
+        (record,) = [
+            record
+            for record in caplog.records
+            if getattr(record, "action", "") == "submission_orphaned"
+        ]
         assert record.levelno == logging.WARNING
         assert orphan.task_id in record.getMessage()
         assert sandbox.paid == 1
 
 
 async def test_a_hanging_answer_is_replayed_within_the_shield(sandbox: Sandbox) -> None:
-    """A server that hangs after it accepted is cut off, and the same key finds the task before the shield is over."""
+    """A server that hangs after it accepted is cut off, and the same key finds the task before the
+    shield is over.
+    """
     hang(sandbox)
     async with open_session(sandbox, timeouts=Timeouts(shield=1)) as session:
         caller = asyncio.create_task(session.submit(LINK))
@@ -70,8 +85,12 @@ async def test_a_hanging_answer_is_replayed_within_the_shield(sandbox: Sandbox) 
         assert sandbox.paid == 1
 
 
-async def test_a_server_that_hangs_for_ever_does_not_hold_a_cancellation_beyond_the_shield(sandbox: Sandbox) -> None:
-    """When nothing can be learned within the shield, the orphan says so, and its key is there to ask with."""
+async def test_a_server_that_hangs_for_ever_does_not_hold_a_cancellation_beyond_the_shield(
+    sandbox: Sandbox,
+) -> None:
+    """When nothing can be learned within the shield, the orphan says so, and its key is there to
+    ask with.
+    """
     hang(sandbox, times=None)
     sandbox.fail(Fault("hang-before", method="GET", path="/v1/tasks", times=None))
     async with open_session(sandbox, timeouts=Timeouts(shield=0.1)) as session:
@@ -80,14 +99,18 @@ async def test_a_server_that_hangs_for_ever_does_not_hold_a_cancellation_beyond_
         caller.cancel()
         with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
             await caller
-        assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [(None, KEY)]
+        assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [
+            (None, KEY)
+        ]
         sandbox.clear_faults()
         assert (await session.submit(LINK, idempotency_key=KEY)).id == sandbox.tasks[0].id
         assert sandbox.paid == 1
 
 
 async def test_impatient_cancellation_does_not_break_the_shield(sandbox: Sandbox) -> None:
-    """A caller that is cancelled again and again, and one inside of an anyio cancel scope, still leave a complete orphan."""
+    """A caller that is cancelled again and again, and one inside of an anyio cancel scope, still
+    leave a complete orphan.
+    """
     hang(sandbox, "slow", seconds=0.1, times=None)
     async with open_session(sandbox) as session:
         caller = asyncio.create_task(session.submit(LINK))
@@ -113,7 +136,9 @@ async def test_a_time_limit_of_the_caller_is_still_a_time_limit(sandbox: Sandbox
 
         async def impatient() -> None:
             async with asyncio.timeout(None) as limit:
-                session.subscribe(lambda _: limit.reschedule(asyncio.get_running_loop().time() + 0.03), Submitting)
+                session.subscribe(
+                    lambda _: limit.reschedule(asyncio.get_running_loop().time() + 0.03), Submitting
+                )
                 await session.submit(LINK)
 
         with pytest.raises(TimeoutError):
@@ -122,8 +147,12 @@ async def test_a_time_limit_of_the_caller_is_still_a_time_limit(sandbox: Sandbox
         assert sandbox.paid == len(session.orphans)
 
 
-async def test_cancelling_before_the_request_has_left_is_immediate_and_free(sandbox: Sandbox) -> None:
-    """A caller that waits for its turn can be cancelled at once: nothing is sent, and its turn goes to the next one."""
+async def test_cancelling_before_the_request_has_left_is_immediate_and_free(
+    sandbox: Sandbox,
+) -> None:
+    """A caller that waits for its turn can be cancelled at once: nothing is sent, and its turn goes
+    to the next one.
+    """
     hang(sandbox, "slow", seconds=0.1)
     async with open_session(sandbox, limits=Limits(max_submissions=1)) as session:
         first, second, third = (asyncio.create_task(session.submit(LINK)) for _ in range(3))
@@ -137,8 +166,12 @@ async def test_cancelling_before_the_request_has_left_is_immediate_and_free(sand
 
 
 async def test_cancelling_while_connecting_is_immediate_and_free() -> None:
-    """A caller whose connection does not stand yet can be cancelled at once: nothing can have been accepted."""
-    async with Session("a-key", base_url="http://10.255.255.1", timeouts=Timeouts(connect=60, shield=60)) as session:
+    """A caller whose connection does not stand yet can be cancelled at once: nothing can have been
+    accepted.
+    """
+    async with Session(
+        "a-key", base_url="http://10.255.255.1", timeouts=Timeouts(connect=60, shield=60)
+    ) as session:
         caller = asyncio.create_task(session.submit(LINK))
         for _ in range(10):
             await asyncio.sleep(0)
@@ -165,7 +198,9 @@ async def test_no_moment_of_cancellation_loses_a_payment(sandbox: Sandbox, turns
 
 
 async def test_closing_gives_answers_to_those_whose_request_has_left(sandbox: Sandbox) -> None:
-    """A session that closes waits for what has left, whose callers get their tasks; what has not left was not charged."""
+    """A session that closes waits for what has left, whose callers get their tasks; what has not
+    left was not charged.
+    """
     hang(sandbox, "slow", seconds=0.05)
     session = open_session(sandbox, limits=Limits(max_submissions=1))
     await session.__aenter__()
@@ -180,8 +215,12 @@ async def test_closing_gives_answers_to_those_whose_request_has_left(sandbox: Sa
     assert sandbox.paid == 1
 
 
-async def test_closing_does_not_wait_for_a_hanging_server_beyond_the_shield(sandbox: Sandbox) -> None:
-    """A caller whose answer did not come before the session closed is told that the outcome is unknown, with the key."""
+async def test_closing_does_not_wait_for_a_hanging_server_beyond_the_shield(
+    sandbox: Sandbox,
+) -> None:
+    """A caller whose answer did not come before the session closed is told that the outcome is
+    unknown, with the key.
+    """
     hang(sandbox, times=None)
     session = open_session(sandbox, timeouts=Timeouts(shield=0.05))
     await session.__aenter__()
@@ -194,8 +233,12 @@ async def test_closing_does_not_wait_for_a_hanging_server_beyond_the_shield(sand
     assert (unknown.value.charged, unknown.value.idempotency_key) == ("unknown", KEY)
 
 
-async def test_closing_in_the_moment_of_a_cancellation_still_tells_of_the_submission(sandbox: Sandbox) -> None:
-    """When the session's background work ends just before a cancelled caller's submission is taken up, the orphan has its key."""
+async def test_closing_in_the_moment_of_a_cancellation_still_tells_of_the_submission(
+    sandbox: Sandbox,
+) -> None:
+    """When the session's background work ends just before a cancelled caller's submission is taken
+    up, the orphan has its key.
+    """
     hang(sandbox)
     async with open_session(sandbox) as session:
         caller = asyncio.create_task(session.submit(LINK, idempotency_key=KEY))
@@ -205,7 +248,9 @@ async def test_closing_in_the_moment_of_a_cancellation_still_tells_of_the_submis
         await session._open().background.aclose()
         await asyncio.wait([caller])
         assert caller.cancelled()
-        assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [(None, KEY)]
+        assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [
+            (None, KEY)
+        ]
     assert sandbox.paid == 1
 
 
@@ -239,7 +284,9 @@ async def test_leaving_many_early_loses_nothing(sandbox: Sandbox, ordered: bool)
 
 
 async def test_a_consumer_that_is_cancelled_loses_nothing(sandbox: Sandbox) -> None:
-    """Cancelling the task that iterates over submit_many leaves every accepted task handed over or among the orphans."""
+    """Cancelling the task that iterates over submit_many leaves every accepted task handed over or
+    among the orphans.
+    """
     taken: list[str] = []
 
     async def consume(session: Session) -> None:
@@ -258,10 +305,14 @@ async def test_a_consumer_that_is_cancelled_loses_nothing(sandbox: Sandbox) -> N
 
 
 async def test_an_adopted_task_is_never_given_to_two_callers(sandbox: Sandbox) -> None:
-    """Of two equal requests that both lost their answer, neither gets a task that may be the other's; both are told of both."""
+    """Of two equal requests that both lost their answer, neither gets a task that may be the
+    other's; both are told of both.
+    """
     hang(sandbox, "drop-after", times=None)
     async with open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session:
-        results = await asyncio.gather(session.submit(LINK), session.submit(LINK), return_exceptions=True)
+        results = await asyncio.gather(
+            session.submit(LINK), session.submit(LINK), return_exceptions=True
+        )
         for error in results:
             assert isinstance(error, SubmissionOutcomeUnknownError)
             assert set(error.candidates) == {task.id for task in sandbox.tasks}
@@ -269,16 +320,25 @@ async def test_an_adopted_task_is_never_given_to_two_callers(sandbox: Sandbox) -
 
 
 async def test_lost_answers_are_told_apart_by_what_the_tasks_show(sandbox: Sandbox) -> None:
-    """Two requests of different length that both lost their answer each get their own task from the list."""
+    """Two requests of different length that both lost their answer each get their own task from the
+    list.
+    """
     hang(sandbox, "drop-after", times=None)
     async with open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session:
-        short, long = await asyncio.gather(session.submit(LINK, duration=4), session.submit(LINK, duration=9))
+        short, long = await asyncio.gather(
+            session.submit(LINK, duration=4), session.submit(LINK, duration=9)
+        )
         assert [sandbox.task(task.id).request["duration"] for task in (short, long)] == [4, 9]
 
 
 async def test_a_task_from_before_the_submission_is_never_adopted(sandbox: Sandbox) -> None:
-    """A task that another program submitted before the request left is not taken for the request's own."""
-    async with open_session(sandbox) as other, open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session:
+    """A task that another program submitted before the request left is not taken for the request's
+    own.
+    """
+    async with (
+        open_session(sandbox) as other,
+        open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session,
+    ):
         await other.submit(LINK)
         sandbox.advance(5)
         await session.credits()
@@ -288,12 +348,18 @@ async def test_a_task_from_before_the_submission_is_never_adopted(sandbox: Sandb
         assert unknown.value.candidates == ()
 
 
-async def test_a_lost_submission_does_not_get_the_task_of_one_whose_outcome_stayed_unknown(sandbox: Sandbox) -> None:
-    """A task that may belong to an earlier submission of unknown outcome is not given to a later one."""
+async def test_a_lost_submission_does_not_get_the_task_of_one_whose_outcome_stayed_unknown(
+    sandbox: Sandbox,
+) -> None:
+    """A task that may belong to an earlier submission of unknown outcome is not given to a later
+    one.
+    """
     retry = RetryPolicy(replays=0, first_pause=0.001)
     async with open_session(sandbox, retry=retry) as session:
         hang(sandbox, "drop-after")
-        listing = sandbox.fail(Fault("refuse", method="GET", path="/v1/tasks", status=404, times=None))
+        listing = sandbox.fail(
+            Fault("refuse", method="GET", path="/v1/tasks", status=404, times=None)
+        )
         with pytest.raises(SubmissionOutcomeUnknownError):
             await session.submit(LINK)
         assert sandbox.fired(listing)
@@ -305,7 +371,9 @@ async def test_a_lost_submission_does_not_get_the_task_of_one_whose_outcome_stay
 
 
 async def test_a_request_that_is_still_on_its_way_keeps_its_task(sandbox: Sandbox) -> None:
-    """While another equal request waits for its answer, its task is not adopted by one that lost its own."""
+    """While another equal request waits for its answer, its task is not adopted by one that lost
+    its own.
+    """
     async with open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session:
         hang(sandbox, "slow", seconds=0.2)
         slow = asyncio.create_task(session.submit(LINK))
@@ -342,9 +410,15 @@ async def test_adoption_is_announced(sandbox: Sandbox) -> None:
         assert (event.task.id, event.adopted, event.replayed) == (task.id, True, False)
 
 
-async def test_a_cancelled_generate_leaves_its_task_among_the_orphans(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """The caller of generate() never sees the task's id: when it is cancelled while it waits, the id is in session.orphans."""
-    caller = asyncio.create_task(session.generate(LINK, save_to=tmp_path / "a.mp4", idempotency_key=KEY))
+async def test_a_cancelled_generate_leaves_its_task_among_the_orphans(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """The caller of generate() never sees the task's id: when it is cancelled while it waits, the
+    id is in session.orphans.
+    """
+    caller = asyncio.create_task(
+        session.generate(LINK, save_to=tmp_path / "a.mp4", idempotency_key=KEY)
+    )
     accepted: list[Submitted] = []
     session.subscribe(accepted.append, Submitted)
     while not accepted:
@@ -353,12 +427,16 @@ async def test_a_cancelled_generate_leaves_its_task_among_the_orphans(sandbox: S
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [(sandbox.tasks[0].id, KEY)]
+    assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [
+        (sandbox.tasks[0].id, KEY)
+    ]
 
 
 @pytest.mark.parametrize("turns", range(0, 60, 2))
 async def test_no_moment_of_cancellation_sends_again_what_is_only_looked_for(turns: int) -> None:
-    """With replays=0, a caller that is cancelled while its lost answer is looked for does not cause a second payment."""
+    """With replays=0, a caller that is cancelled while its lost answer is looked for does not cause
+    a second payment.
+    """
     async with (
         Sandbox(video="stub", speed=0, features=Features(idempotency=False)) as sandbox,
         open_session(sandbox, retry=RetryPolicy(replays=0, first_pause=0.001)) as session,
@@ -371,13 +449,19 @@ async def test_no_moment_of_cancellation_sends_again_what_is_only_looked_for(tur
             await asyncio.sleep(0)
         caller.cancel()
         (result,) = await asyncio.gather(caller, return_exceptions=True)
-        told = {orphan.task_id for orphan in session.orphans} if isinstance(result, BaseException) else {result.id}
+        told = (
+            {orphan.task_id for orphan in session.orphans}
+            if isinstance(result, BaseException)
+            else {result.id}
+        )
         assert told == {sandbox.tasks[0].id}
         assert sandbox.paid == 1 == sandbox.count("POST", SUBMIT)
 
 
 async def test_closing_ends_a_search_that_hangs(sandbox: Sandbox) -> None:
-    """A session that closes while a lost answer is looked for tells the caller that the outcome is unknown."""
+    """A session that closes while a lost answer is looked for tells the caller that the outcome is
+    unknown.
+    """
     hang(sandbox, "drop-after")
     sandbox.fail(Fault("hang-before", method="GET", path="/v1/tasks", times=None))
     session = open_session(sandbox, retry=RetryPolicy(replays=0), timeouts=Timeouts(shield=0.05))

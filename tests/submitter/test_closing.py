@@ -1,4 +1,6 @@
-"""A session that closes or is cancelled while money is on its way: whoever paid is told, and nothing stays open."""
+"""A session that closes or is cancelled while money is on its way: whoever paid is told, and
+nothing stays open.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,19 @@ async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-async def test_generate_while_the_session_closes_says_what_was_paid(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The submission is finished under the shield; its caller gets the id and the key, and the task is among the orphans."""
-    session = Session(sandbox.key, base_url=sandbox.url, files_url=sandbox.files_url, retry=QUICK_RETRY, polling=QUICK_POLLING)
+async def test_generate_while_the_session_closes_says_what_was_paid(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The submission is finished under the shield; its caller gets the id and the key, and the task
+    is among the orphans.
+    """
+    session = Session(
+        sandbox.key,
+        base_url=sandbox.url,
+        files_url=sandbox.files_url,
+        retry=QUICK_RETRY,
+        polling=QUICK_POLLING,
+    )
     work = asyncio.create_task(session.generate(LINK, save_to=tmp_path / "cat.mp4"))
     await arrived(sandbox)
     await session.aclose()
@@ -43,12 +55,21 @@ async def test_generate_while_the_session_closes_says_what_was_paid(sandbox: San
         await work
     (paid,) = sandbox.tasks
     assert (caught.value.charged, caught.value.task_id) == ("yes", paid.id)
-    assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [(paid.id, caught.value.idempotency_key)]
+    assert [(orphan.task_id, orphan.idempotency_key) for orphan in session.orphans] == [
+        (paid.id, caught.value.idempotency_key)
+    ]
 
 
-async def test_submit_with_callbacks_while_the_session_closes_gives_the_task(sandbox: Sandbox) -> None:
+async def test_submit_with_callbacks_while_the_session_closes_gives_the_task(
+    sandbox: Sandbox,
+) -> None:
     """Nothing that comes after the acceptance can take the task from whoever paid for it."""
-    session = Session(sandbox.key, base_url=sandbox.url, files_url=sandbox.files_url, public_url="http://127.0.0.1:9/hooks")
+    session = Session(
+        sandbox.key,
+        base_url=sandbox.url,
+        files_url=sandbox.files_url,
+        public_url="http://127.0.0.1:9/hooks",
+    )
     work = asyncio.create_task(session.submit(LINK))
     await arrived(sandbox)
     await session.aclose()
@@ -59,7 +80,15 @@ async def test_a_wait_that_is_refused_says_that_the_task_is_paid(anyio_backend: 
     """A key that stops working after the payment does not make the payment undone."""
     async with Sandbox(video="stub", speed=0) as sandbox, open_session(sandbox) as session:
         task = await session.submit(LINK)
-        sandbox.fail(Fault("refuse", path="/v1/tasks", status=401, body={"error": {"code": "unauthorized"}}, times=None))
+        sandbox.fail(
+            Fault(
+                "refuse",
+                path="/v1/tasks",
+                status=401,
+                body={"error": {"code": "unauthorized"}},
+                times=None,
+            )
+        )
         with pytest.raises(AuthenticationError) as caught:
             await task.wait()
         assert (caught.value.charged, caught.value.task_id) == ("yes", task.id)
@@ -67,7 +96,9 @@ async def test_a_wait_that_is_refused_says_that_the_task_is_paid(anyio_backend: 
 
 
 async def test_a_cancelled_close_still_closes_all(sandbox: Sandbox) -> None:
-    """Leaving a session in a cancelled scope, or giving up on its close, leaves neither connections nor background work."""
+    """Leaving a session in a cancelled scope, or giving up on its close, leaves neither connections
+    nor background work.
+    """
     with anyio.CancelScope() as scope:
         async with open_session(sandbox) as session:
             task = await session.submit(LINK)

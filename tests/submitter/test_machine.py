@@ -1,4 +1,6 @@
-"""Random faults, cancellations and concurrent callers: whatever happens, somebody is told of every payment."""
+"""Random faults, cancellations and concurrent callers: whatever happens, somebody is told of every
+payment.
+"""
 
 from __future__ import annotations
 
@@ -85,12 +87,17 @@ class Payments(RuleBasedStateMachine):
         return result
 
     @initialize(
-        honours=st.booleans(), lists=st.booleans(), limit=st.sampled_from([1, 2, 100]), places=st.sampled_from([None, None, 3])
+        honours=st.booleans(),
+        lists=st.booleans(),
+        limit=st.sampled_from([1, 2, 100]),
+        places=st.sampled_from([None, None, 3]),
     )
     def open(self, honours: bool, lists: bool, limit: int, places: int | None) -> None:
         """Start a server, with or without the features that are not promised, and a session."""
         self.honours = honours
-        self.sandbox = Sandbox(video="stub", speed=0, features=Features(idempotency=honours, listing=lists))
+        self.sandbox = Sandbox(
+            video="stub", speed=0, features=Features(idempotency=honours, listing=lists)
+        )
         self.limits = Limits(max_submissions=limit, max_unfinished=places)
 
         async def start() -> None:
@@ -110,7 +117,9 @@ class Payments(RuleBasedStateMachine):
             limits=self.limits,
             timeouts=Timeouts(submit=0.05, read=1, shield=0.2),
             polling=QUICK_POLLING,
-            retry=RetryPolicy(attempts=3, replays=1 if self.honours else 0, first_pause=0.001, longest_pause=0.002),
+            retry=RetryPolicy(
+                attempts=3, replays=1 if self.honours else 0, first_pause=0.001, longest_pause=0.002
+            ),
         )
         await self.session.__aenter__()
 
@@ -155,7 +164,9 @@ class Payments(RuleBasedStateMachine):
 
     @rule(wanted=st.lists(durations, min_size=1, max_size=5), moment=moments)
     def submit_and_cancel(self, wanted: list[int], moment: int) -> None:
-        """Submit from several callers, and cancel every other one after a number of turns of the event loop."""
+        """Submit from several callers, and cancel every other one after a number of turns of the
+        event loop.
+        """
 
         async def work() -> None:
             tasks = [asyncio.create_task(self.caller(duration)) for duration in wanted]
@@ -167,9 +178,13 @@ class Payments(RuleBasedStateMachine):
 
         self.run(work())
 
-    @rule(wanted=st.lists(durations, min_size=1, max_size=5), moment=moments, cancelled=st.booleans())
+    @rule(
+        wanted=st.lists(durations, min_size=1, max_size=5), moment=moments, cancelled=st.booleans()
+    )
     def close_meanwhile(self, wanted: list[int], moment: int, cancelled: bool) -> None:
-        """Close the session under several callers, some of which may be cancelled in the same moment, and go on with a new one."""
+        """Close the session under several callers, some of which may be cancelled in the same
+        moment, and go on with a new one.
+        """
 
         async def work() -> None:
             tasks = [asyncio.create_task(self.caller(duration)) for duration in wanted]
@@ -186,12 +201,18 @@ class Payments(RuleBasedStateMachine):
 
         self.run(work())
 
-    @rule(wanted=st.lists(durations, min_size=1, max_size=8), taken=st.integers(0, 8), ordered=st.booleans())
+    @rule(
+        wanted=st.lists(durations, min_size=1, max_size=8),
+        taken=st.integers(0, 8),
+        ordered=st.booleans(),
+    )
     def submit_many(self, wanted: list[int], taken: int, ordered: bool) -> None:
         """Fan out, and leave after some submissions."""
 
         async def work() -> None:
-            requests = [ImageToVideo("https://example.com/a.png", duration=duration) for duration in wanted]
+            requests = [
+                ImageToVideo("https://example.com/a.png", duration=duration) for duration in wanted
+            ]
             async with self.session.submit_many(requests, ordered=ordered) as submissions:
                 if not taken:
                     return
@@ -207,7 +228,8 @@ class Payments(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9))
     def ask_again(self, which: int) -> None:
         """Do what the error says: submit the same request again with the same key."""
-        # What there is to ask for depends on real time-outs, so the rule is always there and draws no more than a number.
+        # What there is to ask for depends on real time-outs, so the rule is always there and draws
+        # no more than a number.
         keys = sorted(self.unknown & self.wanted.keys()) if self.honours else []
         if keys:
             key = keys[which % len(keys)]
@@ -219,7 +241,9 @@ class Payments(RuleBasedStateMachine):
         key = key or f"key-{self.count:016d}"
         self.wanted[key] = duration
         try:
-            task = await self.session.submit("https://example.com/a.png", duration=duration, idempotency_key=key)
+            task = await self.session.submit(
+                "https://example.com/a.png", duration=duration, idempotency_key=key
+            )
         except HappyHorseError as error:
             self.note(None, error)
             named = error.idempotency_key
@@ -232,7 +256,9 @@ class Payments(RuleBasedStateMachine):
         """Write down what a caller was told."""
         if task is not None:
             type(self).seen["a task"] += 1
-            assert self.told.get(task.id, task.idempotency_key) == task.idempotency_key, "one task, given to two requests"
+            assert self.told.get(task.id, task.idempotency_key) == task.idempotency_key, (
+                "one task, given to two requests"
+            )
             self.told[task.id] = str(task.idempotency_key)
         elif error is not None:
             type(self).seen[f"{type(error).__name__} {error.charged}"] += 1
@@ -253,11 +279,17 @@ class Payments(RuleBasedStateMachine):
             assert len(secret) <= len(unsure), "a payment that nobody was told of"
             assert len(set(known.values()) | unsure) >= len(tasks), "two payments for one request"
             return
-        assert all(tasks[task_id].idempotency_key == key for task_id, key in known.items()), "a task given to the wrong request"
-        assert {task.idempotency_key for task in secret} <= unsure, "a payment that nobody was told of"
+        assert all(tasks[task_id].idempotency_key == key for task_id, key in known.items()), (
+            "a task given to the wrong request"
+        )
+        assert {task.idempotency_key for task in secret} <= unsure, (
+            "a payment that nobody was told of"
+        )
         keys = [task.idempotency_key for task in tasks.values()]
         assert len(keys) == len(set(keys)), "two payments for one request"
-        assert not (set(keys) & (self.refused - unsure - set(known.values()))), "a payment that was said not to have happened"
+        assert not (set(keys) & (self.refused - unsure - set(known.values()))), (
+            "a payment that was said not to have happened"
+        )
 
     def teardown(self) -> None:
         """Close everything, and look once more."""
@@ -276,7 +308,9 @@ class Payments(RuleBasedStateMachine):
 
 
 def test_every_payment_is_known_to_somebody(caplog: pytest.LogCaptureFixture) -> None:
-    """Over 2,000 random steps: what was paid is what callers got, plus orphans, plus outcomes reported as unknown; nothing else."""
+    """Over 2,000 random steps: what was paid is what callers got, plus orphans, plus outcomes
+    reported as unknown; nothing else.
+    """
     caplog.set_level(logging.CRITICAL, "happyhorse_async")
     Payments.steps = 0
     examples = settings(

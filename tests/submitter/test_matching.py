@@ -30,9 +30,13 @@ LINK = "https://example.com/frame.png"
     ],
 )
 def test_what_can_be_compared_is_compared(raw: dict[str, Any], possible: bool) -> None:
-    """Duration, quality and seed must agree where the answer shows them; what it does not show cannot speak against a task."""
+    """Duration, quality and seed must agree where the answer shows them; what it does not show
+    cannot speak against a task.
+    """
     request = ImageToVideo(LINK, duration=8, quality="1080p", seed=7)
-    assert possible == reconcile.may_be(request, Task(id="task-unified-1", status=TaskStatus.PENDING, raw=raw))
+    assert possible == reconcile.may_be(
+        request, Task(id="task-unified-1", status=TaskStatus.PENDING, raw=raw)
+    )
 
 
 def test_a_drawn_seed_speaks_against_nothing() -> None:
@@ -52,7 +56,9 @@ def test_a_drawn_seed_speaks_against_nothing() -> None:
 def test_the_window_never_hides_the_task(
     skew: float, latency: float, processing: float, waited: float, silence: float, heard: bool
 ) -> None:
-    """Whatever the two clocks differ by, and however slow the line is: a task made after the submission left is in the window."""
+    """Whatever the two clocks differ by, and however slow the line is: a task made after the
+    submission left is in the window.
+    """
     left = 5000.0
 
     def service(at: float) -> datetime:
@@ -67,8 +73,12 @@ def test_the_window_never_hides_the_task(
 
 
 def test_the_window_does_not_reach_far_back() -> None:
-    """With a quick line, a task made two seconds before the submission left is outside of the window."""
-    assert reconcile.earliest(100.0, 100.5, NOW, (NOW - timedelta(seconds=5), 95.0)) >= NOW - timedelta(seconds=2)
+    """With a quick line, a task made two seconds before the submission left is outside of the
+    window.
+    """
+    assert reconcile.earliest(
+        100.0, 100.5, NOW, (NOW - timedelta(seconds=5), 95.0)
+    ) >= NOW - timedelta(seconds=2)
 
 
 def test_only_what_is_clear_is_assigned() -> None:
@@ -88,7 +98,9 @@ def test_only_what_is_clear_is_assigned() -> None:
     wanted=st.dictionaries(st.integers(0, 6), st.sets(st.sampled_from("abcdef")), max_size=6),
     rivals=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2)),
 )
-def test_no_task_is_assigned_twice_or_to_one_who_cannot_own_it(wanted: dict[int, set[str]], rivals: dict[str, int]) -> None:
+def test_no_task_is_assigned_twice_or_to_one_who_cannot_own_it(
+    wanted: dict[int, set[str]], rivals: dict[str, int]
+) -> None:
     """Assignments are unique, possible, and leave out everything that somebody else may own."""
     assigned = reconcile.assign(wanted, rivals)
     assert len(set(assigned.values())) == len(assigned)

@@ -14,21 +14,31 @@ LINK = "https://example.com/frame.png"
 
 
 @pytest.mark.parametrize("retry_after", ["seconds", "absent", "date"])
-def test_a_rate_limit_is_nearly_used_up_and_hardly_ever_hit(retry_after: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """10,000 submits against 50 requests a second: none fails, at least 90 % of the rate is used, under 5 % of the requests are 429."""
-    count, limits = (10_000, Limits()) if retry_after == "seconds" else (1_500, Limits(max_submissions=20))
+def test_a_rate_limit_is_nearly_used_up_and_hardly_ever_hit(
+    retry_after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10,000 submits against 50 requests a second: none fails, at least 90 % of the rate is used,
+    under 5 % of the requests are 429.
+    """
+    count, limits = (
+        (10_000, Limits()) if retry_after == "seconds" else (1_500, Limits(max_submissions=20))
+    )
 
     async def work() -> tuple[int, int, int, int]:
         features = Features(retry_after=retry_after)  # type: ignore[arg-type]
         async with (
             Sandbox(video="stub", rate_limit=50, features=features) as sandbox,
-            Session(sandbox.key, base_url=sandbox.url, files_url=sandbox.files_url, limits=limits) as session,
+            Session(
+                sandbox.key, base_url=sandbox.url, files_url=sandbox.files_url, limits=limits
+            ) as session,
         ):
             storms: list[Throttled] = []
             session.subscribe(storms.append, Throttled)
             async with session.submit_many([ImageToVideo(LINK)] * count) as submissions:
                 failed = [submission async for submission in submissions if not submission.ok]
-            refused = sum(record.status == 429 for record in sandbox.requests if record.path == SUBMIT)
+            refused = sum(
+                record.status == 429 for record in sandbox.requests if record.path == SUBMIT
+            )
             return len(failed), refused, sandbox.paid, len(storms)
 
     (failed, refused, paid, storms), seconds = virtual.run(work(), monkeypatch)

@@ -28,14 +28,18 @@ FILES = "/api/v1/files/upload/stream"
 
 
 class Seen(list[str]):
-    """What was seen; it does not show itself, or each traceback would hold everything that was seen before."""
+    """What was seen; it does not show itself, or each traceback would hold everything that was seen
+    before.
+    """
 
     def __repr__(self) -> str:
         return f"<{len(self)} texts>"
 
 
 def texts_of(error: BaseException) -> list[str]:
-    """Give everything that an error shows of itself and of what caused it: also with the values of local variables."""
+    """Give everything that an error shows of itself and of what caused it: also with the values of
+    local variables.
+    """
     detailed = traceback.TracebackException.from_exception(error, capture_locals=True)
     texts = ["".join(detailed.format()), str(error), repr(error), repr(vars(error))]
     if isinstance(error, HappyHorseError):
@@ -45,8 +49,12 @@ def texts_of(error: BaseException) -> list[str]:
     return texts + [text for cause in causes for text in texts_of(cause)]
 
 
-async def test_the_key_shows_up_nowhere(tmp_path: Path, cat: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Over every fault of the table: no log record at DEBUG, repr, traceback, pickle, event or file has the key or its header in it."""
+async def test_the_key_shows_up_nowhere(
+    tmp_path: Path, cat: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over every fault of the table: no log record at DEBUG, repr, traceback, pickle, event or file
+    has the key or its header in it.
+    """
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(name)s %(levelname)s %(message)s %(pathname)s"))
@@ -57,7 +65,9 @@ async def test_the_key_shows_up_nowhere(tmp_path: Path, cat: Path, caplog: pytes
     seen = Seen()
     try:
         for row in faults.ROWS:
-            if row.often == "always" and not (row.fault is not None and row.fault.action.startswith("hang")):
+            if row.often == "always" and not (
+                row.fault is not None and row.fault.action.startswith("hang")
+            ):
                 await misbehave(row, seen, tmp_path, cat)
     finally:
         asyncio.get_running_loop().set_debug(False)
@@ -83,13 +93,17 @@ async def test_the_key_shows_up_nowhere(tmp_path: Path, cat: Path, caplog: pytes
 async def test_a_server_that_repeats_the_key_does_not_spread_it(
     status: int, body: Any, cat: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An answer with the key in it, of the API or of the file host, brings it into no error, event or log record."""
+    """An answer with the key in it, of the API or of the file host, brings it into no error, event
+    or log record.
+    """
     caplog.set_level(logging.DEBUG)
     seen = Seen()
     async with Sandbox(video="stub", speed=0, accounts=[Account(key=KEY)]) as sandbox:
         sandbox.fail(Fault("refuse", status=status, body=body, times=None))
         retry = RetryPolicy(attempts=2, first_pause=0.001)
-        async with Session(KEY, base_url=sandbox.url, files_url=sandbox.files_url, retry=retry) as session:
+        async with Session(
+            KEY, base_url=sandbox.url, files_url=sandbox.files_url, retry=retry
+        ) as session:
             session.subscribe(lambda event: seen.append(shown(event)))
             for image in (faults.LINK, cat):
                 await attempt(session.submit(ImageToVideo(image)), seen)
@@ -103,7 +117,9 @@ async def test_a_server_that_repeats_the_key_does_not_spread_it(
 
 async def misbehave(row: faults.Row, seen: Seen, folder: Path, image: Path) -> None:
     """Submit, upload, wait and download on a server with faults, and keep everything that shows."""
-    async with Sandbox(video="stub", speed=0, accounts=[Account(key=KEY)], features=row.features) as sandbox:
+    async with Sandbox(
+        video="stub", speed=0, accounts=[Account(key=KEY)], features=row.features
+    ) as sandbox:
         if row.fault is not None:
             sandbox.fail(row.fault)
         through = row.through(sandbox) if row.through is not None else None
@@ -117,13 +133,27 @@ async def misbehave(row: faults.Row, seen: Seen, folder: Path, image: Path) -> N
         )
         async with session:
             session.subscribe(lambda event: seen.append(shown(event)))
-            seen.append(repr(session) + repr(vars(session)) + repr(session._open()) + repr(vars(session._open())))
+            seen.append(
+                repr(session)
+                + repr(vars(session))
+                + repr(session._open())
+                + repr(vars(session._open()))
+            )
             for image_or_link in (faults.LINK, image):
                 await attempt(session.submit(ImageToVideo(image_or_link)), seen)
             await attempt(session.credits(), seen)
             await attempt(session.find_tasks(), seen)
-            await attempt(session.task("task-unified-1-nothing").download(folder / "a.mp4", timeout=0.1), seen)
-            sandbox.fail(Fault("refuse", path=FILES, status=403, body={"success": False, "code": 403, "msg": "quota is used up"}))
+            await attempt(
+                session.task("task-unified-1-nothing").download(folder / "a.mp4", timeout=0.1), seen
+            )
+            sandbox.fail(
+                Fault(
+                    "refuse",
+                    path=FILES,
+                    status=403,
+                    body={"success": False, "code": 403, "msg": "quota is used up"},
+                )
+            )
             await attempt(session.upload(image.read_bytes() + b"changed"), seen)
             seen.extend(repr(task) + repr(task.get_coro()) for task in asyncio.all_tasks())
             if row.name == THOROUGH:
@@ -133,15 +163,23 @@ async def misbehave(row: faults.Row, seen: Seen, folder: Path, image: Path) -> N
 
 
 def is_ours(kind: type) -> bool:
-    """Tell whether a class is of the package; the sandbox is the other side of the wire, where the key has to be known."""
+    """Tell whether a class is of the package; the sandbox is the other side of the wire, where the
+    key has to be known.
+    """
     module = str(getattr(kind, "__module__", ""))
-    return module.startswith("happyhorse_async.") and not module.startswith("happyhorse_async.sandbox")
+    return module.startswith("happyhorse_async.") and not module.startswith(
+        "happyhorse_async.sandbox"
+    )
 
 
 def shown(event: Event) -> str:
     """Give everything that an event shows."""
     error = getattr(event, "error", None)
-    return repr(event) + repr(pickle.dumps(event)) + "".join(texts_of(error) if error is not None else ())
+    return (
+        repr(event)
+        + repr(pickle.dumps(event))
+        + "".join(texts_of(error) if error is not None else ())
+    )
 
 
 async def attempt(work: Any, seen: Seen) -> None:

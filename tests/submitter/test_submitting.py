@@ -40,37 +40,62 @@ def fail(sandbox: Sandbox, action: str = "refuse", **details: Any) -> Fault:
     return sandbox.fail(Fault(action, method="POST", path=SUBMIT, **details))
 
 
-# --- keys -----------------------------------------------------------------------------------------------------------------------------
+# --- keys -----------------------------------------------------------------------------------------
 
 
 async def test_every_request_has_a_key_of_its_own(sandbox: Sandbox, session: Session) -> None:
-    """Keys are made for each request, fit the service's rule, reach the server, and are on the handle."""
+    """Keys are made for each request, fit the service's rule, reach the server, and are on the
+    handle.
+    """
     tasks = [await session.submit(LINK) for _ in range(3)]
     keys = [task.idempotency_key for task in tasks]
     assert keys == [task.idempotency_key for task in sandbox.tasks]
     assert len(set(keys)) == 3
 
 
-@pytest.mark.parametrize("key", ["short", "x" * 97, "a key with blanks in it", "schlüssel-schlüssel", "", "line\nbreak-line-break"])
-async def test_a_bad_key_is_refused_before_anything_is_sent(sandbox: Sandbox, session: Session, key: str) -> None:
-    """Keys are 16 to 96 characters of A-Za-z0-9._-; others are an InvalidRequestError, and nothing is sent."""
+@pytest.mark.parametrize(
+    "key",
+    [
+        "short",
+        "x" * 97,
+        "a key with blanks in it",
+        "schlüssel-schlüssel",
+        "",
+        "line\nbreak-line-break",
+    ],
+)
+async def test_a_bad_key_is_refused_before_anything_is_sent(
+    sandbox: Sandbox, session: Session, key: str
+) -> None:
+    """Keys are 16 to 96 characters of A-Za-z0-9._-; others are an InvalidRequestError, and nothing
+    is sent.
+    """
     with pytest.raises(InvalidRequestError, match="idempotency_key"):
         await session.submit(LINK, idempotency_key=key)
     assert sandbox.requests == []
 
 
 async def test_the_same_key_gives_the_same_task(sandbox: Sandbox, session: Session) -> None:
-    """A request submitted twice with one key is one task, paid once; the second answer is known as a replay."""
+    """A request submitted twice with one key is one task, paid once; the second answer is known as
+    a replay.
+    """
     events: list[Submitted] = []
     session.subscribe(events.append, Submitted)
-    first, second = await session.submit(LINK, idempotency_key=KEY), await session.submit(LINK, idempotency_key=KEY)
+    first, second = (
+        await session.submit(LINK, idempotency_key=KEY),
+        await session.submit(LINK, idempotency_key=KEY),
+    )
     assert first.id == second.id
     assert [event.replayed for event in events] == [False, True]
     assert sandbox.paid == 1
 
 
-async def test_a_key_that_stands_for_another_request_is_a_conflict(sandbox: Sandbox, session: Session) -> None:
-    """The same key with another body is an IdempotencyConflictError that was not charged and names the key."""
+async def test_a_key_that_stands_for_another_request_is_a_conflict(
+    sandbox: Sandbox, session: Session
+) -> None:
+    """The same key with another body is an IdempotencyConflictError that was not charged and names
+    the key.
+    """
     await session.submit(LINK, idempotency_key=KEY)
     with pytest.raises(IdempotencyConflictError) as conflict:
         await session.submit(LINK, duration=9, idempotency_key=KEY)
@@ -79,23 +104,40 @@ async def test_a_key_that_stands_for_another_request_is_a_conflict(sandbox: Sand
 
 
 async def test_a_server_with_integer_codes_is_asked_again_while_it_decides() -> None:
-    """A 409 whose code is a mere number may mean that the service is still deciding: it is asked again, never paid twice."""
-    async with Sandbox(video="stub", speed=0, features=Features(integer_codes=True)) as sandbox, open_session(sandbox) as session:
+    """A 409 whose code is a mere number may mean that the service is still deciding: it is asked
+    again, never paid twice.
+    """
+    async with (
+        Sandbox(video="stub", speed=0, features=Features(integer_codes=True)) as sandbox,
+        open_session(sandbox) as session,
+    ):
         fail(sandbox, "undecided", seconds=30)
-        session.subscribe(lambda event: sandbox.advance(31) if "409" in str(event.error) else None, Retrying)
+        session.subscribe(
+            lambda event: sandbox.advance(31) if "409" in str(event.error) else None, Retrying
+        )
         task = await session.submit(LINK)
         assert [task.id] == [task.id for task in sandbox.tasks]
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(400, "invalid_request"), (401, "unauthorized"), (402, "insufficient_quota"), (413, "")]
+    ("status", "code"),
+    [(400, "invalid_request"), (401, "unauthorized"), (402, "insufficient_quota"), (413, "")],
 )
-async def test_a_refusal_is_not_tried_again_and_says_that_nothing_was_charged(sandbox: Sandbox, status: int, code: str) -> None:
-    """What the service refuses for good is raised at once, with charged "no", the key, the request id and what to do."""
-    fail(sandbox, status=status, body={"error": {"code": code, "message": "no", "type": "x"}}, times=None)
+async def test_a_refusal_is_not_tried_again_and_says_that_nothing_was_charged(
+    sandbox: Sandbox, status: int, code: str
+) -> None:
+    """What the service refuses for good is raised at once, with charged "no", the key, the request
+    id and what to do.
+    """
+    fail(
+        sandbox,
+        status=status,
+        body={"error": {"code": code, "message": "no", "type": "x"}},
+        times=None,
+    )
     async with open_session(sandbox) as session:
         with pytest.raises(APIStatusError) as refused:
             await session.submit(LINK, idempotency_key=KEY)
@@ -107,7 +149,9 @@ async def test_a_refusal_is_not_tried_again_and_says_that_nothing_was_charged(sa
 
 
 async def test_a_refusal_after_a_lost_answer_proves_nothing(sandbox: Sandbox) -> None:
-    """When the first try may have been accepted, the refusal of its replay does not make it "not charged"."""
+    """When the first try may have been accepted, the refusal of its replay does not make it "not
+    charged".
+    """
     fail(sandbox, "drop-after")
     fail(sandbox, status=402, after=1)
     sandbox.fail(Fault("refuse", method="GET", path="/v1/tasks", status=404, times=None))
@@ -119,16 +163,29 @@ async def test_a_refusal_after_a_lost_answer_proves_nothing(sandbox: Sandbox) ->
 
 
 @pytest.mark.parametrize("code", ["internal_error", "something_new", ""])
-async def test_an_error_inside_of_a_good_answer_is_no_proof_that_nothing_was_charged(sandbox: Sandbox, code: str) -> None:
-    """A gateway that puts the service's failure into an answer with status 200, after acceptance: the same key finds the task."""
-    fail(sandbox, "answer-after", status=200, body={"error": {"code": code, "message": "no", "type": "api_error"}})
+async def test_an_error_inside_of_a_good_answer_is_no_proof_that_nothing_was_charged(
+    sandbox: Sandbox, code: str
+) -> None:
+    """A gateway that puts the service's failure into an answer with status 200, after acceptance:
+    the same key finds the task.
+    """
+    fail(
+        sandbox,
+        "answer-after",
+        status=200,
+        body={"error": {"code": code, "message": "no", "type": "api_error"}},
+    )
     async with open_session(sandbox) as session:
         task = await session.submit(LINK, idempotency_key=KEY)
     assert [task.id] == [task.id for task in sandbox.tasks]
 
 
-async def test_listeners_see_the_key_and_the_truth_about_money_at_each_try(sandbox: Sandbox) -> None:
-    """The error of every try has the request's key, and says "unknown" as soon as one of the tries may have been accepted."""
+async def test_listeners_see_the_key_and_the_truth_about_money_at_each_try(
+    sandbox: Sandbox,
+) -> None:
+    """The error of every try has the request's key, and says "unknown" as soon as one of the tries
+    may have been accepted.
+    """
     fail(sandbox, status=503)
     fail(sandbox, "drop-after", after=1)
     fail(sandbox, status=503, after=2)
@@ -145,7 +202,9 @@ async def test_listeners_see_the_key_and_the_truth_about_money_at_each_try(sandb
 
 
 async def test_503_of_the_service_is_tried_as_often_as_the_policy_says(sandbox: Sandbox) -> None:
-    """A refusal with the service's own error object is tried again, RetryPolicy.attempts times in all."""
+    """A refusal with the service's own error object is tried again, RetryPolicy.attempts times in
+    all.
+    """
     fail(sandbox, status=503, times=None)
     async with open_session(sandbox, retry=RetryPolicy(attempts=3, first_pause=0)) as session:
         failures: list[SubmissionFailed] = []
@@ -159,14 +218,18 @@ async def test_503_of_the_service_is_tried_as_often_as_the_policy_says(sandbox: 
 async def test_a_429_does_not_count_as_a_try(sandbox: Sandbox) -> None:
     """429 answers are waited out, also more of them than RetryPolicy.attempts."""
     fail(sandbox, status=429, times=10)
-    async with open_session(sandbox, retry=RetryPolicy(attempts=2, first_pause=0.001, longest_pause=0.002)) as session:
+    async with open_session(
+        sandbox, retry=RetryPolicy(attempts=2, first_pause=0.001, longest_pause=0.002)
+    ) as session:
         await session.submit(LINK)
     assert sandbox.count("POST", SUBMIT) == 11
     assert sandbox.paid == 1
 
 
 async def test_patience_ends_a_wait_for_the_rate_limit(sandbox: Sandbox) -> None:
-    """With RetryPolicy(patience=...), a submission that 429 answers would hold off for longer is given up, uncharged."""
+    """With RetryPolicy(patience=...), a submission that 429 answers would hold off for longer is
+    given up, uncharged.
+    """
     fail(sandbox, status=429, headers={"Retry-After": "120"}, times=None)
     async with open_session(sandbox, retry=RetryPolicy(patience=60)) as session:
         with pytest.raises(RateLimitError) as error:
@@ -175,7 +238,9 @@ async def test_patience_ends_a_wait_for_the_rate_limit(sandbox: Sandbox) -> None
 
 
 async def test_one_429_pauses_all_submitters(sandbox: Sandbox) -> None:
-    """While the session pauses after a 429, no submission leaves; the event tells for how long and how many at once from then on."""
+    """While the session pauses after a 429, no submission leaves; the event tells for how long and
+    how many at once from then on.
+    """
     fail(sandbox, status=429, headers={"Retry-After": "1"})
     async with open_session(sandbox, limits=Limits(max_submissions=8)) as session:
         throttled: list[Throttled] = []
@@ -192,7 +257,7 @@ async def test_one_429_pauses_all_submitters(sandbox: Sandbox) -> None:
     assert sandbox.paid == 6
 
 
-# --- turns ----------------------------------------------------------------------------------------------------------------------------
+# --- turns ----------------------------------------------------------------------------------------
 
 
 async def test_a_single_call_waits_for_one_slot_while_a_long_line_waits(sandbox: Sandbox) -> None:
@@ -223,7 +288,9 @@ async def test_groups_take_turns(sandbox: Sandbox) -> None:
         assert 10 <= left[:40].count("a") <= 30
 
 
-async def test_no_more_than_the_limit_are_on_the_wire(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_than_the_limit_are_on_the_wire(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Limits(max_submissions=3) holds, and is used, however many callers there are."""
     fail(sandbox, "slow", seconds=0.005, times=None)
     on_wire, most = 0, 0
@@ -245,8 +312,12 @@ async def test_no_more_than_the_limit_are_on_the_wire(sandbox: Sandbox, monkeypa
     assert most == 3
 
 
-async def test_places_for_unfinished_tasks_become_free_although_nobody_waits(sandbox: Sandbox) -> None:
-    """Limits(max_unfinished=2) holds, and its places become free when tasks end, also when nobody waits for those."""
+async def test_places_for_unfinished_tasks_become_free_although_nobody_waits(
+    sandbox: Sandbox,
+) -> None:
+    """Limits(max_unfinished=2) holds, and its places become free when tasks end, also when nobody
+    waits for those.
+    """
     unfinished: list[int] = []
 
     def count(_: object) -> None:
@@ -270,7 +341,9 @@ async def test_a_task_that_the_service_forgets_gives_its_place_back(sandbox: San
         await session.submit(LINK)
         not_found = {"error": {"code": "task_not_found", "message": "no", "type": "x"}}
         sandbox.fail(Fault("absent", times=None))
-        sandbox.fail(Fault("refuse", method="GET", path="/v1/tasks/", status=404, body=not_found, times=None))
+        sandbox.fail(
+            Fault("refuse", method="GET", path="/v1/tasks/", status=404, body=not_found, times=None)
+        )
         with anyio.fail_after(20):
             await session.submit(LINK)
     assert sandbox.paid == 2
@@ -286,12 +359,19 @@ async def test_a_replayed_task_has_one_place(sandbox: Sandbox) -> None:
     assert sandbox.paid == 2
 
 
-# --- many -----------------------------------------------------------------------------------------------------------------------------
+# --- many -----------------------------------------------------------------------------------------
 
 
 async def test_one_bad_request_is_one_failed_submission(sandbox: Sandbox, session: Session) -> None:
-    """Among many, a request that is no request and a file that is not there fail alone, each with its index."""
-    requests: list[Any] = [ImageToVideo(LINK), "not a request", ImageToVideo("no/such/file.png"), ImageToVideo(LINK)]
+    """Among many, a request that is no request and a file that is not there fail alone, each with
+    its index.
+    """
+    requests: list[Any] = [
+        ImageToVideo(LINK),
+        "not a request",
+        ImageToVideo("no/such/file.png"),
+        ImageToVideo(LINK),
+    ]
     async with session.submit_many(requests, ordered=True) as submissions:
         outcomes = [(submission.index, submission.ok) async for submission in submissions]
     assert outcomes == [(0, True), (1, False), (2, False), (3, True)]
@@ -305,7 +385,9 @@ async def test_many_that_were_not_opened_say_so(session: Session) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-async def test_several_may_share_the_submissions(sandbox: Sandbox, session: Session, ordered: bool) -> None:
+async def test_several_may_share_the_submissions(
+    sandbox: Sandbox, session: Session, ordered: bool
+) -> None:
     """Several tasks that iterate over one submit_many share what it yields, and all of them end."""
     fail(sandbox, "slow", seconds=0.002, times=None)
     taken: list[int] = []
@@ -320,17 +402,23 @@ async def test_several_may_share_the_submissions(sandbox: Sandbox, session: Sess
 
 
 async def test_ordered_submissions_come_in_order(sandbox: Sandbox) -> None:
-    """With ordered=True the submissions come in the order of the input, though their answers do not."""
+    """With ordered=True the submissions come in the order of the input, though their answers do
+    not.
+    """
     fail(sandbox, "slow", seconds=0.05, nth={1, 5})
     async with (
         open_session(sandbox, limits=Limits(max_submissions=4)) as session,
-        session.submit_many((ImageToVideo(LINK, duration=3 + number % 13) for number in range(60)), ordered=True) as submissions,
+        session.submit_many(
+            (ImageToVideo(LINK, duration=3 + number % 13) for number in range(60)), ordered=True
+        ) as submissions,
     ):
         got = [(submission.index, submission.request.duration) async for submission in submissions]
     assert got == [(number, 3 + number % 13) for number in range(60)]
 
 
-async def test_an_async_input_is_read_only_as_fast_as_submissions_are_taken(sandbox: Sandbox) -> None:
+async def test_an_async_input_is_read_only_as_fast_as_submissions_are_taken(
+    sandbox: Sandbox,
+) -> None:
     """Endless input is no problem: it is read a bounded number of requests ahead."""
     read = 0
 
@@ -349,8 +437,12 @@ async def test_an_async_input_is_read_only_as_fast_as_submissions_are_taken(sand
             assert read <= taken + 11
 
 
-async def test_an_error_of_the_input_reaches_the_caller_after_what_was_submitted(sandbox: Sandbox, session: Session) -> None:
-    """When the caller's own iterable raises, the submissions so far are handed over, and then its error, as it is."""
+async def test_an_error_of_the_input_reaches_the_caller_after_what_was_submitted(
+    sandbox: Sandbox, session: Session
+) -> None:
+    """When the caller's own iterable raises, the submissions so far are handed over, and then its
+    error, as it is.
+    """
 
     def broken() -> Any:
         yield ImageToVideo(LINK)
@@ -376,13 +468,17 @@ async def test_an_error_of_the_body_is_not_wrapped(session: Session) -> None:
 
 
 async def test_thousands_of_callers_at_once_all_get_their_task(sandbox: Sandbox) -> None:
-    """3,000 calls started at once on one session all succeed: waiting for a slot is not held against a time limit."""
+    """3,000 calls started at once on one session all succeed: waiting for a slot is not held
+    against a time limit.
+    """
     async with open_session(sandbox, timeouts=Timeouts(submit=2), polling=QUICK_POLLING) as session:
         tasks = await asyncio.gather(*(session.submit(LINK) for _ in range(3000)))
     assert len({task.id for task in tasks}) == 3000 == sandbox.paid
 
 
-async def test_a_single_call_does_not_wait_behind_all_that_is_sent_again(anyio_backend: str) -> None:
+async def test_a_single_call_does_not_wait_behind_all_that_is_sent_again(
+    anyio_backend: str,
+) -> None:
     """After a storm of 429 many are sent again: a new single call takes turns with them."""
     gate = Gate(Limits(max_submissions=1), on_full=lambda: None)
     order: list[str] = []
@@ -393,7 +489,9 @@ async def test_a_single_call_does_not_wait_behind_all_that_is_sent_again(anyio_b
         gate.leave()
 
     assert gate.try_enter()
-    resent = [asyncio.create_task(pass_through(f"resent {number}", again=True)) for number in range(10)]
+    resent = [
+        asyncio.create_task(pass_through(f"resent {number}", again=True)) for number in range(10)
+    ]
     await asyncio.sleep(0)
     single = asyncio.create_task(pass_through("single", again=False))
     await asyncio.sleep(0)

@@ -1,4 +1,6 @@
-"""An event loop in which waiting takes no time: when nothing can be read or written, its clock jumps to the next timer."""
+"""An event loop in which waiting takes no time: when nothing can be read or written, its clock
+jumps to the next timer.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Skipping(selectors.DefaultSelector):
         if ready or timeout == 0:
             return ready
         if timeout is None or timeout > 1.0:
-            # Long waits are time limits: those must not strike while the kernel still carries bytes from one end to the other.
+            # Long waits are time limits: those must not strike while the kernel still carries bytes
+            # from one end to the other.
             ready = super().select(timeout if timeout is None else 0.005)
             if ready or timeout is None:
                 return ready

@@ -1,1 +1,3 @@
-"""The endpoints: each handler takes the service and a call, and returns an answer or raises a refusal."""
+"""The endpoints: each handler takes the service and a call, and returns an answer or raises a
+refusal.
+"""

@@ -57,7 +57,9 @@ async def _query(service: Service, call: Call) -> Answer:
     task = service.world.find(call.owner, task_id)
     if task is None:
         if not task_id.startswith("task-unified-"):
-            raise Refusal(400, "invalid_task_id", "task ids start with task-unified-", param="task_id")
+            raise Refusal(
+                400, "invalid_task_id", "task ids start with task-unified-", param="task_id"
+            )
         raise Refusal(404, "task_not_found", f"there is no task {task_id}")
     return json_answer(service.views.task(task, call.now))
 
@@ -70,7 +72,9 @@ async def _query_many(service: Service, call: Call) -> Answer:
     if len(ids) > _MOST_IDS:
         raise invalid("task_ids", f"at most {_MOST_IDS} task_ids are possible")
     found = (service.world.find(call.owner, task_id) for task_id in dict.fromkeys(ids))
-    return json_answer({"data": [service.views.task(task, call.now) for task in found if task is not None]})
+    return json_answer(
+        {"data": [service.views.task(task, call.now) for task in found if task is not None]}
+    )
 
 
 async def _list(service: Service, call: Call) -> Answer:
@@ -88,7 +92,11 @@ def _wanted(service: Service, call: Call) -> Callable[[TaskRecord], bool]:
     if status and status not in _LISTED_STATUSES:
         raise invalid("status", f"status must be one of {', '.join(_LISTED_STATUSES)}")
     statuses = _LISTED_STATUSES[status] if status else None
-    other_kind = call.argument("type") not in (None, "", "video") or call.argument("model") not in (None, "", MODEL)
+    other_kind = call.argument("type") not in (None, "", "video") or call.argument("model") not in (
+        None,
+        "",
+        MODEL,
+    )
 
     def _is_wanted(task: TaskRecord) -> bool:
         right_status = statuses is None or service.views.status(task, call.now) in statuses

@@ -1,4 +1,6 @@
-"""The control paths: another process steers the sandbox's clock, tasks and faults over HTTP. Not part of the service."""
+"""The control paths: another process steers the sandbox's clock, tasks and faults over HTTP. Not
+part of the service.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,10 @@ async def _end(service: Service, call: Call) -> Answer:
         raise invalid("status", "status must be a string")
     code, message = (_text(body, name) for name in ("error_code", "message"))
     try:
-        service.end(str(task_id), Ending(status, code or usual_code(status), message, bool(body.get("refund", True))))
+        service.end(
+            str(task_id),
+            Ending(status, code or usual_code(status), message, bool(body.get("refund", True))),
+        )
     except ValueError as error:
         raise invalid("task_id", str(error)) from None
     return await _state(service, call)
@@ -155,7 +160,9 @@ def describe(service: Service, now: float) -> dict[str, Any]:
         },
         "files": sum(wallet.files for wallet in wallets),
         "tasks": [_describe_task(service, task, now) for task in tasks],
-        "requests": [describe_request(record) for record in reversed(service.journal.latest(_MOST_REQUESTS))],
+        "requests": [
+            describe_request(record) for record in reversed(service.journal.latest(_MOST_REQUESTS))
+        ],
         "faults": [describe_fault(fault) for fault in service.faults.faults],
         "scenarios": list(SCENARIOS),
     }
@@ -164,7 +171,13 @@ def describe(service: Service, now: float) -> dict[str, Any]:
 def describe_request(record: RequestRecord) -> dict[str, Any]:
     """Return one request without its headers and body."""
     path = f"{record.path}?{record.query}" if record.query else record.path
-    return {"at": record.at, "host": record.host, "method": record.method, "path": path, "status": record.status}
+    return {
+        "at": record.at,
+        "host": record.host,
+        "method": record.method,
+        "path": path,
+        "status": record.status,
+    }
 
 
 def describe_fault(fault: Fault) -> dict[str, Any]:

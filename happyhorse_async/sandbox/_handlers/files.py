@@ -11,7 +11,16 @@ from urllib.parse import urlsplit
 
 from .._errors import Refusal, invalid
 from .._files import DATA_URL_PREFIX, FetchError
-from .._http import Answer, Route, UnsatisfiableRangeError, applies, expired_answer, json_answer, parse_multipart, parse_range
+from .._http import (
+    Answer,
+    Route,
+    UnsatisfiableRangeError,
+    applies,
+    expired_answer,
+    json_answer,
+    parse_multipart,
+    parse_range,
+)
 from .._images import MAX_BYTES
 from .._submissions import fetch_problem
 from .api import page_argument
@@ -34,7 +43,9 @@ async def _upload_stream(service: Service, call: Call) -> Answer:
     file = parts.get("file")
     if file is None:
         raise invalid("file", "the form has no field `file`")
-    texts = {name: part.data.decode("utf-8", "replace") for name, part in parts.items() if name != "file"}
+    texts = {
+        name: part.data.decode("utf-8", "replace") for name, part in parts.items() if name != "file"
+    }
     return _keep(service, call, file.data, file.filename or "upload", texts)
 
 
@@ -122,7 +133,9 @@ def _fields(call: Call) -> dict[str, str]:
     return {name: value for name, value in body.items() if isinstance(value, str)}
 
 
-def _keep(service: Service, call: Call, data: bytes, original_name: str, fields: dict[str, str]) -> Answer:
+def _keep(
+    service: Service, call: Call, data: bytes, original_name: str, fields: dict[str, str]
+) -> Answer:
     stored = service.world.files.add(
         call.owner,
         data,
@@ -184,7 +197,11 @@ def _ranged(call: Call, task: TaskRecord, made: Video) -> Answer:
     video = made.data
     etag = f'"{made.digest[:32]}-{task.etag_version}"'
     modified = task.ended or task.created
-    headers = {"Accept-Ranges": "bytes", "ETag": etag, "Last-Modified": formatdate(int(modified), usegmt=True)}
+    headers = {
+        "Accept-Ranges": "bytes",
+        "ETag": etag,
+        "Last-Modified": formatdate(int(modified), usegmt=True),
+    }
     answer = Answer(body=video, content_type="video/mp4", headers=headers)
     wanted = call.headers.get("Range")
     if wanted is None or not applies(call.headers.get("If-Range"), etag=etag, modified=modified):
@@ -192,7 +209,12 @@ def _ranged(call: Call, task: TaskRecord, made: Video) -> Answer:
     try:
         span = parse_range(wanted, len(video))
     except UnsatisfiableRangeError:
-        return Answer(416, body=b"", content_type="video/mp4", headers={"Content-Range": f"bytes */{len(video)}"})
+        return Answer(
+            416,
+            body=b"",
+            content_type="video/mp4",
+            headers={"Content-Range": f"bytes */{len(video)}"},
+        )
     if span is not None:
         first, last = span
         answer.status, answer.body = 206, video[first : last + 1]
