@@ -48,13 +48,13 @@ def test_the_contracts_hold(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("rules/retry.py", "from ..edges import http", "Arrows point down"),
-        ("rules/frames.py", "import time", "do no I/O"),
-        ("models.py", "import asyncio", "do no I/O"),
-        ("sandbox/world.py", "from ..models import Task", "The sandbox imports nothing of ours"),
-        ("poller/poller.py", "import aiohttp", "Only the edges speak HTTP"),
-        ("session.py", "import anyio", "loads nothing heavy"),
-        ("poller/poller.py", "from ..downloader import Downloader", "Arrows point down"),
+        ("_rules/retry.py", "from .._edges import http", "Arrows point down"),
+        ("_rules/pacing.py", "import time", "do no I/O"),
+        ("_models.py", "import asyncio", "do no I/O"),
+        ("sandbox/_world.py", "from .._models import Task", "The sandbox imports nothing of ours"),
+        ("_poller/poller.py", "import aiohttp", "Only the edges speak HTTP"),
+        ("_tasks.py", "import anyio", "loads nothing heavy"),
+        ("_poller/poller.py", "from .._downloader import Downloader", "Arrows point down"),
     ],
 )
 def test_a_broken_rule_is_found(copy: Path, module: str, line: str, contract: str) -> None:
