@@ -1,8 +1,5 @@
-"""The owner of a session's background work.
-
-A session may be opened in one task and closed in another, which a task group held across `async
-with` does not survive; so the few long-running tasks of a session (its scheduler, a shielded
-submission, a queue's workers) are owned here, and end with the session.
+"""What asyncio lacks: background tasks with an owner, waiting to the end though cancelled, a few
+threads for what blocks, and cheap time limits. Knows nothing of the service.
 """
 
 from __future__ import annotations
@@ -19,6 +16,12 @@ from typing import Any, TypeVar
 
 logger = logging.getLogger("happyhorse_async")
 
+T = TypeVar("T")
+
+
+# --- Background tasks with an owner. A session may be opened in one task and closed in another. A
+# task group held across `async with` does not survive that, so the session owns its tasks itself.
+
 
 class Background:
     """Asyncio tasks that end when their owner closes; an error in one is logged and seen by
@@ -33,7 +36,7 @@ class Background:
         return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-        """Start work that is cancelled and awaited by `aclose`."""
+        """Start work that `aclose` cancels and awaits; raises `RuntimeError` after `aclose`."""
         if self._closed:
             work.close()
             raise RuntimeError("the owner of the background work is closed")
@@ -61,20 +64,25 @@ class Background:
             await asyncio.wait(self._tasks)
 
 
-def _shielded() -> AbstractContextManager[object]:
-    """Keep anyio's cancellations away: a cancelled scope of it cancels every wait inside it anew,
-    where a plain cancellation comes once.
+# --- Waiting to the end though cancelled: for what uses a file, or may have been paid.
 
-    Where nobody has loaded anyio there are no scopes, and loading it would take longer than all the
+
+def _shielded() -> AbstractContextManager[object]:
+    """Keep anyio's cancellations away: a cancelled scope cancels every wait inside it anew, where
+    a plain cancellation comes once.
+
+    Where nobody has loaded anyio there are no scopes. Loading it would take longer than all the
     rest of a first submission.
     """
     anyio = sys.modules.get("anyio")
     return anyio.CancelScope(shield=True) if anyio is not None else nullcontext()
 
 
-async def to_the_end(work: asyncio.Task[Any]) -> None:
-    """Wait until work has ended, however often the caller is cancelled meanwhile; then the
-    cancellation, or the work's error, is raised.
+async def to_the_end(work: asyncio.Future[T]) -> T:
+    """Wait until work has ended, however often the caller is cancelled meanwhile; return its
+    result.
+
+    A cancellation is raised once the work has ended. An error of the work is then its cause.
     """
     cancelled: asyncio.CancelledError | None = None
     with _shielded():
@@ -84,19 +92,20 @@ async def to_the_end(work: asyncio.Task[Any]) -> None:
             except asyncio.CancelledError as error:
                 cancelled = error
     if cancelled is not None:
-        raise cancelled
-    work.result()
+        raise cancelled from (None if work.cancelled() else work.exception())
+    return work.result()
 
 
-# --- A few threads of our own for what blocks, so that neither the loop nor its default threads
-# (which look names up) ever wait for a disk.
-
-
-T = TypeVar("T")
+# --- A few threads of our own for what blocks. So neither the loop nor its default threads, which
+# look names up, ever wait for a disk.
 
 
 class Threads:
-    """Runs blocking calls. Threads start when they are needed, and end with `close`."""
+    """Runs blocking calls. Threads start when they are needed, and end with `close`.
+
+    The running event loop hands each call to them, by `loop.run_in_executor`. So a simulated loop
+    that overrides this one method runs every call inline, in its own time, and no thread starts.
+    """
 
     def __init__(self, most: int, *, name: str, refusal: Callable[[], Exception]) -> None:
         self._refusal = refusal
@@ -107,25 +116,14 @@ class Threads:
         """Make a blocking call in a thread, and wait for its end even when cancelled: it may be
         using a file that is closed next.
 
-        After `close` only what is `last`, the closing of files, is done, at once; anything else
-        raises what `refusal` gives.
+        After `close` only a `last` call, such as closing a file, is made, at once. Any other raises
+        what `refusal` gives.
         """
         if self._closed:
             if not last:
                 raise self._refusal()
             return call()
-        future = asyncio.get_running_loop().run_in_executor(self._pool, call)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            while not future.done():
-                try:
-                    await asyncio.wait([future])
-                except asyncio.CancelledError:
-                    continue
-            if not future.cancelled():
-                future.exception()  # looked at, so that it is not reported as forgotten
-            raise
+        return await to_the_end(asyncio.get_running_loop().run_in_executor(self._pool, call))
 
     def close(self) -> None:
         """End the threads, once what they are doing is done."""
@@ -133,13 +131,13 @@ class Threads:
         self._pool.shutdown(wait=False, cancel_futures=False)
 
 
-# --- Time limits for very many short calls, without a timer for each: calls with the same limit end
-# in the order in which they began.
+# --- Time limits for very many short calls, without a timer for each. Calls with the same limit
+# end in the order in which they began.
 
 
 class Deadline:
-    """The time limit of one call, as a context manager; what runs over it is cancelled and raises
-    `TimeoutError`.
+    """The time limit of one call, as a context manager: a call that runs over it is cancelled and
+    raises `TimeoutError`.
 
     A cancellation from outside stays a cancellation, as with `asyncio.timeout`.
     """
