@@ -337,6 +337,12 @@ class TaskCancelledError(TaskFailedError):
         "Ask whoever cancelled the task; submitting again needs a new idempotency key."
     )
 
+    @property
+    def code(self) -> str:
+        """The service's code for the cancellation, or "request_cancelled"."""
+        error = self.task.error if self.task is not None else None
+        return error.code if error is not None else "request_cancelled"
+
 
 class WaitTimeoutError(HappyHorseError, TimeoutError):
     """The time for waiting is over; the task itself goes on. `task` is its last known state, or

@@ -67,17 +67,6 @@ def is_cancelled(task: Task) -> bool:
     )
 
 
-def supersedes(new: Task, old: Task | None) -> bool:
-    """Whether an answer is news: it differs from what is known, and is not an older answer that
-    arrived late.
-    """
-    if old is None:
-        return True
-    if is_outdated(new.status, old.status):
-        return False
-    return (new.status, new.progress, new.results) != (old.status, old.progress, old.results)
-
-
 def is_outdated(status: str, known: str | None) -> bool:
     """Whether an answer with this status is older than what is known: it arrived late."""
     if known is None:
@@ -193,26 +182,30 @@ AT_STAKE = (JobState.COMPLETED, JobState.RUNNING, JobState.SUBMITTING)
 up first, nearest to the end first."""
 
 
-# --- The error for a task that ended without a video: what happened, whether it was charged, and
-# what to do now.
+# --- The error for a task that ended without a video.
 
 
 def failure_of(task: Task, idempotency_key: str | None = None) -> TaskFailedError:
-    """Make the error for a task that ended without a video."""
-    kind = TaskCancelledError if is_cancelled(task) else TaskFailedError
-    code = task.error.code if task.error is not None else "unknown_error"
-    said = (task.error.suggestion or task.error.message) if task.error is not None else ""
-    later = retryable(task)
-    return kind(
-        f"task {task.id} {task.status}: {code}"
-        + (f": {task.error.message}" if task.error is not None and task.error.message else ""),
+    """Return the error for a task that ended without a video.
+
+    Session and batch raise this same error: what happened, whether it was charged, what to do now.
+    A cancelled task is a `TaskCancelledError`, whichever of the service's two words it came with.
+    """
+    cancelled, later = is_cancelled(task), retryable(task)
+    message = task.error.message if task.error is not None else ""
+    said = (task.error.suggestion if task.error is not None else None) or message
+    step = TaskCancelledError.default_next_step if cancelled else _NEXT_STEPS[later]
+    error = (TaskCancelledError if cancelled else TaskFailedError)(
         task=task,
         retryable=later is Retryable.LATER,
         charged=charged(task),
         task_id=task.id,
         idempotency_key=idempotency_key,
-        next_step=_NEXT_STEPS[later] + (f" The service says: {said}" if said else ""),
+        next_step=step + (f" The service says: {said}" if said else ""),
     )
+    word = "cancelled" if cancelled else task.status
+    error.args = (f"task {task.id} {word}: {error.code}" + (f": {message}" if message else ""),)
+    return error
 
 
 _NEXT_STEPS = {

@@ -328,7 +328,7 @@ class Work:
     async def _failed(self, job: Record, task: Task) -> None:
         """Go on after a task that ended without a video."""
         spent = self.fate.cost(job)
-        error = failure_of(task, job.key)
+        error = lifecycle.failure_of(task, job.key)
         if not self._tries.may_be_bought_again(job, error):
             await self.fate.give_up(job, JobState.FAILED, error, spent=spent)
             return
@@ -777,19 +777,6 @@ def _verified(path: Path, task: Task, request: ImageToVideo | None) -> Video | N
 
 
 # --- Failures of jobs: as errors, and as the ledger keeps them.
-
-
-def failure_of(task: Task, key: str | None) -> TaskFailedError:
-    """Make the error for a task that ended without a video."""
-    why = f"{task.error.code}: {task.error.message}" if task.error is not None else str(task.status)
-    return TaskFailedError(
-        f"task {task.id} failed: {why}",
-        task=task,
-        retryable=lifecycle.retryable(task) is lifecycle.Retryable.LATER,
-        charged=lifecycle.charged(task),
-        task_id=task.id,
-        idempotency_key=key,
-    )
 
 
 def fault_of(error: HappyHorseError) -> str:

@@ -18,10 +18,16 @@ import attrs
 
 from .._models import MODEL, Task, TaskError, TaskStatus
 from .._request import Image, ImageToVideo
+from .._rules import lifecycle
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from .._video import Video
-from ..errors import HappyHorseError, InvalidRequestError, TaskFailedError
+from ..errors import (
+    HappyHorseError,
+    InvalidRequestError,
+    TaskCancelledError,
+    TaskFailedError,
+)
 from ..events import Event
 
 
@@ -272,7 +278,8 @@ def _error_of(record: Record) -> HappyHorseError | None:
         return HappyHorseError(fault.get("message", ""), next_step=fault.get("next_step"), **facts)
     failed = TaskError(code=fault.get("code", "unknown_error"), message=fault.get("message", ""))
     task = record.task or Task(id=record.task_id or "", status=TaskStatus.FAILED, error=failed)
-    return TaskFailedError(
+    kind = TaskCancelledError if lifecycle.is_cancelled(task) else TaskFailedError
+    return kind(
         fault.get("message", ""), task=task, retryable=bool(fault.get("retryable")), **facts
     )
 

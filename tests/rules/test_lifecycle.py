@@ -5,8 +5,6 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from happyhorse_async._models import Billing, Task, TaskError, TaskStatus
 from happyhorse_async._rules.lifecycle import (
@@ -16,16 +14,12 @@ from happyhorse_async._rules.lifecycle import (
     JobState,
     Retryable,
     charged,
+    failure_of,
     is_completed,
     is_final,
     retryable,
-    supersedes,
 )
-
-STATUSES = [*TaskStatus, "moonwalking"]
-TASKS = st.builds(
-    Task, id=st.just("t"), status=st.sampled_from(STATUSES), progress=st.integers(0, 100)
-)
+from happyhorse_async.errors import TaskCancelledError, TaskFailedError
 
 
 def test_every_named_status_has_a_row() -> None:
@@ -48,25 +42,6 @@ def test_final_statuses_end_a_wait(status: str, final: bool) -> None:
     """Three statuses are final; a word that is newer than the package is not."""
     assert is_final(Task(id="t", status=status)) is final
     assert is_completed(Task(id="t", status=status)) is (status == "completed")
-
-
-@given(TASKS, TASKS)
-def test_nothing_follows_an_end(old: Task, new: Task) -> None:
-    """A final state is never replaced, and no state goes back to an earlier one."""
-    assert supersedes(new, None)
-    if is_final(old):
-        assert not supersedes(new, old)
-    if supersedes(new, old):
-        assert not supersedes(old, old)
-        assert not (old.status == "processing" and new.status == "pending")
-
-
-def test_progress_and_links_are_news() -> None:
-    """A change of any of the three facts that people watch is an update; an equal answer is none."""
-    old = Task(id="t", status="processing", progress=10)
-    assert supersedes(Task(id="t", status="processing", progress=20), old)
-    assert supersedes(Task(id="t", status="moonwalking", progress=10), old)
-    assert not supersedes(Task(id="t", status="processing", progress=10, seconds=4), old)
 
 
 @pytest.mark.parametrize(
@@ -135,3 +110,35 @@ def test_job_states_lead_only_to_job_states() -> None:
     assert (
         JobState.NEW not in JOB_TRANSITIONS[JobState.RUNNING] | JOB_TRANSITIONS[JobState.COMPLETED]
     )
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task(id="t", status="cancelled"),
+        Task(
+            id="t", status="cancelled", error=TaskError(code="request_cancelled", message="by hand")
+        ),
+        Task(id="t", status="failed", error=TaskError(code="request_cancelled", message="by hand")),
+    ],
+)
+def test_a_cancelled_task_has_one_error_whatever_its_word(task: Task) -> None:
+    """Both of the service's words for a cancellation give the same kind, code and next step."""
+    error = failure_of(task, "key-1")
+    assert type(error) is TaskCancelledError
+    assert (error.code, error.retryable, error.idempotency_key) == (
+        "request_cancelled",
+        False,
+        "key-1",
+    )
+    assert str(error).startswith("task t cancelled: request_cancelled")
+    assert error.next_step.startswith("Ask whoever cancelled the task")
+
+
+def test_a_failure_says_what_the_service_suggests() -> None:
+    """The next step begins with ours and ends with the service's own advice."""
+    failed = TaskError(code="service_error", message="no luck", suggestion="wait an hour")
+    error = failure_of(Task(id="t", status="failed", error=failed))
+    assert type(error) is TaskFailedError
+    assert str(error) == "task t failed: service_error: no luck"
+    assert error.next_step.endswith("The service says: wait an hour")
