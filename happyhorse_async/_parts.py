@@ -171,7 +171,6 @@ class Parts:
             limits=limits,
             policy=policy,
             events=self.events,
-            background=self.background,
         )
 
     async def url_of(self, image: Path | bytes) -> str:

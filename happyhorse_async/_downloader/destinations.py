@@ -75,6 +75,16 @@ def file_name(
     return filenames.numbered(to, index) if several else to
 
 
+def known_key(key: str) -> str | None:
+    """Return an object's key if it is known before there is a task; raises `DownloadError` for a
+    template that cannot be used.
+    """
+    if filenames.is_template(key):
+        template_fields(key)
+        return None
+    return None if not key or key.endswith("/") else key
+
+
 def _values(task: Task, request: ImageToVideo | None, index: int) -> dict[str, object]:
     seed = request.seed if request is not None else None
     return {

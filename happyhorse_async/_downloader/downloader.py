@@ -9,11 +9,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._concurrency import Threads
+from .._edges import object_store
 from .._edges import part_files as notes
 from .._edges.file_sink import FileSink, disk_error
 from .._edges.part_files import Leftover, PartFile
@@ -26,7 +26,6 @@ from . import destinations
 from .transfer import Sink, Transfer, Verified
 
 if TYPE_CHECKING:
-    from .._concurrency import Background
     from .._config import Limits, RetryPolicy
     from .._edges.api import Api
     from .._edges.fetch import Fetcher
@@ -52,7 +51,6 @@ class Downloader:
         limits: Limits,
         policy: RetryPolicy,
         events: Events,
-        background: Background,
     ) -> None:
         self._api = api
         self._fetcher = fetcher
@@ -129,7 +127,8 @@ class Downloader:
         """
         where = os.fspath(to)
         if destinations.is_object_link(where):
-            await _object_store().refuse_unusable(where, overwrite=overwrite)
+            key = destinations.known_key(object_store.split_link(where)[1])
+            await object_store.refuse_unusable(where, key, overwrite=overwrite)
             return
         with _facts(path=where, charged="no"):
             await self._threads.run(
@@ -208,16 +207,13 @@ class Downloader:
         exact: bool,
     ) -> tuple[Sink, Path, str | None]:
         if not exact and destinations.is_object_link(to):
-            sink = await _object_store().ObjectSink.make(
-                to,
-                task,
-                request,
-                index,
-                several=several,
-                overwrite=overwrite,
-                threads=self._threads,
+            bucket, key = object_store.split_link(to)
+            folder = not key or key.endswith("/")
+            key = destinations.file_name(key, task, request, index, several=several, folder=folder)
+            store_sink = await object_store.ObjectSink.make(
+                bucket, key, overwrite=overwrite, threads=self._threads
             )
-            return sink, Path(sink.key), sink.url
+            return store_sink, Path(store_sink.key), store_sink.url
 
         def prepare() -> tuple[PartFile, bool]:
             path = (
@@ -293,12 +289,6 @@ def _closed() -> SessionClosedError:
         "the session was closed during a download",
         next_step="Open a new session and call download() again: it goes on where it stopped.",
     )
-
-
-def _object_store() -> Any:
-    # Looked up by name: it stands above this module, and needs a package that is not always
-    # installed.
-    return import_module("..integrations.object_store", __package__)
 
 
 @contextmanager

@@ -31,12 +31,12 @@ _RESERVED = re.compile(
 )
 
 
-def safe_name(text: str, *, fallback: str = "video") -> str:
-    """Make one file name out of any text: no separators, nothing invisible, no name that Windows
-    reserves, at most 244 bytes.
+def safe_name(text: str, *, fallback: str = "video", room: int = _ROOM) -> str:
+    """Return one file name made from any text: no separators, nothing invisible, no name that
+    Windows reserves.
 
-    Texts that are safe already come back as they are. `fallback` stands for a text of which nothing
-    is left.
+    A text that is safe already comes back as it is. `fallback` stands for a text of which nothing
+    is left. The name has at most `room` bytes, by default 244.
     """
     name = _UNSAFE.sub("_", text).strip().rstrip(". ")
     # A leading dot hides a file, a leading dash makes it an option of commands.
@@ -46,18 +46,24 @@ def safe_name(text: str, *, fallback: str = "video") -> str:
         name = fallback
     if _RESERVED.fullmatch(name):
         name = "_" + name
-    return _shortened(name, _ROOM)
+    return _shortened(name, room)
 
 
 def _shortened(name: str, room: int) -> str:
     """Cut a name to `room` bytes, keeping its suffix; a digest keeps apart what was different."""
-    if len(name.encode()) <= room:
+    written = _bytes(name)
+    if len(written) <= room:
         return name
     stem, dot, suffix = name.rpartition(".")
-    if not dot or len(suffix.encode()) > 16:
+    if not dot or len(_bytes(suffix)) > 16:
         stem, dot, suffix = name, "", ""
-    mark = "~" + hashlib.sha256(name.encode()).hexdigest()[:12] + dot + suffix
-    return stem.encode()[: room - len(mark.encode())].decode(errors="ignore") + mark
+    mark = "~" + hashlib.sha256(written).hexdigest()[:12] + dot + suffix
+    return _bytes(stem)[: room - len(_bytes(mark))].decode(errors="ignore") + mark
+
+
+def _bytes(name: str) -> bytes:
+    # A name that is not UTF-8 comes with half surrogates in it: here they count three bytes each.
+    return name.encode("utf-8", "surrogatepass")
 
 
 def part_names(name: str) -> tuple[str, str]:

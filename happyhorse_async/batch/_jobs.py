@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
+from .._formats.filenames import safe_name
 from .._models import MODEL, Task, TaskError, TaskStatus
 from .._request import Image, ImageToVideo
 from .._rules import lifecycle
@@ -336,11 +337,7 @@ LONGEST_STEM = 80
 """Bytes: file systems count those, and digests, suffixes and the mark of a part file come on top.
 """
 
-_UNSAFE = re.compile(r"[^\w.+=@-]+")
 _DERIVED = re.compile(rf"-[0-9a-f]{{{ID_LENGTH}}}(-\d+)?\Z", re.IGNORECASE)
-_RESERVED = frozenset(
-    {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))}
-)
 
 
 def fingerprint(request: ImageToVideo, image_digest: str | None) -> str:
@@ -379,15 +376,15 @@ def video_name(request: ImageToVideo, job_id: str, *, own: bool) -> str:
     other kind need not be compared.
     """
     if own:
-        stem = _safe(job_id)
+        stem = _stem(job_id)
         plain = stem == job_id and _same_everywhere(stem) and not _DERIVED.search(stem)
         return f"{stem if plain else hashed_stem(job_id)}.mp4"
-    return f"{_safe(image_stem(request))}-{job_id}.mp4"
+    return f"{_stem(image_stem(request))}-{job_id}.mp4"
 
 
 def hashed_stem(job_id: str, salt: str = "") -> str:
     """Give a safe stem for an id that is no file's name, or whose name another job has."""
-    return f"{_safe(job_id)}-{hashlib.sha256((job_id + salt).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{_stem(job_id)}-{hashlib.sha256((job_id + salt).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def folded(name: str) -> str:
@@ -395,6 +392,10 @@ def folded(name: str) -> str:
     case or of how accents are written.
     """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _stem(text: str) -> str:
+    return safe_name(text, fallback="_", room=LONGEST_STEM)
 
 
 def image_stem(request: ImageToVideo) -> str:
@@ -406,12 +407,6 @@ def image_stem(request: ImageToVideo) -> str:
         image.name if isinstance(image, Path) else unquote(urlsplit(image).path).rpartition("/")[2]
     )
     return Path(name).stem or "video"
-
-
-def _safe(text: str) -> str:
-    # A character that the cut falls into is left out.
-    stem = _UNSAFE.sub("_", text).strip(". ").encode()[:LONGEST_STEM].decode(errors="ignore")
-    return f"_{stem}" if not stem or stem.lower().partition(".")[0] in _RESERVED else stem
 
 
 def _same_everywhere(stem: str) -> bool:

@@ -70,6 +70,9 @@ def test_keys() -> None:
         "C:\\x",
         " a ",
         "naïve 東京",
+        "-rf",
+        "right\u202eto left",
+        "com¹",
         "猫" * 80,
         "a" + "é" * 80,
     ],
@@ -89,7 +92,7 @@ def test_names_stay_in_the_folder(job_id: str) -> None:
         <= 245
     )
     assert name.endswith(".mp4")
-    assert not name.startswith(".")
+    assert not name.startswith((".", "-"))
     assert not set(name) & set('/\\:*?"<>|\0')
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from happyhorse_async import ImageToVideo, Limits, RetryPolicy, Task, Timeouts
-from happyhorse_async._concurrency import Background
 from happyhorse_async._downloader import Downloader
 from happyhorse_async._edges.api import Api
 from happyhorse_async._edges.fetch import Fetcher
@@ -52,7 +51,6 @@ class Kit:
             limits=self.limits,
             policy=self.policy,
             events=self.events,
-            background=Background(),
         )
 
     async def task(self, number: int = 0, **fields: Any) -> Task:

@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from happyhorse_async import Video, _models
+from happyhorse_async import Video, _video
 
 
 def video(path: Path, data: bytes = b"video & more") -> Video:
@@ -30,7 +30,7 @@ def test_a_large_video_is_shown_by_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page of hundreds of megabytes helps nobody."""
-    monkeypatch.setattr(_models, "EMBEDDED_BYTES", 5)
+    monkeypatch.setattr(_video, "EMBEDDED_BYTES", 5)
     html = video(tmp_path / 'quo"te.mp4')._repr_html_()
     assert "base64" not in html
     assert 'quo&quot;te.mp4"></video>' in html

@@ -19,8 +19,8 @@ from happyhorse_async import (
     NotAVideoError,
     RetryPolicy,
 )
-from happyhorse_async._downloader.object_store import ObjectSink
 from happyhorse_async._edges import part_files
+from happyhorse_async._edges.object_store import ObjectSink
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.downloader.conftest import Kit
 

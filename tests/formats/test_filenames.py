@@ -63,6 +63,14 @@ def test_long_names_stay_apart(one: str, other: str) -> None:
     assert (filenames.safe_name(long) == filenames.safe_name(longer)) is (long == longer)
 
 
+@pytest.mark.parametrize("name", ["caf\udce9.mp4", "\udce9" * 300 + ".mp4", "\ud800" * 100])
+def test_names_that_are_not_utf_8_have_parts_too(name: str) -> None:
+    """A path from an old archive holds bytes that no text is made of; measuring it is no error."""
+    part, note = filenames.part_names(name)
+    assert part + ".json" == note
+    assert len(note.encode("utf-8", "surrogatepass")) <= 255
+
+
 def test_part_names_fit_beside_the_longest_name() -> None:
     """A name that the file system just takes has a part and a note that it takes too."""
     longest = "x" * 251 + ".mp4"

@@ -17,20 +17,13 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .._concurrency import to_the_end
-from .._edges.part_files import Tally
-from .._formats import filenames
+from .._concurrency import Threads, to_the_end
 from .._formats.http_ranges import Held
 from .._formats.mp4 import Movie
 from ..errors import ConfigurationError, DestinationExistsError, DownloadError, HappyHorseError
-from .destinations import file_name, template_fields
-
-if TYPE_CHECKING:
-    from .._concurrency import Threads
-    from .._models import Task
-    from .._request import ImageToVideo
+from .part_files import Tally
 
 SINGLE_PUT = 8 * 1024 * 1024
 """Bytes up to which a video is kept in memory and put with one request."""
@@ -110,23 +103,20 @@ def _our_errors(link: str) -> Iterator[None]:
         raise DownloadError(f"{link} cannot be written: {first_line}", path=link) from error
 
 
-async def refuse_unusable(to: str, *, overwrite: bool) -> None:
-    """Raise `DownloadError` when nothing can be saved there, as far as that is known before there
-    is a task.
+async def refuse_unusable(link: str, key: str | None, *, overwrite: bool) -> None:
+    """Raise `DownloadError` when nothing can be saved in a bucket, as far as that is known before
+    there is a task; `key` is None where it is not known yet.
     """
-    bucket, key = split_link(to)
-    if filenames.is_template(key):
-        template_fields(key)
-    is_key = bool(key) and not key.endswith("/") and not filenames.is_template(key)
+    bucket = split_link(link)[0]
     store = await asyncio.to_thread(open_store, bucket)
     try:
-        with _our_errors(to):
+        with _our_errors(link):
             # Asked for in any case: it shows before anything is paid whether the store lets us in.
-            found = await _exists(store, key if is_key else "happyhorse-async-is-this-open")
+            found = await _exists(store, key or "happyhorse-async-is-this-open")
     except DownloadError as error:
         raise error.with_facts(charged="no") from error.__cause__
-    if is_key and found and not overwrite:
-        raise DestinationExistsError(f"{to} exists already", path=to, charged="no")
+    if key is not None and found and not overwrite:
+        raise DestinationExistsError(f"{link} exists already", path=link, charged="no")
 
 
 async def _exists(store: Any, key: str) -> bool:
@@ -162,22 +152,13 @@ class ObjectSink:
     @classmethod
     async def make(
         cls,
-        to: str,
-        task: Task,
-        request: ImageToVideo | None,
-        index: int,
+        bucket: str,
+        key: str,
         *,
-        several: bool,
         overwrite: bool,
         threads: Threads,
     ) -> ObjectSink:
-        """Open the store and choose the key, as for a path; raises `DestinationExistsError` when
-        there is an object already.
-        """
-        bucket, key = split_link(to)
-        key = file_name(
-            key, task, request, index, several=several, folder=not key or key.endswith("/")
-        )
+        """Open the store; raises `DestinationExistsError` when there is an object already."""
         store = await threads.run(partial(open_store, bucket))
         sink = cls(store, f"{bucket}/{key}", key, overwrite=overwrite, threads=threads)
         if not overwrite:
