@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -35,12 +36,23 @@ class Background:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-        """Start work that `aclose` cancels and awaits; raises `RuntimeError` after `aclose`."""
+    def start(
+        self, work: Coroutine[Any, Any, Any], *, name: str, for_caller: bool = False
+    ) -> asyncio.Task[Any]:
+        """Start work that `aclose` cancels and awaits; raises `RuntimeError` after `aclose`.
+
+        Work for everybody runs in an empty `contextvars.Context`: it must not carry the request id,
+        or the trace, of the caller that happened to come first. With `for_caller` it runs in a copy
+        of the caller's context, as `asyncio.create_task` does.
+        """
         if self._closed:
             work.close()
             raise RuntimeError("the owner of the background work is closed")
-        task = asyncio.get_running_loop().create_task(work, name=f"happyhorse_async: {name}")
+        context = copy_context() if for_caller else Context()
+        # Not by `create_task(context=)`: older task factories do not know that argument.
+        task = context.run(
+            asyncio.get_running_loop().create_task, work, name=f"happyhorse_async: {name}"
+        )
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -202,14 +214,20 @@ class Deadlines:
             calls.popleft()
         calls.append(deadline)
         if self._alarm is None:
-            self._alarm = self._loop.call_at(when, self._ring)
+            self._set_alarm(when)
         return deadline
 
     def _ring(self) -> None:
         now = self._loop.time()
         while self._open and (self._open[0].over or self._open[0].when <= now):
             self._open.popleft().expire()
-        self._alarm = self._loop.call_at(self._open[0].when, self._ring) if self._open else None
+        self._alarm = None
+        if self._open:
+            self._set_alarm(self._open[0].when)
+
+    def _set_alarm(self, when: float) -> None:
+        # One alarm serves all callers, so it belongs to the context of none.
+        self._alarm = self._loop.call_at(when, self._ring, context=Context())
 
     def close(self) -> None:
         """Ring no more."""

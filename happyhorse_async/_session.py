@@ -18,6 +18,7 @@ from ._config import Budget, Limits, Polling, RetryPolicy, Settings, Timeouts
 from ._request import ImageToVideo, made_request
 from ._tasks import TaskHandle
 from .errors import InvalidRequestError, SessionClosedError
+from .events import on_behalf_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -138,16 +139,18 @@ class Session:
         request: ImageToVideo | str | os.PathLike[str] | bytes,
         *,
         idempotency_key: str | None = None,
+        tag: Any = None,
         **fields: Any,
     ) -> TaskHandle:
-        """Submit one request, which costs money, and give the handle of its task.
+        """Submit one request, which costs money, and return the handle of its task.
 
         `request` is an `ImageToVideo`, or an image with the request's fields as keywords. A local
         image is checked and uploaded first. `idempotency_key` is 16 to 96 characters of
-        A-Za-z0-9._-; by default a new one is made. Raises `InvalidRequestError` before anything is
-        sent; every other error says with `.charged` whether money was spent.
+        A-Za-z0-9._-; by default a new one is made. `tag` is anything of your own: it is not sent,
+        and every event of this submission and its task carries it. Raises `InvalidRequestError`
+        before anything is sent; every other error says with `.charged` whether money was spent.
         """
-        return await self._submit(self._open(), request, fields, idempotency_key)
+        return await self._submit(self._open(), request, fields, idempotency_key, tag)
 
     def submit_many(
         self,
@@ -179,14 +182,17 @@ class Session:
 
     # --- tasks ------------------------------------------------------------------------------------
 
-    def task(self, task_id: str) -> TaskHandle:
-        """Re-attach to a task by its id, from this process or another one; nothing is sent."""
+    def task(self, task_id: str, *, tag: Any = None) -> TaskHandle:
+        """Re-attach to a task by its id, from this process or another one; nothing is sent.
+
+        The events of the task carry `tag`, as with `submit`.
+        """
         parts = self._open()
         if not isinstance(task_id, str) or not task_id.strip() or not task_id.isprintable():
             raise InvalidRequestError(
                 [f"task_id: expected the id of a task, such as 'task-unified-...', got {task_id!r}"]
             )
-        return TaskHandle(parts, task_id)
+        return TaskHandle(parts, task_id, tag=tag)
 
     def watch(self, tasks: Iterable[TaskHandle | str], *, timeout: float | None = None) -> Watch:
         """Merge the updates of many tasks; an async context manager that yields a `Task` at each
@@ -225,6 +231,7 @@ class Session:
         overwrite: bool = False,
         timeout: float | None = None,
         idempotency_key: str | None = None,
+        tag: Any = None,
         **fields: Any,
     ) -> Video:
         """Turn one image into one saved video: submit, wait, download.
@@ -238,7 +245,7 @@ class Session:
         await parts.downloader.check_destination(
             save_to if isinstance(save_to, str) else Path(save_to), overwrite=overwrite
         )
-        task = await self._submit(parts, request, fields, idempotency_key)
+        task = await self._submit(parts, request, fields, idempotency_key, tag)
         try:
             return await task.download(save_to, overwrite=overwrite, timeout=timeout)
         except (asyncio.CancelledError, SessionClosedError) as error:
@@ -250,20 +257,23 @@ class Session:
             raise
 
     async def _submit(
-        self, parts: Parts, request: Any, fields: dict[str, Any], key: str | None
+        self, parts: Parts, request: Any, fields: dict[str, Any], key: str | None, tag: Any
     ) -> TaskHandle:
         try:
             checked = await self._request(parts, request, fields)
         except InvalidRequestError as error:
             error.with_facts(idempotency_key=key)
             raise
-        accepted = await parts.submitter.submit(checked, idempotency_key=key)
+        key = key if key is not None else parts.submitter.new_key()
+        with on_behalf_of(key, tag):
+            accepted = await parts.submitter.submit(checked, idempotency_key=key)
         return TaskHandle(
             parts,
             accepted.task.id,
             request=checked,
             idempotency_key=accepted.idempotency_key,
             accepted=accepted.task,
+            tag=tag,
         )
 
     async def _request(self, parts: Parts, request: Any, fields: dict[str, Any]) -> ImageToVideo:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .errors import HappyHorseError
+from .events import on_behalf_of
 
 if TYPE_CHECKING:
     from ._models import Task
@@ -21,7 +23,7 @@ class TaskHandle:
     `Session.submit` and `Session.task`.
     """
 
-    __slots__ = ("_parts", "accepted", "id", "idempotency_key", "request")
+    __slots__ = ("_parts", "accepted", "id", "idempotency_key", "request", "tag")
 
     def __init__(
         self,
@@ -31,6 +33,7 @@ class TaskHandle:
         request: ImageToVideo | None = None,
         idempotency_key: str | None = None,
         accepted: Task | None = None,
+        tag: Any = None,
     ) -> None:
         self._parts = parts
         self.id = task_id
@@ -42,6 +45,10 @@ class TaskHandle:
         """The key that it was submitted with."""
         self.accepted = accepted
         """The service's answer to the submission."""
+        self.tag = tag
+        """What the caller gave as `tag=`: the events of this task carry it."""
+        if tag is not None:
+            parts.events.belongs(task_id, idempotency_key, tag)
 
     def __repr__(self) -> str:
         return f"TaskHandle({self.id!r})"
@@ -82,18 +89,15 @@ class TaskHandle:
 
         `to` is a file's path, a folder (it exists, or ends with a slash), or a template with
         {task_id} {index} {stem} {seed}; "" is the working folder. A folder gets `<task id>.mp4`.
-        What was fetched before is gone on with. `index` chooses among several results. Raises what
+        Resumes a partial download. `index` chooses among several results. Raises what
         `wait` raises, and `DownloadError`; with `overwrite=False` an existing file is never
         touched.
         """
-        try:
+        with self._facts():
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download(
                 task, to, request=self.request, overwrite=overwrite, index=index
             )
-        except HappyHorseError as error:
-            error.with_facts(task_id=self.id, idempotency_key=self.idempotency_key)
-            raise
 
     async def download_all(
         self,
@@ -103,11 +107,18 @@ class TaskHandle:
         timeout: float | None = None,
     ) -> list[Video]:
         """Wait for the task, then save every video that it has, as `download` does."""
-        try:
+        with self._facts():
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download_all(
                 task, to, request=self.request, overwrite=overwrite
             )
-        except HappyHorseError as error:
-            error.with_facts(task_id=self.id, idempotency_key=self.idempotency_key)
-            raise
+
+    @contextmanager
+    def _facts(self) -> Iterator[None]:
+        """Give events and errors what tells whose they are."""
+        with on_behalf_of(self.idempotency_key, self.tag):
+            try:
+                yield
+            except HappyHorseError as error:
+                error.with_facts(task_id=self.id, idempotency_key=self.idempotency_key)
+                raise

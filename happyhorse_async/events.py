@@ -1,5 +1,5 @@
-"""What happens in a session, as typed events. Progress bars, metrics, reports and logs listen; see
-the dispatcher.
+"""What happens in a session, as typed events, and the one dispatcher that hands them to listeners:
+progress bars, metrics, reports and logs.
 
 May import attrs and the models, no I/O.
 """
@@ -7,9 +7,11 @@ May import attrs and the models, no I/O.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import attrs
 
@@ -24,7 +26,22 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Event:
-    """The base of all events."""
+    """The base of all events: what has happened, and whose it is.
+
+    A listener runs in the context (`contextvars`) of the caller for whom something was done: an
+    upload, a submission, a download. What a session does for all callers, such as reading tasks,
+    runs in an empty context. There the id, the key and the tag say whose it is.
+    """
+
+    idempotency_key: str | None = None
+    """The key of the submission; None when there is none, or this session does not know it."""
+    tag: Any = None
+    """What the caller gave as `tag=` to `submit`, `generate` or `task`."""
+
+    @property
+    def task_id(self) -> str | None:
+        """The id of the task that the event is about; None when it is about none."""
+        return None
 
 
 @attrs.frozen(kw_only=True)
@@ -49,10 +66,16 @@ class Submitted(Event):
     task: Task
     idempotency_key: str
     request_id: str | None = None
+    """The service's own id of the request, for its support."""
     replayed: bool = False
     """The service recognised the key and gave the original task back: nothing new was charged."""
     adopted: bool = False
     """The answer was lost, and the task was found in the service's list."""
+
+    @property
+    def task_id(self) -> str:
+        """The id of the accepted task."""
+        return self.task.id
 
 
 @attrs.frozen(kw_only=True)
@@ -99,6 +122,11 @@ class Updated(Event):
 
     task: Task
 
+    @property
+    def task_id(self) -> str:
+        """The id of the task."""
+        return self.task.id
+
 
 @attrs.frozen(kw_only=True)
 class Completed(Updated):
@@ -143,6 +171,11 @@ class Saved(Event):
 
     video: Video
 
+    @property
+    def task_id(self) -> str | None:
+        """The id of the video's task."""
+        return self.video.task_id
+
 
 @attrs.frozen(kw_only=True)
 class BudgetChanged(Event):
@@ -153,8 +186,7 @@ class BudgetChanged(Event):
     left: Decimal
 
 
-# --- The one dispatcher of a session: hands its typed events to whoever listens; the code that
-# works knows none of them.
+# --- The one dispatcher of a session. The code that works knows none of the listeners.
 
 
 if TYPE_CHECKING:
@@ -163,6 +195,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger("happyhorse_async")
 
 Listener = Callable[[Any], None]
+
+MOST_ORIGINS = 32_768
+"""Tasks of which it is remembered whose they are; the oldest are forgotten first."""
+
+
+class Origin(NamedTuple):
+    """Whose an event is."""
+
+    idempotency_key: str | None
+    tag: Any
+
+
+_ORIGIN: ContextVar[Origin | None] = ContextVar("happyhorse_async_origin", default=None)
+
+
+@contextmanager
+def on_behalf_of(idempotency_key: str | None, tag: Any) -> Iterator[None]:
+    """Mark every event that is emitted in here, in this context, as one caller's."""
+    before = _ORIGIN.set(Origin(idempotency_key, tag))
+    try:
+        yield
+    finally:
+        _ORIGIN.reset(before)
 
 
 class Events:
@@ -175,10 +230,11 @@ class Events:
 
     def __init__(self) -> None:
         self._listeners: list[tuple[tuple[type[object], ...], Listener]] = []
+        self._origins: dict[str, Origin] = {}
 
     def subscribe(self, listener: Callable[[E], None], *kinds: type[E]) -> Callable[[], None]:
-        """Call `listener` with every event of the kinds given (none: every event); gives a function
-        that ends it.
+        """Call `listener` with every event of the kinds given (none: every event); return a
+        function that ends it.
         """
         entry: tuple[tuple[type[object], ...], Listener] = (tuple(kinds) or (object,), listener)
         self._listeners.append(entry)
@@ -190,11 +246,28 @@ class Events:
         return unsubscribe
 
     def __bool__(self) -> bool:
-        """Whether anyone listens: code on hot paths need not even make an event when nobody does."""
+        """Whether anyone listens: code on hot paths makes no event when nobody does."""
         return bool(self._listeners)
 
+    def belongs(self, task_id: str, idempotency_key: str | None, tag: Any) -> None:
+        """Remember whose a task is: what the poller learns of it later is learned for all callers."""
+        self._origins.pop(task_id, None)
+        self._origins[task_id] = Origin(idempotency_key, tag)
+        if len(self._origins) > MOST_ORIGINS:
+            del self._origins[next(iter(self._origins))]
+
     def emit(self, event: Event) -> None:
-        """Hand an event to all who asked for its kind."""
+        """Hand an event to all who asked for its kind, with the key and the tag of its caller."""
+        if not self._listeners:
+            return
+        origin = self._origins.get(event.task_id or "")
+        if origin is None or isinstance(event, Submitted):
+            origin = _ORIGIN.get()  # of a key that is used again, the present caller counts
+        if origin is not None:
+            key = event.idempotency_key or origin.idempotency_key
+            event = attrs.evolve(event, idempotency_key=key, tag=origin.tag)
+        if isinstance(event, Submitted):
+            self.belongs(event.task_id, event.idempotency_key, event.tag)
         for kinds, listener in tuple(self._listeners):
             if isinstance(event, kinds):
                 try:

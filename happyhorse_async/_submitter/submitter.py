@@ -114,6 +114,11 @@ class Submitter:
         if self._follows:
             poller.on_final(self._ended)
 
+    @staticmethod
+    def new_key() -> str:
+        """Return an idempotency key that nobody has used."""
+        return secrets.token_hex(16)
+
     async def submit(
         self,
         request: ImageToVideo,
@@ -130,7 +135,7 @@ class Submitter:
         `callback_url` where the service was to call back, "" for nowhere. Raises what
         `Session.submit` raises.
         """
-        key = _checked(idempotency_key) if idempotency_key is not None else secrets.token_hex(16)
+        key = _checked(idempotency_key) if idempotency_key is not None else self.new_key()
         if self._closing:
             raise SessionClosedError(
                 "this session is closed; nothing was sent", idempotency_key=key
@@ -333,7 +338,9 @@ class Submitter:
                 self._drop(job, charged=False)
                 return
         try:
-            work = self._background.start(self._finish(job), name="a cancelled submission")
+            work = self._background.start(
+                self._finish(job), name="a cancelled submission", for_caller=True
+            )
         except RuntimeError:  # the session has closed meanwhile
             self._give_up(job)
             return

@@ -235,7 +235,9 @@ class Outcomes:
 
     async def __anext__(self) -> Outcome:
         if self._task is None and not self.over:
-            self._task = self._parts.background.start(self._run.drive(self._feed), name="batch")
+            self._task = self._parts.background.start(
+                self._run.drive(self._feed), name="batch", for_caller=True
+            )
         outcome = await self._run.take()
         if outcome is not None:
             return outcome
