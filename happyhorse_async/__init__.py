@@ -16,7 +16,7 @@ _HOMES = {
         BudgetExceededError ConfigurationError DestinationExistsError DownloadError
         HappyHorseError IdempotencyConflictError IncompleteDownloadError InsufficientCreditsError
         InternalServerError InvalidRequestError LedgerError LinkExpiredError NotAVideoError
-        NotFoundError PermissionDeniedError RateLimitError SessionClosedError
+        NotFoundError PermissionDeniedError PriceUnavailableError RateLimitError SessionClosedError
         SubmissionOutcomeUnknownError TaskCancelledError TaskFailedError TaskNotFoundError
         TransportError UnreadableAnswerError UnsafeLinkError WaitTimeoutError
     """,

@@ -39,6 +39,7 @@ from .errors import LinkExpiredError as LinkExpiredError
 from .errors import NotAVideoError as NotAVideoError
 from .errors import NotFoundError as NotFoundError
 from .errors import PermissionDeniedError as PermissionDeniedError
+from .errors import PriceUnavailableError as PriceUnavailableError
 from .errors import RateLimitError as RateLimitError
 from .errors import SessionClosedError as SessionClosedError
 from .errors import SubmissionOutcomeUnknownError as SubmissionOutcomeUnknownError

@@ -144,6 +144,11 @@ class Purse:
         self._change = asyncio.Event()
         self._closed = False
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a cap at all."""
+        return self._cap is not None
+
     def begin(self, *, spent: Decimal, reserved: Decimal) -> None:
         """Take over what the ledger says; none of it is live before its job is taken up."""
         self._live = 0

@@ -6,18 +6,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import anyio
+import attrs
 
-from ._models import Estimate
-from ._request import DURATIONS, QUALITIES, ImageToVideo
+from ._edges.api import Api
+from ._models import MODEL, Estimate
+from ._request import ImageToVideo
 from ._rules import prices
-from .errors import HappyHorseError, InvalidRequestError
+from .errors import HappyHorseError, InvalidRequestError, PriceUnavailableError
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -27,100 +31,123 @@ submission for long."""
 RETRY_AFTER = 600.0
 """Seconds until the live rule is asked for again after it could not be had."""
 
-
-class RuleSource(Protocol):
-    """Where the live rule comes from."""
-
-    async def pricing_rules(self) -> dict[str, object]:
-        """Read the rule as the service gives it."""
+_BUNDLED = {MODEL: "pricing_rule.json", "happyhorse-1.1-image-to-video": "pricing_rule_1.1.json"}
 
 
 @cache
-def bundled_rule() -> Mapping[str, Any]:
-    """Read the rule that came with this package; `meta.as_of` is its date."""
-    text = resources.files(__package__).joinpath("pricing_rule.json").read_text(encoding="utf-8")
-    rule: Mapping[str, Any] = json.loads(text)
+def bundled_rule(model: str = MODEL) -> Mapping[str, Any] | None:
+    """Return the rule that came with this package, None for a model that it does not know.
+
+    It is the service's answer of 2026-10-10, word for word.
+    """
+    name = _BUNDLED.get(model)
+    if name is None:
+        return None
+    rule: Mapping[str, Any]
+    rule = json.loads(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
     return rule
 
 
-class Pricing:
-    """Estimates. The live rule is read once, when it is first needed."""
+@attrs.define
+class _Prices:
+    """One model's rule, and the prices that it has given."""
 
-    def __init__(self, api: RuleSource) -> None:
+    rule: Mapping[str, Any] | None = None
+    source: Literal["catalog", "bundled"] = "bundled"
+    etag: str | None = None
+    good_until: float = float("-inf")
+    known: dict[tuple[int, str], int | str] = attrs.field(factory=dict)
+    """What a duration and a quality cost in uc, or why that cannot be said."""
+    lock: anyio.Lock = attrs.field(factory=anyio.Lock)
+
+    def price(self, request: ImageToVideo) -> int:
+        """Return what a request costs, in uc; raises `PriceUnavailableError`."""
+        kind = request.duration, request.quality
+        price = self.known.get(kind)
+        if price is None:
+            price = self.known[kind] = self._evaluated(request)
+        if isinstance(price, str):
+            raise PriceUnavailableError(f"the service's pricing rule gives no price: {price}")
+        return price
+
+    def _evaluated(self, request: ImageToVideo) -> int | str:
+        if self.rule is None:
+            return f"neither the service nor this package has one for {MODEL!r}"
+        try:
+            return prices.price_of(self.rule, request)
+        except prices.PricingRuleError as error:
+            return str(error)
+
+
+class Pricing:
+    """The session's one book of prices; a rule is read when it is first needed, and again when it
+    is no longer fresh.
+    """
+
+    def __init__(self, api: Api, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
-        self._rule: Mapping[str, Any] = {}
-        self._source: Literal["catalog", "bundled"] = "bundled"
-        self._good_until: float | None = 0.0
-        self._prices: dict[tuple[int, str], prices.Price] = {}
-        self._lock = anyio.Lock()
+        self._clock = clock
+        self._models: dict[str, _Prices] = {}
 
     async def estimate(self, requests: ImageToVideo | Iterable[ImageToVideo]) -> Estimate:
-        """Say what one or more requests will cost together."""
-        await self._load()
+        """Say what one or more requests will cost together.
+
+        Raises `PriceUnavailableError` when the rule gives no price for one of them.
+        """
         listed = [requests] if isinstance(requests, ImageToVideo) else requests
-        credits_, usd, count = Decimal(0), Decimal(0), 0
+        book = await self._fresh(MODEL)
+        uc, count = 0, 0
         for request in listed:
             if not isinstance(request, ImageToVideo):
                 raise InvalidRequestError(
                     [f"requests: expected an ImageToVideo, or several, got {request!r:.200}"]
                 )
-            price = self._price(request)
-            credits_, usd, count = credits_ + price.credits, usd + price.usd, count + 1
-        as_of = prices.date_of(self._rule)
-        return Estimate(credits=credits_, usd=usd, requests=count, source=self._source, as_of=as_of)
+            uc, count = uc + book.price(request), count + 1
+        return Estimate(
+            credits=prices.credits_of(uc),
+            usd=prices.usd_of(uc),
+            requests=count,
+            source=book.source,
+            as_of=prices.date_of(book.rule or {}),
+        )
 
     async def credits_for(self, request: ImageToVideo) -> Decimal:
-        """Say what one request will cost, in credits."""
-        if self._good_until is not None:
-            await self._load()
-        return self._price(request).credits
+        """Say what one request will cost, in credits; raises `PriceUnavailableError`."""
+        return prices.credits_of((await self._fresh(MODEL)).price(request))
 
-    def _price(self, request: ImageToVideo) -> prices.Price:
-        what = request.duration, request.quality
-        price = self._prices.get(what)
-        if price is None:
-            price = self._prices[what] = prices.price_of(self._rule, request)
-        return price
+    async def _fresh(self, model: str) -> _Prices:
+        book = self._models.get(model)
+        if book is None:
+            book = self._models[model] = _Prices()
+        if self._clock() >= book.good_until:
+            async with book.lock:
+                if self._clock() >= book.good_until:
+                    await self._read(model, book)
+        return book
 
-    async def _load(self) -> None:
-        if not self._stale():
-            return
-        async with self._lock:
-            if self._stale():
-                await self._read()
-
-    def _stale(self) -> bool:
-        return self._good_until is not None and anyio.current_time() >= self._good_until
-
-    async def _read(self) -> None:
-        rule: Mapping[str, Any] = {}
+    async def _read(self, model: str, book: _Prices) -> None:
         why: object = f"no answer within {LIVE_RULE_LIMIT:g} s"
         with anyio.move_on_after(LIVE_RULE_LIMIT):
             try:
-                rule = await self._api.pricing_rules()
-                _check(rule)
-            except (HappyHorseError, prices.PricingRuleError) as error:
-                rule, why = {}, error
-        self._prices = {}
-        if rule:
-            self._rule, self._source, self._good_until = rule, "catalog", None
-            return
-        self._rule, self._source = bundled_rule(), "bundled"
-        self._good_until = anyio.current_time() + RETRY_AFTER
+                live = await self._api.pricing_rule(model, etag=book.etag)
+                rule, book.source = live.rule if live.rule is not None else book.rule, "catalog"
+                if rule is not book.rule:
+                    book.rule, book.etag, book.known = rule, live.etag, {}
+                age = prices.fresh_for(live.rule or {}, live.date or datetime.now(UTC))
+                book.good_until = self._clock() + age
+                return
+            except HappyHorseError as error:
+                why = error
+        self._do_without(model, book, why)
+
+    def _do_without(self, model: str, book: _Prices, why: object) -> None:
+        """Go on with what is there: the last live rule is nearer to the truth than the bundled."""
+        book.good_until = self._clock() + RETRY_AFTER
+        if book.source == "bundled":
+            book.rule, book.known = bundled_rule(model), {}
         logger.warning(
             "no live pricing rule (%s): estimating with the one of %s",
             why,
-            prices.date_of(self._rule),
-            extra={"action": "bundled_price"},
+            prices.date_of(book.rule or {}) or "no date",
+            extra={"action": "old_price"},
         )
-
-
-def _check(rule: Mapping[str, Any]) -> None:
-    # All that can be asked for is tried: a rule that is not understood must be found out before
-    # anything is promised by it.
-    for quality in QUALITIES:
-        for duration in DURATIONS:
-            prices.price_of(
-                rule,
-                ImageToVideo("https://example.com/frame.png", quality=quality, duration=duration),
-            )

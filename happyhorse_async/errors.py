@@ -4,6 +4,7 @@
     ├── ConfigurationError            (ValueError)        the session or a policy was set up wrongly
     ├── InvalidRequestError           (ValueError)        .problems; refused before anything left
     ├── BudgetExceededError                               refused before anything left
+    ├── PriceUnavailableError                             there is no price to show or to reserve
     ├── SessionClosedError            (RuntimeError)      closed, or used from another event loop
     ├── TransportError                                    no usable answer came
     │   ├── APIConnectionError        (ConnectionError)
@@ -147,6 +148,19 @@ class BudgetExceededError(HappyHorseError):
         super().__init__(message, **facts)
         self.needed = needed
         self.left = left
+
+
+class PriceUnavailableError(HappyHorseError):
+    """There is no price: the service's pricing rule is not understood, not available, or gives
+    nothing above zero, and a guess is worse than none.
+
+    A session or a batch with a budget submits nothing then.
+    """
+
+    default_next_step = (
+        "Ask again later; a newer version of happyhorse_async may understand the rule. Without a "
+        "budget, requests can still be submitted."
+    )
 
 
 class SessionClosedError(HappyHorseError, RuntimeError):

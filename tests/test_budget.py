@@ -52,7 +52,7 @@ async def test_a_budget_of_n_tasks_admits_exactly_n_of_200_concurrent_callers(
     assert (sandbox.paid, len(refused)) == (37, 163)
     assert sandbox.count("POST", SUBMIT) == 37
     assert {(error.charged, error.needed, error.left) for error in refused} == {
-        ("no", "38.080", "0.000")
+        ("no", "38.08", "0.00")
     }
 
 

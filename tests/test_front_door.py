@@ -37,6 +37,7 @@ NAMES = [
     "NotFoundError",
     "PermissionDeniedError",
     "Polling",
+    "PriceUnavailableError",
     "RateLimitError",
     "RetryPolicy",
     "Session",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 from .._config import RetryPolicy, Timeouts
 from .._models import MODEL, Credits, Task, TaskPage
 from .._rules import retry, wire
-from .._rules.responses import Answer, decode_object
+from .._rules.responses import Answer
 from ..errors import HappyHorseError, SessionClosedError
 from ..events import Events
 from .http import Http, TrackedBody
@@ -112,19 +112,30 @@ class Api:
 
         return await self.retrying(once, "reading credits")
 
-    async def pricing_rules(self, model: str = MODEL) -> dict[str, object]:
-        """Read the live pricing rule as it comes."""
+    async def pricing_rule(self, model: str, *, etag: str | None = None) -> wire.LiveRule:
+        """Read a model's live pricing rule as it comes; none when it still is the one of `etag`."""
 
-        async def once() -> dict[str, object]:
-            return decode_object(
-                await self._read("GET", f"/v1/catalog/pricing-rules/{quote(model, safe='')}")
-            )
+        async def once() -> wire.LiveRule:
+            headers = {"If-None-Match": etag} if etag else None
+            path = f"/v1/catalog/pricing-rules/{quote(model, safe='')}"
+            return wire.decode_pricing_rule(await self._read("GET", path, headers=headers))
 
         return await self.retrying(once, "reading the pricing rule")
 
-    async def _read(self, method: str, path: str, body: bytes | None = None) -> Answer:
+    async def _read(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         return await self._http.call(
-            method, self._http.base_url + path, body=body, timeout=self._timeouts.read
+            method,
+            self._http.base_url + path,
+            body=body,
+            headers=headers,
+            timeout=self._timeouts.read,
         )
 
     async def retrying(self, once: Callable[[], Awaitable[T]], what: str) -> T:

@@ -24,6 +24,7 @@ from ..errors import (
     LinkExpiredError,
     NotFoundError,
     PermissionDeniedError,
+    PriceUnavailableError,
     SessionClosedError,
     SubmissionOutcomeUnknownError,
     TaskNotFoundError,
@@ -54,6 +55,7 @@ _FOR_ALL = (
     LedgerError,
     NotFoundError,
     PermissionDeniedError,
+    PriceUnavailableError,
     SessionClosedError,
 )
 

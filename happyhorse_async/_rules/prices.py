@@ -1,230 +1,428 @@
-"""The service's pricing rule: an expression tree, evaluated in exact decimals.
+"""The service's pricing rule: a published expression tree, evaluated to whole units of credit.
 
-A rule is the answer of the service's catalogue: a model with components, each with a `rate`, a
-`minimum_charge` and a `quantity_rule`. The shape was seen in the vendor's clients and is not
-promised, so what is not understood is an error, never a guess: the caller then falls back to the
-bundled rule. May import the models.
+A rule is the answer of the service's catalogue for one model. Sums are made in `uc`, exactly:
+10,000 uc are one credit, 680,000 uc are one US dollar. What is not understood is an error and never
+a guess, because a price that is too low lets a budget be overspent. May import the requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal, InvalidOperation
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
+from fractions import Fraction
 from functools import reduce
+from math import ceil, floor
 from typing import Any, NamedTuple
 
+from .._models import MODEL
 from .._request import ImageToVideo
+from .wire import moment
 
-CREDITS_PER_USD = Decimal(68)
-"""Seen in the vendor's clients on 2026-10-10; used only where a rule gives no rate in USD."""
+UC_PER_CREDIT = 10_000
+UC_PER_USD = 680_000
+"""The service's fixed rate of exchange; its account page and its catalogue both use it."""
+DEAREST = 2**53 - 1
+"""The largest price in uc that the service's own client accepts."""
 
 
 class PricingRuleError(ValueError):
-    """A pricing rule that this package cannot evaluate."""
+    """A pricing rule that gives no price: it is not understood, not available, or not positive."""
 
 
-class Price(NamedTuple):
-    """What one request costs."""
-
-    credits: Decimal
-    usd: Decimal
+# --- a price ------------------------------------------------------------------------------------
 
 
-Variables = Mapping[str, Any]
+def credits_of(uc: int) -> Decimal:
+    """Return an amount of uc in credits, exactly."""
+    return Decimal(uc) / UC_PER_CREDIT
 
 
-def variables_of(request: ImageToVideo) -> dict[str, Any]:
-    """Give the values that a rule may ask for."""
-    return {
-        "duration_seconds": request.duration,
-        "duration": request.duration,
-        "quality": request.quality,
-    }
+def usd_of(uc: int) -> Decimal:
+    """Return an amount of uc in US dollars, to eight places as the service writes it."""
+    dollars = (Decimal(uc) / UC_PER_USD).quantize(Decimal("1e-8"), ROUND_HALF_UP)
+    return dollars.normalize() + 0
 
 
-def price_of(rule: Mapping[str, Any], request: ImageToVideo) -> Price:
-    """Calculate what a request costs by a rule; raises `PricingRuleError` when the rule cannot be
-    evaluated.
+def price_of(rule: Mapping[str, Any], request: ImageToVideo) -> int:
+    """Return what a request costs by a rule, in uc; raises `PricingRuleError` for no price."""
+    model = _dict(rule.get("model")).get("model_id")
+    if model != MODEL:
+        raise PricingRuleError(f"the rule is for {model!r:.100}, not for {MODEL!r}")
+    return price_for(rule, values_of(request))
+
+
+def values_of(request: ImageToVideo) -> dict[str, Any]:
+    """Return what a request says about the parameters that a rule may declare."""
+    return {"duration_seconds": request.duration, "quality": request.quality}
+
+
+def price_for(rule: Mapping[str, Any], values: Mapping[str, Any]) -> int:
+    """Return what a task with these values costs, in uc; raises `PricingRuleError` for no price.
+
+    `values` are text, numbers or booleans by parameter. A declared parameter that has no value takes
+    its default, as a field that a request leaves out does.
     """
-    model = rule.get("model")
-    components = model.get("components") if isinstance(model, dict) else None
+    model = _available_model(rule)
+    variables = _variables(model.get("parameters"), values)
+    components = model.get("components")
     if not isinstance(components, list) or not components:
         raise PricingRuleError("the rule has no components")
-    variables = variables_of(request)
-    try:
-        charges = [_charge_of(component, variables) for component in components]
-        return Price(
-            sum((charge.credits for charge in charges), Decimal(0)),
-            sum((charge.usd for charge in charges), Decimal(0)),
-        )
-    except ArithmeticError as error:
-        raise PricingRuleError(f"the rule cannot be calculated: {error!r}") from None
+    seen: set[Any] = set()
+    total = 0
+    for component in components:
+        name = component.get("id") if isinstance(component, dict) else None
+        if not isinstance(name, str) or not name or name in seen:
+            raise PricingRuleError(f"a component has no id of its own: {name!r:.100}")
+        seen.add(name)
+        total += _charge(component, variables)
+    if not 0 < total <= DEAREST:
+        raise PricingRuleError(f"the rule gives a price of {total:.6g} uc")
+    return total
 
 
 def date_of(rule: Mapping[str, Any]) -> str:
-    """Give the date or version that a rule carries, "" when it has none."""
-    meta = rule.get("meta")
-    names = ("as_of", "effective_date", "updated_at", "date", "version")
-    return (
-        next((str(meta[name]) for name in names if meta.get(name)), "")
-        if isinstance(meta, dict)
-        else ""
-    )
+    """Return the time when a rule was last changed (ISO 8601), "" when it does not say."""
+    updated = _dict(rule.get("meta")).get("updated_at")
+    return updated if isinstance(updated, str) else ""
 
 
-def _charge_of(component: Any, variables: Variables) -> Price:
-    if not isinstance(component, dict):
-        raise PricingRuleError(f"expected a component, got {component!r}")
-    quantity = evaluate(component.get("quantity_rule"), variables)
-    rate, minimum = component.get("rate"), component.get("minimum_charge") or {}
-    credits_rate = _amount(rate, "credits")
-    if credits_rate is None:
-        raise PricingRuleError("the component has no rate in credits")
-    usd_rate = _amount(rate, "usd")
-    credits_minimum = _amount(minimum, "credits") or Decimal(0)
-    usd_minimum = _amount(minimum, "usd")
-    charged = max(quantity * credits_rate, credits_minimum)
-    if usd_rate is None:
-        return Price(charged, charged / CREDITS_PER_USD)
-    return Price(
-        charged,
-        max(
-            quantity * usd_rate,
-            usd_minimum if usd_minimum is not None else credits_minimum / CREDITS_PER_USD,
-        ),
-    )
+USUAL_FRESHNESS = 300.0
+"""Seconds that a rule stays fresh when it does not say; the service's own stay so about as long."""
+_FRESHNESS = 30.0, 3600.0
+"""The least and most seconds: neither a wrong clock nor a wrong year sets the pace of asking."""
 
 
-def _amount(amounts: Any, unit: str) -> Decimal | None:
-    if not isinstance(amounts, dict) or amounts.get(unit) is None:
-        return None
-    return _decimal(amounts[unit])
+def fresh_for(rule: Mapping[str, Any], now: datetime) -> float:
+    """Return how many seconds a rule counts without asking again, from 30 s to an hour.
+
+    `now` is the service's time, since `meta.fresh_until` is told by its clock.
+    """
+    until = moment(_dict(rule.get("meta")).get("fresh_until"))
+    if until is None:
+        return USUAL_FRESHNESS
+    least, most = _FRESHNESS
+    return min(most, max(least, (until - now).total_seconds()))
 
 
-def _decimal(value: Any) -> Decimal:
-    if isinstance(value, bool):
-        raise PricingRuleError(f"expected a number, got {value!r}")
-    try:
-        number = Decimal(str(value))
-    except InvalidOperation:
-        raise PricingRuleError(f"expected a number, got {value!r}") from None
-    if not number.is_finite():
-        raise PricingRuleError(f"expected a finite number, got {value!r}")
-    return number
+def _available_model(rule: Mapping[str, Any]) -> Mapping[str, Any]:
+    model = _dict(rule.get("model"))
+    if model.get("policy_source") != "published":
+        raise PricingRuleError(f"the rule is {model.get('policy_source')!r:.100}, not published")
+    _require_available(model, "the rule")
+    return model
+
+
+def _require_available(part: Mapping[str, Any], what: str) -> None:
+    status = part.get("pricing_status")
+    if status != "available":
+        raise PricingRuleError(f"{what} has the pricing status {status!r:.100}, not 'available'")
+
+
+def _dict(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+# --- parameters -----------------------------------------------------------------------------------
+
+Value = Fraction | str | bool
+Variables = Mapping[str, Value | None]
+"""The declared parameters; None for one that has neither a value nor a default."""
+
+# These depend on what goes in or comes out, so a default would be a guess at the price.
+_MEASURED = re.compile(r"(seconds|tokens)$")
+
+
+def _variables(parameters: Any, values: Mapping[str, Any]) -> Variables:
+    if not isinstance(parameters, list):
+        raise PricingRuleError("the rule declares no parameters")
+    variables: dict[str, Value | None] = {}
+    for parameter in parameters:
+        name = _dict(parameter).get("name")
+        if not isinstance(name, str) or not name or name in variables:
+            raise PricingRuleError(f"a parameter has no name of its own: {name!r:.100}")
+        value = values.get(name)
+        if value is None and not _MEASURED.search(name):
+            value = parameter.get("default")
+        variables[name] = None if value is None else _checked(parameter, value)
+    return variables
+
+
+def _checked(parameter: Mapping[str, Any], value: Any) -> Value:
+    name, kind = parameter["name"], parameter.get("type")
+    if kind in ("integer", "decimal"):
+        number = _number(value)
+        if kind == "integer" and number.denominator != 1:
+            raise PricingRuleError(f"{name} has to be whole, and is {value!r:.100}")
+        least, most = parameter.get("minimum"), parameter.get("maximum")
+        if (least is not None and number < _number(least)) or (
+            most is not None and number > _number(most)
+        ):
+            raise PricingRuleError(f"{name} has no price outside {least} to {most}: {value!r:.100}")
+        return number
+    if kind == "enum":
+        allowed = parameter.get("values")
+        if not isinstance(value, str) or not isinstance(allowed, list) or value not in allowed:
+            raise PricingRuleError(f"{name} has no price for {value!r:.100}")
+        return value
+    if kind == "boolean" and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    raise PricingRuleError(f"the parameter {name} is of an unknown type: {kind!r:.100}")
+
+
+_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+_LONGEST_DECIMAL = 128
+_MOST_BITS = 3_400
+"""Of a numerator or denominator, about 1,000 digits: a tree could multiply its way to millions."""
+
+
+def _number(value: Any) -> Fraction:
+    """Read a number: plain decimal text, or a whole JSON number."""
+    text = str(value) if type(value) is int else value
+    if not isinstance(text, str) or len(text) > _LONGEST_DECIMAL or not _DECIMAL.fullmatch(text):
+        raise PricingRuleError(f"expected a decimal number, got {value!r:.100}")
+    return Fraction(text)
+
+
+# --- components -----------------------------------------------------------------------------------
+
+
+def _half_up(number: Fraction) -> int:
+    # Away from zero at the half, also below zero.
+    return floor(number + Fraction(1, 2)) if number >= 0 else -floor(Fraction(1, 2) - number)
+
+
+_MODES: Mapping[str, Callable[[Fraction], int]] = {
+    "half_up": _half_up,
+    "ceil": ceil,
+    "floor": floor,
+}
+
+_POINTS: Mapping[str, Callable[[Fraction, Fraction, Fraction, Callable[[Fraction], int]], Fraction]]
+_POINTS = {
+    # A tier's rate already contains its multiplier, so it comes out where the quantity is counted.
+    "per_quantity": lambda quantity, rate, factor, whole: (
+        whole(quantity * factor) * (rate / factor)
+    ),
+    "per_tier": lambda quantity, rate, factor, whole: quantity * whole(rate),
+    "per_component_subtotal": lambda quantity, rate, factor, whole: Fraction(
+        whole(quantity * rate)
+    ),
+}
+
+
+def _charge(component: Mapping[str, Any], variables: Variables) -> int:
+    """Return what one component costs, in uc."""
+    tiers = component.get("tiers") or []
+    if not isinstance(tiers, list) or not all(isinstance(tier, dict) for tier in tiers):
+        raise PricingRuleError("a component's tiers are not a list of tiers")
+    for expression in _expressions(component, tiers):
+        _check(expression, variables)
+    rounding = _dict(component.get("rounding"))
+    point, mode = _POINTS.get(str(rounding.get("point"))), _MODES.get(str(rounding.get("mode")))
+    if point is None or mode is None:
+        raise PricingRuleError(f"a component is rounded in an unknown way: {rounding!r:.100}")
+    if component.get("condition") is not None and not _truth(component["condition"], variables):
+        return 0
+    holding = [tier for tier in tiers if _truth(tier["when"], variables)]
+    if len(holding) > 1:
+        raise PricingRuleError("more than one tier of a component holds for the request")
+    chosen = holding[0] if holding else component
+    _require_available(chosen, "a component of the rule")
+    factor = _number(chosen.get("multiplier")) if holding else Fraction(1)
+    rate, minimum = _uc(chosen, "rate"), _uc(chosen, "minimum_charge")
+    quantity = _amount(component["quantity_rule"], variables)
+    if quantity < 0 or rate < 0 or minimum < 0 or factor <= 0:
+        raise PricingRuleError("a component has a negative quantity or rate")
+    charge = max(point(quantity, rate, factor, mode), minimum)
+    if charge.denominator != 1:
+        raise PricingRuleError("a component does not come to whole uc")
+    return charge.numerator
+
+
+def _expressions(component: Mapping[str, Any], tiers: Sequence[Mapping[str, Any]]) -> list[Any]:
+    optional = [component["condition"]] if component.get("condition") is not None else []
+    return [component.get("quantity_rule"), *optional, *(tier.get("when") for tier in tiers)]
+
+
+def _uc(part: Mapping[str, Any], name: str) -> Fraction:
+    return _number(_dict(part.get(name)).get("uc"))
 
 
 # --- the expression tree --------------------------------------------------------------------------
 
-DEEPEST = 50
-"""Levels of nesting; more than that is not a price but an accident."""
+DEEPEST = 32
+"""Levels below the root that the service allows."""
+MOST_NODES = 10_000
 
 
-def evaluate(node: Any, variables: Variables, depth: int = 0) -> Decimal:
-    """Calculate an expression; raises `PricingRuleError` for a node that is not understood or a
-    value that is missing.
+class _Kind(NamedTuple):
+    """What an operator takes, and what it makes of it."""
+
+    least: int
+    most: int
+    apply: Callable[[Sequence[Any], Variables], Value]
+    """Takes the arguments as they stand, since some of them may never be evaluated."""
+
+
+def evaluate(expression: Any, values: Mapping[str, Value]) -> Value:
+    """Return an expression's value; raises `PricingRuleError` for one that is not understood.
+
+    The whole tree is checked first: a branch that does not count today may count tomorrow.
     """
-    if not isinstance(node, dict):
-        return _decimal(node)
-    if depth > DEEPEST:
-        raise PricingRuleError(f"the expression is nested deeper than {DEEPEST} levels")
-    kind = str(_first(node, "type", "op", "operator", "kind", default=""))
-    leaf = _LEAVES.get(kind)
-    if leaf is not None:
-        return leaf(node, variables)
-    combine = _OPERATIONS.get(kind)
-    if combine is None:
-        raise PricingRuleError(f"the expression has a node of an unknown type: {kind!r}")
-    operands = _first(
-        node,
-        "operands",
-        "args",
-        "arguments",
-        "factors",
-        "terms",
-        "values",
-        "operand",
-        "value",
-        default=None,
-    )
-    listed = operands if isinstance(operands, list) else [operands]
-    if not listed:
-        raise PricingRuleError(f"the expression has nothing to {kind}")
-    values = [evaluate(operand, variables, depth + 1) for operand in listed]
-    try:
-        return combine(values)
-    except ArithmeticError as error:
-        raise PricingRuleError(f"the expression cannot be calculated: {error!r}") from None
+    _check(expression, values)
+    return _value(expression, values)
 
 
-def _first(node: Mapping[str, Any], *names: str, default: Any) -> Any:
-    return next((node[name] for name in names if name in node), default)
+def _check(expression: Any, declared: Mapping[str, Any]) -> None:
+    nodes, waiting = 0, [(expression, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        nodes += 1
+        if depth > DEEPEST or nodes > MOST_NODES:
+            raise PricingRuleError(f"an expression has over {DEEPEST} levels or {MOST_NODES} nodes")
+        below = _below(node, declared)
+        waiting.extend((child, depth + 1) for child in below)
 
 
-def _constant(node: Mapping[str, Any], variables: Variables) -> Decimal:
-    return _decimal(node.get("value"))
+def _below(node: Any, declared: Mapping[str, Any]) -> Sequence[Any]:
+    """Check one node, and return those below it."""
+    op = node.get("op") if isinstance(node, dict) else None
+    if op == "constant" and isinstance(node.get("value"), str):
+        return ()
+    if op == "variable":
+        if not isinstance(node.get("name"), str) or node["name"] not in declared:
+            raise PricingRuleError(f"the rule does not declare {node.get('name')!r:.100}")
+        return ()
+    if op == "lookup" and isinstance(node.get("values"), dict):
+        return (node.get("key"),)
+    kind = _OPERATORS.get(op) if isinstance(op, str) else None
+    args = node.get("args") if isinstance(node, dict) else None
+    if kind is None or not isinstance(args, list) or not kind.least <= len(args) <= kind.most:
+        raise PricingRuleError(f"the rule has a node that is not understood: {node!r:.100}")
+    return args
 
 
-def _variable(node: Mapping[str, Any], variables: Variables) -> Decimal:
-    return _decimal(
-        _named(_first(node, "name", "variable", "parameter", "key", default=None), variables)
-    )
+def _value(node: Mapping[str, Any], variables: Variables) -> Value:
+    op = node["op"]
+    if op == "constant":
+        text: str = node["value"]
+        return text == "true" if text in ("true", "false") else text
+    if op == "variable":
+        value = variables[node["name"]]
+        if value is None:
+            raise PricingRuleError(f"the price depends on {node['name']}, which no request says")
+        return value
+    if op == "lookup":
+        return _looked_up(node["values"], _value(node["key"], variables))
+    return _OPERATORS[op].apply(node["args"], variables)
 
 
-def _named(name: Any, variables: Variables) -> Any:
-    if not isinstance(name, str) or name not in variables:
-        raise PricingRuleError(f"the expression asks for a variable that no request has: {name!r}")
-    return variables[name]
+def _looked_up(table: Mapping[str, Any], key: Value) -> Fraction:
+    # True is written as JSON writes it; a fraction that does not end as 1/3 finds no entry.
+    text = str(key).lower() if isinstance(key, bool) else key
+    if isinstance(text, Fraction):
+        text = next((entry for entry in table if _same(text, entry)), "")
+    if text not in table:
+        raise PricingRuleError(f"a table of the rule has no entry for {text!r:.100}")
+    return _number(table[text])
 
 
-def _lookup(node: Mapping[str, Any], variables: Variables) -> Decimal:
-    key = _first(node, "variable", "key", "name", "parameter", "input", default=None)
-    if isinstance(key, dict):
-        key = _first(key, "name", "variable", "parameter", default=None)
-    value = str(_named(key, variables))
-    table = _first(node, "values", "table", "cases", "map", "entries", default=None)
-    if isinstance(table, dict) and value in table:
-        return _decimal(table[value])
-    if "default" in node:
-        return _decimal(node["default"])
-    raise PricingRuleError(f"the expression's table has no entry for {key} = {value!r}")
+def _amount(node: Any, variables: Variables) -> Fraction:
+    return _as_number(_value(node, variables))
 
 
-def _rounded(mode: str) -> Callable[[list[Decimal]], Decimal]:
-    return lambda operands: operands[0].to_integral_value(rounding=mode)
+def _as_number(value: Value) -> Fraction:
+    if isinstance(value, bool):
+        raise PricingRuleError("expected a number, got a condition")
+    number = value if isinstance(value, Fraction) else _number(value)
+    if max(number.numerator.bit_length(), number.denominator.bit_length()) > _MOST_BITS:
+        raise PricingRuleError("a number of the rule grows beyond all sense")
+    return number
 
 
-_LEAVES: dict[str, Callable[[Mapping[str, Any], Variables], Decimal]] = {
-    "constant": _constant,
-    "literal": _constant,
-    "variable": _variable,
-    "parameter": _variable,
-    "lookup": _lookup,
+def _truth(node: Any, variables: Variables) -> bool:
+    value = _value(node, variables)
+    if not isinstance(value, bool):
+        raise PricingRuleError(f"expected a condition, got {value!r:.100}")
+    return value
+
+
+def _same(left: Value, right: Value) -> bool:
+    """Compare as the service does: numbers by value, also when one is text; else as they are."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if all(isinstance(side, Fraction) or _DECIMAL.fullmatch(side) for side in (left, right)):
+        return _as_number(left) == _as_number(right)
+    return left == right
+
+
+def _numbers(combine: Callable[[list[Fraction]], Value]) -> Callable[[Any, Variables], Value]:
+    return lambda args, variables: combine([_amount(arg, variables) for arg in args])
+
+
+def _divided(numbers: list[Fraction]) -> Fraction:
+    if not numbers[1]:
+        raise PricingRuleError("the rule divides by zero")
+    return numbers[0] / numbers[1]
+
+
+def _clamped(numbers: list[Fraction]) -> Fraction:
+    number, least, most = numbers
+    if least > most:
+        raise PricingRuleError("the rule clamps to a range that ends before it begins")
+    return min(max(number, least), most)
+
+
+def _equal(args: Sequence[Any], variables: Variables) -> bool:
+    return _same(_value(args[0], variables), _value(args[1], variables))
+
+
+def _product(numbers: list[Fraction]) -> Fraction:
+    return reduce(lambda left, right: _as_number(left * right), numbers)
+
+
+_OPERATORS: Mapping[str, _Kind] = {
+    "add": _Kind(2, 32, _numbers(lambda numbers: sum(numbers, Fraction(0)))),
+    "multiply": _Kind(2, 32, _numbers(_product)),
+    "min": _Kind(2, 32, _numbers(min)),
+    "max": _Kind(2, 32, _numbers(max)),
+    "subtract": _Kind(2, 2, _numbers(lambda numbers: numbers[0] - numbers[1])),
+    "divide": _Kind(2, 2, _numbers(_divided)),
+    "ceil": _Kind(1, 1, _numbers(lambda numbers: Fraction(ceil(numbers[0])))),
+    "floor": _Kind(1, 1, _numbers(lambda numbers: Fraction(floor(numbers[0])))),
+    "clamp": _Kind(3, 3, _numbers(_clamped)),
+    "lt": _Kind(2, 2, _numbers(lambda numbers: numbers[0] < numbers[1])),
+    "lte": _Kind(2, 2, _numbers(lambda numbers: numbers[0] <= numbers[1])),
+    "gt": _Kind(2, 2, _numbers(lambda numbers: numbers[0] > numbers[1])),
+    "gte": _Kind(2, 2, _numbers(lambda numbers: numbers[0] >= numbers[1])),
+    "eq": _Kind(2, 2, _equal),
+    "neq": _Kind(2, 2, lambda args, variables: not _equal(args, variables)),
+    "and": _Kind(2, 32, lambda args, variables: all(_truth(arg, variables) for arg in args)),
+    "or": _Kind(2, 32, lambda args, variables: any(_truth(arg, variables) for arg in args)),
+    "not": _Kind(1, 1, lambda args, variables: not _truth(args[0], variables)),
+    "if": _Kind(
+        3,
+        3,
+        lambda args, variables: _value(args[1 if _truth(args[0], variables) else 2], variables),
+    ),
 }
-_OPERATIONS: dict[str, Callable[[list[Decimal]], Decimal]] = {
-    "multiply": lambda operands: reduce(lambda left, right: left * right, operands, Decimal(1)),
-    "add": lambda operands: sum(operands, Decimal(0)),
-    "sum": lambda operands: sum(operands, Decimal(0)),
-    "subtract": lambda operands: reduce(lambda left, right: left - right, operands),
-    "divide": lambda operands: reduce(lambda left, right: left / right, operands),
-    "max": max,
-    "min": min,
-    "ceil": _rounded(ROUND_CEILING),
-    "floor": _rounded(ROUND_FLOOR),
-    "round": _rounded(ROUND_HALF_UP),
-}
 
+
+# --- credits as the ledger keeps them -------------------------------------------------------------
 
 MILLION = 1_000_000
 """The ledger keeps credits as whole millionths, so that sums are exact."""
 
 
 def to_millionths(amount: Decimal) -> int:
-    """Write credits as the ledger keeps them, rounded up: a budget must not be exceeded by a
+    """Return credits as the ledger keeps them, rounded up: a budget must not be exceeded by a
     rounding.
     """
     return int((amount * MILLION).to_integral_value(ROUND_CEILING))
 
 
 def to_credits(millionths: int) -> Decimal:
-    """Read credits from the ledger."""
+    """Return credits from what the ledger keeps."""
     return (Decimal(millionths) / MILLION).normalize() + 0

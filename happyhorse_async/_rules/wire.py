@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
@@ -335,6 +335,22 @@ def decode_credits(answer: Answer) -> Credits:
         key_used=_decimal(key.get("used_credits")),
         key_unlimited=bool(key.get("unlimited_credits")),
     )
+
+
+class LiveRule(NamedTuple):
+    """A pricing rule as the catalogue gives it."""
+
+    rule: Mapping[str, Any] | None
+    """None: it has not changed."""
+    etag: str | None
+    date: datetime | None
+    """The service's time of the answer."""
+
+
+def decode_pricing_rule(answer: Answer) -> LiveRule:
+    """Read the answer of the catalogue; what the rule means is the business of `prices`."""
+    rule = None if answer.status == 304 else decode_object(answer)
+    return LiveRule(rule, answer.headers.get("etag"), answer.date)
 
 
 def decode_upload(answer: Answer) -> UploadedFile:

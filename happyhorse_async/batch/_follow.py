@@ -37,6 +37,7 @@ from ..errors import (
     DestinationExistsError,
     HappyHorseError,
     NotAVideoError,
+    PriceUnavailableError,
     SubmissionOutcomeUnknownError,
     TaskFailedError,
 )
@@ -177,11 +178,19 @@ class Work:
         request = job.posted
         kind = request.quality, request.duration
         if kind not in self._prices:
-            self._prices[kind] = to_millionths(await self._parts.pricing.credits_for(request))
+            self._prices[kind] = await self._price(request)
         if not self._purse.take(self._prices[kind]):
             return False
         job.reserved = self._prices[kind]
         return True
+
+    async def _price(self, request: ImageToVideo) -> int:
+        try:
+            return to_millionths(await self._parts.pricing.credits_for(request))
+        except PriceUnavailableError:
+            if self._purse.limited:
+                raise
+            return 0  # nothing hangs on it: there is no cap that it could pass
 
     async def _commit_key(self, job: Record) -> None:
         job.key = job.key or key_of(self._ledger.batch_id, job.id, job.fingerprint, job.attempt)

@@ -21,6 +21,7 @@ from ..errors import (
     DownloadError,
     HappyHorseError,
     InvalidRequestError,
+    PriceUnavailableError,
     SubmissionOutcomeUnknownError,
     TransportError,
 )
@@ -44,6 +45,7 @@ class Exit(IntEnum):
 _EXITS: tuple[tuple[type[HappyHorseError], Exit], ...] = (
     (SubmissionOutcomeUnknownError, Exit.OUTCOME_UNKNOWN),
     (BudgetExceededError, Exit.NOT_WANTED),
+    (PriceUnavailableError, Exit.SERVICE),
     (InvalidRequestError, Exit.WRONG_INPUT),
     (ConfigurationError, Exit.WRONG_INPUT),
     (DestinationExistsError, Exit.WRONG_INPUT),

@@ -7,7 +7,8 @@ vendor's clients).
 
 from __future__ import annotations
 
-from decimal import Decimal
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
 from email.utils import formatdate
 from math import ceil
 from typing import Any, Literal
@@ -34,12 +35,13 @@ _QUALITY_FACTOR = {"720p": Decimal(1), "1080p": Decimal("1.72")}
 _MINIMUM = Decimal("22.848")
 _CREDITS_PER_USD = Decimal(68)
 _UC_PER_CREDIT = Decimal(10_000)
-_CNY_PER_USD = Decimal("7.14")
+_CNY_PER_USD = Decimal("6.8")
 
 
 def price(duration: float, quality: str) -> Decimal:
-    """Return the credits for a video of `duration` seconds (seen in the vendor's clients)."""
-    return max(_RATE * _QUALITY_FACTOR[quality] * Decimal(str(duration)), _MINIMUM)
+    """Return the credits for a video of `duration` seconds, half up to whole uc (seen)."""
+    exact = _RATE * _QUALITY_FACTOR[quality] * Decimal(str(duration))
+    return max(exact.quantize(1 / _UC_PER_CREDIT, ROUND_HALF_UP), _MINIMUM)
 
 
 def usd(credits_: Decimal) -> Decimal:
@@ -170,34 +172,65 @@ class RateLimited(Refusal):
         return formatdate(int(now) + self._wait, usegmt=True) if as_date else str(self._wait)
 
 
-def pricing_rule() -> dict[str, Any]:
-    """Return the answer of the catalogue for this model (seen in the vendor's clients; the amounts
-    of 2026-10-10).
+def pricing_rule(now: float) -> dict[str, Any]:
+    """Return the answer of the catalogue for this model (seen; the shape and the amounts of
+    2026-10-10).
+
+    `now` is Unix seconds: the rule is fresh until five minutes later, as the service's is.
     """
-    factors = {quality: str(factor) for quality, factor in _QUALITY_FACTOR.items()}
+    factors = {quality: str(factor) for quality, factor in reversed(_QUALITY_FACTOR.items())}
+    quality: dict[str, Any] = {"op": "variable", "name": "quality"}
     quantity = {
-        "type": "multiply",
-        "operands": [
-            {"type": "variable", "name": "duration_seconds"},
-            {"type": "lookup", "variable": "quality", "values": factors},
-            {"type": "constant", "value": "1"},
+        "op": "multiply",
+        "args": [
+            {"op": "variable", "name": "duration_seconds"},
+            {"op": "lookup", "key": quality, "values": factors},
         ],
     }
     component = {
-        "name": "output_video",
-        "unit": "second",
+        "id": "video_output",
+        "role": "video_output",
+        "dimension": "output_second",
+        "sku_id": "4201",
+        "unit": "output_second",
+        "billing_unit_size": 1,
+        "display_unit_size": 1,
         "rate": _amounts(_RATE),
         "minimum_charge": _amounts(_MINIMUM),
+        "billing_rule": "per_second",
+        "pricing_status": "available",
+        "effective_at": "2026-10-08T20:40:06.504Z",
         "quantity_rule": quantity,
+        "rounding": {"point": "per_component_subtotal", "mode": "half_up"},
+        "tiers": [],
     }
-    parameters = {
-        "duration_seconds": {"type": "integer", "minimum": 3, "maximum": 15, "default": 5},
-        "quality": {"type": "string", "enum": list(factors), "default": "720p"},
+    duration = {"name": "duration_seconds", "type": "decimal", "minimum": "3", "maximum": "15"}
+    qualities = {"name": "quality", "type": "enum", "values": list(_QUALITY_FACTOR)}
+    model = {
+        "model_id": MODEL,
+        "product_id": "happyhorse-1-0",
+        "operation": "image_to_video",
+        "modality": "video",
+        "lifecycle": "active",
+        "pricing_status": "available",
+        "settlement_basis": "request_then_actual",
+        "policy_version": 1,
+        "policy_checksum": "21f051dd45f93273393c604565a7ec1c54d5207bd17f3e39b6ab19682c5bec53",
+        "policy_source": "published",
+        "parameters": [{**duration, "default": "5"}, {**qualities, "default": "720p"}],
+        "components": [component],
     }
-    return {
-        "meta": {"version": "2026-10-10", "credits_per_usd": "68", "uc_per_credit": "10000"},
-        "model": {"id": MODEL, "parameters": parameters, "components": [component]},
+    meta = {
+        "schema_version": "2",
+        "pricing_version": "prc_8f4a873281b23540f02304d1",
+        "price_scope": "public_default",
+        "currency": "USD",
+        "exchange_rate_version": "pricing-fx/v1:USD-CNY=6.8",
+        "updated_at": "2026-10-10T06:52:34.303000193Z",
+        "fresh_until": datetime.fromtimestamp(now + 300, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "catalog_version": "cat_ee94a2120e4b53ca78cbeb30",
     }
+    return {"meta": meta, "model": model}
 
 
 def _amounts(credits_: Decimal) -> dict[str, str]:

@@ -358,7 +358,7 @@ API_SCHEMAS: Json = {
             "meta": {"type": "object"},
             "model": _object(
                 {
-                    "parameters": {"type": "object"},
+                    "parameters": _array({"type": "object"}),
                     "components": _array(
                         _object(
                             {

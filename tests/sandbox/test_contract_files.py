@@ -207,8 +207,14 @@ async def test_pricing_rules_need_no_key_and_are_decimal_strings(wire: Wire) -> 
     assert component["rate"]["uc"] == "76160"
     assert component["minimum_charge"]["credits"] == "22.848"
     assert Decimal(component["rate"]["cny"]) > 0
-    assert component["quantity_rule"]["type"] == "multiply"
-    assert reply.json["model"]["parameters"]["duration_seconds"]["maximum"] == 15
+    assert component["quantity_rule"]["op"] == "multiply"
+    assert reply.json["model"]["parameters"][0]["maximum"] == "15"
+    again = await wire.get(
+        f"/v1/catalog/pricing-rules/{MODEL}",
+        key=None,
+        headers={"If-None-Match": reply.headers["ETag"]},
+    )
+    assert (again.status, again.body) == (304, b"")
     assert (await wire.get("/v1/catalog/pricing-rules/other", key=None)).status == 404
 
 
@@ -217,6 +223,7 @@ async def test_pricing_rules_need_no_key_and_are_decimal_strings(wire: Wire) -> 
     [
         (3, "720p", "22.848"),
         (5, "720p", "38.080"),
+        (3, "1080p", "39.2986"),
         (10, "1080p", "130.9952"),
         (15, "1080p", "196.4928"),
     ],
@@ -224,7 +231,7 @@ async def test_pricing_rules_need_no_key_and_are_decimal_strings(wire: Wire) -> 
 async def test_the_price_is_the_rule_of_2026_10_10(
     wire: Wire, duration: int, quality: str, credits_: str
 ) -> None:
-    """7.616 credits a second, times 1.72 for 1080p, at least 22.848."""
+    """7.616 credits a second, times 1.72 for 1080p, at least 22.848, in whole uc."""
     await wire.accepted(duration=duration, quality=quality)
     assert wire.sandbox.tasks[0].reserved == Decimal(credits_)
     wire.sandbox.finish()

@@ -134,7 +134,11 @@ async def _credits(service: Service, call: Call) -> Answer:
 async def _pricing(service: Service, call: Call) -> Answer:
     if call.params["model"] != MODEL:
         raise Refusal(404, "not_found", f"there is no model {call.params['model']}")
-    return json_answer(pricing_rule())
+    rule = pricing_rule(call.now)
+    etag = f'"{rule["meta"]["pricing_version"]}"'
+    if call.headers.get("If-None-Match") == etag:
+        return Answer(304, body=b"", headers={"ETag": etag})
+    return json_answer(rule, headers={"ETag": etag})
 
 
 MONEY_ROUTES = (
