@@ -18,7 +18,7 @@ from happyhorse_async.batch._database import LEDGER_NAME, Store
 from happyhorse_async.sandbox import Sandbox
 from tests.batch.support import Worker, killed_after, results, write_manifest
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 KILLS = int(os.environ.get("HAPPYHORSE_KILLS", "5"))
 SUBMIT = ("POST", "/v1/videos/generations")

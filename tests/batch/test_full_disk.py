@@ -13,7 +13,7 @@ from happyhorse_async.sandbox import Sandbox
 from tests.batch.test_resume import rows, run
 from tests.conftest import no_file_beyond, open_session
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 async def paid_and_kept(folder: Path, size: int, count: int, **video: int) -> HappyHorseError:

@@ -18,7 +18,7 @@ from happyhorse_async.sandbox import Sandbox
 from tests.batch.support import Worker, killed_after, results, write_manifest
 from tests.conftest import open_session
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 CUTS = 50
 ORDER = list(JobState)

@@ -24,7 +24,7 @@ from happyhorse_async.cli._display import BatchDisplay
 from happyhorse_async.sandbox import Sandbox
 from tests.batch.support import ROOT, until, write_manifest
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 SEQUENCES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)|\r")
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"

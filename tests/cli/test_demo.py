@@ -16,7 +16,7 @@ from PIL import Image
 from tests.cli.test_cli import happyhorse
 from tests.conftest import PHOTOS
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 def psnr(first: Image.Image, second: Image.Image) -> float:

@@ -18,7 +18,7 @@ from happyhorse_async.sandbox._service import RequestRecord
 from tests.batch.support import ROOT, until, write_manifest
 from tests.cli.test_batch import happyhorse, start
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ROWS = 12
 IN_FLIGHT = 3

@@ -24,7 +24,7 @@ from happyhorse_async._edges.object_store import ObjectSink
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.downloader.conftest import Kit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 BUCKET = "s3://videos-of-tests"
 SIZES = {"small": 300_000, "large": 20_000_000}

@@ -15,7 +15,7 @@ import pytest
 from happyhorse_async.sandbox import Sandbox
 from tests.conftest import PHOTOS
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"

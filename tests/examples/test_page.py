@@ -24,7 +24,7 @@ from tests.examples.test_examples import EXAMPLES, ROOT, free_port
 pytest.importorskip("playwright")
 from playwright.async_api import Page, async_playwright, expect
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 needs_chromium = pytest.mark.skipif(

@@ -13,6 +13,8 @@ from openapi_spec_validator import validate
 from happyhorse_async.sandbox import Sandbox
 from happyhorse_async.sandbox._openapi import api_document, files_document
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [[operations]]
 # Whether the service can fetch a URL is beyond what a document can say.

@@ -21,7 +21,7 @@ from happyhorse_async.sandbox._render import render_video
 from happyhorse_async.sandbox._stub_video import stub_video
 from tests.sandbox.conftest import Wire, picture
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 PHOTOS = Path(__file__).parents[2] / "happyhorse_async" / "sandbox" / "photos"
 
 

@@ -29,6 +29,8 @@ from happyhorse_async._submitter import Orphan
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import QUICK_POLLING
 
+pytestmark = pytest.mark.slow
+
 SUBMIT = "/v1/videos/generations"
 STEPS = 2000
 LONGEST = 20.0
