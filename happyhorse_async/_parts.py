@@ -19,7 +19,7 @@ from ._edges.http import Http
 from ._models import Task
 from ._request import ImageToVideo
 from ._rules.pacing import Skew
-from ._submitter import Submitter
+from ._submitter import Beside, Submitter
 from .errors import SessionClosedError
 from .events import Events
 
@@ -57,15 +57,20 @@ class Parts:
         self._skew = Skew()
         self.submitter = Submitter(
             self.api,
-            self,
-            pricing=self,
+            Beside(
+                url_of=self.url_of,
+                credits_for=self.credits_for,
+                learn=self.learn,
+                expect_callback=self.expect_callback,
+                on_final=self.on_final,
+                wait=self.wait,
+            ),
             budget=self.budget,
             limits=settings.limits,
             timeouts=settings.timeouts,
             policy=settings.retry,
             events=self.events,
             background=self.background,
-            poller=self,
         )
         self.submitter.callback_url = settings.webhook_url
 

@@ -249,7 +249,7 @@ class Session:
         try:
             return await task.download(save_to, overwrite=overwrite, timeout=timeout)
         except (asyncio.CancelledError, SessionClosedError) as error:
-            parts.submitter.leave(
+            parts.submitter.orphan(
                 task.request, task.idempotency_key, task.id
             )  # its caller never saw the task's id
             if isinstance(error, SessionClosedError):

@@ -122,7 +122,7 @@ def pause_before(
 # --- submissions: what follows from a failed try --------------------------------------------------
 
 
-class Next(StrEnum):
+class Reaction(StrEnum):
     """What a submission does after a failed try."""
 
     AGAIN = "again"
@@ -134,10 +134,10 @@ class Next(StrEnum):
     """Given up: it has certainly not been accepted."""
 
 
-class Tally(NamedTuple):
-    """The failed tries of one submission so far."""
+class Failures(NamedTuple):
+    """The failed attempts of one submission so far."""
 
-    failed: int = 0
+    certain: int = 0
     """Tries that certainly changed nothing, 429 aside."""
     replays: int = 0
     """Times that it was sent again after a try whose outcome is unknown."""
@@ -149,57 +149,65 @@ class Tally(NamedTuple):
     """The last try of which it is not known whether it was accepted. As long as there is one, no
     refusal of a later try proves anything about the earlier ones."""
 
+    @property
+    def so_far(self) -> int:
+        """Return how many attempts have failed, 429 aside."""
+        return self.certain + self.replays + self.asked
+
+
+NO_FAILURES = Failures()
+
 
 class Step(NamedTuple):
     """The decision after a failed try."""
 
-    what: Next
-    tally: Tally
+    what: Reaction
+    failures: Failures
     pause: float = 0.0
     """Seconds; after a 429 all submissions of the session pause."""
 
 
 def next_step(
-    policy: RetryPolicy, tally: Tally, error: HappyHorseError, *, storm: int, random: float
+    policy: RetryPolicy, failures: Failures, error: HappyHorseError, *, storm: int, random: float
 ) -> Step:
     """Decide what follows from a failed try; `storm` is how many 429 came in a row, over the whole
     session.
     """
     certainty = certainty_of(error)
     if certainty is Certainty.UNKNOWN:
-        return _after_unknown(policy, tally._replace(unknown=error), error, random)
-    give_up = Next.STOP if tally.unknown is None else Next.LOOK
+        return _after_unknown(policy, failures._replace(unknown=error), error, random)
+    give_up = Reaction.STOP if failures.unknown is None else Reaction.LOOK
     if isinstance(error, RateLimitError):
         pause = pause_before(policy, storm + 1, error, random)
-        tally = tally._replace(held=tally.held + pause)
-        patient = policy.patience is None or tally.held <= policy.patience
-        return Step(Next.AGAIN, tally, pause) if patient else Step(give_up, tally)
-    tally = tally._replace(failed=tally.failed + 1)
+        failures = failures._replace(held=failures.held + pause)
+        patient = policy.patience is None or failures.held <= policy.patience
+        return Step(Reaction.AGAIN, failures, pause) if patient else Step(give_up, failures)
+    failures = failures._replace(certain=failures.certain + 1)
     again = certainty is Certainty.NEVER_LEFT or (
         isinstance(error, APIStatusError) and error.status == 503
     )
     if (
         again
         and isinstance(error, (TransportError, APIStatusError))
-        and tally.failed < policy.attempts
+        and failures.certain < policy.attempts
     ):
-        return Step(Next.AGAIN, tally, pause_before(policy, tally.failed, error, random))
-    return Step(give_up, tally)
+        return Step(Reaction.AGAIN, failures, pause_before(policy, failures.certain, error, random))
+    return Step(give_up, failures)
 
 
 def _after_unknown(
-    policy: RetryPolicy, tally: Tally, error: HappyHorseError, random: float
+    policy: RetryPolicy, failures: Failures, error: HappyHorseError, random: float
 ) -> Step:
     if is_pending(error):
         # Asking again is what the service wants here, and does not use a replay up; but no replays
         # means that nothing is sent again.
-        tally = tally._replace(asked=tally.asked + 1)
-        again, count = tally.asked < policy.attempts and policy.replays > 0, tally.asked
+        failures = failures._replace(asked=failures.asked + 1)
+        again, count = failures.asked < policy.attempts and policy.replays > 0, failures.asked
     else:
-        again, count = tally.replays < policy.replays, tally.replays + 1
-        tally = tally._replace(replays=tally.replays + again)
+        again, count = failures.replays < policy.replays, failures.replays + 1
+        failures = failures._replace(replays=failures.replays + again)
     return (
-        Step(Next.AGAIN, tally, pause_before(policy, count, error, random))
+        Step(Reaction.AGAIN, failures, pause_before(policy, count, error, random))
         if again
-        else Step(Next.LOOK, tally)
+        else Step(Reaction.LOOK, failures)
     )

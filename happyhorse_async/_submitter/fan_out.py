@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 import attrs
@@ -15,6 +15,7 @@ from .._models import Task
 from .._request import ImageToVideo
 from ..errors import HappyHorseError, InvalidRequestError
 from .gate import Group
+from .in_flight import Acceptance
 
 MakeHandle = Callable[[ImageToVideo, str, Task], Any]
 """Makes the handle of a task from its request, its key and the service's answer."""
@@ -39,22 +40,10 @@ class Submission:
         return self.error is None
 
 
-class Acceptance(Protocol):
-    """What is needed of an accepted submission."""
-
-    @property
-    def task(self) -> Task:
-        """The service's answer."""
-
-    @property
-    def idempotency_key(self) -> str:
-        """The key that it was submitted with."""
-
-
 Decided = tuple[Submission, str | None]
 """A submission and its key."""
 Submit = Callable[[ImageToVideo, Group], Awaitable[Acceptance]]
-Leave = Callable[[ImageToVideo, str, str | None], None]
+TakeOrphan = Callable[[ImageToVideo, str, str | None], None]
 """Takes a submission that was decided but not handed over: its request, key, and task id (None: it
 is not known)."""
 
@@ -75,7 +64,7 @@ class Submissions:
         ordered: bool,
         handle: MakeHandle,
         submit: Submit,
-        leave: Leave,
+        orphan: TakeOrphan,
         workers: int,
     ) -> None:
         self._input: Iterator[ImageToVideo] | AsyncIterator[ImageToVideo]
@@ -83,7 +72,7 @@ class Submissions:
         self._ordered = ordered
         self._handle = handle
         self._submit = submit
-        self._leave = leave
+        self._orphan = orphan
         self._workers = workers
         self._running = 0
         self._opened = False
@@ -191,18 +180,18 @@ class Submissions:
                 raise InvalidRequestError(
                     [f"request {index}: expected an ImageToVideo, got {request!r:.200}"]
                 )
-            accepted = await self._submit(request, self._group)
+            acceptance = await self._submit(request, self._group)
         except HappyHorseError as error:
             return Submission(index=index, request=request, error=error), error.idempotency_key
-        task = self._handle(request, accepted.idempotency_key, accepted.task)
-        return Submission(index=index, request=request, task=task), accepted.idempotency_key
+        task = self._handle(request, acceptance.idempotency_key, acceptance.task)
+        return Submission(index=index, request=request, task=task), acceptance.idempotency_key
 
     def _close(self) -> None:
         """Leave what nobody took to the session."""
         for submission, key in (*self._early.values(), *self._decided):
             if submission.task is not None:
-                self._leave(submission.request, key or "", submission.task.id)
+                self._orphan(submission.request, key or "", submission.task.id)
             elif submission.error is not None and submission.error.charged == "unknown":
-                self._leave(submission.request, key or "", None)
+                self._orphan(submission.request, key or "", None)
         self._early.clear()
         self._decided.clear()

@@ -117,7 +117,7 @@ class Gate:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 # The turn came in the same moment as the cancellation: it is handed on.
                 if not again:
-                    self.give_place_back()
+                    self.release_place()
                 self.leave()
             raise
 
@@ -127,7 +127,7 @@ class Gate:
         if self.waiting:
             self._serve()
 
-    def give_place_back(self) -> None:
+    def release_place(self) -> None:
         """Note that a task has ended, or that a submission did not become one."""
         self._unfinished -= 1
         if self.waiting:

@@ -1,11 +1,13 @@
-"""One submission: how far it has come, and what may become of it."""
+"""One submission: its state, the table of its stages, and what happens in each."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
+from enum import StrEnum
 
 import attrs
 
@@ -24,65 +26,46 @@ from ..errors import (
 )
 from ..events import Events
 from .gate import Gate, Group
-from .reconcile import Reconciler, Verdict
-
-NO_TALLY = retry.Tally()
+from .reconcile import Facts, Findings, Reconciler
 
 
-@attrs.define(kw_only=True, eq=False)
-class Job:
-    """A submission; whoever holds it can go on with it where it is."""
+class Stage(StrEnum):
+    """How far a submission has come."""
 
-    request: ImageToVideo
-    key: str
-    body: bytes
-    group: Group | None = None
-    calls_back: bool = False
-    """The service was asked to call this session back."""
-    tally: retry.Tally = NO_TALLY
-    placed: bool = False
-    """It holds a place among the unfinished tasks."""
-    payload: TrackedBody | None = None
-    post: asyncio.Task[None] | None = None
-    """The try that is on its way. The job is its owner; it takes no cancellation but that of
-    `Courier.cut`."""
-    begun: bool = False
-    """That try has begun to run."""
-    cut: bool = False
-    """That try was told to end."""
-    epoch: int = 0
-    """The gate's epoch when that try left."""
-    outcome: Answer | HappyHorseError | None = None
-    """What became of that try."""
-    waiter: asyncio.Future[None] | None = None
-    left_at: float = 0.0
-    """When the first try left that may have been accepted, by the event loop's clock."""
-    heard: tuple[Answer, float] | None = None
-    """The last answer that came before it left (or else the first one after), and when: it tells
-    the service's time."""
-    decided: asyncio.Future[None] | None = None
-    """Somebody waits for the outcome of the try that is on its way."""
-    failure: HappyHorseError | None = None
-    """Why its last try failed."""
-    sought: bool = False
-    """It is not sent again, only looked for among the recent tasks."""
-    verdict: Verdict | None = None
-    """What the search has found."""
-    taken_up: bool = False
-    """After its caller was cancelled, somebody else has begun to bring it to its end."""
-    abandoned: bool = False
-    """Nobody waits for it: only what may have been accepted is still gone after."""
+    WAITING = "waiting"
+    """It waits for its turn to leave."""
+    SENT = "sent"
+    """An attempt is on its way; the response is to come."""
+    PAUSING = "pausing"
+    """It is sent again after a pause."""
+    LOOKING = "looking"
+    """It is not sent again, only looked for among the account's recent tasks."""
+    ACCEPTED = "accepted"
+    """It has become a task."""
+    REFUSED = "refused"
+    """It has certainly not become a task."""
+    IN_DOUBT = "in doubt"
+    """It left, and nobody can say what became of it."""
 
-    @property
-    def at_stake(self) -> bool:
-        """Whether it may have been accepted, so that it must be brought to an end."""
-        return self.tally.unknown is not None or (
-            self.post is not None and self.payload is not None and self.payload.left
-        )
+
+STAGES: dict[Stage, frozenset[Stage]] = {
+    # Turned away at the gate: it was never sent, or an earlier attempt is to be looked for.
+    Stage.WAITING: frozenset({Stage.SENT, Stage.REFUSED, Stage.LOOKING}),
+    # After a 429 it waits at the gate at once: the gate itself pauses.
+    Stage.SENT: frozenset(
+        {Stage.ACCEPTED, Stage.WAITING, Stage.PAUSING, Stage.LOOKING, Stage.REFUSED}
+    ),
+    Stage.PAUSING: frozenset({Stage.WAITING}),
+    Stage.LOOKING: frozenset({Stage.ACCEPTED, Stage.IN_DOUBT}),
+    Stage.ACCEPTED: frozenset(),
+    Stage.REFUSED: frozenset(),
+    Stage.IN_DOUBT: frozenset(),
+}
+"""Which stage may follow which. The last three are ends."""
 
 
 @attrs.frozen
-class Accepted:
+class Acceptance:
     """A submission that the service accepted: it is paid for."""
 
     task: Task
@@ -92,7 +75,7 @@ class Accepted:
     replayed: bool = False
     """The service recognised the key, and gave the original task back: nothing new was charged."""
     adopted: bool = False
-    """The answer was lost, and the task was found in the service's list."""
+    """The response was lost, and the task was found in the service's list."""
 
 
 @attrs.frozen(kw_only=True)
@@ -106,184 +89,277 @@ class Orphan:
     at: datetime
 
 
-# --- One submission on its way: tried, judged, tried again, and brought to an end even when nobody
-# waits for it any more.
+@attrs.define(kw_only=True, eq=False)
+class Road:
+    """What all submissions of a session share on their way to the service."""
+
+    api: Api
+    gate: Gate
+    policy: RetryPolicy
+    events: Events
+    reconciler: Reconciler
+    loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
+    closing: asyncio.Event = attrs.field(factory=asyncio.Event)
+    """Set when the session closes: nothing pauses any more."""
+    given_up: bool = False
+    """Nothing is looked for any more: the connections are about to be closed."""
+    heard: tuple[Answer, float] | None = None
+    """The last response, and when it came: it tells the service's time."""
 
 
-class Courier:
-    """Takes submissions to the service, each as often as the rules say."""
+@attrs.define(kw_only=True, eq=False)
+class InFlight:
+    """One submission on its way. Whoever holds it can go on with it where it is."""
 
-    def __init__(
-        self,
-        api: Api,
-        gate: Gate,
-        *,
-        policy: RetryPolicy,
-        events: Events,
-        reconciler: Reconciler,
-    ) -> None:
-        self._api = api
-        self._gate = gate
-        self._policy = policy
-        self._events = events
-        self._reconciler = reconciler
-        self._loop = asyncio.get_running_loop()
-        self._closing = asyncio.Event()
-        self._given_up = False
-        self._heard: tuple[Answer, float] | None = None
+    request: ImageToVideo
+    key: str
+    body: bytes
+    group: Group | None = None
+    calls_back: bool = False
+    """The service was asked to call this session back."""
+    road: Road
+    stage: Stage = Stage.WAITING
+    placed: bool = False
+    """It holds a place among the unfinished tasks."""
+    abandoned: bool = False
+    """Nobody waits for it: only what may have been accepted is still brought to its end."""
+    started: bool = False
+    """Somebody else has begun to bring it to its end, after its caller was cancelled."""
+    acceptance: Acceptance | None = None
+    failure: HappyHorseError | None = None
+    """Why it was refused or is in doubt; before that, why its last attempt failed."""
+    _failures: retry.Failures = attrs.field(init=False, default=retry.NO_FAILURES)
+    facts: Facts | None = attrs.field(init=False, default=None)
+    """What there is to look for it with, once it has left."""
+    _pause: float = attrs.field(init=False, default=0.0)
+    # The attempt that is on its way.
+    _post: asyncio.Task[None] | None = attrs.field(init=False, default=None)
+    """It takes no cancellation but that of `cut`."""
+    _payload: TrackedBody | None = attrs.field(init=False, default=None)
+    _begun: bool = attrs.field(init=False, default=False)
+    _cut: bool = attrs.field(init=False, default=False)
+    _epoch: int = attrs.field(init=False, default=0)
+    """The gate's epoch when it left."""
+    _outcome: Answer | HappyHorseError | None = attrs.field(init=False, default=None)
+    _waiter: asyncio.Future[None] | None = attrs.field(init=False, default=None)
 
-    def close(self) -> None:
-        """Begin nothing new and wait for nothing any more."""
-        self._closing.set()
+    @property
+    def in_doubt(self) -> bool:
+        """Whether an attempt that has ended may have been accepted."""
+        return self._failures.unknown is not None
 
-    def give_up(self) -> None:
-        """Look for nothing any more: the connections are about to be closed."""
-        self._given_up = True
+    @property
+    def at_stake(self) -> bool:
+        """Whether it may have been accepted, so that it must be brought to an end."""
+        return self.in_doubt or (
+            self._post is not None and self._payload is not None and self._payload.left
+        )
 
-    def cut(self, job: Job) -> None:
-        """End the try that is on its way."""
-        job.cut = True
-        if job.post is not None and job.begun:
-            job.post.cancel()
+    @property
+    def post(self) -> asyncio.Task[None] | None:
+        """The attempt that is on its way."""
+        return self._post
 
-    async def deliver(self, job: Job) -> tuple[Task, Answer | None]:
-        """Bring a submission to its end; may be called again after a cancellation, to go on where
-        the first call was.
+    async def run(self) -> Acceptance:
+        """Bring it to its end; called again after a cancellation, goes on where it is.
 
-        Gives the task and the answer (None when the task was found in the list instead). Raises the
-        error of the last try when it is certain that nothing was accepted,
+        Raises the last attempt's error when it is certain that nothing was accepted, and
         `SubmissionOutcomeUnknownError` when it is not.
         """
-        while not job.sought:
+        while (step := _STEPS.get(self.stage)) is not None:
+            await step(self)
+        if self.acceptance is not None:
+            return self.acceptance
+        raise self.failure or APIConnectionError("the submission was cut off")
+
+    def cut(self) -> None:
+        """End the attempt that is on its way."""
+        self._cut = True
+        if self._post is not None and self._begun:
+            self._post.cancel()
+
+    def _to(self, stage: Stage) -> None:
+        if stage not in STAGES[self.stage]:
+            raise AssertionError(f"a submission that is {self.stage} cannot be {stage} next")
+        self.stage = stage
+
+    # --- waiting ----------------------------------------------------------------------------------
+
+    async def _wait(self) -> None:
+        gate = self.road.gate
+        # What may be paid for already is brought to its end, also when its group is closed.
+        group = None if self.at_stake else self.group
+        if not gate.try_enter(group, again=self.placed):
             try:
-                answer = await self._try(job)
-                return wire.decode_task(answer), answer
+                await gate.enter(group, again=self.placed)
             except HappyHorseError as error:
-                step = self._judge(job, error)
-                if step.what is retry.Next.STOP:
-                    raise
-                # Kept in the job: whoever goes on with it after a cancellation must not send again
-                # what is only to be looked for.
-                job.sought = step.what is retry.Next.LOOK
-                job.failure = error
-            if step.pause:
-                await self._rest(step.pause)
-        return await self._look(job), None
+                self._judge(error)
+                return
+        self.placed = True
+        self._launch()
+        self._to(Stage.SENT)
 
-    async def _try(self, job: Job) -> Answer:
-        if job.post is None:
-            # What may be paid for already is brought to its end, also when its group is closed.
-            group = None if job.at_stake else job.group
-            if not self._gate.try_enter(group, again=job.placed):
-                await self._gate.enter(group, again=job.placed)
-            job.placed = True
-            self._launch(job)
-        if job.outcome is None:
-            job.waiter = self._loop.create_future()
-            await job.waiter
-        outcome, job.post, job.outcome = job.outcome, None, None
-        if isinstance(outcome, Answer):
-            self._heard = outcome, self._loop.time()
-            if job.heard is None:
-                job.heard = self._heard  # the first answer of all: the nearest to when it left
-            if outcome.status != 429:
-                self._gate.answered()
-            return outcome
-        raise outcome if outcome is not None else APIConnectionError("the submission was cut off")
-
-    def _launch(self, job: Job) -> None:
-        if self._events:
+    def _launch(self) -> None:
+        road = self.road
+        if road.events:
             from ..events import Submitting
 
-            self._events.emit(Submitting(idempotency_key=job.key, request=job.request))
-        if job.tally.unknown is None:
-            job.left_at, job.heard = self._loop.time(), self._heard
-            self._reconciler.left(job)
-        job.epoch = self._gate.pace.epoch
-        job.payload = TrackedBody(job.body, content_type="application/json")
-        job.begun = job.cut = False
-        job.post = self._loop.create_task(self._post(job, job.payload))
+            road.events.emit(Submitting(idempotency_key=self.key, request=self.request))
+        if self._failures.unknown is None:
+            self.facts = Facts(self.request, road.loop.time(), road.heard)
+            road.reconciler.left(self.facts)
+        self._epoch = road.gate.pace.epoch
+        self._payload = TrackedBody(self.body, content_type="application/json")
+        self._begun = self._cut = False
+        self._post = road.loop.create_task(self._send(self._payload))
 
-    async def _post(self, job: Job, payload: TrackedBody) -> None:
+    async def _send(self, payload: TrackedBody) -> None:
         outcome: Answer | HappyHorseError | None = None
         # A task that is cancelled before it has begun never begins: then nobody would be told, and
         # the slot would be lost.
-        job.begun = True
+        self._begun = True
         try:
-            if not job.cut:
-                outcome = await self._api.submit_once(payload, job.key)
+            if not self._cut:
+                outcome = await self.road.api.submit_once(payload, self.key)
         except HappyHorseError as error:
             outcome = error
         except asyncio.CancelledError:
-            # Only the session's end and an abandoned submission cut a try off, and both look at its
-            # outcome.
+            # Only the session's end and an abandoned submission cut an attempt off, and both look
+            # at its outcome.
             outcome = None
         finally:
-            job.outcome = outcome or APIConnectionError(
+            self._outcome = outcome or APIConnectionError(
                 "the submission was cut off", sent=payload.left
             )
-            self._gate.leave()
-            if job.waiter is not None and not job.waiter.done():
-                job.waiter.set_result(None)
+            self.road.gate.leave()
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
 
-    def _judge(self, job: Job, error: HappyHorseError) -> retry.Step:
+    # --- sent -------------------------------------------------------------------------------------
+
+    async def _receive(self) -> None:
+        if self._outcome is None:
+            self._waiter = self.road.loop.create_future()
+            await self._waiter
+        outcome, self._post, self._outcome = self._outcome, None, None
+        if not isinstance(outcome, Answer):
+            self._judge(outcome or APIConnectionError("the submission was cut off"))
+            return
+        self.road.heard = outcome, self.road.loop.time()
+        if self.facts is not None and self.facts.heard is None:
+            self.facts.heard = self.road.heard  # the first of all: the nearest to when it left
+        if outcome.status != 429:
+            self.road.gate.answered()
+        try:
+            task = wire.decode_task(outcome)
+        except HappyHorseError as error:
+            self._judge(error)
+            return
+        replayed = outcome.headers.get("idempotency-replayed") == "true"
+        self._accept(task, request_id=outcome.request_id, replayed=replayed)
+
+    def _accept(
+        self,
+        task: Task,
+        *,
+        request_id: str | None = None,
+        replayed: bool = False,
+        adopted: bool = False,
+    ) -> None:
+        self.acceptance = Acceptance(task, self.key, self.request, request_id, replayed, adopted)
+        if self.facts is not None:
+            self.road.reconciler.accepted(self.facts, task.id)
+        self._to(Stage.ACCEPTED)
+
+    def _judge(self, error: HappyHorseError) -> None:
+        """Decide what follows from a failed attempt."""
+        road = self.road
         step = retry.next_step(
-            self._policy, job.tally, error, storm=self._gate.pace.refusals, random=random.random()
+            road.policy,
+            self._failures,
+            error,
+            storm=road.gate.pace.refusals,
+            random=random.random(),
         )
-        job.tally = step.tally
-        # Here already, and not only at the end: listeners see the error of each try.
-        error.with_facts(
-            idempotency_key=job.key, charged="no" if step.tally.unknown is None else "unknown"
-        )
-        self._reconciler.judged(job)
-        if job.abandoned and step.tally.unknown is None:
-            return step._replace(what=retry.Next.STOP)
-        if step.what is retry.Next.AGAIN:
-            pause, attempt = step.pause, step.tally.failed + step.tally.replays + step.tally.asked
-            if self._events:
-                from ..events import Retrying
+        self._failures, self.failure = step.failures, error
+        certain = step.failures.unknown is None
+        # Here already, and not only at the end: listeners see the error of each attempt.
+        error.with_facts(idempotency_key=self.key, charged="no" if certain else "unknown")
+        if self.facts is not None:
+            road.reconciler.judged(self.facts, certain=certain)
+        if step.what is retry.Reaction.LOOK:
+            self._to(Stage.LOOKING)
+        elif step.what is retry.Reaction.STOP or (self.abandoned and certain):
+            self._to(Stage.REFUSED)
+        else:
+            self._again(error, step.pause)
 
-                self._events.emit(
-                    Retrying(what="submitting", error=error, pause=pause, attempt=attempt)
-                )
-            if isinstance(error, RateLimitError):
-                self._hold(job, pause)
-                return step._replace(pause=0.0)
-        return step
+    def _again(self, error: HappyHorseError, pause: float) -> None:
+        if self.road.events:
+            from ..events import Retrying
 
-    def _hold(self, job: Job, pause: float) -> None:
+            self.road.events.emit(
+                Retrying(what="submitting", error=error, pause=pause, attempt=self._failures.so_far)
+            )
+        if isinstance(error, RateLimitError):
+            self._hold_all(pause)
+            self._to(Stage.WAITING)
+        else:
+            self._pause = pause
+            self._to(Stage.PAUSING)
+
+    def _hold_all(self, pause: float) -> None:
         """Make the whole session pause after a 429."""
-        if self._gate.hold(job.epoch, pause) and self._events:
+        gate = self.road.gate
+        if gate.hold(self._epoch, pause) and self.road.events:
             from ..events import Throttled
 
-            self._events.emit(Throttled(pause=pause, concurrency=int(self._gate.pace.limit)))
+            self.road.events.emit(Throttled(pause=pause, concurrency=int(gate.pace.limit)))
 
-    async def _rest(self, pause: float) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), pause)
+    # --- pausing, looking -------------------------------------------------------------------------
 
-    async def _look(self, job: Job) -> Task:
-        """Look for a submission among the recent tasks, and say so when it cannot be told what
-        became of it.
-        """
-        verdict = (
-            await self._reconciler.look_for(job)
-            if not self._given_up
-            else Verdict(why="the session was closed before it could be found")
+    async def _rest(self) -> None:
+        # Whoever goes on with it after a cancellation does not pause anew.
+        pause, self._pause = self._pause, 0.0
+        if pause:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.road.closing.wait(), pause)
+        self._to(Stage.WAITING)
+
+    async def _look(self) -> None:
+        if self.road.given_up or self.facts is None:
+            found = Findings(why="the session was closed before it could be found")
+        else:
+            found = await self.road.reconciler.look_for(self.facts)
+        if found.adopted is not None:
+            self._accept(found.adopted, adopted=True)
+            return
+        self.failure = self._doubt(found)
+        self._to(Stage.IN_DOUBT)
+
+    def _doubt(self, found: Findings) -> SubmissionOutcomeUnknownError:
+        """Return the error that says that nobody can tell what became of it."""
+        last = self.failure
+        unknown = self._failures.unknown or last or APIConnectionError("the submission was cut off")
+        listed = (
+            f"these tasks could be it: {', '.join(found.candidates)}"
+            if found.candidates
+            else found.why or "no task was found that could be it"
         )
-        if verdict.adopted is not None:
-            return verdict.adopted
-        unknown = (
-            job.tally.unknown or job.failure or APIConnectionError("the submission was cut off")
-        )
-        found = (
-            f"these tasks could be it: {', '.join(verdict.candidates)}"
-            if verdict.candidates
-            else verdict.why
-        )
-        raise SubmissionOutcomeUnknownError(
-            f"the request left, and it is not known whether it was accepted ({unknown}); {found or 'no task was found that could be it'}",
-            candidates=verdict.candidates,
-            idempotency_key=job.key,
+        error = SubmissionOutcomeUnknownError(
+            f"the request left, and it is not known whether it was accepted ({unknown}); {listed}",
+            candidates=found.candidates,
+            idempotency_key=self.key,
             request_id=unknown.request_id,
-        ) from job.failure
+        )
+        error.__cause__ = last
+        return error
+
+
+_STEPS: dict[Stage, Callable[[InFlight], Awaitable[None]]] = {
+    Stage.WAITING: InFlight._wait,
+    Stage.SENT: InFlight._receive,
+    Stage.PAUSING: InFlight._rest,
+    Stage.LOOKING: InFlight._look,
+}
+"""What happens in each stage that is not an end."""

@@ -10,24 +10,18 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Iterable, Mapping, Set
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import attrs
 
 from .._concurrency import Background
 from .._edges.api import Api
 from .._models import MODEL, Task
-from ..errors import HappyHorseError, NotFoundError
-
-if TYPE_CHECKING:
-    from .in_flight import Job
-from collections.abc import Hashable, Mapping, Set
-from datetime import timedelta
-from typing import Any, TypeVar
-
 from .._request import ImageToVideo
+from .._rules.responses import Answer
+from ..errors import HappyHorseError, NotFoundError
 
 LOOKS = 2
 """How often the list is read before a submission counts as absent: a task may appear in it a moment
@@ -50,8 +44,20 @@ GHOST_LIFE = 3600.0
 to."""
 
 
+@attrs.define(eq=False)
+class Facts:
+    """What is known of a submission that has left."""
+
+    request: ImageToVideo
+    left_at: float
+    """When the first attempt left that may have been accepted, by the event loop's clock."""
+    heard: tuple[Answer, float] | None = None
+    """The last response that came before it left, or else the first one after, and when: it tells
+    the service's time."""
+
+
 @attrs.frozen(kw_only=True)
-class Verdict:
+class Findings:
     """What the service's list of recent tasks says about a submission whose outcome is unknown."""
 
     adopted: Task | None = None
@@ -82,44 +88,58 @@ class Reconciler:
         self._background = background
         self._pause = pause
         self._loop = asyncio.get_running_loop()
-        self._afoot: dict[Job, None] = {}
+        self._afoot: dict[Facts, None] = {}
+        self._unsure: set[Facts] = set()
+        """Those on their way of which an attempt may have been accepted."""
+        self._decided: dict[Facts, asyncio.Future[None]] = {}
+        """Those on their way for whose outcome somebody waits."""
         self._recent: deque[tuple[float, str]] = deque()
         self._owned: set[str] = set()
-        self._ghosts: list[tuple[float, Job]] = []
-        self._sought: dict[Job, asyncio.Future[Verdict]] = {}
+        self._ghosts: list[tuple[float, Facts]] = []
+        self._sought: dict[Facts, asyncio.Future[Findings]] = {}
+        self._findings: dict[Facts, Findings] = {}
+        """What was found and not taken yet."""
         self._search: asyncio.Task[None] | None = None
 
     # --- bookkeeping, on every submission's way: kept short ---------------------------------------
 
-    def left(self, job: Job) -> None:
-        """Note that a try has left, before which nothing can have been accepted."""
-        self._afoot.pop(job, None)
-        self._afoot[job] = None
+    def left(self, facts: Facts) -> None:
+        """Note that an attempt has left, before which nothing can have been accepted."""
+        self._afoot[facts] = None
 
-    def judged(self, job: Job) -> None:
-        """Note the outcome of a try: either nothing was accepted so far, or it is not known."""
-        if job.tally.unknown is None:
-            self._afoot.pop(job, None)
-        _tell(job)
+    def judged(self, facts: Facts, *, certain: bool) -> None:
+        """Note the outcome of an attempt: either nothing was accepted so far, or nobody knows."""
+        if certain:
+            self._afoot.pop(facts, None)
+        else:
+            self._unsure.add(facts)
+        self._tell(facts)
 
-    def accepted(self, job: Job, task_id: str) -> None:
+    def accepted(self, facts: Facts, task_id: str) -> None:
         """Note that a task is this session's own."""
         self._own(task_id)
-        self._afoot.pop(job, None)
-        _tell(job)
+        self._forget(facts)
         if self._ghosts:
-            self._ghosts = [ghost for ghost in self._ghosts if ghost[1].key != job.key]
+            self._ghosts = [ghost for ghost in self._ghosts if ghost[1] is not facts]
 
-    def lost(self, job: Job) -> None:
-        """Note that it will not be known what became of a submission: tasks that appear may be its
-        own.
-        """
-        self._afoot.pop(job, None)
-        _tell(job)
+    def lost(self, facts: Facts) -> None:
+        """Note that nobody will know what became of a submission: tasks that appear may be its own."""
+        self._forget(facts)
         now = self._loop.time()
         self._ghosts = [ghost for ghost in self._ghosts if now - ghost[0] < GHOST_LIFE] + [
-            (now, job)
+            (now, facts)
         ]
+
+    def _forget(self, facts: Facts) -> None:
+        self._afoot.pop(facts, None)
+        self._unsure.discard(facts)
+        self._findings.pop(facts, None)
+        self._tell(facts)
+
+    def _tell(self, facts: Facts) -> None:
+        decided = self._decided.pop(facts, None)
+        if decided is not None and not decided.done():
+            decided.set_result(None)
 
     def _own(self, task_id: str) -> None:
         now = self._loop.time()
@@ -133,20 +153,20 @@ class Reconciler:
 
     # --- the search -------------------------------------------------------------------------------
 
-    async def look_for(self, job: Job) -> Verdict:
+    async def look_for(self, facts: Facts) -> Findings:
         """Find out what became of a submission."""
-        if job.verdict is not None:
-            return job.verdict
-        verdict: asyncio.Future[Verdict] = self._loop.create_future()
-        self._sought[job] = verdict
+        if facts in self._findings:
+            return self._findings[facts]
+        findings: asyncio.Future[Findings] = self._loop.create_future()
+        self._sought[facts] = findings
         if self._search is None or self._search.done():
             self._search = self._background.start(
                 self._searching(), name="looking for lost submissions"
             )
         try:
-            return await verdict
+            return await findings
         finally:
-            self._sought.pop(job, None)
+            self._sought.pop(facts, None)
 
     async def _searching(self) -> None:
         try:
@@ -157,18 +177,18 @@ class Reconciler:
         finally:
             # However the search ended: nobody waits for it for ever.
             for job in tuple(self._sought):
-                self._decide(job, Verdict(why="the search for it was cut off"))
+                self._decide(job, Findings(why="the search for it was cut off"))
 
-    def _decide(self, job: Job, verdict: Verdict) -> None:
-        # Kept in the job as well: its caller may be cancelled in this very moment, and what was
-        # adopted is nobody else's.
-        job.verdict = verdict
+    def _decide(self, job: Facts, verdict: Findings) -> None:
+        # Kept as well: the caller may be cancelled in this very moment, and what was adopted is
+        # nobody else's.
+        self._findings[job] = verdict
         sought = self._sought.pop(job, None)
         if sought is not None and not sought.done():
             sought.set_result(verdict)
 
-    async def _verdicts(self, jobs: list[Job]) -> dict[Job, Verdict]:
-        verdicts: dict[Job, Verdict] = {}
+    async def _verdicts(self, jobs: list[Facts]) -> dict[Facts, Findings]:
+        verdicts: dict[Facts, Findings] = {}
         for look in range(LOOKS):
             absent = [job for job in jobs if job not in verdicts]
             if not absent:
@@ -180,20 +200,20 @@ class Reconciler:
             except NotFoundError:
                 return (
                     dict.fromkeys(
-                        jobs, Verdict(why="this server has no list of tasks to look for it in")
+                        jobs, Findings(why="this server has no list of tasks to look for it in")
                     )
                     | verdicts
                 )
             except HappyHorseError as error:
                 return (
                     dict.fromkeys(
-                        jobs, Verdict(why=f"the list of tasks could not be read: {error}")
+                        jobs, Findings(why=f"the list of tasks could not be read: {error}")
                     )
                     | verdicts
                 )
-        return dict.fromkeys(jobs, Verdict()) | verdicts
+        return dict.fromkeys(jobs, Findings()) | verdicts
 
-    async def _look(self, jobs: list[Job]) -> dict[Job, Verdict]:
+    async def _look(self, jobs: list[Facts]) -> dict[Facts, Findings]:
         """Give verdicts for those of which there is a trace."""
         found = await self._read_list(jobs)
         if not found.tasks:
@@ -214,16 +234,16 @@ class Reconciler:
                 rivals[task_id] += 1
         adopted = assign(wanted, rivals)
         verdicts = {
-            job: Verdict(candidates=tuple(sorted(ids))) for job, ids in wanted.items() if ids
+            job: Findings(candidates=tuple(sorted(ids))) for job, ids in wanted.items() if ids
         }
         for job, task_id in adopted.items():
             task = tasks.get(task_id)
             if task is not None:
                 self._own(task_id)
-                verdicts[job] = Verdict(adopted=task)
+                verdicts[job] = Findings(adopted=task)
         return verdicts
 
-    async def _read_list(self, jobs: Iterable[Job]) -> _Found:
+    async def _read_list(self, jobs: Iterable[Facts]) -> _Found:
         """Read the newest tasks, back to the time at which the first of the jobs left."""
         page, date = await self._api.recent_tasks(1)
         now = self._loop.time()
@@ -247,22 +267,20 @@ class Reconciler:
             page, _ = await self._api.recent_tasks(number)
         return found
 
-    def _earliest(self, job: Job, found: _Found) -> datetime:
-        heard = job.heard
-        date = heard[0].date if heard is not None else None
-        return earliest(
-            job.left_at, found.now, found.listed, (date, heard[1]) if date and heard else None
-        )
+    def _earliest(self, facts: Facts, found: _Found) -> datetime:
+        date = facts.heard[0].date if facts.heard is not None else None
+        before = (date, facts.heard[1]) if date is not None and facts.heard is not None else None
+        return earliest(facts.left_at, found.now, found.listed, before)
 
     async def _await_answers(self, now: float) -> None:
         """Wait for the submissions that were on their way during the look, unless their outcome is
         unknown as well.
         """
-        waits = []
-        for job in self._afoot:
-            if job.left_at <= now and job.tally.unknown is None:
-                job.decided = job.decided or self._loop.create_future()
-                waits.append(job.decided)
+        waits = [
+            self._decided.setdefault(facts, self._loop.create_future())
+            for facts in self._afoot
+            if facts.left_at <= now and facts not in self._unsure
+        ]
         if waits:
             await asyncio.wait(waits, timeout=PATIENCE)
 
@@ -273,7 +291,7 @@ class Reconciler:
             return None
 
     def _possible(
-        self, job: Job, found: _Found, unclaimed: Iterable[str], tasks: dict[str, Task | None]
+        self, job: Facts, found: _Found, unclaimed: Iterable[str], tasks: dict[str, Task | None]
     ) -> frozenset[str]:
         start = self._earliest(job, found)
         possible = set()
@@ -282,11 +300,6 @@ class Reconciler:
             if found.tasks[task_id] >= start and (task is None or may_be(job.request, task)):
                 possible.add(task_id)
         return frozenset(possible)
-
-
-def _tell(job: Job) -> None:
-    if job.decided is not None and not job.decided.done():
-        job.decided.set_result(None)
 
 
 # --- Which task can a submission have become whose answer was lost. May import the models.

@@ -1,5 +1,5 @@
-"""One request -> one task, exactly once; many under a limit. What is known of all submissions of a
-session is kept here.
+"""One request becomes one task, exactly once; many under a limit. Keeps what is known of all
+submissions of a session.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+import attrs
 
 from .._budget import BudgetBook
 from .._concurrency import Background, to_the_end
@@ -22,53 +24,42 @@ from .._edges.api import Api
 from .._models import Task
 from .._request import ImageToVideo
 from .._rules import lifecycle, wire
-from .._rules.responses import Answer
 from ..errors import HappyHorseError, InvalidRequestError, SessionClosedError
 from ..events import Events
 from .gate import Gate, Group
-from .in_flight import Accepted, Courier, Job, Orphan
+from .in_flight import Acceptance, InFlight, Orphan, Road
 from .reconcile import Reconciler
 
 if TYPE_CHECKING:
     from .fan_out import MakeHandle, Submissions
 
-__all__ = ["Accepted", "Group", "Orphan", "Submitter"]
+__all__ = ["Acceptance", "Beside", "Group", "Orphan", "Submitter"]
 
 logger = logging.getLogger("happyhorse_async")
 
 _KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
 
 
-class Images(Protocol):
-    """Where local first frames become links."""
+@attrs.frozen(kw_only=True)
+class Beside:
+    """What a submitter asks of the parts beside it.
 
-    async def url_of(self, image: Path | bytes) -> str:
-        """Give the public URL of a path or of bytes."""
+    Functions, because those parts are made when they are first used: a first submission needs none
+    of them.
+    """
 
-
-class Prices(Protocol):
-    """Where estimates come from."""
-
-    async def credits_for(self, request: ImageToVideo) -> Decimal:
-        """Say what a request will cost."""
-
-
-class Watcher(Protocol):
-    """Who follows tasks to their end."""
-
-    def learn(self, task: Task) -> None:
-        """Take note of a task's state."""
-
-    def expect_callback(self, task_id: str) -> None:
-        """Read a task only now and then, because the service will call back."""
-
-    def on_final(self, callback: Callable[[Task], None]) -> object:
-        """Call back with every task that is seen to have ended."""
-
-    async def wait(
-        self, task_id: str, *, timeout: float | None = None, known: Task | None = None
-    ) -> Task:
-        """Wait until a task has ended."""
+    url_of: Callable[[Path | bytes], Awaitable[str]]
+    """Return the public link of a local first frame."""
+    credits_for: Callable[[ImageToVideo], Awaitable[Decimal]]
+    """Return what a request will cost."""
+    learn: Callable[[Task], None]
+    """Take note of a task's state."""
+    expect_callback: Callable[[str], None]
+    """Read a task only now and then, because the service will call back."""
+    on_final: Callable[[Callable[[Task], None]], object]
+    """Call back with every task that has ended."""
+    wait: Callable[[str], Awaitable[Task]]
+    """Wait until a task has ended."""
 
 
 class Submitter:
@@ -77,34 +68,30 @@ class Submitter:
     def __init__(
         self,
         api: Api,
-        uploader: Images,
+        beside: Beside,
         *,
-        pricing: Prices,
         budget: BudgetBook,
         limits: Limits,
         timeouts: Timeouts,
         policy: RetryPolicy,
         events: Events,
         background: Background,
-        poller: Watcher,
     ) -> None:
-        self._uploader = uploader
-        self._pricing = pricing
+        self._beside = beside
         self._budget = budget
         self._limits = limits
         self._shield = timeouts.shield
         self._events = events
         self._background = background
-        self._poller = poller
         self._gate = Gate(limits, on_full=self._watch)
         self._reconciler = Reconciler(api, background=background, pause=policy.first_pause)
-        self._courier = Courier(
-            api, self._gate, policy=policy, events=events, reconciler=self._reconciler
+        self._road = Road(
+            api=api, gate=self._gate, policy=policy, events=events, reconciler=self._reconciler
         )
         self._follows = limits.max_unfinished is not None or budget.limited
         self._running: dict[str, str] = {}
         self._watched: set[str] = set()
-        self._jobs: set[Job] = set()
+        self._in_flight: set[InFlight] = set()
         self._closing = False
         self._emptied: asyncio.Future[None] | None = None
         self.callback_url: str | None = None
@@ -112,7 +99,7 @@ class Submitter:
         self.orphans: list[Orphan] = []
         """Submissions whose caller was cancelled after they had left."""
         if self._follows:
-            poller.on_final(self._ended)
+            beside.on_final(self._ended)
 
     @staticmethod
     def new_key() -> str:
@@ -127,7 +114,7 @@ class Submitter:
         group: Group | None = None,
         image_url: str | None = None,
         callback_url: str | None = None,
-    ) -> Accepted:
+    ) -> Acceptance:
         """Submit one request, and give what the service made of it.
 
         Requests of one `group` wait in one line, and groups take turns. A key that was used before
@@ -141,22 +128,22 @@ class Submitter:
                 "this session is closed; nothing was sent", idempotency_key=key
             )
         try:
-            job = await self._prepare(request, key, group, image_url, callback_url)
+            sub = await self._prepare(request, key, group, image_url, callback_url)
         except HappyHorseError as error:
             self._failed(error, key)
             raise
-        self._jobs.add(job)
+        self._in_flight.add(sub)
         try:
-            return await self._carry(job)
+            return await self._carry(sub)
         except asyncio.CancelledError:
-            await self._rescue(job)
+            await self._rescue(sub)
             raise
         except HappyHorseError as error:
             self._failed(error, key)
             raise
         finally:
-            self._jobs.discard(job)
-            if self._emptied is not None and not self._jobs and not self._emptied.done():
+            self._in_flight.discard(sub)
+            if self._emptied is not None and not self._in_flight and not self._emptied.done():
                 self._emptied.set_result(None)
 
     def submit_many(
@@ -174,33 +161,31 @@ class Submitter:
             ordered=ordered,
             handle=handle,
             submit=lambda request, group: self.submit(request, group=group),
-            leave=self.leave,
+            orphan=self.orphan,
             workers=self._limits.max_submissions,
         )
 
     async def aclose(self) -> None:
         """Turn away what has not left, and wait under the shield for what has: its callers still
-        get their answers.
+        get their responses.
         """
         self._closing = True
         self._gate.close()
-        self._courier.close()
-        self._cut(all_of_them=False)
-        if self._jobs:
+        self._road.closing.set()
+        for sub in self._in_flight:
+            if not sub.at_stake:
+                sub.cut()
+        if self._in_flight:
             self._emptied = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._emptied], timeout=self._shield)
-            self._courier.give_up()
-            posts = [job.post for job in self._jobs if job.post is not None]
-            self._cut(all_of_them=True)
+            self._road.given_up = True
+            posts = [sub.post for sub in self._in_flight if sub.post is not None]
+            for sub in self._in_flight:
+                sub.cut()
             if posts:
                 await asyncio.wait(posts)
 
-    def _cut(self, *, all_of_them: bool) -> None:
-        for job in self._jobs:
-            if all_of_them or not job.at_stake:
-                self._courier.cut(job)
-
-    def leave(
+    def orphan(
         self, request: ImageToVideo | None, idempotency_key: str | None, task_id: str | None
     ) -> None:
         """Keep a submission that nobody takes any more among the orphans."""
@@ -240,82 +225,78 @@ class Submitter:
         group: Group | None,
         image_url: str | None,
         callback_url: str | None,
-    ) -> Job:
+    ) -> InFlight:
         """Do all that comes before anything can be paid; money first, because an upload for what
         cannot be paid is wasted.
         """
         if self._budget.limited:
-            self._budget.reserve(key, await self._pricing.credits_for(request))
+            self._budget.reserve(key, await self._beside.credits_for(request))
         try:
             url = image_url or (
                 request.image
                 if isinstance(request.image, str)
-                else await self._uploader.url_of(request.image)
+                else await self._beside.url_of(request.image)
             )
             back = (
                 request.callback_url or self.callback_url or ""
                 if callback_url is None
                 else callback_url
             )
-            body = wire.encode_submission(request, url, callback_url=back)
-            return Job(
+            return InFlight(
                 request=request,
                 key=key,
-                body=body,
+                body=wire.encode_submission(request, url, callback_url=back),
                 group=group,
                 calls_back=bool(back) and back == self.callback_url,
+                road=self._road,
             )
         except BaseException:
             self._budget.free(key)
             raise
 
-    async def _carry(self, job: Job) -> Accepted:
+    async def _carry(self, sub: InFlight) -> Acceptance:
         try:
-            task, answer = await self._courier.deliver(job)
+            acceptance = await sub.run()
         except HappyHorseError as error:
-            self._drop(job, charged=error.charged != "no")
+            self._drop(sub, charged=error.charged != "no")
             raise
-        return self._accept(job, task, answer)
+        self._accept(sub, acceptance)
+        return acceptance
 
-    def _accept(self, job: Job, task: Task, answer: Answer | None) -> Accepted:
-        self._reconciler.accepted(job, task.id)
-        replayed = answer is not None and answer.headers.get("idempotency-replayed") == "true"
-        if replayed and job.tally.unknown is None:
-            self._budget.free(
-                job.key
-            )  # an earlier submission has paid for it, and was counted then
+    def _accept(self, sub: InFlight, acceptance: Acceptance) -> None:
+        task = acceptance.task
+        if acceptance.replayed and not sub.in_doubt:
+            # An earlier submission has paid for it, and was counted then.
+            self._budget.free(sub.key)
         if self._follows:
-            self._follow(task, job.key)
-        self._poller.learn(task)
-        if job.calls_back:
-            self._poller.expect_callback(task.id)
-        request_id = answer.request_id if answer is not None else None
-        accepted = Accepted(task, job.key, job.request, request_id, replayed, answer is None)
+            self._follow(task, sub.key)
+        self._beside.learn(task)
+        if sub.calls_back:
+            self._beside.expect_callback(task.id)
         if self._events:
             from ..events import Submitted
 
             self._events.emit(
                 Submitted(
                     task=task,
-                    idempotency_key=job.key,
-                    request_id=request_id,
-                    replayed=replayed,
-                    adopted=answer is None,
+                    idempotency_key=sub.key,
+                    request_id=acceptance.request_id,
+                    replayed=acceptance.replayed,
+                    adopted=acceptance.adopted,
                 )
             )
-        return accepted
 
-    def _drop(self, job: Job, *, charged: bool) -> None:
-        """Let go of what was kept for a submission that did not become a task; money that may have
+    def _drop(self, sub: InFlight, *, charged: bool) -> None:
+        """Discard what was kept for a submission that did not become a task; money that may have
         been spent stays reserved.
         """
-        if job.placed:
-            job.placed = False
-            self._gate.give_place_back()
-        if charged:
-            self._reconciler.lost(job)
-        else:
-            self._budget.free(job.key)
+        if sub.placed:
+            sub.placed = False
+            self._gate.release_place()
+        if not charged:
+            self._budget.free(sub.key)
+        elif sub.facts is not None:
+            self._reconciler.lost(sub.facts)
 
     def _failed(self, error: HappyHorseError, key: str) -> None:
         error.with_facts(idempotency_key=key)
@@ -326,58 +307,56 @@ class Submitter:
 
     # --- cancelled callers ------------------------------------------------------------------------
 
-    async def _rescue(self, job: Job) -> None:
+    async def _rescue(self, sub: InFlight) -> None:
         """Hold a cancelled caller until its submission has come to an end, for as long as the
         shield lasts.
         """
-        job.abandoned = True
-        if not job.at_stake:
-            # If it leaves in this very moment, that shows in the outcome of the try.
-            self._courier.cut(job)
-            if job.post is None:
-                self._drop(job, charged=False)
+        sub.abandoned = True
+        if not sub.at_stake:
+            # If it leaves in this very moment, that shows in the outcome of the attempt.
+            sub.cut()
+            if sub.post is None:
+                self._drop(sub, charged=False)
                 return
         try:
             work = self._background.start(
-                self._finish(job), name="a cancelled submission", for_caller=True
+                self._finish(sub), name="a cancelled submission", for_caller=True
             )
         except RuntimeError:  # the session has closed meanwhile
-            self._give_up(job)
+            self._give_up(sub)
             return
-        with suppress(
-            asyncio.CancelledError
-        ):  # the caller's own is raised once the submission has ended
+        with suppress(asyncio.CancelledError):
+            # The caller's own cancellation is raised once the submission has ended.
             await to_the_end(work)
-        # the session has closed in this very moment, and an asyncio task that has not begun is
-        # never run
-        if not job.taken_up:
-            self._give_up(job)
+        # The session has closed in this very moment: an asyncio task that has not begun never runs.
+        if not sub.started:
+            self._give_up(sub)
 
-    async def _finish(self, job: Job) -> None:
-        accepted: Accepted | None = None
+    async def _finish(self, sub: InFlight) -> None:
+        acceptance: Acceptance | None = None
         certain = False
-        job.taken_up = True
-        # A try that hangs is cut off half-way, which leaves time to replay it or to look for its
-        # task.
-        alarm = asyncio.get_running_loop().call_later(self._shield / 2, self._courier.cut, job)
+        sub.started = True
+        # An attempt that hangs is cut off half-way: that leaves time to send it again or to look
+        # for its task.
+        alarm = asyncio.get_running_loop().call_later(self._shield / 2, sub.cut)
         try:
             async with asyncio.timeout(self._shield):
-                accepted = await self._carry(job)
+                acceptance = await self._carry(sub)
         except HappyHorseError as error:
             certain = error.charged == "no"
         except TimeoutError:
-            pass  # it is not known what became of it
+            pass  # nobody knows what became of it
         finally:
             alarm.cancel()
-            if accepted is not None:
-                self.leave(job.request, job.key, accepted.task.id)
+            if acceptance is not None:
+                self.orphan(sub.request, sub.key, acceptance.task.id)
             elif not certain:
-                self._give_up(job)
+                self._give_up(sub)
 
-    def _give_up(self, job: Job) -> None:
-        self._courier.cut(job)
-        self._drop(job, charged=True)
-        self.leave(job.request, job.key, None)
+    def _give_up(self, sub: InFlight) -> None:
+        sub.cut()
+        self._drop(sub, charged=True)
+        self.orphan(sub.request, sub.key, None)
 
     # --- accepted tasks ---------------------------------------------------------------------------
 
@@ -385,9 +364,9 @@ class Submitter:
         """Keep a place and a reservation until the task has ended."""
         if lifecycle.is_final(task):
             self._budget.settle(key, task)
-            self._gate.give_place_back()
+            self._gate.release_place()
         elif task.id in self._running:
-            self._gate.give_place_back()  # a replay: the task has its place
+            self._gate.release_place()  # a replay: the task has its place
         else:
             self._running[task.id] = key
             if self._gate.full and self._gate.waiting:
@@ -398,7 +377,7 @@ class Submitter:
         if key is not None:
             self._watched.discard(task.id)
             self._budget.settle(key, task)
-            self._gate.give_place_back()
+            self._gate.release_place()
 
     def _watch(self) -> None:
         """Follow the unfinished tasks when their places are wanted: there may be nobody else who
@@ -410,12 +389,12 @@ class Submitter:
 
     async def _await_end(self, task_id: str) -> None:
         try:
-            self._ended(await self._poller.wait(task_id))
+            self._ended(await self._beside.wait(task_id))
         except HappyHorseError:
             # It cannot be followed (the service does not know it any more): its place must not be
             # lost for ever.
             if self._running.pop(task_id, None) is not None:
-                self._gate.give_place_back()
+                self._gate.release_place()
             self._watched.discard(task_id)
 
 

@@ -18,7 +18,7 @@ from happyhorse_async import (
     UnreadableAnswerError,
 )
 from happyhorse_async._rules import retry
-from happyhorse_async._rules.retry import Certainty, Next, Tally
+from happyhorse_async._rules.retry import Certainty, Failures, Reaction
 
 EVEN = RetryPolicy(jitter=0)
 
@@ -134,19 +134,21 @@ def test_jitter_only_shortens(
     assert pause >= whole * (1 - jitter) - 1e-9
 
 
-def step(policy: RetryPolicy, tally: Tally, error: HappyHorseError, storm: int = 0) -> retry.Step:
+def step(
+    policy: RetryPolicy, failures: Failures, error: HappyHorseError, storm: int = 0
+) -> retry.Step:
     """Decide without chance."""
-    return retry.next_step(policy, tally, error, storm=storm, random=0.0)
+    return retry.next_step(policy, failures, error, storm=storm, random=0.0)
 
 
 def test_what_never_left_is_tried_as_often_as_the_policy_says_and_then_given_up() -> None:
     """Six tries by default; then it is certain that nothing was accepted."""
-    tally, whats = Tally(), []
+    failures, whats = Failures(), []
     for _ in range(6):
-        decided = step(RetryPolicy(), tally, APIConnectionError("refused", sent=False))
-        tally = decided.tally
+        decided = step(RetryPolicy(), failures, APIConnectionError("refused", sent=False))
+        failures = decided.failures
         whats.append(decided.what)
-    assert whats == [Next.AGAIN] * 5 + [Next.STOP]
+    assert whats == [Reaction.AGAIN] * 5 + [Reaction.STOP]
 
 
 @pytest.mark.parametrize("replays", [0, 1, 3])
@@ -154,36 +156,36 @@ def test_what_may_have_been_accepted_is_replayed_as_often_as_the_policy_says_and
     replays: int,
 ) -> None:
     """RetryPolicy(replays=...) bounds the replays; after them it is looked for, never sent again."""
-    policy, tally, whats = RetryPolicy(replays=replays), Tally(), []
+    policy, failures, whats = RetryPolicy(replays=replays), Failures(), []
     for _ in range(replays + 1):
-        decided = step(policy, tally, status(502))
-        tally = decided.tally
+        decided = step(policy, failures, status(502))
+        failures = decided.failures
         whats.append(decided.what)
-    assert whats == [Next.AGAIN] * replays + [Next.LOOK]
+    assert whats == [Reaction.AGAIN] * replays + [Reaction.LOOK]
 
 
 def test_asking_again_does_not_use_the_replays_up_and_is_bounded() -> None:
     """The service that is still deciding is asked again, RetryPolicy.attempts tries in all; with
     replays=0 nothing is sent again.
     """
-    pending, tally, whats = status(409, "paid_outcome_unknown"), Tally(), []
+    pending, failures, whats = status(409, "paid_outcome_unknown"), Failures(), []
     for _ in range(6):
-        decided = step(RetryPolicy(), tally, pending)
-        tally = decided.tally
+        decided = step(RetryPolicy(), failures, pending)
+        failures = decided.failures
         whats.append(decided.what)
-    assert whats == [Next.AGAIN] * 5 + [Next.LOOK]
-    assert step(RetryPolicy(replays=0), Tally(), pending).what is Next.LOOK
+    assert whats == [Reaction.AGAIN] * 5 + [Reaction.LOOK]
+    assert step(RetryPolicy(replays=0), Failures(), pending).what is Reaction.LOOK
 
 
 def test_a_refusal_proves_nothing_about_an_earlier_try() -> None:
     """After a try of unknown outcome, no later refusal makes it certain: it is looked for instead
     of given up.
     """
-    lost = Tally(replays=1, unknown=status(502))
+    lost = Failures(replays=1, unknown=status(502))
     for error in (status(402), status(400), status(409, "idempotency_conflict")):
-        assert step(RetryPolicy(), lost, error).what is Next.LOOK
-        assert step(RetryPolicy(), Tally(), error).what is Next.STOP
-    assert step(RetryPolicy(), lost, status(429)).what is Next.AGAIN, (
+        assert step(RetryPolicy(), lost, error).what is Reaction.LOOK
+        assert step(RetryPolicy(), Failures(), error).what is Reaction.STOP
+    assert step(RetryPolicy(), lost, status(429)).what is Reaction.AGAIN, (
         "a refused replay is repeated: it has not been made yet"
     )
 
@@ -193,12 +195,12 @@ def test_429_is_waited_out_with_patience() -> None:
     the patience.
     """
     policy = RetryPolicy(jitter=0, patience=10, attempts=1)
-    first = step(policy, Tally(), status(429))
-    later = step(policy, first.tally, status(429), storm=3)
-    asked = step(policy, later.tally, status(429, retry_after=7.0))
+    first = step(policy, Failures(), status(429))
+    later = step(policy, first.failures, status(429), storm=3)
+    asked = step(policy, later.failures, status(429, retry_after=7.0))
     assert [first.pause, later.pause] == [0.5, 4.0]
-    assert [first.what, later.what, asked.what] == [Next.AGAIN, Next.AGAIN, Next.STOP]
-    assert step(RetryPolicy(attempts=1), asked.tally, status(429)).what is Next.AGAIN, (
+    assert [first.what, later.what, asked.what] == [Reaction.AGAIN, Reaction.AGAIN, Reaction.STOP]
+    assert step(RetryPolicy(attempts=1), asked.failures, status(429)).what is Reaction.AGAIN, (
         "without a limit, for as long as the caller waits"
     )
 
@@ -222,17 +224,17 @@ def test_no_history_leads_to_a_resubmission_that_could_be_paid_twice(
     """Over any history, replays and questions are bounded, and "not accepted" needs every single
     try to have been certain.
     """
-    policy, tally = RetryPolicy(replays=replays, attempts=attempts), Tally()
+    policy, failures = RetryPolicy(replays=replays, attempts=attempts), Failures()
     uncertain = 0
     for error in tries:
-        decided = step(policy, tally, error)
+        decided = step(policy, failures, error)
         unknown = retry.certainty_of(error) is Certainty.UNKNOWN
         uncertain += unknown
-        if unknown and decided.what is Next.AGAIN:
+        if unknown and decided.what is Reaction.AGAIN:
             assert replays > 0
             assert uncertain <= replays + attempts
-        if decided.what is Next.STOP:
+        if decided.what is Reaction.STOP:
             assert not uncertain
-        if decided.what is not Next.AGAIN:
+        if decided.what is not Reaction.AGAIN:
             return
-        tally = decided.tally
+        failures = decided.failures

@@ -1,0 +1,86 @@
+"""The table of a submission's stages, and that submissions keep to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from happyhorse_async import HappyHorseError, RetryPolicy, Session
+from happyhorse_async._submitter.in_flight import _STEPS, STAGES, InFlight, Stage
+from happyhorse_async.sandbox import Features, Sandbox
+from tests.submitter import faults
+
+pytestmark = pytest.mark.anyio
+
+
+def test_every_stage_stands_in_the_table_and_every_stage_that_goes_on_has_its_step() -> None:
+    """No stage is left out; an end has neither a step nor a stage after it."""
+    assert set(STAGES) == set(Stage)
+    assert {stage for stage in Stage if not STAGES[stage]} == set(Stage) - set(_STEPS)
+    ends = {Stage.ACCEPTED, Stage.REFUSED, Stage.IN_DOUBT}
+    assert ends == set(Stage) - set(_STEPS)
+
+
+def test_an_end_can_be_reached_from_every_stage() -> None:
+    """No submission can get into a circle that it cannot leave."""
+    for stage in Stage:
+        reached = {stage}
+        while not reached >= (more := {after for one in reached for after in STAGES[one]}):
+            reached |= more
+        assert any(not STAGES[one] for one in reached)
+
+
+@pytest.fixture
+def walked(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[Stage, Stage]]:
+    """The steps from stage to stage that submissions take."""
+    steps: Counter[tuple[Stage, Stage]] = Counter()
+    step: Callable[[InFlight, Stage], None] = InFlight._to
+
+    def noted(sub: InFlight, stage: Stage) -> None:
+        steps[sub.stage, stage] += 1
+        step(sub, stage)
+
+    monkeypatch.setattr(InFlight, "_to", noted)
+    return steps
+
+
+async def test_every_step_of_the_table_is_taken(walked: Counter[tuple[Stage, Stage]]) -> None:
+    """Over all faults, and with callers that are cancelled and sessions that close, exactly the
+    steps of the table happen.
+    """
+    for row in faults.ROWS:
+        await faults.run(row)
+    deaf = Features(idempotency=False)
+    async with Sandbox(video="stub", speed=0, features=deaf) as sandbox:
+        sandbox.fail(faults.for_ever("drop-after"))
+        await closed_while_it_pauses(sandbox)
+    assert set(walked) == {(one, after) for one in Stage for after in STAGES[one]}
+
+
+async def closed_while_it_pauses(sandbox: Sandbox) -> None:
+    """Close a session between a lost answer and the replay, and before a first sending."""
+    session = Session(
+        sandbox.key,
+        base_url=sandbox.url,
+        files_url=sandbox.files_url,
+        retry=RetryPolicy(first_pause=60),
+    )
+    async with session:
+        lost = asyncio.create_task(session.submit(faults.LINK))
+        while not sandbox.paid:
+            await asyncio.sleep(0)
+        while not session._open().submitter._in_flight:
+            await asyncio.sleep(0)
+        (sub,) = session._open().submitter._in_flight
+        while sub.stage is not Stage.PAUSING:
+            await asyncio.sleep(0)
+        session._open().submitter._gate.hold(0, 60.0)
+        waiting = asyncio.create_task(session.submit(faults.LINK))
+        while len(session._open().submitter._in_flight) < 2:
+            await asyncio.sleep(0)
+    _, turned_away = await asyncio.gather(lost, waiting, return_exceptions=True)
+    assert isinstance(turned_away, HappyHorseError)
+    assert turned_away.charged == "no"
