@@ -21,7 +21,7 @@ _HOMES = {
         TransportError UnreadableAnswerError UnsafeLinkError WaitTimeoutError
     """,
     "_models": """
-        Billing Credits Estimate Task TaskError TaskPage TaskStatus TaskSummary UploadedFile Usage
+        Billing Credits Estimate Model Task TaskError TaskPage TaskStatus TaskSummary UploadedFile Usage
     """,
     "_request": "ImageToVideo",
     "_session": "Session",

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-MODEL = "happyhorse-1.0-image-to-video"
-"""The one model of the service that this package speaks to."""
+
+class Model(StrEnum):
+    """The image-to-video models that this package knows; the service may have newer ones."""
+
+    HAPPYHORSE_1_0 = "happyhorse-1.0-image-to-video"
+    HAPPYHORSE_1_1 = "happyhorse-1.1-image-to-video"
+    """Costs 1.29 times as much in 1080p as in 720p, where 1.0 costs 1.72 times as much."""
+
+
+MODEL: str = Model.HAPPYHORSE_1_0.value
+"""The model of a request that names none."""
 
 
 class TaskStatus(StrEnum):

@@ -18,7 +18,7 @@ import anyio
 import attrs
 
 from ._edges.api import Api
-from ._models import MODEL, Estimate
+from ._models import MODEL, Estimate, Model
 from ._request import ImageToVideo
 from ._rules import prices
 from .errors import HappyHorseError, InvalidRequestError, PriceUnavailableError
@@ -31,7 +31,10 @@ submission for long."""
 RETRY_AFTER = 600.0
 """Seconds until the live rule is asked for again after it could not be had."""
 
-_BUNDLED = {MODEL: "pricing_rule.json", "happyhorse-1.1-image-to-video": "pricing_rule_1.1.json"}
+_BUNDLED: Mapping[str, str] = {
+    Model.HAPPYHORSE_1_0: "pricing_rule.json",
+    Model.HAPPYHORSE_1_1: "pricing_rule_1.1.json",
+}
 
 
 @cache
@@ -48,7 +51,7 @@ def bundled_rule(model: str = MODEL) -> Mapping[str, Any] | None:
     return rule
 
 
-@attrs.define
+@attrs.define(eq=False)
 class _Prices:
     """One model's rule, and the prices that it has given."""
 
@@ -72,7 +75,7 @@ class _Prices:
 
     def _evaluated(self, request: ImageToVideo) -> int | str:
         if self.rule is None:
-            return f"neither the service nor this package has one for {MODEL!r}"
+            return f"neither the service nor this package has one for {request.model!r}"
         try:
             return prices.price_of(self.rule, request)
         except prices.PricingRuleError as error:
@@ -95,25 +98,26 @@ class Pricing:
         Raises `PriceUnavailableError` when the rule gives no price for one of them.
         """
         listed = [requests] if isinstance(requests, ImageToVideo) else requests
-        book = await self._fresh(MODEL)
-        uc, count = 0, 0
+        uc, count, used = 0, 0, list[_Prices]()
         for request in listed:
             if not isinstance(request, ImageToVideo):
                 raise InvalidRequestError(
                     [f"requests: expected an ImageToVideo, or several, got {request!r:.200}"]
                 )
+            book = await self._fresh(request.model)
             uc, count = uc + book.price(request), count + 1
+            used += [book] if book not in used else []
         return Estimate(
             credits=prices.credits_of(uc),
             usd=prices.usd_of(uc),
             requests=count,
-            source=book.source,
-            as_of=prices.date_of(book.rule or {}),
+            source="bundled" if any(book.source == "bundled" for book in used) else "catalog",
+            as_of=min((prices.date_of(book.rule or {}) for book in used), default=""),
         )
 
     async def credits_for(self, request: ImageToVideo) -> Decimal:
         """Say what one request will cost, in credits; raises `PriceUnavailableError`."""
-        return prices.credits_of((await self._fresh(MODEL)).price(request))
+        return prices.credits_of((await self._fresh(request.model)).price(request))
 
     async def _fresh(self, model: str) -> _Prices:
         book = self._models.get(model)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import attrs
 
 from ._formats import images, urls
+from ._models import MODEL, Model
 from .errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    pass
-
 
 Image = str | Path | bytes
 """A first frame: an http(s) link, the path of a local file, or the file's bytes."""
@@ -38,6 +36,11 @@ def _image(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return Path(value)
     return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
+
+
+def _model(value: Any) -> Any:
+    # Plain text: it goes into JSON, ledgers and digests, and shows itself as what it is.
+    return str(value) if isinstance(value, str) else value
 
 
 def _short_image(value: Image) -> str:
@@ -66,6 +69,9 @@ class ImageToVideo:
     """Whole seconds, 3 to 15; changes the price."""
     seed: int | None = attrs.field(default=None, kw_only=True)
     """1 to 2147483647; None: the service draws one."""
+    model: Model | str = attrs.field(default=MODEL, kw_only=True, converter=_model)
+    """Who makes the video; changes the price. A `Model`, or the id of one that this package does
+    not know: `Session.models` lists those that a key may use."""
     callback_url: str | None = attrs.field(default=None, kw_only=True)
     """Where the service should POST the finished task: https, no private address, at most 2,048
     characters."""
@@ -104,11 +110,17 @@ def request_problems(request: ImageToVideo) -> list[str]:
         problems.append(
             f"seed: expected a whole number from 1 to 2147483647 or None, got {request.seed!r}"
         )
+    if not isinstance(request.model, str) or not _MODEL_ID.fullmatch(request.model):
+        problems.append(f"model: expected a model's id such as {MODEL!r}, got {request.model!r}")
     if request.callback_url is not None:
         problems += [
             f"callback_url: {problem}" for problem in urls.callback_problems(request.callback_url)
         ]
     return problems
+
+
+_MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+"""Wide on purpose: the service names its models as it likes."""
 
 
 def _whole_in(value: object, allowed: range) -> bool:

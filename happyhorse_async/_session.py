@@ -337,6 +337,13 @@ class Session:
         """Read what is left in the account and in the key."""
         return await self._open().api.credits()
 
+    async def models(self) -> tuple[str, ...]:
+        """List the ids of the models that the key may use.
+
+        Seen in the vendor's clients, not promised: a server without it gives `NotFoundError`.
+        """
+        return await self._open().api.models()
+
     async def upload(self, image: str | os.PathLike[str] | bytes) -> UploadedFile:
         """Check a first frame and put it on the service's file host, where it is public and lives
         72 hours; same content, same file.

@@ -33,6 +33,7 @@ NAMES = [
     "LedgerError",
     "Limits",
     "LinkExpiredError",
+    "Model",
     "NotAVideoError",
     "NotFoundError",
     "PermissionDeniedError",

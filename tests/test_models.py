@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from happyhorse_async import ImageToVideo, InvalidRequestError
+from happyhorse_async import ImageToVideo, InvalidRequestError, Model
 
 LINK = "https://cdn.example.com/cat.png"
 
@@ -57,6 +57,14 @@ WRONG = {
     "private callback": (
         {"callback_url": "https://10.0.0.1/x"},
         "callback_url: the service does not call private addresses, and '10.0.0.1' is one",
+    ),
+    "model of two words": (
+        {"model": "happy horse"},
+        "model: expected a model's id such as 'happyhorse-1.0-image-to-video', got 'happy horse'",
+    ),
+    "model None": (
+        {"model": None},
+        "model: expected a model's id such as 'happyhorse-1.0-image-to-video', got None",
     ),
     "localhost callback": (
         {"callback_url": "https://localhost/x"},
@@ -150,6 +158,17 @@ def test_a_wrong_image_is_refused(image: object, problem: str) -> None:
 def test_the_edges_of_what_is_allowed_are_allowed(image: str | bytes) -> None:
     """Values on the limit pass."""
     assert ImageToVideo(image).image == image
+
+
+def test_the_model_is_one_of_the_known_ones_or_any_other() -> None:
+    """The two known models have names, any other id is taken as it is, and 1.0 is the default; all
+    are plain text in the request.
+    """
+    assert ImageToVideo(LINK).model == Model.HAPPYHORSE_1_0 == "happyhorse-1.0-image-to-video"
+    newer = ImageToVideo(LINK, model=Model.HAPPYHORSE_1_1)
+    assert type(newer.model) is str
+    assert newer == ImageToVideo(LINK, model="happyhorse-1.1-image-to-video")
+    assert ImageToVideo(LINK, model="happyhorse-2:preview").model == "happyhorse-2:preview"
 
 
 def test_all_problems_come_in_one_error() -> None:

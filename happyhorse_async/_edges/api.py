@@ -112,6 +112,14 @@ class Api:
 
         return await self.retrying(once, "reading credits")
 
+    async def models(self) -> tuple[str, ...]:
+        """Read the ids of the models that the key may use."""
+
+        async def once() -> tuple[str, ...]:
+            return wire.decode_models(await self._read("GET", "/v1/models"))
+
+        return await self.retrying(once, "listing models")
+
     async def pricing_rule(self, model: str, *, etag: str | None = None) -> wire.LiveRule:
         """Read a model's live pricing rule as it comes; none when it still is the one of `etag`."""
 

@@ -16,7 +16,6 @@ from functools import reduce
 from math import ceil, floor
 from typing import Any, NamedTuple
 
-from .._models import MODEL
 from .._request import ImageToVideo
 from .wire import moment
 
@@ -48,8 +47,8 @@ def usd_of(uc: int) -> Decimal:
 def price_of(rule: Mapping[str, Any], request: ImageToVideo) -> int:
     """Return what a request costs by a rule, in uc; raises `PricingRuleError` for no price."""
     model = _dict(rule.get("model")).get("model_id")
-    if model != MODEL:
-        raise PricingRuleError(f"the rule is for {model!r:.100}, not for {MODEL!r}")
+    if model != request.model:
+        raise PricingRuleError(f"the rule is for {model!r:.100}, not for {request.model!r}")
     return price_for(rule, values_of(request))
 
 

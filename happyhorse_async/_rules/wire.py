@@ -56,7 +56,9 @@ except ImportError:
         return _encoder.encode(value).encode()
 
 
-_SENT = tuple(field.name for field in attrs.fields(ImageToVideo) if field.name != "image")
+_SENT = tuple(
+    field.name for field in attrs.fields(ImageToVideo) if field.name not in ("image", "model")
+)
 
 
 def encode_submission(
@@ -68,7 +70,7 @@ def encode_submission(
     `callback_url` is where the service calls back instead of the request's own place, "" for
     nowhere.
     """
-    fields: dict[str, Any] = {"model": MODEL, "image_urls": [image_url]}
+    fields: dict[str, Any] = {"model": request.model, "image_urls": [image_url]}
     for name in _SENT:
         value = getattr(request, name)
         if value is not None:
@@ -351,6 +353,15 @@ def decode_pricing_rule(answer: Answer) -> LiveRule:
     """Read the answer of the catalogue; what the rule means is the business of `prices`."""
     rule = None if answer.status == 304 else decode_object(answer)
     return LiveRule(rule, answer.headers.get("etag"), answer.date)
+
+
+def decode_models(answer: Answer) -> tuple[str, ...]:
+    """Read the ids of the models that a key may use."""
+    data = decode_object(answer).get("data")
+    if not isinstance(data, list):
+        raise unreadable(answer, "has no list of models")
+    names = (_dict(item).get("id") for item in data)
+    return tuple(name for name in names if isinstance(name, str) and name)
 
 
 def decode_upload(answer: Answer) -> UploadedFile:

@@ -74,7 +74,7 @@ class Work:
         self._stages = stages
         self._replays = replays
         self._timeout = timeout
-        self._prices: dict[tuple[str, int], int] = {}
+        self._prices: dict[tuple[str, str, int], int] = {}
         self._tries = Tries(policy)
         self._shelf = Shelf(parts, ledger)
         self.fate = Fate(parts, ledger, folder, purse, stages, self._shelf, self._tries, run=run)
@@ -164,7 +164,7 @@ class Work:
 
     async def _save_up(self, job: Record) -> None:
         """Wait until there is money for a job, and then send it on."""
-        price = self._prices[job.posted.quality, job.posted.duration]
+        price = self._prices[job.posted.model, job.posted.quality, job.posted.duration]
         try:
             job.reserved = price if await self._purse.reserve(price) else 0
         except HappyHorseError as error:
@@ -176,7 +176,7 @@ class Work:
     async def _reserved(self, job: Record) -> bool:
         """Set a job's price aside; gives False when that has to wait."""
         request = job.posted
-        kind = request.quality, request.duration
+        kind = request.model, request.quality, request.duration
         if kind not in self._prices:
             self._prices[kind] = await self._price(request)
         if not self._purse.take(self._prices[kind]):

@@ -171,7 +171,8 @@ def write_request(request: ImageToVideo, image_digest: str | None) -> str:
         shown = {"link": image} if isinstance(image, str) else {"path": str(Path(image).absolute())}
     fields = {
         name: getattr(request, name)
-        for name in ("prompt", "quality", "duration", "seed", "callback_url")
+        for name in ("prompt", "quality", "duration", "seed", "callback_url", "model")
+        if name != "model" or request.model != MODEL
     }
     return json.dumps(
         {"image": shown, **{name: value for name, value in fields.items() if value is not None}},
@@ -348,7 +349,8 @@ def fingerprint(request: ImageToVideo, image_digest: str | None) -> str:
     says who is told, not what is made, and often holds a token per process.
     """
     image = request.image if isinstance(request.image, str) else f"sha256:{image_digest}"
-    fields = [MODEL, image, request.prompt, request.quality, request.duration, request.seed]
+    # The default model stands where it always stood, so ledgers of earlier versions keep their keys.
+    fields = [request.model, image, request.prompt, request.quality, request.duration, request.seed]
     return hashlib.sha256(
         json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
     ).hexdigest()

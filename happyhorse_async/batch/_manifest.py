@@ -2,7 +2,7 @@
 Parquet.
 
 A table's columns are a request's fields (`image`, `prompt`, `quality`, `duration`, `seed`,
-`callback_url`) and `id`; `image_url`, `image_path`, `file` and `url` also mean the image. Every
+`model`, `callback_url`) and `id`; `image_url`, `image_path`, `file` and `url` also mean the image. Every
 other column is kept and given back in the results. Rows are read as they are needed, in worker
 threads, so a table may be longer than memory.
 """
@@ -40,7 +40,7 @@ from .._request import ImageToVideo
 from ..errors import ConfigurationError, InvalidRequestError
 from ._jobs import Job, text_problem
 
-FIELDS = ("image", "prompt", "quality", "duration", "seed", "callback_url")
+FIELDS = ("image", "prompt", "quality", "duration", "seed", "model", "callback_url")
 IMAGE_COLUMNS = ("image", "image_url", "image_path", "file", "url")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 CHUNK = 256

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
-from happyhorse_async import ImageToVideo, TaskFailedError
+from happyhorse_async import ImageToVideo, Model, TaskFailedError
 from happyhorse_async._rules import job_failures
 from happyhorse_async._rules.job_failures import Next
 from happyhorse_async.batch import _jobs
@@ -17,13 +18,34 @@ LINK = "https://e.com/cat.png"
 
 
 @pytest.mark.parametrize(
-    "change", [{"prompt": "x"}, {"quality": "1080p"}, {"duration": 6}, {"seed": 1}]
+    "change",
+    [{"prompt": "x"}, {"quality": "1080p"}, {"duration": 6}, {"seed": 1}, {"model": "m-2"}],
 )
 def test_every_field_counts(change: dict[str, object]) -> None:
-    """Another prompt, quality, length or seed is another job."""
+    """Another prompt, quality, length, seed or model is another job."""
     assert _jobs.fingerprint(ImageToVideo(LINK), None) != _jobs.fingerprint(
         ImageToVideo(LINK, **change), None
     )  # type: ignore[arg-type]
+
+
+def test_jobs_of_earlier_versions_keep_their_digests() -> None:
+    """A request that names no model has the digest that version 0.1.0 gave it: a folder from then
+    goes on with the same keys.
+    """
+    request = ImageToVideo(LINK, prompt="run", duration=9, seed=3)
+    expected = "335263d4b1ba6e79ff3438a0594bc01b4e70ade5616d60960e7cc897ad6dfd89"
+    assert expected == _jobs.fingerprint(request, None)
+    assert expected == _jobs.fingerprint(attrs.evolve(request, model=Model.HAPPYHORSE_1_0), None)
+
+
+def test_a_ledger_keeps_the_model_only_when_it_is_another_one() -> None:
+    """A request with a model comes back from the ledger as it was; without one its text is as it
+    always was.
+    """
+    plain, other = ImageToVideo(LINK), ImageToVideo(LINK, model="happyhorse-1.1-image-to-video")
+    assert "model" not in _jobs.write_request(plain, None)
+    assert _jobs.read_request(_jobs.write_request(other, None)) == other
+    assert _jobs.read_request(_jobs.write_request(plain, None)) == plain
 
 
 def test_what_does_not_count() -> None:

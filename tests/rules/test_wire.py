@@ -70,6 +70,9 @@ def test_a_submission_is_written_as_the_reference_asks() -> None:
         "callback_url": "https://a.example/cb",
     }
     assert body == wire.encode_submission(request, "https://a.example/x.png")
+    newer = ImageToVideo("https://a.example/x.png", model="happyhorse-1.1-image-to-video")
+    body = json.loads(wire.encode_submission(newer, "https://a.example/x.png"))
+    assert body["model"] == "happyhorse-1.1-image-to-video"
     bare = wire.encode_submission(
         ImageToVideo("https://a.example/x.png"), "https://a.example/x.png"
     )
