@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from .._config import RetryPolicy, Timeouts
-from .._models import MODEL, Credits, Task, TaskPage
+from .._models import Credits, Task, TaskPage
 from .._rules import retry, wire
 from .._rules.responses import Answer
 from ..errors import HappyHorseError, SessionClosedError
@@ -80,7 +80,7 @@ class Api:
         self,
         *,
         status: str | None = None,
-        model: str | None = MODEL,
+        model: str | None = None,
         page: int = 1,
         page_size: int = wire.BATCH_SIZE,
     ) -> TaskPage:
@@ -92,13 +92,16 @@ class Api:
     async def _list_once(self, query: str) -> TaskPage:
         return wire.decode_page(await self._read("GET", f"/v1/tasks?{query}"))
 
-    async def recent_tasks(self, page: int) -> tuple[TaskPage, datetime | None]:
+    async def recent_tasks(
+        self, page: int, model: str | None = None
+    ) -> tuple[TaskPage, datetime | None]:
         """Read one page of the account's tasks, newest first, with the service's time of the
-        answer.
+        answer; those of one model if it is named.
         """
 
         async def once() -> tuple[TaskPage, datetime | None]:
-            query = urlencode({"model": MODEL, "page": page, "page_size": wire.BATCH_SIZE})
+            fields = {"model": model} if model else {}
+            query = urlencode({**fields, "page": page, "page_size": wire.BATCH_SIZE})
             answer = await self._read("GET", f"/v1/tasks?{query}")
             return wire.decode_page(answer), answer.date
 

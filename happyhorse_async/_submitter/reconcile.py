@@ -18,7 +18,7 @@ import attrs
 
 from .._concurrency import Background
 from .._edges.api import Api
-from .._models import MODEL, Task
+from .._models import Task
 from .._request import ImageToVideo
 from .._rules.responses import Answer
 from ..errors import HappyHorseError, NotFoundError
@@ -245,7 +245,9 @@ class Reconciler:
 
     async def _read_list(self, jobs: Iterable[Facts]) -> _Found:
         """Read the newest tasks, back to the time at which the first of the jobs left."""
-        page, date = await self._api.recent_tasks(1)
+        models = {job.request.model for job in jobs}
+        model = models.pop() if len(models) == 1 else None
+        page, date = await self._api.recent_tasks(1, model)
         now = self._loop.time()
         listed = date if date is not None else datetime.now(UTC)
         found = _Found({}, listed, now)
@@ -255,7 +257,7 @@ class Reconciler:
                 if (
                     item.created is not None
                     and item.created >= start
-                    and item.model in ("", MODEL)
+                    and (model is None or item.model in ("", model))
                     and item.id not in self._owned
                 ):
                     found.tasks[item.id] = item.created
@@ -264,7 +266,7 @@ class Reconciler:
             ]
             if older or len(page.items) < max(1, page.page_size) or number > MOST_PAGES:
                 break
-            page, _ = await self._api.recent_tasks(number)
+            page, _ = await self._api.recent_tasks(number, model)
         return found
 
     def _earliest(self, facts: Facts, found: _Found) -> datetime:
@@ -320,6 +322,7 @@ def may_be(request: ImageToVideo, task: Task) -> bool:
         (info.get("video_duration"), request.duration),
         (data.get("quality"), request.quality),
         (data.get("seed"), request.seed),
+        (task.raw.get("model"), request.model),
     )
     return all(value is None or wanted is None or value == wanted for value, wanted in shown)
 

@@ -27,10 +27,12 @@ LINK = "https://example.com/frame.png"
         ({"result_data": [{"quality": "1080p", "seed": 8}]}, False),
         ({"result_data": {"quality": "720p"}}, False),
         ({"result_data": []}, True),
+        ({"model": "happyhorse-1.0-image-to-video"}, True),
+        ({"model": "happyhorse-1.1-image-to-video"}, False),
     ],
 )
 def test_what_can_be_compared_is_compared(raw: dict[str, Any], possible: bool) -> None:
-    """Duration, quality and seed must agree where the answer shows them; what it does not show
+    """Duration, quality, seed and model must agree where the answer shows them; what it does not show
     cannot speak against a task.
     """
     request = ImageToVideo(LINK, duration=8, quality="1080p", seed=7)
