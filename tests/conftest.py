@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from happyhorse_async import Polling, RetryPolicy, Session
@@ -19,6 +20,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Whoever starts the tests in the background of a script has them, and all processes that they
     # start, be deaf to Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test depends on how fast the machine is, or on what else it does meanwhile.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 PHOTOS = Path(__file__).parent.parent / "happyhorse_async" / "sandbox" / "photos"
 
