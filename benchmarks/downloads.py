@@ -103,7 +103,7 @@ async def fetch_ours(urls: list[str], folder: Path) -> None:
     from happyhorse_async.events import Events
 
     limits = Limits(max_downloads=AT_ONCE)
-    fetcher = Fetcher(timeouts=Timeouts(), limits=limits, allow_loopback=True)
+    fetcher = Fetcher(timeouts=Timeouts(), allow_loopback=True)
     api: Any = None  # no link dies here
     downloader = Downloader(
         api, fetcher, limits=limits, policy=RetryPolicy(), events=Events(), background=Background()

@@ -108,6 +108,51 @@ async def to_the_end(work: asyncio.Future[T]) -> T:
     return work.result()
 
 
+# --- Pauses that do not outlive their owner.
+
+
+class Closing:
+    """Whether an owner is closing, for those who pause meanwhile: a pause ends when closing begins."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._pauses: set[asyncio.Future[None]] = set()
+
+    def __bool__(self) -> bool:
+        """Whether closing has begun."""
+        return self._begun
+
+    def begin(self) -> None:
+        """End all pauses, also those to come; may be called twice."""
+        self._begun = True
+        for pause in self._pauses:
+            _wake(pause)
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait; return whether the owner is still open afterwards. Endless seconds wait for closing."""
+        if self._begun:
+            return False
+        loop = asyncio.get_running_loop()
+        pause = loop.create_future()
+        timer = loop.call_later(min(seconds, LONGEST_TIMER), _wake, pause)
+        self._pauses.add(pause)
+        try:
+            await pause
+        finally:
+            timer.cancel()
+            self._pauses.discard(pause)
+        return not self._begun
+
+
+LONGEST_TIMER = 86400.0 * 365
+"""Seconds. Some event loops take no timer that is much longer."""
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
 # --- A few threads of our own for what blocks. So neither the loop nor its default threads, which
 # look names up, ever wait for a disk.
 

@@ -239,7 +239,7 @@ class Settings:
             key=key,
             base_url=api,
             webhook_url=_webhook_url(
-                public_url, key, local=is_loopback(urlsplit(api).hostname or "")
+                public_url, key, local=urls.is_loopback_host(urlsplit(api).hostname or "")
             )
             if public_url
             else None,
@@ -254,13 +254,7 @@ class Settings:
     @property
     def on_loopback(self) -> bool:
         """Whether the API itself is on this machine: only then may result links be there too."""
-        return is_loopback(urlsplit(self.base_url).hostname or "")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, by its literal address or the name localhost."""
-    address = urls.parse_address(host)
-    return address.is_loopback if address is not None else host.lower().rstrip(".") == "localhost"
+        return urls.is_loopback_host(urlsplit(self.base_url).hostname or "")
 
 
 def _key(key: str) -> Secret:
@@ -290,7 +284,7 @@ def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
     problems = urls.callback_problems(url)
     parts = urlsplit(url)
     if problems and not (
-        local and parts.scheme in ("http", "https") and is_loopback(parts.hostname or "")
+        local and parts.scheme in ("http", "https") and urls.is_loopback_host(parts.hostname or "")
     ):
         raise ConfigurationError(f"public_url: {'; '.join(problems).replace(token, '...')}")
     return url

@@ -160,9 +160,7 @@ class Parts:
 
         self._require_open()
         settings = self.settings
-        return Fetcher(
-            timeouts=settings.timeouts, limits=settings.limits, allow_loopback=settings.on_loopback
-        )
+        return Fetcher(timeouts=settings.timeouts, allow_loopback=settings.on_loopback)
 
     @cached_property
     def downloader(self) -> Downloader:

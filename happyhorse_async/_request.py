@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import attrs
 
-from ._formats import images, urls
+from ._formats import images, texts, urls
 from ._models import MODEL, Model
 from .errors import InvalidRequestError
 
@@ -98,7 +98,7 @@ def request_problems(request: ImageToVideo) -> list[str]:
     prompt: object = request.prompt
     if prompt is not None and not isinstance(prompt, str):
         problems.append(f"prompt: expected text or None, got {prompt!r}")
-    elif prompt is not None and urls.has_surrogate(prompt):
+    elif prompt is not None and texts.has_surrogate(prompt):
         problems.append(
             "prompt: expected text that can be written as UTF-8; there is half of a surrogate pair in it"
         )

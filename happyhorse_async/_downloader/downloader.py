@@ -7,12 +7,12 @@ import heapq
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._concurrency import Threads
+from .._concurrency import Closing, Threads
 from .._edges import object_store
 from .._edges import part_files as notes
 from .._edges.file_sink import FileSink, disk_error
@@ -61,7 +61,7 @@ class Downloader:
         self._threads = Threads(
             min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk", refusal=_closed
         )
-        self._closed: asyncio.Event = asyncio.Event()
+        self._closing = Closing()
 
     async def download(
         self,
@@ -177,10 +177,7 @@ class Downloader:
 
     async def _rest(self, seconds: float) -> None:
         """Pause between two tries; raises `SessionClosedError` as soon as the session closes."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._closed.wait()
-        if self._closed.is_set():
+        if not await self._closing.pause(seconds):
             raise _closed()
 
     async def _with_links(self, task: Task, index: int) -> Task:
@@ -253,7 +250,7 @@ class Downloader:
         """End: downloads that wait, pause or break off get `SessionClosedError`; what they have
         stays as part files.
         """
-        self._closed.set()
+        self._closing.begin()
         self._slots.close(_closed)
         self._threads.close()
 

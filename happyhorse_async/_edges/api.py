@@ -6,14 +6,13 @@ The submission is one bare try: what a failure of it means is the submitter's bu
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
+from .._concurrency import Closing
 from .._config import RetryPolicy, Timeouts
 from .._models import Credits, Task, TaskPage
 from .._rules import retry, wire
@@ -35,11 +34,11 @@ class Api:
         self._timeouts = timeouts
         self._policy = policy
         self._events = events
-        self._closed = asyncio.Event()
+        self._closing = Closing()
 
     def close(self) -> None:
         """Try nothing again any more."""
-        self._closed.set()
+        self._closing.begin()
 
     async def submit_once(self, body: bytes | TrackedBody, idempotency_key: str) -> Answer:
         """POST a submission, one try; the caller judges the answer."""
@@ -167,9 +166,7 @@ class Api:
                         Retrying(what=what, error=error, pause=pause, attempt=attempt)
                     )
                 failure = error
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), pause)
-            if self._closed.is_set():
+            if not await self._closing.pause(pause):
                 raise SessionClosedError(
                     f"the session was closed before {what} had worked"
                 ) from failure

@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from .._config import Limits, Timeouts
+from .._config import Timeouts
 from .._formats import http_ranges, urls
 from ..errors import (
     APIConnectionError,
@@ -78,7 +78,6 @@ class Fetcher:
         self,
         *,
         timeouts: Timeouts,
-        limits: Limits,
         allow_loopback: bool = False,
         resolver: AbstractResolver | None = None,
     ) -> None:

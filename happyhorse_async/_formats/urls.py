@@ -1,13 +1,15 @@
 """Which links may be handed to the service, which callback URLs it accepts, and which links may be
 followed.
 
-Pure functions over text and addresses: nothing is looked up. May import nothing of the package.
+Pure functions over text and addresses: nothing is looked up.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
+
+from .texts import has_surrogate
 
 LONGEST_CALLBACK = 2048
 
@@ -40,17 +42,6 @@ def looks_like_link(text: str) -> bool:
     return (
         bool(mark) and scheme.replace("+", "").replace("-", "").replace(".", "").isalnum()
     ) or text.startswith("data:")
-
-
-def has_surrogate(text: str) -> bool:
-    """Whether half of a surrogate pair is in a text, as some decoders leave it: no JSON and no URL
-    can carry it.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def image_link_problems(link: str) -> list[str]:

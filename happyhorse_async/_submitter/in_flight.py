@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 
 import attrs
 
+from .._concurrency import Closing
 from .._config import RetryPolicy
 from .._edges.api import Api
 from .._edges.http import TrackedBody
@@ -99,8 +99,8 @@ class Road:
     events: Events
     reconciler: Reconciler
     loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
-    closing: asyncio.Event = attrs.field(factory=asyncio.Event)
-    """Set when the session closes: nothing pauses any more."""
+    closing: Closing = attrs.field(factory=Closing)
+    """Begun when the session closes: nothing pauses any more."""
     given_up: bool = False
     """Nothing is looked for any more: the connections are about to be closed."""
     heard: tuple[Answer, float] | None = None
@@ -322,8 +322,7 @@ class InFlight:
         # Whoever goes on with it after a cancellation does not pause anew.
         pause, self._pause = self._pause, 0.0
         if pause:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.road.closing.wait(), pause)
+            await self.road.closing.pause(pause)
         self._to(Stage.WAITING)
 
     async def _look(self) -> None:

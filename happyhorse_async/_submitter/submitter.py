@@ -171,7 +171,7 @@ class Submitter:
         """
         self._closing = True
         self._gate.close()
-        self._road.closing.set()
+        self._road.closing.begin()
         for sub in self._in_flight:
             if not sub.at_stake:
                 sub.cut()

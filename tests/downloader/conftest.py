@@ -42,9 +42,7 @@ class Kit:
             max_connections=20,
         )
         self.api = Api(self.http, timeouts=self.timeouts, policy=self.policy, events=self.events)
-        self.fetcher = Fetcher(
-            timeouts=self.timeouts, limits=self.limits, allow_loopback=True, **settings
-        )
+        self.fetcher = Fetcher(timeouts=self.timeouts, allow_loopback=True, **settings)
         self.downloader = Downloader(
             self.api,
             self.fetcher,

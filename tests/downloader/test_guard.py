@@ -13,7 +13,7 @@ import attrs
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from happyhorse_async import Limits, Timeouts, UnsafeLinkError
+from happyhorse_async import Timeouts, UnsafeLinkError
 from happyhorse_async._edges.fetch import Fetcher
 from happyhorse_async.errors import APIConnectionError
 from happyhorse_async.sandbox import Fault
@@ -156,9 +156,7 @@ def connected(anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def fetcher(resolver: AbstractResolver, *, allow_loopback: bool = False) -> Fetcher:
     """Make a fetcher that looks names up with a resolver of the test's."""
-    return Fetcher(
-        timeouts=Timeouts(), limits=Limits(), allow_loopback=allow_loopback, resolver=resolver
-    )
+    return Fetcher(timeouts=Timeouts(), allow_loopback=allow_loopback, resolver=resolver)
 
 
 @pytest.mark.parametrize("link", FORBIDDEN_LINKS)
@@ -279,7 +277,7 @@ async def test_redirects_without_end_are_left(kit: Kit, folder: Path) -> None:
 async def test_loopback_is_for_a_loopback_api_only(kit: Kit, folder: Path) -> None:
     """The sandbox's own links are refused by a session whose API is elsewhere."""
     task = await kit.task()
-    guarded = Fetcher(timeouts=Timeouts(), limits=Limits(), allow_loopback=False)
+    guarded = Fetcher(timeouts=Timeouts(), allow_loopback=False)
     for link in (task.results[0], task.results[0].replace("http:", "https:")):
         with pytest.raises(UnsafeLinkError):
             await guarded.open(link, {})

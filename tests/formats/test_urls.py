@@ -79,3 +79,25 @@ def test_links_to_follow(link: str, loopback_allowed: bool, fine: bool) -> None:
     problem = urls.followed_link_problem(link, allow_loopback=loopback_allowed)
     assert (problem is None) is fine
     assert "secret" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.1", True),
+        ("[::1]", True),
+        ("::ffff:127.0.0.1", True),
+        ("localhost", True),
+        ("LOCALHOST.", True),
+        ("api.localhost", True),
+        ("notlocalhost", False),
+        ("localhost.example.com", False),
+        ("::ffff:10.0.0.1", False),
+        ("10.0.0.1", False),
+        ("a.b", False),
+    ],
+)
+def test_this_machine_is_recognised_in_every_form(host: str, expected: bool) -> None:
+    """By name, by the names below it, by address, and as an IPv4 address inside an IPv6 one."""
+    assert urls.is_loopback_host(host) is expected

@@ -1,0 +1,48 @@
+"""Texts from outside, made harmless where they enter errors, logs, terminals and tables.
+
+Pure functions over text, standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+
+LONGEST_PRINTED = 2000
+"""Characters of a foreign text that an error or a log line shows."""
+
+# Control characters (a terminal obeys them, a newline forges log lines), marks that turn the
+# direction of writing, characters without a width, halves of surrogate pairs. Blanks of other
+# scripts stay: Chinese texts have U+3000.
+_HARMFUL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def printable(text: str, *, most: int = LONGEST_PRINTED) -> str:
+    """Return a text with everything in it spelled out that could steer a terminal or forge a line.
+
+    A newline becomes a backslash and an n. What is longer than `most` characters is cut, and says so.
+    Doing it twice changes nothing more.
+    """
+    text = _cut(text, most)
+    return text if text.isprintable() else _cut(_HARMFUL.sub(_spelled, text), most)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most + 1 else text[:most] + "…"
+
+
+def _spelled(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
+
+
+def has_surrogate(text: str) -> bool:
+    """Return whether half of a surrogate pair is in a text: no JSON, URL or file can carry it."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
+
+
+def without_surrogates(text: str) -> str:
+    """Return a text with U+FFFD for every half of a surrogate pair."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
