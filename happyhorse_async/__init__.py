@@ -19,6 +19,7 @@ _HOMES = {
         NotFoundError PermissionDeniedError PriceUnavailableError RateLimitError SessionClosedError
         SubmissionOutcomeUnknownError TaskCancelledError TaskFailedError TaskNotFoundError
         TransportError UnreadableAnswerError UnsafeLinkError WaitTimeoutError
+        WrongEventLoopError
     """,
     "_models": """
         Billing Credits Estimate Model Task TaskError TaskPage TaskStatus TaskSummary UploadedFile Usage

@@ -51,3 +51,4 @@ from .errors import TransportError as TransportError
 from .errors import UnreadableAnswerError as UnreadableAnswerError
 from .errors import UnsafeLinkError as UnsafeLinkError
 from .errors import WaitTimeoutError as WaitTimeoutError
+from .errors import WrongEventLoopError as WrongEventLoopError

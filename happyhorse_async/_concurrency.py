@@ -8,7 +8,7 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
@@ -151,6 +151,40 @@ LONGEST_TIMER = 86400.0 * 365
 def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+# --- An end for what lives in an event loop and may be forgotten in it.
+
+
+async def _until_closed(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await close()
+
+
+def close_with_loop(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+    """Have the running event loop call `close` when it ends; return what calls it sooner, once, by
+    its own `aclose`.
+
+    `asyncio.run` and `asyncio.Runner` close the async generators of their loop before the loop
+    (`loop.shutdown_asyncgens`). So this is one, and begun: a loop knows only those.
+    """
+    generator = _until_closed(close)
+    without_loop(anext(generator))
+    return generator
+
+
+def without_loop(work: Awaitable[object]) -> None:
+    """Run an awaitable as far as it comes without an event loop, and leave it there."""
+    steps = work.__await__()
+    try:
+        next(steps)
+    except StopIteration:
+        return
+    finally:
+        if isinstance(steps, Generator):
+            steps.close()
 
 
 # --- A few threads of our own for what blocks. So neither the loop nor its default threads, which

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import Context
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from ._budget import BudgetBook
-from ._concurrency import Background, to_the_end
+from ._concurrency import Background, close_with_loop, to_the_end, without_loop
 from ._config import Settings
 from ._edges.api import Api
 from ._edges.http import Http
@@ -20,7 +22,7 @@ from ._models import Task
 from ._request import ImageToVideo
 from ._rules.pacing import Skew
 from ._submitter import Beside, Submitter
-from .errors import SessionClosedError
+from .errors import SessionClosedError, WrongEventLoopError
 from .events import Events
 
 if TYPE_CHECKING:
@@ -33,13 +35,19 @@ if TYPE_CHECKING:
     from ._uploader import Uploader
 
 
+LONGEST_CLOSING = 5.0
+"""Seconds beyond the shield after which a loop in another thread counts as stuck."""
+
+
 class Parts:
     """One of each part, wired: what one part learns of a task goes to those that care."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._closed = False
-        self._loop = asyncio.get_running_loop()
+        self._closing: asyncio.Task[None] | None = None
+        self._loop = _running_loop()
+        self._life = close_with_loop(self._close)
         self.events = Events()
         self.background = Background()
         self.http = Http(
@@ -74,15 +82,17 @@ class Parts:
         )
         self.submitter.callback_url = settings.webhook_url
 
-    def require_own_loop(self) -> None:
-        """Raise `SessionClosedError` in another event loop than the one in which the connections
-        live.
+    def here(self) -> Self:
+        """Return the parts, in the event loop in which their connections live; raises
+        `WrongEventLoopError` in another.
         """
-        if asyncio.get_running_loop() is not self._loop:
-            raise SessionClosedError(
-                "this session was opened in another event loop, where its connections live",
-                next_step="Make one Session for each event loop.",
+        if _running_loop() is not self._loop:
+            has_ended = self._loop.is_closed()
+            raise WrongEventLoopError(
+                "this session was opened in another event loop, "
+                + ("which has ended" if has_ended else "where its connections live")
             )
+        return self
 
     def _require_open(self) -> None:
         if self._closed:
@@ -97,7 +107,7 @@ class Parts:
         """The session's one poller."""
         from ._poller import Poller
 
-        self._require_open()
+        self.here()._require_open()
         settings = self.settings
         return Poller(
             self.api,
@@ -131,6 +141,16 @@ class Parts:
     ) -> Task:
         """Wait until a task has ended."""
         return await self.poller.wait(task_id, timeout=timeout, known=known)
+
+    def wait_completed(self, task_id: str, **how: Any) -> Coroutine[Any, Any, Task]:
+        """Wait for a task's video."""
+        if self._is_here:
+            return self.poller.wait_completed(task_id, **how)
+        return self._wait_when_run(task_id, **how)
+
+    async def _wait_when_run(self, task_id: str, **how: Any) -> Task:
+        # `runner.run(task.wait())`: no loop runs yet when the coroutine is made.
+        return await self.here().poller.wait_completed(task_id, **how)
 
     @cached_property
     def pricing(self) -> Pricing:
@@ -184,16 +204,82 @@ class Parts:
         """Say what a request will cost."""
         return await self.pricing.credits_for(request)
 
+    def hint(self, task_id: str) -> bool:
+        """Read a task soon if anyone waits for it; may be called from any thread. Return False when
+        the session's event loop has ended.
+        """
+        if self._closed or self._loop.is_closed():
+            return False
+        if "poller" in vars(self):
+            if self._is_here:
+                self.poller.hint(task_id)
+            else:
+                self._loop.call_soon_threadsafe(self.poller.hint, task_id)
+        return True
+
+    @property
+    def _is_here(self) -> bool:
+        return _loop_or_none() is self._loop
+
+    # --- closing ----------------------------------------------------------------------------------
+
     async def aclose(self) -> None:
         """Close all, to the end though the caller is cancelled meanwhile: what has left is waited
         for under the shield.
+
+        May be called from any event loop, or from none of asyncio's. A session whose own loop runs
+        in another thread is closed there. Of one whose loop does not run, what can be is closed.
         """
         self._closed = True
-        closing = self._loop.create_task(self._close(), name="happyhorse_async: closing")
-        await to_the_end(closing)
+        if self._is_here:
+            await to_the_end(self._begin_closing())
+        elif self._loop.is_running():
+            await self._close_elsewhere()
+        else:
+            self._abandon()
+
+    def _begin_closing(self) -> asyncio.Task[None]:
+        # In no caller's context: what is closed is everybody's.
+        create, name = self._loop.create_task, "happyhorse_async: closing"
+        self._closing = Context().run(create, self._end(), name=name)
+        return self._closing
+
+    async def _end(self) -> None:
+        await self._life.aclose()
+
+    async def _close_elsewhere(self) -> None:
+        """Close the parts in their own loop, which runs in another thread."""
+        closing = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        if _loop_or_none() is None:
+            return  # there is nothing here to wait with
+        limit = time.monotonic() + self.settings.timeouts.shield + LONGEST_CLOSING
+        # Looked at now and then: when that loop stops meanwhile, nobody tells.
+        while not closing.done() and self._loop.is_running() and time.monotonic() < limit:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if closing.done() and not closing.cancelled():
+            closing.result()
+        else:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Close what can be closed without the loop, which has ended or stands still."""
+        made = vars(self)
+        pools = (self.http, self.fetcher) if "fetcher" in made else (self.http,)
+        for pool in pools:
+            pool.sockets.abandon(self._loop)
+        if not self._loop.is_closed():
+            # The rest follows when it runs again, at the latest when it ends.
+            self._loop.call_soon_threadsafe(self._begin_closing)
+            return
+        if "downloader" in made:
+            with suppress(RuntimeError):  # nobody who waited in a closed loop can be told
+                self.downloader.close()
+        for pool in pools:
+            without_loop(pool.aclose())
 
     async def _close(self) -> None:
         """Close the parts, those that use others first."""
+        self._closed = True
         made = vars(self)
         try:
             await self.submitter.aclose()
@@ -207,3 +293,20 @@ class Parts:
             if "fetcher" in made:
                 await self.fetcher.aclose()
             await self.http.aclose()
+
+
+def _loop_or_none() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    loop = _loop_or_none()
+    if loop is None:
+        raise WrongEventLoopError(
+            "no event loop of asyncio runs here, and a session lives in one (trio has its own kind)",
+            next_step="Call it in a coroutine that asyncio.run, or anyio.run on asyncio, runs.",
+        )
+    return loop

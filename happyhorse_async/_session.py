@@ -48,8 +48,9 @@ class Session:
     rules. `public_url` is where the service can call back, see `webhook_url`.
 
     Use it with `async with`, or let the first call open it and close it with `aclose()`. It belongs
-    to the event loop that opened it, and may be shared by all tasks of that loop. Raises
-    `ConfigurationError` at once when something is set up wrongly.
+    to the event loop that opened it, and may be shared by all tasks of that loop; in another loop
+    its verbs, handles and watches raise `WrongEventLoopError`. Raises `ConfigurationError` at once
+    when something is set up wrongly.
     """
 
     def __init__(
@@ -112,12 +113,14 @@ class Session:
             self._parts = Parts(self._settings)
             self._orphans = self._parts.submitter.orphans
         else:
-            self._parts.require_own_loop()
+            self._parts.here()
         return self._parts
 
     async def aclose(self) -> None:
-        """Close the session: background work ends, and whoever waits gets `SessionClosedError`. May
-        be called twice, from any task.
+        """Close the session: background work ends, and all who wait get `SessionClosedError`.
+
+        May be called twice, from any task and any event loop, also when the session's own has
+        ended.
         """
         parts, self._parts, self._closed = self._parts, None, True
         if parts is not None:
@@ -173,7 +176,9 @@ class Session:
                 parts, task.id, request=request, idempotency_key=idempotency_key, accepted=task
             )
 
-        return parts.submitter.submit_many(requests, ordered=ordered, handle=handle)
+        return parts.submitter.submit_many(
+            requests, ordered=ordered, handle=handle, here=parts.here
+        )
 
     @property
     def orphans(self) -> list[Orphan]:
@@ -390,12 +395,12 @@ class Session:
         return self._settings.webhook_url
 
     def hint(self, task_id: str) -> bool:
-        """Read a task soon, if anyone waits for it, because something says that it has changed;
-        False when the session is closed.
+        """Read a task soon, if anyone waits for it, because something says that it has changed.
+
+        May be called from any thread. Return False when the session is closed.
         """
-        if self._parts is not None:
-            self._parts.poller.hint(task_id)
-        return not self._closed
+        parts = self._parts
+        return not self._closed if parts is None else parts.hint(task_id)
 
     async def read(self, task_id: str) -> Task:
         """Ask the service for one task, once, now."""

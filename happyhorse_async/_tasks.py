@@ -55,7 +55,7 @@ class TaskHandle:
 
     async def read(self) -> Task:
         """Ask the service once, now; raises `TaskNotFoundError` when it does not know the task."""
-        return await self._parts.poller.read(self.id)
+        return await self._parts.here().poller.read(self.id)
 
     def wait(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Task]:
         """Wait until the task has a video, and give its last state.
@@ -64,7 +64,7 @@ class TaskHandle:
         `TaskFailedError` (`TaskCancelledError`) when the task ended without a video,
         `TaskNotFoundError` when the service does not know it.
         """
-        return self._parts.poller.wait_completed(
+        return self._parts.wait_completed(
             self.id, timeout=timeout, known=self.accepted, idempotency_key=self.idempotency_key
         )
 

@@ -5,7 +5,8 @@
     ├── InvalidRequestError           (ValueError)        .problems; refused before anything left
     ├── BudgetExceededError                               refused before anything left
     ├── PriceUnavailableError                             there is no price to show or to reserve
-    ├── SessionClosedError            (RuntimeError)      closed, or used from another event loop
+    ├── SessionClosedError            (RuntimeError)
+    │   └── WrongEventLoopError                           used from another event loop than its own
     ├── TransportError                                    no usable answer came
     │   ├── APIConnectionError        (ConnectionError)
     │   └── APITimeoutError           (TimeoutError)
@@ -164,9 +165,18 @@ class PriceUnavailableError(HappyHorseError):
 
 
 class SessionClosedError(HappyHorseError, RuntimeError):
-    """The session is closed, or is being used from an event loop that is not its own."""
+    """The session is closed."""
 
     default_next_step = "Open a new Session; a task that was submitted goes on, and session.task(task_id) finds it again."
+
+
+class WrongEventLoopError(SessionClosedError):
+    """A session, or what it made, is used from another event loop than the one that it lives in."""
+
+    default_next_step = (
+        "Open one Session in each event loop, inside asyncio.run: `async with Session() as session`"
+        " costs little. session.task(task_id) finds a submitted task again."
+    )
 
 
 class TransportError(HappyHorseError):

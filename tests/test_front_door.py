@@ -62,6 +62,7 @@ NAMES = [
     "Usage",
     "Video",
     "WaitTimeoutError",
+    "WrongEventLoopError",
     "__version__",
 ]
 

@@ -28,7 +28,7 @@ from ..errors import (
     TransportError,
     UnsafeLinkError,
 )
-from .http import FOREIGN_ERRORS, USER_AGENT, transport_error
+from .http import FOREIGN_ERRORS, USER_AGENT, OpenSockets, transport_error
 
 MOST_REDIRECTS = 5
 READ_BUFFER = 256 * 1024
@@ -87,6 +87,7 @@ class Fetcher:
         self._head = (
             None if None in limits_of_head else sum(seconds or 0.0 for seconds in limits_of_head)
         )
+        self.sockets = OpenSockets()
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,  # the downloads' queue is the limit
@@ -113,13 +114,11 @@ class Fetcher:
         """Make the socket that is about to be connected to an address: the last place at which it
         can be judged.
         """
-        family, kind, protocol, _, address = info
-        problem = urls.connected_address_problem(
-            str(address[0]), allow_loopback=self._allow_loopback
-        )
+        address = str(info[-1][0])
+        problem = urls.connected_address_problem(address, allow_loopback=self._allow_loopback)
         if problem:
             raise UnsafeLinkError(f"the link leads to a forbidden address: {problem}")
-        return socket.socket(family=family, type=kind, proto=protocol)
+        return self.sockets(info)
 
     async def open(self, link: str, headers: Mapping[str, str]) -> Stream:
         """Ask for a link, following redirects by hand; the caller closes the stream.

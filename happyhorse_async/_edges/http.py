@@ -7,10 +7,12 @@ One call is one try: whether to try again is decided by the callers, with `rules
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp.payload import BytesPayload
@@ -56,6 +58,31 @@ class TrackedBody(BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
+class OpenSockets:
+    """Makes the sockets of a connection pool, and knows them: the way to end connections whose
+    event loop does not run.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+
+    def __call__(self, info: tuple[Any, ...]) -> socket.socket:
+        """Make the socket that is about to be connected to an address."""
+        family, kind, protocol, _, _ = info
+        made = socket.socket(family=family, type=kind, proto=protocol)
+        self._sockets.add(made)
+        return made
+
+    def abandon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End all connections of a loop that has ended, or stands still."""
+        for made in tuple(self._sockets):
+            if loop.is_closed():
+                made.close()
+            else:  # it may run again, and finds the connection's end then
+                with suppress(OSError):
+                    made.shutdown(socket.SHUT_RDWR)
+
+
 class Http:
     """Calls to the API and to the file service, with the key; everything comes back as an `Answer`
     or a `TransportError`.
@@ -86,7 +113,10 @@ class Http:
         # Our own pool only ever speaks to the service and follows no redirect, so it carries the
         # key itself; a borrowed one must not.
         self._auth = auth if client is not None else {}
-        self._client = client if client is not None else _client(max_connections, auth)
+        self.sockets = OpenSockets()
+        self._client = (
+            client if client is not None else _client(max_connections, auth, self.sockets)
+        )
 
     async def call(
         self,
@@ -160,10 +190,14 @@ class Http:
             await self._client.close()
 
 
-def _client(max_connections: int, auth: Mapping[str, str]) -> aiohttp.ClientSession:
+def _client(
+    max_connections: int, auth: Mapping[str, str], sockets: OpenSockets
+) -> aiohttp.ClientSession:
     # No cookies: the service sets none, and a cookie jar is looked through on every call.
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=60.0),
+        connector=aiohttp.TCPConnector(
+            limit=max_connections, keepalive_timeout=60.0, socket_factory=sockets
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": USER_AGENT, "Accept": "application/json", **auth},
     )

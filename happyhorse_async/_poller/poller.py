@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .._rules import lifecycle, wire
 from .._rules.lifecycle import closed, failure_of
 from .._rules.pacing import Skew
-from ..errors import HappyHorseError
+from ..errors import HappyHorseError, WrongEventLoopError
 from ..events import Updated
 from .plan import Plan
 from .scheduler import Reader, Scheduler
@@ -207,6 +207,8 @@ class Poller:
         """Publish a task's states to a subscriber: what is known at once, the rest as it comes;
         raises `SessionClosedError`.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongEventLoopError("the session lives in another event loop than this wait")
         if self._closed:
             raise closed()
         last = self._finals.get(task_id)

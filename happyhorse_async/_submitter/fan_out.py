@@ -63,6 +63,7 @@ class Submissions:
         *,
         ordered: bool,
         handle: MakeHandle,
+        here: Callable[[], object],
         submit: Submit,
         orphan: TakeOrphan,
         workers: int,
@@ -71,6 +72,7 @@ class Submissions:
         self._input = aiter(requests) if isinstance(requests, AsyncIterable) else iter(requests)
         self._ordered = ordered
         self._handle = handle
+        self._here = here
         self._submit = submit
         self._orphan = orphan
         self._workers = workers
@@ -93,6 +95,7 @@ class Submissions:
         self._tasks = anyio.create_task_group()
 
     async def __aenter__(self) -> Submissions:
+        self._here()
         await self._tasks.__aenter__()
         self._opened = True
         self._running = self._workers
@@ -117,6 +120,7 @@ class Submissions:
         return self
 
     async def __anext__(self) -> Submission:
+        self._here()
         submission = await self._following()
         if submission is None:
             if self._error is not None:

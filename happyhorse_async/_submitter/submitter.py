@@ -152,14 +152,19 @@ class Submitter:
         *,
         ordered: bool,
         handle: MakeHandle,
+        here: Callable[[], object],
     ) -> Submissions:
-        """Submit many requests; they wait in a line of their own."""
+        """Submit many requests; they wait in a line of their own.
+
+        `here` raises `WrongEventLoopError` in another event loop than the session's.
+        """
         from .fan_out import Submissions
 
         return Submissions(
             requests,
             ordered=ordered,
             handle=handle,
+            here=here,
             submit=lambda request, group: self.submit(request, group=group),
             orphan=self.orphan,
             workers=self._limits.max_submissions,

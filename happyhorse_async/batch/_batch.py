@@ -91,6 +91,7 @@ class Batch:
         return f"<Batch {str(self.folder)!r} {'open' if self._ledger is not None else 'not open'}>"
 
     async def __aenter__(self) -> Batch:
+        self._parts.here()
         lock = FolderLock(self.folder)
         await anyio.to_thread.run_sync(partial(_take, lock, self.folder))
         ledger = None
@@ -234,6 +235,7 @@ class Outcomes:
         return self
 
     async def __anext__(self) -> Outcome:
+        self._parts.here()
         if self._task is None and not self.over:
             self._task = self._parts.background.start(
                 self._run.drive(self._feed), name="batch", for_caller=True

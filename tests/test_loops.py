@@ -1,0 +1,361 @@
+"""A session lives in one event loop: used in another one it says so, and it is closed from any."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from happyhorse_async import ImageToVideo, SessionClosedError, WrongEventLoopError
+from happyhorse_async.sandbox import Sandbox
+from happyhorse_async.webhooks import Webhooks
+from tests.conftest import PHOTOS, open_session
+
+LINK = "https://cdn.example.com/cat.png"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    """The service in a thread of its own, so that loops may come and go; its time stands still."""
+    with Sandbox(video="stub", speed=0) as sandbox:
+        yield sandbox
+
+
+def in_a_thread(call: Callable[[], Any]) -> Any:
+    """Make a call in a thread that has no event loop; return or raise what it gives."""
+    given: list[Any] = []
+
+    def run() -> None:
+        try:
+            given.extend((True, call()))
+        except BaseException as error:  # noqa: BLE001 raised again by whoever asked
+            given.extend((False, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert given, "it hangs"
+    if not given[0]:
+        raise given[1]
+    return given[1]
+
+
+def connections(sandbox: Sandbox) -> int:
+    """Count the open sockets that are connected to a sandbox, its own ends aside."""
+    port = f":{urlsplit(sandbox.url).port:04X}"
+    lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return sum(field[2].endswith(port) and field[9] != "0" for field in fields)
+
+
+# --- where the session's own loop is while another one is used
+
+
+@contextmanager
+def ended() -> Iterator[Callable[[Awaitable[Any]], Any]]:
+    """A loop that `asyncio.run` has closed."""
+    yield asyncio.run  # type: ignore[misc]
+
+
+@contextmanager
+def standing_still() -> Iterator[Callable[[Awaitable[Any]], Any]]:
+    """A loop between two runs."""
+    with asyncio.Runner() as runner:
+        yield runner.run  # type: ignore[misc]
+
+
+@contextmanager
+def in_another_thread() -> Iterator[Callable[[Awaitable[Any]], Any]]:
+    """A loop that runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(20)  # type: ignore[arg-type]
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+PLACES = [ended, standing_still, in_another_thread]
+
+
+class Opened:
+    """A session, and what it gave in its own loop."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.session = open_session(sandbox)
+
+    async def use(self) -> Opened:
+        """Open it, and leave connections in its pools."""
+        self.handle = await self.session.submit(LINK)
+        self.watch = self.session.watch([self.handle])
+        self.updates = self.handle.updates()
+        self.batch = self.session.batch("never-made")
+        self.many = self.session.submit_many([ImageToVideo(LINK)])
+        return self
+
+
+async def entered(manager: Any) -> None:
+    """Enter an async context manager."""
+    async with manager:
+        pass
+
+
+async def first(states: Any) -> None:
+    """Take the first of an async iterator's items."""
+    await anext(states)
+
+
+async def at_once(made: Any) -> None:
+    """Do nothing: making it was what there was to try."""
+
+
+VERBS: dict[str, Callable[[Opened], Awaitable[Any]]] = {
+    "submit": lambda it: it.session.submit(LINK),
+    "generate": lambda it: it.session.generate(LINK, save_to="never.mp4"),
+    "submit_many": lambda it: at_once(it.session.submit_many([])),
+    "watch": lambda it: at_once(it.session.watch([])),
+    "task": lambda it: at_once(it.session.task("task-unified-1-abcdefgh")),
+    "batch": lambda it: at_once(it.session.batch("never-made")),
+    "estimate": lambda it: it.session.estimate(ImageToVideo(LINK)),
+    "credits": lambda it: it.session.credits(),
+    "upload": lambda it: it.session.upload(PHOTOS / "cat.jpg"),
+    "problems": lambda it: it.session.problems(PHOTOS / "cat.jpg"),
+    "leftovers": lambda it: it.session.leftovers("."),
+    "find_tasks": lambda it: it.session.find_tasks(),
+    "read": lambda it: it.session.read(it.handle.id),
+    "subscribe": lambda it: at_once(it.session.subscribe(print)),
+    "handle.read": lambda it: it.handle.read(),
+    "handle.wait": lambda it: it.handle.wait(timeout=5),
+    "handle.updates": lambda it: first(it.handle.updates(timeout=5)),
+    "handle.download": lambda it: it.handle.download("never.mp4", timeout=5),
+    "handle.download_all": lambda it: it.handle.download_all("never.mp4", timeout=5),
+    "updates that were made": lambda it: first(it.updates),
+    "a watch that was made": lambda it: entered(it.watch),
+    "submissions that were made": lambda it: entered(it.many),
+    "a batch that was made": lambda it: entered(it.batch),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_verb_says_that_it_is_in_the_wrong_loop(
+    sandbox: Sandbox, place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a loop that is not its own a session, and all that it made, names the mistake and the way
+    out, and sends nothing.
+    """
+    monkeypatch.chdir(tmp_path)
+    with place() as run:
+        opened = run(Opened(sandbox).use())
+        before = len(sandbox.requests)
+        said: dict[str, object] = {}
+
+        async def try_all() -> None:
+            for name, verb in VERBS.items():
+                try:
+                    async with asyncio.timeout(10):
+                        said[name] = await verb(opened)
+                except Exception as error:  # noqa: BLE001 judged below
+                    said[name] = error
+
+        in_a_thread(lambda: asyncio.run(try_all()))
+        assert {name: type(error) for name, error in said.items()} == dict.fromkeys(
+            VERBS, WrongEventLoopError
+        )
+        for error in said.values():
+            assert isinstance(error, WrongEventLoopError)
+            assert "event loop" in str(error)
+            assert "inside asyncio.run" in error.next_step
+            assert error.charged == "no"
+        assert len(sandbox.requests) == before
+        assert not list(tmp_path.iterdir())
+        run(opened.session.aclose()) if place is not ended else asyncio.run(opened.session.aclose())
+
+
+def test_a_wait_may_be_made_before_its_loop_runs(sandbox: Sandbox) -> None:
+    """`runner.run(task.wait())` makes the coroutine outside of the loop and runs it inside."""
+    session = open_session(sandbox)
+    with asyncio.Runner() as runner:
+        handle = runner.run(session.submit(LINK))
+        sandbox.finish(handle.id)
+        assert runner.run(handle.wait()).status == "completed"
+        runner.run(session.aclose())
+
+
+def test_without_asyncio_it_says_asyncio(sandbox: Sandbox) -> None:
+    """On trio, where no loop of asyncio runs, the error says what is missing."""
+    session = open_session(sandbox)
+    work = session.submit(LINK)
+    with pytest.raises(WrongEventLoopError, match="asyncio") as caught:
+        work.send(None)
+    assert "asyncio.run" in caught.value.next_step
+    with pytest.raises(WrongEventLoopError, match="asyncio"):
+        session.task("task-unified-1-abcdefgh")
+
+
+# --- closing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("closer", ["asyncio", "none"])
+def test_a_session_is_closed_from_anywhere(sandbox: Sandbox, place: Any, closer: str) -> None:
+    """From another loop, or driven without one as trio would, `aclose` ends, silently; then the
+    session is closed, and its connections are gone as soon as its loop has run or ended.
+    """
+    with place() as run:
+        opened = run(Opened(sandbox).use())
+
+        def close() -> None:
+            if closer == "asyncio":
+                asyncio.run(opened.session.aclose())
+            else:
+                with pytest.raises(StopIteration):
+                    opened.session.aclose().send(None)
+
+        in_a_thread(close)
+        in_a_thread(close)
+        with pytest.raises(SessionClosedError, match="closed"):
+            opened.session.task("task-unified-1-abcdefgh")
+    assert connections(sandbox) == 0
+
+
+def test_closing_tells_those_who_wait_in_another_thread(sandbox: Sandbox) -> None:
+    """A session that is closed from another thread is closed properly: who waits is told."""
+    with in_another_thread() as run:
+        opened = run(Opened(sandbox).use())
+
+        async def wait() -> str:
+            waiting = asyncio.ensure_future(opened.handle.wait())
+            await asyncio.sleep(0)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, lambda: asyncio.run(opened.session.aclose()))
+            with pytest.raises(SessionClosedError):
+                await waiting
+            return "told"
+
+        assert run(wait()) == "told"
+
+
+def test_closing_does_not_wait_for_a_loop_that_stops(sandbox: Sandbox) -> None:
+    """The session's loop stops just when it is asked to close it: nobody hangs."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    opened = asyncio.run_coroutine_threadsafe(Opened(sandbox).use(), loop).result(20)
+    held = threading.Event()
+
+    def stop() -> None:
+        held.wait(20)  # the loop is held up until the other side waits, and then it stops
+        loop.stop()
+
+    async def close() -> None:
+        loop.call_soon_threadsafe(stop)
+        closing = asyncio.ensure_future(opened.session.aclose())
+        await asyncio.sleep(0)
+        held.set()
+        await closing
+
+    in_a_thread(lambda: asyncio.run(close()))
+    thread.join()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+def test_a_session_that_was_left_open_ends_with_its_loop(sandbox: Sandbox) -> None:
+    """`asyncio.run` per job around one session leaks neither sockets nor threads, and the next job
+    is told what to do.
+    """
+    before = threading.active_count()
+    kept = []
+    for _ in range(3):
+        session = open_session(sandbox)
+        asyncio.run(session.credits())
+        kept.append(session)
+        with pytest.raises(WrongEventLoopError, match="has ended"):
+            asyncio.run(session.credits())
+    assert (connections(sandbox), threading.active_count()) == (0, before)
+    for session in kept:
+        asyncio.run(session.aclose())
+
+
+def test_nothing_is_said_of_what_a_dead_loop_left(sandbox: Sandbox) -> None:
+    """Not a word on stderr, with all warnings on, when a global session is closed after its loop."""
+    code = f"""
+import asyncio
+from happyhorse_async import Session
+session = Session({sandbox.key!r}, base_url={sandbox.url!r}, files_url={sandbox.files_url!r})
+handle = asyncio.run(session.submit({LINK!r}))
+asyncio.run(session.aclose())
+print(repr(session))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "closed>" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_session_for_each_call_costs_little(sandbox: Sandbox) -> None:
+    """Opening and closing a session takes no turn of the loop that waits for anything, and leaves
+    nothing: a thousand of them are as one.
+    """
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        before = threading.active_count(), len(asyncio.all_tasks())
+        timers: list[float] = []
+        later = loop.call_later
+        loop.call_later = lambda delay, *rest, **how: (
+            timers.append(delay)
+            or later(  # type: ignore[method-assign, assignment, func-returns-value]
+                delay, *rest, **how
+            )
+        )
+        for _ in range(1000):
+            async with open_session(sandbox):
+                pass
+        assert timers == []
+        await asyncio.sleep(0)
+        assert (threading.active_count(), len(asyncio.all_tasks())) == before
+        assert connections(sandbox) == 0
+
+    asyncio.run(main())
+
+
+# --- callbacks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_callbacks_may_come_in_another_thread(sandbox: Sandbox, place: Any) -> None:
+    """A framework with threads gives callbacks from any of them: the task is read in the session's
+    loop, and a session whose loop has ended says that it is not there.
+    """
+    session = open_session(sandbox, public_url="https://app.example.com/hooks")
+    hooks = Webhooks(session)
+    token = (session.webhook_url or "").rpartition("/")[2]
+    with place() as run:
+        handle = run(session.submit(LINK))
+        body = b'{"id": "%s"}' % handle.id.encode()
+        status = in_a_thread(lambda: hooks.receive(token, body))
+        assert status == (503 if place is ended else 204)
+        if place is not ended:
+            sandbox.finish(handle.id)
+            assert run(handle.wait()).status == "completed"
+            run(session.aclose())
+        else:
+            asyncio.run(session.aclose())
+    assert hooks.receive(token, body) == 503
