@@ -112,6 +112,9 @@ class Throttled(Event):
     """The service answered 429: all submissions of the session pause."""
 
     pause: float
+    """Seconds. At most ten minutes are waited in one go, whatever the service asked for."""
+    until: datetime
+    """When submissions go on, by this machine's clock, in UTC."""
     concurrency: int
     """Submissions at once from now on."""
 

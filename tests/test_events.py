@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 
 import pytest
 
 from happyhorse_async._models import Task
 from happyhorse_async.events import Completed, Event, Events, Throttled, Updated
+
+NOW = datetime(2026, 10, 10, 12, 0, 0, tzinfo=UTC)
 
 
 def test_listeners_get_the_kinds_that_they_asked_for_in_order() -> None:
@@ -17,7 +20,10 @@ def test_listeners_get_the_kinds_that_they_asked_for_in_order() -> None:
     events.subscribe(everything.append)
     stop = events.subscribe(updates.append, Updated)
     assert events
-    done, slow = Completed(task=Task(id="t", status="completed")), Throttled(pause=1, concurrency=2)
+    done, slow = (
+        Completed(task=Task(id="t", status="completed")),
+        Throttled(pause=1, until=NOW, concurrency=2),
+    )
     events.emit(slow)
     events.emit(done)
     stop()
@@ -39,6 +45,6 @@ def test_a_listener_that_raises_is_logged_and_disturbs_nobody(
     events.subscribe(broken)
     events.subscribe(heard.append)
     with caplog.at_level(logging.ERROR):
-        events.emit(Throttled(pause=1, concurrency=2))
+        events.emit(Throttled(pause=1, until=NOW, concurrency=2))
     assert len(heard) == 1
     assert [record.__dict__["action"] for record in caplog.records] == ["listener_failed"]

@@ -1,4 +1,4 @@
-"""Whether to try again, after how long, and whether the outcome of a try is certain.
+"""Whether to send again, after how long, and whether the outcome of an attempt is certain.
 
 Retrying is data plus arithmetic: nothing here waits, and randomness is passed in. May import errors
 and config.
@@ -18,65 +18,75 @@ from ..errors import (
     UnreadableAnswerError,
 )
 
+# --- What proves that nothing was accepted --------------------------------------------------------
+
 
 class Certainty(StrEnum):
-    """Whether a submission that failed can have been accepted."""
+    """Whether a failed attempt of a submission can have been accepted."""
 
     NEVER_LEFT = "never left"
     """No connection stood, or nothing was written to it."""
     REFUSED = "refused"
-    """The service itself said no."""
+    """The service itself said no, in a way that proves it."""
     UNKNOWN = "unknown"
-    """It left, and no answer came that can be trusted."""
+    """It left, and nothing proves that it was not accepted."""
 
 
+ADMISSION_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "insufficient_user_quota",
+        "quota_not_enough",
+        "account_balance_insufficient",
+        "insufficient_token_quota",
+        "key_quota_exhausted",
+        "token_daily_quota_exceeded",
+        "key_daily_quota_exhausted",
+        "key_disabled",
+        "key_expired",
+        "key_model_not_allowed",
+        "user_disabled",
+    }
+)
+"""Codes of the checks that the gateway makes before it accepts anything, whatever the HTTP status
+is. Source: the vendor's newest client takes these alone for "certainly not charged"."""
+REFUSALS = frozenset({400, 401, 402, 403, 404, 413, 422})
+"""HTTP statuses with which the service refuses a request before it accepts it."""
+RATE_LIMITED = "rate_limit_exceeded"
+"""The service's code for "too many requests": a 429 with another code may come from elsewhere."""
+CAPACITY_CODES = frozenset(
+    {"no_available_channel", "model_unavailable", "channel_selection_failed"}
+)
+"""The service's codes for a lack of capacity that passes."""
 PENDING_OUTCOME = "paid_outcome_unknown"
 """The service's code for "the first submission with this key is still being decided, ask again with
 the same key"."""
 CONFLICT = "idempotency_conflict"
 """The service's code for "this key was used before with another body"."""
-REFUSALS = frozenset(
-    {
-        "invalid_request",
-        "invalid_task_id",
-        "unauthorized",
-        "insufficient_quota",
-        "quota_exceeded",
-        "model_access_denied",
-        "permission_denied",
-        "task_not_found",
-        "rate_limit_exceeded",
-        CONFLICT,
-    }
-)
-"""The codes with which the service's reference refuses: they say no also inside of an answer whose
-HTTP status is good."""
-MOVED = frozenset({301, 307, 308})
-"""Redirects that ask for the same request elsewhere: where they come from, nothing was done."""
 
 
 def certainty_of(error: HappyHorseError) -> Certainty:
-    """Sort a failed submission by whether it can have been accepted, and so charged."""
+    """Sort a failed attempt by whether it can have been accepted, and so charged."""
     if isinstance(error, TransportError):
         return Certainty.UNKNOWN if error.sent else Certainty.NEVER_LEFT
     if isinstance(error, APIStatusError):
-        return _certainty_of_status(error)
+        return Certainty.REFUSED if _proves_refusal(error) else Certainty.UNKNOWN
     if isinstance(error, UnreadableAnswerError):
-        return Certainty.REFUSED if error.status in MOVED else Certainty.UNKNOWN
+        return Certainty.UNKNOWN
     return Certainty.NEVER_LEFT
 
 
-def _certainty_of_status(error: APIStatusError) -> Certainty:
-    if is_pending(error):
-        return Certainty.UNKNOWN
-    if error.status in (408, 503):
-        # With the service's own error object it comes from the service; without it, from some
-        # gateway in front of it.
-        return Certainty.REFUSED if error.own_body else Certainty.UNKNOWN
-    if error.status >= 500:
-        return Certainty.UNKNOWN
-    # A good status hides what the trouble is: an "internal_error" in it is as uncertain as a 500.
-    return Certainty.REFUSED if error.status >= 400 or error.code in REFUSALS else Certainty.UNKNOWN
+def _proves_refusal(error: APIStatusError) -> bool:
+    """Whether a response proves that its own request was not accepted.
+
+    Only the service's own error object counts: any other body may come from a gateway that knows
+    nothing of what happened behind it.
+    """
+    if not error.own_body or is_pending(error) or error.code == CONFLICT:
+        return False
+    if error.code in ADMISSION_CODES or error.status in REFUSALS:
+        return True
+    return error.status == 429 and error.code == RATE_LIMITED
 
 
 def is_pending(error: HappyHorseError) -> bool:
@@ -92,62 +102,73 @@ def is_pending(error: HappyHorseError) -> bool:
     )
 
 
+# --- Pauses ---------------------------------------------------------------------------------------
+
+LONGEST_ASKED = 600.0
+"""Seconds of a Retry-After that are waited in one go.
+
+Links die within a day, and one wrong number must not stop a session: after a longer one the service
+is asked again after the policy's longest pause.
+"""
+
+
 def worth_retrying(error: HappyHorseError) -> bool:
     """Whether a call that changes nothing (a read, an upload) can work when it is made again: lost
-    answers, 429, and 500 and up.
+    responses, 429, 500 and up, and a lack of capacity.
     """
     if isinstance(error, APIStatusError):
-        return error.status == 429 or error.status >= 500
+        return error.status == 429 or error.status >= 500 or error.code in CAPACITY_CODES
     return isinstance(error, (TransportError, UnreadableAnswerError))
 
 
 def pause_before(
     policy: RetryPolicy, attempt: int, error: HappyHorseError | None, random: float
 ) -> float:
-    """Seconds to wait before try number `attempt` + 1.
+    """Return the seconds to wait before attempt number `attempt` + 1.
 
     Doubles from `policy.first_pause` up to `policy.longest_pause`, of which the share
-    `policy.jitter` is random (`random` is 0 to 1). A Retry-After of the service is never undercut.
+    `policy.jitter` is random (`random` is 0 to 1). A Retry-After of the service is not undercut, up
+    to `LONGEST_ASKED`.
     """
-    pause = min(policy.longest_pause, policy.first_pause * 2 ** min(attempt - 1, 32))
-    pause *= 1 - policy.jitter * random
-    asked = error.retry_after if isinstance(error, APIStatusError) else None
-    return (
-        pause
-        if asked is None
-        else max(asked, pause if isinstance(error, RateLimitError) and asked == 0 else asked)
+    shortened: float = 1 - policy.jitter * random
+    pause: float = (
+        min(policy.longest_pause, policy.first_pause * 2 ** min(attempt - 1, 32)) * shortened
     )
+    asked = error.retry_after if isinstance(error, APIStatusError) else None
+    if asked is None or (asked == 0 and isinstance(error, RateLimitError)):
+        return pause
+    return asked if asked <= LONGEST_ASKED else policy.longest_pause * shortened
 
 
-# --- submissions: what follows from a failed try --------------------------------------------------
+# --- Submissions: what follows from a failed attempt ----------------------------------------------
 
 
 class Reaction(StrEnum):
-    """What a submission does after a failed try."""
+    """What a submission does after a failed attempt."""
 
     AGAIN = "again"
-    """Sent again with the same key, after a pause."""
+    """It is sent again with the same key, after a pause."""
     LOOK = "look"
-    """Looked for among the account's recent tasks: it may have been accepted, and must not be sent
-    again."""
+    """It may have been accepted and must not be sent again: it is looked for among the account's
+    recent tasks."""
     STOP = "stop"
-    """Given up: it has certainly not been accepted."""
+    """It is given up: this attempt was certainly not accepted, and no earlier one is in doubt."""
 
 
 class Failures(NamedTuple):
     """The failed attempts of one submission so far."""
 
     certain: int = 0
-    """Tries that certainly changed nothing, 429 aside."""
+    """Attempts that certainly changed nothing, 429 aside."""
     replays: int = 0
-    """Times that it was sent again after a try whose outcome is unknown."""
+    """Times that it was sent again after an attempt whose outcome is unknown."""
     asked: int = 0
-    """Times that the service said that it is still deciding."""
+    """Times that the service itself said that it cannot say yet."""
     held: float = 0.0
-    """Seconds that 429 answers have held it off."""
+    """Seconds that 429 responses have held it off."""
     unknown: HappyHorseError | None = None
-    """The last try of which it is not known whether it was accepted. As long as there is one, no
-    refusal of a later try proves anything about the earlier ones."""
+    """The last attempt that may have been accepted. As long as there is one, no refusal of a later
+    attempt proves anything about the earlier ones."""
 
     @property
     def so_far(self) -> int:
@@ -159,7 +180,7 @@ NO_FAILURES = Failures()
 
 
 class Step(NamedTuple):
-    """The decision after a failed try."""
+    """The decision after a failed attempt."""
 
     what: Reaction
     failures: Failures
@@ -170,44 +191,72 @@ class Step(NamedTuple):
 def next_step(
     policy: RetryPolicy, failures: Failures, error: HappyHorseError, *, storm: int, random: float
 ) -> Step:
-    """Decide what follows from a failed try; `storm` is how many 429 came in a row, over the whole
-    session.
+    """Decide what follows from a failed attempt.
+
+    `storm` is how many 429 came in a row, over the whole session.
     """
     certainty = certainty_of(error)
+    doubted = failures.unknown is not None
     if certainty is Certainty.UNKNOWN:
-        return _after_unknown(policy, failures._replace(unknown=error), error, random)
-    give_up = Reaction.STOP if failures.unknown is None else Reaction.LOOK
+        failures = failures._replace(unknown=error)
+    give_up = Reaction.LOOK if doubted else Reaction.STOP
+    if isinstance(error, APIStatusError) and error.code == CONFLICT:
+        # Sent again it would conflict again. What was accepted under the key is not this request.
+        return Step(give_up, failures)
     if isinstance(error, RateLimitError):
-        pause = pause_before(policy, storm + 1, error, random)
-        failures = failures._replace(held=failures.held + pause)
-        patient = policy.patience is None or failures.held <= policy.patience
-        return Step(Reaction.AGAIN, failures, pause) if patient else Step(give_up, failures)
+        return _after_429(policy, failures, error, storm=storm, random=random)
+    if certainty is Certainty.UNKNOWN:
+        return _after_unknown(policy, failures, error, random)
     failures = failures._replace(certain=failures.certain + 1)
-    again = certainty is Certainty.NEVER_LEFT or (
-        isinstance(error, APIStatusError) and error.status == 503
+    passing = isinstance(error, TransportError) or (
+        isinstance(error, APIStatusError) and error.code in CAPACITY_CODES
     )
-    if (
-        again
-        and isinstance(error, (TransportError, APIStatusError))
-        and failures.certain < policy.attempts
-    ):
+    if passing and failures.certain < policy.attempts:
         return Step(Reaction.AGAIN, failures, pause_before(policy, failures.certain, error, random))
     return Step(give_up, failures)
+
+
+def _after_429(
+    policy: RetryPolicy, failures: Failures, error: RateLimitError, *, storm: int, random: float
+) -> Step:
+    """Wait the limit out, for as long as the policy has patience.
+
+    A 429 that proves nothing is waited out as well, unless nothing may be sent again. One that is
+    not the service's own counts: a gateway cannot keep a submission for ever.
+    """
+    give_up = Reaction.STOP if failures.unknown is None else Reaction.LOOK
+    give_up = Reaction.STOP if failures.unknown is None else Reaction.LOOK
+    pause = pause_before(policy, storm + 1, error, random)
+    wait = max(pause, error.retry_after or 0.0)
+    if policy.patience is not None and failures.held + wait > policy.patience:
+        return Step(give_up, failures)
+    failures = failures._replace(held=failures.held + pause)
+    if certainty_of(error) is Certainty.UNKNOWN:
+        if not error.own_body:
+            failures = failures._replace(asked=failures.asked + 1)
+        if not policy.replays or failures.asked >= policy.attempts:
+            return Step(give_up, failures)
+    return Step(Reaction.AGAIN, failures, pause)
 
 
 def _after_unknown(
     policy: RetryPolicy, failures: Failures, error: HappyHorseError, random: float
 ) -> Step:
-    if is_pending(error):
-        # Asking again is what the service wants here, and does not use a replay up; but no replays
-        # means that nothing is sent again.
+    if _asks_for_patience(error):
+        # That does not use a replay up. But no replays means that nothing is sent again.
         failures = failures._replace(asked=failures.asked + 1)
         again, count = failures.asked < policy.attempts and policy.replays > 0, failures.asked
     else:
         again, count = failures.replays < policy.replays, failures.replays + 1
         failures = failures._replace(replays=failures.replays + again)
-    return (
-        Step(Reaction.AGAIN, failures, pause_before(policy, count, error, random))
-        if again
-        else Step(Reaction.LOOK, failures)
-    )
+    if not again:
+        return Step(Reaction.LOOK, failures)
+    return Step(Reaction.AGAIN, failures, pause_before(policy, count, error, random))
+
+
+def _asks_for_patience(error: HappyHorseError) -> bool:
+    """Whether the service itself says that it cannot say yet, or not take the request yet."""
+    if not isinstance(error, APIStatusError):
+        return False
+    busy = error.status == 503 or error.code in CAPACITY_CODES
+    return is_pending(error) or (busy and error.own_body)

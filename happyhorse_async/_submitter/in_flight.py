@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 import attrs
@@ -118,6 +118,7 @@ class InFlight:
     calls_back: bool = False
     """The service was asked to call this session back."""
     road: Road
+    failures: retry.Failures = retry.NO_FAILURES
     stage: Stage = Stage.WAITING
     placed: bool = False
     """It holds a place among the unfinished tasks."""
@@ -128,7 +129,6 @@ class InFlight:
     acceptance: Acceptance | None = None
     failure: HappyHorseError | None = None
     """Why it was refused or is in doubt; before that, why its last attempt failed."""
-    _failures: retry.Failures = attrs.field(init=False, default=retry.NO_FAILURES)
     facts: Facts | None = attrs.field(init=False, default=None)
     """What there is to look for it with, once it has left."""
     _pause: float = attrs.field(init=False, default=0.0)
@@ -146,7 +146,7 @@ class InFlight:
     @property
     def in_doubt(self) -> bool:
         """Whether an attempt that has ended may have been accepted."""
-        return self._failures.unknown is not None
+        return self.failures.unknown is not None
 
     @property
     def at_stake(self) -> bool:
@@ -205,7 +205,7 @@ class InFlight:
             from ..events import Submitting
 
             road.events.emit(Submitting(idempotency_key=self.key, request=self.request))
-        if self._failures.unknown is None:
+        if self.facts is None or not self.in_doubt:
             self.facts = Facts(self.request, road.loop.time(), road.heard)
             road.reconciler.left(self.facts)
         self._epoch = road.gate.pace.epoch
@@ -276,12 +276,12 @@ class InFlight:
         road = self.road
         step = retry.next_step(
             road.policy,
-            self._failures,
+            self.failures,
             error,
             storm=road.gate.pace.refusals,
             random=random.random(),
         )
-        self._failures, self.failure = step.failures, error
+        self.failures, self.failure = step.failures, error
         certain = step.failures.unknown is None
         # Here already, and not only at the end: listeners see the error of each attempt.
         error.with_facts(idempotency_key=self.key, charged="no" if certain else "unknown")
@@ -299,7 +299,7 @@ class InFlight:
             from ..events import Retrying
 
             self.road.events.emit(
-                Retrying(what="submitting", error=error, pause=pause, attempt=self._failures.so_far)
+                Retrying(what="submitting", error=error, pause=pause, attempt=self.failures.so_far)
             )
         if isinstance(error, RateLimitError):
             self._hold_all(pause)
@@ -314,7 +314,10 @@ class InFlight:
         if gate.hold(self._epoch, pause) and self.road.events:
             from ..events import Throttled
 
-            self.road.events.emit(Throttled(pause=pause, concurrency=int(gate.pace.limit)))
+            until = datetime.now(UTC) + timedelta(seconds=pause)
+            self.road.events.emit(
+                Throttled(pause=pause, until=until, concurrency=int(gate.pace.limit))
+            )
 
     # --- pausing, looking -------------------------------------------------------------------------
 
@@ -339,7 +342,7 @@ class InFlight:
     def _doubt(self, found: Findings) -> SubmissionOutcomeUnknownError:
         """Return the error that says that nobody can tell what became of it."""
         last = self.failure
-        unknown = self._failures.unknown or last or APIConnectionError("the submission was cut off")
+        unknown = self.failures.unknown or last or APIConnectionError("the submission was cut off")
         listed = (
             f"these tasks could be it: {', '.join(found.candidates)}"
             if found.candidates

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,8 +24,13 @@ from .._config import Limits, RetryPolicy, Timeouts
 from .._edges.api import Api
 from .._models import Task
 from .._request import ImageToVideo
-from .._rules import lifecycle, wire
-from ..errors import HappyHorseError, InvalidRequestError, SessionClosedError
+from .._rules import lifecycle, retry, wire
+from ..errors import (
+    HappyHorseError,
+    InvalidRequestError,
+    SessionClosedError,
+    SubmissionOutcomeUnknownError,
+)
 from ..events import Events
 from .gate import Gate, Group
 from .in_flight import Acceptance, InFlight, Orphan, Road
@@ -36,6 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["Acceptance", "Beside", "Group", "Orphan", "Submitter"]
 
 logger = logging.getLogger("happyhorse_async")
+
+MOST_DOUBTS = 10_000
+"""Keys of unknown outcome that a session remembers."""
 
 _KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
 
@@ -92,6 +101,8 @@ class Submitter:
         self._running: dict[str, str] = {}
         self._watched: set[str] = set()
         self._in_flight: set[InFlight] = set()
+        self._doubts: OrderedDict[str, str] = OrderedDict()
+        """Keys whose outcome is not known, and why; the oldest are forgotten first."""
         self._closing = False
         self._emptied: asyncio.Future[None] | None = None
         self.callback_url: str | None = None
@@ -114,13 +125,15 @@ class Submitter:
         group: Group | None = None,
         image_url: str | None = None,
         callback_url: str | None = None,
+        resent: bool = False,
     ) -> Acceptance:
         """Submit one request, and give what the service made of it.
 
         Requests of one `group` wait in one line, and groups take turns. A key that was used before
         needs the very same body: `image_url` is where the first frame was uploaded to before, and
-        `callback_url` where the service was to call back, "" for nowhere. Raises what
-        `Session.submit` raises.
+        `callback_url` where the service was to call back, "" for nowhere. `resent` says that an
+        earlier process may have sent the key: then no refusal proves that nothing was charged.
+        Raises what `Session.submit` raises.
         """
         key = _checked(idempotency_key) if idempotency_key is not None else self.new_key()
         if self._closing:
@@ -129,6 +142,7 @@ class Submitter:
             )
         try:
             sub = await self._prepare(request, key, group, image_url, callback_url)
+            sub.failures = self._failures_of(key, resent=resent)
         except HappyHorseError as error:
             self._failed(error, key)
             raise
@@ -259,6 +273,18 @@ class Submitter:
             self._budget.free(key)
             raise
 
+    def _failures_of(self, key: str, *, resent: bool) -> retry.Failures:
+        """Return what is known of earlier sendings of a key.
+
+        After one that may have been accepted, no refusal of a later one proves anything.
+        """
+        doubt = self._doubts.get(key)
+        if doubt is None and not resent:
+            return retry.NO_FAILURES
+        return retry.Failures(
+            unknown=SubmissionOutcomeUnknownError(doubt or "an earlier process may have sent it")
+        )
+
     async def _carry(self, sub: InFlight) -> Acceptance:
         try:
             acceptance = await sub.run()
@@ -270,6 +296,7 @@ class Submitter:
 
     def _accept(self, sub: InFlight, acceptance: Acceptance) -> None:
         task = acceptance.task
+        self._doubts.pop(sub.key, None)
         if acceptance.replayed and not sub.in_doubt:
             # An earlier submission has paid for it, and was counted then.
             self._budget.free(sub.key)
@@ -300,7 +327,11 @@ class Submitter:
             self._gate.release_place()
         if not charged:
             self._budget.free(sub.key)
-        elif sub.facts is not None:
+            return
+        self._doubts[sub.key] = f"an earlier sending in this session: {sub.failure}"
+        if len(self._doubts) > MOST_DOUBTS:
+            self._doubts.popitem(last=False)
+        if sub.facts is not None:
             self._reconciler.lost(sub.facts)
 
     def _failed(self, error: HappyHorseError, key: str) -> None:

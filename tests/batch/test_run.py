@@ -262,10 +262,10 @@ async def test_unreachable_service_stops_after_a_while(
     """Refusals that may pass are tried again with pauses; when they do not pass, the batch stops
     instead of failing job after job.
     """
-    refusal = {"error": {"code": "service_unavailable", "message": "later", "type": "api_error"}}
-    sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=503, body=refusal))
+    refusal = {"error": {"code": "model_unavailable", "message": "later", "type": "api_error"}}
+    sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=400, body=refusal))
     async with session.batch(tmp_path, retry=QUICK) as batch:
-        with pytest.raises(HappyHorseError, match="service_unavailable"):
+        with pytest.raises(HappyHorseError, match="model_unavailable"):
             _ = [outcome async for outcome in batch.run(rows(5))]
         assert (await batch.totals()).states == {JobState.NEW: 5}
     sandbox.clear_faults()

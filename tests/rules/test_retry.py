@@ -23,6 +23,9 @@ from happyhorse_async._rules.retry import Certainty, Failures, Reaction
 EVEN = RetryPolicy(jitter=0)
 
 
+LIMITED = "rate_limit_exceeded"
+
+
 def status(
     number: int, code: str = "", *, own_body: bool = True, retry_after: float | None = None
 ) -> APIStatusError:
@@ -44,39 +47,45 @@ def status(
         (APITimeoutError("no connection", sent=False), Certainty.NEVER_LEFT),
         (APIConnectionError("reset", sent=True), Certainty.UNKNOWN),
         (APITimeoutError("no answer", sent=True), Certainty.UNKNOWN),
-        (status(400, "invalid_request"), Certainty.REFUSED),
-        (status(401), Certainty.REFUSED),
-        (status(402, "insufficient_quota"), Certainty.REFUSED),
-        (status(403, own_body=False), Certainty.REFUSED),
-        (status(408), Certainty.REFUSED),
-        (status(408, own_body=False), Certainty.UNKNOWN),
-        (status(409, "idempotency_conflict"), Certainty.REFUSED),
-        (status(409, "paid_outcome_unknown"), Certainty.UNKNOWN),
+        *(
+            (status(number, "any"), Certainty.REFUSED)
+            for number in (400, 401, 402, 403, 404, 413, 422)
+        ),
+        *((status(number, own_body=False), Certainty.UNKNOWN) for number in (400, 402, 403, 404)),
+        *((status(number, "any"), Certainty.UNKNOWN) for number in (405, 408, 409, 418, 451)),
+        *((status(number), Certainty.UNKNOWN) for number in (500, 502, 503, 504)),
+        (status(503, "service_unavailable"), Certainty.UNKNOWN),
+        (status(503, "no_available_channel"), Certainty.UNKNOWN),
+        (status(429, "rate_limit_exceeded"), Certainty.REFUSED),
+        (status(429, "rate_limit_exceeded", own_body=False), Certainty.UNKNOWN),
+        (status(429, "429"), Certainty.UNKNOWN),
+        (status(429), Certainty.UNKNOWN),
+        *(
+            (status(number, "paid_outcome_unknown"), Certainty.UNKNOWN)
+            for number in (400, 409, 503)
+        ),
+        *(
+            (status(number, "idempotency_conflict"), Certainty.UNKNOWN)
+            for number in (400, 409, 422)
+        ),
         (status(409, "409"), Certainty.UNKNOWN),
-        (status(429), Certainty.REFUSED),
-        (status(429, own_body=False), Certainty.REFUSED),
-        (status(500, "internal_error"), Certainty.UNKNOWN),
-        (status(502, own_body=False), Certainty.UNKNOWN),
-        (status(503, "no_available_channel"), Certainty.REFUSED),
-        (status(503, own_body=False), Certainty.UNKNOWN),
-        (status(503, "paid_outcome_unknown"), Certainty.UNKNOWN),
-        (status(504), Certainty.UNKNOWN),
-        (status(200, "invalid_request"), Certainty.REFUSED),
-        (status(200, "insufficient_quota"), Certainty.REFUSED),
-        (status(200, "internal_error"), Certainty.UNKNOWN),
-        (status(200, "something_new"), Certainty.UNKNOWN),
-        (status(200), Certainty.UNKNOWN),
-        (status(200, own_body=False), Certainty.UNKNOWN),
+        *(
+            (status(number, code), Certainty.REFUSED)
+            for number in (200, 402, 403, 409, 429, 500, 503)
+            for code in ("insufficient_quota", "key_disabled", "token_daily_quota_exceeded")
+        ),
+        (status(503, "insufficient_quota", own_body=False), Certainty.UNKNOWN),
+        *((status(200, code), Certainty.UNKNOWN) for code in ("invalid_request", "new", "")),
         (UnreadableAnswerError("html", status=200), Certainty.UNKNOWN),
-        (UnreadableAnswerError("moved", status=308), Certainty.REFUSED),
+        (UnreadableAnswerError("moved", status=308), Certainty.UNKNOWN),
         (ConfigurationError("closed"), Certainty.NEVER_LEFT),
     ],
 )
 def test_each_failure_is_sorted_by_whether_it_can_have_been_accepted(
     error: HappyHorseError, certainty: Certainty
 ) -> None:
-    """Only what never left and what the service itself refused is certain; everything else may have
-    been charged.
+    """Certain is only what never left, an admission code, and a refusal in the service's own words
+    with a status that means one.
     """
     assert certainty == retry.certainty_of(error)
 
@@ -107,10 +116,20 @@ def test_retry_after_wins_in_both_directions() -> None:
     """A Retry-After is obeyed, whether it is longer or shorter than the policy's pause; zero
     seconds is no answer to a 429.
     """
-    assert retry.pause_before(EVEN, 1, status(429, retry_after=120.0), 0.0) == 120.0
+    assert retry.pause_before(EVEN, 1, status(429, LIMITED, retry_after=120.0), 0.0) == 120.0
     assert retry.pause_before(EVEN, 7, status(503, retry_after=1.0), 0.0) == 1.0
-    assert retry.pause_before(EVEN, 7, status(429, retry_after=1.0), 0.0) == 1.0
-    assert retry.pause_before(EVEN, 3, status(429, retry_after=0.0), 0.0) == 2.0
+    assert retry.pause_before(EVEN, 7, status(429, LIMITED, retry_after=1.0), 0.0) == 1.0
+    assert retry.pause_before(EVEN, 3, status(429, LIMITED, retry_after=0.0), 0.0) == 2.0
+
+
+@pytest.mark.parametrize("number", [429, 503])
+@given(asked=st.floats(0, 1e300))
+def test_no_retry_after_stops_a_session_for_long(number: int, asked: float) -> None:
+    """Up to ten minutes are waited as they were asked for; after more the service is asked again
+    after the longest pause.
+    """
+    pause = retry.pause_before(EVEN, 1, status(number, LIMITED, retry_after=asked), 0.0)
+    assert pause == (asked or pause) if asked <= 600 else 30.0
 
 
 @given(
@@ -185,9 +204,17 @@ def test_a_refusal_proves_nothing_about_an_earlier_try() -> None:
     for error in (status(402), status(400), status(409, "idempotency_conflict")):
         assert step(RetryPolicy(), lost, error).what is Reaction.LOOK
         assert step(RetryPolicy(), Failures(), error).what is Reaction.STOP
-    assert step(RetryPolicy(), lost, status(429)).what is Reaction.AGAIN, (
+    assert step(RetryPolicy(), lost, status(429, LIMITED)).what is Reaction.AGAIN, (
         "a refused replay is repeated: it has not been made yet"
     )
+
+
+def test_a_conflict_is_not_sent_again_and_leaves_the_charge_open() -> None:
+    """A key that stands for another body conflicts however often it is sent, and something was
+    accepted under it.
+    """
+    decided = step(RetryPolicy(), Failures(), status(409, "idempotency_conflict"))
+    assert (decided.what, decided.failures.unknown is None) == (Reaction.STOP, False)
 
 
 def test_429_is_waited_out_with_patience() -> None:
@@ -195,14 +222,76 @@ def test_429_is_waited_out_with_patience() -> None:
     the patience.
     """
     policy = RetryPolicy(jitter=0, patience=10, attempts=1)
-    first = step(policy, Failures(), status(429))
-    later = step(policy, first.failures, status(429), storm=3)
-    asked = step(policy, later.failures, status(429, retry_after=7.0))
+    first = step(policy, Failures(), status(429, LIMITED))
+    later = step(policy, first.failures, status(429, LIMITED), storm=3)
+    asked = step(policy, later.failures, status(429, LIMITED, retry_after=7.0))
     assert [first.pause, later.pause] == [0.5, 4.0]
     assert [first.what, later.what, asked.what] == [Reaction.AGAIN, Reaction.AGAIN, Reaction.STOP]
-    assert step(RetryPolicy(attempts=1), asked.failures, status(429)).what is Reaction.AGAIN, (
+    patient = RetryPolicy(attempts=1)
+    assert step(patient, asked.failures, status(429, LIMITED)).what is Reaction.AGAIN, (
         "without a limit, for as long as the caller waits"
     )
+
+
+def test_a_pause_longer_than_the_patience_is_not_begun() -> None:
+    """When the service asks for more than the caller has patience for, the caller is told at once."""
+    policy = RetryPolicy(patience=60)
+    day = status(429, LIMITED, retry_after=86400.0)
+    assert step(policy, Failures(), day).what is Reaction.STOP
+    assert step(RetryPolicy(), Failures(), day).what is Reaction.AGAIN
+
+
+@pytest.mark.parametrize("code", ["", "429", "too_many"])
+def test_a_429_that_proves_nothing_is_waited_out_unless_nothing_may_be_sent_again(
+    code: str,
+) -> None:
+    """The service's own is waited out as long as any; a gateway's as often as the policy allows
+    attempts; with replays=0 neither.
+    """
+    own, foreign = status(429, code), status(429, code, own_body=False)
+    failures = Failures()
+    for _ in range(20):
+        decided = step(RetryPolicy(), failures, own)
+        failures = decided.failures
+        assert decided.what is Reaction.AGAIN
+        assert failures.unknown is own
+    whats, failures = [], Failures()
+    for _ in range(6):
+        decided = step(RetryPolicy(), failures, foreign)
+        failures = decided.failures
+        whats.append(decided.what)
+    assert whats == [Reaction.AGAIN] * 5 + [Reaction.LOOK]
+    for error in (own, foreign):
+        assert step(RetryPolicy(replays=0), Failures(), error).what is Reaction.LOOK
+
+
+def test_the_services_own_503_is_sent_again_with_the_same_key_and_proves_nothing() -> None:
+    """As often as the policy allows attempts, then it is looked for; with replays=0 it is never
+    sent again.
+    """
+    for code in ("service_unavailable", "no_available_channel"):
+        whats, failures = [], Failures()
+        for _ in range(6):
+            decided = step(RetryPolicy(), failures, status(503, code))
+            failures = decided.failures
+            whats.append(decided.what)
+            assert failures.unknown is not None
+        assert whats == [Reaction.AGAIN] * 5 + [Reaction.LOOK]
+        assert step(RetryPolicy(replays=0), Failures(), status(503, code)).what is Reaction.LOOK
+
+
+@pytest.mark.parametrize(
+    "code", ["no_available_channel", "model_unavailable", "channel_selection_failed"]
+)
+def test_a_lack_of_capacity_that_is_certain_is_tried_again(code: str) -> None:
+    """A refusal that says that capacity lacks for the moment is worth other attempts, and was not
+    charged.
+    """
+    decided = step(RetryPolicy(attempts=2), Failures(), status(400, code))
+    last = step(RetryPolicy(attempts=2), decided.failures, status(400, code))
+    assert (decided.what, last.what) == (Reaction.AGAIN, Reaction.STOP)
+    assert last.failures.unknown is None
+    assert retry.worth_retrying(status(400, code))
 
 
 errors = st.sampled_from(
@@ -210,7 +299,10 @@ errors = st.sampled_from(
         APIConnectionError("refused", sent=False),
         APIConnectionError("reset", sent=True),
         UnreadableAnswerError("html", status=200),
-        *(status(number) for number in (400, 402, 409, 429, 500, 503)),
+        *(status(number, "any") for number in (400, 402, 409, 429, 500, 503)),
+        status(429, LIMITED),
+        status(429, own_body=False),
+        status(400, own_body=False),
         status(409, "paid_outcome_unknown"),
         status(503, own_body=False),
     ]
@@ -229,12 +321,13 @@ def test_no_history_leads_to_a_resubmission_that_could_be_paid_twice(
     for error in tries:
         decided = step(policy, failures, error)
         unknown = retry.certainty_of(error) is Certainty.UNKNOWN
-        uncertain += unknown
+        # The service's own 429 is waited out; it is not counted.
+        uncertain += unknown and not (isinstance(error, RateLimitError) and error.own_body)
         if unknown and decided.what is Reaction.AGAIN:
             assert replays > 0
             assert uncertain <= replays + attempts
         if decided.what is Reaction.STOP:
-            assert not uncertain
+            assert decided.failures.unknown is None
         if decided.what is not Reaction.AGAIN:
             return
         failures = decided.failures

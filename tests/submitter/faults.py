@@ -231,6 +231,121 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join([*head, *(outcome.line() for outcome in outcomes)]) + "\n"
 
 
+# --- Every refusal: what it proves --------------------------------------------------------------
+
+CERTAINTY = Path(__file__).with_name("certainty_table.md")
+
+SAID = (
+    (200, "internal_error"),
+    (308, ""),
+    (400, "invalid_request"),
+    (401, "unauthorized"),
+    (402, "insufficient_quota"),
+    (403, "permission_denied"),
+    (403, "key_disabled"),
+    (404, "task_not_found"),
+    (405, "method_not_allowed"),
+    (408, "request_timeout"),
+    (409, "idempotency_conflict"),
+    (409, "paid_outcome_unknown"),
+    (413, "request_too_large"),
+    (422, "invalid_request"),
+    (429, "rate_limit_exceeded"),
+    (429, "something_else"),
+    (500, "internal_error"),
+    (502, "bad_gateway"),
+    (503, "service_unavailable"),
+    (503, "token_daily_quota_exceeded"),
+    (504, "gateway_timeout"),
+)
+"""Statuses, and the codes that the service's own body has with them; "" where it has no body."""
+
+FIRST, REPLAY, ACCEPTED = "the first sending", "the replay", "the first sending, accepted"
+PROOFS = {400, 401, 402, 403, 404, 413, 422}
+
+
+@attrs.frozen
+class Refusal:
+    """One way to be refused."""
+
+    status: int
+    code: str
+    own: bool
+    """The body is the service's own error object, not a gateway's page."""
+    when: str
+    keys: bool
+    """The server keeps idempotency keys."""
+
+    @property
+    def proves(self) -> bool:
+        """Whether the contract takes it for a proof that its own request was not accepted."""
+        limited = self.code == "rate_limit_exceeded"
+        admission = self.code in (
+            "insufficient_quota",
+            "key_disabled",
+            "token_daily_quota_exceeded",
+        )
+        return self.own and (self.status in PROOFS or admission or limited)
+
+    @property
+    def fault(self) -> Fault:
+        """Return the fault that refuses so, for ever."""
+        object_ = {"error": {"code": self.code, "message": "no", "type": "x"}}
+        body: object = object_ if self.own else HTML
+        action = "answer-after" if self.when == ACCEPTED else "refuse"
+        return for_ever(action, status=self.status, body=body, after=int(self.when == REPLAY))
+
+
+def refusals() -> list[Refusal]:
+    """Return every row: a service cannot both prove that it refused and accept."""
+    own_and_foreign = [(status, code, True) for status, code in SAID if code]
+    own_and_foreign += [(status, "", False) for status in dict(SAID)]
+    rows = [
+        Refusal(status, code, own, when, keys)
+        for status, code, own in sorted(own_and_foreign)
+        for when in (FIRST, REPLAY, ACCEPTED)
+        for keys in (True, False)
+    ]
+    return [row for row in rows if not (row.when == ACCEPTED and row.proves)]
+
+
+REFUSED = RetryPolicy(attempts=3, first_pause=0.001, longest_pause=0.002, jitter=0, patience=0.004)
+
+
+async def refuse(row: Refusal) -> str:
+    """Submit one request, and return the table's line."""
+    features = Features(idempotency=row.keys)
+    async with Sandbox(video="stub", speed=0, features=features) as sandbox:
+        if row.when == REPLAY:
+            sandbox.fail(on_submit("drop-after"))
+        sandbox.fail(row.fault)
+        async with Session(
+            sandbox.key, base_url=sandbox.url, files_url=sandbox.files_url, retry=REFUSED
+        ) as session:
+            try:
+                await session.submit(ImageToVideo(LINK))
+            except HappyHorseError as error:
+                got, charged = type(error).__name__, error.charged
+            else:
+                got, charged = "its task", "yes"
+        posts, paid = sandbox.count("POST", SUBMIT), sandbox.paid
+    assert charged != "no" or not paid, f"{row}: paid, and said not to be"
+    assert (charged == "no") == (row.proves and row.when == FIRST), row
+    said = f"{row.status} `{row.code}`" if row.own else f"{row.status} with HTML"
+    keys = "keeps keys" if row.keys else "does not"
+    return f"| {said} | {row.when} | {keys} | {posts} | {paid} | `{got}` | {charged} |"
+
+
+async def refuse_all() -> str:
+    """Run every refusal, and return the table."""
+    head = [
+        "| answered for ever | to | the server | POSTs | tasks paid | the caller gets | `charged` |",
+        "|---|---|---|---:|---:|---|---|",
+    ]
+    return "\n".join([*head, *[await refuse(row) for row in refusals()]]) + "\n"
+
+
 if __name__ == "__main__":
     TABLE.write_text(table(asyncio.run(run_all())))
-    print(TABLE.read_text())
+    CERTAINTY.write_text(asyncio.run(refuse_all()))
+    print(TABLE.read_text(), CERTAINTY.read_text(), sep="\n")

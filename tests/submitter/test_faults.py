@@ -27,6 +27,15 @@ async def test_the_table_of_faults_is_what_really_happens() -> None:
     )
 
 
+async def test_charged_no_is_said_only_where_it_is_proven() -> None:
+    """Every status, with the service's own body and a gateway's, to a first sending and to a
+    replay, with and without keys: "no" is never said of what was paid, nor without a proof.
+    """
+    assert faults.CERTAINTY.read_text() == await faults.refuse_all(), (
+        "run: python -m tests.submitter.faults"
+    )
+
+
 @pytest.mark.parametrize(
     "row",
     [row for row in faults.ROWS if row.fault is not None],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -21,6 +22,7 @@ from happyhorse_async import (
     RateLimitError,
     RetryPolicy,
     Session,
+    SubmissionOutcomeUnknownError,
     Timeouts,
 )
 from happyhorse_async._submitter.gate import Gate
@@ -93,14 +95,16 @@ async def test_the_same_key_gives_the_same_task(sandbox: Sandbox, session: Sessi
 async def test_a_key_that_stands_for_another_request_is_a_conflict(
     sandbox: Sandbox, session: Session
 ) -> None:
-    """The same key with another body is an IdempotencyConflictError that was not charged and names
-    the key.
+    """The same key with another body is an IdempotencyConflictError that names the key; it is not
+    sent again, and what was accepted under the key may have been charged.
     """
-    await session.submit(LINK, idempotency_key=KEY)
+    async with open_session(sandbox) as other:
+        await other.submit(LINK, idempotency_key=KEY)
     with pytest.raises(IdempotencyConflictError) as conflict:
         await session.submit(LINK, duration=9, idempotency_key=KEY)
-    assert (conflict.value.charged, conflict.value.idempotency_key) == ("no", KEY)
+    assert (conflict.value.charged, conflict.value.idempotency_key) == ("unknown", KEY)
     assert sandbox.paid == 1
+    assert sandbox.count("POST", SUBMIT) == 2
 
 
 async def test_a_server_with_integer_codes_is_asked_again_while_it_decides() -> None:
@@ -186,7 +190,7 @@ async def test_listeners_see_the_key_and_the_truth_about_money_at_each_try(
     """The error of every try has the request's key, and says "unknown" as soon as one of the tries
     may have been accepted.
     """
-    fail(sandbox, status=503)
+    fail(sandbox, status=429)
     fail(sandbox, "drop-after", after=1)
     fail(sandbox, status=503, after=2)
     async with open_session(sandbox) as session:
@@ -202,17 +206,51 @@ async def test_listeners_see_the_key_and_the_truth_about_money_at_each_try(
 
 
 async def test_503_of_the_service_is_tried_as_often_as_the_policy_says(sandbox: Sandbox) -> None:
-    """A refusal with the service's own error object is tried again, RetryPolicy.attempts times in
-    all.
+    """The service's own 503 is sent again with the same key, RetryPolicy.attempts times in all, and
+    proves nothing: the end is an unknown outcome.
     """
     fail(sandbox, status=503, times=None)
     async with open_session(sandbox, retry=RetryPolicy(attempts=3, first_pause=0)) as session:
         failures: list[SubmissionFailed] = []
         session.subscribe(failures.append, SubmissionFailed)
-        with pytest.raises(InternalServerError) as error:
+        with pytest.raises(SubmissionOutcomeUnknownError) as error:
             await session.submit(LINK)
     assert sandbox.count("POST", SUBMIT) == 3
+    assert isinstance(error.value.__cause__, InternalServerError)
     assert [failure.error for failure in failures] == [error.value]
+
+
+async def test_a_lack_of_capacity_passes(sandbox: Sandbox) -> None:
+    """A refusal that says that capacity lacks for the moment is tried again with the same key."""
+    body = {"error": {"code": "model_unavailable", "message": "later", "type": "api_error"}}
+    fail(sandbox, status=400, body=body, times=3)
+    async with open_session(sandbox) as session:
+        await session.submit(LINK)
+    assert (sandbox.count("POST", SUBMIT), sandbox.paid) == (4, 1)
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 404])
+async def test_a_refusal_of_a_key_that_was_in_doubt_before_proves_nothing(
+    sandbox: Sandbox, status: int
+) -> None:
+    """A key whose answer was lost is in doubt also for the next call with it, however it is
+    refused then; so is one that the caller says was sent by an earlier process.
+    """
+    fail(sandbox, "drop-after")
+    fail(sandbox, status=status, after=1, times=None)
+    sandbox.fail(Fault("refuse", method="GET", path="/v1/tasks", status=404, times=None))
+    async with open_session(sandbox, retry=RetryPolicy(replays=0)) as session:
+        for _ in range(2):
+            with pytest.raises(SubmissionOutcomeUnknownError):
+                await session.submit(LINK, idempotency_key=KEY)
+        with pytest.raises(SubmissionOutcomeUnknownError):
+            await session._open().submitter.submit(
+                ImageToVideo(LINK), idempotency_key="another-key-00001", resent=True
+            )
+        with pytest.raises(APIStatusError) as refused:
+            await session.submit(LINK)
+    assert refused.value.charged == "no", "a first sending that the service refuses"
+    assert sandbox.paid == 1
 
 
 async def test_a_429_does_not_count_as_a_try(sandbox: Sandbox) -> None:
@@ -235,6 +273,40 @@ async def test_patience_ends_a_wait_for_the_rate_limit(sandbox: Sandbox) -> None
         with pytest.raises(RateLimitError) as error:
             await session.submit(LINK)
     assert (error.value.charged, error.value.retry_after) == ("no", 120)
+
+
+async def test_a_day_of_retry_after_does_not_stop_a_session(sandbox: Sandbox) -> None:
+    """After one 429 that asks for a day, the service is asked again after the policy's longest
+    pause; the event says until when submissions wait.
+    """
+    fail(sandbox, status=429, headers={"Retry-After": "86400"})
+    policy = RetryPolicy(first_pause=0.001, longest_pause=0.002, jitter=0)
+    async with open_session(sandbox, retry=policy) as session:
+        throttled: list[Throttled] = []
+        session.subscribe(throttled.append, Throttled)
+        with anyio.fail_after(10):
+            await session.submit(LINK)
+            await session.submit(LINK)
+    (event,) = throttled
+    assert event.pause == 0.002
+    assert event.until.tzinfo is not None
+    assert abs((event.until - datetime.now(UTC)).total_seconds()) < 60
+    assert sandbox.paid == 2
+
+
+async def test_a_wait_for_the_rate_limit_ends_with_the_callers_timeout(sandbox: Sandbox) -> None:
+    """A caller that gives up while the session pauses is let go at once, and nothing of it stays."""
+    fail(sandbox, status=429, headers={"Retry-After": "500"})
+    async with open_session(sandbox) as session:
+        throttled = asyncio.Event()
+        session.subscribe(lambda _: throttled.set(), Throttled)
+        caller = asyncio.create_task(session.submit(LINK))
+        await throttled.wait()
+        await asyncio.sleep(0)
+        caller.cancel()
+        with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
+            await caller
+        assert (session.orphans, sandbox.paid) == ([], 0)
 
 
 async def test_one_429_pauses_all_submitters(sandbox: Sandbox) -> None:
