@@ -61,17 +61,15 @@ class Ours:
 
     async def read_many(self) -> None:
         """Read fifty tasks as the poller does, which looks whether anything has changed."""
-        from happyhorse_async._poller.watched import Record
+        from happyhorse_async._poller.watched import Watched
 
-        scheduler = self._parts.poller._scheduler
+        poller = self._parts.poller
+        asked = asyncio.get_running_loop().time()
         if not self._values:
-            records = self._values["records"] = [
-                Record(task_id, scheduler.clock()) for task_id in IDS
-            ]
-            for record in records:
-                record.add(asyncio.get_running_loop().create_future())
-        records, asked = self._values["records"], scheduler.clock()
-        scheduler._take_in(records, await scheduler._reader.read(IDS), asked)
+            group = self._values["group"] = [Watched(task_id, asked) for task_id in IDS]
+            for watched in group:
+                watched.add(asyncio.get_running_loop().create_future())
+        poller._take_in(self._values["group"], await poller._scheduler._reader.read(IDS), asked)
 
     async def read_many_values(self) -> None:
         """Read fifty tasks as fifty values."""

@@ -1,6 +1,4 @@
-"""Which tasks are worth a read when, and in whose company: the agenda of a session's reads. Knows
-no clock; waits for nothing.
-"""
+"""Which tasks are worth a read when, and in whose company. Knows no clock; waits for nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from .._rules import pacing
 from .._rules.wire import BATCH_SIZE
-from .watched import Kind, Record
+from .watched import Kind, Watched
 
 if TYPE_CHECKING:
     from .._config import Polling
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("happyhorse_async")
 
 # Shares of the target delay: how much longer than the price asks a task waits for company in a
-# batch, and how much earlier others join.
-PATIENCE = 0.4
+# batch, and how much earlier others join it.
+LINGER = 0.4
 COMPANY = 1 / 3
 # How much earlier full batches go, once one goes: a process that wakes for each of them costs twice
 # the CPU of one that wakes for several.
@@ -42,13 +40,13 @@ class Plan:
         """What was learned of how long tasks live."""
         self.batches = True
         """Whether one request can read many."""
-        self._patience = PATIENCE * polling.target_delay
+        self._linger = LINGER * polling.target_delay
         self._company = COMPANY * polling.target_delay
         self._together = TOGETHER * polling.target_delay
         # What may be read that much earlier in company is entered so much later: two reads are
         # never closer than they may be.
         self._least_pause = polling.min_interval + self._company
-        self._reads: Agenda[Record] = Agenda(polling.target_delay / 32)
+        self._reads: TimingWheel[Watched] = TimingWheel(polling.target_delay / 32)
         self._going_until = -math.inf
         self._uncalled = 0
         self._kinds: dict[Kind, Kind] = {}
@@ -58,82 +56,81 @@ class Plan:
 
     # --- putting in -------------------------------------------------------------------------------
 
-    def enter(self, record: Record, when: float) -> float:
-        """Read a task at a time; gives that time."""
-        self._reads.enter(record, when)
+    def enter(self, watched: Watched, when: float) -> float:
+        """Read a task at a time; return that time."""
+        self._reads.enter(watched, when)
         return when
 
-    def begin(self, record: Record, now: float) -> float:
-        """Read a task from now on: when it was due anyway, or at once when nothing is known of it
-        yet; gives when.
-        """
-        if record.due is not None:
-            return self.enter(record, max(record.due, now))
-        if record.status is None:
-            return self.enter(record, now - self._patience)
-        return self.enter(record, max(now, record.asked + self._pause(record, record.asked)))
+    def begin(self, watched: Watched, now: float) -> float:
+        """Read a task from now on; return when.
 
-    def soon(self, record: Record, now: float) -> float:
-        """Read a task as soon as its last read is not too recent; gives when."""
-        record.hinted = False
+        It is read when it was due anyway, or at once when nothing is known of it yet.
+        """
+        if watched.due is not None:
+            return self.enter(watched, max(watched.due, now))
+        if watched.status is None:
+            return self.enter(watched, now - self._linger)
+        return self.enter(watched, max(now, watched.asked + self._pause(watched, watched.asked)))
+
+    def soon(self, watched: Watched, now: float) -> float:
+        """Read a task as soon as its last read is not too recent; return when."""
+        watched.hinted = False
         # Entered as if it had waited for company long enough already.
         return self.enter(
-            record, max(now, record.asked + self._polling.min_interval) - self._patience
+            watched, max(now, watched.asked + self._polling.min_interval) - self._linger
         )
 
-    def again(self, record: Record, asked: float, now: float) -> None:
-        """Read a task again, of which there was news."""
-        if record.hinted:
-            self.soon(record, now)
+    def again(self, watched: Watched, asked: float, now: float) -> None:
+        """Read an unfinished task again, of which there was news."""
+        if watched.hinted:
+            self.soon(watched, now)
         else:
-            self.enter(record, asked + self._pause(record, asked))
+            self.enter(watched, asked + self._pause(watched, asked))
 
-    def again_all(self, records: list[Record], asked: float, now: float) -> None:
+    def again_all(self, group: list[Watched], asked: float, now: float) -> None:
         """Read tasks again that are as they were. What is alike stays together, which keeps batches
         full.
         """
-        for group in self._alike(records, asked):
-            self._reads.enter_all(group, asked + self._pause(group[0], asked))
-        for record in records:
-            if record.hinted:
-                self.soon(record, now)
+        for alike in self._alike(group, asked):
+            self._reads.enter_all(alike, asked + self._pause(alike[0], asked))
+        for watched in group:
+            if watched.hinted:
+                self.soon(watched, now)
 
-    def _alike(self, records: list[Record], now: float) -> Collection[list[Record]]:
-        """Sort records into those that are alike in all that says when they are worth a read; those
-        that were alike before still are.
+    def _alike(self, group: list[Watched], now: float) -> Collection[list[Watched]]:
+        """Sort tasks into those that are alike in all that says when they are worth a read.
+
+        Those that were alike before still are.
         """
-        first = records[0].kind
-        for record in records:
-            if record.kind is None or record.kind is not first:
+        first = group[0].kind
+        for watched in group:
+            if watched.kind is None or watched.kind is not first:
                 break
         else:
-            return (records,)
-        groups: dict[Kind, list[Record]] = {}
-        for record in records:
-            kind = (
-                record.estimate,
-                record.predicted,
-                record.callback,
-                pacing.rounded(now - record.born),
-            )
-            groups.setdefault(kind, []).append(record)
+            return (group,)
+        by_kind: dict[Kind, list[Watched]] = {}
+        for watched in group:
+            age = pacing.rounded(now - watched.born)
+            kind = (watched.estimate, watched.predicted, watched.callback, age)
+            by_kind.setdefault(kind, []).append(watched)
         if len(self._kinds) > MOST_KINDS:
             self._kinds.clear()
-        for kind, group in groups.items():
-            # Equal kinds are one object, so that they are told apart by a glance the next time.
+        for kind, alike in by_kind.items():
+            # Equal kinds are one object, so that a glance tells them apart the next time.
             known = self._kinds.setdefault(kind, kind)
-            for record in group:
-                record.kind = known
-        return groups.values()
+            for watched in alike:
+                watched.kind = known
+        return by_kind.values()
 
-    def drop(self, record: Record) -> None:
+    def drop(self, watched: Watched) -> None:
         """Read a task no more; should somebody wait for it again, it is due as before."""
-        record.due = self._reads.due(record)
-        self._reads.remove(record)
+        watched.due = self._reads.due(watched)
+        self._reads.remove(watched)
 
     def callback_came(self, came: bool) -> None:
-        """Learn whether a task that ended was called back for: after a few that were not, callbacks
-        are no longer relied on.
+        """Learn whether a task that ended was called back for.
+
+        After a few that were not, callbacks are no longer relied on.
         """
         self._uncalled = 0 if came else self._uncalled + 1
         if self._uncalled == UNCALLED:
@@ -143,59 +140,60 @@ class Plan:
                 extra={"action": "callbacks_missing"},
             )
 
-    def _pause(self, record: Record, now: float) -> float:
-        if record.callback and self._uncalled < UNCALLED:
+    def _pause(self, watched: Watched, asked: float) -> float:
+        if watched.callback and self._uncalled < UNCALLED:
             pause = self._polling.heartbeat
         else:
             company = max(1, min(BATCH_SIZE, len(self._reads))) if self.batches else 1
-            pause = self.outlook.pause(
-                now - record.born, record.estimate, record.predicted, company
-            )
+            age = asked - watched.born
+            pause = self.outlook.pause(age, watched.estimate, watched.predicted, company)
         # Tasks that were submitted together need not be read by all clients of the service at once.
         return max(self._least_pause, pause * (1 - JITTER * random.random()))
 
     # --- taking out -------------------------------------------------------------------------------
 
     def ripe_at(self) -> float:
-        """When a read is worth its request: a full batch is due, or someone has waited for company
-        long enough.
+        """Return when a read is worth its request.
+
+        That is when a full batch is due, or when someone has waited for company long enough.
         """
         first = self._reads.first()
         if first is None:
             return math.inf
         if not self.batches:
             return first
-        latest = first + self._patience
+        latest = first + self._linger
         full = self._reads.when(min(BATCH_SIZE, len(self._reads)), max(latest, self._going_until))
         return -math.inf if full <= self._going_until else min(full, latest)
 
-    def take_due(self, now: float) -> list[Record]:
-        """Take what one request can read of what is due."""
+    def take(self, now: float) -> list[Watched]:
+        """Take what one request is to read: what is due, and in the room left what is due soon."""
+        if not self.batches:
+            return self._reads.take(now, 1)
         if self._going_until < now:
             self._going_until = now + self._together
-        return self._reads.take(now, BATCH_SIZE if self.batches else 1)
-
-    def take_company(self, now: float, room: int) -> list[Record]:
-        """Take what is due soon, for the room that a request has left."""
-        return self._reads.take(now + self._company, room)
+        due = self._reads.take(now, BATCH_SIZE)
+        room = BATCH_SIZE - len(due)
+        return due + self._reads.take(now + self._company, room) if room else due
 
 
 # --- What is due when, for very many things: buckets of time instead of a timer each.
 
 
-class Dated(Protocol):
+class Timed(Protocol):
     """A thing that can be entered: it keeps the number of its bucket itself."""
 
     slot: int
-    """Belongs to the agenda that the thing is entered in; -1: in none."""
+    """Belongs to the wheel that the thing is entered in; -1: in none."""
 
 
-D = TypeVar("D", bound=Dated)
+D = TypeVar("D", bound=Timed)
 
 
-class Agenda(Generic[D]):
-    """Things by due time, exact to `grain` seconds and never early; entering, moving and removing
-    one costs the same at any number.
+class TimingWheel(Generic[D]):
+    """Things by due time, exact to `grain` seconds and never early.
+
+    Entering, moving and removing one costs the same at any number.
     """
 
     def __init__(self, grain: float) -> None:
@@ -242,18 +240,19 @@ class Agenda(Generic[D]):
             self._count -= 1
 
     def due(self, thing: D) -> float | None:
-        """When a thing is due; None when it is not in."""
+        """Return when a thing is due; None when it is not in."""
         return thing.slot * self._grain if thing.slot >= 0 else None
 
     def first(self) -> float | None:
-        """When the earliest thing is due."""
+        """Return when the earliest thing is due; None when there is none."""
         while self._order and not self._buckets[self._order[0]]:
             del self._buckets[heapq.heappop(self._order)]
         return self._order[0] * self._grain if self._order else None
 
     def when(self, count: int, latest: float) -> float:
-        """When so many things will be due; infinite when that is after `latest`, as no bucket
-        beyond is looked at.
+        """Return when so many things will be due.
+
+        Infinite when that is after `latest`: no bucket beyond is looked at.
         """
         if self.first() is None:
             return math.inf

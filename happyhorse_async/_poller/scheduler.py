@@ -1,21 +1,20 @@
-"""One scheduler for all waiters of a session: which tasks are read when, in which company, and how
-failed reads are lived with.
+"""When a session reads tasks: what is due leaves as soon as the service may be asked.
 
-It owns one asyncio task while anyone waits, and one more for each read on the wire. What an answer
-means for the waiters is decided by the poller, which it calls.
+It owns one asyncio task while anyone waits, and one more for each read on the wire. It lives with
+failed reads by itself; what the service says is handed to the poller, by one callback.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._rules import retry
-from .._rules.wire import BATCH_SIZE
 from ..errors import (
     APIStatusError,
     BadRequestError,
@@ -26,126 +25,97 @@ from ..errors import (
     UnreadableAnswerError,
 )
 from ..events import ReadFailed
-from .plan import Agenda
-from .watched import Record
+from .plan import TimingWheel
+from .watched import Watched
 
 if TYPE_CHECKING:
     from .._concurrency import Background
     from .._config import Limits, Polling, RetryPolicy
     from .._edges.api import Api
-    from ..errors import HappyHorseError
     from ..events import Events
     from .plan import Plan
-    from .waiters import Channel, Limit
-    from .watched import Ages, FirstReads
+    from .waiters import Channel, TimeLimit
 
-# Of everything that falls due at once, so much is done before the event loop gets its turn.
+# Of all time limits that end at once, so many are told before the event loop gets its turn.
 CHUNK = 500
-# Denials of one task in a row before its waiters are told.
-DENIALS = 2
-# Of the tasks of a batch that are as they were, so many speak for all of them when it comes to
-# learning.
-SPEAKERS = 3
+
+_NOTHING: Mapping[str, Mapping[str, Any]] = {}
 
 
-class Sink(Protocol):
-    """Who is told what the reads gave."""
+class Reading(NamedTuple):
+    """What one request said about some tasks."""
 
-    @property
-    def fresh(self) -> FirstReads:
-        """Tasks that were never read."""
-
-    def keep(self, task_id: str, asked: float) -> Record | None:
-        """Give the record of one of them that has not ended; None when nobody waits for it any
-        more.
-        """
-
-    def answered(self, record: Record, value: Mapping[str, Any], asked: float) -> bool:
-        """Take a task's JSON object; gives whether the task is still to be watched."""
-
-    def unknown(self, record: Record, error: HappyHorseError) -> None:
-        """Learn that the service will never answer for this task."""
-
-    def late(self, subscriber: Channel | Limit) -> None:
-        """Learn that a subscriber's time is over."""
-
-    def broke(self, error: BaseException) -> None:
-        """Learn that the scheduler itself failed."""
+    values: Mapping[str, Mapping[str, Any]] = _NOTHING
+    """JSON objects by task id."""
+    error: HappyHorseError | None = None
+    """The request failed, and says nothing about the tasks."""
+    refused: HappyHorseError | None = None
+    """The service itself refuses to speak of the one task that was asked for. Without it, what has
+    no value is to be asked for alone."""
 
 
 class Scheduler:
-    """Reads tasks when they are worth it; see the module."""
+    """Reads tasks when they are worth it; see the module.
+
+    `on_reading` gets the tasks that were asked for, what the service said, and when it was asked; a
+    reading with an error ends all waiting for its tasks. `on_broken` hears of a bug.
+    """
 
     def __init__(
         self,
         reader: Reader,
-        sink: Sink,
         plan: Plan,
-        ages: Ages,
         *,
+        on_reading: Callable[[list[Watched], Reading, float], None],
+        on_broken: Callable[[BaseException], None],
         polling: Polling,
         limits: Limits,
         policy: RetryPolicy,
         events: Events,
         background: Background,
-        clock: Callable[[], float],
     ) -> None:
         self._reader = reader
-        self._sink = sink
-        self._polling = polling
+        self._plan = plan
+        self._on_reading = on_reading
+        self._on_broken = on_broken
         self._limits = limits
         self._events = events
         self._background = background
-        self.clock = clock
-        self.plan = plan
-        self._ages = ages
-        self._time_limits: Agenda[Channel | Limit] = Agenda(0.01)
-        self._alone: deque[Record] = deque()
+        self._clock = asyncio.get_running_loop().time
+        self._budget = ReadBudget(polling, policy)
+        self._alone: deque[Watched] = deque()
         self._on_wire = 0
-        self._allowance = Allowance(polling, policy)
         self._wakes_at = 0.0
         self._bell: asyncio.Future[None] | None = None
         self._running = False
 
     # --- what the poller asks for -----------------------------------------------------------------
 
-    def read_fresh(self) -> None:
-        """Read what the sink has of tasks that were never read."""
-        self._wake_by(-math.inf)
-
-    def watch(self, record: Record) -> None:
-        """Read a task from now on: at once when nothing is known of it yet."""
-        self._wake_by(self.plan.begin(record, self.clock()))
-
-    def drop(self, record: Record) -> None:
-        """Read a task no more."""
-        self.plan.drop(record)
-
-    def soon(self, record: Record) -> None:
-        """Read a task as soon as its last read is not too recent; a flood of calls is one read."""
-        if record.slot < 0:
-            record.hinted = True
-        else:
-            self._wake_by(self.plan.soon(record, self.clock()))
-
-    def remind(self, subscriber: Channel | Limit, timeout: float) -> None:
-        """Tell the sink after a time that a subscriber has waited long enough."""
-        when = self.clock() + timeout
-        self._time_limits.enter(subscriber, when)
-        self._wake_by(when)
-
-    def forget(self, subscriber: Channel | Limit) -> None:
-        """Take that back."""
-        self._time_limits.remove(subscriber)
-
-    # --- the one task -----------------------------------------------------------------------------
-
-    def _wake_by(self, when: float) -> None:
+    def wake_by(self, when: float) -> None:
+        """Look at the plan at a time at the latest: something was entered there."""
         if not self._running:
             self._background.start(self._run(), name="reading tasks")
             self._running = True
         elif when < self._wakes_at:
             self._wake()
+
+    def soon(self, watched: Watched) -> None:
+        """Read a task as soon as its last read is not too recent; a flood of calls is one read."""
+        if watched.slot < 0:
+            watched.hinted = True
+        else:
+            self.wake_by(self._plan.soon(watched, self._clock()))
+
+    def alone(self, watched: Watched) -> None:
+        """Read a task next, by itself."""
+        self._alone.append(watched)
+        self.wake_by(-math.inf)
+
+    def pause(self, attempt: int, error: HappyHorseError | None = None) -> float:
+        """Return the seconds before the n-th try of the same read."""
+        return self._budget.pause(attempt, error)
+
+    # --- the one task -----------------------------------------------------------------------------
 
     def _wake(self) -> None:
         if self._bell is not None and not self._bell.done():
@@ -154,24 +124,20 @@ class Scheduler:
     async def _run(self) -> None:
         try:
             while self._busy():
-                now = self.clock()
-                for subscriber in self._time_limits.take(now, CHUNK):
-                    self._sink.late(subscriber)
+                now = self._clock()
                 self._start_reads(now)
                 await self._sleep(now)
         except Exception as error:
-            self._sink.broke(error)
+            self._on_broken(error)
             raise
         finally:
             self._running = False
 
     def _busy(self) -> bool:
-        return bool(
-            self.plan or self._on_wire or self._alone or self._time_limits or self._sink.fresh.new
-        )
+        return bool(self._plan or self._on_wire or self._alone)
 
     async def _sleep(self, now: float) -> None:
-        self._wakes_at = min(self._next_read(), self._next_time_limit())
+        self._wakes_at = self._next_read()
         if self._wakes_at <= now:
             await asyncio.sleep(0)
             return
@@ -187,150 +153,64 @@ class Scheduler:
             if alarm is not None:
                 alarm.cancel()
 
-    def _next_time_limit(self) -> float:
-        first = self._time_limits.first()
-        return math.inf if first is None else first
-
     def _next_read(self) -> float:
         if self._on_wire >= self._limits.max_reads:
             return math.inf
-        ripe = -math.inf if self._alone or self._sink.fresh.new else self.plan.ripe_at()
-        return max(ripe, self._allowance.next())
+        return max(-math.inf if self._alone else self._plan.ripe_at(), self._budget.next())
 
     # --- reads ------------------------------------------------------------------------------------
 
     def _start_reads(self, now: float) -> None:
         while self._next_read() <= now:
             if self._alone:
-                self._start([self._alone.popleft()], [], now)
+                watched = self._alone.popleft()
+                if watched.first is not None:
+                    self._start([watched], now)
                 continue
-            group, fresh = self._take(now)
-            self._alone += [record for record in group if record.alone]
-            together = [record for record in group if not record.alone]
-            if together or fresh:
-                self._start(together, fresh, now)
+            group = self._plan.take(now)
+            self._alone += [watched for watched in group if watched.is_alone]
+            if together := [watched for watched in group if not watched.is_alone]:
+                self._start(together, now)
 
-    def _take(self, now: float) -> tuple[list[Record], list[str]]:
-        """Take what one request is to read: what is due or due soon, and what was never read."""
-        group, room = self.plan.take_due(now), BATCH_SIZE if self.plan.batches else 1
-        room -= len(group)
-        fresh = self._sink.fresh.take(room) if room else []
-        room -= len(fresh)
-        if room and self.plan.batches:
-            group += self.plan.take_company(now, room)
-        return group, fresh
-
-    def _start(self, group: list[Record], fresh: list[str], now: float) -> None:
-        self._allowance.spend(now)
+    def _start(self, group: list[Watched], now: float) -> None:
+        self._budget.spend(now)
         self._on_wire += 1
-        self._background.start(self._read(group, fresh, now), name="reading")
+        self._background.start(self._read(group, now), name="reading")
 
-    async def _read(self, group: list[Record], fresh: list[str], asked: float) -> None:
+    async def _read(self, group: list[Watched], asked: float) -> None:
         try:
             try:
-                reading = await self._reader.read([record.id for record in group] + fresh)
+                reading = await self._reader.read([watched.id for watched in group])
             finally:
                 self._on_wire -= 1
-            self.plan.batches = self._reader.batches
-            if fresh:
-                group += self._not_ended(fresh, reading, asked)
-            self._take_in(group, reading, asked)
+            self._plan.batches = self._reader.batches
+            if reading.error is not None:
+                self._failed(group, reading.error, asked)
+            else:
+                self._budget.answered()
+                self._on_reading(group, reading, asked)
             # What waits for room on the wire goes at once, without a turn of the scheduler's own
             # task.
-            self._start_reads(self.clock())
+            self._start_reads(self._clock())
         except Exception as error:
-            self._sink.broke(error)
+            self._on_broken(error)
             raise
         finally:
             if not self._busy() or self._next_read() < self._wakes_at:
                 self._wake()
 
-    def _not_ended(self, fresh: Sequence[str], reading: Reading, asked: float) -> list[Record]:
-        """Take in which tasks have ended that were never read before; gives the others, which are
-        waited for from now on.
-        """
-        values, kept = reading.values, []
-        for task_id in fresh:
-            value = values.get(task_id)
-            if value is None or not self._sink.fresh.ended(task_id, value):
-                record = self._sink.keep(task_id, asked)
-                if record is not None:
-                    kept.append(record)
-        return kept
-
-    def _take_in(self, group: list[Record], reading: Reading, asked: float) -> None:
-        now = self.clock()
-        if reading.error is not None:
-            self._failed(group, reading.error, asked, now)
-            return
-        self._allowance.answered()
-        find, same = reading.values.get, []
-        for record in group:
-            value = find(record.id)
-            if record.first is None:
-                continue
-            if value is None:
-                self._absent(record, reading, now)
-            elif value["status"] == record.status and value.get("progress") == record.progress:
-                same.append(record)
-            else:
-                self._answered(record, value, asked, now)
-        if same:
-            self._unchanged(same, asked, now)
-
-    def _absent(self, record: Record, reading: Reading, now: float) -> None:
-        if reading.refused is not None:
-            self._refused(record, reading.refused, now)
-        else:
-            record.alone = True
-            self._alone.append(record)
-
-    def _unchanged(self, records: list[Record], asked: float, now: float) -> None:
-        """Take in that nothing has changed: by far the most frequent answer, so all that can be
-        left out is.
-        """
-        each = -(-len(records) // SPEAKERS)
-        for record in records[::each]:
-            self._ages.survived(record, asked, each)
-        for record in records:
-            record.failures = record.absent = 0
-            record.alone = False
-            if record.asked < asked:
-                record.asked = asked
-        self.plan.again_all(records, asked, now)
-
-    def _answered(self, record: Record, value: Mapping[str, Any], asked: float, now: float) -> None:
-        if not self._sink.answered(record, value, asked):
-            return
-        record.failures = record.absent = 0
-        record.alone = False
-        self.plan.again(record, asked, now)
-
-    def _refused(self, record: Record, error: HappyHorseError, now: float) -> None:
-        record.absent += 1
-        if record.absent >= DENIALS:
-            self._sink.unknown(record, error)
-        else:
-            record.alone = True
-            self.plan.enter(
-                record,
-                now + max(self._polling.min_interval, self._allowance.pause(record.absent, error)),
-            )
-
-    def _failed(
-        self, group: list[Record], error: HappyHorseError, asked: float, now: float
-    ) -> None:
+    def _failed(self, group: list[Watched], error: HappyHorseError, asked: float) -> None:
+        now = self._clock()
         if self._events:
             self._events.emit(ReadFailed(error=error, tasks=len(group)))
-        tell = self._allowance.failed(error, asked, now)
-        for record in group:
-            if record.first is None:
-                continue
-            if tell:
-                self._sink.unknown(record, error)
-            else:
-                record.failures += 1
-                self.plan.enter(record, now + self._allowance.pause(record.failures))
+        if self._budget.failed(error, asked, now):
+            self._on_reading(group, Reading(error=error), asked)
+            return
+        for watched in group:
+            if watched.first is not None:
+                trouble = watched.troubled()
+                trouble.failures += 1
+                self._plan.enter(watched, now + self._budget.pause(trouble.failures))
 
 
 # --- Reading tasks, with one request for many where the service can, else one by one; and sorting
@@ -340,19 +220,6 @@ class Scheduler:
 MOST_PAGES = 3
 """Pages with status 404 in a row, which are not the service's own, before there counts as being no
 way to read many."""
-_NOTHING: Mapping[str, Mapping[str, Any]] = {}
-
-
-class Reading(NamedTuple):
-    """What one request said about some tasks."""
-
-    values: Mapping[str, Mapping[str, Any]] = _NOTHING
-    """JSON objects by task id."""
-    error: HappyHorseError | None = None
-    """The request failed, and says nothing about the tasks."""
-    refused: HappyHorseError | None = None
-    """The service itself refuses to speak of the one task that was asked for. Without it, what has
-    no value is to be asked for alone."""
 
 
 class Reader:
@@ -420,9 +287,7 @@ LONGEST_PAUSE = 600.0
 
 
 def is_refusal(error: HappyHorseError) -> bool:
-    """Whether the service itself refuses the request. Only its own word counts: a gateway's page
-    says nothing.
-    """
+    """Return whether the service itself refuses the request; a gateway's page says nothing."""
     return (
         isinstance(error, APIStatusError)
         and error.own_body
@@ -431,8 +296,8 @@ def is_refusal(error: HappyHorseError) -> bool:
     )
 
 
-class Allowance:
-    """When the next read may leave. Times are those of the caller's clock."""
+class ReadBudget:
+    """Says when the next read may leave. Times are those of the caller's clock."""
 
     def __init__(self, polling: Polling, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -442,7 +307,7 @@ class Allowance:
         self._failures = self._refusals = 0
 
     def next(self) -> float:
-        """When the next read may leave."""
+        """Return when the next read may leave."""
         return max(self._next, self._paused_until)
 
     def spend(self, now: float) -> None:
@@ -458,8 +323,9 @@ class Allowance:
         self._failures = self._refusals = 0
 
     def failed(self, error: HappyHorseError, asked: float, now: float) -> bool:
-        """Note that a read failed, and pause all of them when that is called for; gives whether
-        those who wait are to be told.
+        """Note that a read failed, and pause all of them when that is called for.
+
+        Return whether those who wait are to be told.
         """
         if asked >= self._failed_at:
             # Reads that were on the wire together fail together: that counts once.
@@ -478,5 +344,46 @@ class Allowance:
         self._paused_until = max(self._paused_until, now + min(pause, LONGEST_PAUSE))
 
     def pause(self, attempt: int, error: HappyHorseError | None = None) -> float:
-        """Seconds before the n-th try of the same read."""
+        """Return the seconds before the n-th try of the same read."""
         return retry.pause_before(self._policy, attempt, error, random.random())
+
+
+# --- The time limits of those who wait: one timer, for the first of them.
+
+
+class TimeLimits:
+    """Calls a function with each waiter whose time is over."""
+
+    def __init__(self, on_late: Callable[[Channel | TimeLimit], None]) -> None:
+        self._on_late = on_late
+        self._loop = asyncio.get_running_loop()
+        self._wheel: TimingWheel[Channel | TimeLimit] = TimingWheel(0.01)
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def enter(self, waiter: Channel | TimeLimit, timeout: float | None) -> None:
+        """Call with a waiter after a time (seconds); None and infinity are no limit."""
+        if timeout is not None and timeout < math.inf:
+            self._wheel.enter(waiter, self._loop.time() + timeout)
+            self._set_alarm()
+
+    def remove(self, waiter: Channel | TimeLimit) -> None:
+        """Take that back; harmless when there was no limit."""
+        if waiter.slot >= 0:
+            self._wheel.remove(waiter)
+            if not self._wheel:
+                self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        first, alarm = self._wheel.first(), self._alarm
+        if alarm is not None and (first is None or first < alarm.when()):
+            alarm.cancel()
+            self._alarm = alarm = None
+        if first is not None and alarm is None:
+            # Of a context of its own: it must not keep that of whoever happened to wait first.
+            self._alarm = self._loop.call_at(first, self._ring, context=contextvars.Context())
+
+    def _ring(self) -> None:
+        self._alarm = None
+        for waiter in self._wheel.take(self._loop.time(), CHUNK):
+            self._on_late(waiter)
+        self._set_alarm()

@@ -1,18 +1,16 @@
-"""Those who wait for tasks: one future for a wait, a latest-state channel for updates, and one
-channel for many tasks at once.
+"""Those who wait for tasks: a future for a wait, a channel for updates, one channel for a watch.
 
-They hold the newest state only, so a slow consumer costs nothing, and none owns an asyncio task or
-a timer.
+They hold the newest state only, so a slow consumer costs nothing. None of them owns an asyncio task
+or a timer, and none knows the poller: it gives them the functions that attach and detach them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 from .._rules import lifecycle
 from ..errors import HappyHorseError, WaitTimeoutError
@@ -23,29 +21,85 @@ if TYPE_CHECKING:
     from .._models import Task
 
 
-class Source(Protocol):
-    """Where the states of a channel come from."""
+class Channel(ABC):
+    """Holds states for one consumer, who sleeps until something is there."""
 
-    def subscribe(self, task_id: str, subscriber: Channel, known: Task | None = None) -> None:
-        """Publish the task's states to the subscriber: what is known at once, the rest as it comes."""
+    __slots__ = ("bell", "error", "slot")
 
-    def unsubscribe(self, task_id: str, subscriber: Channel) -> None:
-        """End that; harmless when it has ended."""
+    def __init__(self) -> None:
+        self.bell: asyncio.Future[None] | None = None
+        self.error: HappyHorseError | None = None
+        self.slot = -1
+        """Belongs to the wheel of time limits."""
 
-    def remind(self, subscriber: Channel, timeout: float | None) -> None:
-        """Call the subscriber's `late` after a time (seconds)."""
+    @abstractmethod
+    def publish(self, task: Task) -> None:
+        """Take a state; the last one is final."""
 
-    def forget(self, subscriber: Channel) -> None:
-        """Take that back."""
+    @abstractmethod
+    def fail(self, task_id: str, error: HappyHorseError) -> None:
+        """Take the error after which no further state of a task comes."""
+
+    @abstractmethod
+    def late(self, known: Mapping[str, Task | None]) -> None:
+        """End the wait because its time is over; `known` is the last state of each task."""
+
+    @abstractmethod
+    def awaited(self) -> Iterable[str]:
+        """Return the tasks that are still waited for."""
+
+    def ring(self) -> None:
+        """Wake the consumer."""
+        if self.bell is not None and not self.bell.done():
+            self.bell.set_result(None)
+
+    async def sleep(self) -> None:
+        """Sleep until something is published; raises `RuntimeError` for a second consumer."""
+        if self.bell is not None:
+            raise RuntimeError(
+                "another task already waits for these updates; ask the session for a second iterator"
+            )
+        self.bell = asyncio.get_running_loop().create_future()
+        try:
+            await self.bell
+        finally:
+            self.bell = None
+
+
+Waiter: TypeAlias = "asyncio.Future[Task] | Channel"
+"""Waits for the end of a task (a future), or for each of its states (a channel)."""
+
+
+def tell(waiter: Waiter, task: Task) -> None:
+    """Hand a waiter a state that is not the last one; a future does not care."""
+    if not isinstance(waiter, asyncio.Future):
+        waiter.publish(task)
+
+
+def tell_end(waiter: Waiter, task: Task) -> None:
+    """Hand a waiter the last state of a task."""
+    if not isinstance(waiter, asyncio.Future):
+        waiter.publish(task)
+    elif not waiter.done():
+        waiter.set_result(task)
+
+
+def fail(waiter: Waiter, task_id: str, error: HappyHorseError) -> None:
+    """Hand a waiter the error after which no further state of a task comes."""
+    own = copy.copy(error)  # a shared one would collect everybody's traceback
+    if not isinstance(waiter, asyncio.Future):
+        waiter.fail(task_id, own)
+    elif not waiter.done():
+        waiter.set_exception(own)
 
 
 def timed_out(task_id: str, task: Task | None, others: int = 0) -> WaitTimeoutError:
-    """Make the error for a wait that took too long; it says how to go on."""
-    state = (
-        f"it was {task.status} at {task.progress} %"
-        if task is not None
-        else "the service has not said anything about it yet"
-    )
+    """Return the error for a wait that took too long; it says how to go on."""
+    state = "the service has not said anything about it yet"
+    if task is not None:
+        state = f"it was {task.status} at {task.progress} %"
+    if task is not None and lifecycle.is_completed(task):
+        state = "it was completed, but without its links"
     more = f", and {others} more had not ended either" if others else ""
     return WaitTimeoutError(
         f"the time to wait for task {task_id} is over ({state}{more}); the task itself goes on",
@@ -56,12 +110,7 @@ def timed_out(task_id: str, task: Task | None, others: int = 0) -> WaitTimeoutEr
     )
 
 
-def ends(timeout: float | None) -> TypeGuard[float]:
-    """Whether a time limit is one."""
-    return timeout is not None and timeout < math.inf
-
-
-class Limit:
+class TimeLimit:
     """The time limit of one wait, whose future it wakes with an error."""
 
     __slots__ = ("future", "slot", "task_id")
@@ -70,7 +119,7 @@ class Limit:
         self.task_id = task_id
         self.future = future
         self.slot = -1
-        """Belongs to the agenda of time limits."""
+        """Belongs to the wheel of time limits."""
 
     def late(self, known: Mapping[str, Task | None]) -> None:
         """End the wait."""
@@ -78,85 +127,11 @@ class Limit:
             self.future.set_exception(timed_out(self.task_id, known[self.task_id]))
 
     def awaited(self) -> Iterable[str]:
-        """Name the task that is waited for."""
+        """Return the task that is waited for."""
         return (self.task_id,)
 
 
-class Channel(ABC):
-    """Where states wait for a consumer, who sleeps until something is there."""
-
-    __slots__ = ("bell", "error", "slot")
-
-    def __init__(self) -> None:
-        self.bell: asyncio.Future[None] | None = None
-        self.error: HappyHorseError | None = None
-        self.slot = -1
-        """Belongs to the agenda of time limits."""
-
-    @abstractmethod
-    def publish(self, task: Task) -> None:
-        """Take a state; the last one is final."""
-
-    @abstractmethod
-    def fail(self, task_id: str, error: HappyHorseError) -> None:
-        """Learn that no further state of a task will come."""
-
-    @abstractmethod
-    def late(self, known: Mapping[str, Task | None]) -> None:
-        """Learn that the time to wait is over, with what is known of the tasks waited for."""
-
-    @abstractmethod
-    def awaited(self) -> Iterable[str]:
-        """Name the tasks that are still waited for."""
-
-    def ring(self) -> None:
-        """Wake whoever sleeps."""
-        if self.bell is not None and not self.bell.done():
-            self.bell.set_result(None)
-
-    async def sleep(self) -> None:
-        """Sleep until something was published."""
-        if self.bell is not None:
-            raise RuntimeError(
-                "these updates are already being waited for by another task; ask the session for a second iterator"
-            )
-        self.bell = asyncio.get_running_loop().create_future()
-        try:
-            await self.bell
-        finally:
-            self.bell = None
-
-
-Subscriber: TypeAlias = "asyncio.Future[Task] | Channel"
-"""Who waits for a task: for its end, or for each of its states."""
-
-
-def publish(subscriber: Subscriber, task: Task) -> None:
-    """Tell one who waits of a state; a future waits for the final one."""
-    if lifecycle.is_final(task):
-        publish_end(subscriber, task)
-    elif not isinstance(subscriber, asyncio.Future):
-        subscriber.publish(task)
-
-
-def publish_end(subscriber: Subscriber, task: Task) -> None:
-    """Tell one who waits of the final state."""
-    if not isinstance(subscriber, asyncio.Future):
-        subscriber.publish(task)
-    elif not subscriber.done():
-        subscriber.set_result(task)
-
-
-def fail(subscriber: Subscriber, task_id: str, error: HappyHorseError) -> None:
-    """Tell one who waits that no further state of a task will come."""
-    own = copy.copy(error)  # a shared one would collect everybody's traceback
-    if not isinstance(subscriber, asyncio.Future):
-        subscriber.fail(task_id, own)
-    elif not subscriber.done():
-        subscriber.set_exception(own)
-
-
-class _Latest(Channel):
+class Latest(Channel):
     """The newest state of one task that was not yet fetched."""
 
     __slots__ = ("latest", "task_id")
@@ -181,31 +156,33 @@ class _Latest(Channel):
         self.fail(self.task_id, timed_out(self.task_id, known[self.task_id]))
 
     def awaited(self) -> Iterable[str]:
-        """Name the task that is waited for."""
+        """Return the task that is waited for."""
         return (self.task_id,)
 
 
 class Updates:
-    """The states of one task as an async iterator: first what is known, then changes, last the
-    final one.
+    """The states of one task as an async iterator: what is known, then changes, last the final one.
 
     A slow consumer skips states in between, never the last one. It owns nothing: leaving it early
     is free. Raises `WaitTimeoutError`, `TaskNotFoundError` and `SessionClosedError`; after that,
     and after the last state, it is over.
     """
 
-    # The session knows only the channel, so that an iterator that was left early is collected, and
-    # ends the channel by that.
-    __slots__ = ("_channel", "_known", "_source", "_timeout", "_under_way")
+    # The session knows only the channel. So an iterator that was left early is collected, and ends
+    # the channel by that.
+    __slots__ = ("_attach", "_channel", "_detach", "_under_way")
 
     def __init__(
-        self, source: Source, task_id: str, *, timeout: float | None, known: Task | None
+        self,
+        task_id: str,
+        *,
+        attach: Callable[[Channel], None],
+        detach: Callable[[Channel], None],
     ) -> None:
-        self._source = source
-        self._channel = _Latest(task_id)
-        self._timeout = timeout
-        self._known = known
-        self._under_way: bool | None = None
+        self._channel = Latest(task_id)
+        self._attach: Callable[[Channel], None] | None = attach
+        self._detach = detach
+        self._under_way = False
 
     @property
     def task_id(self) -> str:
@@ -216,9 +193,10 @@ class Updates:
         return self
 
     async def __anext__(self) -> Task:
-        channel = self._channel
-        if self._under_way is None:
-            self._begin()
+        channel, attach = self._channel, self._attach
+        if attach is not None:
+            attach(channel)
+            self._attach, self._under_way = None, True
         while channel.latest is None:
             if channel.error is not None:
                 error, channel.error = channel.error, None
@@ -232,17 +210,10 @@ class Updates:
             self._end()
         return latest
 
-    def _begin(self) -> None:
-        known, self._known = self._known, None
-        self._source.subscribe(self.task_id, self._channel, known)
-        self._source.remind(self._channel, self._timeout)
-        self._under_way = True
-
     def _end(self) -> None:
         if self._under_way:
-            self._source.unsubscribe(self.task_id, self._channel)
-            self._source.forget(self._channel)
-        self._under_way = False
+            self._detach(self._channel)
+        self._attach, self._under_way = None, False
 
     def __del__(self) -> None:
         self._end()
@@ -255,24 +226,28 @@ class Updates:
 
 
 class Watch(Channel):
-    """The states of many tasks, merged: an async context manager and iterator that ends when all
-    the tasks have ended.
+    """The states of many tasks, merged: an async context manager and iterator.
 
-    Of each task the newest state that was not yet fetched is kept, in the order in which the tasks
-    changed. What goes wrong with one task (`TaskNotFoundError`) is raised after the others have
-    ended; `WaitTimeoutError` and `SessionClosedError` are raised at once.
+    It ends when all the tasks have ended. Of each task it keeps the newest state that was not yet
+    fetched, in the order in which the tasks changed. `TaskNotFoundError` of one task is raised
+    after the others have ended; `WaitTimeoutError` and `SessionClosedError` are raised at once.
     """
 
-    __slots__ = ("__weakref__", "_changed", "_lost", "_open", "_source", "_timeout", "_waiting")
+    __slots__ = ("__weakref__", "_attach", "_changed", "_detach", "_lost", "_waiting")
 
-    def __init__(self, source: Source, task_ids: Iterable[str], *, timeout: float | None) -> None:
+    def __init__(
+        self,
+        task_ids: Iterable[str],
+        *,
+        attach: Callable[[Channel], None],
+        detach: Callable[[Channel], None],
+    ) -> None:
         super().__init__()
-        self._source = source
         self._waiting = dict.fromkeys(task_ids)
-        self._timeout = timeout
+        self._attach: Callable[[Channel], None] | None = attach
+        self._detach = detach
         self._changed: dict[str, Task] = {}
         self._lost: list[HappyHorseError] = []
-        self._open = False
 
     async def __aenter__(self) -> Watch:
         self._begin()
@@ -287,11 +262,9 @@ class Watch(Channel):
         await self.aclose()
 
     def _begin(self) -> None:
-        if not self._open:
-            self._open = True
-            for task_id in tuple(self._waiting):
-                self._source.subscribe(task_id, self)
-            self._source.remind(self, self._timeout)
+        attach, self._attach = self._attach, None
+        if attach is not None:
+            attach(self)
 
     def __aiter__(self) -> Watch:
         return self
@@ -304,7 +277,7 @@ class Watch(Channel):
             if error is not None:
                 raise error
             if not self._waiting:
-                self._source.forget(self)
+                self._detach(self)
                 raise StopAsyncIteration
             await self.sleep()
         task_id = next(iter(self._changed))
@@ -312,10 +285,9 @@ class Watch(Channel):
 
     async def aclose(self) -> None:
         """End the watch; the tasks go on. May be called twice."""
-        waiting, self._waiting = self._waiting, {}
-        for task_id in waiting:
-            self._source.unsubscribe(task_id, self)
-        self._source.forget(self)
+        self._attach = None
+        self._detach(self)
+        self._waiting.clear()
         self._changed.clear()
         self._lost.clear()
         self.ring()
@@ -340,5 +312,5 @@ class Watch(Channel):
         self.ring()
 
     def awaited(self) -> Iterable[str]:
-        """The tasks that have not ended."""
+        """Return the tasks that have not ended."""
         return tuple(self._waiting)
