@@ -275,6 +275,10 @@ class Deadline:
             self._task.cancel()
 
 
+LAST_TURNS = 8
+"""Turns of the event loop between a deadline and its end. One reads up to 256 KiB from a socket."""
+
+
 class Deadlines:
     """The time limits of all calls that may take equally long: one timer, for the oldest."""
 
@@ -282,6 +286,7 @@ class Deadlines:
         self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._open: deque[Deadline] = deque()
+        self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
 
     def begin(self) -> Deadline:
@@ -297,12 +302,25 @@ class Deadlines:
         return deadline
 
     def _ring(self) -> None:
-        now = self._loop.time()
+        now, due = self._loop.time(), []
         while self._open and (self._open[0].over or self._open[0].when <= now):
-            self._open.popleft().expire()
+            due.append(self._open.popleft())
         self._alarm = None
         if self._open:
             self._set_alarm(self._open[0].when)
+        self._expire(due, LAST_TURNS)
+
+    def _expire(self, due: list[Deadline], turns: int) -> None:
+        # Where the process was stopped (a closed laptop, SIGSTOP), the response may lie in the
+        # socket while the timer is long overdue. So the loop gets some turns to read what is there.
+        due = [deadline for deadline in due if not deadline.over]
+        if self._closed or not due:
+            return
+        if turns:
+            self._loop.call_soon(self._expire, due, turns - 1)
+            return
+        for deadline in due:
+            deadline.expire()
 
     def _set_alarm(self, when: float) -> None:
         # One alarm serves all callers, so it belongs to the context of none.
@@ -310,6 +328,7 @@ class Deadlines:
 
     def close(self) -> None:
         """Ring no more."""
+        self._closed = True
         self._open.clear()
         if self._alarm is not None:
             self._alarm.cancel()

@@ -19,6 +19,7 @@ from .._rules import retry, wire
 from .._rules.responses import Answer
 from ..errors import HappyHorseError, SessionClosedError
 from ..events import Events
+from . import pool
 from .http import Http, TrackedBody
 
 T = TypeVar("T")
@@ -40,8 +41,13 @@ class Api:
         """Try nothing again any more."""
         self._closing.begin()
 
-    async def submit_once(self, body: bytes | TrackedBody, idempotency_key: str) -> Answer:
-        """POST a submission, one try; the caller judges the answer."""
+    async def submit_once(
+        self, body: bytes | TrackedBody, idempotency_key: str, *, fresh: bool = False
+    ) -> Answer:
+        """POST a submission, one try; the caller judges the answer.
+
+        With `fresh`, which a replay asks for, it leaves on a new connection.
+        """
         url = f"{self._http.base_url}/v1/videos/generations"
         return await self._http.call(
             "POST",
@@ -49,6 +55,7 @@ class Api:
             body=body,
             headers={"Idempotency-Key": idempotency_key},
             timeout=self._timeouts.submit,
+            longest_idle=pool.NEW if fresh else pool.PAID_IDLE_SECONDS,
         )
 
     async def read_task_once(self, task_id: str) -> Task:

@@ -28,7 +28,8 @@ from ..errors import (
     TransportError,
     UnsafeLinkError,
 )
-from .http import FOREIGN_ERRORS, USER_AGENT, OpenSockets, transport_error
+from .http import FOREIGN_ERRORS, USER_AGENT, transport_error
+from .pool import OpenSockets
 
 MOST_REDIRECTS = 5
 READ_BUFFER = 256 * 1024

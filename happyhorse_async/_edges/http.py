@@ -7,12 +7,11 @@ One call is one try: whether to try again is decided by the callers, with `rules
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
+from math import inf
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import aiohttp
 from aiohttp.payload import BytesPayload
@@ -21,6 +20,7 @@ from .._concurrency import Deadlines
 from .._rules.responses import Answer
 from .._version import __version__
 from ..errors import APIConnectionError, APITimeoutError, SessionClosedError, TransportError
+from . import pool
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -58,31 +58,6 @@ class TrackedBody(BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-class OpenSockets:
-    """Makes the sockets of a connection pool, and knows them: the way to end connections whose
-    event loop does not run.
-    """
-
-    def __init__(self) -> None:
-        self._sockets: WeakSet[socket.socket] = WeakSet()
-
-    def __call__(self, info: tuple[Any, ...]) -> socket.socket:
-        """Make the socket that is about to be connected to an address."""
-        family, kind, protocol, _, _ = info
-        made = socket.socket(family=family, type=kind, proto=protocol)
-        self._sockets.add(made)
-        return made
-
-    def abandon(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End all connections of a loop that has ended, or stands still."""
-        for made in tuple(self._sockets):
-            if loop.is_closed():
-                made.close()
-            else:  # it may run again, and finds the connection's end then
-                with suppress(OSError):
-                    made.shutdown(socket.SHUT_RDWR)
-
-
 class Http:
     """Calls to the API and to the file service, with the key; everything comes back as an `Answer`
     or a `TransportError`.
@@ -113,10 +88,14 @@ class Http:
         # Our own pool only ever speaks to the service and follows no redirect, so it carries the
         # key itself; a borrowed one must not.
         self._auth = auth if client is not None else {}
-        self.sockets = OpenSockets()
-        self._client = (
-            client if client is not None else _client(max_connections, auth, self.sockets)
+        self.sockets = pool.OpenSockets()
+        # The owner of a borrowed client has a pool of their own.
+        self._pool = (
+            None
+            if client is not None
+            else pool.Pool(limit=max_connections, socket_factory=self.sockets)
         )
+        self._client = client if client is not None else _client(self._pool, auth)
 
     async def call(
         self,
@@ -127,11 +106,13 @@ class Http:
         form: aiohttp.FormData | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        longest_idle: float = inf,
     ) -> Answer:
         """Send one request, once, and read the whole answer.
 
-        Raises `APIConnectionError` or `APITimeoutError` when there is none, with `sent=False` when
-        the request cannot have arrived.
+        It leaves on a connection that was idle for at most `longest_idle` seconds; see `pool`.
+        Raises `APIConnectionError` or `APITimeoutError` when there is no answer, with `sent=False`
+        when the request cannot have arrived.
         """
         if self._closed or self._client.closed:
             raise SessionClosedError(
@@ -142,6 +123,7 @@ class Http:
         )
         data = tracked if tracked is not None else form
         headers = {**self._auth, **headers} if headers and self._auth else headers or self._auth
+        idle = pool.longest_idle.set(longest_idle)
         try:
             with self._limit(timeout):
                 response = await self._client.request(
@@ -161,8 +143,12 @@ class Http:
                     response.status, response.headers, self._without_key(await response.read())
                 )
         except FOREIGN_ERRORS as error:
+            if self._pool is not None and not isinstance(error, _NEVER_SENT):
+                self._pool.distrust()
             sent = not isinstance(error, _NEVER_SENT) and (tracked is None or tracked.left)
             raise transport_error(error, f"{method} {url}", sent=sent, timeout=timeout) from error
+        finally:
+            pool.longest_idle.reset(idle)
 
     def _without_key(self, body: bytes) -> bytes:
         # Services have repeated a key that they refuse, and what they say goes into errors and
@@ -190,14 +176,10 @@ class Http:
             await self._client.close()
 
 
-def _client(
-    max_connections: int, auth: Mapping[str, str], sockets: OpenSockets
-) -> aiohttp.ClientSession:
+def _client(connector: pool.Pool | None, auth: Mapping[str, str]) -> aiohttp.ClientSession:
     # No cookies: the service sets none, and a cookie jar is looked through on every call.
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=max_connections, keepalive_timeout=60.0, socket_factory=sockets
-        ),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": USER_AGENT, "Accept": "application/json", **auth},
     )

@@ -8,17 +8,16 @@ import asyncio
 import inspect
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 
 from happyhorse_async import APIConnectionError, APITimeoutError, TransportError
 from happyhorse_async._edges.http import FOREIGN_ERRORS, USER_AGENT, Http, transport_error
+from tests.edges.peer import Peer
 
 pytestmark = pytest.mark.anyio
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture
@@ -33,21 +32,6 @@ async def http() -> AsyncIterator[Http]:
     )
     yield http
     await http.aclose()
-
-
-class Peer:
-    """A server that does with a connection whatever a test wants."""
-
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-
-    async def __aenter__(self) -> str:
-        self._server = await asyncio.start_server(self._handler, "127.0.0.1", 0)
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
 
 
 async def test_a_refused_connection_was_never_sent(http: Http) -> None:

@@ -370,12 +370,12 @@ async def test_no_more_than_the_limit_are_on_the_wire(
         api = session._open().api
         send = api.submit_once
 
-        async def counted(*arguments: Any) -> Any:
+        async def counted(*arguments: Any, **how: Any) -> Any:
             nonlocal on_wire, most
             on_wire += 1
             most = max(most, on_wire)
             try:
-                return await send(*arguments)
+                return await send(*arguments, **how)
             finally:
                 on_wire -= 1
 

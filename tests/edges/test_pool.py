@@ -1,0 +1,147 @@
+"""The connections to the service: none is used again that may be dead or hold a foreign answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from happyhorse_async import APIConnectionError
+from happyhorse_async._edges.http import Http
+from happyhorse_async._edges.pool import NEW, PAID_IDLE_SECONDS, Pool
+from tests.edges.peer import Peer, Polite, answer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    """An HTTP edge of its own."""
+    http = Http(
+        key="sk-secret",
+        base_url="http://127.0.0.1:1",
+        files_url="http://127.0.0.1:1",
+        connect_timeout=5,
+        max_connections=100,
+    )
+    yield http
+    await http.aclose()
+
+
+def pool_of(http: Http) -> Pool:
+    """Return the pool of an edge that has borrowed no client."""
+    assert http._pool is not None
+    return http._pool
+
+
+async def fill(http: Http, url: str, server: Polite, connections: int) -> None:
+    """Leave so many idle connections in the pool."""
+    await asyncio.gather(*(http.call("GET", url) for _ in range(connections)))
+    assert len(server.connections) == connections
+
+
+@pytest.mark.parametrize("read", [False, True], ids=["in the socket", "read by the loop"])
+@pytest.mark.parametrize("longest_idle", [float("inf"), PAID_IDLE_SECONDS])
+async def test_an_answer_too_many_is_nobodys_answer(
+    http: Http, read: bool, longest_idle: float
+) -> None:
+    """What a server sends on an idle connection is not taken for the next request's answer."""
+    server = Polite()
+    async with Peer(server) as url:
+        await fill(http, url, server, 1)
+        server.connections[0].write(answer(b'{"request": "of somebody else"}'))
+        for _ in range(5 if read else 0):
+            await asyncio.sleep(0)
+        response = await http.call("POST", url, body=b"{}", longest_idle=longest_idle)
+        await http.aclose()
+    assert response.body == b'{"request": 2}'
+    assert [connection for connection, _ in server.requests] == [0, 1]
+
+
+async def test_a_connection_that_the_server_has_closed_is_not_used_again(http: Http) -> None:
+    """Its end lies in the socket already, although the event loop has not seen it yet."""
+    server = Polite()
+    async with Peer(server) as url:
+        await fill(http, url, server, 1)
+        server.connections[0].transport.abort()
+        await asyncio.sleep(0)  # the server's side closes in its next turn
+        response = await http.call("POST", url, body=b"{}", longest_idle=PAID_IDLE_SECONDS)
+        await http.aclose()
+    assert response.status == 200
+    assert [connection for connection, _ in server.requests] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("idle", "longest_idle", "used_again"),
+    [
+        (PAID_IDLE_SECONDS, PAID_IDLE_SECONDS, True),
+        (PAID_IDLE_SECONDS + 0.1, PAID_IDLE_SECONDS, False),
+        (PAID_IDLE_SECONDS + 0.1, float("inf"), True),
+        (0.0, NEW, False),
+    ],
+)
+async def test_a_paid_request_leaves_on_no_connection_that_was_idle_for_long(
+    http: Http, monkeypatch: pytest.MonkeyPatch, idle: float, longest_idle: float, used_again: bool
+) -> None:
+    """Reads may, for they can be made again; a replay takes a new one in any case."""
+    server = Polite()
+    async with Peer(server) as url:
+        now = 1000.0
+        monkeypatch.setattr(pool_of(http), "_clock", lambda: now)
+        await fill(http, url, server, 1)
+        now += idle
+        await http.call("POST", url, body=b"{}", longest_idle=longest_idle)
+        await http.aclose()
+    assert len(server.connections) == (1 if used_again else 2)
+
+
+async def test_a_pool_of_dead_connections_costs_one_lost_try(http: Http) -> None:
+    """Once one is found dead, those that were idle beside it are not tried."""
+    server, dead = Polite(), list[int]()
+
+    async def forgetful(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(server.connections)
+        server.connections.append(writer)
+        while number not in dead:
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(2 if b"POST" in head else 0)
+            if number in dead:
+                break
+            await all_there.wait()
+            writer.write(answer())
+        server.requests.append((number, b"lost"))
+        writer.transport.abort()
+
+    all_there = asyncio.Event()
+    async with Peer(forgetful) as url:
+        calls = [asyncio.ensure_future(http.call("GET", url)) for _ in range(10)]
+        while len(server.connections) < 10:
+            await asyncio.sleep(0)
+        all_there.set()
+        await asyncio.gather(*calls)
+        dead.extend(range(10))
+        with pytest.raises(APIConnectionError) as caught:
+            await http.call("POST", url, body=b"{}", longest_idle=PAID_IDLE_SECONDS)
+        assert caught.value.sent is True
+        response = await http.call("POST", url, body=b"{}", longest_idle=PAID_IDLE_SECONDS)
+        await http.aclose()
+    assert response.status == 200
+    assert len(server.requests) == 1
+
+
+async def test_an_answer_that_lies_in_the_socket_wins_over_its_overdue_timer(http: Http) -> None:
+    """A process that was stopped reads what has arrived before its time limit strikes."""
+    loop = asyncio.get_running_loop()
+
+    async def stopping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(answer(b'{"id": 1}'))
+        awake = loop.time() + 0.5
+        while loop.time() < awake:  # as if the process was stopped: the loop does nothing else
+            pass
+        writer.close()
+
+    async with Peer(stopping) as url:
+        response = await http.call("POST", url, body=b"{}", timeout=0.3)
+    assert response.body == b'{"id": 1}'
