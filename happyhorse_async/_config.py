@@ -188,7 +188,8 @@ class Secret(str):
 class Settings:
     """A session's settings, resolved from arguments and environment."""
 
-    key: Secret
+    key: Secret | None
+    """None: only what is public can be asked for, such as prices."""
     base_url: str
     files_url: str
     limits: Limits
@@ -233,7 +234,10 @@ class Settings:
             raise ConfigurationError(
                 f"public_url: expected a URL such as https://app.example.com/hooks, got {public_url!r:.200}"
             )
-        key = _key(api_key if api_key is not None else os.environ.get(KEY_VARIABLE, ""))
+        given = api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None
+        key = _key(given) if given is not None else None
+        if key is None and public_url:
+            raise no_key()
         api = _url(base_url or os.environ.get(API_VARIABLE) or API_URL, "base_url", API_VARIABLE)
         return cls(
             key=key,
@@ -241,7 +245,7 @@ class Settings:
             webhook_url=_webhook_url(
                 public_url, key, local=urls.is_loopback_host(urlsplit(api).hostname or "")
             )
-            if public_url
+            if public_url and key is not None
             else None,
             files_url=_url(
                 files_url or os.environ.get(FILES_VARIABLE) or FILES_URL,
@@ -251,19 +255,31 @@ class Settings:
             **policies,
         )
 
+    def require_key(self) -> Secret:
+        """Return the key; raises `ConfigurationError` when there is none."""
+        if self.key is None:
+            raise no_key()
+        return self.key
+
     @property
     def on_loopback(self) -> bool:
         """Whether the API itself is on this machine: only then may result links be there too."""
         return urls.is_loopback_host(urlsplit(self.base_url).hostname or "")
 
 
+def no_key() -> ConfigurationError:
+    """Return the error for what cannot be done without a key."""
+    return ConfigurationError(
+        f"no API key: set the environment variable {KEY_VARIABLE}, or pass Session(api_key=...). "
+        "Keys are made on https://evolink.ai (dashboard, API keys). Without one, prices can be "
+        "asked for, and everything tried on the sandbox: `happyhorse demo`, or --sandbox.",
+        next_step=f"Set {KEY_VARIABLE}.",
+    )
+
+
 def _key(key: str) -> Secret:
     if not isinstance(key, str) or not key.strip():
-        raise ConfigurationError(
-            f"no API key: set the environment variable {KEY_VARIABLE}, or pass Session(api_key=...). Keys are made on https://evolink.ai "
-            "(dashboard, API keys). Without one, try everything on the sandbox: `happyhorse demo`, or --sandbox.",
-            next_step=f"Set {KEY_VARIABLE}.",
-        )
+        raise no_key()
     key = key.strip()
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError(

@@ -149,20 +149,30 @@ class TaskPage:
     page_size: int
 
 
+Source = Literal["account", "catalog", "bundled"]
+
+
 @attrs.frozen(kw_only=True)
 class Estimate:
-    """What one or more requests will cost by the pricing rule; settlement follows the actual length
-    of the output.
-    """
+    """What one or more requests will cost; settlement follows the actual length of the output."""
 
     credits: Decimal
+    """Exact, in whole uc: four decimal places."""
     usd: Decimal
+    """The same in US dollars, at the service's fixed rate, to eight decimal places."""
+    uc: int
+    """The same in the service's smallest unit: 10,000 uc are one credit, 680,000 one US dollar."""
     requests: int = 1
-    source: Literal["catalog", "bundled"] = "bundled"
-    """"catalog": the service's live rule. "bundled": the rule that came with this package, because
-    the live one could not be had."""
+    scope: Literal["account", "public"] = "public"
+    """"account": what this account pays, discounts included. "public": what everybody pays who has
+    none, because there is no key or the service does not tell the account's price."""
+    source: Source = "bundled"
+    """"account": the service was asked for the account's own price. "catalog": the service's live
+    rule. "bundled": the rule that came with this package, because the live one could not be had. Of
+    several requests the weakest one counts."""
     as_of: str = ""
-    """The date of the rule (ISO 8601), when it is known."""
+    """The day on which the rule was last changed, or the account's price was told (ISO 8601); ""
+    when that is not known."""
 
 
 @attrs.frozen(kw_only=True)

@@ -157,7 +157,7 @@ class Parts:
         """The session's one book of prices."""
         from ._pricing import Pricing
 
-        return Pricing(self.api)
+        return Pricing(self.api, keyed=self.settings.key is not None)
 
     @cached_property
     def uploader(self) -> Uploader:

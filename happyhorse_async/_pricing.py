@@ -1,5 +1,5 @@
-"""What requests will cost: by the service's live pricing rule, or by the bundled one when that
-cannot be had.
+"""What requests will cost: the account's own price where the service tells it, else the public one
+by the live pricing rule, or by the bundled rule when that cannot be had.
 """
 
 from __future__ import annotations
@@ -7,30 +7,41 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import anyio
 import attrs
 
 from ._edges.api import Api
-from ._models import MODEL, Estimate, Model
+from ._models import MODEL, Estimate, Model, Source
 from ._request import ImageToVideo
 from ._rules import prices
-from .errors import HappyHorseError, InvalidRequestError, PriceUnavailableError
+from .errors import (
+    AuthenticationError,
+    HappyHorseError,
+    NotFoundError,
+    PermissionDeniedError,
+    PriceUnavailableError,
+)
 
 logger = logging.getLogger("happyhorse_async")
 
-LIVE_RULE_LIMIT = 10.0
-"""Seconds that the live rule may take before the bundled one is used: a price must not hold up a
-submission for long."""
+PATIENCE = 10.0
+"""Seconds that an answer may take before there has to be a price without it: a price must not hold
+up a submission for long."""
 RETRY_AFTER = 600.0
-"""Seconds until the live rule is asked for again after it could not be had."""
+"""Seconds until something is asked for again that could not be had."""
 
+Kind = tuple[str, int, str]
+"""What a price depends on: model, duration and quality."""
+
+_RANK: tuple[Source, ...] = ("bundled", "catalog", "account")
 _BUNDLED: Mapping[str, str] = {
     Model.HAPPYHORSE_1_0: "pricing_rule.json",
     Model.HAPPYHORSE_1_1: "pricing_rule_1.1.json",
@@ -52,20 +63,20 @@ def bundled_rule(model: str = MODEL) -> Mapping[str, Any] | None:
 
 
 @attrs.define(eq=False)
-class _Prices:
-    """One model's rule, and the prices that it has given."""
+class _Rule:
+    """One model's public rule, and the prices that it has given."""
 
     rule: Mapping[str, Any] | None = None
     source: Literal["catalog", "bundled"] = "bundled"
     etag: str | None = None
     good_until: float = float("-inf")
-    known: dict[tuple[int, str], int | str] = attrs.field(factory=dict)
-    """What a duration and a quality cost in uc, or why that cannot be said."""
+    known: dict[Kind, int | str] = attrs.field(factory=dict)
+    """What each kind costs in uc, or why that cannot be said."""
     lock: anyio.Lock = attrs.field(factory=anyio.Lock)
 
     def price(self, request: ImageToVideo) -> int:
         """Return what a request costs, in uc; raises `PriceUnavailableError`."""
-        kind = request.duration, request.quality
+        kind = _kind(request)
         price = self.known.get(kind)
         if price is None:
             price = self.known[kind] = self._evaluated(request)
@@ -82,76 +93,149 @@ class _Prices:
             return str(error)
 
 
+@attrs.define(eq=False)
+class _Quote:
+    """What the account pays for one kind of request, as far as it is known."""
+
+    uc: int | None = None
+    as_of: str = ""
+    good_until: float = float("-inf")
+    lock: anyio.Lock = attrs.field(factory=anyio.Lock)
+
+
+class _Price(NamedTuple):
+    """What one request costs, and who says so."""
+
+    uc: int
+    source: Source
+    as_of: str
+
+
+def _kind(request: ImageToVideo) -> Kind:
+    return request.model, request.duration, request.quality
+
+
 class Pricing:
-    """The session's one book of prices; a rule is read when it is first needed, and again when it
-    is no longer fresh.
+    """The session's one book of prices; each is asked for when it is first needed, and again when
+    it is no longer fresh.
     """
 
-    def __init__(self, api: Api, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, api: Api, *, keyed: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._api = api
         self._clock = clock
-        self._models: dict[str, _Prices] = {}
+        self._rules: defaultdict[str, _Rule] = defaultdict(_Rule)
+        self._quotes: defaultdict[Kind, _Quote] = defaultdict(_Quote)
+        self._no_quotes_until = float("-inf") if keyed else float("inf")
+        """When the service may be asked for the account's prices, which it may not have at all."""
 
-    async def estimate(self, requests: ImageToVideo | Iterable[ImageToVideo]) -> Estimate:
-        """Say what one or more requests will cost together.
+    async def estimate(self, requests: Iterable[ImageToVideo]) -> Estimate:
+        """Say what requests will cost together.
 
-        Raises `PriceUnavailableError` when the rule gives no price for one of them.
+        Raises `PriceUnavailableError` when there is no price for one of them.
         """
-        listed = [requests] if isinstance(requests, ImageToVideo) else requests
-        uc, count, used = 0, 0, list[_Prices]()
-        for request in listed:
-            if not isinstance(request, ImageToVideo):
-                raise InvalidRequestError(
-                    [f"requests: expected an ImageToVideo, or several, got {request!r:.200}"]
-                )
-            book = await self._fresh(request.model)
-            uc, count = uc + book.price(request), count + 1
-            used += [book] if book not in used else []
+        counts = Counter[Kind]()
+        first: dict[Kind, ImageToVideo] = {}
+        for request in requests:
+            kind = _kind(request)
+            counts[kind] += 1
+            first.setdefault(kind, request)
+        found = {kind: await self._price(request) for kind, request in first.items()}
+        uc = sum(price.uc * counts[kind] for kind, price in found.items())
+        # The weakest source of all speaks for the sum.
+        source: Source = min(
+            (price.source for price in found.values()), key=_RANK.index, default="bundled"
+        )
         return Estimate(
             credits=prices.credits_of(uc),
             usd=prices.usd_of(uc),
-            requests=count,
-            source="bundled" if any(book.source == "bundled" for book in used) else "catalog",
-            as_of=min((prices.date_of(book.rule or {}) for book in used), default=""),
+            uc=uc,
+            requests=counts.total(),
+            scope="account" if source == "account" else "public",
+            source=source,
+            as_of=min((price.as_of for price in found.values()), default=""),
         )
 
     async def credits_for(self, request: ImageToVideo) -> Decimal:
         """Say what one request will cost, in credits; raises `PriceUnavailableError`."""
-        return prices.credits_of((await self._fresh(request.model)).price(request))
+        return prices.credits_of((await self._price(request)).uc)
 
-    async def _fresh(self, model: str) -> _Prices:
-        book = self._models.get(model)
-        if book is None:
-            book = self._models[model] = _Prices()
-        if self._clock() >= book.good_until:
-            async with book.lock:
-                if self._clock() >= book.good_until:
-                    await self._read(model, book)
-        return book
+    async def _price(self, request: ImageToVideo) -> _Price:
+        quote = await self._quote(request)
+        if quote is not None and quote.uc is not None:
+            return _Price(quote.uc, "account", quote.as_of)
+        rule = await self._rule(request.model)
+        return _Price(rule.price(request), rule.source, prices.date_of(rule.rule or {}))
 
-    async def _read(self, model: str, book: _Prices) -> None:
-        why: object = f"no answer within {LIVE_RULE_LIMIT:g} s"
-        with anyio.move_on_after(LIVE_RULE_LIMIT):
+    # --- the account's own price --------------------------------------------------------------------
+
+    async def _quote(self, request: ImageToVideo) -> _Quote | None:
+        if self._clock() < self._no_quotes_until:
+            return None
+        quote = self._quotes[_kind(request)]
+        if self._clock() >= quote.good_until:
+            async with quote.lock:
+                if max(quote.good_until, self._no_quotes_until) <= self._clock():
+                    await self._read_quote(request, quote)
+        return quote
+
+    async def _read_quote(self, request: ImageToVideo, quote: _Quote) -> None:
+        quote.uc, why = None, f"no answer within {PATIENCE:g} s"
+        with anyio.move_on_after(PATIENCE):
             try:
-                live = await self._api.pricing_rule(model, etag=book.etag)
-                rule, book.source = live.rule if live.rule is not None else book.rule, "catalog"
-                if rule is not book.rule:
-                    book.rule, book.etag, book.known = rule, live.etag, {}
+                answer, date = await self._api.account_estimate(prices.question(request))
+                now = date or datetime.now(UTC)
+                quote.uc, fresh = prices.quoted(answer, request, now)
+                quote.as_of, quote.good_until = now.date().isoformat(), self._clock() + fresh
+                return
+            except prices.PricingRuleError as error:
+                why = str(error)
+            except HappyHorseError as error:
+                why = str(error)
+                # It answers nobody, or not this key; else it may still answer for other requests.
+                if isinstance(error, (NotFoundError, AuthenticationError, PermissionDeniedError)):
+                    self._no_quotes_until = self._clock() + RETRY_AFTER
+        quote.good_until = self._clock() + RETRY_AFTER
+        logger.info(
+            "the account's own price cannot be had (%s): the public one counts",
+            why,
+            extra={"action": "public_price"},
+        )
+
+    # --- the public rule ----------------------------------------------------------------------------
+
+    async def _rule(self, model: str) -> _Rule:
+        rule = self._rules[model]
+        if self._clock() >= rule.good_until:
+            async with rule.lock:
+                if self._clock() >= rule.good_until:
+                    await self._read_rule(model, rule)
+        return rule
+
+    async def _read_rule(self, model: str, rule: _Rule) -> None:
+        why: object = f"no answer within {PATIENCE:g} s"
+        with anyio.move_on_after(PATIENCE):
+            try:
+                live = await self._api.pricing_rule(model, etag=rule.etag)
+                if live.rule is not None:
+                    rule.rule, rule.etag, rule.known = live.rule, live.etag, {}
+                rule.source = "catalog"
                 age = prices.fresh_for(live.rule or {}, live.date or datetime.now(UTC))
-                book.good_until = self._clock() + age
+                rule.good_until = self._clock() + age
                 return
             except HappyHorseError as error:
                 why = error
-        self._do_without(model, book, why)
+        self._do_without(model, rule, why)
 
-    def _do_without(self, model: str, book: _Prices, why: object) -> None:
+    def _do_without(self, model: str, rule: _Rule, why: object) -> None:
         """Go on with what is there: the last live rule is nearer to the truth than the bundled."""
-        book.good_until = self._clock() + RETRY_AFTER
-        if book.source == "bundled":
-            book.rule, book.known = bundled_rule(model), {}
+        rule.good_until = self._clock() + RETRY_AFTER
+        if rule.source == "bundled":
+            rule.rule, rule.known = bundled_rule(model), {}
         logger.warning(
             "no live pricing rule (%s): estimating with the one of %s",
             why,
-            prices.date_of(book.rule or {}) or "no date",
+            prices.date_of(rule.rule or {}) or "no date",
             extra={"action": "old_price"},
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,3 +163,24 @@ def made_request(request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
     if problems:
         raise InvalidRequestError(problems)
     return request if isinstance(request, ImageToVideo) else ImageToVideo(request, **fields)
+
+
+def made_requests(requests: Any, fields: Mapping[str, Any]) -> Iterator[ImageToVideo]:
+    """Yield the `ImageToVideo` of each image or request, of one or of several.
+
+    Raises `InvalidRequestError` that says which of several is wrong.
+    """
+    if isinstance(requests, (ImageToVideo, str, bytes, bytearray, memoryview, os.PathLike)):
+        yield made_request(requests, fields)
+        return
+    if not isinstance(requests, Iterable):
+        raise InvalidRequestError(
+            [f"requests: expected an ImageToVideo, an image, or several, got {requests!r:.200}"]
+        )
+    for index, request in enumerate(requests):
+        try:
+            yield made_request(request, fields)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(
+                [f"requests[{index}]: {problem}" for problem in error.problems]
+            ) from None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from ._config import Budget, Limits, Polling, RetryPolicy, Settings, Timeouts
-from ._request import ImageToVideo, made_request
+from ._request import ImageToVideo, made_request, made_requests
 from ._tasks import TaskHandle
 from .errors import InvalidRequestError, SessionClosedError
 from .events import on_behalf_of
@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 class Session:
     """The way to the service: pooled connections, one submitter, one poller, one downloader.
 
-    `api_key` defaults to EVOLINK_API_KEY, `base_url` to EVOLINK_BASE_URL or the service's host,
-    `files_url` to EVOLINK_FILES_BASE_URL or the service's file host. The policies are frozen values
-    with sensible defaults. `http` is an `aiohttp.ClientSession` to borrow for API calls: it is used
+    `api_key` defaults to EVOLINK_API_KEY. Without any, `estimate` and `problems` work, and every
+    verb that needs a key raises `ConfigurationError` before anything is sent. `base_url` defaults
+    to EVOLINK_BASE_URL or the service's host, `files_url` to EVOLINK_FILES_BASE_URL or the service's
+    file host. The policies are frozen values with sensible defaults. `http` is an `aiohttp.ClientSession` to borrow for API calls: it is used
     and not closed. Downloads never go through it, because result links are followed under stricter
     rules. `public_url` is where the service can call back, see `webhook_url`.
 
@@ -90,7 +91,7 @@ class Session:
     # --- life -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Session:
-        self._open()
+        self._open(public=True)
         return self
 
     async def __aexit__(
@@ -101,8 +102,10 @@ class Session:
     ) -> None:
         await self.aclose()
 
-    def _open(self) -> Parts:
-        """Give the parts, built on first use."""
+    def _open(self, *, public: bool = False) -> Parts:
+        """Return the parts, built on first use; what is not public needs a key."""
+        if not public:
+            self._settings.require_key()
         if self._closed:
             raise SessionClosedError(
                 "this session is closed; make a new one", next_step="Open a new Session."
@@ -323,7 +326,7 @@ class Session:
             replays=settings.retry.replays > 0,
             # A sandbox comes back on another port, and is the same one to the user.
             service="a service on this machine" if settings.on_loopback else settings.base_url,
-            key=settings.key,
+            key=settings.require_key(),
         )
         options = BatchOptions(max_in_flight=max_in_flight, budget=budget, timeout=timeout)
         return Batch(
@@ -332,11 +335,25 @@ class Session:
 
     # --- money and files --------------------------------------------------------------------------
 
-    async def estimate(self, requests: ImageToVideo | Iterable[ImageToVideo]) -> Estimate:
-        """Say what one or more requests will cost, by the service's live pricing rule, or the
-        bundled one when that cannot be had.
+    async def estimate(
+        self,
+        requests: ImageToVideo
+        | str
+        | os.PathLike[str]
+        | bytes
+        | Iterable[ImageToVideo | str | os.PathLike[str] | bytes],
+        **fields: Any,
+    ) -> Estimate:
+        """Say what one or more requests will cost together; nothing is spent and no image is read.
+
+        Takes what `submit` takes, or several of those, and the fields are for each image. With a
+        key the account's own price is asked for, discounts included; without one, or where the
+        service does not tell it, the public price counts: `Estimate.scope` says which. The public
+        price follows the service's live pricing rule, or the bundled one when that cannot be had.
+        Raises `PriceUnavailableError` when the rule is not understood.
         """
-        return await self._open().pricing.estimate(requests)
+        pricing = self._open(public=True).pricing
+        return await pricing.estimate(made_requests(requests, fields))
 
     async def credits(self) -> Credits:
         """Read what is left in the account and in the key."""
@@ -361,7 +378,7 @@ class Session:
         """List everything that is wrong with a request, a local image's content included; nothing
         is sent, and [] means fine.
         """
-        uploader, found = self._open().uploader, list[str]()
+        uploader, found = self._open(public=True).uploader, list[str]()
         try:
             request = made_request(request, fields).image
         except InvalidRequestError as error:
@@ -372,7 +389,7 @@ class Session:
         """Find the downloads that were interrupted in a folder:
         `task(left.task_id).download(left.path)` finishes one.
         """
-        return await self._open().downloader.leftovers(folder)
+        return await self._open(public=True).downloader.leftovers(folder)
 
     # --- listening --------------------------------------------------------------------------------
 
@@ -380,7 +397,7 @@ class Session:
         """Call `listener` with each event of the given kinds (all by default), in the event loop;
         gives a function that ends it.
         """
-        return self._open().events.subscribe(listener, *kinds)
+        return self._open(public=True).events.subscribe(listener, *kinds)
 
     # --- callbacks --------------------------------------------------------------------------------
 

@@ -62,10 +62,22 @@ def test_policies_have_defaults_and_accept_none_where_it_means_no_limit() -> Non
 
 
 def test_without_a_key_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable, the place to get a key, and the way to try without one are all named."""
+    """The variable, the place to get a key, and the way to try without one are all named, by the
+    first verb that needs a key; a session that is to be called back needs it at once, and an empty
+    key is none.
+    """
     monkeypatch.delenv("EVOLINK_API_KEY", raising=False)
-    with pytest.raises(ConfigurationError, match=r"EVOLINK_API_KEY.*evolink\.ai.*--sandbox"):
-        Session()
+    needed = pytest.raises(ConfigurationError, match=r"EVOLINK_API_KEY.*evolink\.ai.*--sandbox")
+    with needed:
+        Session().task("task-unified-1")
+    with needed:
+        Session(public_url="https://app.example.com/hooks")
+    for empty in ("", " "):
+        with needed:
+            Session(empty)
+    monkeypatch.setenv("EVOLINK_API_KEY", "")
+    with needed:
+        Session().task("task-unified-1")
 
 
 @pytest.mark.parametrize("key", ["with space", "line\nbreak", "schlüssel"])

@@ -16,7 +16,7 @@ from .._concurrency import Closing
 from .._config import RetryPolicy, Timeouts
 from .._models import Credits, Task, TaskPage
 from .._rules import retry, wire
-from .._rules.responses import Answer
+from .._rules.responses import Answer, decode_object
 from ..errors import HappyHorseError, SessionClosedError
 from ..events import Events
 from . import pool
@@ -138,6 +138,20 @@ class Api:
             return wire.decode_pricing_rule(await self._read("GET", path, headers=headers))
 
         return await self.retrying(once, "reading the pricing rule")
+
+    async def account_estimate(
+        self, question: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], datetime | None]:
+        """Ask for the account's own price, which costs nothing; with the service's time of the
+        answer.
+        """
+
+        async def once() -> tuple[dict[str, Any], datetime | None]:
+            body = wire.encode(question)
+            answer = await self._read("POST", "/v1/agent-estimates", body)
+            return decode_object(answer), answer.date
+
+        return await self.retrying(once, "asking for the account's price")
 
     async def _read(
         self,

@@ -66,7 +66,7 @@ class Http:
     def __init__(
         self,
         *,
-        key: str,
+        key: str | None,
         base_url: str,
         files_url: str,
         connect_timeout: float | None,
@@ -77,9 +77,9 @@ class Http:
         self.files_url = files_url
         # Of the key's own kind, which does not show itself: tracebacks that show local variables go
         # down into the HTTP library.
-        auth = {"Authorization": type(key)(f"Bearer {key}")}
+        auth = {"Authorization": type(key)(f"Bearer {key}")} if key is not None else {}
         # What is shorter could stand in an answer by chance.
-        self._secret = key.encode() if len(key) >= SHORTEST_SECRET else None
+        self._secret = key.encode() if key is not None and len(key) >= SHORTEST_SECRET else None
         # The time for the whole call is kept here, see `deadlines`.
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._deadlines: dict[float, Deadlines] = {}

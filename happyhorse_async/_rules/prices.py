@@ -22,6 +22,8 @@ from .wire import moment
 UC_PER_CREDIT = 10_000
 UC_PER_USD = 680_000
 """The service's fixed rate of exchange; its account page and its catalogue both use it."""
+OPERATION = "image_to_video"
+"""What the service's catalogue calls that which all requests of this package ask for."""
 DEAREST = 2**53 - 1
 """The largest price in uc that the service's own client accepts."""
 
@@ -81,10 +83,44 @@ def price_for(rule: Mapping[str, Any], values: Mapping[str, Any]) -> int:
     return total
 
 
+def question(request: ImageToVideo) -> dict[str, Any]:
+    """Return the body that asks for the account's own price of a request."""
+    return {
+        "model_id": request.model,
+        "operation": OPERATION,
+        "parameters": values_of(request),
+    }
+
+
+def quoted(answer: Mapping[str, Any], request: ImageToVideo, now: datetime) -> tuple[int, float]:
+    """Return what the account pays for a request, in uc, and for how many seconds that counts.
+
+    `now` is the service's time. Raises `PricingRuleError` for an answer that is not understood, not
+    for this request, no longer good, or not above zero.
+    """
+    amounts = _dict(answer.get("amounts"))
+    uc, until = _number(amounts.get("uc")), moment(answer.get("expires_at"))
+    if answer.get("price_scope") != "account":
+        raise PricingRuleError(
+            f"the price is {answer.get('price_scope')!r:.100}, not the account's"
+        )
+    if answer.get("model_id", request.model) != request.model:
+        raise PricingRuleError(f"the price is for {answer['model_id']!r:.100}")
+    if answer.get("operation", OPERATION) != OPERATION:
+        raise PricingRuleError(f"the price is for {answer['operation']!r:.100}")
+    if uc.denominator != 1 or not 0 < uc <= DEAREST:
+        raise PricingRuleError(f"the price is {uc} uc")
+    if "credits" in amounts and _number(amounts["credits"]) * UC_PER_CREDIT != uc:
+        raise PricingRuleError(f"{amounts['credits']} credits are not {uc} uc")
+    if until is not None and until <= now:
+        raise PricingRuleError("the price has expired")
+    return uc.numerator, USUAL_FRESHNESS if until is None else _seconds_until(until, now)
+
+
 def date_of(rule: Mapping[str, Any]) -> str:
-    """Return the time when a rule was last changed (ISO 8601), "" when it does not say."""
-    updated = _dict(rule.get("meta")).get("updated_at")
-    return updated if isinstance(updated, str) else ""
+    """Return the day on which a rule was last changed (ISO 8601), "" when it does not say."""
+    updated = moment(_dict(rule.get("meta")).get("updated_at"))
+    return updated.date().isoformat() if updated is not None else ""
 
 
 USUAL_FRESHNESS = 300.0
@@ -99,8 +135,10 @@ def fresh_for(rule: Mapping[str, Any], now: datetime) -> float:
     `now` is the service's time, since `meta.fresh_until` is told by its clock.
     """
     until = moment(_dict(rule.get("meta")).get("fresh_until"))
-    if until is None:
-        return USUAL_FRESHNESS
+    return USUAL_FRESHNESS if until is None else _seconds_until(until, now)
+
+
+def _seconds_until(until: datetime, now: datetime) -> float:
     least, most = _FRESHNESS
     return min(most, max(least, (until - now).total_seconds()))
 

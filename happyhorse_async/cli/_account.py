@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from itertools import repeat
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,12 @@ from .._version import __version__
 from ..errors import ConfigurationError, HappyHorseError
 from ._common import AsJson, Exit, Sandboxed, money, open_session, put, run
 
+_BY = {
+    "account": "by the account's own price",
+    "catalog": "by the service's public pricing rule",
+    "bundled": "by the public pricing rule that came with this package",
+}
+
 
 def estimate(
     count: Annotated[int, typer.Argument(help="How many videos.", min=1)] = 1,
@@ -21,7 +28,7 @@ def estimate(
     sandbox: Sandboxed = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what COUNT videos will cost; nothing is submitted."""
+    """Say what COUNT videos will cost; nothing is submitted, and no key is needed."""
 
     async def work() -> None:
         import attrs
@@ -31,18 +38,15 @@ def estimate(
         # The price does not depend on the image, so any link will do.
         link = "https://example.com/first-frame.png"
         request = ImageToVideo(link, duration=duration, quality=quality)  # type: ignore[arg-type]
-        async with open_session(sandbox=sandbox) as session:
-            one = await session.estimate(request)
-        total = attrs.evolve(one, credits=one.credits * count, usd=one.usd * count, requests=count)
+        async with open_session(sandbox=sandbox, public=True) as session:
+            total = await session.estimate(repeat(request, count))
         if as_json:
             put(attrs.asdict(total))
             return
         put(
             f"{money(total.credits)} credits ({float(total.usd):.2f} USD) for {count} x {duration} s at {quality}"
         )
-        put(
-            f"by the service's pricing rule ({total.source}{f', {total.as_of}' if total.as_of else ''})"
-        )
+        put(f"{_BY[total.source]}{f', of {total.as_of}' if total.as_of else ''}")
 
     run(work, as_json=as_json)
 

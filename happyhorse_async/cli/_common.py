@@ -113,10 +113,10 @@ def need_folder(out: Path) -> None:
 
 @asynccontextmanager
 async def open_session(
-    *, sandbox: bool = False, speed: float = 30.0, **settings: Any
+    *, sandbox: bool = False, speed: float = 30.0, public: bool = False, **settings: Any
 ) -> AsyncIterator[Session]:
     """Open a session to the real service, or to a sandbox started for it; `settings` are those of
-    `Session`.
+    `Session`. A command that is not `public` needs a key, and says so before it does anything.
     """
     from .._config import Budget, Polling
     from .._session import Session
@@ -126,6 +126,8 @@ async def open_session(
         settings["budget"] = Budget(credits=max_credits)
     if not sandbox:
         async with Session(**settings) as session:
+            if not public:
+                session._settings.require_key()
             yield session
         return
     from ..sandbox import Sandbox

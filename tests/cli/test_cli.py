@@ -414,6 +414,30 @@ async def test_a_folder_may_have_a_dot_and_a_file_none(world: Sandbox, tmp_path:
     ]
 
 
+async def test_a_price_needs_no_key(tmp_path: Path, world: Sandbox) -> None:
+    """`estimate` works without a key, and says by which price."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "happyhorse_async",
+        "estimate",
+        cwd=tmp_path,
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "EVOLINK_BASE_URL": world.url,
+            "EVOLINK_FILES_BASE_URL": world.files_url,
+        },
+        stdout=subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert out.decode().splitlines() == [
+        "38.08 credits (0.56 USD) for 1 x 5 s at 720p",
+        "by the service's public pricing rule, of 2026-10-10",
+    ]
+
+
 async def test_money_and_files(world: Sandbox, tmp_path: Path) -> None:
     """estimate, credits and upload print for people and for scripts."""
     price = await happyhorse(

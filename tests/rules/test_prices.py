@@ -541,6 +541,6 @@ def test_how_long_a_rule_is_fresh(until: str | None, seconds: float) -> None:
 
 
 def test_the_date_of_a_rule() -> None:
-    """A rule's date is the time when the service last changed it, "" when it does not say."""
-    assert prices.date_of(RULES[I2V]) == "2026-10-10T06:52:34.303000193Z"
-    assert prices.date_of({"meta": {"updated_at": 7}}) == prices.date_of({}) == ""
+    """A rule's date is the day when the service last changed it, "" when it does not say."""
+    assert prices.date_of(RULES[I2V]) == "2026-10-10"
+    assert prices.date_of({"meta": {"updated_at": "soon"}}) == prices.date_of({}) == ""
