@@ -46,7 +46,8 @@ class Parts:
         self.settings = settings
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
-        self._loop = _running_loop()
+        self.loop = _running_loop()
+        """The event loop in which everything here lives."""
         self._life = close_with_loop(self._close)
         self.events = Events()
         self.background = Background()
@@ -86,8 +87,8 @@ class Parts:
         """Return the parts, in the event loop in which their connections live; raises
         `WrongEventLoopError` in another.
         """
-        if _running_loop() is not self._loop:
-            has_ended = self._loop.is_closed()
+        if _running_loop() is not self.loop:
+            has_ended = self.loop.is_closed()
             raise WrongEventLoopError(
                 "this session was opened in another event loop, "
                 + ("which has ended" if has_ended else "where its connections live")
@@ -208,18 +209,18 @@ class Parts:
         """Read a task soon if anyone waits for it; may be called from any thread. Return False when
         the session's event loop has ended.
         """
-        if self._closed or self._loop.is_closed():
+        if self._closed or self.loop.is_closed():
             return False
         if "poller" in vars(self):
             if self._is_here:
                 self.poller.hint(task_id)
             else:
-                self._loop.call_soon_threadsafe(self.poller.hint, task_id)
+                self.loop.call_soon_threadsafe(self.poller.hint, task_id)
         return True
 
     @property
     def _is_here(self) -> bool:
-        return _loop_or_none() is self._loop
+        return _loop_or_none() is self.loop
 
     # --- closing ----------------------------------------------------------------------------------
 
@@ -233,14 +234,14 @@ class Parts:
         self._closed = True
         if self._is_here:
             await to_the_end(self._begin_closing())
-        elif self._loop.is_running():
+        elif self.loop.is_running():
             await self._close_elsewhere()
         else:
             self._abandon()
 
     def _begin_closing(self) -> asyncio.Task[None]:
         # In no caller's context: what is closed is everybody's.
-        create, name = self._loop.create_task, "happyhorse_async: closing"
+        create, name = self.loop.create_task, "happyhorse_async: closing"
         self._closing = Context().run(create, self._end(), name=name)
         return self._closing
 
@@ -249,12 +250,12 @@ class Parts:
 
     async def _close_elsewhere(self) -> None:
         """Close the parts in their own loop, which runs in another thread."""
-        closing = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        closing = asyncio.run_coroutine_threadsafe(self._end(), self.loop)
         if _loop_or_none() is None:
             return  # there is nothing here to wait with
         limit = time.monotonic() + self.settings.timeouts.shield + LONGEST_CLOSING
         # Looked at now and then: when that loop stops meanwhile, nobody tells.
-        while not closing.done() and self._loop.is_running() and time.monotonic() < limit:  # noqa: ASYNC110
+        while not closing.done() and self.loop.is_running() and time.monotonic() < limit:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         if closing.done() and not closing.cancelled():
             closing.result()
@@ -266,10 +267,10 @@ class Parts:
         made = vars(self)
         pools = (self.http, self.fetcher) if "fetcher" in made else (self.http,)
         for pool in pools:
-            pool.sockets.abandon(self._loop)
-        if not self._loop.is_closed():
+            pool.sockets.abandon(self.loop)
+        if not self.loop.is_closed():
             # The rest follows when it runs again, at the latest when it ends.
-            self._loop.call_soon_threadsafe(self._begin_closing)
+            self.loop.call_soon_threadsafe(self._begin_closing)
             return
         if "downloader" in made:
             with suppress(RuntimeError):  # nobody who waited in a closed loop can be told
