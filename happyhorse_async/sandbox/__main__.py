@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ._faults import SCENARIOS
+from ._scenarios import SCENARIOS
 from ._serve import serve
 
 __all__ = ["main"]

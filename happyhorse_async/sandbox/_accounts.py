@@ -1,57 +1,32 @@
-"""Accounts, prices and the ledger of charges: reserve on acceptance, settle on success, refund on
-failure.
+"""Accounts and their money: what a key may do, and the ledger of charges.
 
-Amounts are credits as exact `Decimal`; 68 credits are 1 USD and 1 credit is 10,000 uc (seen in the
-vendor's clients).
+Reserve on acceptance, settle on success, refund on failure. Amounts are credits as exact `Decimal`,
+always whole uc (10,000 uc are 1 credit).
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from decimal import ROUND_HALF_UP, Decimal
+from datetime import UTC, date, datetime, tzinfo
+from decimal import Decimal
 from email.utils import formatdate
 from math import ceil
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import attrs
 
 from ._errors import Refusal
-from ._submissions import MODEL
+from ._prices import IMAGE_TO_VIDEO
 
-__all__ = [
-    "Account",
-    "Charge",
-    "Entry",
-    "RateLimited",
-    "Wallet",
-    "price",
-    "pricing_rule",
-    "uc",
-    "usd",
-]
-
-_RATE = Decimal("7.616")
-_QUALITY_FACTOR = {"720p": Decimal(1), "1080p": Decimal("1.72")}
-_MINIMUM = Decimal("22.848")
-_CREDITS_PER_USD = Decimal(68)
-_UC_PER_CREDIT = Decimal(10_000)
-_CNY_PER_USD = Decimal("6.8")
+__all__ = ["Account", "Charge", "Entry", "RateLimited", "Wallet"]
 
 
-def price(duration: float, quality: str) -> Decimal:
-    """Return the credits for a video of `duration` seconds, half up to whole uc (seen)."""
-    exact = _RATE * _QUALITY_FACTOR[quality] * Decimal(str(duration))
-    return max(exact.quantize(1 / _UC_PER_CREDIT, ROUND_HALF_UP), _MINIMUM)
+def _code(default: str, *others: str) -> Any:
+    return attrs.field(default=default, validator=attrs.validators.in_((default, *others)))
 
 
-def usd(credits_: Decimal) -> Decimal:
-    """Return credits as US dollars, to six places."""
-    return (credits_ / _CREDITS_PER_USD).quantize(Decimal("0.000001"))
-
-
-def uc(credits_: Decimal) -> int:
-    """Return credits in the service's smallest unit, rounded."""
-    return int((credits_ * _UC_PER_CREDIT).to_integral_value())
+def _limit(value: Any) -> Decimal | None:
+    return None if value is None else Decimal(value)
 
 
 @attrs.frozen(kw_only=True)
@@ -59,18 +34,71 @@ class Account:
     """A customer of the sandbox: what its key may do and what it owns."""
 
     key: str
+    name: str = "sandbox key"
+    """What the key is called in refusals."""
     credits: Decimal = attrs.field(default=Decimal(1_000_000), converter=Decimal)
-    token_credits: Decimal | None = attrs.field(
-        default=None, converter=attrs.converters.optional(Decimal)
-    )
+    token_credits: Decimal | None = attrs.field(default=None, converter=_limit)
     """A limit of this key alone; None: unlimited."""
+    daily_credits: Decimal | None = attrs.field(default=None, converter=_limit)
+    """What this key may spend a day; None: unlimited."""
+    reset_timezone: str = "UTC"
+    """Where the day of `daily_credits` begins at midnight."""
+    discount: Decimal = attrs.field(default=Decimal(1), converter=Decimal)
+    """The share of the public price that this account pays; its estimates say so."""
     file_quota: int = 2000
     rate_limit: float | None = None
     """Submissions a second; None: no limit."""
-    models: tuple[str, ...] = (MODEL,)
-    """The models that the account may use."""
+    models: tuple[str, ...] = IMAGE_TO_VIDEO
+    """The models that the key may use."""
     active: bool = True
-    """Off: every call answers 403 `permission_denied`."""
+    """Off: every call answers 403 with `inactive_code`."""
+    expires_at: float | None = None
+    """Sandbox time from which on every call answers 403 `key_expired`."""
+    action_url: str = "https://sandbox.example.com/billing"
+    """Where the refusals send the owner."""
+    balance_code: str = _code(
+        "insufficient_quota",
+        "insufficient_user_quota",
+        "quota_not_enough",
+        "account_balance_insufficient",
+    )
+    """What an empty account answers; the service has several words for each refusal."""
+    key_code: str = _code("insufficient_token_quota", "key_quota_exhausted", "quota_exceeded")
+    """What a key answers whose own limit is used up."""
+    daily_code: str = _code("token_daily_quota_exceeded", "key_daily_quota_exhausted")
+    """What a key answers whose day is used up."""
+    model_code: str = _code("key_model_not_allowed", "model_access_denied")
+    """What a model answers that is not in `models`."""
+    inactive_code: str = _code("permission_denied", "key_disabled", "user_disabled")
+
+    def check(self, now: float) -> None:
+        """Raise `Refusal` (403) when the key is switched off or has expired."""
+        told = {"key_name": self.name, "action_url": self.action_url}
+        if not self.active:
+            scope = "account" if self.inactive_code == "user_disabled" else "key"
+            raise Refusal(
+                403, self.inactive_code, "not active", details={**told, "limit_scope": scope}
+            )
+        if self.expires_at is not None and now >= self.expires_at:
+            told["limit_scope"] = "key"
+            raise Refusal(
+                403,
+                "key_expired",
+                "this key has expired",
+                details={**told, "expired_at": int(self.expires_at)},
+            )
+
+    def check_model(self, model: str) -> None:
+        """Raise `Refusal` (403) when the key may not use a model."""
+        if model not in self.models:
+            details = {"key_name": self.name, "allowed_models": list(self.models)}
+            message = f"this key may not use {model}"
+            raise Refusal(403, self.model_code, message, param="model", details=details)
+
+    @property
+    def zone(self) -> tzinfo:
+        """Return the time zone of `reset_timezone`."""
+        return UTC if self.reset_timezone == "UTC" else ZoneInfo(self.reset_timezone)
 
 
 @attrs.frozen
@@ -88,9 +116,12 @@ class Charge:
     """What one task costs so far."""
 
     reserved: Decimal
+    day: date
+    """The day on whose limit it counts."""
     charged: Decimal = Decimal(0)
     refunded: Decimal = Decimal(0)
-    status: Literal["reserved", "settled", "released"] = "reserved"
+    refunded_at: float | None = None
+    status: Literal["reserved", "charged", "released"] = "reserved"
 
 
 @attrs.define(eq=False)
@@ -104,6 +135,9 @@ class Wallet:
     tokens: float = 1.0
     """Submissions that the rate limit permits right now."""
     refilled: float = 0.0
+    day: date = date.min
+    spent_today: Decimal = Decimal(0)
+    """What is reserved or charged of the day's limit."""
 
     @property
     def remaining(self) -> Decimal:
@@ -116,31 +150,35 @@ class Wallet:
         limit = self.account.token_credits
         return None if limit is None else limit - self.reserved - self.used
 
-    def reserve(self, amount: Decimal) -> Charge:
+    def reserve(self, amount: Decimal, now: float) -> Charge:
         """Set credits aside for a task; raises `Refusal` (402) when there are too few."""
+        account = self.account
+        today = date.min if account.daily_credits is None else self._today(now)
         if self.remaining < amount:
-            raise Refusal(
-                402, "insufficient_quota", f"{amount} credits are needed, {self.remaining} are left"
-            )
+            self._refuse(account.balance_code, amount, "account", self.remaining)
         if self.token_remaining is not None and self.token_remaining < amount:
-            raise Refusal(
-                402,
-                "quota_exceeded",
-                f"{amount} credits are needed, the key has {self.token_remaining} left",
-            )
+            limits = {"total_limit_credits": account.token_credits, "used_credits": self.used}
+            self._refuse(account.key_code, amount, "key", self.token_remaining, **limits)
+        if account.daily_credits is not None:
+            left = account.daily_credits - self.spent_today
+            if left < amount:
+                limits = {"daily_limit_credits": account.daily_credits}
+                limits["daily_used_credits"] = self.spent_today
+                self._refuse(account.daily_code, amount, "key_daily", left, **limits)
         self.reserved += amount
-        return Charge(reserved=amount)
+        self.spent_today += amount
+        return Charge(reserved=amount, day=today)
 
     def settle(self, charge: Charge, amount: Decimal) -> None:
         """Take the true price of a finished task and free the rest of its reservation."""
-        self.reserved -= charge.reserved
+        self._free(charge, amount)
         self.used += amount
-        charge.charged, charge.status = amount, "settled"
+        charge.charged, charge.status = amount, "charged"
 
-    def refund(self, charge: Charge) -> None:
+    def refund(self, charge: Charge, now: float) -> None:
         """Free the whole reservation of a failed task."""
-        self.reserved -= charge.reserved
-        charge.refunded, charge.status = charge.reserved, "released"
+        self._free(charge, Decimal(0))
+        charge.refunded, charge.refunded_at, charge.status = charge.reserved, now, "released"
 
     def admit(self, real_now: float) -> None:
         """Count one submission against the rate limit; raises `Refusal` (429) when it is used up.
@@ -157,6 +195,29 @@ class Wallet:
             raise RateLimited((1 - self.tokens) / rate)
         self.tokens -= 1
 
+    def _today(self, now: float) -> date:
+        today = datetime.fromtimestamp(now, self.account.zone).date()
+        if today != self.day:
+            self.day, self.spent_today = today, Decimal(0)
+        return today
+
+    def _free(self, charge: Charge, kept: Decimal) -> None:
+        self.reserved -= charge.reserved
+        if charge.day == self.day:
+            self.spent_today += kept - charge.reserved
+
+    def _refuse(
+        self, code: str, amount: Decimal, scope: str, left: Decimal, **limits: Decimal | None
+    ) -> None:
+        told = {"estimated_credits": amount, "account_balance_credits": self.remaining, **limits}
+        details: dict[str, Any] = {name: float(told[name] or 0) for name in told}
+        details |= {"remaining_credits": float(left), "limit_scope": scope}
+        details |= {"key_name": self.account.name, "action_url": self.account.action_url}
+        if scope == "key_daily":
+            details["reset_timezone"] = self.account.reset_timezone
+        message = f"{amount} credits are needed, {left} are left"
+        raise Refusal(402, code, message, details=details)
+
 
 class RateLimited(Refusal):
     """429 `rate_limit_exceeded`: `wait` real seconds are left until the next submission is
@@ -170,75 +231,3 @@ class RateLimited(Refusal):
     def retry_after(self, now: float, *, as_date: bool) -> str:
         """Return the value of `Retry-After`: whole seconds, or an HTTP date."""
         return formatdate(int(now) + self._wait, usegmt=True) if as_date else str(self._wait)
-
-
-def pricing_rule(now: float) -> dict[str, Any]:
-    """Return the answer of the catalogue for this model (seen; the shape and the amounts of
-    2026-10-10).
-
-    `now` is Unix seconds: the rule is fresh until five minutes later, as the service's is.
-    """
-    factors = {quality: str(factor) for quality, factor in reversed(_QUALITY_FACTOR.items())}
-    quality: dict[str, Any] = {"op": "variable", "name": "quality"}
-    quantity = {
-        "op": "multiply",
-        "args": [
-            {"op": "variable", "name": "duration_seconds"},
-            {"op": "lookup", "key": quality, "values": factors},
-        ],
-    }
-    component = {
-        "id": "video_output",
-        "role": "video_output",
-        "dimension": "output_second",
-        "sku_id": "4201",
-        "unit": "output_second",
-        "billing_unit_size": 1,
-        "display_unit_size": 1,
-        "rate": _amounts(_RATE),
-        "minimum_charge": _amounts(_MINIMUM),
-        "billing_rule": "per_second",
-        "pricing_status": "available",
-        "effective_at": "2026-10-08T20:40:06.504Z",
-        "quantity_rule": quantity,
-        "rounding": {"point": "per_component_subtotal", "mode": "half_up"},
-        "tiers": [],
-    }
-    duration = {"name": "duration_seconds", "type": "decimal", "minimum": "3", "maximum": "15"}
-    qualities = {"name": "quality", "type": "enum", "values": list(_QUALITY_FACTOR)}
-    model = {
-        "model_id": MODEL,
-        "product_id": "happyhorse-1-0",
-        "operation": "image_to_video",
-        "modality": "video",
-        "lifecycle": "active",
-        "pricing_status": "available",
-        "settlement_basis": "request_then_actual",
-        "policy_version": 1,
-        "policy_checksum": "21f051dd45f93273393c604565a7ec1c54d5207bd17f3e39b6ab19682c5bec53",
-        "policy_source": "published",
-        "parameters": [{**duration, "default": "5"}, {**qualities, "default": "720p"}],
-        "components": [component],
-    }
-    meta = {
-        "schema_version": "2",
-        "pricing_version": "prc_8f4a873281b23540f02304d1",
-        "price_scope": "public_default",
-        "currency": "USD",
-        "exchange_rate_version": "pricing-fx/v1:USD-CNY=6.8",
-        "updated_at": "2026-10-10T06:52:34.303000193Z",
-        "fresh_until": datetime.fromtimestamp(now + 300, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "catalog_version": "cat_ee94a2120e4b53ca78cbeb30",
-    }
-    return {"meta": meta, "model": model}
-
-
-def _amounts(credits_: Decimal) -> dict[str, str]:
-    dollars = credits_ / _CREDITS_PER_USD
-    amounts = {
-        "uc": credits_ * _UC_PER_CREDIT,
-        "credits": credits_,
-        "cny": dollars * _CNY_PER_USD,
-        "usd": dollars,
-    }
-    return {unit: f"{amount.normalize():f}" for unit, amount in amounts.items()}

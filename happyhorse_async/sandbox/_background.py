@@ -1,4 +1,4 @@
-"""Background work with an owner: every task that is started here ends with its crew."""
+"""Background work with an owner: every task that is started here ends with its owner."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["Crew"]
+__all__ = ["Background"]
 
 
-class Crew:
+class Background:
     """The running background tasks of one part of the sandbox."""
 
     def __init__(self) -> None:

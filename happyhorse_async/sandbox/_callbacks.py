@@ -10,15 +10,16 @@ from urllib.parse import urlsplit
 import aiohttp
 import attrs
 
-from ._background import Crew
+from ._background import Background
 from ._errors import encode
+from ._faults import Post
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._clock import Agenda, Clock
     from ._faults import FaultPlan
-    from ._world import TaskRecord
+    from ._task_record import TaskRecord
 
 __all__ = ["CallbackRecord", "Callbacks"]
 
@@ -52,6 +53,7 @@ class Callbacks:
         view: Callable[[TaskRecord], dict[str, Any]],
         *,
         timeout: float,
+        connector: Callable[[], aiohttp.BaseConnector] | None,
         agenda_changed: Callable[[], None],
     ) -> None:
         self._clock = clock
@@ -59,8 +61,9 @@ class Callbacks:
         self._plan = plan
         self._view = view
         self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._connector = connector
         self._agenda_changed = agenda_changed
-        self._crew = Crew()
+        self._background = Background()
         self._held: list[TaskRecord] = []
         self._session: aiohttp.ClientSession | None = None
         self.records: list[CallbackRecord] = []
@@ -70,30 +73,26 @@ class Callbacks:
         url = task.submission.callback_url
         if url is None:
             return
-        faults = {
-            fault.action: fault.details for fault in self._plan.strike_callback(urlsplit(url).path)
-        }
-        if "no-callback" in faults:
+        post = Post()
+        for fault in self._plan.strike_callback(urlsplit(url).path):
+            fault.run(post)
+        if post.dropped:
             return
-        if "reorder-callbacks" in faults:
+        if post.held:
             self._held.append(task)
             self._agenda.at((task.ended or 0.0) + _LONGEST_HOLD, lambda _: self._release(task))
             return
-        if "late-callback" in faults:
-            due = (task.ended or 0.0) + faults["late-callback"].get("seconds", 60.0)
+        if post.delay:
+            due = (task.ended or 0.0) + post.delay
             self._agenda.at(due, lambda _: self._send(task, 1))
-        else:
-            self._send(task, 1)
-        for _ in range(
-            faults["duplicate-callback"].get("count", 1) if "duplicate-callback" in faults else 0
-        ):
+        for _ in range(post.copies - bool(post.delay)):
             self._send(task, 1)
         for other in list(self._held):
             self._release(other)
 
     async def close(self) -> None:
         """Abandon what is not delivered."""
-        await self._crew.close()
+        await self._background.close()
         if self._session is not None:
             await self._session.close()
 
@@ -103,7 +102,7 @@ class Callbacks:
             self._send(task, 1)
 
     def _send(self, task: TaskRecord, attempt: int) -> None:
-        self._crew.start(self._try(task, attempt))
+        self._background.start(self._try(task, attempt))
 
     async def _try(self, task: TaskRecord, attempt: int) -> None:
         url = task.submission.callback_url or ""
@@ -116,7 +115,8 @@ class Callbacks:
 
     async def _post(self, url: str, body: bytes) -> int | None:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout)
+            connector = self._connector() if self._connector else None
+            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
         headers = {"Content-Type": "application/json", "User-Agent": "happyhorse-sandbox"}
         try:
             async with self._session.post(

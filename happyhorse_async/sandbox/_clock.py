@@ -21,7 +21,7 @@ class Clock:
     """
 
     def __init__(self, *, start: float, speed: float, real: Callable[[], float]) -> None:
-        self._real = real
+        self.real = real
         self._base = start
         self._anchor = real()
         self._speed = _checked_speed(speed)
@@ -34,12 +34,12 @@ class Clock:
     @speed.setter
     def speed(self, speed: float) -> None:
         """Change the speed from now on; `ValueError` when it is negative or not finite."""
-        self._base, self._anchor = self.now(), self._real()
+        self._base, self._anchor = self.now(), self.real()
         self._speed = _checked_speed(speed)
 
     def now(self) -> float:
         """Return the sandbox's Unix time in seconds."""
-        return self._base + (self._real() - self._anchor) * self._speed
+        return self._base + (self.real() - self._anchor) * self._speed
 
     def advance(self, seconds: float) -> None:
         """Move time forward; `ValueError` when `seconds` is negative."""

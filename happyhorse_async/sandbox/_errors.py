@@ -55,6 +55,7 @@ class Refusal(Exception):  # noqa: N818  # an answer like any other, not a failu
         *,
         param: str | None = None,
         headers: dict[str, str] | None = None,
+        details: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -62,6 +63,8 @@ class Refusal(Exception):  # noqa: N818  # an answer like any other, not a failu
         self.message = message
         self.param = param
         self.headers = headers or {}
+        self.details = details or {}
+        """What else the error object carries: limits, balances, what is allowed."""
 
 
 def invalid(param: str, message: str) -> Refusal:
@@ -75,9 +78,9 @@ def invalid(param: str, message: str) -> Refusal:
 _orjson: Any = importlib.import_module("orjson") if importlib.util.find_spec("orjson") else None
 
 
-def encode(value: Any) -> bytes:
-    """Return compact JSON."""
-    if _orjson is None:
+def encode(value: Any, *, strict: bool = True) -> bytes:
+    """Return compact JSON; not `strict`: also what JSON has not, such as NaN and half surrogates."""
+    if _orjson is None or not strict:
         return json.dumps(value, separators=(",", ":")).encode()
     encoded: bytes = _orjson.dumps(value)
     return encoded

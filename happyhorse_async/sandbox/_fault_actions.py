@@ -1,122 +1,271 @@
-"""What a fault does to one exchange: changes of the call, of the answer, and of how the answer is
-delivered.
+"""The faults of one exchange: what they do to a request, to its answer, and to how that is sent.
 
-Functions over values; the sockets are `delivery`'s.
+Functions over values; the sockets are the server's. `_faults` says how a function is a fault.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from email.utils import formatdate
 from math import inf
-from typing import TYPE_CHECKING, Any
-
-import attrs
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._errors import Refusal, typical_code
+from ._fault_values import (
+    Body,
+    Fields,
+    Headers,
+    HeaderSize,
+    Ids,
+    Line,
+    Names,
+    OddNumber,
+    Page,
+    Piece,
+    Places,
+    Share,
+    Shift,
+    Size,
+    Span,
+    Status,
+    Wait,
+)
+from ._faults import RESULTS, TASKS, Act, fault
 from ._http import Answer, api_error, expired_answer, file_error
-from ._world import Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from ._task_record import TaskRecord
 
-    from ._faults import Fault
-    from ._http import Call
-    from ._service import Service
-    from ._world import TaskRecord
+__all__ = ["GATEWAY_PAGE"]
 
-__all__ = ["Act", "Delivery", "after", "before"]
-
-
-@attrs.define
-class Delivery:
-    """How an answer leaves: as it should, unless a fault says otherwise."""
-
-    delay: float = 0.0
-    """Real seconds before the first byte."""
-    silent: bool = False
-    """Nothing is sent: after `delay`, or at the sandbox's end when it is infinite, the connection
-    is dropped."""
-    chunk: int | None = None
-    """Send the body in pieces of so many bytes, `interval` real seconds apart."""
-    interval: float = 0.0
-    stop_after: int | None = None
-    """Send only so many bytes of the body that was announced, then close the connection."""
-    reset: bool = False
-    """Close with a reset instead of an orderly end."""
+GATEWAY_PAGE = (
+    "<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center><hr>"
+    "<center>gateway</center></body></html>"
+)
+"""What a gateway before the service shows of its own; it speaks no JSON."""
 
 
-@attrs.define
-class Act:
-    """One fault at work on one exchange."""
-
-    details: dict[str, Any]
-    service: Service
-    call: Call
-    delivery: Delivery
-    answer: Answer | None = None
-    """None while the call has not been handled."""
-    request_id: str | None = None
-    """What an error's body names for support."""
-
-    @property
-    def true_answer(self) -> Answer:
-        """Return the answer so far; only after the call has been handled."""
-        if self.answer is None:
-            raise RuntimeError("the call has not been handled yet")
-        return self.answer
-
-    def seconds(self, default: float) -> float:
-        """Return the detail `seconds`."""
-        return float(self.details.get("seconds", default))
+# --- Requests that get no answer, another one, or a late one.
 
 
-def before(fault: Fault, act: Act) -> None:
-    """Carry out what happens before a call is handled; it is not handled at all when this sets
-    `act.answer`.
+@fault("before")
+def refuse(
+    act: Act, *, status: Status = 503, body: Body = None, headers: Headers | None = None
+) -> None:
+    """Answer this instead of handling the request; without a body it is the host's own error."""
+    act.answer = _given(act, status, body, headers)
+
+
+@fault("after")
+def answer_after(
+    act: Act, *, status: Status = 502, body: Body = None, headers: Headers | None = None
+) -> None:
+    """Handle the request, and answer this instead of the truth."""
+    act.answer = _given(act, status, body, headers)
+
+
+@fault("before")
+def gateway_page(act: Act, *, status: Status = 502, title: Line = "Bad Gateway") -> None:
+    """Answer with a foreign HTML page, as a gateway does that never asked the service.
+
+    With `sending=2` it meets only the first replay of an `Idempotency-Key`.
     """
-    change = _BEFORE.get(fault.action)
-    if change is not None:
-        change(act)
+    page = GATEWAY_PAGE.format(title=f"{status} {title}")
+    act.answer = _given(act, status, page, {"Server": "gateway"})
 
 
-def after(fault: Fault, act: Act) -> None:
-    """Carry out what happens to a true answer and to its delivery."""
-    change = _AFTER.get(fault.action)
-    if change is not None:
-        change(act)
+@fault("before")
+def retry_after(act: Act, *, value: Line = "86400", status: Status = 429) -> None:
+    """Refuse with this `Retry-After`: a day, a year, a date long gone, or no time at all."""
+    act.answer = _given(act, status, None, {"Retry-After": value})
 
 
-def _given(act: Act, default_status: int) -> Answer:
-    """Return the answer that the fault's details describe; without a body it is the host's own
-    error.
-    """
-    body, status = act.details.get("body"), act.details.get("status", default_status)
-    headers = dict(act.details.get("headers", {}))
+@fault("before")
+def drop_before(act: Act) -> None:
+    """Close the connection with a reset instead of handling the request."""
+    _drop(act)
+
+
+@fault("after")
+def drop_after(act: Act) -> None:
+    """Handle the request, and close the connection with a reset instead of answering."""
+    _drop(act)
+
+
+@fault("before")
+def hang_before(act: Act, *, seconds: Wait = inf) -> None:
+    """Handle nothing, say nothing, and close the connection after so many real seconds."""
+    _hang(act, seconds)
+
+
+@fault("after")
+def hang_after(act: Act, *, seconds: Wait = inf) -> None:
+    """Handle the request, say nothing, and close the connection after so many real seconds."""
+    _hang(act, seconds)
+
+
+@fault("after")
+def slow(act: Act, *, seconds: Wait = 1.0) -> None:
+    """Answer so many real seconds late."""
+    act.delivery.delay = seconds
+
+
+@fault("after")
+def slow_bytes(act: Act, *, chunk: Piece = 1024, interval: Span = 0.05) -> None:
+    """Send the body in pieces, so many real seconds apart."""
+    act.delivery.chunk, act.delivery.interval = chunk, interval
+
+
+@fault("after")
+def surplus_answer(
+    act: Act, *, status: Status = 408, body: Page = "Request Timeout", seconds: Span = 0.0
+) -> None:
+    """Send an answer that nobody asked for after the true one, on the idle connection."""
+    data = _as_bytes(body)
+    head = f"HTTP/1.1 {status} Surplus\r\nContent-Length: {len(data)}\r\n\r\n"
+    act.delivery.surplus, act.delivery.surplus_delay = head.encode() + data, seconds
+
+
+@fault("after")
+def long_headers(act: Act, *, size: HeaderSize = 16_384, name: Line = "X-Trace") -> None:
+    """Add a response header of so many bytes."""
+    act.true_answer.headers[name] = "x" * size
+
+
+def _given(act: Act, status: int, body: Any, headers: dict[str, str] | None) -> Answer:
+    headers = dict(headers or {})
     if isinstance(body, (bytes, str)):
-        return Answer(
-            status, body=_as_bytes(body), content_type="text/html; charset=utf-8", headers=headers
-        )
+        kind = "text/html; charset=utf-8"
+        return Answer(status, body=_as_bytes(body), content_type=kind, headers=headers)
     if body is not None:
         return Answer(status, body, headers=headers)
-    refusal = Refusal(
-        status, typical_code(status), "refused by a fault of the sandbox", headers=headers
-    )
+    message = "refused by a fault of the sandbox"
+    refusal = Refusal(status, typical_code(status), message, headers=headers)
     if act.call.host == "files":
         return file_error(refusal)
-    return api_error(
-        refusal, request_id=act.request_id, integer_code=act.service.features.integer_codes
-    )
+    integer_code = act.service.features.integer_codes
+    return api_error(refusal, request_id=act.request_id, integer_code=integer_code)
 
 
-def _refuse(act: Act) -> None:
-    act.answer = _given(act, 503)
+def _drop(act: Act) -> None:
+    act.answer = act.answer or Answer()
+    act.delivery.silent = act.delivery.reset = True
 
 
-def _ignore_range(act: Act) -> None:
-    act.call.headers = {
-        name: value for name, value in act.call.headers.items() if name.lower() != "range"
-    }
+def _hang(act: Act, seconds: float) -> None:
+    act.answer = act.answer or Answer()
+    act.delivery.silent, act.delivery.delay = True, seconds
+
+
+def _as_bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else bytes(text)
+
+
+# --- Result links that give something else than the video.
+
+
+@fault("after", path=RESULTS)
+def truncate(act: Act, *, bytes: Size | None = None, fraction: Share = 0.5) -> None:  # noqa: A002
+    """Announce the whole body, send so much of it, and close the connection."""
+    if act.true_answer.status in (200, 206):
+        act.delivery.stop_after = _share(act, bytes, fraction)
+
+
+@fault("after", path=RESULTS)
+def reset(act: Act, *, bytes: Size | None = None, fraction: Share = 0.5) -> None:  # noqa: A002
+    """Announce the whole body, send so much of it, and close the connection with a reset."""
+    act.delivery.reset = True
+    truncate(act, bytes=bytes, fraction=fraction)
+
+
+@fault("after", path=RESULTS)
+def short(act: Act, *, bytes: Size | None = None, fraction: Share = 0.5) -> None:  # noqa: A002
+    """Answer with the beginning of the body as if it were the whole."""
+    body = act.true_answer.encoded()[: _share(act, bytes, fraction)]
+    act.answer = Answer(200, body=body, content_type=act.true_answer.content_type)
+
+
+@fault("after", path=RESULTS)
+def html(act: Act, *, status: Status = 200, body: Page | None = None) -> None:
+    """Answer with a page instead of the video."""
+    act.answer = expired_answer(status, body)
+
+
+@fault("after", path=RESULTS)
+def json(act: Act, *, status: Status = 200, body: Body = None) -> None:
+    """Answer with JSON instead of the video."""
+    expired = {"error": {"code": "expired", "message": "This link has expired."}}
+    act.answer = Answer(status, expired if body is None else body)
+
+
+@fault("after", path=RESULTS)
+def empty(act: Act, *, status: Status = 200) -> None:
+    """Answer with no body at all."""
+    act.answer = Answer(status, body=b"", content_type=act.true_answer.content_type)
+
+
+@fault("after", path=RESULTS)
+def label(act: Act, *, content_type: Line = "text/html; charset=utf-8") -> None:
+    """Send the true body under another `Content-Type`."""
+    act.true_answer.content_type = content_type
+
+
+@fault("before", path=RESULTS)
+def compressed(act: Act, *, encoding: Literal["gzip", "deflate"] = "gzip") -> None:
+    """Send the whole body compressed, though the client asked for `identity`."""
+    ignore_range(act)
+    act.delivery.encoding = encoding
+
+
+@fault("before", path=RESULTS)
+def ignore_range(act: Act) -> None:
+    """Answer with the whole body whatever range was asked for."""
+    kept = {name: value for name, value in act.call.headers.items() if name.lower() != "range"}
+    act.call.headers = kept
+
+
+@fault("after", path=RESULTS)
+def wrong_range(act: Act, *, content_range: Line = "bytes 1-2/3") -> None:
+    """Name a `Content-Range` that is not the one that is sent."""
+    if act.true_answer.status == 206:
+        act.true_answer.headers["Content-Range"] = content_range
+
+
+@fault("before", path=RESULTS)
+def new_etag(act: Act) -> None:
+    """Change the video's `ETag` from now on."""
+    task = _linked(act)
+    if task is not None:
+        task.etag_version += 1
+
+
+@fault("after", path=RESULTS)
+def corrupt(act: Act, *, at: Places | None = None) -> None:
+    """Flip the bytes at these places, by default a few in the later two thirds."""
+    body = bytearray(act.true_answer.encoded())
+    size = len(body)
+    for place in range(size // 3, size, max(1, size // 7)) if at is None else at:
+        if place < size:
+            body[place] ^= 0xFF
+    act.true_answer.body = bytes(body)
+
+
+@fault("before", path=RESULTS)
+def redirect(act: Act, *, status: Status = 302, to: Line | None = None) -> None:
+    """Redirect to another place, by default to the same link once more, which then answers."""
+    if "hop=" not in act.call.query:
+        location = f"{act.call.path}?hop=1" if to is None else to
+        act.answer = Answer(status, body=b"", headers={"Location": location})
+
+
+@fault("before", path=RESULTS)
+def expire(act: Act, *, status: Status | None = None, fresh: bool = False) -> None:
+    """Kill the link before its time; with `fresh` the next read of the task gives another."""
+    task = _linked(act)
+    if task is not None:
+        act.service.world.expire_link(task, act.call.now, fresh=fresh)
+        act.answer = expired_answer(status or act.service.options.expired_link)
 
 
 def _linked(act: Act) -> TaskRecord | None:
@@ -126,137 +275,104 @@ def _linked(act: Act) -> TaskRecord | None:
     return found[0] if found and found[1] is found[0].links[-1] else None
 
 
-def _expire(act: Act) -> None:
-    task = _linked(act)
-    if task is not None:
-        act.service.world.expire_link(task, act.call.now, fresh=act.details.get("fresh", False))
-        act.answer = expired_answer(act.details.get("status", act.service.options.expired_link))
+def _share(act: Act, most: int | None, fraction: float) -> int:
+    size = len(act.true_answer.encoded())
+    return min(size, int(size * fraction) if most is None else most)
 
 
-def _new_etag(act: Act) -> None:
-    task = _linked(act)
-    if task is not None:
-        task.etag_version += 1
+# --- Answers whose JSON is not what the reference says.
 
 
-def _redirect(act: Act) -> None:
-    if "hop=" not in act.call.query:
-        location = act.details.get("to", f"{act.call.path}?hop=1")
-        act.answer = Answer(
-            act.details.get("status", 302), body=b"", headers={"Location": location}
-        )
+@fault("after", path="/v1/tasks/batch")
+def absent(act: Act, *, ids: Ids = "all") -> None:
+    """Leave these tasks, or all, out of an answer to a query of many."""
+    payload = act.true_answer.payload
+    if act.true_answer.status == 200 and isinstance(payload, dict) and "data" in payload:
+        rows = payload["data"]
+        payload["data"] = [] if ids == "all" else [row for row in rows if row["id"] not in ids]
 
 
-def _drop(act: Act) -> None:
-    act.answer = act.answer or Answer()
-    act.delivery.silent = act.delivery.reset = True
-
-
-def _hang(act: Act) -> None:
-    act.answer = act.answer or Answer()
-    act.delivery.silent, act.delivery.delay = True, act.seconds(inf)
-
-
-def _answer_after(act: Act) -> None:
-    act.answer = _given(act, 502)
-
-
-def _slow(act: Act) -> None:
-    act.delivery.delay = act.seconds(1.0)
-
-
-def _slow_bytes(act: Act) -> None:
-    act.delivery.chunk, act.delivery.interval = (
-        act.details.get("chunk", 1024),
-        act.details.get("interval", 0.05),
-    )
-
-
-def _truncate(act: Act) -> None:
-    if act.true_answer.status in (200, 206):
-        act.delivery.stop_after = _share(act.details, len(act.true_answer.encoded()))
-
-
-def _reset(act: Act) -> None:
-    act.delivery.reset = True
-    _truncate(act)
-
-
-def _share(details: dict[str, Any], size: int) -> int:
-    return min(size, int(details.get("bytes", size * details.get("fraction", 0.5))))
-
-
-def _short(act: Act) -> None:
-    body = act.true_answer.encoded()
-    act.answer = Answer(
-        200, body=body[: _share(act.details, len(body))], content_type=act.true_answer.content_type
-    )
-
-
-def _html(act: Act) -> None:
-    act.answer = expired_answer(act.details.get("status", 200), act.details.get("body"))
-
-
-def _json(act: Act) -> None:
-    body = act.details.get(
-        "body", {"error": {"code": "expired", "message": "This link has expired."}}
-    )
-    act.answer = Answer(act.details.get("status", 200), body)
-
-
-def _empty(act: Act) -> None:
-    act.answer = Answer(
-        act.details.get("status", 200), body=b"", content_type=act.true_answer.content_type
-    )
-
-
-def _wrong_range(act: Act) -> None:
-    if act.true_answer.status == 206:
-        act.true_answer.headers["Content-Range"] = act.details.get("content_range", "bytes 1-2/3")
-
-
-def _corrupt(act: Act) -> None:
-    body = bytearray(act.true_answer.encoded())
-    for at in act.details.get("at", range(len(body) // 3, len(body), max(1, len(body) // 7))):
-        if at < len(body):
-            body[at] ^= 0xFF
-    act.true_answer.body = bytes(body)
-
-
-def _absent(act: Act) -> None:
-    ids = act.details.get("ids", "all")
-    if (
-        act.true_answer.status == 200
-        and isinstance(act.true_answer.payload, dict)
-        and "data" in act.true_answer.payload
-    ):
-        rows = act.true_answer.payload["data"]
-        act.true_answer.payload["data"] = (
-            [] if ids == "all" else [row for row in rows if row["id"] not in ids]
-        )
-
-
-def _views_in(answer: Answer) -> list[dict[str, Any]]:
-    """Return the tasks and files in an answer."""
-    payload = answer.payload if isinstance(answer.payload, dict) else {}
-    data = payload.get("data", payload)
-    return data if isinstance(data, list) else [data]
-
-
-def _unknown_status(act: Act) -> None:
+@fault("after", path=TASKS)
+def unknown_status(act: Act, *, status: str = "archiving", ids: Ids = "all") -> None:
+    """Show these tasks, or all, in one answer with a status word that nobody knows."""
     for view in _views_in(act.true_answer):
-        if "status" in view and view.get("id") in act.details.get("ids", (view.get("id"),)):
-            view["status"] = act.details.get("status", "archiving")
+        if "status" in view and (ids == "all" or view.get("id") in ids):
+            view["status"] = status
 
 
-def _unknown_fields(act: Act) -> None:
-    fields = act.details.get("fields", {"new_field": {"nested": [1, None, "two"]}, "another": 3})
+@fault("after", path=TASKS)
+def unknown_fields(act: Act, *, fields: Fields | None = None) -> None:
+    """Add these fields to every task in an answer."""
+    more = {"new_field": {"nested": [1, None, "two"]}, "another": 3} if fields is None else fields
     for view in _views_in(act.true_answer):
-        view.update(fields)
+        view.update(more)
 
 
-def _skew(act: Act) -> None:
-    seconds = act.seconds(3600)
+@fault("after", path="/api/v1/files/upload-receipts/")
+def unknown_receipt(act: Act) -> None:
+    """Say that it is not known what became of an upload."""
+    payload = act.true_answer.payload
+    if act.true_answer.status == 200 and isinstance(payload, dict):
+        payload["data"] |= {"state": "outcome_unknown", "result_verified": False}
+        del payload["data"]["file"]
+
+
+_NUMBERS = (
+    "created",
+    "created_at",
+    "credits",
+    "credits_reserved",
+    "credits_used",
+    "charged_credits",
+    "duration",
+    "estimated_time",
+    "progress",
+    "refunded_credits",
+    "remaining_credits",
+    "reserved_credits",
+    "uc",
+    "usd",
+    "used_credits",
+)
+_AMOUNTS = ("credits", "uc", "usd")
+
+
+@fault("after", path="/v1/")
+def odd_number(act: Act, *, value: OddNumber = -1, fields: Names = _NUMBERS) -> None:
+    """Put this number in place of those of these fields: credits, progress, times, estimates.
+
+    As text it may be any: "NaN", "1e305", or 400 digits.
+    """
+    number = _number(value) if isinstance(value, str) else value
+
+    def _change(name: str, old: Any) -> Any:
+        if name not in fields or isinstance(old, bool):
+            return old
+        if isinstance(old, str):  # the service writes amounts of money as decimal text
+            return str(value) if name in _AMOUNTS else old
+        return number if isinstance(old, (int, float)) else old
+
+    _retell(act, _change)
+
+
+_TEXTS = ("action_url", "file_name", "key_name", "message", "msg", "original_name", "suggestion")
+
+
+@fault("after")
+def surrogate(act: Act, *, fields: Names = _TEXTS) -> None:
+    """Put half a surrogate pair, which no UTF-8 can say, into the texts of these fields."""
+    _retext(act, fields, "\ud83d")
+
+
+@fault("after")
+def escapes(act: Act, *, fields: Names = _TEXTS) -> None:
+    """Put control sequences of terminals into the texts of these fields."""
+    _retext(act, fields, "\x1b]0;owned\x07\x1b[2J\x1b[31m\r\u202e")
+
+
+@fault("after")
+def skew(act: Act, *, seconds: Shift = 3600.0) -> None:
+    """Move every timestamp and the `Date` header, as a clock that is wrong."""
     act.true_answer.headers["Date"] = formatdate(act.call.now + seconds, usegmt=True)
     for view in _views_in(act.true_answer):
         for name in ("created", "created_at"):
@@ -268,65 +384,36 @@ def _skew(act: Act) -> None:
                 view[name] = moment.isoformat(timespec="seconds")
 
 
-def _accepted(act: Act) -> TaskRecord | None:
-    payload = act.true_answer.payload
-    return act.service.world.tasks.get(payload.get("id", "")) if isinstance(payload, dict) else None
+def _views_in(answer: Answer) -> list[dict[str, Any]]:
+    """Return the tasks and files in an answer."""
+    payload = answer.payload if isinstance(answer.payload, dict) else {}
+    data = payload.get("data", payload)
+    return data if isinstance(data, list) else [data]
 
 
-def _fail_task(act: Act) -> None:
-    # Before the call is handled: a task of no length has ended by the time that it is answered.
-    status = act.details.get("status", "failed")
-    code = act.details.get(
-        "code", "request_cancelled" if status == "cancelled" else "service_error"
-    )
-    act.call.ending = Ending(
-        status, code, act.details.get("message"), act.details.get("refund", True)
-    )
+def _retext(act: Act, fields: Names, text: str) -> None:
+    def _change(name: str, old: Any) -> Any:
+        return f"{text}{old}" if name in fields and isinstance(old, str) else old
+
+    _retell(act, _change)
 
 
-def _output_length(act: Act) -> None:
-    act.call.output_seconds = act.details.get("length", 3)
+def _retell(act: Act, change: Callable[[str, Any], Any]) -> None:
+    """Change every field of an answer's JSON, however deep, also to what strict JSON has not."""
+    answer = act.true_answer
+    answer.payload, answer.strict = _changed(answer.payload, change), False
 
 
-def _undecided(act: Act) -> None:
-    task = _accepted(act)
-    if task is not None:
-        act.service.world.leave_undecided(task, act.call.now + act.seconds(30.0))
-    _drop(act)
+def _changed(value: Any, change: Callable[[str, Any], Any]) -> Any:
+    if isinstance(value, list):
+        return [_changed(member, change) for member in value]
+    if isinstance(value, dict):
+        return {name: change(name, _changed(member, change)) for name, member in value.items()}
+    return value
 
 
-def _as_bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else bytes(text)
-
-
-_BEFORE: dict[str, Callable[[Act], None]] = {
-    "refuse": _refuse,
-    "drop-before": _drop,
-    "hang-before": _hang,
-    "ignore-range": _ignore_range,
-    "expire": _expire,
-    "new-etag": _new_etag,
-    "redirect": _redirect,
-    "fail-task": _fail_task,
-    "output-length": _output_length,
-}
-_AFTER: dict[str, Callable[[Act], None]] = {
-    "drop-after": _drop,
-    "hang-after": _hang,
-    "answer-after": _answer_after,
-    "slow": _slow,
-    "slow-bytes": _slow_bytes,
-    "truncate": _truncate,
-    "reset": _reset,
-    "short": _short,
-    "html": _html,
-    "json": _json,
-    "empty": _empty,
-    "wrong-range": _wrong_range,
-    "corrupt": _corrupt,
-    "absent": _absent,
-    "unknown-status": _unknown_status,
-    "unknown-fields": _unknown_fields,
-    "skew": _skew,
-    "undecided": _undecided,
-}
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)

@@ -1,96 +1,147 @@
-"""Faults as data: which request, which misbehaviour. Matching is pure; carrying them out is for
-`misbehave`.
+"""Faults as data: which requests suffer, and what. A decorated function is a fault.
+
+    @fault("before", path="/v1/tasks")
+    def refuse(act: Act, *, status: Status = 503) -> None:
+        ...
+
+Its name is the function's, its details are the keyword-only parameters, and their annotations are
+the check. `before` and `after` say whether it strikes before or after a request is handled;
+`callback` faults befall the callbacks. The functions are in `_fault_actions` and `_task_faults`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import inspect
+from collections import Counter
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
-__all__ = ["ACTIONS", "Fault", "FaultPlan"]
+from ._fault_values import Count, Kind, Positions, Share, Times, check, kinds_of
 
-_RESULTS = "/results/"
-_TASKS = "/v1/tasks"
-_SUBMIT = "/v1/videos/generations"
+if TYPE_CHECKING:
+    from ._http import Answer, Call
+    from ._service import Service
+
+__all__ = [
+    "ACTIONS",
+    "RESULTS",
+    "SUBMIT",
+    "TASKS",
+    "Act",
+    "Delivery",
+    "Fault",
+    "FaultPlan",
+    "fault",
+]
+
+RESULTS = "/results/"
+TASKS = "/v1/tasks"
+SUBMIT = "/v1/videos/generations"
+
+Stage = Literal["before", "after", "callback"]
+_Do = TypeVar("_Do", bound=Callable[..., None])
 
 
 @attrs.frozen
 class Action:
-    """A misbehaviour: where it applies unless a fault says otherwise, and the details that it
-    takes.
-    """
+    """A misbehaviour by name: when it strikes, where unless a fault says otherwise, and how."""
 
+    name: str
+    stage: Stage
     path: str | None
     """None: every path of the service."""
-    details: frozenset[str]
+    run: Callable[..., None]
+    details: dict[str, Kind]
+
+    @property
+    def summary(self) -> str:
+        """Return the first paragraph of its documentation, in one line."""
+        return " ".join((inspect.getdoc(self.run) or "").partition("\n\n")[0].split())
 
 
-def _action(path: str | None, *details: str) -> Action:
-    return Action(path, frozenset(details))
-
-
-ACTIONS = {
-    "refuse": _action(None, "status", "body", "headers"),
-    "drop-before": _action(None),
-    "drop-after": _action(None),
-    "hang-before": _action(None, "seconds"),
-    "hang-after": _action(None, "seconds"),
-    "answer-after": _action(None, "status", "body", "headers"),
-    "slow": _action(None, "seconds"),
-    "slow-bytes": _action(None, "chunk", "interval"),
-    "skew": _action(None, "seconds"),
-    "truncate": _action(_RESULTS, "bytes", "fraction"),
-    "reset": _action(_RESULTS, "bytes", "fraction"),
-    "short": _action(_RESULTS, "bytes", "fraction"),
-    "html": _action(_RESULTS, "status", "body"),
-    "json": _action(_RESULTS, "status", "body"),
-    "empty": _action(_RESULTS, "status"),
-    "ignore-range": _action(_RESULTS),
-    "wrong-range": _action(_RESULTS, "content_range"),
-    "new-etag": _action(_RESULTS),
-    "corrupt": _action(_RESULTS, "at"),
-    "redirect": _action(_RESULTS, "status", "to"),
-    "expire": _action(_RESULTS, "status", "fresh"),
-    "absent": _action("/v1/tasks/batch", "ids"),
-    "unknown-status": _action(_TASKS, "status", "ids"),
-    "unknown-fields": _action(_TASKS, "fields"),
-    "fail-task": _action(_SUBMIT, "status", "code", "message", "refund"),
-    "output-length": _action(_SUBMIT, "length"),
-    "undecided": _action(_SUBMIT, "seconds"),
-    "duplicate-callback": _action("*", "count"),
-    "reorder-callbacks": _action("*"),
-    "late-callback": _action("*", "seconds"),
-    "no-callback": _action("*"),
-}
+ACTIONS: dict[str, Action] = {}
 """Every misbehaviour by name."""
 
 
-def _positions(nth: int | set[int] | frozenset[int] | list[int] | None) -> frozenset[int] | None:
-    if nth is None:
-        return None
-    return frozenset({nth}) if isinstance(nth, int) else frozenset(nth)
+def fault(stage: Stage, *, path: str | None = None) -> Callable[[_Do], _Do]:
+    """Make a fault of a function; see the module's documentation."""
+
+    def _register(run: _Do) -> _Do:
+        name = run.__name__.replace("_", "-")
+        ACTIONS[name] = Action(name, stage, path, run, kinds_of(run))
+        return run
+
+    return _register
 
 
-def _check(action: str, details: dict[str, Any]) -> None:
-    if not isinstance(action, str) or action not in ACTIONS:
-        raise ValueError(f"no such fault: {action!r}; there are {', '.join(ACTIONS)}")
-    known = ACTIONS[action].details
-    if unknown := details.keys() - known:
-        raise ValueError(
-            f"{action} takes {', '.join(sorted(known)) or 'no details'}, not {', '.join(sorted(unknown))}"
-        )
+# --- What an action is given to work on.
+
+
+@attrs.define
+class Delivery:
+    """How an answer leaves: as it should, unless a fault says otherwise."""
+
+    delay: float = 0.0
+    """Real seconds before the first byte."""
+    silent: bool = False
+    """Nothing is sent: after `delay`, or at the sandbox's end when it is infinite, the connection
+    is dropped."""
+    chunk: int | None = None
+    """Send the body in pieces of so many bytes, `interval` real seconds apart."""
+    interval: float = 0.0
+    stop_after: int | None = None
+    """Send only so many bytes of the body that was announced, then close the connection."""
+    reset: bool = False
+    """Close with a reset instead of an orderly end."""
+    encoding: Literal["gzip", "deflate"] | None = None
+    """Compress the body, whether the client asked for that or not."""
+    surplus: bytes = b""
+    """What follows the answer on the same connection, `surplus_delay` real seconds later."""
+    surplus_delay: float = 0.0
+
+
+@attrs.define
+class Act:
+    """One exchange while faults are at work on it."""
+
+    service: Service
+    call: Call
+    delivery: Delivery
+    answer: Answer | None = None
+    """None while the call has not been handled; a `before` fault that sets it prevents that."""
+    request_id: str | None = None
+    """What an error's body names for support."""
+
+    @property
+    def true_answer(self) -> Answer:
+        """Return the answer so far; only after the call has been handled."""
+        if self.answer is None:
+            raise RuntimeError("the call has not been handled yet")
+        return self.answer
+
+
+@attrs.define
+class Post:
+    """How one callback leaves: once and at once, unless faults say otherwise."""
+
+    copies: int = 1
+    delay: float = 0.0
+    """Sandbox seconds before the first copy."""
+    held: bool = False
+    """It waits until another one has overtaken it."""
+    dropped: bool = False
 
 
 @attrs.frozen(init=False, eq=False)
 class Fault:
     """One misbehaviour of the sandbox and the requests that suffer it.
 
-    `nth`, `after`, `times` and `probability` count the requests that match `method` and `path`
-    since the fault was added.
+    `nth`, `after`, `times` and `probability` count the requests that match `method`, `path` and
+    `sending` since the fault was added.
     """
 
     action: str
@@ -99,6 +150,8 @@ class Fault:
     path: str | None
     """A prefix, or a glob when it contains `*`, `?` or `[`; None: wherever the action makes sense.
     """
+    sending: frozenset[int] | None
+    """Only these sendings of one `Idempotency-Key`, counted from 1: 2 is the first replay."""
     nth: frozenset[int] | None
     """Only these matching requests, counted from 1 after `after` ones."""
     times: int | None
@@ -118,33 +171,60 @@ class Fault:
         *,
         method: str | None = None,
         path: str | None = None,
-        nth: int | set[int] | frozenset[int] | list[int] | None = None,
-        times: int | None = -1,
-        probability: float | None = None,
+        sending: Positions | None = None,
+        nth: Positions | None = None,
+        times: Times | None = -1,
+        probability: Share | None = None,
         seed: int = 0,
-        after: int = 0,
+        after: Count = 0,
         **details: Any,
     ) -> None:
-        _check(action, details)
-        conditions = {"method": method, "path": path, "nth": nth, "times": times}
-        check_values(
-            action,
-            {**conditions, "probability": probability, "seed": seed, "after": after},
-            details,
-        )
+        known = _action(action, details)
+        given: dict[str, Any] = {
+            "method": method,
+            "path": path,
+            "sending": sending,
+            "nth": nth,
+            "times": times,
+        }
+        given |= {"probability": probability, "seed": seed, "after": after}
+        check(action, given, CONDITIONS)
+        check(action, details, known.details)
         positions = _positions(nth)
         if times == -1:
             times = (
                 None if probability is not None else len(positions) if positions is not None else 1
             )
-        path = ACTIONS[action].path if path is None else path
         self.__attrs_init__(
-            action, method, path, positions, times, probability, seed, after, details
+            action,
+            method,
+            known.path if path is None else path,
+            _positions(sending),
+            positions,
+            times,
+            probability,
+            seed,
+            after,
+            details,
         )
 
-    def matches(self, method: str, path: str) -> bool:
-        """Return whether the fault is about such a request at all."""
+    @property
+    def stage(self) -> Stage:
+        """Return when it strikes."""
+        return ACTIONS[self.action].stage
+
+    def run(self, act: Act | Post) -> None:
+        """Do to an exchange, or to a callback, what the fault is about."""
+        ACTIONS[self.action].run(act, **self.details)
+
+    def matches(self, method: str, path: str, sending: int | None = None) -> bool:
+        """Return whether the fault is about such a request at all.
+
+        `sending` is how often the request's key was sent, this time included; None without one.
+        """
         if self.method is not None and self.method.upper() != method:
+            return False
+        if self.sending is not None and sending not in self.sending:
             return False
         if self.path is None:
             return True
@@ -153,6 +233,27 @@ class Fault:
             if any(mark in self.path for mark in "*?[")
             else path.startswith(self.path)
         )
+
+
+CONDITIONS = kinds_of(Fault.__init__)
+"""The conditions of every fault."""
+
+
+def _positions(given: Positions | None) -> frozenset[int] | None:
+    if given is None:
+        return None
+    return frozenset({given}) if isinstance(given, int) else frozenset(given)
+
+
+def _action(name: str, details: dict[str, Any]) -> Action:
+    if not isinstance(name, str) or name not in ACTIONS:
+        raise ValueError(f"no such fault: {name!r}; there are {', '.join(ACTIONS)}")
+    known = ACTIONS[name].details
+    if unknown := details.keys() - known:
+        raise ValueError(
+            f"{name} takes {', '.join(sorted(known)) or 'no details'}, not {', '.join(sorted(unknown))}"
+        )
+    return ACTIONS[name]
 
 
 @attrs.define
@@ -164,10 +265,10 @@ class _Armed:
     seen: int = 0
     fired: int = 0
 
-    def strikes(self, method: str, path: str) -> bool:
+    def strikes(self, method: str, path: str, sending: int | None) -> bool:
         """Count a request if it matches, and return whether it suffers."""
         fault = self.fault
-        if not fault.matches(method, path):
+        if not fault.matches(method, path, sending):
             return False
         self.seen += 1
         position = self.seen - fault.after
@@ -185,6 +286,7 @@ class FaultPlan:
 
     def __init__(self) -> None:
         self._armed: list[_Armed] = []
+        self._sendings: Counter[str] = Counter()
 
     def __bool__(self) -> bool:
         return bool(self._armed)
@@ -207,12 +309,17 @@ class FaultPlan:
         """Return the faults that are there."""
         return [armed.fault for armed in self._armed]
 
-    def strike(self, method: str, path: str) -> list[Fault]:
+    def sent(self, key: str) -> int:
+        """Count a sending of an `Idempotency-Key`, and return how often it was sent."""
+        self._sendings[key] += 1
+        return self._sendings[key]
+
+    def strike(self, method: str, path: str, sending: int | None = None) -> list[Fault]:
         """Return the faults that one request suffers, and count it."""
         return [
             armed.fault
             for armed in self._armed
-            if armed.fault.action not in CALLBACKS and armed.strikes(method, path)
+            if armed.fault.stage != "callback" and armed.strikes(method, path, sending)
         ]
 
     def strike_callback(self, path: str) -> list[Fault]:
@@ -220,255 +327,5 @@ class FaultPlan:
         return [
             armed.fault
             for armed in self._armed
-            if armed.fault.action in CALLBACKS and armed.strikes("POST", path)
+            if armed.fault.stage == "callback" and armed.strikes("POST", path, None)
         ]
-
-
-CALLBACKS = frozenset({"duplicate-callback", "reorder-callbacks", "late-callback", "no-callback"})
-"""The actions that befall callbacks, not requests."""
-
-
-# --- Bad days by name: sets of faults, seeded, so that the same scenario is the same bad day every
-# time.
-
-
-_SUBMIT = "/v1/videos/generations"
-_READS = "/v1/tasks"
-_RESULTS = "/results/"
-_GATEWAY_PAGE = (
-    "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
-)
-
-
-def _storm() -> list[Fault]:
-    return [
-        Fault(
-            "refuse",
-            method="POST",
-            path=_SUBMIT,
-            probability=0.5,
-            seed=1,
-            status=429,
-            headers={"Retry-After": "1"},
-        ),
-        Fault("refuse", path=_READS, probability=0.2, seed=2, status=429),
-    ]
-
-
-def _flaky_network() -> list[Fault]:
-    return [
-        Fault("drop-before", probability=0.05, seed=1),
-        Fault("drop-after", probability=0.05, seed=2),
-        Fault("slow", probability=0.1, seed=3, seconds=0.3),
-        Fault(
-            "answer-after", path="/v1/", probability=0.05, seed=4, status=502, body=_GATEWAY_PAGE
-        ),
-        Fault("truncate", probability=0.15, seed=5, fraction=0.6),
-        Fault("reset", probability=0.15, seed=6, fraction=0.3),
-    ]
-
-
-def _expired_links() -> list[Fault]:
-    return [
-        Fault("expire", probability=0.3, seed=1, status=403, fresh=True),
-        Fault("expire", probability=0.2, seed=2, status=404, fresh=True),
-        Fault("expire", probability=0.2, seed=3, status=410, fresh=True),
-        Fault("expire", probability=0.2, seed=4, status=200, fresh=True),
-    ]
-
-
-def _lost_answers() -> list[Fault]:
-    return [
-        Fault("drop-after", method="POST", path=_SUBMIT, probability=0.3, seed=1),
-        Fault(
-            "answer-after",
-            method="POST",
-            path=_SUBMIT,
-            probability=0.2,
-            seed=2,
-            status=502,
-            body=_GATEWAY_PAGE,
-        ),
-        Fault(
-            "answer-after",
-            method="POST",
-            path=_SUBMIT,
-            probability=0.1,
-            seed=3,
-            status=200,
-            body="",
-        ),
-    ]
-
-
-def _slow_disk_host() -> list[Fault]:
-    return [
-        Fault("slow", path=_RESULTS, probability=0.3, seed=1, seconds=0.5),
-        Fault("slow-bytes", path=_RESULTS, probability=0.5, seed=2, chunk=65536, interval=0.05),
-        Fault("truncate", path=_RESULTS, probability=0.2, seed=3, fraction=0.8),
-        Fault(
-            "refuse", path=_RESULTS, probability=0.1, seed=4, status=503, body="the disk is busy"
-        ),
-    ]
-
-
-SCENARIOS = {
-    "429-storm": _storm,
-    "flaky-network": _flaky_network,
-    "expired-links": _expired_links,
-    "lost-answers": _lost_answers,
-    "slow-disk-host": _slow_disk_host,
-}
-"""The scenarios by name."""
-
-
-def scenario_faults(name: str) -> list[Fault]:
-    """Return the faults of a scenario; raises `ValueError` when there is none of that name."""
-    if name not in SCENARIOS:
-        raise ValueError(f"no such scenario: {name!r}; there are {', '.join(SCENARIOS)}")
-    return SCENARIOS[name]()
-
-
-# --- What a fault's conditions and details may be: one check for each, so that a mistake is told
-# when the fault is made.
-
-
-_MOST = 1e10
-"""Above it a number of seconds is no length of time that a clock can use."""
-
-
-@attrs.frozen
-class Kind:
-    """A kind of value: in words, and as a test."""
-
-    words: str
-    fits: Callable[[Any], bool]
-
-    def or_none(self) -> Kind:
-        """Return the kind that also takes None."""
-        fits = self.fits
-        return Kind(f"{self.words}, or none", lambda value: value is None or fits(value))
-
-
-def _whole(low: int, high: int | None = None) -> Kind:
-    words = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-    return Kind(
-        words, lambda value: _is_whole(value) and low <= value and (high is None or value <= high)
-    )
-
-
-def _number(words: str, low: float, high: float) -> Kind:
-    return Kind(
-        words,
-        lambda value: (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-        ),
-    )
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _are_positions(value: Any) -> bool:
-    values = [value] if isinstance(value, int) else value
-    is_many = isinstance(values, Collection) and not isinstance(values, (str, bytes, dict))
-    return is_many and all(_is_whole(position) and position >= 1 for position in values)
-
-
-def _are_places(value: Any) -> bool:
-    is_many = isinstance(value, Collection) and not isinstance(value, (str, bytes, dict))
-    return is_many and all(_is_whole(place) and place >= 0 for place in value)
-
-
-def _are_headers(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        _is_line(name) and name and _is_line(text) for name, text in value.items()
-    )
-
-
-def _are_ids(value: Any) -> bool:
-    is_many = isinstance(value, Collection) and not isinstance(value, (str, bytes, dict))
-    return value == "all" or (is_many and all(isinstance(task_id, str) for task_id in value))
-
-
-def _is_line(value: Any) -> bool:
-    return isinstance(value, str) and not any(mark in value for mark in "\r\n\0")
-
-
-_TEXT = Kind("a string", lambda value: isinstance(value, str))
-_LINE = Kind("a string of one line", _is_line)
-_FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-_SECONDS = _number("a number of seconds", -_MOST, _MOST)
-_WAIT = Kind(
-    "a number of seconds that is not negative",
-    lambda value: value == float("inf") or _number("", 0, _MOST).fits(value),
-)
-_HTTP_STATUS = _whole(200, 599)
-
-CONDITIONS = {
-    "method": _TEXT.or_none(),
-    "path": _TEXT.or_none(),
-    "nth": Kind(
-        "an integer of at least 1, several of them, or none",
-        lambda value: value is None or _are_positions(value),
-    ),
-    "times": _whole(-1).or_none(),
-    "probability": _number("a number between 0 and 1", 0, 1).or_none(),
-    "seed": Kind("an integer", _is_whole),
-    "after": _whole(0),
-}
-"""The conditions of every fault."""
-
-DETAILS = {
-    "at": Kind("places in the body, integers of at least 0", _are_places),
-    "body": Kind(
-        "text, bytes or JSON",
-        lambda value: value is None or isinstance(value, (str, bytes, int, float, list, dict)),
-    ),
-    "bytes": _whole(0),
-    "chunk": _whole(1),
-    "code": _TEXT,
-    "content_range": _LINE,
-    "count": _whole(0, 1000),
-    "fields": Kind(
-        "an object",
-        lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value),
-    ),
-    "fraction": _number("a number between 0 and 1", 0, 1),
-    "fresh": _FLAG,
-    "headers": Kind("an object of strings of one line", _are_headers),
-    "ids": Kind('task ids, or "all"', _are_ids),
-    "interval": _number("a number of seconds that is not negative", 0, _MOST),
-    "length": _whole(1, 60),
-    "message": _TEXT.or_none(),
-    "refund": _FLAG,
-    "seconds": _SECONDS,
-    "status": _HTTP_STATUS,
-    "to": _LINE,
-    # The following are details of one action, where the same name means something else.
-    "fail-task.status": Kind(
-        '"failed" or "cancelled"', lambda value: value in ("failed", "cancelled")
-    ),
-    "unknown-status.status": _TEXT,
-    "html.body": Kind(
-        "text or bytes", lambda value: value is None or isinstance(value, (str, bytes))
-    ),
-    "hang-before.seconds": _WAIT,
-    "hang-after.seconds": _WAIT,
-    "slow.seconds": _WAIT,
-}
-"""The details by name, and by action and name where an action has its own."""
-
-
-def check_values(action: str, conditions: dict[str, Any], details: dict[str, Any]) -> None:
-    """Raise `ValueError`, which says what was expected, unless every value is of its kind."""
-    for name, value in conditions.items():
-        _check_kind(action, name, value, CONDITIONS[name])
-    for name, value in details.items():
-        _check_kind(action, name, value, DETAILS.get(f"{action}.{name}", DETAILS[name]))
-
-
-def _check_kind(action: str, name: str, value: Any, kind: Kind) -> None:
-    if not kind.fits(value):
-        raise ValueError(f"{name} of {action} must be {kind.words}, not {value!r}")

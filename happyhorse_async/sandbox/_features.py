@@ -40,6 +40,18 @@ class Features:
     """Completed tasks carry `results`; off, with `result_data`, they carry that alone."""
     result_data: Literal["absent", "object", "list"] = _one_of("object", "list", "absent")
     """The shape of `result_data`, which repeats the links with their metadata."""
+    estimated_time: Literal["whole", "left", "absent"] = _one_of("whole", "left", "absent")
+    """What `task_info.estimated_time` is: the whole life of a task, or what is left of it."""
+    task_ids: Literal["unified", "short", "long"] = _one_of("unified", "short", "long")
+    """The form of task ids: `task-unified-...`, few characters, or 128 of them with `.`, `_`, `:`."""
+    models: bool = True
+    """Has `GET /v1/models`; off: what `missing` says."""
+    estimates: bool = True
+    """Has `POST /v1/agent-estimates`; off: what `missing` says."""
+    upload_receipts: bool = True
+    """Uploads with `X-Evo-Upload-Id` leave a receipt; off: what `missing` says."""
+    error_details: bool = True
+    """Refusals say limits, balances and what is allowed beside their code."""
     pricing: bool = True
     """Has `GET /v1/catalog/pricing-rules/{model}`; off: what `missing` says."""
     file_listing: bool = True

@@ -13,6 +13,7 @@ from ._errors import Refusal, invalid
 from ._images import MAX_BYTES, read_header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
     from ._accounts import Wallet
@@ -22,9 +23,6 @@ __all__ = ["Shelf", "StoredFile"]
 
 DATA_URL_PREFIX = "data:(image/(jpeg|png|gif|webp));base64,"
 """How `base64_data` must begin."""
-DATA_URL_PATTERN = f"{DATA_URL_PREFIX}(([A-Za-z0-9+/]{{4}})*([A-Za-z0-9+/]{{4}}|[A-Za-z0-9+/]{{3}}=|[A-Za-z0-9+/]{{2}}==))"
-"""What `base64_data` must look like, for the documents: matching megabytes with it would block the
-event loop."""
 
 _NAME = re.compile(r"[^\w.\- ]", re.ASCII)
 _EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"}
@@ -53,6 +51,7 @@ class Shelf:
         self._agenda = agenda
         self._file_seconds = file_seconds
         self._files: dict[str, StoredFile] = {}
+        self._receipts: dict[tuple[str, str], str] = {}
 
     def add(
         self,
@@ -63,6 +62,7 @@ class Shelf:
         original_name: str,
         name: str | None,
         path: str | None,
+        upload_id: str | None = None,
     ) -> StoredFile:
         """Keep a file; raises `Refusal` when it is empty or the account's quota is used up."""
         if not data:
@@ -87,12 +87,18 @@ class Shelf:
         )
         self._files[file_id] = stored
         wallet.files += 1
+        if upload_id is not None:
+            self._receipts[wallet.account.key, upload_id] = file_id
         self._agenda.at(stored.expires, lambda _: self.remove(file_id))
         return stored
 
     def get(self, file_id: str) -> StoredFile | None:
         """Return a living file of any account: its URL is public."""
         return self._files.get(file_id)
+
+    def receipt(self, wallet: Wallet, upload_id: str) -> StoredFile | None:
+        """Return the living file that an upload of this account and name became."""
+        return self._files.get(self._receipts.get((wallet.account.key, upload_id), ""))
 
     def owned_by(self, wallet: Wallet) -> list[StoredFile]:
         """Return the files of an account, newest first."""
@@ -120,11 +126,19 @@ class FetchError(Exception):
     """A URL could not be fetched; the message says why."""
 
 
-class Fetcher:
+class UrlFetcher:
     """Turns URLs into bytes."""
 
-    def __init__(self, shelf: Shelf, files_url: str, *, follow_redirects: bool) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        files_url: str,
+        *,
+        follow_redirects: bool,
+        connector: Callable[[], aiohttp.BaseConnector] | None,
+    ) -> None:
         self._shelf = shelf
+        self._connector = connector
         self._own_prefix = f"{files_url}/f/"
         self._follow_redirects = follow_redirects
         self._session: aiohttp.ClientSession | None = None
@@ -155,7 +169,9 @@ class Fetcher:
     async def _download(self, url: str) -> bytes:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=_TIMEOUT, headers={"User-Agent": "happyhorse-sandbox"}
+                connector=self._connector() if self._connector else None,
+                timeout=_TIMEOUT,
+                headers={"User-Agent": "happyhorse-sandbox"},
             )
         async with self._session.get(url, allow_redirects=self._follow_redirects) as answer:
             if answer.status != 200:

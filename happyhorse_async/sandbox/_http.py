@@ -12,13 +12,13 @@ from urllib.parse import parse_qs, unquote
 import attrs
 
 from ._errors import Refusal, decode, encode, error_type
-from ._service import Service
+from ._task_record import NO_QUIRKS, Quirks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ._accounts import Wallet
-    from ._world import Ending
+    from ._service import Service
 
 __all__ = ["Answer", "Call", "Host", "api_error", "expired_answer", "file_error", "json_answer"]
 
@@ -42,10 +42,8 @@ class Call:
     wallet: Wallet | None = None
     params: dict[str, str] = attrs.field(factory=dict)
     """What the route's pattern found in the path."""
-    ending: Ending | None = None
-    """How the submitted task shall end, when a fault has a say in that."""
-    output_seconds: int | None = None
-    """How long the submitted task's video shall be, when a fault has a say in that."""
+    quirks: Quirks = NO_QUIRKS
+    """What faults make of the submitted task."""
 
     @property
     def owner(self) -> Wallet:
@@ -73,10 +71,12 @@ class Answer:
     body: bytes | None = None
     content_type: str = _JSON
     headers: dict[str, str] = attrs.field(factory=dict)
+    strict: bool = True
+    """Off: `payload` has values that JSON has not, and is sent all the same."""
 
     def encoded(self) -> bytes:
         """Return the body's bytes."""
-        return encode(self.payload) if self.body is None else self.body
+        return encode(self.payload, strict=self.strict) if self.body is None else self.body
 
 
 def json_answer(payload: Any, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
@@ -102,6 +102,7 @@ def api_error(refusal: Refusal, *, request_id: str | None, integer_code: bool) -
     }
     if refusal.param is not None:
         error["param"] = refusal.param
+    error.update(refusal.details)
     if request_id is not None and refusal.status >= 500:
         error["request_id"] = request_id
     return Answer(refusal.status, {"error": error}, headers=dict(refusal.headers))
@@ -117,7 +118,7 @@ def file_error(refusal: Refusal) -> Answer:
 # paths that matter.
 
 
-Handler = Callable[[Service, Call], Awaitable[Answer]]
+Handler = Callable[["Service", Call], Awaitable[Answer]]
 
 
 @attrs.frozen

@@ -5,30 +5,33 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from ._accounts import Account
 from ._clock import Clock
 from ._features import Features
-from ._handlers import api, control, files
+from ._handlers import api, control, files, pages
 from ._http import Router
 from ._server import Front, Listener, bind, url_of
 from ._service import Options, Service
+from ._task_record import Ending, usual_code
 from ._videos import choose_video
-from ._world import Ending, Lifetimes, usual_code
+from ._world import Lifetimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from decimal import Decimal
     from types import TracebackType
 
+    import aiohttp
+
     from ._accounts import Entry
     from ._callbacks import CallbackRecord
     from ._faults import Fault
-    from ._service import RequestRecord, Service
-    from ._world import TaskRecord
+    from ._service import RequestRecord
+    from ._task_record import TaskRecord
 
 __all__ = ["Sandbox"]
 
@@ -54,18 +57,23 @@ class Sandbox:
             other private addresses are never accepted.
         callback_timeout: real seconds that a receiver of callbacks has.
         stub_bytes: the least size of a stub video, for tests of long downloads.
-        control: whether other processes may steer the sandbox through `/sandbox/...`.
+        control: whether other processes may steer the sandbox through `/sandbox/...`; None: only when it
+            listens on loopback.
+        hosts: names under which the page and the control paths may be called, beside loopback ones and addresses.
         seed: of everything random here.
         start: the sandbox's Unix time at the beginning; None: the real time.
-        host: the address to listen on, `port` and `files_port` the two ports; 0: any free one.
+        real: the clock that `speed` multiplies; another one makes time virtual.
+        host: the address to listen on; None: no socket at all, see `protocol`.
+        port: the port of the API; 0: any free one. `files_port` is that of the file service.
+        connector: makes what callbacks and fetched image URLs go out through; None: sockets.
     """
 
     _service: Service | None = None
     _listeners: tuple[Listener, ...] = ()
-    _urls = ("", "")
+    _urls = ("http://api.sandbox.test", "http://files.sandbox.test")
     _home: tuple[asyncio.AbstractEventLoop, int] | None = None
     """The event loop and the thread in which the sandbox runs; None when it does not."""
-    _thread: SandboxThread | None = None
+    _thread: ExitStack | None = None
 
     def __init__(
         self,
@@ -82,14 +90,17 @@ class Sandbox:
         allow_loopback: bool = True,
         callback_timeout: float = 10.0,
         stub_bytes: int = 0,
-        control: bool = True,
+        control: bool | None = None,
+        hosts: Iterable[str] = (),
         credits: float = 1_000_000,  # noqa: A002  # the service's word, and callers read it as such
         file_quota: int = 2000,
         seed: int = 0,
         start: float | None = None,
-        host: str = "127.0.0.1",
+        real: Callable[[], float] = time.monotonic,
+        host: str | None = "127.0.0.1",
         port: int = 0,
         files_port: int = 0,
+        connector: Callable[[], aiohttp.BaseConnector] | None = None,
     ) -> None:
         default = Account(
             key=f"sk-sandbox-{seed:08d}",
@@ -106,31 +117,31 @@ class Sandbox:
             expired_link=expired_link,
             allow_loopback=allow_loopback,
             callback_timeout=callback_timeout,
-            control=control,
+            control=_is_loopback(host) if control is None else control,
+            hosts=frozenset(name.lower() for name in hosts),
+            connector=connector,
             seed=seed,
         )
-        self._clock = Clock(
-            start=time.time() if start is None else start, speed=speed, real=time.monotonic
-        )
-        self._address = host, port, files_port
+        self._clock = Clock(start=time.time() if start is None else start, speed=speed, real=real)
+        self._host, self._ports = host, (port, files_port)
 
     async def __aenter__(self) -> Self:
-        host, port, files_port = self._address
-        sockets = bind(host, port, files_port)
-        self._urls = url_of(sockets[0]), url_of(sockets[1])
+        sockets = [] if self._host is None else bind(self._host, *self._ports)
+        if sockets:
+            self._urls = url_of(sockets[0]), url_of(sockets[1])
         self._service = service = Service(
             self._options, self._clock, url=self.url, files_url=self.files_url
         )
         self._home = asyncio.get_running_loop(), threading.get_ident()
         steering = control.ROUTES if self._options.control else ()
-        routes = Router((*api.ROUTES, *api.MONEY_ROUTES, *api.PAGE_ROUTES, *steering))
-        other = Router((*files.ROUTES, *files.RESULT_ROUTES, *api.FILES_PAGE_ROUTES))
+        routes = Router((*api.ROUTES, *pages.ROUTES, *steering))
+        other = Router((*files.ROUTES, pages.DOCUMENT))
         self._listeners = (
-            Listener(sockets[0], Front(service, routes, "api")),
-            Listener(sockets[1], Front(service, other, "files")),
+            Listener(Front(service, routes, "api")),
+            Listener(Front(service, other, "files")),
         )
-        for listener in self._listeners:
-            await listener.start()
+        for listener, bound in zip(self._listeners, sockets, strict=False):
+            await listener.listen(bound)
         return self
 
     async def __aexit__(
@@ -152,8 +163,12 @@ class Sandbox:
         self._home = None
 
     def __enter__(self) -> Self:
-        self._thread = SandboxThread(self)
-        self._thread.start()
+        from anyio.from_thread import start_blocking_portal  # only threads need it
+
+        with ExitStack() as thread:
+            portal = thread.enter_context(start_blocking_portal(name="happyhorse-sandbox"))
+            thread.enter_context(portal.wrap_async_context_manager(self))
+            self._thread = thread.pop_all()
         return self
 
     def __exit__(
@@ -163,7 +178,23 @@ class Sandbox:
         trace: TracebackType | None,
     ) -> None:
         if self._thread is not None:
-            self._thread.stop()
+            self._thread.close()
+
+    def protocol(self, service: Literal["api", "files"] = "api") -> asyncio.Protocol:
+        """Return the server's end of a new connection, for a transport of your own.
+
+        Give it to `connection_made` of an in-memory transport whose other end is a client's. It
+        works beside sockets, and with `host=None` instead of them. Only in the sandbox's own loop.
+        """
+        return self._listeners[service == "files"].protocol()
+
+    def connect(self, url: str) -> asyncio.Protocol:
+        """Return `protocol` of the service that has a URL; raises `ConnectionRefusedError`."""
+        asked = urlsplit(url)
+        for listener, own in zip(self._listeners, map(urlsplit, self._urls), strict=True):
+            if (asked.hostname, asked.port) == (own.hostname, own.port):
+                return listener.protocol()
+        raise ConnectionRefusedError(f"nothing of the sandbox listens at {url}")
 
     @property
     def url(self) -> str:
@@ -310,7 +341,15 @@ class Sandbox:
             raise RuntimeError("the sandbox is not running: use `async with Sandbox() as sandbox`")
         if self._home is None or self._home[1] == threading.get_ident():
             return action(service)
-        return run_in_loop(self._home[0], lambda: action(service))
+
+        async def _there() -> _T:
+            return action(service)
+
+        return asyncio.run_coroutine_threadsafe(_there(), self._home[0]).result()
+
+
+def _is_loopback(host: str | None) -> bool:
+    return host in (None, "localhost", "::1") or str(host).startswith("127.")
 
 
 # --- A task as a test looks at it: live, so that an assertion after `advance` sees the new state.
@@ -384,54 +423,3 @@ class SandboxTask:
     def reserved(self) -> Decimal:
         """Return the credits that were reserved on acceptance."""
         return self._record.charge.reserved
-
-
-# --- A sandbox in a thread of its own, so that tests of every kind can use one.
-
-
-def run_in_loop(loop: asyncio.AbstractEventLoop, action: Callable[[], _T]) -> _T:
-    """Run a function in another thread's event loop and return, or raise, what it does."""
-    outcome: Future[_T] = Future()
-
-    def _run() -> None:
-        try:
-            outcome.set_result(action())
-        except BaseException as error:  # noqa: BLE001  # it belongs to the caller in the other thread
-            outcome.set_exception(error)
-
-    loop.call_soon_threadsafe(_run)
-    return outcome.result()
-
-
-class SandboxThread:
-    """Keeps something open in an event loop of its own until it is stopped."""
-
-    def __init__(self, opened: AbstractAsyncContextManager[Any]) -> None:
-        self._opened = opened
-        self._ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        self._thread = threading.Thread(target=self._run, name="happyhorse-sandbox", daemon=True)
-
-    def start(self) -> None:
-        """Return when it is open; raises what opening it raises."""
-        self._thread.start()
-        self._ready.result()
-
-    def stop(self) -> None:
-        """Return when it is closed."""
-        loop, leave = self._ready.result()
-        loop.call_soon_threadsafe(leave.set)
-        self._thread.join()
-
-    def _run(self) -> None:
-        asyncio.run(self._stay())
-
-    async def _stay(self) -> None:
-        leave = asyncio.Event()
-        try:
-            await self._opened.__aenter__()
-        except BaseException as error:  # noqa: BLE001  # it belongs to the caller of `start`
-            self._ready.set_exception(error)
-            return
-        self._ready.set_result((asyncio.get_running_loop(), leave))
-        await leave.wait()
-        await self._opened.__aexit__(None, None, None)

@@ -5,27 +5,30 @@ the router.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 import struct
+import zlib
 from email.utils import formatdate
 from math import isfinite
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
 from ._accounts import RateLimited
 from ._errors import Refusal
-from ._fault_actions import Act, Delivery, after, before
+from ._faults import Act, Delivery
 from ._http import Answer, Call, api_error, file_error
 from ._service import RequestRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ._accounts import Wallet
-    from ._fault_actions import Delivery
     from ._faults import Fault
-    from ._http import Answer, Host, Router
+    from ._http import Host, Router
     from ._service import Service
 
 __all__ = ["Front", "Listener", "bind", "url_of"]
@@ -34,6 +37,8 @@ _log = logging.getLogger("happyhorse_async.sandbox")
 
 _LARGEST = {"api": 1024 * 1024, "files": 32 * 1024 * 1024}
 """Bytes of a request body before the answer is 413; the service's own limits are not published."""
+_LONGEST_LINE = 64 * 1024
+"""Bytes of a request line or header: signed links may be long."""
 _OWN_PATHS = ("/sandbox/", "/openapi.json", "/favicon.ico")
 
 
@@ -44,6 +49,7 @@ class Front:
         self._service = service
         self._router = router
         self.host: Host = host
+        self._own_name = urlsplit(service.files_url if host == "files" else service.url).hostname
         self._requests = 0
         self._date = (0, "")
 
@@ -69,14 +75,18 @@ class Front:
             now=now,
         )
         if path == "/" or path.startswith(_OWN_PATHS):
-            return respond(await self._handle(call), self._headers(now))
+            foreign = foreign_page(call, service.options.hosts, self._own_name)
+            answer = self._refused(call, foreign) if foreign else await self._handle(call)
+            return respond(answer, self._headers(now))
         record = RequestRecord(call.method, path, query, call.headers, body, now, host)
         service.journal.add(record)
+        key = call.headers.get("Idempotency-Key") if call.method == "POST" else None
+        sending = None if key is None else service.faults.sent(key)
         if oversized:
             answer = self._refused(
                 call, Refusal(413, "request_too_large", "the request is too large")
             )
-        elif service.faults and (faults := service.faults.strike(call.method, path)):
+        elif service.faults and (faults := service.faults.strike(call.method, path, sending)):
             return await self._misbehave(request, call, record, faults)
         else:
             answer = await self._handle(call)
@@ -88,18 +98,16 @@ class Front:
     async def _misbehave(
         self, request: web.BaseRequest, call: Call, record: RequestRecord, faults: list[Fault]
     ) -> web.StreamResponse:
-        delivery = Delivery()
-        answer: Answer | None = None
+        act = Act(self._service, call, Delivery(), request_id=self._error_id())
         for fault in faults:
-            act = Act(fault.details, self._service, call, delivery, answer, self._error_id())
-            before(fault, act)
-            answer = act.answer
-        if answer is None:
-            answer = await self._handle(call)
+            if fault.stage == "before":
+                fault.run(act)
+        if act.answer is None:
+            act.answer = await self._handle(call)
             for fault in faults:
-                act = Act(fault.details, self._service, call, delivery, answer, self._error_id())
-                after(fault, act)
-                answer = act.true_answer
+                if fault.stage == "after":
+                    fault.run(act)
+        answer, delivery = act.true_answer, act.delivery
         self._service.journal.answered(record, None if delivery.silent else answer.status)
         return await deliver(
             request, answer, self._headers(call.now), delivery, self._service.closing
@@ -132,11 +140,12 @@ class Front:
         )
         if wallet is None:
             raise Refusal(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY")
-        if not wallet.account.active:
-            raise Refusal(403, "permission_denied", "this account is not active")
+        wallet.account.check(call.now)
         return wallet
 
     def _refused(self, call: Call, refusal: Refusal) -> Answer:
+        if not self._service.features.error_details:
+            refusal.details = {}
         if isinstance(refusal, RateLimited) and self._service.features.retry_after != "absent":
             refusal.headers["Retry-After"] = refusal.retry_after(
                 call.now, as_date=self._service.features.retry_after == "date"
@@ -172,6 +181,34 @@ class Front:
         return f"req-{self.host}-{self._requests:08d}"
 
 
+def foreign_page(call: Call, hosts: Collection[str], own: str | None) -> Refusal | None:
+    """Return the refusal of a call that a foreign page in somebody's browser makes; else None.
+
+    Such a page names itself in `Origin` or `Sec-Fetch-Site`. One whose name was bound to this
+    address anew (DNS rebinding) is of the same origin, but its name is in `Host`.
+    """
+    headers = call.headers
+    host = headers.get("Host", "")
+    name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    if not (name in ("localhost", own) or name in hosts or _is_address(name)):
+        message = f"{host!r} is not a name of the sandbox; Sandbox(hosts=[...]) adds names"
+        return Refusal(403, "forbidden_host", message)
+    is_link = call.path == "/" and headers.get("Sec-Fetch-Dest") == "document"
+    if headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none") and not is_link:
+        return Refusal(403, "forbidden_origin", "pages of other sites may not call this")
+    if headers.get("Origin", f"http://{host}") != f"http://{host}":
+        return Refusal(403, "forbidden_origin", "pages of other origins may not call this")
+    return None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _absence(status: int) -> Refusal:
     """Return what an endpoint that is switched off answers."""
     if status == 405:
@@ -180,18 +217,11 @@ def _absence(status: int) -> Refusal:
 
 
 class Listener:
-    """One bound socket and the server behind it."""
+    """One server: what makes the protocols of its connections, and its socket if it has one."""
 
-    def __init__(self, bound: socket.socket, front: Front) -> None:
-        self._socket = bound
-        self._front = front
-        self._web: web.Server | None = None
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        """Accept connections from now on."""
+    def __init__(self, front: Front) -> None:
         loop = asyncio.get_running_loop()
-        largest = _LARGEST[self._front.host]
+        largest = _LARGEST[front.host]
 
         def make_request(message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
             return web.BaseRequest(
@@ -201,18 +231,31 @@ class Listener:
         # Cancelled handlers end their waits when the client goes away; nothing that is paid awaits
         # in between.
         self._web = web.Server(
-            self._front, request_factory=make_request, handler_cancellation=True, access_log=None
+            front,
+            request_factory=make_request,
+            handler_cancellation=True,
+            access_log=None,
+            max_line_size=_LONGEST_LINE,
+            max_field_size=_LONGEST_LINE,
         )
-        self._server = await loop.create_server(self._web, sock=self._socket, backlog=1024)
+        self._server: asyncio.Server | None = None
+
+    def protocol(self) -> asyncio.Protocol:
+        """Return the server's end of a new connection."""
+        return self._web()
+
+    async def listen(self, bound: socket.socket) -> None:
+        """Accept connections on a bound socket from now on."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._web, sock=bound, backlog=1024)
 
     async def stop(self) -> None:
         """Close the socket and every connection."""
-        if self._server is not None and self._web is not None:
+        if self._server is not None:
             self._server.close()
-            await self._web.shutdown(1.0)
+        await self._web.shutdown(1.0)
+        if self._server is not None:
             await self._server.wait_closed()
-        else:
-            self._socket.close()
 
 
 def bind(host: str, *ports: int) -> list[socket.socket]:
@@ -275,9 +318,32 @@ async def deliver(
     if delivery.silent:
         _close(request, reset=delivery.reset)
         return web.Response()
+    if delivery.encoding is not None:
+        headers["Content-Encoding"] = delivery.encoding
+        compressor = zlib.compressobj(wbits=31 if delivery.encoding == "gzip" else 15)
+        answer.body = compressor.compress(answer.encoded()) + compressor.flush()
+    if delivery.surplus:
+        return await _send_with_surplus(request, answer, headers, delivery, closing)
     if delivery.stop_after is None and delivery.chunk is None and not is_large(request, answer):
         return respond(answer, headers)
     return await _send_in_pieces(request, answer, headers, delivery, closing)
+
+
+async def _send_with_surplus(
+    request: web.BaseRequest,
+    answer: Answer,
+    headers: dict[str, str],
+    delivery: Delivery,
+    closing: asyncio.Event,
+) -> web.StreamResponse:
+    response = respond(answer, headers)
+    await response.prepare(request)
+    await response.write_eof()
+    await _pause(delivery.surplus_delay, closing)
+    transport = request.transport
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.write(delivery.surplus)
+    return response
 
 
 async def _send_in_pieces(
@@ -322,6 +388,7 @@ def _close(request: web.BaseRequest, *, reset: bool) -> None:
         transport.close()
         return
     peer = transport.get_extra_info("socket")
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if peer is not None:  # a transport in memory has none
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if isinstance(transport, asyncio.WriteTransport):
         transport.abort()

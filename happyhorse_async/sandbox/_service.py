@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from ._callbacks import Callbacks
-from ._faults import FaultPlan, scenario_faults
-from ._files import Fetcher
-from ._videos import Studio
+from ._faults import FaultPlan
+from ._files import UrlFetcher
+from ._scenarios import scenario_faults
+from ._task_record import estimate_of
+from ._videos import Videos
 from ._views import Views
-from ._world import World, estimate_of
+from ._world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import aiohttp
 
     from ._accounts import Account
     from ._clock import Clock
     from ._features import Features
     from ._http import Host
     from ._images import FrameProblem
-    from ._world import Ending, Lifetimes, TaskRecord
+    from ._task_record import Ending, TaskRecord
+    from ._world import Lifetimes
 
 __all__ = ["Options", "Service"]
 
@@ -42,6 +47,10 @@ class Options:
     allow_loopback: bool
     callback_timeout: float
     control: bool
+    hosts: frozenset[str]
+    """Names under which page and control paths may be called, beside loopback and addresses."""
+    connector: Callable[[], aiohttp.BaseConnector] | None
+    """Makes what callbacks and fetched URLs go out through; None: aiohttp's usual one."""
     seed: int
 
 
@@ -58,9 +67,16 @@ class Service:
         self.journal = Journal()
         self.views = Views(options.features, files_url, estimate_of(options.lifetimes.task))
         self.closing = asyncio.Event()
-        self.world = World(options.accounts, options.lifetimes, seed=options.seed)
-        self.fetcher = Fetcher(self.world.files, files_url, follow_redirects=options.allow_loopback)
-        self.studio = Studio(
+        self.world = World(
+            options.accounts, options.lifetimes, ids=options.features.task_ids, seed=options.seed
+        )
+        self.fetcher = UrlFetcher(
+            self.world.files,
+            files_url,
+            follow_redirects=options.allow_loopback,
+            connector=options.connector,
+        )
+        self.videos = Videos(
             self.fetcher,
             video=options.video,
             stub_bytes=options.stub_bytes,
@@ -70,8 +86,9 @@ class Service:
             clock,
             self.world.agenda,
             self.faults,
-            self._callback_view,
+            lambda task: self.show(task, clock.now()),
             timeout=options.callback_timeout,
+            connector=options.connector,
             agenda_changed=self.keep_armed,
         )
         self.world.on_end = self.callbacks.task_ended
@@ -137,12 +154,17 @@ class Service:
         for fault in scenario_faults(name):
             self.faults.add(fault)
 
+    def show(self, task: TaskRecord, now: float) -> dict[str, Any]:
+        """Return a task as a read shows it, with a link of its own where links live for short."""
+        self.world.renew_link(task, now)
+        return self.views.task(task, now)
+
     async def close(self) -> None:
         """Stop everything that runs in the background."""
         self.closing.set()
         self.rearm()
         await self.callbacks.close()
-        await self.studio.close()
+        await self.videos.close()
         await self.fetcher.close()
 
     def _ring(self) -> None:
@@ -152,9 +174,6 @@ class Service:
     def _frame_known(self, task: TaskRecord, problem: FrameProblem | None) -> None:
         self.world.frame_known(task, problem, self.clock.now())
         self.keep_armed()
-
-    def _callback_view(self, task: TaskRecord) -> dict[str, Any]:
-        return self.views.task(task, self.clock.now())
 
 
 # --- The log of requests that tests assert on, bounded in entries and in bytes.

@@ -1,4 +1,4 @@
-"""The rules of the submit endpoint: a JSON body becomes a `Submission`, or a refusal that names the
+"""The rules of the submit endpoint: a JSON body becomes an `Order`, or a refusal that names the
 parameter.
 """
 
@@ -13,25 +13,26 @@ from urllib.parse import urlsplit
 import attrs
 
 from ._errors import Refusal, invalid
+from ._prices import IMAGE_TO_VIDEO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MODEL", "Submission", "check_idempotency_key", "read_submission"]
+__all__ = ["Order", "check_idempotency_key", "read_submission"]
 
-MODEL = "happyhorse-1.0-image-to-video"
 QUALITIES = ("720p", "1080p")
 MAX_SEED = 2_147_483_647
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
-IDEMPOTENCY_PATTERN = "[A-Za-z0-9._-]{16,96}"
+_IDEMPOTENCY_KEY = "[A-Za-z0-9._-]{16,96}"
 
 
 @attrs.frozen(kw_only=True)
-class Submission:
+class Order:
     """A submission that the service accepts, with its defaults filled in."""
 
     body: dict[str, Any]
     """The body as it was sent."""
+    model: str
     image_url: str
     prompt: str | None
     """Cut to the service's limit."""
@@ -41,9 +42,7 @@ class Submission:
     callback_url: str | None
 
 
-def read_submission(
-    body: Any, *, allow_loopback: bool, is_own: Callable[[str], bool]
-) -> Submission:
+def read_submission(body: Any, *, allow_loopback: bool, is_own: Callable[[str], bool]) -> Order:
     """Return the accepted submission; raises `Refusal` (400 `invalid_request` with `param`)
     otherwise.
 
@@ -52,15 +51,16 @@ def read_submission(
     """
     if not isinstance(body, dict):
         raise Refusal(400, "invalid_request", "the body must be a JSON object")
-    if body.get("model") != MODEL:
-        raise invalid("model", f"model must be {MODEL}")
+    if body.get("model") not in IMAGE_TO_VIDEO:
+        raise invalid("model", f"model must be one of {', '.join(IMAGE_TO_VIDEO)}")
     if "aspect_ratio" in body:
         raise invalid("aspect_ratio", "aspect_ratio is not accepted: the first frame decides it")
     quality = "720p" if body.get("quality") is None else body["quality"]
     if quality not in QUALITIES:
         raise invalid("quality", "quality must be 720p or 1080p")
-    return Submission(
+    return Order(
         body=body,
+        model=body["model"],
         image_url=_image_url(body, allow_loopback=allow_loopback, is_own=is_own),
         prompt=_prompt(body),
         quality=quality,
@@ -74,7 +74,7 @@ def check_idempotency_key(key: str) -> None:
     """Raise `Refusal` unless the key is 16 to 96 characters of `A-Za-z0-9._-` (seen in the vendor's
     clients).
     """
-    if not re.fullmatch(IDEMPOTENCY_PATTERN, key):
+    if not re.fullmatch(_IDEMPOTENCY_KEY, key):
         raise invalid(
             "Idempotency-Key", "Idempotency-Key must be 16 to 96 characters of A-Za-z0-9._-"
         )
@@ -130,12 +130,6 @@ _PORT = "(:(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}
 _REST = "([/?#][!-~]*)?"
 _URL_PATTERN = f"https?://[A-Za-z0-9._~-]+{_PORT}{_REST}"
 """What the service takes for a URL that it can fetch: no user name, no unescaped characters."""
-_PUBLIC = r"([A-Za-z0-9-]+\.)+[A-Za-z]{2,}"
-IMAGE_PATTERN = rf"https?://({_PUBLIC}|127\.0\.0\.1|localhost){_PORT}{_REST}"
-"""The shape of an image URL that the sandbox takes for sure."""
-CALLBACK_PATTERN = rf"(https://{_PUBLIC}|https?://(127\.0\.0\.1|localhost)){_PORT}{_REST}"
-"""The shape of a callback URL that the sandbox takes for sure."""
-
 _PRIVATE_SUFFIXES = (".local", ".internal", ".lan", ".localhost", ".intranet")
 
 

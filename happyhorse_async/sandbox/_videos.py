@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ._background import Crew
+from ._background import Background
 from ._files import FetchError
 from ._images import FrameProblem, frame_problem, read_header, video_size
 from ._stub_video import stub_video
@@ -21,10 +21,10 @@ from ._stub_video import stub_video
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._files import Fetcher
-    from ._world import TaskRecord
+    from ._files import UrlFetcher
+    from ._task_record import TaskRecord
 
-__all__ = ["Studio", "Video", "choose_video"]
+__all__ = ["Videos", "VideoFile", "choose_video"]
 
 _PACKAGES = {"av": "PyAV", "PIL": "Pillow"}
 _MOST_BYTES = 512 * 1024 * 1024
@@ -52,19 +52,19 @@ def choose_video(video: str) -> Literal["real", "stub"]:
 
 
 @attrs.frozen
-class Video:
+class VideoFile:
     """A finished video and its SHA-256."""
 
     data: bytes = attrs.field(repr=False)
     digest: str
 
 
-class Studio:
+class Videos:
     """Makes a task's video when it is asked for, and ahead of that while it has little to do."""
 
     def __init__(
         self,
-        fetcher: Fetcher,
+        fetcher: UrlFetcher,
         *,
         video: Literal["real", "stub"],
         stub_bytes: int,
@@ -74,13 +74,13 @@ class Studio:
         self._real = video == "real"
         self._stub_bytes = stub_bytes
         self._frame_known = frame_known
-        self._crew = Crew()
-        self._kept: OrderedDict[_Key, Video] = OrderedDict()
+        self._background = Background()
+        self._kept: OrderedDict[_Key, VideoFile] = OrderedDict()
         self._kept_bytes = 0
         self._images: dict[str, bytes] = {}
         """The first frames of tasks by their digest: an upload may be deleted while the links to
         its videos live on."""
-        self._under_way: dict[_Key, asyncio.Task[Video]] = {}
+        self._under_way: dict[_Key, asyncio.Task[VideoFile]] = {}
         self._renderer: ThreadPoolExecutor | None = None
 
     def accept(self, task: TaskRecord) -> None:
@@ -93,17 +93,19 @@ class Studio:
             gone = FrameProblem("image_processing_error", "the file has expired or was deleted")
             self._checked(task, stored.data if stored else None, gone)
         elif self._real:
-            self._crew.start(self._inspect(task, url))
+            self._background.start(self._inspect(task, url))
         else:
             self._frame_known(task, None)
 
-    async def video(self, task: TaskRecord) -> Video:
+    async def video(self, task: TaskRecord) -> VideoFile:
         """Return a task's video; raises `FetchError` when its first frame is gone or broken."""
-        return await self._rendered(task) if self._real else self._stub(task)
+        made = await self._rendered(task) if self._real else self._stub(task)
+        data = task.quirks.finish(made.data)
+        return made if data is made.data else _video(data)
 
     async def close(self) -> None:
         """Stop rendering; a render that is under way is finished first."""
-        await self._crew.close()
+        await self._background.close()
         for render in list(self._under_way.values()):
             render.cancel()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
@@ -125,7 +127,7 @@ class Studio:
                 task.frame_size = facts.width, facts.height
         if self._real and data is not None and problem is None:
             self._remember(task, data)
-            self._crew.start(self._decode(task, data))
+            self._background.start(self._decode(task, data))
         else:
             self._frame_known(task, problem)
 
@@ -144,7 +146,7 @@ class Studio:
         except FetchError:
             return  # whoever asks for the video is told
 
-    def _stub(self, task: TaskRecord) -> Video:
+    def _stub(self, task: TaskRecord) -> VideoFile:
         width, height = video_size(task.submission.quality, task.frame_size)
         key = (f"{width}x{height}", task.output_seconds, task.submission.quality, task.seed)
         video = self._kept.get(key)
@@ -155,7 +157,7 @@ class Studio:
             video = self._keep(key, _video(data))
         return video
 
-    async def _rendered(self, task: TaskRecord) -> Video:
+    async def _rendered(self, task: TaskRecord) -> VideoFile:
         if task.frame_digest is None:  # finished by hand before its first frame had come
             self._remember(task, await self._fetcher.fetch(task.submission.image_url))
         what, digest = task.submission, task.frame_digest or ""
@@ -172,7 +174,7 @@ class Studio:
         task.frame_digest = hashlib.sha256(image).hexdigest()
         self._images.setdefault(task.frame_digest, image)
 
-    async def _render(self, image: bytes, key: _Key) -> Video:
+    async def _render(self, image: bytes, key: _Key) -> VideoFile:
         if self._renderer is None:
             self._renderer = ThreadPoolExecutor(
                 max_workers=1, thread_name_prefix="happyhorse-sandbox-render"
@@ -182,7 +184,7 @@ class Studio:
         )
         return self._keep(key, video)
 
-    def _keep(self, key: _Key, video: Video) -> Video:
+    def _keep(self, key: _Key, video: VideoFile) -> VideoFile:
         self._kept[key] = video
         self._kept_bytes += len(video.data)
         while self._kept_bytes > _MOST_BYTES and len(self._kept) > 1:
@@ -201,7 +203,7 @@ def _decoding_problem(image: bytes) -> str | None:
     return decoding_problem(image)
 
 
-def _render(image: bytes, key: _Key) -> Video:
+def _render(image: bytes, key: _Key) -> VideoFile:
     from ._render import render_video
 
     if message := _decoding_problem(image):
@@ -210,8 +212,8 @@ def _render(image: bytes, key: _Key) -> Video:
     return _video(render_video(image, seconds=seconds, quality=quality, seed=seed))
 
 
-def _video(data: bytes) -> Video:
-    return Video(data, _digest(data))
+def _video(data: bytes) -> VideoFile:
+    return VideoFile(data, _digest(data))
 
 
 def _digest(data: bytes) -> str:

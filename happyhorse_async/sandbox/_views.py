@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from ._accounts import uc, usd
-from ._submissions import MODEL
+from ._prices import uc_of, usd_of
 
 if TYPE_CHECKING:
     from ._accounts import Wallet
     from ._features import Features
     from ._files import StoredFile
-    from ._world import TaskRecord
+    from ._task_record import TaskRecord
 
 __all__ = ["Views", "credits_view"]
 
@@ -45,10 +43,10 @@ class Views:
     def submitted(self, task: TaskRecord, now: float) -> dict[str, Any]:
         """Return the answer to a submission."""
         status = self.status(task, now)
-        return {
+        view: dict[str, Any] = {
             "created": int(task.created),
             "id": task.id,
-            "model": MODEL,
+            "model": task.submission.model,
             "object": "video.generation.task",
             "progress": task.progress_at(now),
             "status": status,
@@ -60,10 +58,15 @@ class Views:
             "type": "video",
             "usage": {
                 "billing_rule": "per_second",
-                "credits_reserved": uc(task.charge.reserved),
+                "credits_reserved": uc_of(task.charge.reserved),
                 "user_group": "default",
             },
         }
+        if self._features.estimated_time == "left":
+            view["task_info"]["estimated_time"] = max(0, round(task.due - now))
+        elif self._features.estimated_time == "absent":
+            del view["task_info"]["estimated_time"]
+        return view
 
     def task(self, task: TaskRecord, now: float) -> dict[str, Any]:
         """Return the answer to a query."""
@@ -76,10 +79,11 @@ class Views:
         if features.settlement:
             charged = task.charge.charged
             view["usage"]["credits_used"] = float(charged)
-            view["usage"]["cost"] = {"credits": float(charged), "usd": float(usd(charged))}
+            view["usage"]["cost"] = {"credits": float(charged), "usd": float(usd_of(charged))}
         if features.task_duration:
             view["duration"] = _seconds(task)
-        self._add_results(task, view)
+        if task.has_results(now):
+            self._add_results(task, view)
         error = task.error()
         if error is not None:
             if features.suggestions:
@@ -94,23 +98,25 @@ class Views:
         """
         return {
             "id": task.id,
-            "model": MODEL,
+            "model": task.submission.model,
             "type": "video",
             "status": self.status(task, now),
             "progress": task.progress_at(now),
             "created_at": int(task.created),
-            "has_results": bool(task.links),
+            "has_results": task.has_results(now),
             "has_error": task.error() is not None,
             "credits_used": float(task.charge.charged),
         }
 
     def link(self, task: TaskRecord) -> str | None:
         """Return the present result link of a task."""
-        return (
-            f"{self._files_url}/results/{task.id}/{task.links[-1].token}.mp4"
-            if task.links
-            else None
-        )
+        if not task.links:
+            return None
+        link, base = task.links[-1], task.quirks.link_base or self._files_url
+        url = f"{base}/results/{task.id}/{link.token}.mp4"
+        if task.quirks.link_seconds is None:
+            return url
+        return f"{url}?Expires={int(link.expires)}&Signature={link.token[::-1]}"
 
     def file(self, stored: StoredFile) -> dict[str, Any]:
         """Return an uploaded file as the file service shows it."""
@@ -164,17 +170,18 @@ def credits_view(wallet: Wallet) -> dict[str, Any]:
 
 def _billing(task: TaskRecord) -> dict[str, Any]:
     charge = task.charge
-    return {
+    refund = {"reserved": "unknown", "charged": "not_required", "released": "completed"}
+    facts = {
+        "refund_scope": "account_balance",
         "charge_status": charge.status,
-        "refund_status": "refunded" if charge.refunded else "none",
-        "reserved_credits": _number(charge.reserved),
-        "charged_credits": _number(charge.charged),
-        "refunded_credits": _number(charge.refunded),
+        "refund_status": refund[charge.status],
+        "reserved_credits": float(charge.reserved),
+        "charged_credits": float(charge.charged),
+        "refunded_credits": float(charge.refunded),
     }
-
-
-def _number(amount: Decimal) -> float:
-    return float(amount)
+    if charge.refunded_at is not None:
+        facts["refunded_at"] = _iso(charge.refunded_at).replace("+00:00", "Z")
+    return facts
 
 
 def _seconds(task: TaskRecord) -> int:

@@ -4,35 +4,35 @@ passed in.
 
 from __future__ import annotations
 
-import math
 import string
+from fractions import Fraction
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ._accounts import Account, Entry, Wallet, price
+from ._accounts import Account, Entry, Wallet
 from ._clock import Agenda
 from ._errors import Refusal
 from ._files import Shelf
 from ._images import FrameProblem
-from ._submissions import MAX_SEED, MODEL, check_idempotency_key
+from ._prices import PriceBook, credits_of, price_uc
+from ._submissions import MAX_SEED, check_idempotency_key
+from ._task_record import FINAL, NO_QUIRKS, Ending, Link, Quirks, TaskRecord, plan_life
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from decimal import Decimal
-    from typing import Literal
 
-    from ._accounts import Charge, Wallet
-    from ._submissions import Submission
+    from ._submissions import Order
 
-__all__ = ["Accepted", "Lifetimes", "World"]
+__all__ = ["Acceptance", "Lifetimes", "World"]
 
 _ALPHABET = string.ascii_lowercase + string.digits
 
 
 @attrs.frozen
-class Accepted:
+class Acceptance:
     """The outcome of a submission: the task, and whether the idempotency key gave back an earlier
     one.
     """
@@ -56,12 +56,21 @@ class World:
     before they look.
     """
 
-    def __init__(self, accounts: Iterable[Account], lifetimes: Lifetimes, *, seed: int) -> None:
+    def __init__(
+        self,
+        accounts: Iterable[Account],
+        lifetimes: Lifetimes,
+        *,
+        ids: Literal["unified", "short", "long"] = "unified",
+        seed: int,
+    ) -> None:
         self._chance = Random(seed)
         self._lifetimes = lifetimes
+        self._ids = ids
         self._keys: dict[tuple[str, str], TaskRecord] = {}
         self._undecided: dict[str, float] = {}
-        self._links: dict[str, TaskRecord] = {}
+        self._links: dict[str, tuple[TaskRecord, Link]] = {}
+        self.prices = PriceBook()
         self.agenda = Agenda()
         self.files = Shelf(self._chance, self.agenda, file_seconds=lifetimes.file)
         self.wallets = {account.key: Wallet(account) for account in accounts}
@@ -69,6 +78,7 @@ class World:
         self.ledger: list[Entry] = []
         self.refunded = 0
         self.on_end: Callable[[TaskRecord], None] = lambda task: None
+        """Called once a task has ended and its charge is decided."""
 
     def run(self, now: float) -> None:
         """Let everything happen that is due by `now`."""
@@ -77,24 +87,23 @@ class World:
     def submit(
         self,
         wallet: Wallet,
-        submission: Submission,
+        submission: Order,
         *,
         now: float,
         key: str | None = None,
-    ) -> Accepted:
+        quirks: Quirks = NO_QUIRKS,
+    ) -> Acceptance:
         """Accept and reserve a task, or give back the one that `key` already stands for; raises
         `Refusal`.
         """
-        if MODEL not in wallet.account.models:
-            raise Refusal(
-                403, "model_access_denied", f"this key may not use {MODEL}", param="model"
-            )
+        wallet.account.check_model(submission.model)
         if key is not None:
             check_idempotency_key(key)
             earlier = self._keys.get((wallet.account.key, key))
             if earlier is not None:
-                return Accepted(self._replay(earlier, submission, now), replayed=True)
-        charge = wallet.reserve(price(submission.duration, submission.quality))
+                return Acceptance(self._replay(earlier, submission, now), replayed=True)
+        rate = self.prices.factor * Fraction(wallet.account.discount)
+        charge = wallet.reserve(_price(submission, submission.duration, rate), now)
         life = plan_life(
             self._chance,
             duration=submission.duration,
@@ -102,7 +111,7 @@ class World:
             fixed=self._lifetimes.task,
         )
         task = TaskRecord(
-            id=f"task-unified-{int(now)}-{''.join(self._chance.choices(_ALPHABET, k=10))}",
+            id=self._draw_id(now),
             wallet=wallet,
             submission=submission,
             seed=submission.seed or self._chance.randint(1, MAX_SEED),
@@ -111,13 +120,15 @@ class World:
             due=now + life.queued + life.working,
             charge=charge,
             idempotency_key=key,
+            quirks=quirks,
+            rate=rate,
         )
         self.tasks[task.id] = task
         if key is not None:
             self._keys[wallet.account.key, key] = task
         self._enter("reserve", task, now, charge.reserved)
         self.agenda.at(task.due, lambda when: self._come_due(task, when))
-        return Accepted(task, replayed=False)
+        return Acceptance(task, replayed=False)
 
     def leave_undecided(self, task: TaskRecord, until: float) -> None:
         """Answer replays of this task's submission with `paid_outcome_unknown` until then."""
@@ -154,17 +165,21 @@ class World:
             task.status_override, task.ending = None, ending
             self._end(task, now)
 
-    def find(self, wallet: Wallet, task_id: str) -> TaskRecord | None:
-        """Return a task of this account; another account's is as good as unknown."""
+    def find(self, wallet: Wallet, task_id: str, now: float) -> TaskRecord | None:
+        """Return a task of this account that is not denied right now; others' are unknown."""
         task = self.tasks.get(task_id)
-        return task if task is not None and task.wallet is wallet else None
+        if task is None or task.wallet is not wallet or task.is_hidden(now):
+            return None
+        return task
 
     def find_link(self, token: str) -> tuple[TaskRecord, Link] | None:
         """Return the task and the link that a result URL stands for, dead or alive."""
-        task = self._links.get(token)
-        if task is None:
-            return None
-        return task, next(link for link in task.links if link.token == token)
+        return self._links.get(token)
+
+    def renew_link(self, task: TaskRecord, now: float) -> None:
+        """Give a task another link, when its links live for short and every read signs one."""
+        if task.links and task.quirks.link_seconds is not None:
+            self._link(task, now)
 
     def expire_link(self, task: TaskRecord, now: float, *, fresh: bool) -> None:
         """Kill a completed task's link before its time; `fresh`: the next read of the task gives
@@ -174,7 +189,7 @@ class World:
         if fresh:
             self._link(task, now)
 
-    def _replay(self, task: TaskRecord, submission: Submission, now: float) -> TaskRecord:
+    def _replay(self, task: TaskRecord, submission: Order, now: float) -> TaskRecord:
         if task.submission.body != submission.body:
             raise Refusal(
                 409, "idempotency_conflict", "this Idempotency-Key was used with another body"
@@ -194,22 +209,41 @@ class World:
 
     def _end(self, task: TaskRecord, when: float) -> None:
         task.ended = when
+        if task.ending.status == "completed":
+            self._link(task, when)
+        if task.quirks.settled_late:
+            self.agenda.at(when + task.quirks.settled_late, lambda at: self._settle(task, at))
+        else:
+            self._settle(task, when)
+
+    def _settle(self, task: TaskRecord, when: float) -> None:
         wallet, charge = task.wallet, task.charge
         if task.ending.status != "completed" and task.ending.refund:
-            wallet.refund(charge)
+            wallet.refund(charge, when)
             self.refunded += 1
             self._enter("refund", task, when, charge.refunded)
         else:
-            wallet.settle(charge, price(task.output_seconds, task.submission.quality))
+            rate = task.rate * Fraction(str(task.quirks.charge_factor))
+            wallet.settle(charge, _price(task.submission, task.output_seconds, rate))
             self._enter("settle", task, when, charge.charged)
-        if task.ending.status == "completed":
-            self._link(task, when)
         self.on_end(task)
 
+    def _draw_id(self, now: float) -> str:
+        if self._ids == "short":
+            return f"{len(self.tasks):x}"
+        drawn = "".join(self._chance.choices(_ALPHABET, k=10))
+        if self._ids == "long":
+            return f"video:{int(now)}.{drawn}_".ljust(128, "A")
+        return f"task-unified-{int(now)}-{drawn}"
+
     def _link(self, task: TaskRecord, now: float) -> None:
-        token = f"{self._chance.getrandbits(96):024x}"
-        task.links.append(Link(token, now + self._lifetimes.link))
-        self._links[token] = task
+        life = task.quirks.link_seconds
+        link = Link(
+            f"{self._chance.getrandbits(96):024x}",
+            now + (self._lifetimes.link if life is None else life),
+        )
+        task.links.append(link)
+        self._links[link.token] = task, link
 
     def _enter(
         self,
@@ -221,169 +255,6 @@ class World:
         self.ledger.append(Entry(at, kind, task.id, amount))
 
 
-# --- A task as the world keeps it, and its state at a given time.
-
-
-FINAL = frozenset({"completed", "failed", "cancelled"})
-
-
-def usual_code(status: str) -> str | None:
-    """Return the error code of a task that somebody ends with this status and without a code; None:
-    it has no error.
-    """
-    return {"failed": "unknown_error", "cancelled": "request_cancelled"}.get(status)
-
-
-@attrs.frozen
-class Ending:
-    """How a task is going to end."""
-
-    status: str = "completed"
-    error_code: str | None = None
-    message: str | None = None
-    refund: bool = True
-    """A failed task that is not refunded was charged all the same."""
-
-
-@attrs.define
-class Link:
-    """A result link: its secret part, and when it dies in sandbox time."""
-
-    token: str
-    expires: float
-
-
-@attrs.define(eq=False, kw_only=True)
-class TaskRecord:
-    """One accepted task."""
-
-    id: str
-    wallet: Wallet
-    submission: Submission
-    seed: int
-    """The seed of the video: the submission's, or one that the service drew."""
-    created: float
-    starts: float
-    due: float
-    charge: Charge
-    idempotency_key: str | None = None
-    ending: Ending = Ending()
-    frame: Literal["unknown", "good"] | FrameProblem = "unknown"
-    """What is known of the first frame; a task cannot end well before it is known to be good."""
-    ended: float | None = None
-    status_override: str | None = None
-    links: list[Link] = attrs.field(factory=list)
-    """Every link that the task ever had, the present one last."""
-    etag_version: int = 0
-    """Counts the changes of the video's `ETag`."""
-    frame_size: tuple[int, int] | None = None
-    """Width and height of the first frame, where known."""
-    output_seconds: int = attrs.field(
-        default=attrs.Factory(lambda task: task.submission.duration, takes_self=True)
-    )
-    """The length of the video that is made, which decides the charge; what was asked for unless a
-    fault changes it."""
-    frame_digest: str | None = None
-    """What the studio keeps the first frame under, where it has it."""
-
-    @property
-    def is_final(self) -> bool:
-        """Return whether the task has ended and its charge is decided."""
-        return self.ended is not None
-
-    def status_at(self, now: float) -> str:
-        """Return `status` as the service reports it."""
-        if self.status_override is not None:
-            return self.status_override
-        if self.ended is not None:
-            return self.ending.status
-        return "pending" if now <= self.starts else "processing"
-
-    def progress_at(self, now: float) -> int:
-        """Return `progress`, 0 to 100."""
-        if self.ended is not None and self.ending.status == "completed":
-            return 100
-        until = now if self.ended is None else self.ended
-        return 0 if until <= self.starts else progress_at(self.starts, self.due, until)
-
-    def error(self) -> dict[str, Any] | None:
-        """Return `error` as the service reports it; None when the task did not fail."""
-        if (
-            self.ended is None
-            or self.ending.status == "completed"
-            or self.ending.error_code is None
-        ):
-            return None
-        code = self.ending.error_code
-        return {
-            "code": code,
-            "message": self.ending.message or _MESSAGES.get(code, code),
-            "type": "task_error",
-        }
-
-
-_MESSAGES = {
-    "content_policy_violation": "The content was refused by the safety system.",
-    "invalid_parameters": "The parameters do not fit together.",
-    "image_processing_error": "The image could not be processed.",
-    "image_dimension_mismatch": "The image's size is outside the accepted range.",
-    "request_cancelled": "The request was cancelled.",
-    "service_error": "The service failed.",
-    "service_unavailable": "The service is not available.",
-    "resource_exhausted": "No capacity is left.",
-    "generation_timeout": "The generation took too long.",
-    "quota_exceeded": "The provider's quota is used up.",
-    "generation_failed_no_content": "The generation ended without a video.",
-    "resource_not_found": "A resource was not found.",
-    "unknown_error": "An unknown error occurred.",
-}
-
-
-# --- How long a task lives and how far it has come: pure functions of time and a seeded source of
-# chance.
-
-
-_ESTIMATED_SECONDS = 2400
-"""What the service announces as `task_info.estimated_time`: its reference's example, the far end of
-the range."""
-
-_MEDIAN, _SIGMA = 180.0, 0.75
-_SHORTEST, _LONGEST = 60.0, 2400.0
-_QUEUED_SHARE = 0.1
-
-
-@attrs.frozen
-class Life:
-    """The seconds that a task waits in the queue and then works."""
-
-    queued: float
-    working: float
-
-
-def plan_life(chance: Random, *, duration: int, quality: str, fixed: float | None) -> Life:
-    """Return a task's life: `fixed` seconds, or lognormal around 3 minutes, between 1 and 40.
-
-    Longer and finer videos take longer.
-    """
-    if fixed is None:
-        factor = (0.6 + 0.08 * duration) * (1.6 if quality == "1080p" else 1.0)
-        seconds = _MEDIAN * factor * math.exp(chance.gauss(0.0, _SIGMA))
-        seconds = min(max(seconds, _SHORTEST), _LONGEST)
-    else:
-        seconds = fixed
-    return Life(seconds * _QUEUED_SHARE, seconds * (1 - _QUEUED_SHARE))
-
-
-def estimate_of(fixed: float | None) -> int:
-    """Return what to announce as `task_info.estimated_time`: the true life where it is fixed, in
-    whole seconds.
-    """
-    return _ESTIMATED_SECONDS if fixed is None else max(1, math.ceil(fixed))
-
-
-def progress_at(started: float, ends: float, now: float) -> int:
-    """Return the progress of a task at work: 1 to 99, faster at first as the service's own bar is."""
-    if now >= ends or ends <= started:
-        return 99
-    share = (now - started) / (ends - started)
-    return max(1, min(99, int(100 * (1 - (1 - share) ** 1.5))))
+def _price(submission: Order, seconds: int, rate: Fraction) -> Decimal:
+    told = (("duration_seconds", seconds), ("quality", submission.quality))
+    return credits_of(price_uc(submission.model, told, rate))

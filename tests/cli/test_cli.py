@@ -19,7 +19,7 @@ import typer
 from happyhorse_async import IncompleteDownloadError, RetryPolicy
 from happyhorse_async.cli._common import Exit, overall, run
 from happyhorse_async.sandbox import Fault, Sandbox
-from happyhorse_async.sandbox._faults import SCENARIOS, scenario_faults
+from happyhorse_async.sandbox._scenarios import SCENARIOS, scenario_faults
 from tests.conftest import PHOTOS, open_session
 
 pytestmark = pytest.mark.anyio

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import io
 from decimal import Decimal
-from math import prod
 from typing import Any
 
 import aiohttp
@@ -199,34 +198,6 @@ async def test_68_credits_are_1_usd_and_1_credit_is_10000_uc(wire: Wire) -> None
     for amounts in (component["rate"], component["minimum_charge"]):
         exact = {unit: Decimal(amount) for unit, amount in amounts.items()}
         assert exact["credits"] == exact["usd"] * 68 == exact["uc"] / 10_000
-
-
-@pytest.mark.parametrize(("duration", "quality"), [(3, "720p"), (5, "1080p"), (15, "1080p")])
-async def test_the_quantity_rule_is_a_tree_that_gives_the_price(
-    wire: Wire, duration: int, quality: str
-) -> None:
-    """Multiply, lookup, variable and constant, worked out, times the rate are what is reserved."""
-    (component,) = (await wire.get(f"/v1/catalog/pricing-rules/{MODEL}", key=None)).json["model"][
-        "components"
-    ]
-    values = {"duration_seconds": duration, "quality": quality}
-
-    def work_out(node: dict[str, Any]) -> Decimal:
-        kinds = {
-            "multiply": lambda: prod(
-                (work_out(operand) for operand in node["operands"]), start=Decimal(1)
-            ),
-            "lookup": lambda: Decimal(node["values"][values[node["variable"]]]),
-            "variable": lambda: Decimal(values[node["name"]]),
-            "constant": lambda: Decimal(node["value"]),
-        }
-        return kinds[node["type"]]()
-
-    price = Decimal(component["rate"]["credits"]) * work_out(component["quantity_rule"])
-    await wire.accepted(duration=duration, quality=quality)
-    assert wire.sandbox.tasks[0].reserved == max(
-        price, Decimal(component["minimum_charge"]["credits"])
-    )
 
 
 async def test_settlement_follows_the_actual_output_length(wire: Wire) -> None:

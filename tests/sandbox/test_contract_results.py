@@ -197,7 +197,7 @@ async def test_a_callback_brings_the_querys_json_once_the_task_has_ended(
     body = await receiver.next()
     assert body == await wire.task(task_id)
     assert body["status"] == status
-    assert body["billing"]["charge_status"] in ("settled", "released")
+    assert body["billing"]["charge_status"] in ("charged", "released")
 
 
 async def test_any_2xx_ends_the_callbacks(wire: Wire, receiver: Receiver) -> None:

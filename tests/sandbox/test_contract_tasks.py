@@ -103,7 +103,7 @@ async def test_duration_is_the_seconds_that_the_task_took(http: aiohttp.ClientSe
 
 
 async def test_billing_has_the_ledgers_facts(wire: Wire) -> None:
-    """Reserved, then settled; a failed task is refunded, unless the service kept the charge."""
+    """Reserved, then charged; a failed task is refunded, unless the service kept the charge."""
     first, second, third = [await wire.accepted(duration=3) for _ in range(3)]
     assert (await wire.task(first))["billing"]["charge_status"] == "reserved"
     wire.sandbox.finish(first)
@@ -113,9 +113,9 @@ async def test_billing_has_the_ledgers_facts(wire: Wire) -> None:
     assert [
         (bill["charge_status"], bill["refund_status"], bill["charged_credits"]) for bill in bills
     ] == [
-        ("settled", "none", 22.848),
-        ("released", "refunded", 0.0),
-        ("settled", "none", 22.848),
+        ("charged", "not_required", 22.848),
+        ("released", "completed", 0.0),
+        ("charged", "not_required", 22.848),
     ]
     assert [entry.kind for entry in wire.sandbox.ledger] == ["reserve"] * 3 + [
         "settle",

@@ -28,7 +28,7 @@ async def test_fail_task_also_fails_a_task_that_ends_at_once(http: aiohttp.Clien
         )
         assert sandbox.fired(fault) == 1
     assert (struck["status"], struck["error"]["code"]) == ("failed", "content_policy_violation")
-    assert struck["billing"]["refund_status"] == "refunded"
+    assert struck["billing"]["refund_status"] == "completed"
     assert spared["status"] == "completed"
 
 

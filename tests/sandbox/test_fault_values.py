@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from happyhorse_async.sandbox import Fault
-from happyhorse_async.sandbox._faults import ACTIONS, DETAILS
+from happyhorse_async.sandbox._faults import ACTIONS, fault
 from tests.sandbox.conftest import Wire
 
 pytestmark = pytest.mark.anyio
@@ -104,6 +104,18 @@ async def test_corrupt_leaves_places_beyond_the_end_alone(wire: Wire) -> None:
     assert reply.body[0] != true[0]
 
 
-def test_every_detail_of_every_action_has_a_check() -> None:
-    """None is forgotten when an action is added."""
-    assert {name for action in ACTIONS.values() for name in action.details} <= DETAILS.keys()
+def test_every_fault_says_what_it_does() -> None:
+    """The sandbox's help is made of the functions' own words."""
+    assert all(action.summary.endswith(".") for action in ACTIONS.values())
+
+
+def test_a_detail_without_a_known_kind_cannot_become_a_fault() -> None:
+    """None is forgotten when a fault is added: the decorator refuses it, and keeps nothing."""
+    before = set(ACTIONS)
+
+    def strange(act: object, *, when: complex) -> None:
+        """Never run."""
+
+    with pytest.raises(KeyError):
+        fault("before")(strange)
+    assert set(ACTIONS) == before

@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 
 from happyhorse_async.sandbox import Fault, Sandbox
-from happyhorse_async.sandbox._faults import ACTIONS, SCENARIOS, FaultPlan
+from happyhorse_async.sandbox._faults import ACTIONS, FaultPlan
+from happyhorse_async.sandbox._scenarios import SCENARIOS
 from tests.sandbox.conftest import Wire
 
 pytestmark = pytest.mark.anyio
@@ -349,7 +350,7 @@ async def test_a_scenario_is_a_bad_day_that_a_stubborn_client_survives(
         sandbox.scenario(name)
         for number in range(8):
             accepted = await stubborn(
-                lambda key=f"key-{number:016}": wire.submit(idempotency_key=key), "id"
+                wire, lambda key=f"key-{number:016}": wire.submit(idempotency_key=key), "id"
             )
             sandbox.finish(accepted["id"])
         for task in sandbox.tasks:
@@ -357,8 +358,8 @@ async def test_a_scenario_is_a_bad_day_that_a_stubborn_client_survives(
         assert sandbox.paid == 8
 
 
-async def stubborn(call: Any, field: str) -> dict[str, Any]:
-    """Repeat a call until its answer has a field."""
+async def stubborn(wire: Wire, call: Any, field: str) -> dict[str, Any]:
+    """Repeat a call, a few seconds later each time, until its answer has a field."""
     for _ in range(50):
         try:
             reply = await call()
@@ -366,19 +367,21 @@ async def stubborn(call: Any, field: str) -> dict[str, Any]:
             continue
         if reply.status == 200 and reply.body[:1] == b"{" and field in reply.json:
             return dict(reply.json)
+        wire.sandbox.advance(4)
     raise AssertionError("the scenario is too bad")
 
 
 async def stubborn_download(wire: Wire, task_id: str) -> None:
     """Read the task and its link until the whole video has come."""
     for _ in range(50):
-        view = await stubborn(lambda: wire.get(f"/v1/tasks/{task_id}"), "results")
+        view = await stubborn(wire, lambda: wire.get(f"/v1/tasks/{task_id}"), "results")
         try:
             reply = await wire.download(view["results"][0])
         except aiohttp.ClientError:
             continue
         if reply.status == 200 and reply.headers["Content-Type"] == "video/mp4":
             return
+        wire.sandbox.advance(4)
     raise AssertionError("the scenario is too bad")
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from happyhorse_async.sandbox import Account, Fault, Sandbox
 from happyhorse_async.sandbox._clock import Agenda, Clock
-from happyhorse_async.sandbox._faults import SCENARIOS
+from happyhorse_async.sandbox._scenarios import SCENARIOS
 from happyhorse_async.sandbox._service import Journal, RequestRecord
 from tests.sandbox.conftest import Wire
 

@@ -44,7 +44,7 @@ async def test_a_link_outlives_the_image_that_its_video_was_made_of(
         before = await wire.download(link)
         assert (await shelf.files("DELETE", f"/api/v1/files/{file['file_id']}")).status == 200
         kept = await wire.download(link)
-        sandbox._service.studio._kept.clear()  # type: ignore[union-attr]
+        sandbox._service.videos._kept.clear()  # type: ignore[union-attr]
         anew = await wire.download(link)
     assert [reply.status for reply in (before, kept, anew)] == [200, 200, 200]
     assert before.body == kept.body == anew.body

@@ -1,31 +1,32 @@
-"""Submit, query, query many, list."""
+"""The endpoints of the API host: submit, query, list, models, credits and prices."""
 
 from __future__ import annotations
 
-import time
-from functools import cache
-from importlib.resources import files
+import re
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from .._accounts import pricing_rule
 from .._errors import Refusal, invalid
 from .._http import Answer, Route, json_answer
-from .._openapi import api_document, files_document
-from .._submissions import MODEL, read_submission
+from .._prices import amounts
+from .._submissions import read_submission
 from .._views import credits_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from .._http import Answer, Call
+    from .._http import Call
     from .._service import Service
-    from .._world import TaskRecord
+    from .._task_record import TaskRecord
 
 __all__ = ["ROUTES", "page_argument"]
 
 _MOST_IDS = 50
 _MOST_ROWS = 50
+_TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ESTIMATE_SECONDS = 300
 _LISTED_STATUSES = {
     "processing": frozenset({"pending", "processing"}),
     "completed": frozenset({"completed"}),
@@ -36,32 +37,28 @@ _LISTED_STATUSES = {
 
 async def _submit(service: Service, call: Call) -> Answer:
     wallet = call.owner
-    wallet.admit(time.monotonic())
+    wallet.admit(service.clock.real())
     allowed = service.options.allow_loopback
-    submission = read_submission(call.json(), allow_loopback=allowed, is_own=service.fetcher.is_own)
+    order = read_submission(call.json(), allow_loopback=allowed, is_own=service.fetcher.is_own)
     key = call.headers.get("Idempotency-Key") if service.features.idempotency else None
-    accepted = service.world.submit(wallet, submission, now=call.now, key=key)
-    if not accepted.task.is_final:
-        accepted.task.ending = call.ending or accepted.task.ending
-        accepted.task.output_seconds = call.output_seconds or accepted.task.output_seconds
-    if accepted.replayed:
-        headers = {"idempotency-replayed": "true"}
-        return json_answer(service.views.submitted(accepted.task, call.now), headers=headers)
+    accepted = service.world.submit(wallet, order, now=call.now, key=key, quirks=call.quirks)
     answer = json_answer(service.views.submitted(accepted.task, call.now))
-    service.studio.accept(accepted.task)
+    if accepted.replayed:
+        answer.headers["idempotency-replayed"] = "true"
+    else:
+        service.videos.accept(accepted.task)
     return answer
 
 
 async def _query(service: Service, call: Call) -> Answer:
     task_id = call.params["task_id"]
-    task = service.world.find(call.owner, task_id)
+    if not _TASK_ID.fullmatch(task_id):
+        message = "a task id is 1 to 128 characters of A-Za-z0-9._:-"
+        raise Refusal(400, "invalid_task_id", message, param="task_id")
+    task = service.world.find(call.owner, task_id, call.now)
     if task is None:
-        if not task_id.startswith("task-unified-"):
-            raise Refusal(
-                400, "invalid_task_id", "task ids start with task-unified-", param="task_id"
-            )
         raise Refusal(404, "task_not_found", f"there is no task {task_id}")
-    return json_answer(service.views.task(task, call.now))
+    return json_answer(service.show(task, call.now))
 
 
 async def _query_many(service: Service, call: Call) -> Answer:
@@ -71,10 +68,9 @@ async def _query_many(service: Service, call: Call) -> Answer:
         raise invalid("task_ids", "task_ids must be an array of task ids")
     if len(ids) > _MOST_IDS:
         raise invalid("task_ids", f"at most {_MOST_IDS} task_ids are possible")
-    found = (service.world.find(call.owner, task_id) for task_id in dict.fromkeys(ids))
-    return json_answer(
-        {"data": [service.views.task(task, call.now) for task in found if task is not None]}
-    )
+    world, now = service.world, call.now
+    found = (world.find(call.owner, task_id, now) for task_id in dict.fromkeys(ids))
+    return json_answer({"data": [service.show(task, now) for task in found if task is not None]})
 
 
 async def _list(service: Service, call: Call) -> Answer:
@@ -92,15 +88,13 @@ def _wanted(service: Service, call: Call) -> Callable[[TaskRecord], bool]:
     if status and status not in _LISTED_STATUSES:
         raise invalid("status", f"status must be one of {', '.join(_LISTED_STATUSES)}")
     statuses = _LISTED_STATUSES[status] if status else None
-    other_kind = call.argument("type") not in (None, "", "video") or call.argument("model") not in (
-        None,
-        "",
-        MODEL,
-    )
+    kind, model = call.argument("type") or "video", call.argument("model")
 
     def _is_wanted(task: TaskRecord) -> bool:
+        if task.wallet is not call.wallet or task.is_hidden(call.now, in_list=True):
+            return False
         right_status = statuses is None or service.views.status(task, call.now) in statuses
-        return task.wallet is call.wallet and right_status and not other_kind
+        return right_status and kind == "video" and model in (None, "", task.submission.model)
 
     return _is_wanted
 
@@ -115,16 +109,14 @@ def page_argument(call: Call, name: str, default: int, *, most: int = 1_000_000)
     return int(text)
 
 
-ROUTES = (
-    Route("POST", "/v1/videos/generations", _submit),
-    Route("GET", "/v1/tasks", _list, feature="listing"),
-    Route("POST", "/v1/tasks/batch", _query_many, feature="batch"),
-    Route("GET", "/v1/tasks/{task_id}", _query),
-)
-"""The task endpoints of the API host."""
+# --- Models, credits, and what things cost.
 
 
-# --- Credits and the catalogue's pricing rules.
+async def _models(service: Service, call: Call) -> Answer:
+    models = call.owner.account.models
+    return json_answer(
+        {"object": "list", "data": [{"id": each, "object": "model"} for each in models]}
+    )
 
 
 async def _credits(service: Service, call: Call) -> Answer:
@@ -132,52 +124,50 @@ async def _credits(service: Service, call: Call) -> Answer:
 
 
 async def _pricing(service: Service, call: Call) -> Answer:
-    if call.params["model"] != MODEL:
-        raise Refusal(404, "not_found", f"there is no model {call.params['model']}")
-    rule = pricing_rule(call.now)
-    etag = f'"{rule["meta"]["pricing_version"]}"'
-    if call.headers.get("If-None-Match") == etag:
-        return Answer(304, body=b"", headers={"ETag": etag})
-    return json_answer(rule, headers={"ETag": etag})
+    model, prices = call.params["model"], service.world.prices
+    answer = json_answer(prices.rule(model, call.now))
+    answer.headers = {
+        "ETag": prices.etag(model),
+        "Cache-Control": f"public, max-age={prices.fresh_seconds(call.now)}",
+    }
+    known = call.headers.get("If-None-Match", "")
+    if known == "*" or answer.headers["ETag"] in [tag.strip() for tag in known.split(",")]:
+        answer.status, answer.body = 304, b""
+    return answer
 
 
-MONEY_ROUTES = (
+async def _estimate(service: Service, call: Call) -> Answer:
+    body = call.json()
+    if not isinstance(body, dict) or not isinstance(body.get("model_id"), str):
+        raise invalid("model_id", "model_id must be a string")
+    model, account, prices = body["model_id"], call.owner.account, service.world.prices
+    rule = prices.rule(model, call.now)
+    account.check_model(model)
+    if body.get("operation") != rule["model"]["operation"]:
+        raise invalid("operation", f"operation must be {rule['model']['operation']}")
+    parameters = body.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise invalid("parameters", "parameters must be an object")
+    expires = datetime.fromtimestamp(int(call.now) + _ESTIMATE_SECONDS, UTC)
+    told: dict[str, Any] = {
+        "price_scope": "account",
+        "model_id": model,
+        "operation": body["operation"],
+        "amounts": amounts(prices.estimate(model, parameters, account.discount)),
+        "pricing_version": rule["meta"]["pricing_version"],
+        "expires_at": expires.isoformat().replace("+00:00", "Z"),
+    }
+    return json_answer(told)
+
+
+ROUTES = (
+    Route("POST", "/v1/videos/generations", _submit),
+    Route("GET", "/v1/tasks", _list, feature="listing"),
+    Route("POST", "/v1/tasks/batch", _query_many, feature="batch"),
+    Route("GET", "/v1/tasks/{task_id}", _query),
+    Route("GET", "/v1/models", _models, feature="models"),
     Route("GET", "/v1/credits", _credits),
+    Route("POST", "/v1/agent-estimates", _estimate, feature="estimates"),
     Route("GET", "/v1/catalog/pricing-rules/{model}", _pricing, needs_key=False, feature="pricing"),
 )
-"""The money endpoints of the API host."""
-
-
-# --- The live page at `/` and the OpenAPI documents.
-
-
-async def _page(service: Service, call: Call) -> Answer:
-    return Answer(body=_page_bytes(), content_type="text/html; charset=utf-8")
-
-
-async def _icon(service: Service, call: Call) -> Answer:
-    return Answer(204, body=b"")
-
-
-async def _api(service: Service, call: Call) -> Answer:
-    return json_answer(api_document(service.url))
-
-
-async def _files(service: Service, call: Call) -> Answer:
-    return json_answer(files_document(service.files_url))
-
-
-@cache
-def _page_bytes() -> bytes:
-    return files("happyhorse_async.sandbox").joinpath("page.html").read_bytes()
-
-
-PAGE_ROUTES = (
-    Route("GET", "/", _page, needs_key=False),
-    Route("GET", "/favicon.ico", _icon, needs_key=False),
-    Route("GET", "/openapi.json", _api, needs_key=False),
-)
-"""On the API's listener."""
-
-FILES_PAGE_ROUTES = (Route("GET", "/openapi.json", _files, needs_key=False),)
-"""On the file host's listener."""
+"""The endpoints of the API host."""

@@ -8,19 +8,18 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .._errors import Refusal, invalid
-from .._faults import SCENARIOS, Fault
+from .._faults import CONDITIONS, Fault
 from .._http import Route, json_answer
-from .._world import Ending, usual_code
+from .._scenarios import SCENARIOS
+from .._task_record import Ending, usual_code
 from .api import page_argument
 
 if TYPE_CHECKING:
     from .._http import Answer, Call
     from .._service import RequestRecord, Service
-    from .._world import TaskRecord
+    from .._task_record import TaskRecord
 
 __all__ = ["ROUTES"]
-
-_FAULT_FIELDS = ("method", "path", "nth", "times", "probability", "seed", "after")
 
 
 async def _state(service: Service, call: Call) -> Answer:
@@ -63,16 +62,23 @@ async def _end(service: Service, call: Call) -> Answer:
 
 
 async def _add_fault(service: Service, call: Call) -> Answer:
-    body = _body(call)
-    details = body.get("details", {})
-    if not isinstance(details, dict):
-        raise invalid("details", "details must be an object")
-    conditions = {name: body[name] for name in _FAULT_FIELDS if name in body}
     try:
-        service.faults.add(Fault(body.get("action", ""), **conditions, **details))
+        service.faults.add(fault_of(_body(call)))
     except (TypeError, ValueError) as error:
         raise invalid("action", str(error)) from None
     return await _state(service, call)
+
+
+def fault_of(told: dict[str, Any]) -> Fault:
+    """Return the fault that a JSON object describes: its action, its conditions, its `details`.
+
+    Raises `ValueError` and `TypeError`.
+    """
+    details = told.get("details", {})
+    if not isinstance(details, dict):
+        raise ValueError("details must be an object")
+    conditions = {name: told[name] for name in CONDITIONS if name in told}
+    return Fault(told.get("action", ""), **conditions, **details)
 
 
 async def _clear_faults(service: Service, call: Call) -> Answer:

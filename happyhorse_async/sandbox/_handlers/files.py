@@ -30,12 +30,15 @@ if TYPE_CHECKING:
 
     from .._http import Call
     from .._service import Service
-    from .._videos import Video
-    from .._world import TaskRecord
+    from .._task_record import TaskRecord
+    from .._videos import VideoFile
 
 __all__ = ["ROUTES"]
 
 _DATA_URL = re.compile(DATA_URL_PREFIX)
+_UPLOAD_ID = re.compile("[A-Za-z0-9_-]{16,128}")
+_PLACES = ("upload_path", "file_name", "uploadPath", "fileName")
+"""Where a file shall be kept: as the reference and as the vendor's client name the fields."""
 
 
 async def _upload_stream(service: Service, call: Call) -> Answer:
@@ -74,6 +77,15 @@ async def _upload_url(service: Service, call: Call) -> Answer:
     return _keep(service, call, data, PurePosixPath(urlsplit(url).path).name or "upload", body)
 
 
+async def _receipt(service: Service, call: Call) -> Answer:
+    upload_id = call.params["upload_id"]
+    stored = service.world.files.receipt(call.owner, upload_id)
+    if stored is None:
+        raise Refusal(404, "receipt_not_found", f"there is no receipt {upload_id}")
+    told = {"upload_id": upload_id, "state": "done", "result_verified": True}
+    return json_answer({"success": True, "data": {**told, "file": service.views.file(stored)}})
+
+
 async def _quota(service: Service, call: Call) -> Answer:
     wallet = call.owner
     quota = wallet.account.file_quota
@@ -81,7 +93,7 @@ async def _quota(service: Service, call: Call) -> Answer:
         "user_group": "default",
         "max_files": quota,
         "used_files": wallet.files,
-        "remaining_files": quota - wallet.files,
+        "remain_files": quota - wallet.files,
     }
     return _success(data, "quota")
 
@@ -127,7 +139,7 @@ def _fields(call: Call) -> dict[str, str]:
     body = call.json()
     if not isinstance(body, dict):
         raise Refusal(400, "invalid_request", "the body must be a JSON object")
-    for name in ("base64_data", "file_url", "upload_path", "file_name"):
+    for name in ("base64_data", "file_url", *_PLACES):
         if body.get(name) is not None and not isinstance(body[name], str):
             raise invalid(name, f"{name} must be a string")
     return {name: value for name, value in body.items() if isinstance(value, str)}
@@ -141,31 +153,31 @@ def _keep(
         data,
         now=call.now,
         original_name=original_name,
-        name=fields.get("file_name"),
-        path=fields.get("upload_path"),
+        name=fields.get("file_name") or fields.get("fileName"),
+        path=fields.get("upload_path") or fields.get("uploadPath"),
+        upload_id=_upload_id(service, call),
     )
     return _success(service.views.file(stored), "uploaded")
+
+
+def _upload_id(service: Service, call: Call) -> str | None:
+    given = call.headers.get("X-Evo-Upload-Id")
+    if given is None or not service.features.upload_receipts:
+        return None
+    if not _UPLOAD_ID.fullmatch(given):
+        message = "X-Evo-Upload-Id must be 16 to 128 characters of A-Za-z0-9_-"
+        raise invalid("X-Evo-Upload-Id", message)
+    return given
 
 
 def _success(data: dict[str, Any], message: str) -> Answer:
     return json_answer({"success": True, "code": 200, "msg": message, "data": data})
 
 
-ROUTES = (
-    Route("POST", "/api/v1/files/upload/stream", _upload_stream),
-    Route("POST", "/api/v1/files/upload/base64", _upload_base64),
-    Route("POST", "/api/v1/files/upload/url", _upload_url),
-    Route("GET", "/api/v1/files/quota", _quota),
-    Route("GET", "/api/v1/files/list", _list, feature="file_listing"),
-    Route("DELETE", "/api/v1/files/{file_id}", _delete, feature="file_listing"),
-    Route("GET", "/f/{file_id}/{name}", _public, needs_key=False),
-)
-"""The endpoints of the file host."""
-
-
 # --- Result links: the videos, with ranges, validators and an end.
 
 
+_ABSENT_PAGE = "<Error><Code>NoSuchKey</Code><Message>The key does not exist.</Message></Error>"
 _REFUSED_AGENTS = ("python-urllib", "python-requests", "python/", "java/", "go-http-client")
 
 
@@ -178,8 +190,10 @@ async def _download(service: Service, call: Call) -> Answer:
     task = _living(service, call)
     if task is None:
         return expired_answer(service.options.expired_link)
+    if task.is_late_on_host(call.now):
+        return expired_answer(task.quirks.link_status, _ABSENT_PAGE)
     try:
-        video = await service.studio.video(task)
+        video = await service.videos.video(task)
     except FetchError as error:
         raise Refusal(410, "gone", str(error)) from None
     return _ranged(call, task, video)
@@ -193,7 +207,7 @@ def _living(service: Service, call: Call) -> TaskRecord | None:
     return task if call.now < link.expires else None
 
 
-def _ranged(call: Call, task: TaskRecord, made: Video) -> Answer:
+def _ranged(call: Call, task: TaskRecord, made: VideoFile) -> Answer:
     video = made.data
     etag = f'"{made.digest[:32]}-{task.etag_version}"'
     modified = task.ended or task.created
@@ -222,5 +236,20 @@ def _ranged(call: Call, task: TaskRecord, made: Video) -> Answer:
     return answer
 
 
-RESULT_ROUTES = (Route("GET", "/results/{task_id}/{token}.mp4", _download, needs_key=False),)
-"""The result links, on the file host's listener."""
+ROUTES = (
+    Route("POST", "/api/v1/files/upload/stream", _upload_stream),
+    Route("POST", "/api/v1/files/upload/base64", _upload_base64),
+    Route("POST", "/api/v1/files/upload/url", _upload_url),
+    Route("GET", "/api/v1/files/quota", _quota),
+    Route("GET", "/api/v1/files/list", _list, feature="file_listing"),
+    Route("DELETE", "/api/v1/files/{file_id}", _delete, feature="file_listing"),
+    Route(
+        "GET",
+        "/api/v1/files/upload-receipts/{upload_id}",
+        _receipt,
+        feature="upload_receipts",
+    ),
+    Route("GET", "/f/{file_id}/{name}", _public, needs_key=False),
+    Route("GET", "/results/{task_id}/{token}.mp4", _download, needs_key=False),
+)
+"""The endpoints of the file host, the public files and the result links."""

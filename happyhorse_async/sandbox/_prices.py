@@ -1,0 +1,175 @@
+"""What things cost: the service's published rules, evaluated here by a reader of the sandbox's own.
+
+The rules are those that the service published on 2026-10-10, word for word, for its seven HappyHorse
+models. Sums are made in whole uc: 10,000 uc are 1 credit, 680,000 are 1 USD, 100,000 are 1 CNY.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache, lru_cache, reduce
+from importlib.resources import files
+from typing import Any
+
+from ._errors import Refusal, invalid
+
+__all__ = ["IMAGE_TO_VIDEO", "PriceBook", "amounts", "credits_of", "price_uc", "uc_of", "usd_of"]
+
+IMAGE_TO_VIDEO = ("happyhorse-1.0-image-to-video", "happyhorse-1.1-image-to-video")
+"""The models that the submit endpoint takes."""
+_FRESH = 300
+"""Seconds that a rule may be used for, cut to the whole minute."""
+_UC = {"credits": 10_000, "cny": 100_000, "usd": 680_000}
+
+
+def credits_of(uc: int) -> Decimal:
+    """Return an amount of uc in credits, exactly."""
+    return Decimal(uc) / _UC["credits"]
+
+
+def uc_of(credits_: Decimal) -> int:
+    """Return an amount of credits in uc."""
+    return int(credits_ * _UC["credits"])
+
+
+def usd_of(credits_: Decimal) -> Decimal:
+    """Return credits as US dollars, to six places."""
+    return (credits_ * _UC["credits"] / _UC["usd"]).quantize(Decimal("0.000001"))
+
+
+def amounts(uc: int) -> dict[str, str]:
+    """Return an amount in all units, as the service writes it: decimal text."""
+    others = {unit: f"{(Decimal(uc) / worth).normalize():f}" for unit, worth in _UC.items()}
+    return {"uc": str(uc), **others}
+
+
+class PriceBook:
+    """The prices of today: those of the rules, times a factor that a fault may change."""
+
+    def __init__(self) -> None:
+        self.factor = Fraction(1)
+        self._published = Fraction(1)
+
+    def change(self, factor: float, *, published: bool) -> None:
+        """Multiply the prices of the data by this from now on, in the catalogue too or not."""
+        self.factor = Fraction(str(factor))
+        if published:
+            self._published = self.factor
+
+    def estimate(self, model: str, given: Mapping[str, Any], share: Decimal) -> int:
+        """Return the price of checked parameters, with defaults filled in; raises `Refusal`."""
+        declared = _rules()[model]["parameters"]
+        names = {parameter["name"] for parameter in declared}
+        if unknown := given.keys() - names:
+            raise invalid("parameters", f"{model} has no parameter {', '.join(sorted(unknown))}")
+        told = tuple((each["name"], _argument(each, given)) for each in declared)
+        return price_uc(model, told, self.factor * Fraction(share))
+
+    def etag(self, model: str) -> str:
+        """Return the validator of a model's rule: it changes with the price, not with the time."""
+        return f'W/"{model}-{self._version}"'
+
+    def rule(self, model: str, now: float) -> dict[str, Any]:
+        """Return the catalogue's answer for a model; raises `Refusal` (404)."""
+        if model not in _rules():
+            raise Refusal(404, "not_found", f"there is no model {model}")
+        shown = copy.deepcopy(_rules()[model])
+        for part in shown["components"]:
+            for name in ("rate", "minimum_charge"):
+                part[name] = amounts(int(int(part[name]["uc"]) * self._published))
+        meta = {
+            **_data()["meta"],
+            "pricing_version": self._version,
+            "updated_at": _moment(now),
+            "fresh_until": _moment(now + self.fresh_seconds(now)),
+        }
+        return {"meta": meta, "model": shown}
+
+    def fresh_seconds(self, now: float) -> int:
+        """Return for how long the rule may be used without asking again: four to five minutes."""
+        return int((now + _FRESH) // 60 * 60 - now)
+
+    @property
+    def _version(self) -> str:
+        version: str = _data()["meta"]["pricing_version"]
+        return version if self._published == 1 else f"{version}-{self._published}"
+
+
+@lru_cache(maxsize=1024)
+def price_uc(model: str, parameters: tuple[tuple[str, Any], ...], factor: Fraction) -> int:
+    """Return the price by the model's rule, times a factor, in whole uc."""
+    total = 0
+    for part in _rules()[model]["components"]:
+        quantity = _value(part["quantity_rule"], dict(parameters))
+        price = _half_up(quantity * int(part["rate"]["uc"]) * factor)
+        total += max(price, _half_up(int(part["minimum_charge"]["uc"]) * factor))
+    return total
+
+
+def _half_up(value: Fraction) -> int:
+    return math.floor(value + Fraction(1, 2))
+
+
+def _moment(when: float) -> str:
+    return datetime.fromtimestamp(int(when), UTC).isoformat().replace("+00:00", "Z")
+
+
+def _argument(parameter: dict[str, Any], given: Mapping[str, Any]) -> Any:
+    name = parameter["name"]
+    value = given.get(name, parameter.get("default"))
+    if parameter["type"] == "enum":
+        if value not in parameter["values"]:
+            raise invalid(name, f"{name} must be one of {', '.join(parameter['values'])}")
+        return value
+    try:
+        number = Fraction(str(value))
+    except ValueError:
+        raise invalid(name, f"{name} must be a number") from None
+    if not Fraction(parameter["minimum"]) <= number <= Fraction(parameter["maximum"]):
+        raise invalid(name, f"{name} must be from {parameter['minimum']} to {parameter['maximum']}")
+    return number
+
+
+# --- The rules' data, and the expressions in them: fractions, so that nothing is lost on the way.
+
+
+@cache
+def _data() -> Any:
+    return json.loads(files(__package__).joinpath("pricing_rules.json").read_bytes())
+
+
+@cache
+def _rules() -> dict[str, Any]:
+    return {model["model_id"]: model for model in _data()["models"]}
+
+
+_OPERATORS: dict[str, Callable[..., Fraction]] = {
+    "add": lambda *values: sum(values, Fraction(0)),
+    "multiply": lambda *values: reduce(lambda one, two: one * two, values),
+    "divide": lambda one, two: one / two,
+    "min": min,
+    "max": max,
+    "ceil": lambda value: Fraction(math.ceil(value)),
+    "gt": lambda one, two: Fraction(one > two),
+    "if": lambda test, then, other: then if test else other,
+}
+"""The operators that the seven rules use."""
+
+
+def _value(expression: dict[str, Any], variables: Mapping[str, Any]) -> Any:
+    operator = expression["op"]
+    if operator == "constant":
+        return Fraction(expression["value"])
+    if operator == "variable":
+        value = variables[expression["name"]]
+        return value if isinstance(value, str) else Fraction(value)
+    if operator == "lookup":
+        return Fraction(expression["values"][_value(expression["key"], variables)])
+    values = [_value(member, variables) for member in expression["args"]]
+    return _OPERATORS[operator](*values)
