@@ -19,12 +19,21 @@ from typing import Any
 
 from ._errors import Refusal, invalid
 
-__all__ = ["IMAGE_TO_VIDEO", "PriceBook", "amounts", "credits_of", "price_uc", "uc_of", "usd_of"]
+__all__ = [
+    "FRESH_SECONDS",
+    "IMAGE_TO_VIDEO",
+    "PriceBook",
+    "amounts",
+    "credits_of",
+    "price_uc",
+    "uc_of",
+    "usd_of",
+]
 
 IMAGE_TO_VIDEO = ("happyhorse-1.0-image-to-video", "happyhorse-1.1-image-to-video")
 """The models that the submit endpoint takes."""
-_FRESH = 300
-"""Seconds that a rule may be used for, cut to the whole minute."""
+FRESH_SECONDS = 300
+"""For so long a rule may be used without asking again."""
 _UC = {"credits": 10_000, "cny": 100_000, "usd": 680_000}
 
 
@@ -86,14 +95,9 @@ class PriceBook:
         meta = {
             **_data()["meta"],
             "pricing_version": self._version,
-            "updated_at": _moment(now),
-            "fresh_until": _moment(now + self.fresh_seconds(now)),
+            "fresh_until": _moment(now + FRESH_SECONDS),
         }
         return {"meta": meta, "model": shown}
-
-    def fresh_seconds(self, now: float) -> int:
-        """Return for how long the rule may be used without asking again: four to five minutes."""
-        return int((now + _FRESH) // 60 * 60 - now)
 
     @property
     def _version(self) -> str:

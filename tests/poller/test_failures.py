@@ -197,6 +197,10 @@ async def test_a_malformed_id_does_not_hold_up_the_others(
     served.
     """
     tasks = await submitted(session, 5)
+    malformed = {"code": "invalid_task_id", "message": "no id", "type": "invalid_request_error"}
+    sandbox.fail(
+        Fault("refuse", path="/v1/tasks/cat", status=400, body={"error": malformed}, times=None)
+    )
     sandbox.finish()
     wrong = asyncio.ensure_future(session.task("cat").wait())
     assert len(await asyncio.gather(*(task.wait() for task in tasks))) == 5

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .._errors import Refusal, invalid
 from .._http import Answer, Route, json_answer
-from .._prices import amounts
+from .._prices import FRESH_SECONDS, amounts
 from .._submissions import read_submission
 from .._views import credits_view
 
@@ -128,7 +128,7 @@ async def _pricing(service: Service, call: Call) -> Answer:
     answer = json_answer(prices.rule(model, call.now))
     answer.headers = {
         "ETag": prices.etag(model),
-        "Cache-Control": f"public, max-age={prices.fresh_seconds(call.now)}",
+        "Cache-Control": f"public, max-age={FRESH_SECONDS}",
     }
     known = call.headers.get("If-None-Match", "")
     if known == "*" or answer.headers["ETag"] in [tag.strip() for tag in known.split(",")]:
