@@ -1,10 +1,12 @@
 """What waiting costs: requests, reads and delay on a simulated clock; then memory and the event
 loop's freedom for real.
 
-    python -m benchmarks.polling            everything (about three minutes) python -m
-    benchmarks.polling simulate   requests, reads and delays of the real scheduler on a simulated
-    clock python -m benchmarks.polling memory     bytes for each wait, with 100,000 of them python
-    -m benchmarks.polling loop       how long the scheduler holds the event loop
+    python -m benchmarks.polling            everything (about three minutes)
+    python -m benchmarks.polling simulate   requests, reads and delays of the real scheduler on a
+                                            simulated clock
+    python -m benchmarks.polling patience   what a task costs that the service denies for good
+    python -m benchmarks.polling memory     bytes for each wait, with 100,000 of them
+    python -m benchmarks.polling loop       how long the scheduler holds the event loop
 
 It ends with 1 when a bound is missed.
 
@@ -26,7 +28,7 @@ from typing import Any, NamedTuple
 from benchmarks import virtual
 from happyhorse_async import Limits, Polling, RetryPolicy
 from happyhorse_async._concurrency import Background
-from happyhorse_async._models import Task
+from happyhorse_async._models import Task, TaskPage
 from happyhorse_async._poller import Poller
 from happyhorse_async._rules import wire
 from happyhorse_async.errors import (
@@ -314,6 +316,80 @@ def simulated() -> bool:
     return hold
 
 
+# --- what patience costs --------------------------------------------------------------------------
+
+
+class Denial(NamedTuple):
+    """A crowd of tasks that the service denies for good."""
+
+    name: str
+    tasks: int = 1
+    seen: bool = True
+    polling: Polling = Polling()
+    seconds: float = 910.0
+    """The longest that the error may take."""
+    requests: float = 25.0
+    """The most requests for each task."""
+
+
+DENIALS = [
+    Denial("one task of this session, denied for good"),
+    Denial("50 tasks of this session, denied for good", tasks=50, requests=3.0),
+    Denial(
+        "10,000 tasks of this session, denied for good", tasks=10_000, requests=2.0, seconds=2000
+    ),
+    Denial("one id that nobody here has seen", seen=False, seconds=10, requests=3),
+    Denial("100 ids that nobody here has seen", tasks=100, seen=False, seconds=20, requests=4),
+]
+
+
+async def denied(denial: Denial) -> tuple[float, float]:
+    """Wait for tasks that the service denies; return the seconds and requests until the errors."""
+    service, background = Denying(progress=False), Background()
+    poller = Poller(
+        service,  # type: ignore[arg-type]
+        polling=denial.polling,
+        limits=Limits(),
+        policy=RetryPolicy(),
+        events=Events(),
+        background=background,
+        wall=service.wall,
+    )
+    waits = (poller.wait(f"task-{number}", seen=denial.seen) for number in range(denial.tasks))
+    ends = await asyncio.gather(*waits, return_exceptions=True)
+    assert all(isinstance(end, TaskNotFoundError) for end in ends)
+    poller.close()
+    await background.aclose()
+    return asyncio.get_running_loop().time(), service.requests / denial.tasks
+
+
+class Denying(Service):
+    """The service when it knows no task any more."""
+
+    async def read_raw_tasks_once(self, task_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Answer a batch read."""
+        await self._travel(len(task_ids))
+        return {}
+
+    async def list_tasks(self, *, page: int, page_size: int) -> TaskPage:
+        """Answer for the list, which is empty."""
+        await self._travel(0)
+        return TaskPage(items=(), total=0, page=page, page_size=page_size)
+
+
+def patience() -> bool:
+    """Print what it costs to wait for tasks that are gone; return whether the bounds hold."""
+    print(f"{'tasks that the service denies, default policies':54} seconds  requests each")
+    hold = True
+    for denial in DENIALS:
+        seconds, requests = virtual.run(denied(denial))
+        fits = seconds <= denial.seconds and requests <= denial.requests
+        hold &= fits
+        said = f"at most {denial.seconds:g}, {denial.requests:g}{'' if fits else ': MISSED'}"
+        print(f"{denial.name:54} {seconds:7.1f} {requests:14.2f}  {said}", flush=True)
+    return hold
+
+
 # --- for real: memory and the loop ----------------------------------------------------------------
 
 
@@ -431,6 +507,6 @@ def loop(count: int = 100_000) -> bool:
 
 
 if __name__ == "__main__":
-    parts = {"simulate": simulated, "memory": memory, "loop": loop}
+    parts = {"simulate": simulated, "patience": patience, "memory": memory, "loop": loop}
     held = [parts[name]() for name in sys.argv[1:] or parts]
     sys.exit(0 if all(held) else 1)

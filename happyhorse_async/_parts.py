@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ._uploader import Uploader
 
 
+MOST_ACCEPTED = 32_768
+"""Accepted tasks that are remembered until the first wait; the oldest are forgotten."""
 LONGEST_CLOSING = 5.0
 """Seconds beyond the shield after which a loop in another thread counts as stuck."""
 
@@ -64,6 +67,8 @@ class Parts:
         )
         self.budget = BudgetBook(settings.budget, events=self.events)
         self._skew = Skew()
+        self._accepted: deque[str] = deque(maxlen=MOST_ACCEPTED)
+        """Tasks that were accepted before there was a poller."""
         self.submitter = Submitter(
             self.api,
             Beside(
@@ -118,6 +123,7 @@ class Parts:
             events=self.events,
             background=self.background,
             skew=self._skew,
+            seen=self._accepted,
         )
 
     def learn(self, task: Task) -> None:
@@ -127,6 +133,8 @@ class Parts:
         self._skew.note(task.raw.get("created"), time.time())
         if "poller" in vars(self):
             self.poller.learn(task)
+        else:
+            self._accepted.append(task.id)
 
     def expect_callback(self, task_id: str) -> None:
         """Read a task only now and then, because the service will call back."""

@@ -61,8 +61,9 @@ class TaskHandle:
         """Wait until the task has a video, and give its last state.
 
         `timeout` is in seconds; it ends the wait with `WaitTimeoutError`, not the task. Raises
-        `TaskFailedError` (`TaskCancelledError`) when the task ended without a video,
-        `TaskNotFoundError` when the service does not know it.
+        `TaskFailedError` (`TaskCancelledError`) when the task ended without a video. Raises
+        `TaskNotFoundError` when the service does not know it: within some seconds for an id that
+        this session has not seen before, else after `Polling.patience`.
         """
         return self._parts.wait_completed(
             self.id, timeout=timeout, known=self.accepted, idempotency_key=self.idempotency_key

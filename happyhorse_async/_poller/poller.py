@@ -7,12 +7,13 @@ reading to `_take_in`, and from there it goes to the waiters.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .._rules import lifecycle, wire
+from .._rules import lifecycle, pacing, wire
 from .._rules.lifecycle import closed, failure_of
 from .._rules.pacing import Skew
 from ..errors import HappyHorseError, WrongEventLoopError
@@ -20,7 +21,7 @@ from ..events import Updated
 from .plan import Plan
 from .scheduler import Reader, Reading, Scheduler, TimeLimits
 from .waiters import TimeLimit, Updates, Watch, fail, tell, tell_end
-from .watched import Ages, Finals, Recent, Watched, value_of
+from .watched import Ages, Finals, Recent, Trouble, Watched, value_of
 
 if TYPE_CHECKING:
     from .._concurrency import Background
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Poller", "Updates", "Watch"]
 
+logger = logging.getLogger("happyhorse_async")
+
 _MOST_EXPECTED = 32_768
 """Tasks whose callback is expected while nobody waits for them yet; the oldest are forgotten, and
 then read at the usual pace."""
@@ -39,8 +42,12 @@ then read at the usual pace."""
 _MOST_LEFT = 1024
 """Tasks that are remembered after the last waiter has left."""
 
-_DENIALS = 2
-"""Denials of one task in a row before its waiters are told."""
+_STRANGER = 8.0, 3
+"""After so many seconds of denial, or so many refusals in a row, the waiters are told of an id that
+nobody here has seen: it may be a typing error, and they should not wait for long."""
+
+_MOST_SEEN = 32_768
+"""Tasks of which it is remembered that the service has accepted them; the oldest are forgotten."""
 
 _SPEAKERS = 3
 """Of the tasks of a batch that are as they were, so many speak for all when it comes to learning."""
@@ -60,6 +67,7 @@ class Poller:
         background: Background,
         skew: Skew | None = None,
         wall: Callable[[], float] = time.time,
+        seen: Iterable[str] = (),
     ) -> None:
         self._api = api
         self._polling = polling
@@ -74,6 +82,10 @@ class Poller:
         do, finds it as it was."""
         self._expected: Recent[bool] = Recent(_MOST_EXPECTED)
         """Tasks whose callback is expected, and whether it came."""
+        self._seen: Recent[None] = Recent(_MOST_SEEN)
+        """Tasks that this session has submitted or read: a denial is not the last word on them."""
+        for task_id in seen:
+            self._seen.remember(task_id, None)
         self._closed = False
         self._plan = Plan(polling)
         self._ages = Ages(self._plan.outlook, wall, skew or Skew())
@@ -101,21 +113,29 @@ class Poller:
         """Ask the service once, now, with retries; those who wait for the task learn it too."""
         asked = self._clock()
         task = await self._api.read_task(task_id)
+        self._seen.remember(task.id, None)
         self._learn(task, asked)
         return task
 
     async def wait(
-        self, task_id: str, *, timeout: float | None = None, known: Task | None = None
+        self,
+        task_id: str,
+        *,
+        timeout: float | None = None,
+        known: Task | None = None,
+        seen: bool = False,
     ) -> Task:
         """Wait for the end of a task, whatever it is.
 
-        `timeout` is in seconds. Raises `WaitTimeoutError`, `TaskNotFoundError` and
-        `SessionClosedError`.
+        `timeout` is in seconds; `known` is what is known of the task. `seen`: the service is known
+        to have accepted it, as for an id from a ledger. Such a task, or one that this session has
+        submitted or read, is given up only after `Polling.patience` of denial. Raises
+        `WaitTimeoutError`, `TaskNotFoundError` and `SessionClosedError`.
         """
         future: asyncio.Future[Task] = self._loop.create_future()
         limit = TimeLimit(task_id, future) if timeout is not None else None
         try:
-            self._begin(task_id, future, limit, timeout, known)
+            self._begin(task_id, future, limit, timeout, known, seen)
             return await future
         finally:
             self._end_wait(task_id, future, limit)
@@ -126,6 +146,7 @@ class Poller:
         *,
         timeout: float | None = None,
         known: Task | None = None,
+        seen: bool = False,
         idempotency_key: str | None = None,
     ) -> Task:
         """Wait for a task's video.
@@ -138,7 +159,7 @@ class Poller:
         future: asyncio.Future[Task] = self._loop.create_future()
         limit = TimeLimit(task_id, future) if timeout is not None else None
         try:
-            self._begin(task_id, future, limit, timeout, known)
+            self._begin(task_id, future, limit, timeout, known, seen)
             task = await future
         except HappyHorseError as error:
             # A task of this session's is paid for, whatever became of waiting for it.
@@ -159,8 +180,9 @@ class Poller:
         limit: TimeLimit | None,
         timeout: float | None,
         known: Task | None,
+        seen: bool,
     ) -> None:
-        self._subscribe(task_id, future, known)
+        self._subscribe(task_id, future, known, seen)
         if limit is not None:
             self._time_limits.enter(limit, timeout)
 
@@ -172,10 +194,15 @@ class Poller:
             self._time_limits.remove(limit)
 
     def updates(
-        self, task_id: str, *, timeout: float | None = None, known: Task | None = None
+        self,
+        task_id: str,
+        *,
+        timeout: float | None = None,
+        known: Task | None = None,
+        seen: bool = False,
     ) -> Updates:
-        """Iterate over a task's states, from the next use on."""
-        attach = partial(self._attach, known=known, timeout=timeout)
+        """Iterate over a task's states, from the next use on; see `wait`."""
+        attach = partial(self._attach, known=known, seen=seen, timeout=timeout)
         return Updates(task_id, attach=attach, detach=self._detach)
 
     def watch(self, task_ids: Iterable[str], *, timeout: float | None = None) -> Watch:
@@ -185,7 +212,8 @@ class Poller:
 
     def learn(self, task: Task) -> None:
         """Take a state that came by another way than a read: an accepted submission, for example."""
-        if not lifecycle.is_short(task):
+        self._seen.remember(task.id, None)
+        if lifecycle.says_how_it_ended(task) or not lifecycle.is_final(task):
             self._learn(task, self._clock())
 
     def hint(self, task_id: str) -> None:
@@ -218,10 +246,15 @@ class Poller:
     # --- coming and going -------------------------------------------------------------------------
 
     def _attach(
-        self, channel: Channel, *, known: Task | None = None, timeout: float | None = None
+        self,
+        channel: Channel,
+        *,
+        known: Task | None = None,
+        seen: bool = False,
+        timeout: float | None = None,
     ) -> None:
         for task_id in channel.awaited():
-            self._subscribe(task_id, channel, known)
+            self._subscribe(task_id, channel, known, seen)
         self._time_limits.enter(channel, timeout)
 
     def _detach(self, channel: Channel) -> None:
@@ -229,29 +262,36 @@ class Poller:
             self._unsubscribe(task_id, channel)
         self._time_limits.remove(channel)
 
-    def _subscribe(self, task_id: str, waiter: Waiter, known: Task | None) -> None:
+    def _subscribe(self, task_id: str, waiter: Waiter, known: Task | None, seen: bool) -> None:
         if asyncio.get_running_loop() is not self._loop:
             raise WrongEventLoopError("the session lives in another event loop than this wait")
         if self._closed:
             raise closed()
-        last = self._finals.get(task_id)
-        if known is not None and last is None and lifecycle.is_final(known):
-            # The answer to a replayed submission may say that the task has ended, and not how.
-            if not lifecycle.is_short(known):
-                self._learn(known, self._clock())
-                last = known
-            known = None
+        last = self._last_state(task_id, known)
         if last is not None:
             tell_end(waiter, last)
             return
+        seen = seen or known is not None
+        known = None if known is None or lifecycle.is_final(known) else known
         watched = self._watched.get(task_id)
         if watched is None:
             watched = self._watch(task_id, known)
+        if seen:
+            watched.seen = True
         watched.add(waiter)
         if watched.status is not None and not isinstance(waiter, asyncio.Future):
             state = watched.snapshot(known)
-            if state is not None:
+            if state is not None and not lifecycle.is_final(state):
                 waiter.publish(state)
+
+    def _last_state(self, task_id: str, known: Task | None) -> Task | None:
+        """Return the last state of a task that has ended, as far as it says how."""
+        last = self._finals.get(task_id)
+        # The answer to a replayed submission may say that the task has ended, and not how.
+        if known is not None and last is None and lifecycle.says_how_it_ended(known):
+            self._learn(known, self._clock())
+            last = known
+        return None if last is None or lifecycle.lacks_results(last) else last
 
     def _watch(self, task_id: str, known: Task | None) -> Watched:
         watched = self._left.pop(task_id, None) if self._left else None
@@ -261,6 +301,8 @@ class Poller:
                 self._ages.note(known)
                 self._ages.begin(watched, value_of(known))
         self._watched[task_id] = watched
+        if self._seen and task_id in self._seen:
+            watched.seen = True
         called = self._expected.pop(task_id, None) if self._expected else None
         if called is not None:
             watched.expect_callback(came=called)
@@ -298,19 +340,21 @@ class Poller:
         same: list[Watched] = []
         for watched in group:
             value = find(watched.id)
-            if watched.first is None:
-                continue
             if value is None:
-                self._denied(watched, reading.refused, now)
+                self._denied(watched, reading, now)
                 continue
-            watched.trouble = None
-            if value["status"] == watched.status and value.get("progress") == watched.progress:
-                same.append(watched)
-            elif value["status"] in lifecycle.FINAL_STATUSES:
+            status = value["status"]
+            if status not in lifecycle.FINAL_STATUSES:
+                watched.trouble = None
+                if status == watched.status and value.get("progress") == watched.progress:
+                    same.append(watched)
+                else:
+                    self._goes_on(watched, value, asked)
+                    self._plan.again(watched, asked, now)
+            elif wire.has_ended(value):
                 self._end(wire.task_from(value), asked)
             else:
-                self._goes_on(watched, value, asked)
-                self._plan.again(watched, asked, now)
+                self._lacks_results(watched, value, asked, now)
         if same:
             self._unchanged(same, asked, now)
 
@@ -343,22 +387,65 @@ class Poller:
         if self._events:
             self._events.emit(Updated(task=task))
 
-    def _denied(self, watched: Watched, error: HappyHorseError | None, now: float) -> None:
-        """Take in that the service says nothing of a task; `error` is its refusal, if it refused."""
+    def _lacks_results(
+        self, watched: Watched, value: Mapping[str, Any], asked: float, now: float
+    ) -> None:
+        """Take in that a task is completed, and wait for its links, which may come minutes later."""
         trouble = watched.troubled()
-        trouble.alone = True
-        if error is None:
-            self._scheduler.alone(watched)
+        trouble.allow()
+        missing = trouble.emptied(now)
+        if missing >= self._polling.patience:
+            self._end(wire.task_from(value), asked)
             return
-        trouble.denials += 1
-        if trouble.denials >= _DENIALS:
+        watched.status, watched.progress, watched.kind = value["status"], 100, None
+        self._plan.enter(watched, now + pacing.growing_pause(self._polling, trouble.empty))
+
+    def _denied(self, watched: Watched, reading: Reading, now: float) -> None:
+        """Take in that the service does not know a task. Within minutes that is not final."""
+        trouble, error = watched.troubled(), reading.refused
+        denied = trouble.denied(now, alone=error is not None)
+        left = self._patience_left(watched, trouble, denied)
+        if error is not None and left <= 0 and self._is_final(watched, reading, denied):
             self._give_up(watched, error)
+        elif error is None and (left <= 0 or (trouble.denials == 1 and self._scheduler.has_room)):
+            # A batch that does not have it is no refusal of the service: it is asked for alone.
+            trouble.look = watched.is_seen and left <= 0
+            self._scheduler.alone(watched)
         else:
-            pause = self._scheduler.pause(trouble.denials, error)
-            self._plan.enter(watched, now + max(self._polling.min_interval, pause))
+            count = trouble.denials if watched.is_seen else trouble.refusals
+            pause = pacing.growing_pause(self._polling, count)
+            if left > 0:
+                pause = min(pause, max(left, self._polling.min_interval))
+            trouble.look = watched.is_seen and pause >= left
+            trouble.alone = trouble.look or not watched.is_seen
+            self._plan.enter(watched, now + pause)
+
+    def _patience_left(self, watched: Watched, trouble: Trouble, denied: float) -> float:
+        """Return for how many seconds more a denial of a task is not the last word."""
+        if watched.is_seen:
+            return self._polling.patience - denied
+        seconds, refusals = _STRANGER
+        if trouble.refusals >= refusals:
+            return 0.0
+        return seconds - denied if trouble.denials > 1 else seconds
+
+    def _is_final(self, watched: Watched, reading: Reading, denied: float) -> bool:
+        """Return whether a refusal is the last word, after long enough a denial."""
+        if not watched.is_seen or reading.listed is False:
+            return True
+        if reading.listed:
+            logger.warning(
+                "the service says that it does not know task %s, and has it in its list: waiting on",
+                watched.id,
+                extra={"action": "denied_but_listed", "task_id": watched.id},
+            )
+            watched.troubled().allow()
+            return False
+        # The list could not be looked at; but no wait is without end for that.
+        return denied >= 2 * self._polling.patience
 
     def _learn(self, task: Task, asked: float) -> None:
-        if self._closed:
+        if self._closed or lifecycle.lacks_results(task):
             return
         if lifecycle.is_final(task):
             self._end(task, asked)

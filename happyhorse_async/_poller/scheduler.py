@@ -11,10 +11,11 @@ import contextvars
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._rules import retry
+from .._rules.wire import BATCH_SIZE
 from ..errors import (
     APIStatusError,
     BadRequestError,
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 # Of all time limits that end at once, so many are told before the event loop gets its turn.
 CHUNK = 500
+# Tasks that wait to be read by themselves because a batch did not have them: of very many that are
+# denied together, few are enough to see whether the batch is right.
+MOST_ALONE = 8
 
 _NOTHING: Mapping[str, Mapping[str, Any]] = {}
 
@@ -51,7 +55,9 @@ class Reading(NamedTuple):
     """The request failed, and says nothing about the tasks."""
     refused: HappyHorseError | None = None
     """The service itself refuses to speak of the one task that was asked for. Without it, what has
-    no value is to be asked for alone."""
+    no value is absent from the answer about many."""
+    listed: bool | None = None
+    """Whether the refused task stands in the account's list; None: it could not be looked at."""
 
 
 class Scheduler:
@@ -111,9 +117,10 @@ class Scheduler:
         self._alone.append(watched)
         self.wake_by(-math.inf)
 
-    def pause(self, attempt: int, error: HappyHorseError | None = None) -> float:
-        """Return the seconds before the n-th try of the same read."""
-        return self._budget.pause(attempt, error)
+    @property
+    def has_room(self) -> bool:
+        """Whether few tasks are to be read by themselves: many would use up the read budget."""
+        return len(self._alone) < MOST_ALONE
 
     # --- the one task -----------------------------------------------------------------------------
 
@@ -181,9 +188,13 @@ class Scheduler:
         try:
             try:
                 reading = await self._reader.read([watched.id for watched in group])
+                trouble = group[0].trouble
+                if reading.refused is not None and trouble is not None and trouble.look:
+                    reading = reading._replace(listed=await self._reader.is_listed(group[0].id))
             finally:
                 self._on_wire -= 1
             self._plan.batches = self._reader.batches
+            group = [watched for watched in group if watched.first is not None]
             if reading.error is not None:
                 self._failed(group, reading.error, asked)
             else:
@@ -207,16 +218,19 @@ class Scheduler:
             self._on_reading(group, Reading(error=error), asked)
             return
         for watched in group:
-            if watched.first is not None:
-                trouble = watched.troubled()
-                trouble.failures += 1
-                self._plan.enter(watched, now + self._budget.pause(trouble.failures))
+            trouble = watched.troubled()
+            trouble.failures += 1
+            self._plan.enter(watched, now + self._budget.pause(trouble.failures))
 
 
 # --- Reading tasks, with one request for many where the service can, else one by one; and sorting
 # what can go wrong.
 
 
+MOST_LISTED = 20
+"""Pages of the account's list, 50 tasks each, that are looked through for a task that is denied."""
+LIST_LIFE = 60.0
+"""Seconds for which one look through the list serves all tasks that are denied."""
 MOST_PAGES = 3
 """Pages with status 404 in a row, which are not the service's own, before there counts as being no
 way to read many."""
@@ -227,7 +241,10 @@ class Reader:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._clock = asyncio.get_running_loop().time
         self._pages = 0
+        self._listed: frozenset[str] = frozenset()
+        self._listed_at = -math.inf
         self.batches = True
         """Whether many tasks can be read with one request."""
 
@@ -268,6 +285,27 @@ class Reader:
                 )
             )
         return Reading(values={task_id: value})
+
+    async def is_listed(self, task_id: str) -> bool | None:
+        """Return whether a task is among the newest of the account's list.
+
+        None when the list cannot be read now; False where the service has none.
+        """
+        if self._clock() - self._listed_at > LIST_LIFE:
+            try:
+                self._listed = frozenset([found async for found in self._list()])
+            except HappyHorseError as error:
+                return False if is_refusal(error) or isinstance(error, NotFoundError) else None
+            self._listed_at = self._clock()
+        return task_id in self._listed
+
+    async def _list(self) -> AsyncIterator[str]:
+        for number in range(1, MOST_LISTED + 1):
+            page = await self._api.list_tasks(page=number, page_size=BATCH_SIZE)
+            for item in page.items:
+                yield item.id
+            if len(page.items) < BATCH_SIZE:
+                return
 
 
 # --- How often the service may be asked: a rate with some room for what comes at once, and the

@@ -5,6 +5,7 @@ known of its age, and a bounded memory of those that have ended.
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,6 +64,9 @@ class Watched:
     """Something called for it to be read."""
     hinted = False
     """There is reason to read it at once."""
+    seen = False
+    """This session submitted it, has read it, or has it from a ledger: a denial is not the last
+    word."""
 
     def __init__(self, task_id: str, now: float) -> None:
         self.id = task_id
@@ -102,6 +106,11 @@ class Watched:
         self.callback, self.called, self.kind = True, self.called or came, None
 
     @property
+    def is_seen(self) -> bool:
+        """Whether the service is known to have accepted it."""
+        return self.seen or self.status is not None
+
+    @property
     def is_alone(self) -> bool:
         """Whether it is to be read by itself."""
         return self.trouble is not None and self.trouble.alone
@@ -130,15 +139,53 @@ class Watched:
 class Trouble:
     """What is wrong with reading one task. Any good answer ends it."""
 
-    __slots__ = ("alone", "denials", "failures")
+    __slots__ = (
+        "alone",
+        "denials",
+        "denied_since",
+        "empty",
+        "empty_since",
+        "failures",
+        "look",
+        "refusals",
+    )
 
     def __init__(self) -> None:
         self.failures = 0
         """Reads in a row that failed."""
         self.denials = 0
         """Reads in a row in which the service did not know the task."""
+        self.refusals = 0
+        """Those of them in which it was asked for the task alone."""
+        self.denied_since = math.inf
+        """When the first of them was answered."""
+        self.empty = 0
+        """Reads that said that the task is completed, and gave no links."""
+        self.empty_since = math.inf
+        """When the first of them was answered."""
         self.alone = False
         """To be read by itself next time, to confirm what a batch said."""
+        self.look = False
+        """To be looked for in the account's list, should it be denied once more."""
+
+    def denied(self, now: float, *, alone: bool) -> float:
+        """Count a denial; return for how long the service has denied the task."""
+        self.denials += 1
+        self.refusals += alone
+        self.denied_since = min(self.denied_since, now)
+        return now - self.denied_since
+
+    def allow(self) -> None:
+        """Forget the denials: the service knows the task."""
+        self.denials = self.refusals = 0
+        self.denied_since = math.inf
+        self.alone = self.look = False
+
+    def emptied(self, now: float) -> float:
+        """Count a completion without links; return for how long they have been missing."""
+        self.empty += 1
+        self.empty_since = min(self.empty_since, now)
+        return now - self.empty_since
 
 
 def value_of(task: Task) -> Mapping[str, Any]:

@@ -35,6 +35,7 @@ TASK_STATES: dict[str, TaskState] = {
 UNKNOWN_STATE = TaskState(final=False, order=1)
 
 FINAL_STATUSES = frozenset(status for status, state in TASK_STATES.items() if state.final)
+GOING_ON = frozenset(status for status, state in TASK_STATES.items() if not state.final)
 
 
 def is_final(task: Task) -> bool:
@@ -47,11 +48,17 @@ def is_completed(task: Task) -> bool:
     return task.status == TaskStatus.COMPLETED
 
 
-def is_short(task: Task) -> bool:
-    """Whether a state says that the task has ended, and not how: the answer to a replayed
-    submission has neither links nor reasons.
+def says_how_it_ended(task: Task) -> bool:
+    """Return whether a task has ended and the state says how: with its links, or with a reason.
+
+    The response to a replayed submission has neither.
     """
-    return is_final(task) and not task.results and task.error is None
+    return is_final(task) and bool(task.results or task.error is not None)
+
+
+def lacks_results(task: Task) -> bool:
+    """Return whether a task is completed, and its links are not there yet: that may take minutes."""
+    return is_completed(task) and not task.results
 
 
 def is_cancelled(task: Task) -> bool:

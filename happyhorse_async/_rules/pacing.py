@@ -288,6 +288,13 @@ class Outlook:
             self.by_progress.ended(at / predicted)
 
 
+def growing_pause(polling: Polling, count: int) -> float:
+    """Return the seconds before a task is asked for again whose answer, for the count-th time in a
+    row, cannot be the last word: half as long again each time, up to `max_interval`.
+    """
+    return min(polling.max_interval, polling.min_interval * 1.5 ** min(max(0, count - 1), 64))
+
+
 def predicted_life(age: float, progress: float) -> float | None:
     """The life in seconds that a task's progress (0 to 100) at an age speaks for; None when it says
     nothing.

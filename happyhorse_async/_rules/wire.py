@@ -29,6 +29,7 @@ from .._models import (
     Usage,
 )
 from .._request import ImageToVideo
+from .lifecycle import FINAL_STATUSES
 from .responses import Answer, decode_object, error_of, unreadable
 
 if TYPE_CHECKING:
@@ -137,6 +138,15 @@ def _is_task(value: Any) -> bool:
         return False
     task_id, status = value.get("id"), value.get("status")
     return bool(task_id and status and isinstance(task_id, str) and isinstance(status, str))
+
+
+def has_ended(value: Mapping[str, Any]) -> bool:
+    """Return whether a task's JSON object says how the task has ended.
+
+    A completed task without links has not: they may come minutes later.
+    """
+    status = value["status"]
+    return status in FINAL_STATUSES and (status != TaskStatus.COMPLETED or bool(_results(value)))
 
 
 _STATUSES: dict[str, TaskStatus] = {status.value: status for status in TaskStatus}
