@@ -10,7 +10,7 @@ times the plain way. Videos are removed as they come, in both ways alike.
 Memory: a batch over a generator whose submissions and reads go over HTTP, and whose videos have no
 bytes: the largest memory of the process for a million jobs, beside that for ten thousand. The bound
 is 1.2 times. The mode "stubbed" makes the answers on the spot as well: the batch's own machinery
-alone (ledger, stages, admission), for what a job costs at any number of jobs.
+alone (ledger, admission, following), for what a job costs at any number of jobs.
 """
 
 from __future__ import annotations
@@ -33,9 +33,17 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import loopback, machine  # noqa: E402
-from happyhorse_async import ImageToVideo, Polling, Session, Task, TaskStatus, Video  # noqa: E402
-from happyhorse_async.batch._batch import Batch, BatchOptions  # noqa: E402
-from happyhorse_async.batch._run import RunOptions  # noqa: E402
+from happyhorse_async import (  # noqa: E402
+    ImageToVideo,
+    Polling,
+    RetryPolicy,
+    Session,
+    Task,
+    TaskStatus,
+    Video,
+)
+from happyhorse_async.batch._batch import Batch  # noqa: E402
+from happyhorse_async.batch._follow import BatchOptions  # noqa: E402
 
 IN_FLIGHT = 200
 CPU_FACTOR, MEMORY_FACTOR = 1.3, 1.2
@@ -90,6 +98,7 @@ class Stub:
 
         self.events, self.background = Events(), Background()
         self.submitter = self.poller = self.downloader = self.uploader = self.pricing = self
+        self.settings = SimpleNamespace(require_key=lambda: "sk-bench", retry=RetryPolicy())
         self.callback_url = None
         self._count = 0
 
@@ -135,9 +144,8 @@ async def stubbed(url: str, count: int, folder: Path) -> None:
     again.
     """
     parts: Any = Stub()
-    async with Batch(
-        parts, folder, BatchOptions(max_in_flight=IN_FLIGHT), run=RunOptions()
-    ) as batch:
+    options = BatchOptions(max_in_flight=IN_FLIGHT)
+    async with Batch(parts, folder, options, service="none") as batch:
         seen = 0
         async for outcome in batch.run(requests(count)):
             seen += outcome.ok

@@ -1,4 +1,6 @@
-"""The session's money: what is reserved, what is spent, and what may still be promised."""
+"""Money: what is reserved, what is spent, and what may still be promised, for a session and for a
+batch.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,7 @@ class BudgetBook:
         if estimate is None:
             return
         self._settled.add(key)
-        self._spent += _charge(task, estimate)
+        self._spent += lifecycle.cost_of(task, estimate)
         self._changed()
 
     def free(self, key: str) -> None:
@@ -109,116 +111,104 @@ class BudgetBook:
             self._events.emit(BudgetChanged(reserved=self._promised, spent=self._spent, left=left))
 
 
-def _charge(task: Task, estimate: Decimal) -> Decimal:
-    billed = task.billing.charged_credits if task.billing is not None else None
-    reported = task.usage.credits_used if task.usage.credits_used is not None else billed
-    if lifecycle.is_completed(task):
-        return estimate if reported is None else reported
-    if lifecycle.charged(task) == "yes":
-        return reported or estimate
-    return Decimal(0)
+# --- The batch's money: what its ledger says is spent or reserved, and what may still be.
 
 
-# --- The batch's money: what its ledger says is spent or set aside, and what may still be.
+class BatchBook:
+    """Keeps a batch's jobs within its budget, in whole millionths of a credit, like the ledger.
 
+    It begins with what earlier runs left there. What is reserved counts as gone until the charge is
+    known, and is committed to the ledger before the request leaves. So the budget holds across a
+    crash too, as far as the service charges no more than its own pricing rule says.
 
-class Purse:
-    """Counts in whole millionths of a credit, like the ledger, and begins with what earlier runs
-    left there.
-
-    What is set aside counts as gone until the charge is known, and is committed to the ledger
-    before the request leaves; so the cap holds across a crash too, as far as the service charges no
-    more than its own pricing rule says.
-
-    What is set aside for jobs that somebody works on is live: it will be settled, and may leave
-    room. The rest is dormant: it is kept for jobs that nobody works on any more in this run, so
-    that waiting for it would have no end.
+    Reservations are known by the job. Those of jobs that this run works on will be settled, and may
+    leave room. The others stay as they are in this run, so nobody waits for them.
     """
 
-    def __init__(self, cap: Decimal | None) -> None:
-        self._cap = to_millionths(cap) if cap is not None else None
+    def __init__(self, budget: Budget | None) -> None:
+        self._cap = None if budget is None else to_millionths(Decimal(str(budget.credits)))
         self._spent = 0
-        self._reserved = 0
-        self._live = 0
-        """The part of it that belongs to jobs that are being worked on."""
+        self._parked = 0
+        """Reserved for jobs that nobody works on in this run."""
+        self._reserved: dict[int, int] = {}
+        """Reserved for the jobs that this run works on, by their numbers in the ledger."""
+        self._promised = 0
+        """The sum of those."""
+        self._turn = asyncio.Lock()
         self._change = asyncio.Event()
         self._closed = False
 
     @property
     def limited(self) -> bool:
-        """Whether there is a cap at all."""
+        """Whether there is a budget at all."""
         return self._cap is not None
 
     def begin(self, *, spent: Decimal, reserved: Decimal) -> None:
-        """Take over what the ledger says; none of it is live before its job is taken up."""
-        self._live = 0
-        self._spent, self._reserved, self._closed = (
-            to_millionths(spent),
-            to_millionths(reserved),
-            False,
-        )
+        """Take over what the ledger says when a run begins."""
+        self._reserved.clear()
+        self._spent, self._parked, self._promised = to_millionths(spent), to_millionths(reserved), 0
+        self._closed = False
 
-    def take(self, amount: int) -> bool:
-        """Set an estimate aside; gives False when that has to wait for jobs under way to cost less
-        than theirs.
+    async def reserve(self, job: int, amount: int) -> bool:
+        """Reserve an estimate as soon as there is room for it, in the order of asking.
 
-        Raises `BudgetExceededError` when it will not fit whatever the jobs under way cost.
+        Return False when the batch stops meanwhile. Raises `BudgetExceededError` when it will not
+        fit whatever the jobs under way cost. The caller holds nothing that those jobs need: they
+        have to end before there is room.
         """
-        if self._cap is not None and self._spent + self._reserved + amount > self._cap:
-            dormant = self._reserved - self._live
-            if not self._live or self._spent + dormant + amount > self._cap:
-                raise self._exceeded(self._cap, amount)
-            return False
-        self._reserved += amount
-        self._live += amount
-        return True
-
-    async def reserve(self, amount: int) -> bool:
-        """Set an estimate aside as soon as there is room for it; gives False when the batch stops
-        meanwhile.
-
-        Not for the workers of a stage: a job whose answer was lost may need one of them before it
-        can give its money back.
-        """
-        while not self._closed:
-            if self.take(amount):
-                return True
-            await self._change.wait()
+        if self._cap is None:
+            self._reserve(job, amount)
+            return True
+        async with self._turn:
+            while not self._closed:
+                if self._spent + self._parked + self._promised + amount <= self._cap:
+                    self._reserve(job, amount)
+                    return True
+                if not self._promised or self._spent + self._parked + amount > self._cap:
+                    raise self._exceeded(self._cap, amount)
+                self._change.clear()
+                await self._change.wait()
         return False
 
-    def wake(self, reserved: int) -> None:
-        """Count what the ledger has set aside for a job as live: it is taken up in this run."""
-        self._live += reserved
+    def _reserve(self, job: int, amount: int) -> None:
+        self._reserved[job] = amount
+        self._promised += amount
 
-    def rest(self, reserved: int) -> None:
-        """Count what is set aside for a job as dormant: nothing more happens to it in this run."""
-        if reserved:
-            self._live -= reserved
-            self._tell()
+    def claim(self, job: int, amount: int) -> None:
+        """Take over the reservation of an earlier run: its job is worked on in this one."""
+        if amount:
+            self._parked -= amount
+            self._reserve(job, amount)
 
-    def settle(self, reserved: int, spent: int) -> None:
-        """Replace what was set aside for a job under way by what it has cost."""
-        self._reserved -= reserved
-        self._live -= reserved
-        self._spent += spent
-        self._tell()
+    def park(self, job: int) -> None:
+        """Keep a job's reservation, though nothing more happens to it in this run."""
+        self._parked += self._release(job)
+
+    def settle(self, job: int, cost: int) -> None:
+        """Replace a job's reservation by what its task has cost."""
+        self._release(job)
+        self._spent += cost
+
+    def free(self, job: int) -> None:
+        """Give back the reservation of a job that was certainly not accepted."""
+        self._release(job)
+
+    def _release(self, job: int) -> int:
+        amount = self._reserved.pop(job, 0)
+        self._promised -= amount
+        self._change.set()
+        return amount
 
     def close(self) -> None:
         """Let nobody wait any more."""
         self._closed = True
-        self._tell()
-
-    def _tell(self) -> None:
-        """Wake all who wait, once: each looks for itself, and waits for the next change if there is
-        still no room.
-        """
-        change, self._change = self._change, asyncio.Event()
-        change.set()
+        self._change.set()
 
     def _exceeded(self, cap: int, amount: int) -> BudgetExceededError:
-        left = cap - self._spent - self._reserved
+        left = cap - self._spent - self._parked - self._promised
         return BudgetExceededError(
-            f"the next job needs about {to_credits(amount)} credits, and {to_credits(left)} of the batch's {to_credits(cap)} are left",
+            f"the next job needs about {to_credits(amount)} credits, and {to_credits(left)} of "
+            f"the batch's {to_credits(cap)} are left",
             needed=str(to_credits(amount)),
             left=str(to_credits(left)),
             next_step="Run the batch again with a higher limit: it goes on where it stopped.",

@@ -316,21 +316,18 @@ class Session:
         one task. Opening raises `LedgerError` when the ledger is damaged, when another process
         works on the folder, and when jobs of another account are unfinished in it.
         """
-        from .batch._batch import Batch, BatchOptions
-        from .batch._run import RunOptions
+        from .batch._batch import Batch
+        from .batch._follow import BatchOptions
 
         parts, settings = self._open(), self._settings
-        run = RunOptions(
-            uploads=settings.limits.max_uploads,
-            downloads=settings.limits.max_downloads,
-            replays=settings.retry.replays > 0,
-            # A sandbox comes back on another port, and is the same one to the user.
-            service="a service on this machine" if settings.on_loopback else settings.base_url,
-            key=settings.require_key(),
-        )
+        settings.require_key()
         options = BatchOptions(max_in_flight=max_in_flight, budget=budget, timeout=timeout)
         return Batch(
-            parts, folder, options if retry is None else attrs.evolve(options, retry=retry), run=run
+            parts,
+            folder,
+            options if retry is None else attrs.evolve(options, retry=retry),
+            # A sandbox comes back on another port, and is the same one to the user.
+            service="a service on this machine" if settings.on_loopback else settings.base_url,
         )
 
     # --- money and files --------------------------------------------------------------------------

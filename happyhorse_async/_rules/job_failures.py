@@ -1,19 +1,16 @@
-"""What the end of a try means for a job of a batch: go on, wait and try again, give up the job, or
-stop the whole batch.
+"""What follows when a job of a batch fails somewhere: one function and its table, like `retry`.
 
-Pure functions over errors and tasks. May import the errors, the models, and the rules beside it.
+Pure functions over errors and facts. May import the errors, the models, and the rules beside it.
 """
 
 from __future__ import annotations
 
-from decimal import Decimal
-from enum import Enum
+from enum import StrEnum
+from typing import NamedTuple
 
-from .._models import Task
 from ..errors import (
     APIStatusError,
     AuthenticationError,
-    BadRequestError,
     BudgetExceededError,
     ConfigurationError,
     DownloadError,
@@ -27,23 +24,153 @@ from ..errors import (
     PriceUnavailableError,
     SessionClosedError,
     SubmissionOutcomeUnknownError,
+    TaskFailedError,
     TaskNotFoundError,
 )
-from . import lifecycle, retry
+from . import retry
+from .lifecycle import JobState
 
 
-class Next(Enum):
-    """What there is to do with a job whose try has failed."""
+class Stage(StrEnum):
+    """How far a job had come when it failed, which says what is at stake."""
 
-    GIVE_UP = "give up"
-    """The job has failed; the others go on."""
-    LATER = "later"
-    """Try again after a pause. When that does not help, something is wrong that the other jobs will
-    meet too: stop the batch."""
-    STOP = "stop"
-    """The next job would fail in the same way: stop the batch, and leave this one as it is."""
-    LEAVE = "leave"
-    """Neither done nor lost: leave it to the next run."""
+    UNSENT = "unsent"
+    """Nothing that may cost money has been accepted: that is certain."""
+    DOUBT = "doubt"
+    """Its request may have been accepted, in this try or in an earlier one."""
+    WATCHED = "watched"
+    """It is paid for, and the service makes its video."""
+    ENDED = "ended"
+    """Its task has ended without a video."""
+    FETCHED = "fetched"
+    """The service has its video, which is not here yet."""
+
+
+class Trouble(StrEnum):
+    """What is wrong, as far as it matters for what to do."""
+
+    ALL = "all"
+    """The account, the machine or the session: every other job would fail in the same way."""
+    PASSING = "passing"
+    """It can work when it is tried again."""
+    LOST = "lost"
+    """The request left, and no answer came that can be trusted."""
+    GONE = "gone"
+    """The service does not know the task, or its link is dead."""
+    FINAL = "final"
+    """This job cannot work as it is."""
+
+
+class Next(StrEnum):
+    """What to do with a job whose try has failed."""
+
+    AGAIN = "again"
+    """Wait, then go on from where it stands; its key stays."""
+    ANEW = "anew"
+    """Wait, then make its next attempt: another task with another key, which costs again."""
+    FAILED = "failed"
+    """It has ended without a video."""
+    UNKNOWN = "unknown"
+    """It may be paid for, and nothing more is sent without the user's word."""
+    LEFT = "left"
+    """Tell it as it stands; the next run goes on with it."""
+    HELD = "held"
+    """Leave it untold as it stands, for the next run."""
+
+
+class Step(NamedTuple):
+    """What follows from a failure."""
+
+    next: Next
+    stops: bool = False
+    """Nothing new is submitted any more: the other jobs would meet the same."""
+
+
+class Facts(NamedTuple):
+    """What else counts beside the error."""
+
+    state: JobState
+    sent_before: bool = False
+    """Its key may have left before the try that failed, so that a refusal of it proves nothing."""
+    tries_left: bool = True
+    """It may be tried once more in this run."""
+    attempts_left: bool = True
+    """Another task may be bought for it."""
+    replays: bool = True
+    """What may be accepted already may be sent again with its key."""
+    stopping: bool = False
+    """The run submits nothing new."""
+    stale_upload: bool = False
+    """Its first frame was too old when it was given to the service, which may be all that is wrong.
+    """
+
+
+HELD_AND_STOP = Step(Next.HELD, stops=True)
+
+TABLE: dict[tuple[Stage, Trouble], tuple[Step, Step]] = {
+    (Stage.UNSENT, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
+    (Stage.UNSENT, Trouble.PASSING): (Step(Next.AGAIN), HELD_AND_STOP),
+    (Stage.UNSENT, Trouble.FINAL): (Step(Next.FAILED), Step(Next.FAILED)),
+    (Stage.DOUBT, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
+    (Stage.DOUBT, Trouble.PASSING): (Step(Next.AGAIN), HELD_AND_STOP),
+    (Stage.DOUBT, Trouble.LOST): (Step(Next.AGAIN), Step(Next.UNKNOWN, stops=True)),
+    # A refusal of what was sent before says nothing of the first sending, and may be a gateway's.
+    (Stage.DOUBT, Trouble.FINAL): (Step(Next.AGAIN), Step(Next.UNKNOWN)),
+    (Stage.WATCHED, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
+    (Stage.WATCHED, Trouble.GONE): (Step(Next.FAILED), Step(Next.FAILED)),
+    (Stage.WATCHED, Trouble.PASSING): (Step(Next.LEFT), Step(Next.LEFT)),
+    (Stage.ENDED, Trouble.PASSING): (Step(Next.ANEW), Step(Next.FAILED)),
+    (Stage.ENDED, Trouble.FINAL): (Step(Next.FAILED), Step(Next.FAILED)),
+    (Stage.FETCHED, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
+    (Stage.FETCHED, Trouble.GONE): (Step(Next.FAILED), Step(Next.FAILED)),
+    (Stage.FETCHED, Trouble.PASSING): (Step(Next.AGAIN), Step(Next.LEFT)),
+}
+"""What to do while more tries (of what has ended: attempts) are allowed, and what after them."""
+
+
+def next_step(facts: Facts, error: HappyHorseError) -> Step:
+    """Decide what follows from a failure."""
+    stage = stage_of(facts, error)
+    trouble = trouble_of(stage, facts, error)
+    allowed, exhausted = TABLE[stage, trouble]
+    if _more(stage, facts):
+        return allowed
+    if stage is Stage.DOUBT and trouble is Trouble.LOST:
+        if facts.stopping:
+            return HELD_AND_STOP  # it stays submitting: the next run asks again
+        return exhausted if facts.replays else Step(Next.UNKNOWN)
+    return exhausted
+
+
+def _more(stage: Stage, facts: Facts) -> bool:
+    if stage is Stage.ENDED:
+        return facts.attempts_left
+    if stage is Stage.DOUBT:
+        return facts.tries_left and facts.replays
+    return facts.tries_left and not (stage is Stage.FETCHED and facts.stopping)
+
+
+def stage_of(facts: Facts, error: HappyHorseError) -> Stage:
+    """Say how far a job had come when it failed."""
+    if isinstance(error, TaskFailedError):
+        return Stage.ENDED
+    if facts.state is JobState.RUNNING:
+        return Stage.WATCHED
+    if facts.state is JobState.COMPLETED:
+        return Stage.FETCHED
+    doubtful = facts.state is JobState.SUBMITTING and (facts.sent_before or may_be_paid(error))
+    return Stage.DOUBT if doubtful else Stage.UNSENT
+
+
+def may_be_paid(error: HappyHorseError) -> bool:
+    """Whether a submission that ended with this error can have been accepted.
+
+    A key in use for another body proves that one was.
+    """
+    return (
+        isinstance(error, (SubmissionOutcomeUnknownError, IdempotencyConflictError))
+        or error.charged != "no"
+    )
 
 
 # The same for every job of the account, and only the user can change it.
@@ -60,75 +187,28 @@ _FOR_ALL = (
 )
 
 
-def after_submission(error: HappyHorseError) -> Next:
-    """Judge an upload or a submission that was not accepted, or not certainly."""
-    if isinstance(error, SubmissionOutcomeUnknownError):
-        return Next.LATER
+def trouble_of(stage: Stage, facts: Facts, error: HappyHorseError) -> Trouble:
+    """Say what is wrong with a job that failed at a stage."""
+    if isinstance(error, TaskFailedError):
+        too_old = facts.stale_upload and error.code == "image_processing_error"
+        return Trouble.PASSING if error.retryable or too_old else Trouble.FINAL
+    if stage in (Stage.WATCHED, Stage.FETCHED):
+        if isinstance(error, (TaskNotFoundError, LinkExpiredError)):
+            return Trouble.GONE
+        # A bare DownloadError is this machine's: no room, no right to write. Paying for more
+        # videos would not help.
+        local = stage is Stage.FETCHED and type(error) is DownloadError
+        return Trouble.ALL if local or isinstance(error, _FOR_ALL) else Trouble.PASSING
     if isinstance(error, _FOR_ALL):
-        return Next.STOP
-    return Next.LATER if retry.worth_retrying(error) else Next.GIVE_UP
-
-
-def may_be_paid(error: HappyHorseError) -> bool:
-    """Whether a submission that ended with this error can have been accepted; a key in use for
-    another body proves that one was.
-    """
-    return (
-        isinstance(error, (SubmissionOutcomeUnknownError, IdempotencyConflictError))
-        or error.charged != "no"
-    )
-
-
-def proves_absence(error: HappyHorseError) -> bool:
-    """Whether the refusal of a replay says that no earlier try was accepted either.
-
-    A service that knows the key gives its task back; so one that finds fault with the body does not
-    know it. No other failure says anything about earlier tries: whether the account has credits, or
-    whether a connection stands, is another matter now.
-    """
-    return (
-        isinstance(error, BadRequestError)
-        and not isinstance(error, IdempotencyConflictError)
-        and not may_be_paid(error)
-    )
-
-
-def after_watching(error: HappyHorseError) -> Next:
-    """Judge a wait that ended without the task's end."""
-    if isinstance(error, TaskNotFoundError):
-        return Next.GIVE_UP
-    return Next.STOP if isinstance(error, _FOR_ALL) else Next.LEAVE
-
-
-def after_download(error: HappyHorseError) -> Next:
-    """Judge a download that failed; as long as the link can be alive the video is not lost."""
-    if isinstance(error, LinkExpiredError):
-        return Next.GIVE_UP
-    if isinstance(error, _FOR_ALL) or type(error) is DownloadError:
-        # A bare DownloadError is this machine's: no room, no right to write. Paying for more videos
-        # would not help.
-        return Next.STOP
-    return Next.LATER
+        return Trouble.ALL
+    if isinstance(error, IdempotencyConflictError):
+        return Trouble.FINAL
+    if stage is Stage.DOUBT and may_be_paid(error):
+        return Trouble.LOST
+    return Trouble.PASSING if retry.worth_retrying(error) else Trouble.FINAL
 
 
 def code_of(error: HappyHorseError) -> str:
-    """Give a short word for an error: the service's code, or the error's own name."""
-    code = (
-        getattr(error, "code", "")
-        if isinstance(error, APIStatusError) or hasattr(error, "code")
-        else ""
-    )
+    """Return a short word for an error: the service's code, or the error's own name."""
+    code = error.code if isinstance(error, (APIStatusError, TaskFailedError)) else ""
     return str(code) or type(error).__name__.removesuffix("Error")
-
-
-def settled(task: Task, estimate: Decimal) -> Decimal:
-    """Say what an ended task has cost, in credits.
-
-    A video without a reported charge costs its estimate. A task without a video is free unless its
-    ledger facts prove the opposite.
-    """
-    billed = task.billing.charged_credits if task.billing is not None else None
-    reported = task.usage.credits_used if task.usage.credits_used is not None else billed
-    if lifecycle.is_completed(task):
-        return estimate if reported is None else reported
-    return (reported or estimate) if lifecycle.charged(task) == "yes" else Decimal(0)

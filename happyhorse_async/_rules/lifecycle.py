@@ -6,6 +6,7 @@ May import the models.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -148,6 +149,19 @@ def charged(task: Task) -> Charged:
     if billing.charged_credits is not None:
         return "yes" if billing.charged_credits > 0 else "no"
     return "yes" if billing.charge_status in CHARGED_WORDS else "unknown"
+
+
+def cost_of(task: Task, estimate: Decimal) -> Decimal:
+    """Return what an ended task has cost, in credits.
+
+    A video without a reported charge costs its estimate. A task without a video is free unless its
+    ledger facts prove the opposite.
+    """
+    billed = task.billing.charged_credits if task.billing is not None else None
+    reported = task.usage.credits_used if task.usage.credits_used is not None else billed
+    if is_completed(task):
+        return estimate if reported is None else reported
+    return (reported or estimate) if charged(task) == "yes" else Decimal(0)
 
 
 class JobState(StrEnum):

@@ -5,7 +5,8 @@ is there.
 from __future__ import annotations
 
 from .._rules.lifecycle import JobState
-from ._batch import Batch, Outcomes
+from ._batch import Batch
 from ._jobs import Job, JobChanged, Outcome, Totals
+from ._run import Outcomes
 
 __all__ = ["Batch", "Job", "JobChanged", "JobState", "Outcome", "Outcomes", "Totals"]

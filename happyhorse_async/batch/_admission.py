@@ -19,8 +19,8 @@ from .._rules.lifecycle import JobState
 from .._uploader import look_at
 from ..errors import InvalidRequestError
 from . import _jobs
-from ._database import Store
-from ._jobs import Job, Record, write_extra, write_request
+from ._database import Database
+from ._jobs import Job, JobRow, write_extra, write_request
 from ._ledger import Ledger
 
 
@@ -58,8 +58,8 @@ class Admission:
     """A row's place in the ledger."""
 
     verdict: Verdict
-    record: Record | None = None
-    old: Record | None = None
+    job: JobRow | None = None
+    old: JobRow | None = None
     """The job of another request that had the caller's id before, under its new id."""
 
 
@@ -77,15 +77,20 @@ def candidate_of(job: Job, image_digest: str | None) -> Candidate:
 
 
 def admit(
-    store: Store, run: int, candidates: Sequence[Candidate], *, live: Container[int], retry: bool
+    database: Database,
+    run: int,
+    candidates: Sequence[Candidate],
+    *,
+    live: Container[int],
+    retry: bool,
 ) -> list[Admission]:
     """Enter rows into the ledger; with `retry` those that failed begin again. `live` are the jobs
     that the run has in hand.
     """
-    known = store.set_of("known", [candidate.id for candidate in candidates]) or {}
+    known = database.set_of("known", [candidate.id for candidate in candidates]) or {}
     ids, counts = _number(known, run, candidates)
-    old = _enter(store, known, run, candidates, ids, live)
-    store.write_set(
+    old = _enter(database, known, run, candidates, ids, live)
+    database.write_set(
         "count-twins",
         [
             [base, n]
@@ -94,7 +99,7 @@ def admit(
         ],
     )
     wanted = list({job_id for job_id in ids if job_id is not None})
-    records = {record.id: record for record in map(Record.of_row, store.set_of("by-id", wanted))}
+    records = {record.id: record for record in map(JobRow.of_row, database.set_of("by-id", wanted))}
     admissions = []
     for candidate, job_id in zip(candidates, ids, strict=True):
         record = records.get(job_id) if job_id is not None else None
@@ -106,7 +111,7 @@ def admit(
         if record.seq in live or (record.ended_run == run and job_id not in old):
             verdict = Verdict.IN_HAND
         else:
-            verdict = _verdict(store, record, retry=retry and record.ended_run != run)
+            verdict = _verdict(database, record, retry=retry and record.ended_run != run)
         admissions.append(Admission(verdict, record, old.get(job_id)))
     return admissions
 
@@ -132,34 +137,34 @@ def _number(
 
 
 def _enter(
-    store: Store,
+    database: Database,
     known: dict[str, Any],
     run: int,
     candidates: Sequence[Candidate],
     ids: Sequence[str | None],
     live: Container[int],
-) -> dict[str, Record]:
+) -> dict[str, JobRow]:
     """Write rows down; gives the jobs whose id another request has now, by that id."""
     rows = [(c, job_id) for c, job_id in zip(candidates, ids, strict=True) if job_id is not None]
     twins = [job_id for c, job_id in rows if job_id != c.id]
-    there = {**known, **(store.set_of("known", twins) or {})} if twins else known
+    there = {**known, **(database.set_of("known", twins) or {})} if twins else known
     changed = {
         job_id: c.fingerprint
         for c, job_id in rows
         if job_id in there and _is_another(there[job_id], c, run)
     }
-    aside = _aside(store, changed, {job_id for _, job_id in rows}, run)
-    store.write_set(
+    aside = _aside(database, changed, {job_id for _, job_id in rows}, run)
+    database.write_set(
         "supersede",
         [[job_id, other, int(there[job_id][4] in live)] for job_id, other in aside.items()],
     )
-    earlier = store.set_of("earlier", list(changed.items())) or {} if changed else {}
-    names = _names(store, rows, run)
+    earlier = database.set_of("earlier", list(changed.items())) or {} if changed else {}
+    names = _names(database, rows, run)
     again = [
         (job_id, name) for (_, job_id), name in zip(rows, names, strict=True) if job_id in earlier
     ]
-    store.write_set("revive", [[earlier[job_id], job_id, name] for job_id, name in again])
-    store.write_set(
+    database.write_set("revive", [[earlier[job_id], job_id, name] for job_id, name in again])
+    database.write_set(
         "admit",
         [
             [job_id, c.fingerprint, c.text, c.extra, name, int(c.own), run]
@@ -167,13 +172,13 @@ def _enter(
         ],
     )
     # A row that was not known has just been written as it is.
-    store.write_set(
+    database.write_set(
         "renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if job_id in there]
     )
     old = {
         record.id: record
         for record in map(
-            Record.of_row, store.set_of("by-id", list(aside.values())) if aside else ()
+            JobRow.of_row, database.set_of("by-id", list(aside.values())) if aside else ()
         )
     }
     # One of them may be another id's job again by now.
@@ -188,14 +193,16 @@ def _is_another(there: Sequence[Any], candidate: Candidate, run: int) -> bool:
     return bool((digest != candidate.fingerprint or superseded) and seen_run != run)
 
 
-def _aside(store: Store, changed: Iterable[str], coming: set[str], run: int) -> dict[str, str]:
+def _aside(
+    database: Database, changed: Iterable[str], coming: set[str], run: int
+) -> dict[str, str]:
     """Choose new ids for the jobs whose ids stand for other requests now: such as no job has, for
     callers' ids may end as these do.
     """
     aside = {job_id: f"{job_id}~{run}" for job_id in changed}
     while aside and (
         taken := {
-            *(store.set_of("known", list(aside.values())) or ()),
+            *(database.set_of("known", list(aside.values())) or ()),
             *(coming & set(aside.values())),
         }
     ):
@@ -205,14 +212,14 @@ def _aside(store: Store, changed: Iterable[str], coming: set[str], run: int) -> 
     return aside
 
 
-def _names(store: Store, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:
+def _names(database: Database, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:
     """Choose the videos' names: the plainest one that no other job has, also where file systems
     take no notice of case.
     """
     choices = [_choices(candidate, job_id, run) for candidate, job_id in rows]
     wanted = sorted({name for names in choices if len(names) > 1 for name in names})
     taken = (
-        {_jobs.folded(name) for name in store.set_of("taken-names", wanted) or ()}
+        {_jobs.folded(name) for name in database.set_of("taken-names", wanted) or ()}
         if wanted
         else set[str]()
     )
@@ -232,13 +239,13 @@ def _choices(candidate: Candidate, job_id: str, run: int) -> list[str]:
     return [plain, f"{stem}.mp4", f"{stem}-{run}.mp4"]
 
 
-def _verdict(store: Store, record: Record, *, retry: bool) -> Verdict:
+def _verdict(database: Database, record: JobRow, *, retry: bool) -> Verdict:
     state = record.state
     if state in (JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED):
         return Verdict.IN_HAND
     if state is JobState.SAVED or (state in (JobState.FAILED, JobState.UNKNOWN) and not retry):
         return Verdict.TOLD
-    if store.is_stranger(record.name) and (store.path.parent / record.name).exists():
+    if database.is_stranger(record.name) and (database.path.parent / record.name).exists():
         return Verdict.STRANGER
     return Verdict.WORK
 
@@ -299,7 +306,7 @@ class Intake:
         # What changed while it was read has another stamp next time, and is read again.
         kept = [[path, stamps[path], digest] for path, digest in fresh.items() if path in stamps]
         if kept:
-            await self._ledger.call(lambda store: store.write_set("keep-digests", kept))
+            await self._ledger.call(lambda database: database.write_set("keep-digests", kept))
         return found
 
     def _job(self, row: Any) -> Job | BadRow:
@@ -324,7 +331,7 @@ class Intake:
         if not stamps:
             return {}
         pairs = list(stamps.items())
-        return await self._ledger.call(lambda store: store.set_of("digests", pairs)) or {}
+        return await self._ledger.call(lambda database: database.set_of("digests", pairs)) or {}
 
     async def _look_at(
         self, job: Job, known: dict[str, str], fresh: dict[str, str]

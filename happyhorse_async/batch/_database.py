@@ -20,7 +20,7 @@ from typing import Any
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from ..errors import LedgerError
-from ._jobs import Record, Totals, folded
+from ._jobs import CHANGES, COLUMNS, JobRow, Totals, folded
 
 LEDGER_NAME = "happyhorse.sqlite"
 APPLICATION_ID = 0x48485232
@@ -28,9 +28,6 @@ OLDEST_SQLITE = (3, 33)
 """The first with UPDATE ... FROM."""
 MIGRATIONS = ("schema-1",)
 """Named queries; the n-th leads from version n - 1 to version n."""
-KINDS = ("submitting", "running", "completed", "saved", "ended", "again")
-"""The kinds of changes, in the order in which a group writes them: a job goes through several of
-them only in this order."""
 LARGEST_LOG = 16 * 1024 * 1024
 """The write-ahead log is folded into the database when it is longer than this many bytes."""
 READER_PATIENCE, WRITER_PATIENCE = 200, 5000
@@ -46,7 +43,7 @@ DYING_SECONDS = 2 * 3600
 Change = tuple[str, Sequence[Any]]
 
 
-class Store:
+class Database:
     """An open ledger."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -139,11 +136,13 @@ class Store:
         self._fold_due = bool(busy)
         self._folded = time.monotonic()
 
-    def close(self, *, fold: bool = True) -> None:
-        """Close the connection, folding the log in first."""
-        with ledger_errors(self.path):
-            if fold:
-                self.checkpoint()
+    def close(self, fold: bool = True) -> None:
+        """Close the connection; with `fold` after folding the log in."""
+        try:
+            with ledger_errors(self.path):
+                if fold:
+                    self.checkpoint()
+        finally:
             self._db.close()
 
     # --- writing ----------------------------------------------------------------------------------
@@ -161,8 +160,7 @@ class Store:
     def apply(
         self,
         changes: Sequence[Change],
-        calls: Sequence[Callable[[Store], Any]],
-        *,
+        calls: Sequence[Callable[[Database], Any]],
         fold: bool = False,
     ) -> list[Any]:
         """Write a group of changes and make calls, in one transaction; gives the calls' results.
@@ -194,7 +192,7 @@ class Store:
         rows: dict[str, list[Sequence[Any]]] = {}
         for kind, row in changes:
             rows.setdefault(kind, []).append(row)
-        for kind in KINDS:
+        for kind in CHANGES:
             if kind in rows:
                 self._db.execute(self._sql[kind], (json.dumps(rows[kind]),))
 
@@ -265,14 +263,14 @@ class Store:
 
     def page(
         self, condition: str, *, state: str = "", after: int = 0, size: int = 500
-    ) -> list[Record]:
+    ) -> list[JobRow]:
         """Give the next jobs after some place that meet one of the ledger's conditions."""
         where = self._sql[f"where-{condition}"].format(state=JobState(state).value if state else "")
         with ledger_errors(self.path):
             rows = self._db.execute(self._sql["page"].format(where=where), (after, size)).fetchall()
-        return [Record.of_row(row) for row in rows]
+        return [JobRow.of_row(row) for row in rows]
 
-    def pages(self, condition: str, *, state: str = "") -> Iterator[Record]:
+    def pages(self, condition: str, *, state: str = "") -> Iterator[JobRow]:
         """Give all jobs that meet a condition, a page in memory at a time."""
         after = 0
         while page := self.page(condition, state=state, after=after):
@@ -352,12 +350,25 @@ _NAME = re.compile(r"^-- name: (\S+)$", re.MULTILINE)
 
 @cache
 def queries() -> dict[str, str]:
-    """Give all queries by name, without their comments."""
+    """Return all queries by name, without their comments; "{columns}" stands for the columns of a
+    job, or for those that a change writes.
+    """
     text = files(__package__).joinpath("ledger.sql").read_text("utf-8")
     _, *pieces = _NAME.split(text)
     return {
-        name: _without_comments(body) for name, body in zip(pieces[::2], pieces[1::2], strict=True)
+        name: _without_comments(body).replace("{columns}", _columns_of(name))
+        for name, body in zip(pieces[::2], pieces[1::2], strict=True)
     }
+
+
+def _columns_of(query: str) -> str:
+    """Write the columns that a query gives, or that a change sets."""
+    if query not in CHANGES:
+        return ", ".join(f"j.{column}" for column in COLUMNS)
+    return ", ".join(
+        f"{column} = json_extract(v.value, '$[{place}]')"
+        for place, column in enumerate(CHANGES[query], 1)
+    )
 
 
 def _without_comments(body: str) -> str:

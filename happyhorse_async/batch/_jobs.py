@@ -1,4 +1,4 @@
-"""The values of a batch: what goes in (`Job`), what the ledger keeps (`Record`), what comes out
+"""The values of a batch: what goes in (`Job`), what the ledger keeps (`JobRow`), what comes out
 (`Outcome`, `Totals`).
 """
 
@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from decimal import Decimal
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -54,7 +55,7 @@ class Job:
 
 
 @attrs.define(kw_only=True, on_setattr=attrs.setters.NO_OP)
-class Record:
+class JobRow:
     """A job as the ledger has it. Lives in memory only while the job is being worked on."""
 
     seq: int
@@ -93,12 +94,12 @@ class Record:
     before: int = 0
     """Attempts before the user's word in this run that it begin again; they do not count against
     the limit."""
-    doubtful: bool = False
+    sent_before: bool = False
     """Its request may have left before the present try, so that this one's failure does not say
     that nothing was accepted."""
 
     @classmethod
-    def of_row(cls, row: Any) -> Record:
+    def of_row(cls, row: Any) -> JobRow:
         """Read a row in the order of the ledger's queries."""
         return cls(**dict(zip(COLUMNS, row, strict=True)))
 
@@ -130,6 +131,11 @@ class Record:
         )
 
     @property
+    def awaits_upload(self) -> bool:
+        """Whether its first frame has to be uploaded before it can be submitted."""
+        return self.state is JobState.NEW and self.image_url is None and self.is_local
+
+    @property
     def image_at_hand(self) -> bool:
         """Whether the image can be had: not one that was given as bytes to an earlier run."""
         return self.asked is not None or "sha256" not in json.loads(self.request)["image"]
@@ -141,7 +147,7 @@ class Record:
         if self.asked is None:
             self.asked = read_request(self.request, image=request.image)
 
-    def rename(self, now: Record) -> None:
+    def rename(self, now: JobRow) -> None:
         """Take note that the caller's id stands for another request now, or for this one again;
         what is paid for is brought home anyway.
         """
@@ -158,8 +164,31 @@ class Record:
         return dict(json.loads(self.error)) if self.error else {}
 
 
-UNWRITTEN = ("asked", "task", "before", "doubtful")
-COLUMNS = tuple(field.name for field in attrs.fields(Record) if field.name not in UNWRITTEN)
+IN_MEMORY = ("asked", "task", "before", "sent_before")
+COLUMNS = tuple(field.name for field in attrs.fields(JobRow) if field.name not in IN_MEMORY)
+"""The columns of a job, in the order in which the ledger's queries give them."""
+
+CHANGES: dict[str, tuple[str, ...]] = {
+    "submitting": ("key", "reserved", "image_url", "uploaded", "callback_url"),
+    "running": ("task_id", "accepted"),
+    "completed": ("completed", "expires", "seconds"),
+    "saved": (
+        *("ended_run", "ended", "spent", "seconds"),
+        *("size", "sha256", "length", "width", "height"),
+    ),
+    "ended": ("state", "ended_run", "ended", "reserved", "spent", "error"),
+    "again": ("attempt", "spent"),
+}
+"""What each kind of change writes of a job. In the order in which a group of them is written: a job
+goes through several of them only in this order."""
+
+_VALUES = {change: attrgetter("seq", *columns) for change, columns in CHANGES.items()}
+
+
+def values_of(change: str, job: JobRow) -> tuple[Any, ...]:
+    """Return what a change writes of a job, after the job's number."""
+    values: tuple[Any, ...] = _VALUES[change](job)
+    return values
 
 
 def write_request(request: ImageToVideo, image_digest: str | None) -> str:
@@ -230,56 +259,54 @@ class Outcome:
 
 
 def outcome_of(
-    record: Record, folder: Path, *, error: HappyHorseError | None = None, resumed: bool = False
+    job: JobRow, folder: Path, *, error: HappyHorseError | None = None, resumed: bool = False
 ) -> Outcome:
-    """Tell what became of a job, from its record."""
-    request = record.asked
-    if request is None and '"sha256"' not in record.request:
-        request = read_request(record.request)
+    """Tell what became of a job, from its row."""
+    request = job.asked
+    if request is None and '"sha256"' not in job.request:
+        request = read_request(job.request)
     return Outcome(
-        id=record.id,
-        state=record.state,
-        video=_video_of(record, folder, request) if record.state is JobState.SAVED else None,
-        error=error or _error_of(record),
+        id=job.id,
+        state=job.state,
+        video=_video_of(job, folder, request) if job.state is JobState.SAVED else None,
+        error=error or _error_of(job),
         request=request,
-        extra=record.columns,
-        task_id=record.task_id,
-        credits=to_credits(record.spent),
-        attempts=record.attempt,
+        extra=job.columns,
+        task_id=job.task_id,
+        credits=to_credits(job.spent),
+        attempts=job.attempt,
         resumed=resumed,
     )
 
 
-def _video_of(record: Record, folder: Path, request: ImageToVideo | None) -> Video:
-    task = record.task or (
-        Task(id=record.task_id, status=TaskStatus.COMPLETED) if record.task_id else None
-    )
+def _video_of(job: JobRow, folder: Path, request: ImageToVideo | None) -> Video:
+    task = job.task or (Task(id=job.task_id, status=TaskStatus.COMPLETED) if job.task_id else None)
     return Video(
-        path=folder / record.name,
-        size=record.size or 0,
-        sha256=record.sha256 or "",
-        duration=record.length,
-        width=record.width,
-        height=record.height,
+        path=folder / job.name,
+        size=job.size or 0,
+        sha256=job.sha256 or "",
+        duration=job.length,
+        width=job.width,
+        height=job.height,
         task=task,
         request=request,
-        credits=to_credits(record.spent),
+        credits=to_credits(job.spent),
     )
 
 
-def _error_of(record: Record) -> HappyHorseError | None:
-    fault = record.fault
-    if record.state is JobState.SAVED or not fault:
+def _error_of(job: JobRow) -> HappyHorseError | None:
+    fault = job.fault
+    if job.state is JobState.SAVED or not fault:
         return None
     facts = {
         "charged": fault.get("charged", "unknown"),
-        "task_id": record.task_id,
-        "idempotency_key": record.key,
+        "task_id": job.task_id,
+        "idempotency_key": job.key,
     }
     if not fault.get("task"):
         return HappyHorseError(fault.get("message", ""), next_step=fault.get("next_step"), **facts)
     failed = TaskError(code=fault.get("code", "unknown_error"), message=fault.get("message", ""))
-    task = record.task or Task(id=record.task_id or "", status=TaskStatus.FAILED, error=failed)
+    task = job.task or Task(id=job.task_id or "", status=TaskStatus.FAILED, error=failed)
     kind = TaskCancelledError if lifecycle.is_cancelled(task) else TaskFailedError
     return kind(
         fault.get("message", ""), task=task, retryable=bool(fault.get("retryable")), **facts

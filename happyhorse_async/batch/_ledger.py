@@ -1,22 +1,25 @@
 """The ledger as the event loop sees it: changes are handed to one thread, which writes whatever has
 gathered as one transaction.
 
-Grouping is what keeps the ledger out of the way: a group is one wake-up of the thread, a handful of
-statements, one sync of the disk and one call back into the loop, however many jobs are in it.
+Grouping is what keeps the ledger out of the way. A group is one call of the thread, a handful of
+statements and one sync of the disk, however many jobs are in it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
-import time
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .._concurrency import to_the_end
 from ..errors import LedgerError
-from ._database import LEDGER_NAME, Change, Store
+from ._database import LEDGER_NAME, Change, Database
+from ._jobs import JobRow, values_of
+
+logger = logging.getLogger("happyhorse_async")
 
 T = TypeVar("T")
 
@@ -33,60 +36,88 @@ class _Group:
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.waiters: list[asyncio.Future[None]] = []
-        self.calls: list[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = []
+        self.calls: list[tuple[Callable[[Database], Any], asyncio.Future[Any]]] = []
         self.fold = False
+
+    def answer(self, results: list[Any]) -> None:
+        """Tell all who wait that it is written."""
+        for done in self.waiters:
+            if not done.done():
+                done.set_result(None)
+        for (_, answer), result in zip(self.calls, results, strict=True):
+            if not answer.done():
+                answer.set_result(result)
+
+    def fail(self, error: BaseException, reason: LedgerError) -> None:
+        """Tell all who wait that it is not: whoever made a call gets the error itself."""
+        for done in self.waiters:
+            if not done.done():
+                done.set_exception(reason)
+        for _, answer in self.calls:
+            if not answer.done():
+                answer.set_exception(error)
 
 
 class Ledger:
-    """An open ledger, for one event loop."""
+    """An open ledger, for one event loop.
+
+    Whatever blocks goes through `loop.run_in_executor`, to one thread. So a simulated loop that
+    overrides this one method runs it inline, in its own time, and no thread starts.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="happyhorse ledger")
+        self._database: Database | None = None
         self._next: _Group | None = None
-        self._lock = threading.Lock()
-        self._wake: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._opened: asyncio.Future[str] = self._loop.create_future()
-        self._thread = threading.Thread(target=self._work, name="happyhorse ledger", daemon=True)
+        self._writing: asyncio.Future[list[Any]] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._failure: LedgerError | None = None
-        self.on_failure: Callable[[LedgerError], None] | None = None
-        """Called once, in the loop, when the ledger cannot be written any more."""
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        """Ends with an error when the ledger cannot be written any more."""
         self.batch_id = ""
 
     @classmethod
     async def open(cls, folder: Path) -> Ledger:
-        """Open a folder's ledger, made when there is none; raises `LedgerError` when it is damaged,
-        newer, or no ledger.
+        """Open a folder's ledger, made when there is none.
+
+        Raises `LedgerError` when it is damaged, newer, or no ledger. A cancellation closes it again.
         """
         ledger = cls(folder / LEDGER_NAME)
-        ledger._thread.start()
-        ledger.batch_id = await ledger._opened
+        opening = ledger._loop.run_in_executor(ledger._thread, Database, ledger._path)
+        try:
+            ledger._database = await to_the_end(opening)
+        except BaseException:
+            if not opening.cancelled() and opening.exception() is None:
+                ledger._database = opening.result()
+            await to_the_end(ledger._loop.create_task(ledger.aclose()))
+            raise
+        ledger.batch_id = ledger._database.batch_id
         return ledger
 
-    # --- the loop's side --------------------------------------------------------------------------
+    def post(self, change: str, job: JobRow) -> None:
+        """Hand a job's change over without waiting for it."""
+        self._group().changes.append((change, values_of(change, job)))
 
-    def post(self, kind: str, *row: Any) -> None:
-        """Hand a change over without waiting for it."""
-        with self._lock:
-            self._group().changes.append((kind, row))
-
-    async def write(self, kind: str, *row: Any, fold: bool = False) -> None:
-        """Hand a change over and wait until it is on the disk; with `fold` in the database itself,
-        not only in its log.
+    async def write(self, change: str, job: JobRow, *, fold: bool = False) -> None:
+        """Hand a job's change over and wait until it is on the disk; with `fold` in the database
+        itself, not only in its log.
         """
+        group = self._group()
+        group.changes.append((change, values_of(change, job)))
+        group.fold |= fold
         done = self._loop.create_future()
-        with self._lock:
-            group = self._group()
-            group.changes.append((kind, row))
-            group.waiters.append(done)
-            group.fold |= fold
+        group.waiters.append(done)
         await done
 
-    async def call(self, call: Callable[[Store], T]) -> T:
-        """Call a function with the open store, in the ledger's thread and inside a transaction."""
+    async def call(self, call: Callable[[Database], T]) -> T:
+        """Call a function with the open database, in the ledger's thread and inside a transaction.
+
+        Its own error is raised here, and ends the ledger: the whole group was rolled back.
+        """
         done: asyncio.Future[T] = self._loop.create_future()
-        with self._lock:
-            self._group().calls.append((call, done))
+        self._group().calls.append((call, done))
         return await done
 
     def _group(self) -> _Group:
@@ -94,74 +125,62 @@ class Ledger:
             raise self._failure
         if self._next is None:
             self._next = _Group()
-            self._wake.put(True)
+            if self._writing is None:
+                self._gather()
         return self._next
+
+    def _gather(self) -> None:
+        self._timer = self._loop.call_later(GATHER_SECONDS, self._begin)
+
+    def _begin(self) -> None:
+        """Write the group that has gathered."""
+        group, self._next, self._timer = self._next, None, None
+        if group is None or self._database is None:
+            return
+        calls = [call for call, _ in group.calls]
+        self._writing = self._loop.run_in_executor(
+            self._thread, self._database.apply, group.changes, calls, group.fold
+        )
+        self._writing.add_done_callback(lambda written: self._end(group, written))
+
+    def _end(self, group: _Group, written: asyncio.Future[list[Any]]) -> None:
+        self._writing = None
+        error = written.exception()
+        if error is None:
+            group.answer(written.result())
+            if self._next is not None:
+                self._gather()
+            return
+        self._failure = reason = (
+            error
+            if isinstance(error, LedgerError)
+            else LedgerError(f"the ledger's thread failed: {error!r}", charged="unknown")
+        )
+        for each in (group, self._next):
+            if each is not None:
+                each.fail(error, reason)
+        self._next = None
+        self.lost.set_exception(reason)
+        self.lost.exception()  # looked at: there may be no run that waits for it
 
     async def aclose(self) -> None:
         """Write what has gathered, fold the log in, and end the thread; may be called twice."""
-        self._wake.put(False)
-        await asyncio.shield(asyncio.to_thread(self._thread.join))
-        self._failure = self._failure or LedgerError("the ledger is closed")
-
-    # --- the thread's side ------------------------------------------------------------------------
-
-    def _work(self) -> None:
+        while self._timer is not None or self._writing is not None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._begin()
+            if self._writing is not None:
+                await asyncio.wait([self._writing])
+        database, self._database = self._database, None
+        failure, self._failure = self._failure, LedgerError("the ledger is closed")
         try:
-            store = Store(self._path)
-        except BaseException as error:  # noqa: BLE001 whatever it is, it belongs to the one who opens
-            self._back(_fail, [self._opened], error)
-            return
-        self._back(_give, [(self._opened, store.batch_id)])
-        try:
-            while self._wake.get():
-                time.sleep(GATHER_SECONDS)
-                self._write(store)
-            self._write(store)
-            store.close(fold=self._failure is None)
+            if database is not None:
+                await self._loop.run_in_executor(self._thread, database.close, failure is None)
         except LedgerError as error:
-            self._broken(error, [])
-
-    def _write(self, store: Store) -> None:
-        with self._lock:
-            group, self._next = self._next, None
-        if group is None:
-            return
-        try:
-            results = store.apply(group.changes, [call for call, _ in group.calls], fold=group.fold)
-        except LedgerError as error:
-            self._broken(error, [*group.waiters, *(done for _, done in group.calls)])
-            return
-        except BaseException as error:  # noqa: BLE001 a call's own error belongs to its caller; the group was rolled back as a whole
-            self._broken(
-                LedgerError(f"the ledger's thread failed: {error!r}", charged="unknown"),
-                group.waiters,
+            logger.warning(
+                "the ledger was closed without folding its log in, which holds what is missing: %s",
+                error,
+                extra={"action": "ledger_not_folded"},
             )
-            self._back(_fail, [done for _, done in group.calls], error)
-            return
-        answers = [(done, result) for (_, done), result in zip(group.calls, results, strict=True)]
-        self._back(_give, [*((done, None) for done in group.waiters), *answers])
-
-    def _broken(self, error: LedgerError, waiting: Sequence[asyncio.Future[Any]]) -> None:
-        first, self._failure = self._failure is None, self._failure or error
-        self._back(_fail, waiting, error)
-        if first and self.on_failure is not None:
-            self._back(self.on_failure, error)
-
-    def _back(self, function: Callable[..., None], *values: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *values)
-        except RuntimeError:
-            # The loop is closed: whoever waited is gone. What was written stays written.
-            return
-
-
-def _give(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
-    for done, value in answers:
-        if not done.done():
-            done.set_result(value)
-
-
-def _fail(waiting: Sequence[asyncio.Future[Any]], error: BaseException) -> None:
-    for done in waiting:
-        if not done.done():
-            done.set_exception(error)
+        finally:
+            self._thread.shutdown(wait=False)

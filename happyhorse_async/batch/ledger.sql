@@ -130,17 +130,11 @@ UPDATE jobs SET
 UPDATE jobs SET twins = json_extract(v.value, '$[1]') FROM json_each(?) AS v WHERE jobs.id = json_extract(v.value, '$[0]');
 
 -- name: by-id
-SELECT json_group_array(json_array(
-        j.seq, j.id, j.fingerprint, j.state, j.request, j.extra, j.name, j.attempt, j.key, j.image_url, j.uploaded,
-        j.callback_url, j.task_id, j.reserved, j.spent, j.accepted, j.completed, j.expires, j.ended, j.seconds, j.size, j.sha256, j.length, j.width, j.height,
-        j.error, j.ended_run, j.superseded))
-    FROM json_each(?) AS v JOIN jobs AS j ON j.id = v.value;
+SELECT json_group_array(json_array({columns})) FROM json_each(?) AS v JOIN jobs AS j ON j.id = v.value;
 
 -- name: page
 -- Jobs in order of their coming, from some place on; "{where}" is one of the conditions below.
-SELECT seq, id, fingerprint, state, request, extra, name, attempt, key, image_url, uploaded, callback_url, task_id, reserved,
-       spent, accepted, completed, expires, ended, seconds, size, sha256, length, width, height, error, ended_run, superseded
-    FROM jobs WHERE seq > ? AND {where} ORDER BY seq LIMIT ?;
+SELECT {columns} FROM jobs AS j WHERE seq > ? AND {where} ORDER BY seq LIMIT ?;
 
 -- name: where-at-stake
 -- Paid, or perhaps paid, and not ended: links that may die come first, one state after the other.
@@ -161,36 +155,26 @@ state = '{state}' AND state IN ('failed', 'unknown') AND (superseded = 0 OR stat
 -- name: submitting
 -- Before the POST: the key, what it may cost, and what of the body that the key stands for another run may not know: an uploaded
 -- first frame's link, and where the service is to call back (an empty text: nowhere).
-UPDATE jobs SET state = 'submitting', key = json_extract(v.value, '$[1]'), reserved = json_extract(v.value, '$[2]'),
-    image_url = json_extract(v.value, '$[3]'), uploaded = json_extract(v.value, '$[4]'), callback_url = json_extract(v.value, '$[5]'),
-    error = NULL
+UPDATE jobs SET state = 'submitting', {columns}, error = NULL
     FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
 
 -- name: running
-UPDATE jobs SET state = 'running', task_id = json_extract(v.value, '$[1]'), accepted = json_extract(v.value, '$[2]')
-    FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
+UPDATE jobs SET state = 'running', {columns} FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
 
 -- name: completed
-UPDATE jobs SET state = 'completed', completed = json_extract(v.value, '$[1]'), expires = json_extract(v.value, '$[2]'),
-    seconds = json_extract(v.value, '$[3]')
-    FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
+UPDATE jobs SET state = 'completed', {columns} FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
 
 -- name: saved
-UPDATE jobs SET state = 'saved', ended_run = json_extract(v.value, '$[1]'), ended = json_extract(v.value, '$[2]'), reserved = 0,
-    spent = jobs.spent + json_extract(v.value, '$[3]'), size = json_extract(v.value, '$[4]'), sha256 = json_extract(v.value, '$[5]'),
-    length = json_extract(v.value, '$[6]'), width = json_extract(v.value, '$[7]'), height = json_extract(v.value, '$[8]'),
-    seconds = coalesce(json_extract(v.value, '$[9]'), jobs.seconds), error = NULL
+UPDATE jobs SET state = 'saved', {columns}, reserved = 0, error = NULL
     FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
 
 -- name: ended
 -- Ended without a video, now or for good: failed, unknown, or completed whose video could not be fetched yet.
-UPDATE jobs SET state = json_extract(v.value, '$[1]'), ended_run = json_extract(v.value, '$[2]'), ended = json_extract(v.value, '$[3]'),
-    reserved = json_extract(v.value, '$[4]'), spent = jobs.spent + json_extract(v.value, '$[5]'), error = json_extract(v.value, '$[6]')
-    FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
+UPDATE jobs SET {columns} FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
 
 -- name: again
 -- Back to the beginning, with the next attempt's key; what was spent stays spent.
-UPDATE jobs SET state = 'new', attempt = json_extract(v.value, '$[1]'), spent = jobs.spent + json_extract(v.value, '$[2]'),
+UPDATE jobs SET state = 'new', {columns},
     key = NULL, image_url = NULL, uploaded = NULL, callback_url = NULL, task_id = NULL, reserved = 0, accepted = NULL, completed = NULL, expires = NULL,
     ended = NULL, seconds = NULL, ended_run = 0
     FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');

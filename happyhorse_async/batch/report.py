@@ -18,8 +18,8 @@ from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from ..errors import ConfigurationError
 from . import _gallery
-from ._database import LEDGER_NAME, Store
-from ._jobs import Record, Totals
+from ._database import LEDGER_NAME, Database
+from ._jobs import JobRow, Totals
 
 COLUMNS = (
     *(
@@ -42,53 +42,56 @@ COLUMNS = (
 """The columns of a result, in order; the caller's own come after them."""
 
 
-def result_of(record: Record) -> dict[str, Any]:
+def result_of(job: JobRow) -> dict[str, Any]:
     """Give a job as one flat result; the caller's own columns are under "extra"."""
-    request, fault = json.loads(record.request), record.fault
-    image, saved = request["image"], record.state is JobState.SAVED
+    request, fault = json.loads(job.request), job.fault
+    image, saved = request["image"], job.state is JobState.SAVED
     values = (
         *(
-            record.id,
-            record.state.value,
+            job.id,
+            job.state.value,
             image.get("link") or image.get("path") or f"sha256:{image.get('sha256')}",
         ),
         *(request.get(name) for name in ("prompt", "quality", "duration", "seed")),
         *(
-            (record.name, record.size, record.sha256, record.length, record.width, record.height)
+            (job.name, job.size, job.sha256, job.length, job.width, job.height)
             if saved
             else (None,) * 6
         ),
-        *(float(to_credits(record.spent)), record.attempt, record.task_id, record.seconds),
+        *(float(to_credits(job.spent)), job.attempt, job.task_id, job.seconds),
         *(fault.get("code"), fault.get("message"), fault.get("charged")),
     )
-    return {**dict(zip(COLUMNS, values, strict=True)), "extra": record.columns}
+    return {**dict(zip(COLUMNS, values, strict=True)), "extra": job.columns}
 
 
 def write_reports(folder: Path, kinds: Sequence[str] = ("html", "jsonl", "csv")) -> list[Path]:
     """Write reports of a folder's batch into it, also while the batch runs; raises `LedgerError`
     when there is none. Blocks.
     """
-    writers: dict[str, tuple[str, Callable[[Store, TextIO], None]]] = {
+    writers: dict[str, tuple[str, Callable[[Database, TextIO], None]]] = {
         "jsonl": ("results.jsonl", _write_jsonl),
         "csv": ("results.csv", _write_csv),
-        "html": ("gallery.html", lambda store, file: _gallery.write(folder, _results(store), file)),
+        "html": (
+            "gallery.html",
+            lambda database, file: _gallery.write(folder, _results(database), file),
+        ),
     }
     unknown = [kind for kind in kinds if kind not in writers]
     if unknown or not kinds:
         raise ConfigurationError(
             f"reports: expected some of {', '.join(writers)}, got {', '.join(unknown) or 'none'}"
         )
-    store = Store(folder / LEDGER_NAME, read_only=True)
+    database = Database(folder / LEDGER_NAME, read_only=True)
     try:
         paths = []
         for kind in kinds:
             name, write = writers[kind]
             with _replacing(folder / name) as file:
-                write(store, file)
+                write(database, file)
             paths.append(folder / name)
         return paths
     finally:
-        store.close(fold=False)
+        database.close(fold=False)
 
 
 @contextmanager
@@ -100,21 +103,21 @@ def _replacing(path: Path) -> Iterator[TextIO]:
     draft.replace(path)
 
 
-def _results(store: Store) -> Iterator[dict[str, Any]]:
-    return map(result_of, store.pages("shown"))
+def _results(database: Database) -> Iterator[dict[str, Any]]:
+    return map(result_of, database.pages("shown"))
 
 
-def _write_jsonl(store: Store, file: TextIO) -> None:
-    file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in _results(store))
+def _write_jsonl(database: Database, file: TextIO) -> None:
+    file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in _results(database))
 
 
-def _write_csv(store: Store, file: TextIO) -> None:
-    own = sorted({name for record in store.pages("shown") for name in record.columns})
+def _write_csv(database: Database, file: TextIO) -> None:
+    own = sorted({name for job in database.pages("shown") for name in job.columns})
     # A caller's column that is named like one of ours keeps its values, under a longer name.
     heads = [f"extra.{name}" if name in COLUMNS else name for name in own]
     writer = csv.writer(file)
     writer.writerow([*COLUMNS, *heads])
-    for result in _results(store):
+    for result in _results(database):
         extra = result["extra"]
         writer.writerow(
             [*(result[name] for name in COLUMNS), *(_cell(extra.get(name)) for name in own)]
@@ -173,15 +176,15 @@ class Overview:
 
 def overview(folder: Path) -> Overview:
     """Read a folder's ledger without touching it; raises `LedgerError` when there is none."""
-    store = Store(folder / LEDGER_NAME, read_only=True)
+    database = Database(folder / LEDGER_NAME, read_only=True)
     try:
         now = time.time()
-        number, pid, started, _, how = store.last_run() or (0, 0, now, None, None)
+        number, pid, started, _, how = database.last_run() or (0, 0, now, None, None)
         span = max(1.0, min(PACE_SECONDS, now - started))
-        ended = store.ended_since(now - span)
+        ended = database.ended_since(now - span)
         return Overview(
             folder=str(folder),
-            totals=store.totals(),
+            totals=database.totals(),
             per_hour=3600 * ended / span,
             run=number,
             pid=pid,
@@ -189,4 +192,4 @@ def overview(folder: Path) -> Overview:
             how=how,
         )
     finally:
-        store.close(fold=False)
+        database.close(fold=False)

@@ -12,7 +12,7 @@ import pytest
 
 from happyhorse_async import ImageToVideo, LedgerError, Session
 from happyhorse_async.batch import JobState, Outcome
-from happyhorse_async.batch._database import LEDGER_NAME, Store
+from happyhorse_async.batch._database import LEDGER_NAME, Database
 from happyhorse_async.sandbox import Account, Sandbox
 from tests.batch.support import until
 from tests.conftest import QUICK_POLLING, QUICK_RETRY
@@ -90,9 +90,9 @@ async def test_finished_folders_are_anybodys(sandbox: Sandbox, tmp_path: Path) -
 async def test_a_rotated_key(sandbox: Sandbox, tmp_path: Path) -> None:
     """A new key of the same account, which knows the tasks, goes on."""
     await left_running(sandbox, tmp_path)
-    ledger = Store(tmp_path / LEDGER_NAME)
+    ledger = Database(tmp_path / LEDGER_NAME)
     # As a key that was replaced since leaves it.
-    ledger.apply([], [lambda store: store.set_fact("account", "the digest of an older key")])
+    ledger.apply([], [lambda database: database.set_fact("account", "the digest of an older key")])
     ledger.close()
     sandbox.finish()
     assert [outcome.ok for outcome in await run(sandbox, tmp_path, OWN)] == [True] * 3

@@ -12,6 +12,7 @@ import pytest
 
 from happyhorse_async import ImageToVideo, InsufficientCreditsError, Polling, RetryPolicy, Session
 from happyhorse_async.batch import Job, JobState
+from happyhorse_async.batch._follow import Follower
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.batch.support import results, until
 from tests.batch.test_resume import SUBMIT, killed_while_submitting, left_running, rows, run
@@ -152,43 +153,37 @@ async def test_back_to_a_request_that_has_just_ended(tmp_path: Path) -> None:
         assert sandbox.paid == 2
 
 
-async def test_replaced_while_it_pauses(tmp_path: Path) -> None:
+async def test_replaced_while_it_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that pauses before its next attempt, and is replaced meanwhile, keeps its video's name
     to itself, and is bought no more.
     """
-    fill, policy = (
-        rows(200, first=100),
-        RetryPolicy(attempts=4, first_pause=0.3, longest_pause=0.3, jitter=0),
-    )
+    paused, replaced = asyncio.Event(), asyncio.Event()
+
+    async def pause(_: Follower, seconds: float) -> None:
+        paused.set()
+        await replaced.wait()
+
+    monkeypatch.setattr(Follower, "pause", pause)
     async with (
         Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
         open_session(sandbox) as session,
     ):
-        failing = asyncio.create_task(run(session, tmp_path, fill))
-        await until(lambda: len(sandbox.tasks) == 200)
-        for task in sandbox.tasks:
-            sandbox.end(task.id, "failed", error_code="content_policy_violation")
-        await failing
-        async with session.batch(tmp_path) as batch:
-            leaving = asyncio.create_task(anext(batch.run(mine(A))))
-            while (await batch.totals()).states.get(JobState.RUNNING) != 1:
-                await asyncio.sleep(0)
-            leaving.cancel()
-        sandbox.end(sandbox.tasks[200].id, "failed", error_code="service_error")
+        await left_running(sandbox, tmp_path, mine(A))
+        sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
         sandbox.speed = 1000
-        async with session.batch(tmp_path, retry=policy) as batch:
 
-            async def late() -> AsyncIterator[Job | ImageToVideo]:
-                while (await batch.totals()).states.get(JobState.NEW) != 1:
-                    await asyncio.sleep(0)
-                for request in fill:
-                    yield request
-                yield Job(B, id="mine")
+        async def late() -> AsyncIterator[Job]:
+            await paused.wait()
+            yield Job(B, id="mine")
 
-            outcomes = [outcome async for outcome in batch.run(late(), retry_failed=True)]
-        [told] = [outcome for outcome in outcomes if outcome.id == "mine"]
-        assert (told.ok, told.request) == (True, B)
-        assert sandbox.paid - sandbox.refunded == len(list(tmp_path.glob("*.mp4"))) == 201
+        async with session.batch(tmp_path) as batch:
+            outcomes = batch.run(late())
+            told = await anext(outcomes)
+            assert (told.id, told.ok, told.request) == ("mine", True, B)
+            replaced.set()
+            assert [outcome async for outcome in outcomes] == []
+        assert [task.status for task in sandbox.tasks] == ["failed", "completed"]
+        assert len(list(tmp_path.glob("*.mp4"))) == 1
 
 
 async def test_ids_that_look_like_replaced_ones(

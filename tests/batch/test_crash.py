@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async.batch._database import LEDGER_NAME, Store
+from happyhorse_async.batch._database import LEDGER_NAME, Database
 from happyhorse_async.sandbox import Sandbox
 from tests.batch.support import Worker, killed_after, results, write_manifest
 
@@ -95,15 +95,15 @@ async def test_kill_anywhere(tmp_path: Path) -> None:
             ), "it ended before its kill"
             kills += 1
             deaths.note()
-            store = Store(folder / LEDGER_NAME, read_only=True)
+            database = Database(folder / LEDGER_NAME, read_only=True)
             uploads = sandbox.count("POST", "/api/v1/files/upload/stream")
-            scene = {state.value: n for state, n in store.totals().states.items()} | {
+            scene = {state.value: n for state, n in database.totals().states.items()} | {
                 "paid": sandbox.paid,
                 "uploads": uploads,
             }
             # A kill that met the batch as an earlier one did shows nothing new, and is not counted.
             scenes += [scene] if scene not in scenes else []
-            store.close(fold=False)
+            database.close(fold=False)
         worker = await Worker.start(sandbox, folder, manifest)
         assert await worker.ended() == "done\n"
         assert sandbox.paid == 200

@@ -9,9 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from happyhorse_async import ImageToVideo, Model, TaskFailedError
-from happyhorse_async._rules import job_failures
-from happyhorse_async._rules.job_failures import Next
+from happyhorse_async import ImageToVideo, Model
 from happyhorse_async.batch import _jobs
 
 LINK = "https://e.com/cat.png"
@@ -154,8 +152,3 @@ def test_names_that_are_one_file_elsewhere() -> None:
     names = {_jobs.folded(_jobs.video_name(ImageToVideo(LINK), job_id, own=True)) for job_id in ids}
     assert len(names) == len(ids)
     assert _jobs.video_name(ImageToVideo(LINK), "\u00e9", own=True) == "\u00e9.mp4"
-
-
-def test_unknown_errors_end_one_job_only() -> None:
-    """An error that says nothing about other jobs does not stop them."""
-    assert job_failures.after_submission(TaskFailedError("?")) is Next.GIVE_UP

@@ -4,7 +4,6 @@ named.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sqlite3
@@ -16,28 +15,37 @@ import pytest
 
 from happyhorse_async import LedgerError
 from happyhorse_async._edges.part_files import FolderLock
-from happyhorse_async.batch import _database as store_module
-from happyhorse_async.batch._database import LEDGER_NAME, Store, queries
+from happyhorse_async.batch import JobState
+from happyhorse_async.batch import _database as database_module
+from happyhorse_async.batch._database import LEDGER_NAME, Database, queries
+from happyhorse_async.batch._jobs import CHANGES, COLUMNS, JobRow
 from happyhorse_async.batch._ledger import Ledger
 from tests.batch.support import ROOT
 
 pytestmark = pytest.mark.anyio
 
 
+async def entered(ledger: Ledger, count: int) -> list[JobRow]:
+    """Enter jobs into a ledger, and read them from there."""
+    rows = [[f"job {n}", f"{n}", "{}", "{}", f"{n}.mp4", 0, 1] for n in range(count)]
+    await ledger.call(lambda database: database.write_set("admit", rows))
+    return await ledger.call(lambda database: database.page("shown"))
+
+
 def test_batch_id_is_in_the_database_from_the_start(tmp_path: Path) -> None:
     """The id that all keys hang on is not in the log alone, so losing the whole log cannot change
     it.
     """
-    store = Store(tmp_path / LEDGER_NAME)
-    assert os.stat(f"{store.path}-wal").st_size == 0
-    other = sqlite3.connect(f"{store.path.as_uri()}?immutable=1", uri=True)
+    database = Database(tmp_path / LEDGER_NAME)
+    assert os.stat(f"{database.path}-wal").st_size == 0
+    other = sqlite3.connect(f"{database.path.as_uri()}?immutable=1", uri=True)
     assert other.execute("SELECT value FROM facts WHERE name = 'batch'").fetchone() == (
-        store.batch_id,
+        database.batch_id,
     )
     other.close()
-    store.close()
-    again = Store(tmp_path / LEDGER_NAME)
-    assert (len(again.batch_id), again.batch_id) == (32, store.batch_id)
+    database.close()
+    again = Database(tmp_path / LEDGER_NAME)
+    assert (len(again.batch_id), again.batch_id) == (32, database.batch_id)
     again.close()
 
 
@@ -45,16 +53,16 @@ def test_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An older ledger is brought to the present version, with what is in it; a new one goes through
     all versions.
     """
-    store = Store(tmp_path / LEDGER_NAME)
-    store.apply([], [Store.begin_run])
-    store.close()
+    database = Database(tmp_path / LEDGER_NAME)
+    database.apply([], [Database.begin_run])
+    database.close()
     monkeypatch.setitem(
         queries(), "schema-2", "ALTER TABLE runs ADD COLUMN note TEXT; CREATE TABLE more (a);"
     )
-    monkeypatch.setattr(store_module, "MIGRATIONS", ("schema-1", "schema-2"))
+    monkeypatch.setattr(database_module, "MIGRATIONS", ("schema-1", "schema-2"))
     for folder in (tmp_path, tmp_path / "new"):
         folder.mkdir(exist_ok=True)
-        Store(folder / LEDGER_NAME).close()
+        Database(folder / LEDGER_NAME).close()
         migrated = sqlite3.connect(folder / LEDGER_NAME)
         assert migrated.execute("PRAGMA user_version").fetchone() == (2,)
         assert migrated.execute("SELECT note FROM runs").fetchall() == (
@@ -65,12 +73,12 @@ def test_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_newer_ledger_is_refused(tmp_path: Path) -> None:
     """A ledger of a newer version is left alone."""
-    Store(tmp_path / LEDGER_NAME).close()
+    Database(tmp_path / LEDGER_NAME).close()
     newer = sqlite3.connect(tmp_path / LEDGER_NAME)
     newer.execute("PRAGMA user_version = 99")
     newer.close()
     with pytest.raises(LedgerError, match="newer version"):
-        Store(tmp_path / LEDGER_NAME)
+        Database(tmp_path / LEDGER_NAME)
 
 
 def test_foreign_database_is_refused(tmp_path: Path) -> None:
@@ -80,25 +88,25 @@ def test_foreign_database_is_refused(tmp_path: Path) -> None:
     other.execute("PRAGMA user_version = 1")
     other.close()
     with pytest.raises(LedgerError, match="not a ledger"):
-        Store(tmp_path / LEDGER_NAME)
+        Database(tmp_path / LEDGER_NAME)
 
 
 @pytest.mark.parametrize("offset", [0, 40, 4096, 3 * 4096])
 def test_damage_is_found_at_opening(tmp_path: Path, offset: int) -> None:
     """A ledger with damaged pages is refused when it is opened, before anything is paid by it."""
-    Store(tmp_path / LEDGER_NAME).close()
+    Database(tmp_path / LEDGER_NAME).close()
     path = tmp_path / LEDGER_NAME
     data = bytearray(path.read_bytes())
     data[offset : offset + 64] = b"\xa5" * 64
     path.write_bytes(data)
     with pytest.raises(LedgerError):
-        Store(path)
+        Database(path)
 
 
 def test_no_ledger(tmp_path: Path) -> None:
     """Reading where there is no ledger is an error, and makes none."""
     with pytest.raises(LedgerError, match="no ledger"):
-        Store(tmp_path / LEDGER_NAME, read_only=True)
+        Database(tmp_path / LEDGER_NAME, read_only=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,7 +125,7 @@ def test_one_index_over_all_jobs(tmp_path: Path) -> None:
     """Only the ids are indexed for every job: each further index with keys in no order makes a job
     dearer the more there are.
     """
-    Store(tmp_path / LEDGER_NAME).close()
+    Database(tmp_path / LEDGER_NAME).close()
     ledger = sqlite3.connect(tmp_path / LEDGER_NAME)
     indexes = ledger.execute(
         "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'jobs'"
@@ -131,38 +139,51 @@ def test_one_index_over_all_jobs(tmp_path: Path) -> None:
 async def test_one_group_one_transaction(tmp_path: Path) -> None:
     """Changes that come together are written together, and reads see what was posted before them."""
     ledger = await Ledger.open(tmp_path)
-    numbers = [await ledger.call(Store.begin_run) for _ in range(3)]
-    for number in numbers:
-        ledger.post("running", number, "task", 1.0)
-    assert (await ledger.call(Store.last_run) or ())[0] == numbers[-1]
+    [job] = await entered(ledger, 1)
+    job.task_id = "task"
+    ledger.post("running", job)
+    [read] = await ledger.call(lambda database: database.page("shown"))
+    assert (read.state, read.task_id) == (JobState.RUNNING, "task")
     await ledger.aclose()
     await ledger.aclose()
     with pytest.raises(LedgerError, match="closed"):
-        ledger.post("running", 1, "task", 1.0)
+        ledger.post("running", job)
 
 
 async def test_failure_reaches_all_who_wait(tmp_path: Path) -> None:
-    """When the disk fails, whoever waits is told, everything after is refused, and the owner is
-    called once.
+    """When the disk fails, whoever waits is told, everything after is refused, and the run that
+    uses the ledger hears of it.
     """
     ledger = await Ledger.open(tmp_path)
-    told: list[LedgerError] = []
-    ledger.on_failure = told.append
-    await ledger.call(lambda store: store._db.execute("PRAGMA query_only = 1"))
+    [job] = await entered(ledger, 1)
+    await ledger.call(lambda database: database._db.execute("PRAGMA query_only = 1"))
     with pytest.raises(LedgerError, match="readonly"):
-        await ledger.write("running", 1, "task", 1.0)
+        await ledger.write("running", job)
     with pytest.raises(LedgerError):
-        await ledger.call(Store.totals)
+        await ledger.call(Database.totals)
+    with pytest.raises(LedgerError, match="readonly"):
+        await ledger.lost
     await ledger.aclose()
-    await asyncio.sleep(0)  # the owner is called in the loop, right after those who wait
-    assert len(told) == 1
+
+
+async def test_a_jobs_columns_stand_in_one_list(tmp_path: Path) -> None:
+    """A job is read with the columns that its class names, and every change writes such columns."""
+    ledger = await Ledger.open(tmp_path)
+    [job] = await entered(ledger, 1)
+    assert {column for columns in CHANGES.values() for column in columns} <= {*COLUMNS}
+    job.key, job.size, job.spent, job.error = "key", 7, 5, "{}"
+    for change in CHANGES:
+        await ledger.write(change, job)
+    [read] = await ledger.call(lambda database: database.page("shown"))
+    assert (read.state, read.size, read.spent, read.key) == (JobState.NEW, 7, 5, None)
+    await ledger.aclose()
 
 
 async def test_a_calls_own_error_is_its_callers(tmp_path: Path) -> None:
     """A call that raises gives its error to its caller."""
     ledger = await Ledger.open(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        await ledger.call(lambda store: 1 // 0)
+        await ledger.call(lambda database: 1 // 0)
     await ledger.aclose()
 
 
@@ -203,25 +224,25 @@ def test_a_reader_in_the_way_is_made_up_for(
     """A log that cannot be emptied because somebody reads is emptied by a later group, and no group
     waits long for it.
     """
-    monkeypatch.setattr(store_module, "FOLD_PAUSE", 0.0)
-    store = Store(tmp_path / LEDGER_NAME)
+    monkeypatch.setattr(database_module, "FOLD_PAUSE", 0.0)
+    database = Database(tmp_path / LEDGER_NAME)
     reader = sqlite3.connect(tmp_path / LEDGER_NAME, isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM jobs").fetchone()
-    store.apply([], [Store.begin_run], fold=True)
-    assert os.stat(f"{store.path}-wal").st_size > 0
+    database.apply([], [Database.begin_run], fold=True)
+    assert os.stat(f"{database.path}-wal").st_size > 0
     reader.execute("COMMIT")
-    store.apply([], [Store.last_run])
-    assert os.stat(f"{store.path}-wal").st_size == 0
+    database.apply([], [Database.last_run])
+    assert os.stat(f"{database.path}-wal").st_size == 0
     reader.close()
-    store.close()
+    database.close()
 
 
 def test_readers_do_not_walk_all_pages(tmp_path: Path) -> None:
     """Whoever only looks finds out what the batch is, and leaves the check of every page to the
     writer.
     """
-    Store(tmp_path / LEDGER_NAME).close()
+    Database(tmp_path / LEDGER_NAME).close()
     asked: list[str] = []
     connect = sqlite3.connect
 
@@ -234,8 +255,8 @@ def test_readers_do_not_walk_all_pages(tmp_path: Path) -> None:
         patch.setattr(
             sqlite3, "connect", lambda *given, **options: connect(*given, **options, factory=Heard)
         )
-        store = Store(tmp_path / LEDGER_NAME, read_only=True)
-        assert store.totals().jobs == 0
-        store.close(fold=False)
+        database = Database(tmp_path / LEDGER_NAME, read_only=True)
+        assert database.totals().jobs == 0
+        database.close(fold=False)
     assert asked
     assert not [sql for sql in asked if "integrity_check" in sql]

@@ -372,10 +372,9 @@ def three_days_pass(sandbox: Sandbox, folder: Path) -> None:
     ledger.close()
 
 
-@pytest.mark.parametrize("answer", ["accepted", "refused"])
-async def test_old_uploads_are_renewed(tmp_path: Path, cat: Path, answer: str) -> None:
-    """A request that never arrived, and whose upload is gone when it is sent again, is made with a
-    new upload and another key.
+async def test_old_uploads_are_renewed(tmp_path: Path, cat: Path) -> None:
+    """A request that never arrived, and whose upload is gone when it is sent again, becomes a task
+    that fails for that alone: its next attempt has a new upload and another key.
     """
     async with (
         Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
@@ -385,18 +384,47 @@ async def test_old_uploads_are_renewed(tmp_path: Path, cat: Path, answer: str) -
             sandbox, tmp_path / "first", [ImageToVideo(cat)], fault="drop-before"
         )
         three_days_pass(sandbox, left)
-        if answer == "refused":
-            body = {
-                "error": {
-                    "code": "invalid_request",
-                    "message": "no such image",
-                    "type": "invalid_request_error",
-                }
-            }
-            sandbox.fail(Fault("refuse", path=SUBMIT, status=400, body=body))
         [outcome] = await run(session, left, [])
         assert (outcome.state, outcome.attempts) == (JobState.SAVED, 2)
         assert sandbox.paid - sandbox.refunded == 1
+
+
+OWN = {"error": {"code": "invalid_request", "message": "no", "type": "invalid_request_error"}}
+FOREIGN = "<html><title>400 Bad Request</title></html>"
+
+
+@pytest.mark.parametrize("body", [OWN, FOREIGN], ids=["own", "foreign"])
+async def test_a_refused_replay_proves_nothing(tmp_path: Path, body: object) -> None:
+    """A refusal of what an earlier run may have sent says nothing of the first sending: the job is
+    asked for again with its key, and stays in doubt when that is refused for good.
+    """
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
+        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
+        fault = sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=400, body=body))
+        [outcome] = await run(session, left, rows(1))
+        assert outcome.state is JobState.UNKNOWN
+        assert outcome.error is not None
+        assert (outcome.error.charged, sandbox.fired(fault) >= QUICK.attempts) == ("unknown", True)
+        sandbox.clear_faults()
+        async with session.batch(left) as batch:
+            assert (await batch.totals()).reserved > 0
+            assert [(again.ok, again.attempts) async for again in batch.retry()] == [(True, 1)]
+        assert sandbox.paid == 1
+
+
+async def test_a_refused_replay_is_sent_again(tmp_path: Path) -> None:
+    """One refusal of a replay, as by a gateway during a deploy, costs a pause and nothing else."""
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
+        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
+        sandbox.fail(Fault("refuse", path=SUBMIT, status=400, body=FOREIGN))
+        assert [outcome.ok for outcome in await run(session, left, rows(1))] == [True]
+        assert sandbox.paid == 1
 
 
 # --- stopping meanwhile ---------------------------------------------------------------------------

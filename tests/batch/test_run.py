@@ -23,7 +23,7 @@ from happyhorse_async import (
     TaskFailedError,
 )
 from happyhorse_async.batch import Batch, Job, JobChanged, JobState, Outcome
-from happyhorse_async.batch._follow import Stages
+from happyhorse_async.batch._follow import Follower
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.batch.support import until
 from tests.conftest import open_session
@@ -186,10 +186,11 @@ async def test_pauses_between_attempts_grow(
     policy.
     """
     pauses: list[float] = []
-    later = Stages.later
-    monkeypatch.setattr(
-        Stages, "later", lambda stages, job, pause: (pauses.append(pause), later(stages, job, 0.0))
-    )
+
+    async def pause(_: Follower, seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(Follower, "pause", pause)
     sandbox.speed = 0
     policy = RetryPolicy(attempts=5, first_pause=20, longest_pause=100, jitter=0)
     done = asyncio.create_task(run(session, tmp_path, rows(1), retry=policy))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async._rules.lifecycle import JobState
-from happyhorse_async.batch._database import LEDGER_NAME, Store
+from happyhorse_async.batch._database import LEDGER_NAME, Database
 from happyhorse_async.batch._manifest import Manifest
 from happyhorse_async.sandbox import Sandbox
 from tests.batch.support import Worker, killed_after, results, write_manifest
@@ -26,11 +26,11 @@ ORDER = list(JobState)
 
 def states_of(folder: Path) -> dict[str, JobState]:
     """Read every job's state."""
-    store = Store(folder / LEDGER_NAME)
+    database = Database(folder / LEDGER_NAME)
     try:
-        return {record.id: record.state for record in store.pages("shown")}
+        return {record.id: record.state for record in database.pages("shown")}
     finally:
-        store.close()
+        database.close()
 
 
 def cut_copy(folder: Path, target: Path, size: int) -> Path:
@@ -88,12 +88,12 @@ async def test_log_is_never_left_half_folded(tmp_path: Path) -> None:
         # Without the log altogether: the uploads' links, which the keys' bodies hold, are in the
         # database itself.
         os.truncate(folder / f"{LEDGER_NAME}-wal", 0)
-        store = Store(folder / LEDGER_NAME)
+        database = Database(folder / LEDGER_NAME)
         links = [
             (record.key is not None, record.image_url is not None)
-            for record in store.pages("shown")
+            for record in database.pages("shown")
         ]
-        store.close()
+        database.close()
         assert links == [(True, True)] * 6
         worker = await Worker.start(sandbox, folder, manifest)
         assert await worker.ended() == "done\n"

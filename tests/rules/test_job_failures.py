@@ -1,0 +1,213 @@
+"""What follows from the failure of a batch's job, row by row, and what holds for all of them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from happyhorse_async import (
+    APIConnectionError,
+    AuthenticationError,
+    BadRequestError,
+    BudgetExceededError,
+    DownloadError,
+    HappyHorseError,
+    IdempotencyConflictError,
+    IncompleteDownloadError,
+    InsufficientCreditsError,
+    InternalServerError,
+    LedgerError,
+    LinkExpiredError,
+    NotAVideoError,
+    PermissionDeniedError,
+    RateLimitError,
+    SubmissionOutcomeUnknownError,
+    Task,
+    TaskError,
+    TaskFailedError,
+    TaskNotFoundError,
+    UnreadableAnswerError,
+    WaitTimeoutError,
+    errors,
+)
+from happyhorse_async._rules.job_failures import (
+    TABLE,
+    Facts,
+    Next,
+    Stage,
+    Step,
+    Trouble,
+    code_of,
+    next_step,
+    stage_of,
+    trouble_of,
+)
+from happyhorse_async._rules.lifecycle import JobState
+
+NEW, SUBMITTING = JobState.NEW, JobState.SUBMITTING
+RUNNING, COMPLETED = JobState.RUNNING, JobState.COMPLETED
+HELD_AND_STOP = Step(Next.HELD, stops=True)
+
+
+def failed(code: str, *, retryable: bool = False) -> TaskFailedError:
+    """Make the error of a task that ended without a video."""
+    task = Task(id="task-unified-1", status="failed", error=TaskError(code=code))
+    return TaskFailedError("failed", task=task, retryable=retryable)
+
+
+ALL_ERRORS = [
+    *(
+        kind("?")
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, HappyHorseError)
+    ),
+    UnreadableAnswerError("?", charged="unknown"),
+    APIConnectionError("?", charged="unknown"),
+    failed("service_error", retryable=True),
+    TaskNotFoundError("?"),
+    LinkExpiredError("?"),
+]
+
+
+@pytest.mark.parametrize(
+    ("facts", "error", "while_allowed", "after"),
+    [
+        # Nothing was accepted.
+        (Facts(NEW), APIConnectionError("?", sent=False), Next.AGAIN, HELD_AND_STOP),
+        (Facts(NEW), BudgetExceededError("?"), HELD_AND_STOP, HELD_AND_STOP),
+        (Facts(SUBMITTING), RateLimitError("?", status=429), Next.AGAIN, HELD_AND_STOP),
+        (Facts(SUBMITTING), BadRequestError("?", status=400), Next.FAILED, Next.FAILED),
+        (Facts(SUBMITTING), AuthenticationError("?", status=401), HELD_AND_STOP, HELD_AND_STOP),
+        (
+            Facts(SUBMITTING),
+            InsufficientCreditsError("?", status=402),
+            HELD_AND_STOP,
+            HELD_AND_STOP,
+        ),
+        # It may have been accepted.
+        (
+            Facts(SUBMITTING),
+            SubmissionOutcomeUnknownError("?"),
+            Next.AGAIN,
+            Step(Next.UNKNOWN, stops=True),
+        ),
+        (Facts(SUBMITTING), IdempotencyConflictError("?"), Next.AGAIN, Next.UNKNOWN),
+        (Facts(SUBMITTING, sent_before=True), BadRequestError("?"), Next.AGAIN, Next.UNKNOWN),
+        (
+            Facts(SUBMITTING, sent_before=True),
+            APIConnectionError("?", sent=False),
+            Next.AGAIN,
+            HELD_AND_STOP,
+        ),
+        (
+            Facts(SUBMITTING, sent_before=True),
+            PermissionDeniedError("?"),
+            HELD_AND_STOP,
+            HELD_AND_STOP,
+        ),
+        # It is paid for.
+        (Facts(RUNNING), WaitTimeoutError("?"), Next.LEFT, Next.LEFT),
+        (Facts(RUNNING), InternalServerError("?"), Next.LEFT, Next.LEFT),
+        (Facts(RUNNING), LedgerError("?"), HELD_AND_STOP, HELD_AND_STOP),
+        # Its task has ended without a video.
+        (Facts(RUNNING), failed("content_policy_violation"), Next.FAILED, Next.FAILED),
+        (Facts(RUNNING), failed("image_processing_error"), Next.FAILED, Next.FAILED),
+        (
+            Facts(RUNNING, stale_upload=True),
+            failed("image_processing_error"),
+            Next.ANEW,
+            Next.FAILED,
+        ),
+        (Facts(RUNNING), failed("service_error", retryable=True), Next.ANEW, Next.FAILED),
+        # The service has its video.
+        (Facts(COMPLETED), IncompleteDownloadError("?"), Next.AGAIN, Next.LEFT),
+        (Facts(COMPLETED), NotAVideoError("?"), Next.AGAIN, Next.LEFT),
+        (Facts(COMPLETED), DownloadError("no room"), HELD_AND_STOP, HELD_AND_STOP),
+    ],
+)
+def test_rows(
+    facts: Facts, error: HappyHorseError, while_allowed: Next | Step, after: Next | Step
+) -> None:
+    """Each kind of failure has its answer while more tries are allowed, and another after them."""
+    for step, allowed in ((while_allowed, True), (after, False)):
+        right = step if isinstance(step, Step) else Step(step)
+        now = facts._replace(tries_left=allowed, attempts_left=allowed)
+        assert next_step(now, error) == right
+
+
+def test_every_row_of_the_table_can_be_reached() -> None:
+    """No row of the table stands there for nothing."""
+    reached = {
+        (stage, trouble_of(stage, facts, error))
+        for facts in (
+            *(Facts(state) for state in (NEW, SUBMITTING, RUNNING, COMPLETED)),
+            Facts(SUBMITTING, sent_before=True),
+        )
+        for error in ALL_ERRORS
+        for stage in [stage_of(facts, error)]
+    }
+    assert reached == set(TABLE)
+
+
+FACTS = st.builds(
+    Facts,
+    state=st.sampled_from([NEW, SUBMITTING, RUNNING, COMPLETED]),
+    sent_before=st.booleans(),
+    tries_left=st.booleans(),
+    attempts_left=st.booleans(),
+    replays=st.booleans(),
+    stopping=st.booleans(),
+    stale_upload=st.booleans(),
+)
+
+
+@given(facts=FACTS, error=st.sampled_from(ALL_ERRORS), charged=st.sampled_from(["no", "unknown"]))
+def test_what_may_be_paid_is_never_given_up(
+    facts: Facts, error: HappyHorseError, charged: errors.Charged
+) -> None:
+    """Every error has an answer, whatever the facts; what may have been accepted is never failed,
+    and gets another key only when its task has ended.
+    """
+    error.charged = charged
+    step = next_step(facts, error)
+    ended = isinstance(error, TaskFailedError)
+    if facts.state is SUBMITTING and not ended and (facts.sent_before or charged == "unknown"):
+        assert step.next in (Next.AGAIN, Next.UNKNOWN, Next.HELD)
+    if step.next is Next.ANEW:
+        assert ended
+        assert facts.attempts_left
+    if step.stops:
+        assert step.next in (Next.HELD, Next.UNKNOWN)
+
+
+@given(facts=FACTS, error=st.sampled_from(ALL_ERRORS))
+def test_tries_come_to_an_end(facts: Facts, error: HappyHorseError) -> None:
+    """When no more tries and attempts are allowed, nothing is tried again."""
+    spent = facts._replace(tries_left=False, attempts_left=False)
+    assert next_step(spent, error).next not in (Next.AGAIN, Next.ANEW)
+
+
+@given(facts=FACTS, error=st.sampled_from(ALL_ERRORS))
+def test_without_replays_nothing_in_doubt_is_sent_again(
+    facts: Facts, error: HappyHorseError
+) -> None:
+    """Where replays are forbidden, what may have been accepted is not sent again by itself."""
+    facts = facts._replace(replays=False)
+    if stage_of(facts, error) is Stage.DOUBT:
+        assert next_step(facts, error).next in (Next.UNKNOWN, Next.HELD)
+
+
+def test_an_error_that_says_nothing_of_others_stops_nothing() -> None:
+    """An error that is this job's alone ends this job, and the run goes on."""
+    facts = Facts(NEW)
+    assert trouble_of(Stage.UNSENT, facts, HappyHorseError("?")) is Trouble.FINAL
+    assert next_step(facts, HappyHorseError("?")) == Step(Next.FAILED)
+
+
+def test_codes() -> None:
+    """An error is known by the service's code, or else by its own name."""
+    assert code_of(BadRequestError("?", code="invalid_request")) == "invalid_request"
+    assert code_of(BadRequestError("?")) == "BadRequest"
+    assert code_of(failed("service_error")) == "service_error"
+    assert code_of(SubmissionOutcomeUnknownError("?")) == "SubmissionOutcomeUnknown"
