@@ -21,25 +21,30 @@ def stub_video(*, width: int, height: int, seconds: int, seed: int, size: int = 
     """Return the MP4; the same arguments give the same bytes.
 
     `width` and `height` are even pixels; `size` is the least number of bytes, filled up with an
-    ignored box.
+    ignored box. The index stands before the pictures, but at the end of a file that was filled up:
+    wherever that is cut, it is no whole video.
     """
+    front, back = _template(width, height, seconds, padded=False)
+    if size > len(front) + len(back):
+        front, back = _template(width, height, seconds, padded=True)
+        front += _box(b"free", bytes(max(0, size - len(front) - len(back) - 8)))
     # Only a comment and the raw macroblock depend on the seed, and both have a fixed length: the
     # rest is kept.
-    video = _template(width, height, seconds).replace(_colour(0), _colour(seed), 1)
-    video = video.replace(_comment(0), _comment(seed), 1)
-    return (
-        video + _box(b"free", bytes(max(0, size - len(video) - 8))) if size > len(video) else video
-    )
+    video = (front + back).replace(_colour(0), _colour(seed), 1)
+    return video.replace(_comment(0), _comment(seed), 1)
 
 
 @lru_cache(maxsize=64)
-def _template(width: int, height: int, seconds: int) -> bytes:
+def _template(width: int, height: int, seconds: int, *, padded: bool) -> tuple[bytes, bytes]:
+    """Return what stands before a filling and what stands after it."""
     samples = _samples(width, height, seconds * _FRAMES_PER_SECOND)
     parameters = _sequence_parameters(width, height), _picture_parameters()
     head = _box(b"ftyp", b"isom\0\0\2\0isomiso2avc1mp41") + _box(b"free", _comment(0))
+    pictures = _box(b"mdat", b"".join(samples))
+    if padded:
+        return head + pictures, _moov(width, height, samples, parameters, len(head) + 8)
     moov_size = len(_moov(width, height, samples, parameters, 0))
-    moov = _moov(width, height, samples, parameters, len(head) + moov_size + 8)
-    return head + moov + _box(b"mdat", b"".join(samples))
+    return head + _moov(width, height, samples, parameters, len(head) + moov_size + 8), pictures
 
 
 def _comment(seed: int) -> bytes:
