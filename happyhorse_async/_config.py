@@ -129,8 +129,9 @@ class Polling:
     heartbeat: float = attrs.field(default=120.0, validator=_number(0.001))
     """The time between two reads of a task whose callback is expected."""
     patience: float = attrs.field(default=900.0, validator=_number(0))
-    """How long the service may deny a task that it has accepted, or leave a completed one without
-    its links. Nothing that it says within minutes of acceptance or completion is final."""
+    """How long the service may deny a task that it has accepted, leave a completed one without its
+    links, or give links that lead to nothing. Nothing that it says within minutes of acceptance or
+    completion is final."""
 
     def __attrs_post_init__(self) -> None:
         if self.max_interval < self.min_interval:

@@ -196,12 +196,13 @@ class Parts:
         """The session's one downloader."""
         from ._downloader import Downloader
 
-        limits, policy = self.settings.limits, self.settings.retry
+        settings = self.settings
         return Downloader(
             self.api,
             self.fetcher,
-            limits=limits,
-            policy=policy,
+            limits=settings.limits,
+            policy=settings.retry,
+            patience=settings.polling.patience,
             events=self.events,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -95,9 +96,10 @@ class TaskHandle:
         touched.
         """
         with self._facts():
+            until = _end_of(timeout)
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download(
-                task, to, request=self.request, overwrite=overwrite, index=index
+                task, to, request=self.request, overwrite=overwrite, index=index, until=until
             )
 
     async def download_all(
@@ -109,9 +111,10 @@ class TaskHandle:
     ) -> list[Video]:
         """Wait for the task, then save every video that it has, as `download` does."""
         with self._facts():
+            until = _end_of(timeout)
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download_all(
-                task, to, request=self.request, overwrite=overwrite
+                task, to, request=self.request, overwrite=overwrite, until=until
             )
 
     @contextmanager
@@ -123,3 +126,8 @@ class TaskHandle:
             except HappyHorseError as error:
                 error.with_facts(task_id=self.id, idempotency_key=self.idempotency_key)
                 raise
+
+
+def _end_of(timeout: float | None) -> float | None:
+    """Return when a time limit ends that begins now, in the event loop's time."""
+    return None if timeout is None else asyncio.get_running_loop().time() + timeout

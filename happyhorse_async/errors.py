@@ -383,6 +383,8 @@ class WaitTimeoutError(HappyHorseError, TimeoutError):
 class DownloadError(HappyHorseError):
     """A video could not be saved; `path` is where it should have gone. The task stays paid, so the
     video can be fetched again.
+
+    `rejected_path` is where bytes lie that came and were not believed to be the video, or None.
     """
 
     default_next_step = (
@@ -390,14 +392,21 @@ class DownloadError(HappyHorseError):
     )
 
     def __init__(
-        self, message: str = "", *, path: str | None = None, charged: Charged = "yes", **facts: Any
+        self,
+        message: str = "",
+        *,
+        path: str | None = None,
+        rejected_path: str | None = None,
+        charged: Charged = "yes",
+        **facts: Any,
     ) -> None:
         super().__init__(message, charged=charged, **facts)
         self.path = path
+        self.rejected_path = rejected_path
 
 
 class LinkExpiredError(DownloadError):
-    """The link is dead and the service gives no fresh one: the video is lost."""
+    """The link has outlived its 24 hours, and the service gives no fresh one: the video is lost."""
 
     default_next_step = "Submit the request again, which is charged again; links live 24 hours."
 
@@ -413,13 +422,20 @@ class UnsafeLinkError(DownloadError, ValueError):
 
 
 class IncompleteDownloadError(DownloadError):
-    """The file host stopped before the file was whole; what came is kept in the part file."""
+    """The file could not be had, or not all of it, though its link should still live. What came is
+    kept in the part file.
+    """
 
 
 class NotAVideoError(DownloadError, ValueError):
-    """What the link gave is not a whole MP4 file, so it was not put at the final path."""
+    """What the link gave is not a whole MP4 file, so it was not put at the final path. It is kept
+    at `rejected_path`.
+    """
 
-    default_next_step = "Call download() again before the link expires; if it fails again, tell the service's support, with the task id."
+    default_next_step = (
+        "Look at the file that was kept beside: players forgive much. Then call download() again "
+        "before the link expires, or tell the service's support, with the task id."
+    )
 
 
 class DestinationExistsError(DownloadError, FileExistsError):

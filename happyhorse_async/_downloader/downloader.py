@@ -19,8 +19,9 @@ from .._edges.file_sink import FileSink, disk_error
 from .._edges.part_files import Leftover, PartFile
 from .._formats.http_ranges import urgency
 from .._models import Task
+from .._rules.fetching import Persistence
 from .._video import Video
-from ..errors import HappyHorseError, LinkExpiredError, SessionClosedError
+from ..errors import HappyHorseError, SessionClosedError
 from ..events import Events, LinkExpiring, Saved
 from . import destinations
 from .transfer import Sink, Transfer, Verified
@@ -50,12 +51,14 @@ class Downloader:
         *,
         limits: Limits,
         policy: RetryPolicy,
+        patience: float,
         events: Events,
     ) -> None:
         self._api = api
         self._fetcher = fetcher
         self._limits = limits
         self._policy = policy
+        self._patience = patience
         self._events = events
         self._slots = Slots(limits.max_downloads)
         self._threads = Threads(
@@ -72,15 +75,23 @@ class Downloader:
         overwrite: bool = False,
         index: int = 0,
         exact: bool = False,
+        until: float | None = None,
     ) -> Video:
         """Save one result of a finished task, verified; raises `DownloadError`.
 
         `to` is a file's path, a folder (it exists, or ends with a slash), a template, or an object
         store's link; see `TaskHandle.download`. With `exact` it is the path of a file and nothing
-        else, whatever braces are in it.
+        else, whatever braces are in it. `until`, in the event loop's time, ends the wait for a link
+        that gives nothing.
         """
         return await self._download(
-            task, os.fspath(to), request, overwrite=overwrite, index=index, exact=exact
+            task,
+            os.fspath(to),
+            request,
+            overwrite=overwrite,
+            index=index,
+            exact=exact,
+            until=until,
         )
 
     async def download_all(
@@ -90,16 +101,20 @@ class Downloader:
         *,
         request: ImageToVideo | None = None,
         overwrite: bool = False,
+        until: float | None = None,
     ) -> list[Video]:
         """Save every result of a finished task; a path or template without {index} is numbered. All
         are tried before an error is raised.
         """
         where = os.fspath(to)
-        if not task.results:
-            with _facts(path=where, task_id=task.id, charged="yes"):
-                task = await self._with_links(task, 0)
         saved: dict[int, Video] = {}
         errors: list[HappyHorseError] = []
+        if not task.results:
+            # How many there are is known once the first one has been had.
+            saved[0] = await self._download(
+                task, where, request, overwrite=overwrite, index=0, until=until
+            )
+            task = saved[0].task or task
 
         async def one(index: int) -> None:
             try:
@@ -110,12 +125,13 @@ class Downloader:
                     overwrite=overwrite,
                     index=index,
                     several=len(task.results) > 1,
+                    until=until,
                 )
             except HappyHorseError as error:
                 errors.append(error)
 
         async with asyncio.TaskGroup() as group:
-            for index in range(len(task.results)):
+            for index in range(len(saved), len(task.results)):
                 group.create_task(one(index))
         if errors:
             raise errors[0]
@@ -149,10 +165,9 @@ class Downloader:
         index: int,
         several: bool = False,
         exact: bool = False,
+        until: float | None = None,
     ) -> Video:
         with _facts(path=to, task_id=task.id, charged="yes"):
-            if not 0 <= index < len(task.results):
-                task = await self._with_links(task, index)
             sink, path, url = await self._sink(
                 task, to, request, overwrite=overwrite, index=index, several=several, exact=exact
             )
@@ -165,8 +180,9 @@ class Downloader:
                     index=index,
                     path=url or str(path),
                     largest=self._limits.max_video_bytes,
-                    policy=self._policy,
+                    persistence=Persistence(self._policy, self._patience, until),
                     events=self._events,
+                    threads=self._threads,
                     slot=lambda: self._slots.hold(urgency(task.expires_at)),
                     rest=self._rest,
                 )
@@ -176,21 +192,9 @@ class Downloader:
         return video
 
     async def _rest(self, seconds: float) -> None:
-        """Pause between two tries; raises `SessionClosedError` as soon as the session closes."""
+        """Pause between two attempts; raises `SessionClosedError` as soon as the session closes."""
         if not await self._closing.pause(seconds):
             raise _closed()
-
-    async def _with_links(self, task: Task, index: int) -> Task:
-        """Read a task again that was given without the link; raises `LinkExpiredError` when there
-        is none.
-        """
-        fresh = await self._api.read_task(task.id)
-        if not 0 <= index < len(fresh.results):
-            has = f"{len(fresh.results)} results" if fresh.results else "no result links"
-            raise LinkExpiredError(
-                f"task {task.id} ({fresh.status}) has {has}, so none with index {index}"
-            )
-        return fresh
 
     async def _sink(
         self,

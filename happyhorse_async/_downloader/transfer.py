@@ -1,19 +1,41 @@
-"""One video from its link to where it is to lie: tries, resumed and bounded, until it is whole and
-verified or certainly lost.
+"""One video from its link to where it is to lie: attempts, resumed and bounded, until it is whole
+and verified or certainly not to be had.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 
-from .._formats.http_ranges import MEANINGFUL_PROGRESS, Held, Meaning, Verdict, judge, range_headers
-from .._formats.mp4 import BrokenVideoError, Movie, begins_like_video
+from .._edges.disk import out_of_descriptors
+from .._formats.http_ranges import (
+    Decoder,
+    Held,
+    Meaning,
+    Verdict,
+    date_of,
+    encoding_of,
+    judge,
+    range_headers,
+    urgency,
+)
+from .._formats.mp4 import (
+    SNIFFED,
+    BrokenVideoError,
+    Movie,
+    begins_like_text,
+    begins_like_video,
+    format_of,
+)
 from .._rules import retry
+from .._rules.fetching import Persistence, Setback
+from .._rules.lifecycle import is_completed
 from .._rules.responses import parse_retry_after
 from ..errors import (
     DownloadError,
@@ -27,25 +49,26 @@ from ..errors import (
 from ..events import Downloading, Events, Retrying
 
 if TYPE_CHECKING:
-    from .._config import RetryPolicy
+    from .._concurrency import Threads
     from .._edges.api import Api
     from .._edges.fetch import Fetcher, Stream
     from .._models import Task
 
-LONGEST_REST = 300.0
-"""Seconds for which a file host's Retry-After is obeyed at most: the host is not trusted, and the
-link dies meanwhile."""
+E = TypeVar("E", bound=DownloadError)
+
 PIECE = 1024 * 1024
 """Bytes gathered before they are handed to a thread, which writes and hashes them in one go:
 measured as the size from which on the hand-over costs next to nothing, and small enough that eight
 downloads need little memory."""
+KEPT_PAGE = 64 * 1024
+"""Bytes that are kept of a page that came instead of a video."""
 
 
 class Sink(Protocol):
     """Where the bytes of one video go. One call at a time."""
 
     async def open(self) -> Held:
-        """Say what is there already, ready to be gone on with."""
+        """Say what is there already, ready to be resumed."""
 
     async def restart(self, held: Held, pieces: Sequence[bytes]) -> None:
         """Begin anew, with the version of the file that is described and its first bytes; raises as
@@ -56,23 +79,26 @@ class Sink(Protocol):
         """Raise `DownloadError` when there is no room for so many more bytes."""
 
     async def write(self, pieces: Sequence[bytes]) -> None:
-        """Append bytes; raises `BrokenVideoError` as soon as they cannot be a video's."""
+        """Append bytes."""
 
     async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
-        """Append the last bytes, verify all, and only then make it visible under its name: its
-        SHA-256 and description.
+        """Append the last bytes, verify all, and only then make it visible under its name. Return
+        its SHA-256 and description.
 
         Raises `BrokenVideoError`.
         """
+
+    async def reject(self, page: bytes | None = None) -> str:
+        """Keep what is there beside the final name, or a page that came instead; return where."""
 
     async def discard(self) -> None:
         """Throw away what is there."""
 
     async def close(self) -> None:
-        """Leave what is there for another try."""
+        """Leave what is there for another attempt."""
 
     async def release(self) -> None:
-        """Let go of everything: there will be no other try in this call."""
+        """Let go of everything: there will be no other attempt in this call."""
 
 
 @attrs.frozen
@@ -85,24 +111,27 @@ class Verified:
     movie: Movie
 
 
-class _DeadLinkError(Exception):
-    """The link gives no video; `error` is what it means if no other link does."""
+class _SetbackError(Exception):
+    """An attempt brought no video, another one can."""
 
-    def __init__(self, error: DownloadError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _TryAgainError(Exception):
-    """A try failed, another one can work; `pause` is what the host asked for."""
-
-    def __init__(self, reason: str, *, pause: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        setback: Setback = Setback.HOST,
+        *,
+        wish: float | None = None,
+        page: bytes | None = None,
+    ) -> None:
         super().__init__(reason)
-        self.pause = pause
+        self.setback = setback
+        self.wish = wish
+        """The pause that the host asked for, in seconds."""
+        self.page = page
+        """What came instead of a video."""
 
 
 class Transfer:
-    """The tries of one download."""
+    """The attempts of one download."""
 
     def __init__(
         self,
@@ -114,8 +143,9 @@ class Transfer:
         index: int,
         path: str,
         largest: int,
-        policy: RetryPolicy,
+        persistence: Persistence,
         events: Events,
+        threads: Threads,
         slot: Callable[[], AbstractAsyncContextManager[object]],
         rest: Callable[[float], Awaitable[None]],
     ) -> None:
@@ -126,68 +156,102 @@ class Transfer:
         self._index = index
         self._path = path
         self._largest = largest
-        self._policy = policy
+        self._persistence = persistence
         self._events = events
+        self._threads = threads
         self._slot = slot
         self._rest = rest
-        self._link = task.results[index]
-        self._fresh_link_tried = False
+        self._link = link_of(task, index)
+        self._stale = not self._link
+        """The task has to be read again before its link is asked."""
+        self._expired = False
+        """The link can have outlived its time."""
         self._ranges = True
         self._begun = False
         """What comes now is appended to what is there."""
+        self._inherited: bool | None = None
+        """What is there came in an earlier call; None before the first look."""
         self._received = 0
         """Bytes of the file that are there."""
         self._length: int | None = None
+        self._ended_at = -1
+        """Where a body of unknown length has ended too early."""
+        self._decoder: Decoder | None = None
         self._content_type = "video/mp4"
 
     async def run(self) -> Verified:
         """Try until the video is verified and visible; raises `DownloadError`."""
         try:
-            return await self._run()
+            while True:
+                try:
+                    async with self._slot():
+                        return await self._attempt()
+                except (_SetbackError, TransportError, DownloadError) as error:
+                    pause = await self._pause_or_give_up(error)
+                await self._rest(pause)
         finally:
             await self._sink.release()
 
-    async def _run(self) -> Verified:
-        failures, best = 0, 0
-        while True:
-            try:
-                async with self._slot():
-                    return await self._try()
-            except _DeadLinkError as dead:
-                await self._find_fresh_link(dead.error)
-                continue
-            except (_TryAgainError, TransportError) as error:
-                failures += 1
-                if self._received >= best + MEANINGFUL_PROGRESS:
-                    failures, best = 1, self._received
-                pause = self._pause_or_give_up(error, failures)
-            await self._rest(pause)
+    # --- after an attempt in vain -----------------------------------------------------------------
 
-    def _pause_or_give_up(self, error: Exception, failures: int) -> float:
-        incomplete = self._incomplete(error)
-        if failures >= self._policy.attempts:
-            raise incomplete from error
-        pause = retry.pause_before(self._policy, failures, None, random.random())
-        if isinstance(error, _TryAgainError) and error.pause is not None:
-            pause = max(pause, min(error.pause, LONGEST_REST))
+    async def _pause_or_give_up(
+        self, error: _SetbackError | TransportError | DownloadError
+    ) -> float:
+        setback, wish = Setback.HOST, None
+        if out_of_descriptors(error):
+            setback = Setback.MACHINE
+        elif isinstance(error, DownloadError):
+            raise error
+        elif isinstance(error, _SetbackError):
+            setback, wish = error.setback, error.wish
+        now = asyncio.get_running_loop().time()
+        self._persistence.received(self._received, self._length)
+        pause = self._persistence.pause(setback, now=now, random=random.random(), wish=wish)
+        if pause is None:
+            raise await self._last_error(error) from error
+        self._stale = self._stale or setback is Setback.LINK
+        attempt = self._persistence.attempt
         self._events.emit(
-            Retrying(what="downloading a video", error=incomplete, pause=pause, attempt=failures)
+            Retrying(
+                what="downloading a video",
+                error=self._incomplete(error),
+                pause=pause,
+                attempt=attempt,
+            )
         )
         return pause
 
+    async def _last_error(self, error: Exception) -> Exception:
+        """Say why the video could not be had."""
+        if isinstance(error, DownloadError):
+            return error
+        if not isinstance(error, _SetbackError) or error.setback is not Setback.LINK:
+            return self._incomplete(error)
+        if self._expired:
+            return self._error(LinkExpiredError, str(error))
+        waited = f"{error}, for {self._persistence.waited(asyncio.get_running_loop().time()):.0f} s"
+        if error.page is None:
+            return self._error(IncompleteDownloadError, waited)
+        kept = await self._sink.reject(error.page)
+        return self._error(NotAVideoError, f"{waited}; it is kept in {kept}", rejected_path=kept)
+
     def _incomplete(self, error: Exception) -> IncompleteDownloadError:
         of = "" if self._length is None else f" of {self._length:,}"
-        return IncompleteDownloadError(
-            f"{self._path}: {self._received:,}{of} bytes are there, the rest could not be had: {error}",
-            path=self._path,
-            task_id=self.task.id,
-        )
+        there = f"{self._received:,}{of} bytes are there, the rest could not be had"
+        return self._error(IncompleteDownloadError, f"{there}: {error}")
 
-    async def _try(self) -> Verified:
-        resumed = True
+    def _error(self, kind: type[E], reason: str, **facts: Any) -> E:
+        return kind(f"{self._path}: {reason}", path=self._path, task_id=self.task.id, **facts)
+
+    # --- one attempt ------------------------------------------------------------------------------
+
+    async def _attempt(self) -> Verified:
+        if self._stale:
+            await self._refresh()
         try:
             held = await self._sink.open()
-            resumed = held.size > 0
+            if self._inherited is None:
+                self._inherited = held.size > 0
             self._received, self._length = held.size, held.length
             if held.whole:
                 return await self._publish([])
@@ -196,17 +260,56 @@ class Transfer:
             ) as stream:
                 return await self._receive(stream, held)
         except BrokenVideoError as error:
-            await self._sink.discard()
-            self._received = 0
-            if resumed:  # the bytes from before may be to blame
-                raise _TryAgainError(
-                    f"what was there already and what came do not make a video: {error}"
-                ) from error
-            raise self._dead(
-                NotAVideoError, f"what the link gave is not a whole video: {error}"
-            ) from error
+            raise await self._not_believed(error) from error
         finally:
             await self._sink.close()
+
+    async def _refresh(self) -> None:
+        """Read the task again, whose link gives nothing: the service may give a fresh one."""
+        try:
+            fresh = await self._api.read_task(self.task.id)
+        except TaskNotFoundError as error:
+            raise _SetbackError("the service does not know the task", Setback.LINK) from error
+        except HappyHorseError as error:
+            if retry.worth_retrying(error):
+                raise _SetbackError(f"the task cannot be read: {error}", Setback.LINK) from error
+            raise self._error(
+                IncompleteDownloadError, f"the task could not be read again: {error}"
+            ) from error
+        link, before = link_of(fresh, self._index), self._link
+        if not link and not before and (fresh.results or not is_completed(fresh)):
+            count = f"{len(fresh.results)} results" if fresh.results else "no result"
+            raise self._error(
+                IncompleteDownloadError,
+                f"the task ({fresh.status}) has {count}, so none with index {self._index}",
+            )
+        if self._expired and link in ("", before):
+            raise self._error(LinkExpiredError, "the link is dead, and there is no fresh one")
+        if not link:
+            raise _SetbackError("the task has no link for this result", Setback.LINK)
+        self.task, self._link, self._stale = fresh, link, False
+
+    async def _not_believed(self, error: BrokenVideoError) -> Exception:
+        """Say what follows from bytes that do not make a whole video: they are kept."""
+        if self._inherited:
+            # The bytes from an earlier call may be to blame, so all of it is fetched once more.
+            await self._sink.discard()
+            self._inherited, self._received = False, 0
+            return _SetbackError(
+                f"what was there already and what came do not make a video: {error}"
+            )
+        if error.cut and self._length is None and self._received != self._ended_at:
+            # Nobody said how long the file is, so it may be the connection that ended too early.
+            self._ended_at = self._received
+            return _SetbackError(f"the file host stopped early: {error}")
+        kept = await self._sink.reject()
+        return self._error(
+            NotAVideoError,
+            f"what the link gave is not a whole video: {error}; it is kept in {kept}",
+            rejected_path=kept,
+        )
+
+    # --- the answer -------------------------------------------------------------------------------
 
     async def _receive(self, stream: Stream, held: Held) -> Verified:
         verdict = judge(stream.status, stream.headers, held if self._ranges else Held())
@@ -214,49 +317,106 @@ class Transfer:
         self._length = verdict.length
         if verdict.meaning is Meaning.COMPLETE:
             return await self._publish([])
-        if verdict.meaning is Meaning.REST and verdict.length is not None:
-            await self._sink.require(verdict.length - self._received)
-        self._content_type = (
-            stream.headers.get("Content-Type", self._content_type).partition(";")[0].strip()
-        )
         self._begun = verdict.meaning is Meaning.REST
+        if self._begun and verdict.length is not None:
+            await self._sink.require(verdict.length - self._received)
+        kind = stream.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        self._content_type = kind if kind.startswith("video/") else "video/mp4"
+        self._decoder = None
         try:
             while await stream.fill(PIECE) and not stream.ended:
-                await self._store(stream, verdict)
+                if self._begun or stream.size >= SNIFFED:
+                    await self._store(stream, verdict)
         except BaseException:
             # What came before a break or a cancellation is kept too.
             if stream.size and (self._begun or begins_like_video(stream.head)):
-                await self._store(stream, verdict)
+                with suppress(_SetbackError):
+                    await self._store(stream, verdict)
             raise
         return await self._end(stream, verdict)
 
-    async def _end(self, stream: Stream, verdict: Verdict) -> Verified:
-        """Store the last bytes, and publish all if nothing is missing."""
-        before = self._received if self._begun else 0
-        whole = verdict.length is None or before + stream.size == verdict.length
-        if not whole or not self._begun:
-            await self._store(stream, verdict)
-        if not whole:
-            raise _TryAgainError("the file host stopped early")
-        return await self._publish(stream.take())
+    def _refuse(self, verdict: Verdict, stream: Stream) -> None:
+        """Raise what an answer without the wanted bytes means."""
+        headers = stream.headers
+        if verdict.meaning is Meaning.DEAD:
+            raise self._dead(verdict.reason, stream)
+        if verdict.meaning is Meaning.BUSY:
+            wish = parse_retry_after(headers.get("Retry-After"), headers.get("Date"))
+            raise _SetbackError(verdict.reason, wish=wish)
+        if verdict.meaning is Meaning.CONFUSED:
+            self._ranges = False
+            raise _SetbackError(verdict.reason)
+        if verdict.length is not None:
+            self._refuse_size(verdict.length)
+
+    def _dead(self, reason: str, stream: Stream, page: bytes | None = None) -> _SetbackError:
+        """Say that the link gave no video; its end counts by either clock."""
+        now = max(time.time(), date_of(stream.headers) or 0.0)
+        self._expired = urgency(self.task.expires_at) <= now
+        wish = parse_retry_after(stream.headers.get("Retry-After"), stream.headers.get("Date"))
+        return _SetbackError(reason, Setback.LINK, wish=wish, page=page)
 
     async def _store(self, stream: Stream, verdict: Verdict) -> None:
         """Hand over what is gathered. The first bytes are looked at before those that are there are
         given up for them.
         """
-        if not self._begun and not begins_like_video(stream.head):
-            what = f"something that begins with {stream.head[:16]!r}" if stream.size else "nothing"
-            raise self._dead(NotAVideoError, f"the link gave {what} instead of a video")
-        pieces = stream.take()
-        size = sum(map(len, pieces)) + (self._received if self._begun else 0)
-        self._refuse_size(size)
-        if self._begun:
-            await self._sink.write(pieces)
-        else:
-            await self._sink.restart(Held(0, verdict.validator, verdict.length), pieces)
-            self._begun = self._ranges = True
-        self._received = size
-        self._tell()
+        if not self._begun and self._decoder is None:
+            verdict = self._undo_encoding(stream, verdict)
+        async for pieces in self._decoded(stream):
+            if not self._begun:
+                self._refuse_page(pieces, stream)
+            size = sum(map(len, pieces)) + (self._received if self._begun else 0)
+            self._refuse_size(size)
+            if self._begun:
+                await self._sink.write(pieces)
+            else:
+                await self._sink.restart(Held(0, verdict.validator, verdict.length), pieces)
+                self._begun = self._ranges = True
+                self._inherited = False
+            self._received = size
+            self._tell()
+
+    def _undo_encoding(self, stream: Stream, verdict: Verdict) -> Verdict:
+        """Decode what comes encoded though that was not asked for; its length and version are then
+        not the video's.
+        """
+        encoding = encoding_of(stream.headers)
+        if not Decoder.knows(encoding) or begins_like_video(stream.head):
+            return verdict
+        self._decoder, self._length = Decoder(encoding), None
+        return attrs.evolve(verdict, length=None, validator=None)
+
+    async def _decoded(self, stream: Stream) -> AsyncIterator[list[bytes]]:
+        decoder, pieces = self._decoder, stream.take()
+        if decoder is None:
+            yield pieces
+            return
+        decoder.feed(b"".join(pieces))
+        try:
+            while piece := await self._threads.run(decoder.read):
+                yield [piece]
+        except ValueError as error:
+            raise _SetbackError(str(error)) from error
+
+    def _refuse_page(self, pieces: Sequence[bytes], stream: Stream) -> None:
+        """Raise when the first bytes are a page's; any other file is fetched, to be kept."""
+        start = b"".join(pieces)[:KEPT_PAGE]
+        head = start[:SNIFFED]
+        if not head or (begins_like_text(head) and not begins_like_video(head)):
+            reason = f"the link gave {format_of(head)} instead of a video"
+            raise self._dead(reason, stream, start or None)
+
+    async def _end(self, stream: Stream, verdict: Verdict) -> Verified:
+        """Store the last bytes, and publish all if nothing is missing."""
+        before = self._received if self._begun else 0
+        whole = verdict.length is None or before + stream.size == verdict.length
+        if not whole or not self._begun or self._decoder is not None:
+            await self._store(stream, verdict)
+        if self._decoder is not None:
+            whole = self._decoder.ended and self._begun
+        if not whole:
+            raise _SetbackError("the file host stopped early")
+        return await self._publish(stream.take())
 
     def _tell(self) -> None:
         if self._events:
@@ -268,20 +428,6 @@ class Transfer:
                     total=self._length,
                 )
             )
-
-    def _refuse(self, verdict: Verdict, stream: Stream) -> None:
-        """Raise what an answer without the wanted bytes means."""
-        if verdict.meaning is Meaning.DEAD:
-            kind = NotAVideoError if stream.status == 200 else LinkExpiredError
-            raise self._dead(kind, verdict.reason)
-        if verdict.meaning is Meaning.BUSY:
-            pause = parse_retry_after(stream.headers.get("Retry-After"), stream.headers.get("Date"))
-            raise _TryAgainError(verdict.reason, pause=pause)
-        if verdict.meaning is Meaning.CONFUSED:
-            self._ranges = False
-            raise _TryAgainError(verdict.reason)
-        if verdict.length is not None:
-            self._refuse_size(verdict.length)
 
     def _refuse_size(self, size: int) -> None:
         if size > self._largest:
@@ -298,28 +444,7 @@ class Transfer:
         self._tell()
         return Verified(self._received, sha256, self._content_type, movie)
 
-    def _dead(self, kind: type[DownloadError], reason: str) -> _DeadLinkError:
-        return _DeadLinkError(
-            kind(f"{self._path}: {reason}", path=self._path, task_id=self.task.id)
-        )
 
-    async def _find_fresh_link(self, error: DownloadError) -> None:
-        """Read the task again, once in a download's life: the service may give a fresh link."""
-        if self._fresh_link_tried:
-            raise error
-        self._fresh_link_tried = True
-        try:
-            task = await self._api.read_task(self.task.id)
-        except TaskNotFoundError as gone:
-            raise LinkExpiredError(
-                f"{error}; and the service knows the task no more", path=self._path
-            ) from gone
-        except HappyHorseError as failed:
-            raise IncompleteDownloadError(
-                f"{error}; and the task could not be read again: {failed}", path=self._path
-            ) from failed
-        if len(task.results) <= self._index:
-            raise LinkExpiredError(
-                f"{error}; and the service gives no link any more", path=self._path
-            ) from error
-        self.task, self._link = task, task.results[self._index]
+def link_of(task: Task, index: int) -> str:
+    """Return one link of a task; "" when there is none."""
+    return task.results[index] if 0 <= index < len(task.results) else ""

@@ -72,6 +72,10 @@ class FileSink:
 
         return await self._do(finish)
 
+    async def reject(self, page: bytes | None = None) -> str:
+        """Keep what is there, or a page that came instead, beside the final name."""
+        return str(await self._do(lambda: self._file.reject(page)))
+
     async def discard(self) -> None:
         """Remove the part file and its note."""
         await self._do(self._file.discard, last=True)

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from .._concurrency import Threads, to_the_end
+from .._formats import filenames
 from .._formats.http_ranges import Held
 from .._formats.mp4 import Movie
 from ..errors import ConfigurationError, DestinationExistsError, DownloadError, HappyHorseError
@@ -211,6 +212,18 @@ class ObjectSink:
             else:
                 await self._publish_draft()
         return described
+
+    async def reject(self, page: bytes | None = None) -> str:
+        """Keep what is there, or a page that came instead, under a key beside the final one."""
+        key = self.key + filenames.REJECTED_SUFFIX
+        with _our_errors(self.url):
+            if page is not None or self._writer is None:
+                data = b"".join(self._pieces) if page is None else page
+                await _obstore().put_async(self._store, key, data, use_multipart=False)
+            else:
+                await self._close_writer()
+                await _obstore().copy_async(self._store, self._draft, key)
+        return self.url + filenames.REJECTED_SUFFIX
 
     async def _publish_draft(self) -> None:
         await self._close_writer()

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -53,7 +55,10 @@ _NO_LINKS = frozenset(
 
 
 class Tally:
-    """What is learned of a file while its bytes pass: length, digest, and whether it is a video."""
+    """What is learned of a file while its bytes pass: length, digest, and whether it is a video.
+
+    No byte stops it: what the file is worth is said at its end.
+    """
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -64,8 +69,13 @@ class Tally:
         """Bytes so far."""
         return self._walk.position
 
+    @property
+    def makes_sense(self) -> bool:
+        """Whether the bytes so far can be a video's."""
+        return self._walk.makes_sense
+
     def feed(self, data: bytes) -> None:
-        """Take the next bytes; raises `BrokenVideoError`."""
+        """Take the next bytes."""
         self._digest.update(data)
         self._walk.feed(data)
 
@@ -134,7 +144,8 @@ class PartFile:
 
     def rehash(self, room: int = 8 * BLOCK) -> bool:
         """Take the next bytes that are there already into the tally; False when all of them are.
-        They have to be read for their digest.
+
+        They have to be read for their digest. Bytes that are no video's are not resumed.
         """
         stop = min(self.held.size, self.tally.size + room)
         os.lseek(self._file, self.tally.size, os.SEEK_SET)
@@ -143,6 +154,8 @@ class PartFile:
             if not data:
                 raise OSError(errno.EIO, "the part file became shorter")
             self.tally.feed(data)
+        if not self.tally.makes_sense:
+            self.tally, self.held = Tally(), Held()
         return self.tally.size < self.held.size
 
     def restart(self, held: Held) -> None:
@@ -191,9 +204,7 @@ class PartFile:
         )
 
     def write(self, pieces: Sequence[bytes]) -> None:
-        """Append bytes; raises `BrokenVideoError` when they cannot be a video's, and
-        `DownloadError` when the disk is full.
-        """
+        """Append bytes; raises `DownloadError` when the disk is full."""
         try:
             for start in range(0, len(pieces), _MOST_VECTORS):
                 _write_all(self._file, pieces[start : start + _MOST_VECTORS])
@@ -216,12 +227,12 @@ class PartFile:
         self._sync()
         if sys.platform == "win32":
             self._close_file()
-        if self._overwrite:
-            self.part.replace(self.final)
-        else:
-            self._publish_as_new()
-        self._note.unlink(missing_ok=True)
-        disk.sync_folder(self.final.parent)
+        with disk.synced_folder(self.final.parent):
+            if self._overwrite:
+                self.part.replace(self.final)
+            else:
+                self._publish_as_new()
+            self._note.unlink(missing_ok=True)
         self._close_file()
         return described
 
@@ -254,6 +265,24 @@ class PartFile:
         else:
             self.part.unlink(missing_ok=True)  # who looks for leftovers just then takes it away too
 
+    def reject(self, page: bytes | None = None) -> Path:
+        """Keep what is there under a name of its own beside the final one, or a page that came
+        instead; return where. It is not believed, and yet all that there is.
+        """
+        if page is not None:
+            disk.make_folders(self.final.parent)
+            return next(path for path in self._rejected_names() if _write_new(path, page))
+        if sys.platform == "win32":
+            self._close_file()
+        kept = next(path for path in self._rejected_names() if _rename_new(self.part, path))
+        self._note.unlink(missing_ok=True)
+        self._close_file()
+        return kept
+
+    def _rejected_names(self) -> Iterator[Path]:
+        for number in itertools.count(1):
+            yield self.final.with_name(filenames.rejected_name(self.final.name, number))
+
     def discard(self) -> None:
         """Throw away what is there: it is no video."""
         if sys.platform == "win32":
@@ -275,6 +304,29 @@ class PartFile:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _write_new(path: Path, data: bytes) -> bool:
+    """Write a new file; False when another one lies there. The same bytes are not kept twice."""
+    if os.path.lexists(path):
+        return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _rename_new(path: Path, to: Path) -> bool:
+    """Rename a file; False when another one lies there. The same bytes are not kept twice."""
+    if os.path.lexists(to):
+        if not to.is_file() or not filecmp.cmp(path, to, shallow=False):
+            return False
+        path.unlink()
+        return True
+    path.rename(to)
+    return True
 
 
 def _open_alone(path: Path) -> int:

@@ -18,6 +18,7 @@ LONGEST_NAME = 255
 """Bytes of one name, on all usual file systems."""
 PART_SUFFIX = ".part"
 NOTE_SUFFIX = ".part.json"
+REJECTED_SUFFIX = ".rejected"
 # What a temporary name may add to a name: the note's suffix and a mark.
 _ROOM = LONGEST_NAME - len(NOTE_SUFFIX) - 1
 
@@ -72,6 +73,14 @@ def part_names(name: str) -> tuple[str, str]:
     """
     base = _shortened(name, _ROOM)
     return base + PART_SUFFIX, base + NOTE_SUFFIX
+
+
+def rejected_name(name: str, number: int = 1) -> str:
+    """Name the file that bytes are kept in which are not believed: "cat.mp4.rejected",
+    "cat.mp4.rejected-2", ...
+    """
+    mark = REJECTED_SUFFIX + (f"-{number}" if number > 1 else "")
+    return _shortened(name, LONGEST_NAME - len(mark)) + mark
 
 
 def default_name(task_id: str, index: int) -> str:

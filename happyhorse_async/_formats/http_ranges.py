@@ -7,6 +7,7 @@ Pure functions over header values. May import attrs only.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -18,18 +19,6 @@ _CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.A
 _UNSATISFIED = re.compile(r"bytes\s+\*/(\d{1,18})", re.ASCII)
 
 _BUSY = frozenset({408, 425, 429})
-_NOT_VIDEO_TYPES = (
-    "text/html",
-    "application/xhtml",
-    "application/json",
-    "application/problem+json",
-    "text/xml",
-    "application/xml",
-)
-
-MEANINGFUL_PROGRESS = 64 * 1024
-"""A try that brought at least so many bytes does not count as failed: a host that gives a byte a
-time must not be asked for ever."""
 
 
 @attrs.frozen
@@ -106,6 +95,14 @@ def validator_of(headers: Mapping[str, str]) -> str | None:
     )
 
 
+def date_of(headers: Mapping[str, str]) -> float | None:
+    """Read the host's own time, in Unix seconds; None when it does not say it."""
+    try:
+        return parsedate_to_datetime(headers.get("Date", "")).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
 def _is_settled(modified: str, date: str) -> bool:
     try:
         return parsedate_to_datetime(date) - parsedate_to_datetime(modified) >= timedelta(seconds=1)
@@ -131,9 +128,7 @@ def judge(status: int, headers: Mapping[str, str], held: Held) -> Verdict:
         return Verdict(Meaning.BUSY, f"the file host answered {status}")
     if status != 200:
         return Verdict(Meaning.DEAD, f"the file host answered {status}")
-    kind = headers.get("Content-Type", "").strip().lower()
-    if kind.startswith(_NOT_VIDEO_TYPES):
-        return Verdict(Meaning.DEAD, f"the link gave {kind.partition(';')[0]} instead of a video")
+    # Whatever Content-Type says: the bytes decide.
     return Verdict(Meaning.WHOLE, length=content_length(headers), validator=validator_of(headers))
 
 
@@ -155,8 +150,8 @@ def _judge_part(headers: Mapping[str, str], held: Held) -> Verdict:
         and _same_kind(validator, held.validator)
     ):
         problem = f"the file has changed ({held.validator} is now {validator})"
-    if not problem and headers.get("Content-Type", "").strip().lower().startswith(_NOT_VIDEO_TYPES):
-        problem = "the file host sent a part of something else than a video"
+    if not problem and encoding_of(headers):
+        problem = f"the file host sent a part of the file in the encoding {encoding_of(headers)}"
     if problem:
         return Verdict(Meaning.CONFUSED, problem)
     return Verdict(
@@ -200,6 +195,61 @@ def content_length(headers: Mapping[str, str]) -> int | None:
     """Read Content-Length; None when there is none that can be read."""
     text = headers.get("Content-Length", "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def encoding_of(headers: Mapping[str, str]) -> str:
+    """Read Content-Encoding; "" when the bytes are sent as they are."""
+    name = headers.get("Content-Encoding", "").strip().lower()
+    return "" if name in ("identity", "none") else name
+
+
+class Decoder:
+    """Undoes a content encoding that a host used although it was not asked to.
+
+    Takes bytes as they come, and gives them back in pieces of bounded size.
+    """
+
+    PIECE = 1024 * 1024
+
+    def __init__(self, encoding: str) -> None:
+        self._gzip = encoding != "deflate"
+        self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16 if self._gzip else zlib.MAX_WBITS)
+        self._waiting = b""
+        self._begun = False
+
+    @staticmethod
+    def knows(encoding: str) -> bool:
+        """Whether an encoding can be undone."""
+        return encoding in ("gzip", "x-gzip", "deflate")
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self._waiting += data
+
+    def read(self) -> bytes:
+        """Return the next piece, b"" when more bytes are needed; raises `ValueError`."""
+        if not self._begun and self._waiting:
+            self._begun = True
+            if not self._gzip and self._waiting[0] & 0x0F != 8:
+                # Some hosts send deflate without the header that its name stands for.
+                self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        piece = b""
+        while self._waiting and not piece:
+            if self._inflater.eof:
+                if not self._gzip or self._waiting[:2] != b"\x1f\x8b":
+                    break
+                self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)  # another member follows
+            try:
+                piece = self._inflater.decompress(self._waiting, self.PIECE)
+            except zlib.error as error:
+                raise ValueError(f"the host's encoding is broken: {error}") from None
+            self._waiting = self._inflater.unconsumed_tail or self._inflater.unused_data
+        return piece
+
+    @property
+    def ended(self) -> bool:
+        """Whether the encoded bytes are whole."""
+        return self._inflater.eof
 
 
 def urgency(expires_at: datetime | None) -> float:

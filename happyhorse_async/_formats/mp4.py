@@ -121,6 +121,11 @@ class BoxWalk:
         self._problem = ""
         """Where the boxes stop making sense; empty as long as they do."""
 
+    @property
+    def makes_sense(self) -> bool:
+        """Whether all bytes so far are boxes of an MP4 file."""
+        return not self._problem
+
     def feed(self, data: bytes) -> None:
         """Go on with the next bytes."""
         if len(self._head) < SNIFFED:

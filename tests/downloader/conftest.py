@@ -4,11 +4,13 @@ rest of a session.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from happyhorse_async import ImageToVideo, Limits, RetryPolicy, Task, Timeouts
 from happyhorse_async._downloader import Downloader
@@ -31,6 +33,7 @@ class Kit:
         self.limits = settings.pop("limits", Limits())
         self.timeouts = settings.pop("timeouts", Timeouts())
         self.policy = settings.pop("policy", QUICK)
+        self.patience = settings.pop("patience", 0.01)
         self.events = Events()
         self.heard: list[Event] = []
         self.events.subscribe(self.heard.append)
@@ -48,6 +51,7 @@ class Kit:
             self.fetcher,
             limits=self.limits,
             policy=self.policy,
+            patience=self.patience,
             events=self.events,
         )
 
@@ -78,6 +82,20 @@ class Kit:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+@asynccontextmanager
+async def host_of(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[str]:
+    """Run a file host of a test's own; give its address."""
+    runner = web.ServerRunner(web.Server(answer, access_log=None))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 @pytest.fixture

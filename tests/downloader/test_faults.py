@@ -249,25 +249,71 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("name", BODIES)
-async def test_what_is_no_video_is_never_saved(
+PAGES = ("html", "json", "html named video")
+
+
+@pytest.mark.parametrize("name", PAGES)
+async def test_a_page_is_asked_about_again_and_kept(
     kit: Kit, sandbox: Sandbox, folder: Path, name: str
 ) -> None:
-    """A page, an error object, nothing, or a file with its end missing: one read for a fresh link,
-    one more try, and a clear error.
+    """A page may mean that the video is not there yet; at last it is an error, and the page is kept
+    for the user to read.
     """
     task = await kit.task()
     reads = sandbox.count("GET", f"/v1/tasks/{task.id}")
     sandbox.fail(BODIES[name])
     with pytest.raises(NotAVideoError) as caught:
         await kit.downloader.download(task, f"{folder}/")
-    assert (caught.value.charged, caught.value.task_id) == ("yes", task.id)
-    assert sandbox.count("GET", f"/v1/tasks/{task.id}") == reads + 1
-    assert len(kit.fetches()) == 2
+    error = caught.value
+    assert (error.charged, error.task_id) == ("yes", task.id)
+    assert len(kit.fetches()) == sandbox.count("GET", f"/v1/tasks/{task.id}") - reads + 1 >= 2
+    assert names_in(folder) == [f"{task.id}.mp4.rejected"]
+    assert error.rejected_path == str(folder / f"{task.id}.mp4.rejected")
+    assert Path(error.rejected_path).read_bytes()[:1] in (b"<", b"{")
+
+
+async def test_nothing_is_not_kept(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
+    """An empty answer is asked about again, and leaves nothing behind."""
+    task = await kit.task()
+    sandbox.fail(BODIES["empty"])
+    with pytest.raises(IncompleteDownloadError, match="gave nothing") as caught:
+        await kit.downloader.download(task, f"{folder}/")
+    assert caught.value.rejected_path is None
     assert names_in(folder) == []
 
 
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize(("name", "length"), [("short", 150_000), ("short in the head", 20)])
+async def test_half_a_video_is_kept_and_not_fetched_again(
+    kit: Kit, sandbox: Sandbox, folder: Path, name: str, length: int
+) -> None:
+    """The host says that this is all: the bytes are kept beside, once, however often it is tried."""
+    task = await kit.task()
+    truth = await truth_of(sandbox, task)
+    sandbox.fail(BODIES[name])
+    for fetches in (2, 3):
+        with pytest.raises(NotAVideoError, match="is kept in") as caught:
+            await kit.downloader.download(task, f"{folder}/")
+        kept = Path(caught.value.rejected_path or "")
+        assert kept.read_bytes() == truth[:length]
+        assert names_in(folder) == [kept.name] == [f"{task.id}.mp4.rejected"]
+        assert len(kit.fetches()) == fetches  # the first of them is the test's own
+
+
+async def test_other_bytes_get_a_name_of_their_own(
+    kit: Kit, sandbox: Sandbox, folder: Path
+) -> None:
+    """What was kept before is never replaced."""
+    task = await kit.task()
+    for length in (150_000, 151_000, 150_000):
+        sandbox.fail(Fault("short", bytes=length))
+        with pytest.raises(NotAVideoError):
+            await kit.downloader.download(task, f"{folder}/")
+    kept = [folder / f"{task.id}.mp4.rejected{mark}" for mark in ("", "-2")]
+    assert [path.stat().st_size for path in kept] == [150_000, 151_000]
+    assert len(names_in(folder)) == 2
+
+
+@pytest.mark.parametrize("name", [*PAGES, "empty"])
 async def test_what_was_no_video_once_does_no_harm(
     kit: Kit, sandbox: Sandbox, folder: Path, name: str
 ) -> None:
@@ -278,6 +324,7 @@ async def test_what_was_no_video_once_does_no_harm(
     sandbox.fail(Fault(fault.action, path=fault.path, **fault.details))
     video = await kit.downloader.download(task, f"{folder}/")
     assert video.path.read_bytes() == truth
+    assert names_in(folder) == [video.path.name]
 
 
 @pytest.mark.parametrize("name", ["html", "json", "empty"])
@@ -309,23 +356,38 @@ async def test_a_dead_link_is_replaced_by_a_fresh_one(
         assert len(kit.fetches()) == 2
 
 
-@pytest.mark.parametrize("status", [403, 404, 410])
-async def test_a_dead_link_without_a_fresh_one_is_an_error(folder: Path, status: int) -> None:
-    """The task is read once more, the link tried once more, and the error says that the video is
-    lost.
+@pytest.mark.parametrize("status", [403, 404, 410, 200])
+async def test_a_link_that_outlived_its_day_is_dead(folder: Path, status: int) -> None:
+    """The task is read once more; the same link again means that the video is lost, and the error
+    comes at once.
     """
     async with (
-        Sandbox(video="stub", speed=0, expired_link=status, link_seconds=10) as sandbox,
-        Kit(sandbox) as kit,
+        Sandbox(video="stub", speed=0, expired_link=status) as sandbox,
+        Kit(sandbox, patience=3600.0) as kit,
     ):
         task = await kit.task()
-        sandbox.advance(11)
+        sandbox.advance(24 * 3600 + 1)
         with pytest.raises(LinkExpiredError) as caught:
             await kit.downloader.download(task, f"{folder}/")
-        assert str(status) in str(caught.value)
         assert (caught.value.charged, caught.value.task_id) == ("yes", task.id)
-        assert len(kit.fetches()) <= 2
+        assert sandbox.count("GET", f"/v1/tasks/{task.id}") == 2
+        assert len(kit.fetches()) == 1
         assert names_in(folder) == []
+
+
+@pytest.mark.parametrize("status", [403, 404, 410, 400])
+async def test_a_young_link_is_not_taken_for_dead(folder: Path, status: int) -> None:
+    """It cannot have expired: it is asked for as long as patience lasts, and the error does not
+    say that the video is lost.
+    """
+    async with Sandbox(video="stub", speed=0) as sandbox, Kit(sandbox) as kit:
+        task = await kit.task()
+        sandbox.fail(Fault("refuse", path="/results/", status=status, times=None))
+        with pytest.raises(IncompleteDownloadError, match=str(status)) as caught:
+            await kit.downloader.download(task, f"{folder}/")
+        assert not isinstance(caught.value, LinkExpiredError)
+        assert "call download() again" in caught.value.next_step.lower()
+        assert len(kit.fetches()) >= 2
 
 
 async def test_slow_bytes_above_the_least_rate_are_waited_for(
@@ -471,10 +533,15 @@ async def test_a_redirect_is_followed(kit: Kit, sandbox: Sandbox, folder: Path) 
 
 
 TASK_ANSWERS = {
-    "the task is gone": (
+    "the task is not found": (
         404,
         {"error": {"code": "task_not_found", "message": "gone"}},
-        LinkExpiredError,
+        IncompleteDownloadError,
+    ),
+    "the key is refused": (
+        401,
+        {"error": {"code": "unauthorized", "message": "no"}},
+        IncompleteDownloadError,
     ),
     "the service is down": (
         503,
@@ -488,9 +555,7 @@ TASK_ANSWERS = {
 async def test_a_dead_link_whose_task_cannot_be_read(
     kit: Kit, sandbox: Sandbox, folder: Path, name: str
 ) -> None:
-    """A task that is gone takes its video with it; one that cannot be read now may still give a
-    link later, and the error says so.
-    """
+    """It may give a link later, and the error says so."""
     status, body, expected = TASK_ANSWERS[name]
     task = await kit.task()
     sandbox.fail(Fault("expire", times=None))
@@ -504,12 +569,18 @@ async def test_a_dead_link_whose_task_cannot_be_read(
 async def test_a_task_that_lost_its_links_is_said_to_have(
     kit: Kit, sandbox: Sandbox, folder: Path
 ) -> None:
-    """A second result that the fresh answer does not have is lost."""
+    """A second result that the fresh answer does not have is asked for again; one that there never
+    was is not.
+    """
     task = await kit.task()
-    task = attrs.evolve(task, results=task.results * 2)
+    twice = attrs.evolve(task, results=task.results * 2)
     sandbox.fail(Fault("expire", times=None))
-    with pytest.raises(LinkExpiredError, match="no link any more"):
-        await kit.downloader.download(task, f"{folder}/", index=1)
+    with pytest.raises(IncompleteDownloadError, match="no link for this result"):
+        await kit.downloader.download(twice, f"{folder}/", index=1)
+    reads = sandbox.count("GET", f"/v1/tasks/{task.id}")
+    with pytest.raises(IncompleteDownloadError, match="has 1 results, so none with index 4"):
+        await kit.downloader.download(task, f"{folder}/", index=4)
+    assert sandbox.count("GET", f"/v1/tasks/{task.id}") == reads + 1
 
 
 async def test_a_part_that_makes_no_video_with_the_rest_is_fetched_anew(

@@ -192,23 +192,27 @@ async def test_a_cut_goes_on_within_the_call(kit: Kit, shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "error"),
+    ("fault", "error", "kept"),
     [
-        (Fault("html", times=None), NotAVideoError),
-        (Fault("short", fraction=0.9, times=None), NotAVideoError),
-        (Fault("truncate", fraction=0.9, times=None), IncompleteDownloadError),
+        (Fault("html", times=None), NotAVideoError, True),
+        (Fault("short", fraction=0.9, times=None), NotAVideoError, True),
+        (Fault("truncate", fraction=0.9, times=None), IncompleteDownloadError, False),
     ],
 )
 async def test_what_is_not_whole_never_becomes_visible(
-    sandbox: Sandbox, shelf: Shelf, fault: Fault, error: type[DownloadError]
+    sandbox: Sandbox, shelf: Shelf, fault: Fault, error: type[DownloadError], kept: bool
 ) -> None:
-    """After a failure the bucket is as before, without begun uploads."""
+    """After a failure the bucket is as before, without begun uploads; what was not believed lies
+    under a key of its own.
+    """
     async with Kit(sandbox, policy=RetryPolicy(attempts=1)) as kit:
         task = await kit.task()
         sandbox.fail(fault)
-        with pytest.raises(error):
+        with pytest.raises(error) as caught:
             await kit.downloader.download(task, f"{BUCKET}/")
-    assert (shelf.keys(), shelf.uploads()) == ([], 0)
+    rejected = f"{task.id}.mp4.rejected"
+    assert (shelf.keys(), shelf.uploads()) == ([rejected] if kept else [], 0)
+    assert caught.value.rejected_path == (f"{BUCKET}/{rejected}" if kept else None)
 
 
 async def test_a_cancellation_leaves_nothing(kit: Kit, sandbox: Sandbox, shelf: Shelf) -> None:

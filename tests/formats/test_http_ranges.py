@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from happyhorse_async._formats.http_ranges import (
+    Decoder,
     Held,
     Meaning,
     Pace,
@@ -40,8 +45,10 @@ REST = headers(
         (200, {}, HELD, Meaning.WHOLE),
         (200, {"Content-Type": "application/octet-stream"}, NOTHING, Meaning.WHOLE),
         (200, {"Content-Type": ""}, NOTHING, Meaning.WHOLE),
-        (200, {"Content-Type": "text/html; charset=utf-8"}, HELD, Meaning.DEAD),
-        (200, {"Content-Type": "Application/JSON"}, NOTHING, Meaning.DEAD),
+        (200, {"Content-Type": "text/html; charset=utf-8"}, HELD, Meaning.WHOLE),
+        (206, {"Content-Type": "text/html"}, HELD, Meaning.REST),
+        (206, {"Content-Encoding": "identity"}, HELD, Meaning.REST),
+        (206, {"Content-Encoding": "gzip"}, HELD, Meaning.CONFUSED),
         (206, {}, HELD, Meaning.REST),
         (206, {"Content-Range": "bytes 100-299/*"}, HELD, Meaning.REST),
         (206, {"ETag": ""}, HELD, Meaning.REST),
@@ -84,7 +91,9 @@ REST = headers(
 def test_answers_are_judged(
     status: int, changes: dict[str, str], held: Held, meaning: Meaning
 ) -> None:
-    """Bytes are only joined to others when it is certain that they belong together."""
+    """Bytes are only joined to others when it is certain that they belong together; what they are
+    is not said by their label.
+    """
     answer = CIMultiDict(REST if status == 206 else WHOLE)
     answer.update(changes)
     assert judge(status, answer, held).meaning is meaning
@@ -144,3 +153,50 @@ def test_the_pace_is_an_average_over_windows() -> None:
     assert not pace.too_slow(500, 15)
     assert pace.too_slow(499, 20)
     assert not Pace(window=10, least=0, now=0).too_slow(0, 100)
+
+
+def encoded(data: bytes, name: str) -> bytes:
+    """Encode bytes as a host would that was not asked to."""
+    if name == "deflate":
+        return zlib.compress(data)
+    if name == "deflate without a header":
+        packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        return packer.compress(data) + packer.flush()
+    if name == "gzip in two members":
+        return gzip.compress(data[:100]) + gzip.compress(data[100:])
+    return gzip.compress(data)
+
+
+ENCODINGS = ("gzip", "gzip in two members", "deflate", "deflate without a header")
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+@given(data=st.binary(min_size=1, max_size=2000), size=st.integers(1, 300))
+def test_encodings_are_undone(name: str, data: bytes, size: int) -> None:
+    """Whatever pieces it comes in; it has ended when, and only when, nothing is missing."""
+    sent = encoded(data, name)
+    decoder, found = Decoder(name.split()[0]), b""
+    for at in range(0, len(sent), size):
+        assert not decoder.ended or name == "gzip in two members"
+        decoder.feed(sent[at : at + size])
+        while piece := decoder.read():
+            found += piece
+    assert (found, decoder.ended) == (data, True)
+
+
+def test_decoded_pieces_are_bounded() -> None:
+    """A few bytes that stand for very many do not fill the memory."""
+    decoder, total = Decoder("gzip"), 0
+    decoder.feed(gzip.compress(bytes(5_000_000)))
+    while piece := decoder.read():
+        assert len(piece) <= Decoder.PIECE
+        total += len(piece)
+    assert (total, decoder.ended) == (5_000_000, True)
+
+
+def test_broken_encodings_are_an_error() -> None:
+    """What is not what its label says cannot be undone."""
+    decoder = Decoder("gzip")
+    decoder.feed(b"no gzip at all")
+    with pytest.raises(ValueError, match="encoding is broken"):
+        decoder.read()

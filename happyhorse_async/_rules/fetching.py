@@ -1,0 +1,86 @@
+"""How long a result link is asked for, and after which pauses.
+
+Nothing is there at once: a fresh link can answer 403 or 404 for minutes, and a signed one can be
+dead seconds after each read of its task. So no answer about a link is final as long as the link can
+be alive. Pure: time and randomness are passed in.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+import attrs
+
+from . import retry
+
+if TYPE_CHECKING:
+    from .._config import RetryPolicy
+
+MEANINGFUL_BYTES = 64 * 1024
+MEANINGFUL_SHARE = 0.01
+"""An attempt that brought so many bytes, or this share of the file, has not failed: the next one is
+free. A host that gives a byte a time must not be asked for ever."""
+LONGEST_WISH = 300.0
+"""Seconds for which a file host's Retry-After is obeyed at most: the host is not trusted, and the
+link dies meanwhile."""
+
+
+class Setback(enum.Enum):
+    """Why an attempt brought no video."""
+
+    HOST = "host"
+    """The file host cut, or was busy or out of reach. `RetryPolicy.attempts` bounds these."""
+    LINK = "link"
+    """The link gives no video: it is not there yet, or not any more. Time bounds these."""
+    MACHINE = "machine"
+    """This machine had no file descriptor left. Time bounds these."""
+
+
+@attrs.define
+class Persistence:
+    """The attempts of one download so far, and the next pause."""
+
+    policy: RetryPolicy
+    patience: float
+    """Seconds for which a link may give nothing."""
+    until: float | None = None
+    """When the caller's own time ends."""
+    attempt: int = 0
+    """Attempts in vain since bytes came."""
+    _failures: int = 0
+    _since: float | None = None
+    _best: int = 0
+    _free: frozenset[Setback] = frozenset()
+    """The setbacks that cost no pause: one of each kind after bytes came, since a link that served
+    may have died with its connection."""
+
+    def received(self, size: int, length: int | None) -> None:
+        """Note how much of the file is there: what brings bytes has not failed."""
+        step = min(MEANINGFUL_BYTES, max(1, int((length or size) * MEANINGFUL_SHARE)))
+        if size >= self._best + step:
+            self._best, self._free = size, frozenset(Setback)
+            self.attempt, self._failures, self._since = 0, 0, None
+
+    def pause(
+        self, setback: Setback, *, now: float, random: float, wish: float | None = None
+    ) -> float | None:
+        """Return the seconds until the next attempt, or None to give up.
+
+        `wish` is the pause that the host asked for. The last attempt is made as late as it may be.
+        """
+        self.attempt += 1
+        free, self._free = setback in self._free, self._free - {setback}
+        pause = 0.0 if free else retry.pause_before(self.policy, self.attempt, None, random)
+        pause = max(pause, min(wish or 0.0, LONGEST_WISH))
+        if setback is Setback.HOST:
+            self._failures += 1
+            return pause if self._failures < self.policy.attempts else None
+        self._since = now if self._since is None else self._since
+        end = self._since + self.patience
+        end = end if self.until is None else min(end, self.until)
+        return min(pause, end - now) if now < end else None
+
+    def waited(self, now: float) -> float:
+        """Return the seconds since the link first gave nothing."""
+        return now - self._since if self._since is not None else 0.0

@@ -1,0 +1,224 @@
+"""Links that are not there yet, or not any more: no answer is final as long as the link can live."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from aiohttp import web
+
+from happyhorse_async import IncompleteDownloadError, LinkExpiredError, RetryPolicy, Task
+from happyhorse_async._edges import disk, part_files
+from happyhorse_async._edges.disk import out_of_descriptors
+from happyhorse_async.events import Retrying
+from happyhorse_async.sandbox import Fault, Sandbox
+from tests.conftest import open_session
+from tests.downloader.conftest import LINK, Kit, host_of, names_in
+from tests.downloader.test_whole import VIDEO
+
+pytestmark = pytest.mark.anyio
+
+DAY = 24 * 3600.0
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_fresh_link_may_not_be_there_yet(
+    sandbox: Sandbox, folder: Path, status: int
+) -> None:
+    """The host needs a while until it has the file: it is asked again, far more often than an
+    attempt that fails.
+    """
+    async with Kit(sandbox, patience=DAY, policy=RetryPolicy(attempts=2, first_pause=0.0)) as kit:
+        task = await kit.task()
+        sandbox.fail(Fault("refuse", path="/results/", status=status, times=20))
+        video = await kit.downloader.download(task, f"{folder}/")
+    assert (video.size, len(kit.fetches())) == (300_000, 21)
+    tried = [event for event in kit.heard if isinstance(event, Retrying)]
+    assert (len(tried), str(status) in str(tried[0].error)) == (20, True)
+
+
+async def test_results_may_come_later_than_completion(sandbox: Sandbox, folder: Path) -> None:
+    """A finished task without results is read again until it has them."""
+    async with Kit(sandbox, patience=DAY) as kit:
+        task = await kit.task()
+        bare = attrs.evolve(task, results=(), expires_at=None)
+        answers, read = [bare] * 7, kit.api.read_task
+
+        async def read_task(task_id: str) -> Task:
+            return answers.pop() if answers else await read(task_id)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kit.api, "read_task", read_task)
+            video = await kit.downloader.download(bare, f"{folder}/")
+        assert (video.task, answers) == (task, [])
+        answers.append(bare)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kit.api, "read_task", read_task)
+            (again,) = await kit.downloader.download_all(bare, f"{folder}/all/")
+        assert (again.task, again.sha256) == (task, video.sha256)
+
+
+class ShortLinks:
+    """A file host whose links are good for one request each, and cut it; each read of the task
+    gives a new one.
+    """
+
+    def __init__(self, task: Task, *, share: float) -> None:
+        self.task = task
+        self.share = share
+        self.url = ""
+        self.issued = 0
+        self.used: set[str] = set()
+        self.asked: list[str | None] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Give a piece, and let the link die."""
+        if request.path in self.used:
+            return web.Response(status=403)
+        self.used.add(request.path)
+        self.asked.append(request.headers.get("Range"))
+        begin = int((self.asked[-1] or "bytes=0-")[6:-1])
+        headers = {"ETag": '"one"', "Content-Length": str(len(VIDEO) - begin)}
+        if begin:
+            headers["Content-Range"] = f"bytes {begin}-{len(VIDEO) - 1}/{len(VIDEO)}"
+        response = web.StreamResponse(status=206 if begin else 200, headers=headers)
+        await response.prepare(request)
+        await response.write(VIDEO[begin : begin + int(len(VIDEO) * self.share)])
+        response.force_close()
+        return response
+
+    async def read_task(self, _: str) -> Task:
+        """Give the task with a new link."""
+        self.issued += 1
+        return attrs.evolve(self.task, results=(f"{self.url}/{self.issued}.mp4",))
+
+
+async def test_links_that_live_for_one_request_are_renewed(sandbox: Sandbox, folder: Path) -> None:
+    """Each brings some bytes, so each next attempt is free, and goes on from where the last one
+    ended.
+    """
+    policy = RetryPolicy(attempts=2, first_pause=DAY, longest_pause=DAY)
+    async with Kit(sandbox, patience=DAY, policy=policy) as kit:
+        links = ShortLinks(await kit.task(), share=0.04)
+        async with host_of(links.answer) as links.url:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(kit.api, "read_task", links.read_task)
+                task = await links.read_task("")
+                video = await kit.downloader.download(task, folder / "v.mp4")
+    assert video.path.read_bytes() == VIDEO
+    starts = [int((asked or "bytes=0-")[6:-1]) for asked in links.asked]
+    assert starts == sorted(set(starts))
+    assert len(starts) > 20
+
+
+async def test_a_link_past_its_day_that_is_renewed_is_followed(folder: Path) -> None:
+    """The service may keep the video longer than it promises."""
+    async with Sandbox(video="stub", speed=0) as sandbox, Kit(sandbox) as kit:
+        task = await kit.task()
+        sandbox.advance(DAY + 60)
+        read = kit.api.read_task
+
+        async def read_task(task_id: str) -> Task:
+            return attrs.evolve(await read(task_id), results=(f"{url}/v.mp4",))
+
+        async def answer(_: web.Request) -> web.StreamResponse:
+            return web.Response(body=VIDEO)
+
+        async with host_of(answer) as url:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(kit.api, "read_task", read_task)
+                video = await kit.downloader.download(task, folder / "v.mp4")
+    assert video.path.read_bytes() == VIDEO
+
+
+async def test_a_link_has_expired_by_this_machines_clock_too(
+    sandbox: Sandbox, folder: Path
+) -> None:
+    """A host that does not tell its time does not make a link young."""
+    async with Kit(sandbox, patience=DAY) as kit:
+        task = await kit.task()
+        moment = task.created
+        assert moment is not None
+        old = attrs.evolve(task, expires_at=moment.fromtimestamp(time.time() - 60, moment.tzinfo))
+        sandbox.fail(Fault("expire", times=None))
+        with pytest.raises(LinkExpiredError):
+            await kit.downloader.download(old, f"{folder}/")
+
+
+async def test_the_callers_own_time_bounds_the_wait_for_a_link(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """`timeout` covers the wait for the task and for its link; a minute is not made fifteen."""
+    async with open_session(sandbox) as session:
+        handle = await session.submit(LINK)
+        sandbox.finish(handle.id)
+        await handle.wait()
+        sandbox.fail(Fault("refuse", path="/results/", status=404, times=None))
+        with pytest.raises(IncompleteDownloadError) as caught:
+            await handle.download(tmp_path / "a.mp4", timeout=0.2)
+    assert (caught.value.charged, caught.value.task_id) == ("yes", handle.id)
+
+
+# --- No file descriptors left.
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open nothing more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("where", ["network", "part file", "folder"])
+async def test_a_lack_of_descriptors_is_waited_for(
+    sandbox: Sandbox, folder: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends as soon as others close theirs, so it is no failed attempt, wherever it shows."""
+    folder.mkdir()
+    async with Kit(sandbox, patience=DAY, policy=RetryPolicy(attempts=1, first_pause=0.0)) as kit:
+        task = await kit.task()
+        left = 5
+
+        def scarce(true: Any) -> Any:
+            def call(*args: Any, **facts: Any) -> Any:
+                nonlocal left
+                if left:
+                    left -= 1
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                return true(*args, **facts)
+
+            return call
+
+        if where == "network":
+            monkeypatch.setattr(kit.fetcher._client.connector, "_socket_factory", None)
+            monkeypatch.setattr("socket.socket", scarce(__import__("socket").socket))
+            kit.fetcher._client.connector._socket_factory = kit.fetcher._socket
+        elif where == "part file":
+            monkeypatch.setattr(part_files, "_open_alone", scarce(part_files._open_alone))
+        else:
+            monkeypatch.setattr(disk, "synced_folder", scarce(disk.synced_folder))
+        video = await kit.downloader.download(task, folder / "a.mp4")
+    assert (video.size, left, names_in(folder)) == (300_000, 0, ["a.mp4"])
+
+
+def test_a_name_that_cannot_be_looked_up_may_be_a_lack_of_descriptors() -> None:
+    """The system does not say so: it is tried whether a descriptor can be had."""
+    import socket
+
+    unknown = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    assert not out_of_descriptors(unknown)
+    with no_descriptors():
+        found = out_of_descriptors(unknown)
+    assert found
