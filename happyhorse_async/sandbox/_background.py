@@ -15,16 +15,17 @@ class Background:
     """The running background tasks of one part of the sandbox."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        """In order, so that a simulation ends them alike every time."""
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in the background; a failure goes to the loop's exception handler."""
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             context = {
                 "message": "background work of the sandbox failed",
