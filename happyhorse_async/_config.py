@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import attrs
@@ -37,6 +37,17 @@ def _number(
         kinds = int if whole else (int, float)
         fits = isinstance(value, kinds) and not isinstance(value, bool) and value >= minimum
         if not fits or (maximum is not None and value > maximum):
+            raise ConfigurationError(
+                f"{type(owner).__name__}({field.name}={value!r}): expected {expected}"
+            )
+
+    return check
+
+
+def _one_of(*words: str) -> Validator:
+    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value not in words:
+            expected = " or ".join(repr(word) for word in words)
             raise ConfigurationError(
                 f"{type(owner).__name__}({field.name}={value!r}): expected {expected}"
             )
@@ -112,6 +123,14 @@ class RetryPolicy:
     patience: float | None = attrs.field(default=None, validator=_number(0, optional=True))
     """How long a submission may be held off by 429 answers; None: for as long as the caller waits.
     """
+    adopt: Literal["proven", "single"] = attrs.field(
+        default="proven", validator=_one_of("proven", "single")
+    )
+    """When a task is taken for a submission whose answer was lost.
+
+    "proven": only when the service itself gives it back for the key. "single": also when it is the
+    only task of nobody that the list shows for that time, and it fits. That is a guess: choose it
+    only where no other program and no other process submits with the account."""
 
 
 @attrs.frozen(kw_only=True)

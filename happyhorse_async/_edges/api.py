@@ -37,6 +37,11 @@ class Api:
         self._events = events
         self._closing = Closing()
 
+    @property
+    def base_url(self) -> str:
+        """Return the service's address."""
+        return self._http.base_url
+
     def close(self) -> None:
         """Try nothing again any more."""
         self._closing.begin()

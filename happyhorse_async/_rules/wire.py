@@ -329,7 +329,9 @@ def decode_page(answer: Answer) -> TaskPage:
 
 
 def _summary(value: Mapping[str, Any]) -> TaskSummary:
-    item = _regular().structure({"created_at": value.get("created"), **value}, TaskSummary)
+    item = _regular().structure(
+        {"status": "", "created_at": value.get("created"), **value}, TaskSummary
+    )
     return attrs.evolve(item, progress=_progress(value.get("progress"), item.status), raw=value)
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .submitter import Beside, Group, Orphan, Submitter
+from .submitter import Beside, Earlier, Group, Orphan, Submitter
 
-__all__ = ["Beside", "Group", "Orphan", "Submitter"]
+__all__ = ["Beside", "Earlier", "Group", "Orphan", "Submitter"]

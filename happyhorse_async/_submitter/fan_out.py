@@ -15,7 +15,7 @@ from .._models import Task
 from .._request import ImageToVideo
 from ..errors import HappyHorseError, InvalidRequestError
 from .gate import Group
-from .in_flight import Acceptance
+from .road import Acceptance
 
 MakeHandle = Callable[[ImageToVideo, str, Task], Any]
 """Makes the handle of a task from its request, its key and the service's answer."""

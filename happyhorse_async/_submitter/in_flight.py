@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -10,9 +11,6 @@ from enum import StrEnum
 
 import attrs
 
-from .._concurrency import Closing
-from .._config import RetryPolicy
-from .._edges.api import Api
 from .._edges.http import TrackedBody
 from .._models import Task
 from .._request import ImageToVideo
@@ -24,14 +22,24 @@ from ..errors import (
     RateLimitError,
     SubmissionOutcomeUnknownError,
 )
-from ..events import Events
-from .gate import Gate, Group
-from .reconcile import Facts, Findings, Reconciler
+from .gate import Group
+from .key_proof import REPLAYED
+from .reconcile import EVER, Facts, Findings
+from .road import UNKNOWN_TO_US, Acceptance, Earlier, Road
+
+LATEST = 60.0
+"""Seconds after a session's start by which the service has decided what an earlier process sent."""
+MOST_SHOWN = 10
+"""Ids that a message lists."""
 
 
 class Stage(StrEnum):
     """How far a submission has come."""
 
+    CHECKING = "checking"
+    """An earlier process may have sent it: it is looked for in the list before it is sent again."""
+    ASKING = "asking"
+    """The list has tasks that could be it: the service is asked whether it keeps keys."""
     WAITING = "waiting"
     """It waits for its turn to leave."""
     SENT = "sent"
@@ -49,11 +57,21 @@ class Stage(StrEnum):
 
 
 STAGES: dict[Stage, frozenset[Stage]] = {
+    Stage.CHECKING: frozenset({Stage.WAITING, Stage.ASKING, Stage.ACCEPTED, Stage.IN_DOUBT}),
+    Stage.ASKING: frozenset({Stage.WAITING, Stage.ACCEPTED, Stage.IN_DOUBT}),
     # Turned away at the gate: it was never sent, or an earlier attempt is to be looked for.
     Stage.WAITING: frozenset({Stage.SENT, Stage.REFUSED, Stage.LOOKING}),
-    # After a 429 it waits at the gate at once: the gate itself pauses.
+    # After a 429 it waits at the gate at once: the gate itself pauses. An answer that names another
+    # request's task leaves it in doubt.
     Stage.SENT: frozenset(
-        {Stage.ACCEPTED, Stage.WAITING, Stage.PAUSING, Stage.LOOKING, Stage.REFUSED}
+        {
+            Stage.ACCEPTED,
+            Stage.WAITING,
+            Stage.PAUSING,
+            Stage.LOOKING,
+            Stage.REFUSED,
+            Stage.IN_DOUBT,
+        }
     ),
     Stage.PAUSING: frozenset({Stage.WAITING}),
     Stage.LOOKING: frozenset({Stage.ACCEPTED, Stage.IN_DOUBT}),
@@ -62,49 +80,6 @@ STAGES: dict[Stage, frozenset[Stage]] = {
     Stage.IN_DOUBT: frozenset(),
 }
 """Which stage may follow which. The last three are ends."""
-
-
-@attrs.frozen
-class Acceptance:
-    """A submission that the service accepted: it is paid for."""
-
-    task: Task
-    idempotency_key: str
-    request: ImageToVideo
-    request_id: str | None = None
-    replayed: bool = False
-    """The service recognised the key, and gave the original task back: nothing new was charged."""
-    adopted: bool = False
-    """The response was lost, and the task was found in the service's list."""
-
-
-@attrs.frozen(kw_only=True)
-class Orphan:
-    """A submission that was accepted, or may have been, after its caller was cancelled."""
-
-    request: ImageToVideo
-    idempotency_key: str
-    task_id: str | None
-    """None: it is not known whether there is a task. Submitting again with the same key tells."""
-    at: datetime
-
-
-@attrs.define(kw_only=True, eq=False)
-class Road:
-    """What all submissions of a session share on their way to the service."""
-
-    api: Api
-    gate: Gate
-    policy: RetryPolicy
-    events: Events
-    reconciler: Reconciler
-    loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
-    closing: Closing = attrs.field(factory=Closing)
-    """Begun when the session closes: nothing pauses any more."""
-    given_up: bool = False
-    """Nothing is looked for any more: the connections are about to be closed."""
-    heard: tuple[Answer, float] | None = None
-    """The last response, and when it came: it tells the service's time."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -129,8 +104,15 @@ class InFlight:
     acceptance: Acceptance | None = None
     failure: HappyHorseError | None = None
     """Why it was refused or is in doubt; before that, why its last attempt failed."""
-    facts: Facts | None = attrs.field(init=False, default=None)
-    """What there is to look for it with, once it has left."""
+    earlier: Earlier | None = None
+    left_at: float | None = None
+    """When the first attempt left that may have been accepted, by the event loop's clock."""
+    _heard: tuple[Answer, float] | None = attrs.field(init=False, default=None)
+    """The last response that came before it left, or else the first one after."""
+    _sent: bool = attrs.field(init=False, default=False)
+    """This process has sent it."""
+    found: Findings = attrs.field(init=False, factory=Findings)
+    """What the list showed before it was sent again."""
     _pause: float = attrs.field(init=False, default=0.0)
     # The attempt that is on its way.
     _post: asyncio.Task[None] | None = attrs.field(init=False, default=None)
@@ -150,8 +132,8 @@ class InFlight:
 
     @property
     def at_stake(self) -> bool:
-        """Whether it may have been accepted, so that it must be brought to an end."""
-        return self.in_doubt or (
+        """Whether an attempt of this process may have been accepted: that is brought to an end."""
+        return (self._sent and self.in_doubt) or (
             self._post is not None and self._payload is not None and self._payload.left
         )
 
@@ -205,9 +187,9 @@ class InFlight:
             from ..events import Submitting
 
             road.events.emit(Submitting(idempotency_key=self.key, request=self.request))
-        if self.facts is None or not self.in_doubt:
-            self.facts = Facts(self.request, road.loop.time(), road.heard)
-            road.reconciler.left(self.facts)
+        if self.left_at is None or not self.in_doubt:
+            self.left_at, self._heard = road.loop.time(), road.heard
+        self._sent = True
         self._epoch = road.gate.pace.epoch
         self._payload = TrackedBody(self.body, content_type="application/json")
         self._begun = self._cut = False
@@ -246,17 +228,30 @@ class InFlight:
             self._judge(outcome or APIConnectionError("the submission was cut off"))
             return
         self.road.heard = outcome, self.road.loop.time()
-        if self.facts is not None and self.facts.heard is None:
-            self.facts.heard = self.road.heard  # the first of all: the nearest to when it left
+        if self._heard is None:
+            self._heard = self.road.heard  # the first of all: the nearest to when it left
         if outcome.status != 429:
             self.road.gate.answered()
+        self._take(outcome)
+
+    def _take(self, answer: Answer) -> None:
+        """Take what the service answered to the request itself."""
+        said = answer.headers.get(REPLAYED)
+        if said is not None:
+            self.road.proof.shown = True
         try:
-            task = wire.decode_task(outcome)
+            task = wire.decode_task(answer)
         except HappyHorseError as error:
             self._judge(error)
             return
-        replayed = outcome.headers.get("idempotency-replayed") == "true"
-        self._accept(task, request_id=outcome.request_id, replayed=replayed)
+        owner = self.road.known.owner_of(task.id)
+        if owner is not None and owner != self.key:
+            self.failure = self._doubt(
+                f"the service answered with the task {task.id}, which is another request's"
+            )
+            self._to(Stage.IN_DOUBT)
+            return
+        self._accept(task, request_id=answer.request_id, replayed=said == "true")
 
     def _accept(
         self,
@@ -267,8 +262,7 @@ class InFlight:
         adopted: bool = False,
     ) -> None:
         self.acceptance = Acceptance(task, self.key, self.request, request_id, replayed, adopted)
-        if self.facts is not None:
-            self.road.reconciler.accepted(self.facts, task.id)
+        self.road.known.accepted(self.key, task.id)
         self._to(Stage.ACCEPTED)
 
     def _judge(self, error: HappyHorseError) -> None:
@@ -285,8 +279,7 @@ class InFlight:
         certain = step.failures.unknown is None
         # Here already, and not only at the end: listeners see the error of each attempt.
         error.with_facts(idempotency_key=self.key, charged="no" if certain else "unknown")
-        if self.facts is not None:
-            road.reconciler.judged(self.facts, certain=certain)
+        road.proof.learn(error)
         if step.what is retry.Reaction.LOOK:
             self._to(Stage.LOOKING)
         elif step.what is retry.Reaction.STOP or (self.abandoned and certain):
@@ -329,36 +322,107 @@ class InFlight:
         self._to(Stage.WAITING)
 
     async def _look(self) -> None:
-        if self.road.given_up or self.facts is None:
-            found = Findings(why="the session was closed before it could be found")
-        else:
-            found = await self.road.reconciler.look_for(self.facts)
-        if found.adopted is not None:
-            self._accept(found.adopted, adopted=True)
+        found = await self._find()
+        if self._adopt(found):
             return
-        self.failure = self._doubt(found)
+        unknown = self.failures.unknown or self.failure
+        what = f"the request left, and it is not known whether it was accepted ({unknown})"
+        self.failure = self._doubt(f"{what}; {_listed(found)}", found.candidates)
         self._to(Stage.IN_DOUBT)
 
-    def _doubt(self, found: Findings) -> SubmissionOutcomeUnknownError:
+    async def _find(self, until: float = math.inf) -> Findings:
+        """Look for it in the list of tasks."""
+        road = self.road
+        if road.given_up:
+            return Findings(why="the session was closed before it could be found")
+        earlier = self.earlier or UNKNOWN_TO_US
+        facts = Facts(
+            request=self.request,
+            left_at=EVER if self.left_at is None else self.left_at,
+            until=until,
+            heard=(self._heard[0].date, self._heard[1]) if self._heard is not None else None,
+            claimed=lambda task_id: (
+                road.known.owner_of(task_id) not in (None, self.key) or earlier.claimed(task_id)
+            ),
+        )
+        return await road.reconciler.look_for(facts)
+
+    def _adopt(self, found: Findings) -> bool:
+        """Take the only task that it can have become, when the caller has asked for that."""
+        only, road = found.only, self.road
+        if only is None or road.policy.adopt != "single":
+            return False
+        left_at = EVER if self.left_at is None else self.left_at
+        if not road.known.alone(self.key, only.id, left_at):
+            return False
+        self._accept(only, adopted=True)
+        return True
+
+    def _doubt(self, what: str, candidates: tuple[str, ...] = ()) -> SubmissionOutcomeUnknownError:
         """Return the error that says that nobody can tell what became of it."""
-        last = self.failure
-        unknown = self.failures.unknown or last or APIConnectionError("the submission was cut off")
-        listed = (
-            f"these tasks could be it: {', '.join(found.candidates)}"
-            if found.candidates
-            else found.why or "no task was found that could be it"
-        )
+        unknown = self.failures.unknown or self.failure
         error = SubmissionOutcomeUnknownError(
-            f"the request left, and it is not known whether it was accepted ({unknown}); {listed}",
-            candidates=found.candidates,
+            what,
+            candidates=candidates,
             idempotency_key=self.key,
-            request_id=unknown.request_id,
+            request_id=unknown.request_id if unknown is not None else None,
         )
-        error.__cause__ = last
+        error.__cause__ = self.failure
         return error
+
+    # --- sent by an earlier process ---------------------------------------------------------------
+
+    async def _check(self) -> None:
+        """Look for it before it is sent again: a service that keeps no keys would be paid twice."""
+        road = self.road
+        if road.proof.shown:
+            self._to(Stage.WAITING)
+            return
+        self.found = await self._find(until=road.opened + LATEST)
+        if self._adopt(self.found):
+            return
+        if not self.found.candidates and not self.found.why:
+            self._to(Stage.WAITING)
+        elif road.proof.can_be_asked:
+            self._to(Stage.ASKING)
+        else:
+            self._leave_in_doubt()
+
+    async def _ask(self) -> None:
+        """Ask the service whether it keeps keys, and send it again only if it does."""
+        proof = self.road.proof
+        answer = await proof.ask(self.key)
+        if answer is not None:
+            # It looks at keys alone: whatever it answers with is the task of this one.
+            self._take(answer)
+        elif proof.shown:
+            self._to(Stage.WAITING)
+        else:
+            self._leave_in_doubt()
+
+    def _leave_in_doubt(self) -> None:
+        """Not send it again, because that could be paid twice."""
+        found = self.found
+        self.failure = self._doubt(
+            "an earlier process may have sent this request, and it was not sent again, because "
+            f"this service has not shown that it keeps idempotency keys; {_listed(found)}",
+            found.candidates,
+        )
+        self._to(Stage.IN_DOUBT)
+
+
+def _listed(found: Findings) -> str:
+    """Say in words what the list has shown."""
+    shown, more = found.candidates[:MOST_SHOWN], len(found.candidates) - MOST_SHOWN
+    if shown:
+        ids = ", ".join(shown)
+        return f"these tasks could be it: {ids}" + (f" and {more} more" if more > 0 else "")
+    return found.why or "no task was found that could be it"
 
 
 _STEPS: dict[Stage, Callable[[InFlight], Awaitable[None]]] = {
+    Stage.CHECKING: InFlight._check,
+    Stage.ASKING: InFlight._ask,
     Stage.WAITING: InFlight._wait,
     Stage.SENT: InFlight._receive,
     Stage.PAUSING: InFlight._rest,

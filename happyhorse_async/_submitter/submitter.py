@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import secrets
-from collections import OrderedDict
+import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from .._config import Limits, RetryPolicy, Timeouts
 from .._edges.api import Api
 from .._models import Task
 from .._request import ImageToVideo
-from .._rules import lifecycle, retry, wire
+from .._rules import retry, wire
 from ..errors import (
     HappyHorseError,
     InvalidRequestError,
@@ -32,19 +32,22 @@ from ..errors import (
     SubmissionOutcomeUnknownError,
 )
 from ..events import Events
+from .following import Following
 from .gate import Gate, Group
-from .in_flight import Acceptance, InFlight, Orphan, Road
-from .reconcile import Reconciler
+from .in_flight import InFlight, Stage
+from .known import Doubt
+from .reconcile import EVER
+from .road import UNKNOWN_TO_US, Acceptance, Earlier, Orphan, Road
 
 if TYPE_CHECKING:
     from .fan_out import MakeHandle, Submissions
 
-__all__ = ["Acceptance", "Beside", "Group", "Orphan", "Submitter"]
+__all__ = ["Acceptance", "Beside", "Earlier", "Group", "Orphan", "Submitter"]
 
 logger = logging.getLogger("happyhorse_async")
 
-MOST_DOUBTS = 10_000
-"""Keys of unknown outcome that a session remembers."""
+MARGIN = 60.0
+"""Seconds by which this machine's clock may have been set since an earlier process sent a key."""
 
 _KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
 
@@ -92,17 +95,11 @@ class Submitter:
         self._shield = timeouts.shield
         self._events = events
         self._background = background
-        self._gate = Gate(limits, on_full=self._watch)
-        self._reconciler = Reconciler(api, background=background, pause=policy.first_pause)
-        self._road = Road(
-            api=api, gate=self._gate, policy=policy, events=events, reconciler=self._reconciler
-        )
+        self._gate = Gate(limits, on_full=lambda: self._following.watch())
+        self._following = Following(self._gate, budget, background, beside.wait)
+        self._road = Road(api=api, gate=self._gate, policy=policy, events=events)
         self._follows = limits.max_unfinished is not None or budget.limited
-        self._running: dict[str, str] = {}
-        self._watched: set[str] = set()
         self._in_flight: set[InFlight] = set()
-        self._doubts: OrderedDict[str, str] = OrderedDict()
-        """Keys whose outcome is not known, and why; the oldest are forgotten first."""
         self._closing = False
         self._emptied: asyncio.Future[None] | None = None
         self.callback_url: str | None = None
@@ -110,7 +107,7 @@ class Submitter:
         self.orphans: list[Orphan] = []
         """Submissions whose caller was cancelled after they had left."""
         if self._follows:
-            beside.on_final(self._ended)
+            beside.on_final(self._following.ended)
 
     @staticmethod
     def new_key() -> str:
@@ -125,15 +122,20 @@ class Submitter:
         group: Group | None = None,
         image_url: str | None = None,
         callback_url: str | None = None,
-        resent: bool = False,
+        resent: bool | Earlier = False,
     ) -> Acceptance:
         """Submit one request, and give what the service made of it.
 
         Requests of one `group` wait in one line, and groups take turns. A key that was used before
         needs the very same body: `image_url` is where the first frame was uploaded to before, and
-        `callback_url` where the service was to call back, "" for nowhere. `resent` says that an
-        earlier process may have sent the key: then no refusal proves that nothing was charged.
-        Raises what `Session.submit` raises.
+        `callback_url` where the service was to call back, "" for nowhere.
+
+        `resent` says that an earlier process may have sent the key. Then no refusal proves that
+        nothing was charged. A service that keeps keys gives the task back; until it has shown in
+        this session that it does, the list of tasks is looked at first. When nothing in it fits,
+        the key is sent again. When something fits, the service is asked whether it knows the key;
+        when it does not say so, nothing is sent, and `SubmissionOutcomeUnknownError` has the
+        candidates. Raises what `Session.submit` raises.
         """
         key = _checked(idempotency_key) if idempotency_key is not None else self.new_key()
         if self._closing:
@@ -142,11 +144,12 @@ class Submitter:
             )
         try:
             sub = await self._prepare(request, key, group, image_url, callback_url)
-            sub.failures = self._failures_of(key, resent=resent)
+            self._recall(sub, UNKNOWN_TO_US if resent is True else resent or None)
         except HappyHorseError as error:
             self._failed(error, key)
             raise
         self._in_flight.add(sub)
+        self._road.known.under_way = len(self._in_flight)
         try:
             return await self._carry(sub)
         except asyncio.CancelledError:
@@ -157,6 +160,7 @@ class Submitter:
             raise
         finally:
             self._in_flight.discard(sub)
+            self._road.known.under_way = len(self._in_flight)
             if self._emptied is not None and not self._in_flight and not self._emptied.done():
                 self._emptied.set_result(None)
 
@@ -273,17 +277,26 @@ class Submitter:
             self._budget.free(key)
             raise
 
-    def _failures_of(self, key: str, *, resent: bool) -> retry.Failures:
-        """Return what is known of earlier sendings of a key.
+    def _recall(self, sub: InFlight, earlier: Earlier | None) -> None:
+        """Give a submission what is known of earlier sendings of its key.
 
         After one that may have been accepted, no refusal of a later one proves anything.
         """
-        doubt = self._doubts.get(key)
-        if doubt is None and not resent:
-            return retry.NO_FAILURES
-        return retry.Failures(
-            unknown=SubmissionOutcomeUnknownError(doubt or "an earlier process may have sent it")
-        )
+        doubt = self._road.known.doubts.get(sub.key)
+        if doubt is None and earlier is None:
+            return
+        why = doubt.why if doubt is not None else "an earlier process may have sent it"
+        sub.failures = retry.Failures(unknown=SubmissionOutcomeUnknownError(why))
+        sub.earlier = earlier
+        if doubt is not None:
+            sub.left_at = doubt.left_at
+        elif earlier is not None:
+            if earlier.since is not None:
+                # Clocks are set now and then: a window that is too narrow would hide the task.
+                ago = max(0.0, time.time() - earlier.since) + MARGIN
+                sub.left_at = self._road.loop.time() - ago
+            if earlier.look:
+                sub.stage = Stage.CHECKING
 
     async def _carry(self, sub: InFlight) -> Acceptance:
         try:
@@ -296,12 +309,11 @@ class Submitter:
 
     def _accept(self, sub: InFlight, acceptance: Acceptance) -> None:
         task = acceptance.task
-        self._doubts.pop(sub.key, None)
         if acceptance.replayed and not sub.in_doubt:
             # An earlier submission has paid for it, and was counted then.
             self._budget.free(sub.key)
         if self._follows:
-            self._follow(task, sub.key)
+            self._following.begin(task, sub.key)
         self._beside.learn(task)
         if sub.calls_back:
             self._beside.expect_callback(task.id)
@@ -328,11 +340,9 @@ class Submitter:
         if not charged:
             self._budget.free(sub.key)
             return
-        self._doubts[sub.key] = f"an earlier sending in this session: {sub.failure}"
-        if len(self._doubts) > MOST_DOUBTS:
-            self._doubts.popitem(last=False)
-        if sub.facts is not None:
-            self._reconciler.lost(sub.facts)
+        left_at = sub.left_at if sub.left_at is not None else EVER
+        why = f"an earlier sending: {sub.failure}"
+        self._road.known.doubt(sub.key, Doubt(why, left_at, self._road.loop.time()))
 
     def _failed(self, error: HappyHorseError, key: str) -> None:
         error.with_facts(idempotency_key=key)
@@ -393,45 +403,6 @@ class Submitter:
         sub.cut()
         self._drop(sub, charged=True)
         self.orphan(sub.request, sub.key, None)
-
-    # --- accepted tasks ---------------------------------------------------------------------------
-
-    def _follow(self, task: Task, key: str) -> None:
-        """Keep a place and a reservation until the task has ended."""
-        if lifecycle.is_final(task):
-            self._budget.settle(key, task)
-            self._gate.release_place()
-        elif task.id in self._running:
-            self._gate.release_place()  # a replay: the task has its place
-        else:
-            self._running[task.id] = key
-            if self._gate.full and self._gate.waiting:
-                self._watch()
-
-    def _ended(self, task: Task) -> None:
-        key = self._running.pop(task.id, None)
-        if key is not None:
-            self._watched.discard(task.id)
-            self._budget.settle(key, task)
-            self._gate.release_place()
-
-    def _watch(self) -> None:
-        """Follow the unfinished tasks when their places are wanted: there may be nobody else who
-        does.
-        """
-        for task_id in self._running.keys() - self._watched:
-            self._watched.add(task_id)
-            self._background.start(self._await_end(task_id), name=f"watching {task_id}")
-
-    async def _await_end(self, task_id: str) -> None:
-        try:
-            self._ended(await self._beside.wait(task_id))
-        except HappyHorseError:
-            # It cannot be followed (the service does not know it any more): its place must not be
-            # lost for ever.
-            if self._running.pop(task_id, None) is not None:
-                self._gate.release_place()
-            self._watched.discard(task_id)
 
 
 def _checked(key: object) -> str:

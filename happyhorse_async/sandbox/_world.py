@@ -51,6 +51,10 @@ class Lifetimes:
     file: float
 
 
+def _conflict() -> Refusal:
+    return Refusal(409, "idempotency_conflict", "this Idempotency-Key was used with another body")
+
+
 class World:
     """Everything that the sandbox remembers. `run(now)` brings it up to a time; callers do so
     before they look.
@@ -189,11 +193,14 @@ class World:
         if fresh:
             self._link(task, now)
 
+    def check_unused(self, wallet: Wallet, key: str | None) -> None:
+        """Raise `Refusal` (409 `idempotency_conflict`) when a key stands for a task already."""
+        if key is not None and (wallet.account.key, key) in self._keys:
+            raise _conflict()
+
     def _replay(self, task: TaskRecord, submission: Order, now: float) -> TaskRecord:
         if task.submission.body != submission.body:
-            raise Refusal(
-                409, "idempotency_conflict", "this Idempotency-Key was used with another body"
-            )
+            raise _conflict()
         if self._undecided.get(task.id, now) > now:
             raise Refusal(
                 409,

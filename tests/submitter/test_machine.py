@@ -93,10 +93,12 @@ class Payments(RuleBasedStateMachine):
         lists=st.booleans(),
         limit=st.sampled_from([1, 2, 100]),
         places=st.sampled_from([None, None, 3]),
+        adopt=st.sampled_from(["proven", "single"]),
     )
-    def open(self, honours: bool, lists: bool, limit: int, places: int | None) -> None:
+    def open(self, honours: bool, lists: bool, limit: int, places: int | None, adopt: Any) -> None:
         """Start a server, with or without the features that are not promised, and a session."""
         self.honours = honours
+        self.adopt = adopt
         self.sandbox = Sandbox(
             video="stub", speed=0, features=Features(idempotency=honours, listing=lists)
         )
@@ -120,7 +122,11 @@ class Payments(RuleBasedStateMachine):
             timeouts=Timeouts(submit=0.05, read=1, shield=0.2),
             polling=QUICK_POLLING,
             retry=RetryPolicy(
-                attempts=3, replays=1 if self.honours else 0, first_pause=0.001, longest_pause=0.002
+                attempts=3,
+                replays=1 if self.honours else 0,
+                first_pause=0.001,
+                longest_pause=0.002,
+                adopt=self.adopt,
             ),
         )
         await self.session.__aenter__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from happyhorse_async import ImageToVideo, Task, TaskStatus
+from happyhorse_async._rules import wire
+from happyhorse_async._rules.responses import Answer
 from happyhorse_async._submitter import reconcile
 
 NOW = datetime(2026, 10, 10, 12, 0, 0, tzinfo=UTC)
@@ -83,30 +86,26 @@ def test_the_window_does_not_reach_far_back() -> None:
     ) >= NOW - timedelta(seconds=2)
 
 
-def test_only_what_is_clear_is_assigned() -> None:
-    """A submission gets a task when it is its only one and nobody else may own it."""
-    wanted = {
-        "clear": {"t1"},
-        "two to choose from": {"t2", "t3"},
-        "shared": {"t4"},
-        "also": {"t4"},
-        "rivalled": {"t5"},
-        "none": set(),
-    }
-    assert reconcile.assign(wanted, {"t1": 0, "t5": 1}) == {"clear": "t1"}
+def test_a_submission_of_unknown_age_may_be_any_task() -> None:
+    """Where nobody knows when it left, no task is too old."""
+    before_all = reconcile.earliest(reconcile.EVER, 100.0, NOW, (NOW, 95.0))
+    assert before_all < NOW - timedelta(days=365_000)
 
 
-@given(
-    wanted=st.dictionaries(st.integers(0, 6), st.sets(st.sampled_from("abcdef")), max_size=6),
-    rivals=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2)),
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (1_791_633_600, True),
+        ("2026-10-10T12:00:00Z", True),
+        ("2026-10-10T20:00:00+08:00", True),
+        ("2026-10-10T12:00:00", False),
+        ("2026-10-10 12:00", False),
+        ("yesterday", False),
+        (None, False),
+    ],
 )
-def test_no_task_is_assigned_twice_or_to_one_who_cannot_own_it(
-    wanted: dict[int, set[str]], rivals: dict[str, int]
-) -> None:
-    """Assignments are unique, possible, and leave out everything that somebody else may own."""
-    assigned = reconcile.assign(wanted, rivals)
-    assert len(set(assigned.values())) == len(assigned)
-    for owner, task in assigned.items():
-        assert wanted[owner] == {task}
-        assert not rivals.get(task)
-        assert [other for other, tasks in wanted.items() if task in tasks] == [owner]
+def test_a_time_without_an_offset_says_nothing(written: object, read: bool) -> None:
+    """A line of the list tells when its task was accepted only if it names an offset."""
+    answer = Answer(200, {}, json.dumps({"data": [{"id": "t", "created_at": written}]}).encode())
+    (item,) = wire.decode_page(answer).items
+    assert reconcile.listed_at(item) == (NOW if read else None)

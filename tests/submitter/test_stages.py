@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
-from happyhorse_async import HappyHorseError, RetryPolicy, Session
+from happyhorse_async import (
+    HappyHorseError,
+    RetryPolicy,
+    Session,
+    SubmissionOutcomeUnknownError,
+)
+from happyhorse_async._submitter import Earlier
 from happyhorse_async._submitter.in_flight import _STEPS, STAGES, InFlight, Stage
 from happyhorse_async.sandbox import Features, Sandbox
 from tests.submitter import faults
+from tests.submitter.test_earlier import KEY, REQUEST, again
+
+ANOTHER = "another-key-0000001"
 
 pytestmark = pytest.mark.anyio
 
@@ -57,18 +68,69 @@ async def test_every_step_of_the_table_is_taken(walked: Counter[tuple[Stage, Sta
     async with Sandbox(video="stub", speed=0, features=deaf) as sandbox:
         sandbox.fail(faults.for_ever("drop-after"))
         await closed_while_it_pauses(sandbox)
+        await sent_by_an_earlier_process(sandbox)
+    async with Sandbox(video="stub", speed=0) as sandbox:
+        await sent_by_an_earlier_process(sandbox)
+    async with Sandbox(video="stub", speed=0) as sandbox:
+        await taken_on_a_guess(sandbox)
+        await answered_with_the_task(sandbox)
     assert set(walked) == {(one, after) for one in Stage for after in STAGES[one]}
+
+
+def session_with(sandbox: Sandbox, **policy: Any) -> Session:
+    """A session with this retry policy."""
+    return Session(
+        sandbox.key,
+        base_url=sandbox.url,
+        files_url=sandbox.files_url,
+        retry=RetryPolicy(**{"first_pause": 0.001, "longest_pause": 0.002, **policy}),
+    )
+
+
+async def sent_by_an_earlier_process(sandbox: Sandbox) -> None:
+    """Submit a key again that an earlier process sent: with replays, and without any."""
+    for replays in (1, 0):
+        sandbox.fail(faults.for_ever("drop-after"))
+        async with session_with(sandbox, replays=replays) as session:
+            with suppress(SubmissionOutcomeUnknownError):
+                await session.submit(REQUEST, idempotency_key=KEY)
+        sandbox.clear_faults()
+        async with session_with(sandbox, replays=replays) as session:
+            with suppress(SubmissionOutcomeUnknownError):
+                await again(session)
+            # By now the service may have shown that it keeps keys.
+            with suppress(SubmissionOutcomeUnknownError):
+                await again(session)
+
+
+async def taken_on_a_guess(sandbox: Sandbox) -> None:
+    """Lose a response, and take the single task that fits: at once, and in another session; then be
+    answered with that task for another key.
+    """
+    sandbox.fail(faults.on_submit("drop-after"))
+    async with session_with(sandbox, replays=0, adopt="single") as session:
+        await session.credits()
+        task = await session.submit(REQUEST, idempotency_key=ANOTHER)
+    earlier = Earlier(claimed=lambda task_id: task_id != task.id)
+    async with session_with(sandbox, replays=0, adopt="single") as session:
+        await again(session, ANOTHER, earlier)
+        body = {"id": task.id, "status": "pending"}
+        sandbox.fail(faults.on_submit("refuse", status=200, body=body))
+        with pytest.raises(SubmissionOutcomeUnknownError):
+            await session.submit(REQUEST)
+
+
+async def answered_with_the_task(sandbox: Sandbox) -> None:
+    """Ask a service that looks at the key alone."""
+    (task,) = [task for task in sandbox.tasks if task.idempotency_key == ANOTHER]
+    sandbox.fail(faults.on_submit("refuse", status=200, body={"id": task.id, "status": "pending"}))
+    async with session_with(sandbox) as session:
+        await again(session, ANOTHER)
 
 
 async def closed_while_it_pauses(sandbox: Sandbox) -> None:
     """Close a session between a lost answer and the replay, and before a first sending."""
-    session = Session(
-        sandbox.key,
-        base_url=sandbox.url,
-        files_url=sandbox.files_url,
-        retry=RetryPolicy(first_pause=60),
-    )
-    async with session:
+    async with session_with(sandbox, first_pause=60, longest_pause=60) as session:
         lost = asyncio.create_task(session.submit(faults.LINK))
         while not sandbox.paid:
             await asyncio.sleep(0)

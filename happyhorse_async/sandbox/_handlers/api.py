@@ -39,8 +39,13 @@ async def _submit(service: Service, call: Call) -> Answer:
     wallet = call.owner
     wallet.admit(service.clock.real())
     allowed = service.options.allow_loopback
-    order = read_submission(call.json(), allow_loopback=allowed, is_own=service.fetcher.is_own)
     key = call.headers.get("Idempotency-Key") if service.features.idempotency else None
+    try:
+        order = read_submission(call.json(), allow_loopback=allowed, is_own=service.fetcher.is_own)
+    except Refusal:
+        # A known key with another body is a conflict, whatever is wrong with that body.
+        service.world.check_unused(wallet, key)
+        raise
     accepted = service.world.submit(wallet, order, now=call.now, key=key, quirks=call.quirks)
     answer = json_answer(service.views.submitted(accepted.task, call.now))
     if accepted.replayed:

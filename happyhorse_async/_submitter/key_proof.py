@@ -1,0 +1,87 @@
+"""Whether the service keeps idempotency keys: until it has shown it, a key that may have been
+accepted is not sent again blindly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from .._concurrency import Closing
+from .._config import RetryPolicy
+from .._edges.api import Api
+from .._edges.http import TrackedBody
+from .._rules import retry, wire
+from .._rules.responses import Answer
+from ..errors import APIStatusError, HappyHorseError, RateLimitError
+
+REPLAYED = "idempotency-replayed"
+"""The header with which the service says whether it recognised a key."""
+MOST_ASKED = 3
+"""How often a service that will not say whether it keeps keys is asked in a session."""
+
+
+class KeyProof:
+    """What a session has learned of the service's idempotency keys.
+
+    The vendor's clients rely on them, but the reference does not promise them.
+    """
+
+    def __init__(self, api: Api, policy: RetryPolicy, closing: Closing) -> None:
+        self._api = api
+        self._policy = policy
+        self._closing = closing
+        self._turn = asyncio.Lock()
+        self._in_vain = 0
+        self.shown = False
+        """The service has shown that it keeps keys: sending one again is free."""
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether asking may help. With replays=0 no key is sent again, not even to ask."""
+        return bool(self._policy.replays) and self._in_vain < MOST_ASKED
+
+    def learn(self, error: HappyHorseError) -> None:
+        """Learn from a failed attempt: only a service that keeps keys has these codes."""
+        if isinstance(error, APIStatusError) and error.own_body:
+            self.shown = self.shown or error.code in (retry.CONFLICT, retry.PENDING_OUTCOME)
+
+    async def ask(self, key: str) -> Answer | None:
+        """Ask whether the service keeps keys, with one that it may know: see `shown` afterwards.
+
+        The key is sent with an empty body, which nobody can accept. By the contract a known key
+        with another body is a conflict, which proves it and costs nothing. A service that looks at
+        the body first refuses that, which proves nothing. One that looks at the key alone answers
+        with the key's task, which is returned.
+        """
+        async with self._turn:
+            for attempt in range(1, self._policy.attempts + 1):
+                if self.shown or not self.can_be_asked:
+                    break
+                answer, error = await self._ask_once(key)
+                if answer is not None:
+                    return answer
+                if self._is_final(error):
+                    self._in_vain += 1
+                    break
+                pause = retry.pause_before(self._policy, attempt, error, random.random())
+                if self.shown or not await self._closing.pause(pause):
+                    break
+        return None
+
+    async def _ask_once(self, key: str) -> tuple[Answer | None, HappyHorseError | None]:
+        nothing = TrackedBody(b"", content_type="application/json")
+        try:
+            answer = await self._api.submit_once(nothing, key)
+            wire.decode_task(answer)
+        except HappyHorseError as error:
+            self.learn(error)
+            return None, error
+        self.shown = self.shown or REPLAYED in answer.headers
+        return answer, None
+
+    @staticmethod
+    def _is_final(error: HappyHorseError | None) -> bool:
+        """Whether the service itself has refused, so that it would refuse again."""
+        refused = error is not None and retry.certainty_of(error) is retry.Certainty.REFUSED
+        return refused and not isinstance(error, RateLimitError)

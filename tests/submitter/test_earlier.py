@@ -1,0 +1,367 @@
+"""Keys that an earlier process sent: looked for before they are sent again, and never paid twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from happyhorse_async import (
+    ImageToVideo,
+    RetryPolicy,
+    Session,
+    SubmissionOutcomeUnknownError,
+)
+from happyhorse_async._submitter import Earlier
+from happyhorse_async._submitter.road import Acceptance
+from happyhorse_async.sandbox import Fault, Features, Sandbox
+from tests.conftest import open_session
+
+pytestmark = pytest.mark.anyio
+
+SUBMIT = "/v1/videos/generations"
+REQUEST = ImageToVideo("https://example.com/frame.png")
+KEY = "a-key-of-my-own-0001"
+ONCE = RetryPolicy(replays=0, first_pause=0.001)
+QUICK = RetryPolicy(first_pause=0.001, longest_pause=0.002)
+
+
+def sandbox_with(**features: Any) -> Sandbox:
+    """A sandbox that lacks what is not promised."""
+    return Sandbox(video="stub", speed=0, features=Features(**features))
+
+
+def lists(sandbox: Sandbox) -> int:
+    """Count how often the list was read."""
+    return sum(record.method == "GET" and record.path == "/v1/tasks" for record in sandbox.requests)
+
+
+async def lost(sandbox: Sandbox, action: str = "drop-after", keys: tuple[str, ...] = (KEY,)) -> int:
+    """Send keys from another session, which loses every response and then dies; return how many
+    requests there were by then.
+    """
+    sandbox.fail(Fault(action, method="POST", path=SUBMIT, times=None))
+    async with open_session(sandbox, retry=ONCE) as session:
+        for key in keys:
+            with pytest.raises(SubmissionOutcomeUnknownError):
+                await session.submit(REQUEST, idempotency_key=key)
+    sandbox.clear_faults()
+    return len(sandbox.requests)
+
+
+def since(sandbox: Sandbox, before: int) -> list[int]:
+    """Return the statuses with which submissions were answered since `before` requests."""
+    later = sandbox.requests[before:]
+    return [record.status for record in later if record.path == SUBMIT]
+
+
+async def again(
+    session: Session, key: str = KEY, earlier: Earlier | bool = True, request: Any = REQUEST
+) -> Acceptance:
+    """Submit a key that an earlier process may have sent."""
+    submitter = session._open().submitter
+    return await submitter.submit(request, idempotency_key=key, resent=earlier)
+
+
+async def test_a_service_that_keeps_keys_gives_the_task_back(anyio_backend: str) -> None:
+    """The list has a task that fits; the service says that it knows the key; the key is sent again,
+    and nothing is paid for it.
+    """
+    async with sandbox_with() as sandbox:
+        before = await lost(sandbox)
+        async with open_session(sandbox, retry=QUICK) as session:
+            accepted = await again(session)
+        assert (accepted.task.id, accepted.replayed) == (sandbox.tasks[0].id, True)
+        assert since(sandbox, before) == [409, 200], "asked, and then sent again"
+        assert sandbox.paid == 1
+
+
+@pytest.mark.parametrize("listing", [True, False])
+async def test_a_service_without_keys_is_not_paid_twice(listing: bool) -> None:
+    """Where nothing shows that keys are kept, what the list shows (or what it cannot show) keeps
+    the key from being sent again; the error has the candidates.
+    """
+    async with sandbox_with(idempotency=False, listing=listing) as sandbox:
+        await lost(sandbox)
+        async with open_session(sandbox, retry=QUICK) as session:
+            with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+                await again(session)
+        assert unknown.value.charged == "unknown"
+        assert unknown.value.idempotency_key == KEY
+        assert unknown.value.candidates == ((sandbox.tasks[0].id,) if listing else ())
+        assert unknown.value.next_step
+        assert sandbox.paid == 1
+
+
+async def test_a_service_without_a_list_that_keeps_keys_gives_the_task_back() -> None:
+    """It need not have a list for that: it is asked for the key."""
+    async with sandbox_with(listing=False) as sandbox:
+        await lost(sandbox)
+        async with open_session(sandbox, retry=QUICK) as session:
+            assert (await again(session)).task.id == sandbox.tasks[0].id
+        assert sandbox.paid == 1
+
+
+@pytest.mark.parametrize("keys", [True, False])
+async def test_what_the_list_does_not_show_is_sent(keys: bool) -> None:
+    """A key whose request never arrived is sent again, to any service."""
+    async with sandbox_with(idempotency=keys) as sandbox:
+        await lost(sandbox, "drop-before")
+        looked = lists(sandbox)
+        async with open_session(sandbox, retry=QUICK) as session:
+            accepted = await again(session)
+        assert [task.id for task in sandbox.tasks] == [accepted.task.id]
+        assert lists(sandbox) - looked == 2, "a task may appear in the list a moment late"
+
+
+async def test_once_keys_are_known_to_be_kept_nothing_is_looked_for() -> None:
+    """The first answer with the header proves it for the session: from then on keys are sent again
+    at once.
+    """
+    keys = tuple(f"a-key-of-my-own-{number:04d}" for number in range(5))
+    async with sandbox_with() as sandbox:
+        await lost(sandbox, keys=keys)
+        async with open_session(sandbox, retry=QUICK) as session:
+            await again(session, keys[0])
+            before = lists(sandbox)
+            for key in keys[1:]:
+                assert (await again(session, key)).replayed
+            assert lists(sandbox) == before
+        assert sandbox.paid == 5
+
+
+@pytest.mark.parametrize("keys", [True, False])
+async def test_many_in_doubt_share_what_is_read_and_asked(keys: bool) -> None:
+    """Twelve at once: with keys all get their task, without none is sent; the service is asked a
+    few times, not twelve.
+    """
+    names = tuple(f"a-key-of-my-own-{number:04d}" for number in range(12))
+    async with sandbox_with(idempotency=keys) as sandbox:
+        before = await lost(sandbox, keys=names)
+        looked = lists(sandbox)
+        async with open_session(sandbox, retry=QUICK) as session:
+            results = await asyncio.gather(
+                *(again(session, name) for name in names), return_exceptions=True
+            )
+        assert sandbox.paid == 12
+        assert since(sandbox, before) == ([409] + [200] * 12 if keys else [400] * 3)
+        assert lists(sandbox) - looked <= 4
+        for name, result in zip(names, results, strict=True):
+            if keys:
+                assert isinstance(result, Acceptance)
+                assert sandbox.task(result.task.id).idempotency_key == name
+            else:
+                assert isinstance(result, SubmissionOutcomeUnknownError)
+                assert set(result.candidates) == {task.id for task in sandbox.tasks}
+
+
+async def test_tasks_of_others_and_older_ones_are_no_candidates() -> None:
+    """What the caller knows to be another request's, what was accepted before the key can have been
+    sent, and what is of another shape keeps nothing from being sent.
+    """
+    async with sandbox_with(idempotency=False) as sandbox:
+        async with open_session(sandbox) as other:
+            await other.submit(REQUEST)
+            sandbox.advance(600)
+            claimed = (await other.submit(REQUEST)).id
+            await other.submit(REQUEST.image, duration=9)
+        async with open_session(sandbox, retry=QUICK) as session:
+            earlier = Earlier(since=time.time(), claimed=lambda task_id: task_id == claimed)
+            accepted = await again(session, earlier=earlier)
+            assert accepted.task.id == sandbox.tasks[-1].id
+            everything = Earlier(claimed=lambda task_id: task_id == claimed)
+            with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+                await again(session, "another-key-0000001", everything)
+            assert unknown.value.candidates == (sandbox.tasks[0].id,)
+        assert sandbox.paid == 4
+
+
+async def test_at_the_users_word_the_key_is_sent_whatever_the_list_shows() -> None:
+    """Earlier(look=False) sends it at once; its refusal proves nothing all the same."""
+    async with sandbox_with() as sandbox:
+        await lost(sandbox)
+        async with open_session(sandbox, retry=QUICK) as session:
+            looked = lists(sandbox)
+            assert (await again(session, earlier=Earlier(look=False))).replayed
+            assert lists(sandbox) == looked
+            sandbox.fail(Fault("refuse", method="POST", path=SUBMIT, status=400, times=None))
+            with pytest.raises(SubmissionOutcomeUnknownError):
+                await again(session, "another-key-0000001", Earlier(look=False))
+        assert sandbox.paid == 1
+
+
+async def test_without_replays_nothing_is_asked_either() -> None:
+    """RetryPolicy(replays=0): what may have been accepted is only looked for."""
+    async with sandbox_with() as sandbox:
+        await lost(sandbox)
+        async with open_session(sandbox, retry=ONCE) as session:
+            with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+                await again(session)
+        assert unknown.value.candidates == (sandbox.tasks[0].id,)
+        assert sandbox.count("POST", SUBMIT) == 1
+
+
+async def test_a_gateways_page_does_not_answer_the_question() -> None:
+    """An HTML 400 in between proves neither that the key is known nor that it is not: the service
+    is asked again.
+    """
+    async with sandbox_with() as sandbox:
+        await lost(sandbox)
+        html = "<html>400 Bad Request</html>"
+        sandbox.fail(Fault("refuse", method="POST", path=SUBMIT, status=400, body=html, times=2))
+        async with open_session(sandbox, retry=QUICK) as session:
+            assert (await again(session)).task.id == sandbox.tasks[0].id
+        assert sandbox.paid == 1
+
+
+async def test_a_service_that_looks_at_keys_alone_has_answered() -> None:
+    """Whatever body comes with a known key, such a service gives its task back: that is taken."""
+    async with sandbox_with() as sandbox:
+        await lost(sandbox)
+        body = {"id": sandbox.tasks[0].id, "status": "pending"}
+        seen = {"idempotency-replayed": "true"}
+        sandbox.fail(
+            Fault("refuse", method="POST", path=SUBMIT, status=200, body=body, headers=seen)
+        )
+        async with open_session(sandbox, retry=QUICK) as session:
+            accepted = await again(session)
+        assert (accepted.task.id, accepted.replayed) == (sandbox.tasks[0].id, True)
+        assert sandbox.count("POST", SUBMIT) == 2
+
+
+async def test_a_caller_that_is_cancelled_before_anything_is_sent_again_is_let_go_at_once() -> None:
+    """While the list is looked at, nothing of this process is at stake: no orphan, no waiting."""
+    async with sandbox_with() as sandbox:
+        await lost(sandbox)
+        sandbox.fail(Fault("hang-before", method="GET", path="/v1/tasks", times=None))
+        async with open_session(sandbox, retry=QUICK) as session:
+            looked = lists(sandbox)
+            caller = asyncio.create_task(again(session))
+            while lists(sandbox) == looked:
+                await anyio.lowlevel.checkpoint()
+            caller.cancel()
+            with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
+                await caller
+            assert session.orphans == []
+        assert sandbox.count("POST", SUBMIT) == 1
+
+
+# --- adoption -------------------------------------------------------------------------------------
+
+SINGLE = RetryPolicy(replays=0, first_pause=0.001, adopt="single")
+
+
+@pytest.fixture
+def drop(sandbox: Sandbox) -> Fault:
+    """Every response to a submission is lost."""
+    return sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT, times=None))
+
+
+async def test_by_default_no_task_is_taken_on_a_guess(sandbox: Sandbox, drop: Fault) -> None:
+    """The list proves nothing: the lone task that fits is a candidate, not the submission's."""
+    async with open_session(sandbox, retry=ONCE) as session:
+        with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+            await session.submit(REQUEST)
+    assert unknown.value.candidates == (sandbox.tasks[0].id,)
+
+
+async def test_the_single_one_is_taken_when_the_caller_asked_for_it(
+    sandbox: Sandbox, drop: Fault
+) -> None:
+    """RetryPolicy(adopt="single") takes it, also for a key that an earlier process sent."""
+    async with open_session(sandbox, retry=SINGLE) as session:
+        task = await session.submit(REQUEST, idempotency_key=KEY)
+        assert task.id == sandbox.tasks[0].id
+    async with open_session(sandbox, retry=SINGLE) as session:
+        assert (await again(session)).adopted
+    assert sandbox.paid == 1
+
+
+async def test_with_another_task_beside_it_nothing_is_taken(sandbox: Sandbox, drop: Fault) -> None:
+    """Another program's task in the same time, of whatever shape, says that the single one that
+    fits may be another program's too.
+    """
+    async with open_session(sandbox, retry=ONCE) as other:
+        with pytest.raises(SubmissionOutcomeUnknownError):
+            await other.submit(REQUEST.image, duration=9)
+    async with open_session(sandbox, retry=SINGLE) as session:
+        with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+            await session.submit(REQUEST)
+    assert unknown.value.candidates == (sandbox.tasks[1].id,)
+
+
+async def test_a_task_of_another_session_of_this_process_is_never_taken(sandbox: Sandbox) -> None:
+    """One caller must not get another's video: neither a task that another session was given, nor
+    one that another session's submission may become.
+    """
+    async with (
+        open_session(sandbox, retry=SINGLE) as session,
+        open_session(sandbox, retry=SINGLE) as other,
+    ):
+        stranger = await other.submit(REQUEST)
+        sandbox.fail(Fault("drop-before", method="POST", path=SUBMIT))
+        with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+            await session.submit(REQUEST)
+        assert unknown.value.candidates == (stranger.id,)
+
+
+async def test_while_another_submission_is_undecided_nothing_is_taken(sandbox: Sandbox) -> None:
+    """A request that is still on its way, and one whose outcome stayed unknown, may be what a task
+    belongs to.
+    """
+    async with open_session(sandbox, retry=SINGLE) as session:
+        sandbox.fail(Fault("slow", method="POST", path=SUBMIT, seconds=0.3))
+        slow = asyncio.create_task(session.submit(REQUEST))
+        while not sandbox.paid:
+            await anyio.lowlevel.checkpoint()
+        sandbox.fail(Fault("drop-before", method="POST", path=SUBMIT))
+        with pytest.raises(SubmissionOutcomeUnknownError):
+            await session.submit(REQUEST)
+        assert (await slow).id == sandbox.tasks[0].id
+        sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT))
+        with pytest.raises(SubmissionOutcomeUnknownError):
+            await session.submit(REQUEST)
+    assert sandbox.paid == 2
+
+
+async def test_list_times_without_an_offset_decide_nothing() -> None:
+    """The task's own time of acceptance counts, whatever time zone the list is written in."""
+    async with sandbox_with() as sandbox:
+        await lost(sandbox)
+        shown = {
+            "data": [{"id": sandbox.tasks[0].id, "status": "processing", "created_at": "1999-01-01T00:00:00"}],
+            "total": 1, "page": 1, "page_size": 50,
+        }  # fmt: skip
+        sandbox.fail(
+            Fault("refuse", method="GET", path="/v1/tasks", status=200, body=shown, times=None)
+        )
+        async with open_session(sandbox, retry=ONCE) as session:
+            with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+                await again(session, earlier=Earlier(since=time.time() - 3600))
+            assert unknown.value.candidates == (sandbox.tasks[0].id,)
+            sandbox.fail(Fault("drop-before", method="POST", path=SUBMIT))
+            sandbox.advance(600)
+            await session.credits()
+            with pytest.raises(SubmissionOutcomeUnknownError) as later:
+                await session.submit(REQUEST)
+            assert later.value.candidates == (), "it was accepted before this request left"
+
+
+# --- one id for two keys --------------------------------------------------------------------------
+
+
+async def test_one_id_for_two_keys_is_an_error_for_the_second(sandbox: Sandbox) -> None:
+    """A response that names another request's task is not taken, and not sent again: the second
+    request's outcome is unknown.
+    """
+    async with open_session(sandbox) as session:
+        first = await session.submit(REQUEST)
+        body = {"id": first.id, "status": "pending"}
+        sandbox.fail(Fault("refuse", method="POST", path=SUBMIT, status=200, body=body, times=None))
+        with pytest.raises(SubmissionOutcomeUnknownError, match=first.id) as unknown:
+            await session.submit(REQUEST, idempotency_key=KEY)
+    assert (unknown.value.charged, unknown.value.idempotency_key) == ("unknown", KEY)
+    assert sandbox.count("POST", SUBMIT) == 2
