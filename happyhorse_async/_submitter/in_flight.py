@@ -202,7 +202,8 @@ class InFlight:
         self._begun = True
         try:
             if not self._cut:
-                outcome = await self.road.api.submit_once(payload, self.key)
+                # A replay leaves on a new connection: the pool's others may be as dead as the last.
+                outcome = await self.road.api.submit_once(payload, self.key, fresh=self.in_doubt)
         except HappyHorseError as error:
             outcome = error
         except asyncio.CancelledError:

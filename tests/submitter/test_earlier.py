@@ -365,3 +365,27 @@ async def test_one_id_for_two_keys_is_an_error_for_the_second(sandbox: Sandbox) 
             await session.submit(REQUEST, idempotency_key=KEY)
     assert (unknown.value.charged, unknown.value.idempotency_key) == ("unknown", KEY)
     assert sandbox.count("POST", SUBMIT) == 2
+
+
+# --- replays leave on new connections -------------------------------------------------------------
+
+
+async def test_a_replay_leaves_on_a_new_connection(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first sending may use an idle connection; what may have been accepted is sent again on a
+    new one, and so is the question for a key.
+    """
+    async with open_session(sandbox, retry=QUICK) as session:
+        api = session._open().api
+        send, fresh = api.submit_once, list[bool]()
+
+        async def noted(*arguments: Any, **how: Any) -> Any:
+            fresh.append(how.get("fresh", False))
+            return await send(*arguments, **how)
+
+        monkeypatch.setattr(api, "submit_once", noted)
+        sandbox.fail(Fault("refuse", method="POST", path=SUBMIT, status=429))
+        sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT, after=1))
+        await session.submit(REQUEST)
+    assert fresh == [False, False, True]
