@@ -10,7 +10,7 @@ from importlib import import_module
 from ._version import __version__  # noqa: F401 a name of the front door
 
 _HOMES = {
-    "_config": "Budget Limits Polling RetryPolicy Timeouts",
+    "_config": "Budget Limits Network Polling RetryPolicy Timeouts",
     "errors": """
         APIConnectionError APIStatusError APITimeoutError AuthenticationError BadRequestError
         BudgetExceededError ConfigurationError DestinationExistsError DownloadError

@@ -1,5 +1,6 @@
 from ._config import Budget as Budget
 from ._config import Limits as Limits
+from ._config import Network as Network
 from ._config import Polling as Polling
 from ._config import RetryPolicy as RetryPolicy
 from ._config import Timeouts as Timeouts

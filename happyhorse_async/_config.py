@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ._formats import urls
+from ._formats import proxies, urls
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -168,6 +168,92 @@ class Budget:
     """Credits, as a number or a decimal in text; kept exact as a decimal."""
 
 
+MEBIBYTE = 1024**2
+
+
+def _tuple(value: Any) -> Any:
+    return (
+        (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    )
+
+
+def _shown_proxy(proxy: str | None) -> str:
+    return repr(proxy and proxies.without_password(proxy))
+
+
+def _refuse(owner: Any, field: attrs.Attribute[Any], value: Any, expected: str) -> None:
+    raise ConfigurationError(
+        f"{type(owner).__name__}({field.name}={value!r:.200}): expected {expected}"
+    )
+
+
+def _check_flag(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        _refuse(owner, field, value, "True or False")
+
+
+def _check_proxy(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is None:
+        return
+    problem = proxies.proxy_problem(value) if isinstance(value, str) else "it is no text"
+    if problem:
+        shown = proxies.without_password(value) if isinstance(value, str) else value
+        expected = f"an http or https proxy such as http://proxy.example.com:3128 ({problem})"
+        _refuse(owner, field, shown, expected)
+
+
+def _check_path(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and not (isinstance(value, (str, os.PathLike)) and os.fspath(value)):
+        _refuse(owner, field, value, "the path of a PEM file")
+
+
+def _check_client_cert(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    paths = value if isinstance(value, tuple) else (value,)
+    if len(paths) not in (1, 2) or (isinstance(value, tuple) and None in value):
+        _refuse(owner, field, value, "the path of a PEM file, or (certificate, key)")
+    for path in paths:
+        _check_path(owner, field, path)
+
+
+def _check_ranges(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    try:
+        urls.ranges(value)
+    except (ValueError, TypeError) as error:
+        expected = f'ranges of addresses such as "198.18.0.0/15" ({error})'
+        _refuse(owner, field, value, expected)
+
+
+@attrs.frozen(kw_only=True)
+class Network:
+    """How a session reaches the service and the hosts of result links."""
+
+    trust_env: bool = attrs.field(default=True, validator=_check_flag)
+    """Go through the proxies that HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY name, as curl and
+    pip do: calls, uploads and downloads. ~/.netrc is never read."""
+    proxy: str | None = attrs.field(
+        default=None,
+        validator=_check_proxy,
+        repr=_shown_proxy,
+    )
+    """An http or https proxy for everything, as http://user:password@host:port. With `trust_env`,
+    NO_PROXY makes exceptions. Through a proxy, of the address that a result link leads to nothing is
+    known here: the link guard checks its scheme and its name only."""
+    ca_file: str | os.PathLike[str] | None = attrs.field(default=None, validator=_check_path)
+    """A file of PEM certificates to trust beside the system's, such as a company's own CA."""
+    client_cert: str | os.PathLike[str] | tuple[str | os.PathLike[str], ...] | None = attrs.field(
+        default=None, validator=_check_client_cert
+    )
+    """A PEM file with certificate and key, or (certificate, key), to show to hosts that ask."""
+    allow: tuple[str, ...] = attrs.field(default=(), converter=_tuple, validator=_check_ranges)
+    """Addresses and ranges that result links may lead to although they are not on the public
+    internet, such as "198.18.0.0/15" for proxy tools in fake-IP mode, or "10.20.0.0/16"."""
+    max_answer_bytes: int = attrs.field(
+        default=8 * MEBIBYTE, validator=_number(64 * 1024, whole=True)
+    )
+    """The largest response to a call, decoded; a bigger one is refused. Videos are not meant: see
+    `Limits.max_video_bytes`."""
+
+
 def _check_credits(value: object) -> None:
     from decimal import Decimal, InvalidOperation
 
@@ -219,6 +305,7 @@ class Settings:
     timeouts: Timeouts
     retry: RetryPolicy
     polling: Polling
+    network: Network
     budget: Budget | None
     http: aiohttp.ClientSession | None
     webhook_url: str | None = None
@@ -236,7 +323,13 @@ class Settings:
         """Fill in from the environment what was not given; raises `ConfigurationError` that says
         what is missing or wrong.
         """
-        kinds = {"limits": Limits, "timeouts": Timeouts, "retry": RetryPolicy, "polling": Polling}
+        kinds = {
+            "limits": Limits,
+            "timeouts": Timeouts,
+            "retry": RetryPolicy,
+            "polling": Polling,
+            "network": Network,
+        }
         for name, kind in kinds.items():
             if not isinstance(policies[name], kind):
                 raise ConfigurationError(

@@ -19,6 +19,7 @@ from ._concurrency import Background, close_with_loop, to_the_end, without_loop
 from ._config import Settings
 from ._edges.api import Api
 from ._edges.http import Http
+from ._edges.route import Route
 from ._models import Task
 from ._request import ImageToVideo
 from ._rules.pacing import Skew
@@ -54,12 +55,14 @@ class Parts:
         self._life = close_with_loop(self._close)
         self.events = Events()
         self.background = Background()
+        self._route = Route(settings.network)
         self.http = Http(
             key=settings.key,
             base_url=settings.base_url,
             files_url=settings.files_url,
             connect_timeout=settings.timeouts.connect,
             max_connections=settings.limits.max_connections,
+            route=self._route,
             client=settings.http,
         )
         self.api = Api(
@@ -189,7 +192,9 @@ class Parts:
 
         self._require_open()
         settings = self.settings
-        return Fetcher(timeouts=settings.timeouts, allow_loopback=settings.on_loopback)
+        return Fetcher(
+            timeouts=settings.timeouts, allow_loopback=settings.on_loopback, route=self._route
+        )
 
     @cached_property
     def downloader(self) -> Downloader:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from ._config import Budget, Limits, Polling, RetryPolicy, Settings, Timeouts
+from ._config import Budget, Limits, Network, Polling, RetryPolicy, Settings, Timeouts
 from ._request import ImageToVideo, made_request, made_requests
 from ._tasks import TaskHandle
 from .errors import InvalidRequestError, SessionClosedError
@@ -44,8 +44,9 @@ class Session:
     `api_key` defaults to EVOLINK_API_KEY. Without any, `estimate` and `problems` work, and every
     verb that needs a key raises `ConfigurationError` before anything is sent. `base_url` defaults
     to EVOLINK_BASE_URL or the service's host, `files_url` to EVOLINK_FILES_BASE_URL or the service's
-    file host. The policies are frozen values with sensible defaults. `http` is an `aiohttp.ClientSession` to borrow for API calls: it is used
-    and not closed. Downloads never go through it, because result links are followed under stricter
+    file host. The policies are frozen values with sensible defaults. `http` is an
+    `aiohttp.ClientSession` to borrow for API calls: it is used and not closed, and goes its own way
+    past `network`. Downloads never go through it, because result links are followed under stricter
     rules. `public_url` is where the service can call back, see `webhook_url`.
 
     Use it with `async with`, or let the first call open it and close it with `aclose()`. It belongs
@@ -64,6 +65,7 @@ class Session:
         timeouts: Timeouts = Timeouts(),  # noqa: B008
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008
         polling: Polling = Polling(),  # noqa: B008
+        network: Network = Network(),  # noqa: B008
         budget: Budget | None = None,
         http: aiohttp.ClientSession | None = None,
         public_url: str | None = None,
@@ -79,6 +81,7 @@ class Session:
             timeouts=timeouts,
             retry=retry,
             polling=polling,
+            network=network,
             budget=budget,
             http=http,
             public_url=public_url,

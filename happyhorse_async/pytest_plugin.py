@@ -83,7 +83,7 @@ def happyhorse_session(
     with anyio's plugin, with pytest-asyncio in both modes, and with `asyncio.run` in a plain test.
     Where anyio runs a test on another event loop than asyncio's, the test is skipped.
     """
-    from . import Polling, Session
+    from . import Network, Polling, Session
 
     if "anyio_backend" in request.fixturenames:
         backend = request.getfixturevalue("anyio_backend")
@@ -98,6 +98,7 @@ def happyhorse_session(
         base_url=happyhorse_sandbox.url,
         files_url=happyhorse_sandbox.files_url,
         polling=eager,
+        network=Network(trust_env=False),
     )
     yield session
     _close(session)

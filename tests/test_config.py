@@ -10,6 +10,7 @@ from happyhorse_async import (
     Budget,
     ConfigurationError,
     Limits,
+    Network,
     Polling,
     RetryPolicy,
     Session,
@@ -41,6 +42,15 @@ KEY = "sk-secret-0123456789"
             "max_interval to be at least min_interval",
         ),
         (Budget, {"credits": -1}, "not negative"),
+        (Network, {"trust_env": "no"}, "True or False"),
+        (Network, {"proxy": "socks5://p:1"}, "http or https proxy"),
+        (Network, {"proxy": 5}, "http or https proxy"),
+        (Network, {"ca_file": ""}, "the path of a PEM file"),
+        (Network, {"client_cert": ("a", "b", "c")}, r"or \(certificate, key\)"),
+        (Network, {"client_cert": ("a", None)}, r"or \(certificate, key\)"),
+        (Network, {"allow": ["10.0.0.0/33"]}, "ranges of addresses"),
+        (Network, {"allow": 5}, "ranges of addresses"),
+        (Network, {"max_answer_bytes": 5}, "at least 65536"),
         (Budget, {"credits": "many"}, "a number of credits"),
         (Budget, {"credits": "nan"}, "a number of credits"),
         (Budget, {"credits": True}, "a number of credits"),
@@ -59,6 +69,17 @@ def test_policies_have_defaults_and_accept_none_where_it_means_no_limit() -> Non
     assert Timeouts(submit=None).submit is None
     assert Limits().max_unfinished is None
     assert Budget(credits="12.50").credits == "12.50"
+
+
+def test_a_network_may_be_declared_shortly_and_shows_no_password() -> None:
+    """One range needs no list; of a proxy the password stays out of every text."""
+    network = Network(allow="198.18.0.0/15", proxy="http://me:secret@proxy.example.com:3128")
+    assert network.allow == ("198.18.0.0/15",)
+    assert "secret" not in repr(network)
+    assert "http://me:***@proxy.example.com:3128" in repr(network)
+    with pytest.raises(ConfigurationError) as caught:
+        Network(proxy="ftp://me:secret@proxy.example.com")
+    assert "secret" not in str(caught.value)
 
 
 def test_without_a_key_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +118,7 @@ def test_hosts_come_from_arguments_then_environment_then_defaults(
         "timeouts": Timeouts(),
         "retry": RetryPolicy(),
         "polling": Polling(),
+        "network": Network(),
         "budget": None,
         "http": None,
     }

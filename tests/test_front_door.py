@@ -34,6 +34,7 @@ NAMES = [
     "Limits",
     "LinkExpiredError",
     "Model",
+    "Network",
     "NotAVideoError",
     "NotFoundError",
     "PermissionDeniedError",

@@ -8,28 +8,36 @@ about to be connected to; so a name that stands for another address a moment lat
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
-from urllib.parse import urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from .._config import Timeouts
+from .._config import Network, Timeouts
 from .._formats import http_ranges, urls
+from .._formats.texts import Redactor
 from ..errors import (
-    APIConnectionError,
     APITimeoutError,
+    ConfigurationError,
+    DownloadError,
     HappyHorseError,
     SessionClosedError,
-    TransportError,
     UnsafeLinkError,
 )
-from .http import FOREIGN_ERRORS, USER_AGENT, transport_error
+from .http import FOREIGN_ERRORS, LONGEST_HEADER, USER_AGENT, transport_error
 from .pool import OpenSockets
+from .route import Route
+
+logger = logging.getLogger("happyhorse_async")
+
+Judge = Callable[[str], urls.Refusal | None]
+"""Says why an address must not be connected to."""
 
 MOST_REDIRECTS = 5
 READ_BUFFER = 256 * 1024
@@ -48,9 +56,9 @@ class GuardedResolver(AbstractResolver):
     to.
     """
 
-    def __init__(self, inner: AbstractResolver, *, allow_loopback: bool) -> None:
+    def __init__(self, inner: AbstractResolver, judge: Judge) -> None:
         self._inner = inner
-        self._allow_loopback = allow_loopback
+        self._judge = judge
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -58,13 +66,9 @@ class GuardedResolver(AbstractResolver):
         """Look a name up; raises `UnsafeLinkError`."""
         found = await self._inner.resolve(host, port, family)
         for entry in found:
-            problem = urls.connected_address_problem(
-                entry["host"], allow_loopback=self._allow_loopback
-            )
-            if problem:
-                raise UnsafeLinkError(
-                    f"the link's host {host!r} leads to a forbidden address: {problem}"
-                )
+            refusal = self._judge(entry["host"])
+            if refusal is not None:
+                raise _unsafe(f"the link's host {host!r} leads to a forbidden address", refusal)
         return found
 
     async def close(self) -> None:
@@ -80,34 +84,48 @@ class Fetcher:
         *,
         timeouts: Timeouts,
         allow_loopback: bool = False,
+        route: Route | None = None,
         resolver: AbstractResolver | None = None,
     ) -> None:
         self.timeouts = timeouts
         self._allow_loopback = allow_loopback
+        self._route = route if route is not None else Route(Network())
+        self._judge = partial(
+            urls.address_refusal, allow_loopback=allow_loopback, allow=self._route.allow
+        )
         limits_of_head = (timeouts.connect, timeouts.download_idle)
         self._head = (
             None if None in limits_of_head else sum(seconds or 0.0 for seconds in limits_of_head)
         )
         self.sockets = OpenSockets()
-        self._client = aiohttp.ClientSession(
+        self._redactor = Redactor(self._route.passwords)
+        self._direct = self._client(
+            resolver=GuardedResolver(resolver or aiohttp.ThreadedResolver(), self._judge),
+            use_dns_cache=False,
+            socket_factory=self._socket,
+        )
+        # Only connects to proxies, which may be on this machine or in a private network.
+        self._through_proxies: aiohttp.ClientSession | None = None
+
+    def _client(self, **connector: Any) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,  # the downloads' queue is the limit
-                resolver=GuardedResolver(
-                    resolver or aiohttp.ThreadedResolver(), allow_loopback=allow_loopback
-                ),
-                use_dns_cache=False,
-                socket_factory=self._socket,
+                ssl=self._route.tls,
+                **connector,
             ),
             timeout=aiohttp.ClientTimeout(
                 total=None,
-                connect=timeouts.connect,
-                sock_connect=timeouts.connect,
-                sock_read=timeouts.download_idle,
+                connect=self.timeouts.connect,
+                sock_connect=self.timeouts.connect,
+                sock_read=self.timeouts.download_idle,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
             auto_decompress=False,
             read_bufsize=READ_BUFFER,
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
             trust_env=False,
         )
 
@@ -115,52 +133,82 @@ class Fetcher:
         """Make the socket that is about to be connected to an address: the last place at which it
         can be judged.
         """
-        address = str(info[-1][0])
-        problem = urls.connected_address_problem(address, allow_loopback=self._allow_loopback)
-        if problem:
-            raise UnsafeLinkError(f"the link leads to a forbidden address: {problem}")
+        refusal = self._judge(str(info[-1][0]))
+        if refusal is not None:
+            raise _unsafe("the link leads to a forbidden address", refusal)
         return self.sockets(info)
 
     async def open(self, link: str, headers: Mapping[str, str]) -> Stream:
         """Ask for a link, following redirects by hand; the caller closes the stream.
 
-        Raises `UnsafeLinkError` before anything is connected to, and `TransportError`.
+        An http link is asked for over https. Raises `UnsafeLinkError` before anything is connected
+        to, and `TransportError`.
         """
         for _ in range(MOST_REDIRECTS + 1):
-            response = await self._ask(link, headers)
+            target = self._target(link)
+            response = await self._ask(target, headers, told=link)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
                 return Stream(response, self.timeouts)
             response.close()
-            try:
-                link = urljoin(link, location)
-            except ValueError:
-                raise UnsafeLinkError(
-                    "the link was redirected to something that is no link"
-                ) from None
+            after = urls.redirected(target, location)
+            if after is None:
+                raise UnsafeLinkError("the link was redirected to something that is no link")
+            link = after
         raise UnsafeLinkError(f"the link was redirected more than {MOST_REDIRECTS} times")
 
-    async def _ask(self, link: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        problem = urls.followed_link_problem(link, allow_loopback=self._allow_loopback)
-        if problem:
-            raise UnsafeLinkError(f"the link must not be followed: {problem}")
-        if self._client.closed:
+    def _target(self, link: str) -> str:
+        prepared = urls.prepared_link(link)
+        if prepared is None:
+            raise UnsafeLinkError("the link must not be followed: it is not a link")
+        target = urls.over_https(prepared, allow_loopback=self._allow_loopback)
+        refusal = urls.link_refusal(
+            target, allow_loopback=self._allow_loopback, allow=self._route.allow
+        )
+        if refusal is not None:
+            raise _unsafe("the link must not be followed", refusal)
+        return target
+
+    async def _ask(
+        self, target: str, headers: Mapping[str, str], *, told: str
+    ) -> aiohttp.ClientResponse:
+        if self._direct.closed:
             raise SessionClosedError("the session was closed during a download")
+        proxy = self._route.proxy_for(target)
+        client = self._direct if proxy is None else self._proxied()
         try:
             # A signed link is sent as it is: quoting it anew could break its signature.
-            url = URL(link, encoded=link.isascii())
+            url = URL(target, encoded=True)
             # The library's time-out begins anew with each byte, so that a head which drips would
             # hold a place for days.
             async with asyncio.timeout(self._head):
-                return await self._client.get(url, headers=headers, allow_redirects=False)
+                return await client.get(url, headers=headers, allow_redirects=False, proxy=proxy)
         except HappyHorseError:
             raise
         except FOREIGN_ERRORS as error:
-            raise _mapped(error) from error
+            host = "the file host"
+            if told.startswith("http:") and target.startswith("https:"):
+                host += " (its link is http, and only https is followed)"
+            ours = transport_error(error, host, sent=True, redactor=self._redactor)
+            if isinstance(ours, ConfigurationError):
+                ours = DownloadError(str(ours), next_step=ours.next_step)
+            raise ours from (None if self._redactor.is_in(repr(error)) else error)
+
+    def _proxied(self) -> aiohttp.ClientSession:
+        if self._through_proxies is None:
+            logger.info(
+                "downloads go through a proxy: the addresses that result links lead to cannot be "
+                "checked here, only their scheme and name",
+                extra={"action": "addresses_unchecked"},
+            )
+            self._through_proxies = self._client(socket_factory=self.sockets)
+        return self._through_proxies
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.close()
+        for client in (self._direct, self._through_proxies):
+            if client is not None:
+                await client.close()
 
 
 class Stream:
@@ -256,10 +304,12 @@ class TooSlowError(TimeoutError):
     """The bytes come, but at a rate that would hold a place for ever."""
 
 
-def _mapped(error: BaseException) -> TransportError:
+def _mapped(error: BaseException) -> HappyHorseError:
     if isinstance(error, TooSlowError):
         return APITimeoutError("the file host sends too slowly", sent=True)
     # The link stays out of the message: whoever has it can fetch the video.
-    if isinstance(error, TimeoutError):
-        return transport_error(error, "the file host", sent=True)
-    return APIConnectionError(f"the file host: {type(error).__name__}: {error}", sent=True)
+    return transport_error(error, "the file host", sent=True)
+
+
+def _unsafe(what: str, refusal: urls.Refusal) -> UnsafeLinkError:
+    return UnsafeLinkError(f"{what}: {refusal.why}", next_step=refusal.remedy)

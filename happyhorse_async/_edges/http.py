@@ -10,20 +10,35 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.payload import BytesPayload
+from multidict import CIMultiDict
 
 from .._concurrency import Deadlines
-from .._rules.responses import Answer
+from .._config import Network
+from .._formats import compression
+from .._formats.texts import NOTHING_TO_HIDE, Redactor, printable
+from .._rules.responses import Answer, unreadable
 from .._version import __version__
-from ..errors import APIConnectionError, APITimeoutError, SessionClosedError, TransportError
+from ..errors import (
+    APIConnectionError,
+    APITimeoutError,
+    ConfigurationError,
+    HappyHorseError,
+    SessionClosedError,
+    UnreadableAnswerError,
+)
 from . import pool
+from .route import Route
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
+
 
 USER_AGENT = f"happyhorse-async/{__version__} aiohttp/{aiohttp.__version__} Python/{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -33,6 +48,7 @@ FOREIGN_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError
 # Raised before a connection stands: the request has certainly not left.
 _NEVER_SENT = (
     aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.InvalidURL,
     aiohttp.NonHttpUrlClientError,
@@ -40,7 +56,11 @@ _NEVER_SENT = (
 
 
 SHORTEST_SECRET = 16
-"""Characters from which on a key is looked for in what the service answers."""
+"""Characters from which on a key is looked for in responses: less could stand there by chance."""
+
+LONGEST_HEADER = 64 * 1024
+"""Bytes of a header line, of any host. Signed redirects and policies are longer than the library's
+8,190."""
 
 
 class TrackedBody(BytesPayload):
@@ -59,8 +79,8 @@ class TrackedBody(BytesPayload):
 
 
 class Http:
-    """Calls to the API and to the file service, with the key; everything comes back as an `Answer`
-    or a `TransportError`.
+    """Calls to the API and to the file service, with the key; each comes back as an `Answer` or an
+    error of ours.
     """
 
     def __init__(
@@ -71,31 +91,34 @@ class Http:
         files_url: str,
         connect_timeout: float | None,
         max_connections: int,
+        route: Route | None = None,
         client: aiohttp.ClientSession | None = None,
     ) -> None:
         self.base_url = base_url
         self.files_url = files_url
-        # Of the key's own kind, which does not show itself: tracebacks that show local variables go
-        # down into the HTTP library.
-        auth = {"Authorization": type(key)(f"Bearer {key}")} if key is not None else {}
-        # What is shorter could stand in an answer by chance.
-        self._secret = key.encode() if key is not None and len(key) >= SHORTEST_SECRET else None
+        self._route = route = route if route is not None else Route(Network())
+        telling = key is not None and len(key) >= SHORTEST_SECRET
+        self._redactor = Redactor([*route.passwords, *([key] if key and telling else [])])
         # The time for the whole call is kept here, see `deadlines`.
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._deadlines: dict[float, Deadlines] = {}
-        self._borrowed = client is not None
         self._closed = False
-        # Our own pool only ever speaks to the service and follows no redirect, so it carries the
-        # key itself; a borrowed one must not.
-        self._auth = auth if client is not None else {}
+        self._auth: Mapping[str, str] = {}
         self.sockets = pool.OpenSockets()
-        # The owner of a borrowed client has a pool of their own.
-        self._pool = (
-            None
-            if client is not None
-            else pool.Pool(limit=max_connections, socket_factory=self.sockets)
-        )
-        self._client = client if client is not None else _client(self._pool, auth)
+        # Of the key's own kind, which does not show itself: tracebacks that show local variables go
+        # down into the HTTP library.
+        auth = {"Authorization": type(key)(f"Bearer {key}")} if key is not None else {}
+        if client is not None:
+            self._client, self._pool = client, None
+            self._how = _ways_of_a_guest(client, auth)
+        else:
+            self._pool = pool.Pool(
+                limit=max_connections, socket_factory=self.sockets, ssl=route.tls
+            )
+            self._client = _client(self._pool)
+            self._how = {}
+            # With each request, and not with the client: that one's headers go to proxies too.
+            self._auth = auth
 
     async def call(
         self,
@@ -108,11 +131,12 @@ class Http:
         timeout: float | None = None,
         longest_idle: float = inf,
     ) -> Answer:
-        """Send one request, once, and read the whole answer.
+        """Send one request, once, and read the whole response.
 
         It leaves on a connection that was idle for at most `longest_idle` seconds; see `pool`.
-        Raises `APIConnectionError` or `APITimeoutError` when there is no answer, with `sent=False`
-        when the request cannot have arrived.
+        Raises `APIConnectionError` or `APITimeoutError` when there is no response, with `sent=False`
+        when the request cannot have arrived; `UnreadableAnswerError` for one that is too large or
+        cannot be decoded; `ConfigurationError` when a proxy asks for a password.
         """
         if self._closed or self._client.closed:
             raise SessionClosedError(
@@ -121,43 +145,63 @@ class Http:
         tracked = (
             TrackedBody(body, content_type="application/json") if isinstance(body, bytes) else body
         )
-        data = tracked if tracked is not None else form
-        headers = {**self._auth, **headers} if headers and self._auth else headers or self._auth
+        how = self._how
+        if self._pool is not None:
+            how = {"proxy": self._route.proxy_for(url)}
+        elif longest_idle == pool.NEW:
+            # Another key in the pool of a borrowed client, and so another connection.
+            how = {**how, "server_hostname": urlsplit(url).hostname}
         idle = pool.longest_idle.set(longest_idle)
         try:
             with self._limit(timeout):
                 response = await self._client.request(
                     method,
                     url,
-                    data=data,
-                    headers=headers,
+                    data=tracked if tracked is not None else form,
+                    headers={**self._auth, **headers} if headers else self._auth,
                     timeout=self._timeout,
                     allow_redirects=False,
                     # A borrowed client may be set to raise: then a refusal would look like an
                     # answer that was lost.
                     raise_for_status=False,
+                    # A few bytes can stand for gigabytes: decoded below, with a limit.
+                    auto_decompress=False,
+                    max_line_size=LONGEST_HEADER,
+                    max_field_size=LONGEST_HEADER,
+                    **how,
                 )
-                # Reading to the end gives the connection back, and failing to closes it: no `async
-                # with` is needed for that.
-                return Answer(
-                    response.status, response.headers, self._without_key(await response.read())
-                )
+                return await self._answer(response)
         except FOREIGN_ERRORS as error:
             if self._pool is not None and not isinstance(error, _NEVER_SENT):
                 self._pool.distrust()
             sent = not isinstance(error, _NEVER_SENT) and (tracked is None or tracked.left)
-            raise transport_error(error, f"{method} {url}", sent=sent, timeout=timeout) from error
+            ours = transport_error(
+                error, f"{method} {url}", sent=sent, timeout=timeout, redactor=self._redactor
+            )
+            # The library's errors show what a server has sent.
+            raise ours from (None if self._redactor.is_in(repr(error)) else error)
         finally:
             pool.longest_idle.reset(idle)
 
-    def _without_key(self, body: bytes) -> bytes:
-        # Services have repeated a key that they refuse, and what they say goes into errors and
-        # logs.
-        return (
-            body
-            if self._secret is None or self._secret not in body
-            else body.replace(self._secret, b"***")
-        )
+    async def _answer(self, response: aiohttp.ClientResponse) -> Answer:
+        most, redactor = self._route.network.max_answer_bytes, self._redactor
+        headers: Mapping[str, str] = response.headers
+        if redactor.is_in(b" ".join(chain.from_iterable(response.raw_headers))):
+            pairs = ((redactor.text(name), redactor.text(value)) for name, value in headers.items())
+            headers = CIMultiDict(pairs)
+        body = await read_whole(response, most)
+        try:
+            encoding = headers.get("Content-Encoding")
+            if encoding and len(body) <= most:
+                body = compression.decoded(body, encoding, most=most)
+        except compression.TooLargeError:
+            raise _too_large(response.status, headers, most) from None
+        except ValueError as error:
+            answer = Answer(response.status, headers, b"")
+            raise unreadable(answer, f"has an encoding that cannot be read: {error}") from None
+        if len(body) > most:
+            raise _too_large(response.status, headers, most)
+        return Answer(response.status, headers, redactor.body(body))
 
     def _limit(self, seconds: float | None) -> AbstractContextManager[None]:
         if seconds is None:
@@ -172,27 +216,125 @@ class Http:
         self._closed = True
         for deadlines in self._deadlines.values():
             deadlines.close()
-        if not self._borrowed:
+        if self._pool is not None:
             await self._client.close()
 
 
-def _client(connector: pool.Pool | None, auth: Mapping[str, str]) -> aiohttp.ClientSession:
-    # No cookies: the service sets none, and a cookie jar is looked through on every call.
+def _client(connector: pool.Pool) -> aiohttp.ClientSession:
+    # No cookies: the service sets none, and a cookie jar is looked through on every call. The
+    # library may not look at the environment: it would read ~/.netrc too, against the key.
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": USER_AGENT, "Accept": "application/json", **auth},
+        headers={
+            "User-Agent": USER_AGENT,
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip, deflate",
+        },
+        trust_env=False,
     )
 
 
+def _ways_of_a_guest(client: aiohttp.ClientSession, auth: dict[str, str]) -> dict[str, Any]:
+    """Return how to ask through a borrowed client: it must not carry the key for others."""
+
+    # The client may have credentials of its own, or look for them in ~/.netrc; the library refuses
+    # a request with both. So the key is laid over what it has found.
+    async def with_key(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.headers.update(auth)
+        return await handler(request)
+
+    return {"middlewares": (*getattr(client, "_middlewares", ()), with_key)}
+
+
+async def read_whole(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Read a body to its end, which gives the connection back; of one that is longer than `most`
+    bytes, read only so far that this can be seen.
+    """
+    length = response.content_length
+    if length is not None and length <= most:
+        return await response.read()
+    whole = bytearray()
+    try:
+        while len(whole) <= most and not response.content.at_eof():
+            whole += await response.content.readany()
+    except BaseException:
+        response.close()
+        raise
+    if len(whole) > most:
+        response.close()
+    else:
+        await response.read()  # waits for the rest of the request, as its body may still be going
+    return bytes(whole)
+
+
+def _too_large(status: int, headers: Mapping[str, str], most: int) -> UnreadableAnswerError:
+    error = unreadable(Answer(status, headers, b""), f"is larger than {most:,} bytes")
+    error.next_step = (
+        "Responses of the service have a few kilobytes. If this one is right, allow more with "
+        "Network(max_answer_bytes=...)."
+    )
+    return error
+
+
 def transport_error(
-    error: BaseException, what: str, *, sent: bool, timeout: float | None = None, **facts: Any
-) -> TransportError:
-    """Turn an error of aiohttp or of the operating system into one of ours; `what` names the call."""
+    error: BaseException,
+    what: str,
+    *,
+    sent: bool,
+    timeout: float | None = None,
+    redactor: Redactor = NOTHING_TO_HIDE,
+) -> HappyHorseError:
+    """Return an error of ours for one of aiohttp or of the operating system; `what` names the call."""
     if isinstance(error, TimeoutError):
         connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
         within = "" if connecting or timeout is None else f" within {timeout:g} s"
         return APITimeoutError(
-            f"{what}: {'no connection' if connecting else 'no answer'}{within}", sent=sent, **facts
+            f"{what}: {'no connection' if connecting else 'no answer'}{within}", sent=sent
         )
-    return APIConnectionError(f"{what}: {type(error).__name__}: {error}", sent=sent, **facts)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return _proxy_refusal(error, what, redactor)
+    # The library's own texts for these two show the URL, and with a result link the video.
+    if isinstance(error, aiohttp.ClientResponseError):
+        text = f"{error.status}, {error.message}"
+    else:
+        text = "" if isinstance(error, aiohttp.InvalidURL) else str(error)
+    said = printable(redactor.text(text))
+    return APIConnectionError(
+        f"{what}: {type(error).__name__}: {said}", sent=sent, next_step=_remedy(error)
+    )
+
+
+def _proxy_refusal(
+    error: aiohttp.ClientHttpProxyError, what: str, redactor: Redactor
+) -> HappyHorseError:
+    said = printable(redactor.text(f"{error.status} {error.message}"))
+    if error.status == 407:
+        return ConfigurationError(
+            f"{what}: the proxy asks for a user and a password, or refuses those given ({said})",
+            next_step="Give them in the proxy's URL, in Network(proxy=...) or HTTPS_PROXY: "
+            "http://user:password@host:port.",
+        )
+    return APIConnectionError(
+        f"{what}: the proxy makes no connection ({said})", sent=False, next_step=_PROXY_REMEDY
+    )
+
+
+_PROXY_REMEDY = (
+    "Check the proxy in Network(proxy=...) or HTTPS_PROXY; NO_PROXY or Network(trust_env=False) go "
+    "past it."
+)
+_CERTIFICATE_REMEDY = (
+    "If a proxy or a firewall of your own signs anew what passes, name its certificate: "
+    "Network(ca_file=...)."
+)
+
+
+def _remedy(error: BaseException) -> str | None:
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return _PROXY_REMEDY
+    return (
+        _CERTIFICATE_REMEDY if isinstance(error, aiohttp.ClientConnectorCertificateError) else None
+    )

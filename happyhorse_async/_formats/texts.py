@@ -6,6 +6,8 @@ Pure functions over text, standard library only.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from urllib.parse import quote
 
 LONGEST_PRINTED = 2000
 """Characters of a foreign text that an error or a log line shows."""
@@ -46,3 +48,55 @@ def has_surrogate(text: str) -> bool:
 def without_surrogates(text: str) -> str:
     """Return a text with U+FFFD for every half of a surrogate pair."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+# JSON's escapes, of which those for printable ASCII are undone; but not those for quotation marks
+# and backslashes, which JSON needs.
+_ESCAPES = re.compile(rb"\\(?:u00([2-7][0-9a-fA-F])|.)", re.DOTALL)
+_HIDDEN = "***"
+
+
+class Redactor:
+    """Takes secrets out of what comes from outside, also where they stand escaped for JSON or for
+    URLs: services have repeated a key that they refuse.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms = {form for secret in secrets for form in (secret, quote(secret, safe=""))}
+        self._forms = tuple(sorted(forms, key=len, reverse=True))
+        self._bytes = tuple(form.encode() for form in self._forms)
+
+    def is_in(self, text: str | bytes) -> bool:
+        """Return whether a secret stands in a text."""
+        if isinstance(text, bytes):
+            return any(form in text for form in self._bytes)
+        return any(form in text for form in self._forms)
+
+    def text(self, text: str) -> str:
+        """Return a text without the secrets."""
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, _HIDDEN)
+        return text
+
+    def body(self, body: bytes) -> bytes:
+        """Return a body without the secrets; JSON stays JSON."""
+        if b"\\" in body and self._bytes:
+            plain = _ESCAPES.sub(_unescaped, body)
+            if self.is_in(plain):
+                body = plain
+        for form in self._bytes:
+            if form in body:
+                body = body.replace(form, _HIDDEN.encode())
+        return body
+
+
+NOTHING_TO_HIDE = Redactor(())
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    if found[0] == b"\\/":
+        return b"/"
+    if found[1] is None or found[1].lower() in (b"22", b"5c"):
+        return found[0]
+    return bytes([int(found[1], 16)])

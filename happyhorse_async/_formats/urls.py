@@ -7,13 +7,18 @@ Pure functions over text and addresses: nothing is looked up.
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import SplitResult, urlsplit
-
-from .texts import has_surrogate
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 LONGEST_CALLBACK = 2048
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Ranges = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+FAKE_IP = ("198.18.0.0/15", "fc00::/18")
+"""The ranges in which proxy tools answer every name in fake-IP mode."""
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 # Addresses that some of the supported Pythons take for public ones. Clouds answer their machines
@@ -44,10 +49,18 @@ def looks_like_link(text: str) -> bool:
     ) or text.startswith("data:")
 
 
+# What most first frames have: nothing about such a link can be wrong, and looking at it any closer
+# would take a tenth of a submission's time.
+_PLAIN = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,4})?(?:[/?#][!-~]*)?")
+_UNFIT = re.compile("[\\s\x00-\x1f\ud800-\udfff]")
+
+
 def image_link_problems(link: str) -> list[str]:
     """List what the service's reference forbids in a first frame's link: only http and https, no
     credentials, a host.
     """
+    if _PLAIN.fullmatch(link):
+        return []
     parts = _split(link)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         return [
@@ -144,26 +157,120 @@ def is_public_address(address: Address) -> bool:
     )
 
 
-def followed_link_problem(link: str, *, allow_loopback: bool = False) -> str | None:
-    """Say why a result link, or what it redirects to, must not be followed; None when it may be.
+# --- result links: input from outside, which is followed under strict rules ------------------------
+
+_LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\]*)((?:[/?#].*)?)", re.DOTALL)
+_HOST_AND_PORT = re.compile(r"(.*?)(:[0-9]*)?", re.DOTALL)
+_NAME = re.compile("[A-Za-z0-9._-]+")
+_UNSENDABLE = re.compile("[^!-\\[\\]-~]")
+_AROUND = "".join(map(chr, range(33))) + "\x7f\x85\xa0\u2028\u2029\ufeff"
+
+
+def prepared_link(link: str) -> str | None:
+    """Return a result link as it can be sent; None when it is not a link.
+
+    Only ever adds encoding, since each "%2F" that became a "/" would break a signature. Blanks
+    around the link go; a blank, a control character, a backslash or a letter that is not ASCII
+    becomes its percent form, in UTF-8; a host becomes its IDNA form.
+    """
+    found = _LINK.fullmatch(link.strip(_AROUND))
+    if found is None:
+        return None
+    scheme, authority, rest = found.groups()
+    try:
+        if not authority.isascii():
+            authority = _ascii_authority(authority)
+        return f"{scheme.lower()}://{authority}{_UNSENDABLE.sub(_percent, rest)}"
+    except UnicodeError:
+        return None
+
+
+def _ascii_authority(authority: str) -> str:
+    host_and_port = _HOST_AND_PORT.fullmatch(authority)
+    host, port = host_and_port.groups() if host_and_port is not None else (authority, None)
+    ascii_host = host.encode("idna").decode()
+    if not _NAME.fullmatch(ascii_host):  # some letters stand for a slash and more
+        raise UnicodeError
+    return ascii_host + (port or "")
+
+
+def _percent(found: re.Match[str]) -> str:
+    # Header lines come with the bytes that are no UTF-8 escaped as surrogates.
+    return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogateescape"))
+
+
+def redirected(link: str, location: str) -> str | None:
+    """Return where a Location header leads from a prepared link; None when that is no link."""
+    location = location.strip(_AROUND)
+    if _LINK.fullmatch(location):
+        return location
+    try:
+        return urljoin(link, _UNSENDABLE.sub(_percent, location))
+    except ValueError:
+        return None
+
+
+def over_https(link: str, *, allow_loopback: bool = False) -> str:
+    """Return a prepared link with https for http: some makers hand out http links to hosts that
+    speak both. With `allow_loopback`, a link to this machine stays.
+    """
+    scheme, mark, rest = link.partition("://")
+    parts = _split(link)
+    if scheme != "http" or parts is None:
+        return link
+    if allow_loopback and is_loopback_host(parts.hostname or ""):
+        return link
+    authority, slash, path = re.match(r"([^/?#]*)([/?#]?)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+    return f"https{mark}{authority.removesuffix(':80')}{slash}{path}"
+
+
+class Refusal(NamedTuple):
+    """Why a link must not be followed."""
+
+    why: str
+    remedy: str | None = None
+    """The setting that lifts it; None when none does."""
+
+
+_AUTHORITY = re.compile(
+    r"[A-Za-z0-9._~!$&'()*+,;=:@-]+|[^@]*\[[0-9A-Fa-f:.%A-Za-z_-]+\](?::[0-9]*)?"
+)
+
+
+def link_refusal(link: str, *, allow_loopback: bool = False, allow: Ranges = ()) -> Refusal | None:
+    """Say why a prepared result link, or what it redirects to, must not be followed; None when it
+    may be.
 
     Only https to a public host, on any port, without user name or password. With `allow_loopback`,
     which is for an API that is itself on this machine, http and https to loopback addresses too.
-    Nothing is looked up: what a name stands for is judged again when it is connected to.
+    Hosts in the ranges `allow` need not be public. Nothing is looked up: what a name stands for is
+    judged again when it is connected to.
     """
+    parts = _split(link)
     # A backslash is a slash to some parsers and not to others, which hides the true host.
-    parts = _split(link) if "\\" not in link else None
-    if parts is None or not parts.hostname:
-        return "it is not a link that can be read in one way only"
+    if parts is None or not parts.hostname or not _AUTHORITY.fullmatch(parts.netloc):
+        return Refusal("it is not a link that can be read in one way only")
     if parts.username is not None or parts.password is not None:
-        return "it carries a user name or a password"
+        return Refusal("it carries a user name or a password")
     if allow_loopback and parts.scheme in ("http", "https") and is_loopback_host(parts.hostname):
         return None
     if parts.scheme != "https":
-        return f"only https is followed, and it is {parts.scheme or 'no'}"
-    if not is_public_host(parts.hostname):
-        return f"{parts.hostname} is not on the public internet"
+        return Refusal(f"only https is followed, and it is {parts.scheme or 'no'}")
+    address = parse_address(parts.hostname)
+    if address is not None:
+        return address_refusal(parts.hostname, allow=allow)
+    # A name of a private network is judged by its address, once there are ranges to judge it by.
+    if not allow and not is_public_host(parts.hostname):
+        return Refusal(
+            f"{parts.hostname} is not on the public internet",
+            'If you trust that host, declare its addresses: Network(allow=["10.20.0.0/16"]).',
+        )
     return None
+
+
+def ranges(texts: Iterable[str]) -> Ranges:
+    """Read addresses and ranges of addresses, such as "198.18.0.0/15"; raises `ValueError`."""
+    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
 
 
 def is_loopback_host(host: str) -> bool:
@@ -182,18 +289,34 @@ def is_loopback_address(address: Address) -> bool:
     return address.is_loopback
 
 
-def connected_address_problem(literal: str, *, allow_loopback: bool = False) -> str | None:
+def address_refusal(
+    literal: str, *, allow_loopback: bool = False, allow: Ranges = ()
+) -> Refusal | None:
     """Say why an address that a name was resolved to must not be connected to; None when it may be."""
     address = parse_address(literal)
     if address is None:
-        return f"{literal!r} is not an address"
+        return Refusal(f"{literal!r} is not an address")
     if is_public_address(address) or (allow_loopback and is_loopback_address(address)):
         return None
-    return f"{literal} is not on the public internet"
+    inner = getattr(address, "ipv4_mapped", None) or address
+    if any(inner in network for network in allow):
+        return None
+    return Refusal(f"{literal} is not on the public internet", _remedy(inner))
+
+
+def _remedy(address: Address) -> str:
+    for text in FAKE_IP:
+        if address in ipaddress.ip_network(text):
+            return (
+                "Proxy tools in fake-IP mode (Clash, mihomo, sing-box, Surge) answer every name "
+                f'with such an address. If you use one, allow them: Network(allow=["{text}"]).'
+            )
+    bits = 32 if address.version == 4 else 128
+    return f'If you trust that host, allow its address: Network(allow=["{address}/{bits}"]).'
 
 
 def _split(link: str) -> SplitResult | None:
-    if any(character.isspace() or ord(character) < 32 for character in link) or has_surrogate(link):
+    if _UNFIT.search(link):
         return None
     try:
         parts = urlsplit(link)

@@ -118,7 +118,7 @@ async def open_session(
     """Open a session to the real service, or to a sandbox started for it; `settings` are those of
     `Session`. A command that is not `public` needs a key, and says so before it does anything.
     """
-    from .._config import Budget, Polling
+    from .._config import Budget, Network, Polling
     from .._session import Session
 
     max_credits = settings.pop("max_credits", None)
@@ -136,6 +136,7 @@ async def open_session(
     # should.
     eager = Polling(target_delay=0.2, min_interval=0.2, max_interval=0.5, max_reads_per_minute=6000)
     settings.setdefault("polling", eager)
+    settings.setdefault("network", Network(trust_env=False))  # no proxy leads to this machine
     async with (
         Sandbox(speed=speed) as world,
         Session(world.key, base_url=world.url, files_url=world.files_url, **settings) as session,

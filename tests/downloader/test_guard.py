@@ -22,7 +22,8 @@ from tests.downloader.conftest import Kit, names_in
 pytestmark = pytest.mark.anyio
 
 FORBIDDEN_LINKS = [
-    "http://cdn.example.com/v.mp4",
+    "http://10.1.2.3/v.mp4",
+    "http://localhost:8080/v.mp4",
     "file:///etc/passwd",
     "ftp://cdn.example.com/v.mp4",
     "data:video/mp4;base64,AAAA",
@@ -35,7 +36,8 @@ FORBIDDEN_LINKS = [
     "https://user@cdn.example.com/v.mp4",
     "https://cdn.example.com\\@127.0.0.1/v.mp4",
     "https://127.0.0.1\\.example.com/v.mp4",
-    "https://cdn.example.com/v.mp4\r\nX-Injected: 1",
+    "https://cdn.example.com\r\nX-Injected: 1/v.mp4",
+    "https://%31%32%37.0.0.1/v.mp4",
     "https://cdn.example.com:99999/v.mp4",
     "https://cdn.example.com /v.mp4",
     "https://127.0.0.1/v.mp4",
@@ -187,7 +189,7 @@ async def test_a_good_name_with_a_forbidden_address_is_refused(
 async def test_the_socket_itself_is_judged(addresses: list[str], connected: list[Any]) -> None:
     """Even when the look-up is not judged at all, a socket to a forbidden address is not made."""
     guarded = fetcher(LyingResolver(["93.184.216.34"]))
-    connector: Any = guarded._client.connector
+    connector: Any = guarded._direct.connector
     connector._resolver = LyingResolver(addresses)
     with pytest.raises(UnsafeLinkError):
         await guarded.open("https://cdn.example.com/v.mp4", {})
@@ -216,26 +218,10 @@ async def test_public_addresses_are_connected_to(address: str, connected: list[A
     await guarded.aclose()
 
 
-async def test_a_proxy_of_the_environment_is_not_used(
-    connected: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A proxy would look the name up itself, where nobody judges the address; so the host is
-    connected to, not the proxy.
-    """
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://8.8.8.8:3128")
-    guarded = fetcher(LyingResolver(["93.184.216.34"]))
-    with pytest.raises(APIConnectionError):
-        await guarded.open("https://cdn.example.com/v.mp4", {})
-    assert set(connected) == {"93.184.216.34"}
-    await guarded.aclose()
-
-
 FORBIDDEN_REDIRECTS = [
     "file:///etc/passwd",
     "ftp://127.0.0.1/v.mp4",
     "gopher://127.0.0.1/",
-    "http://cdn.example.com/v.mp4",
     "https://user:secret@127.0.0.1/v.mp4",
     "https://10.0.0.1/v.mp4",
     "//10.0.0.1/v.mp4",
