@@ -117,10 +117,20 @@ def sandbox(
     scenario: Annotated[
         str | None, typer.Option("--scenario", help="A named set of faults, such as 429-storm.")
     ] = None,
+    faults: Annotated[
+        list[str] | None,
+        typer.Option("--fault", help='A fault, such as "late-link seconds=20"; may be repeated.'),
+    ] = None,
+    list_faults: Annotated[
+        bool, typer.Option("--list-faults", help="Show every fault, and end.")
+    ] = False,
 ) -> None:
     """Run the service on this machine, for trying things out; ends with Ctrl-C."""
-    from ..sandbox._serve import serve
+    from ..sandbox._serve import fault_list, serve
 
+    if list_faults:
+        typer.echo(fault_list())
+        raise typer.Exit
     raise typer.Exit(
         serve(
             port=port,
@@ -129,6 +139,7 @@ def sandbox(
             video=video,
             task_seconds=task_seconds,
             scenario=scenario,
+            faults=faults or (),
         )
     )
 

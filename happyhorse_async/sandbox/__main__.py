@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from ._scenarios import SCENARIOS
-from ._serve import serve
+from ._serve import fault_list, serve
 
 __all__ = ["main"]
 
@@ -28,8 +28,20 @@ def main(arguments: list[str] | None = None) -> int:
         help="the life of every task in sandbox seconds; else a realistic one",
     )
     parser.add_argument("--scenario", choices=tuple(SCENARIOS), help="a named set of faults")
-    given = parser.parse_args(arguments)
-    return serve(**vars(given))
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        dest="faults",
+        metavar="LINE",
+        help='a fault, such as "late-link seconds=20 probability=0.5"; may be repeated',
+    )
+    parser.add_argument("--list-faults", action="store_true", help="show every fault and end")
+    given = vars(parser.parse_args(arguments))
+    if given.pop("list_faults"):
+        print(fault_list())  # noqa: T201  # a command speaks
+        return 0
+    return serve(**given)
 
 
 if __name__ == "__main__":

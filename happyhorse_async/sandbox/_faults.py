@@ -12,6 +12,8 @@ the check. `before` and `after` say whether it strikes before or after a request
 from __future__ import annotations
 
 import inspect
+import json
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -237,6 +239,44 @@ class Fault:
 
 CONDITIONS = kinds_of(Fault.__init__)
 """The conditions of every fault."""
+
+
+def fault_of(told: dict[str, Any]) -> Fault:
+    """Return the fault that a JSON object describes: its action, its conditions, its `details`.
+
+    Raises `ValueError`, which says what is wrong.
+    """
+    details = told.get("details", {})
+    if not isinstance(details, dict):
+        raise ValueError("details must be an object")
+    conditions = {name: value for name, value in told.items() if name in CONDITIONS}
+    if unknown := told.keys() - conditions.keys() - {"action", "details"}:
+        raise ValueError(f"a fault has no {', '.join(sorted(unknown))}; details are in `details`")
+    if clash := details.keys() & CONDITIONS.keys():
+        raise ValueError(f"{', '.join(sorted(clash))} stands beside `details`, not in them")
+    return Fault(told.get("action", ""), **conditions, **details)
+
+
+def fault_of_line(line: str) -> Fault:
+    """Return the fault that a line of words describes, as commands take it.
+
+    The action, then `name=value` for conditions and details: `late-link seconds=20 times=null`.
+    Values are JSON, or else text; quotes work as in a shell. A whole JSON object does as well.
+    Raises `ValueError`.
+    """
+    if line.lstrip().startswith("{"):
+        return fault_of(json.loads(line))
+    action, *words = shlex.split(line) or [""]
+    given: dict[str, Any] = {}
+    for word in words:
+        name, sign, text = word.partition("=")
+        if not sign:
+            raise ValueError(f"{word!r} is not name=value, in the fault {line!r}")
+        try:
+            given[name.replace("-", "_")] = json.loads(text)
+        except ValueError:
+            given[name.replace("-", "_")] = text
+    return Fault(action, **given)
 
 
 def _positions(given: Positions | None) -> frozenset[int] | None:

@@ -12,12 +12,17 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TextIO
 
+from ._faults import ACTIONS, fault_of_line
 from ._sandbox import Sandbox
+from ._scenarios import scenario_faults
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._faults import Fault
     from ._service import RequestRecord
 
-__all__ = ["serve"]
+__all__ = ["fault_list", "serve"]
 
 
 def serve(
@@ -28,18 +33,21 @@ def serve(
     video: str = "auto",
     task_seconds: float | None = None,
     scenario: str | None = None,
+    faults: Sequence[str] = (),
     out: TextIO | None = None,
 ) -> int:
     """Run a sandbox until Ctrl-C or SIGTERM, and return the exit code: 0, or 2 when it cannot
     start.
 
-    What to export goes to standard output, or `out`; the requests go to standard error.
+    `faults` are lines such as `late-link seconds=20 probability=0.5`. What to export goes to standard output, or `out`; the requests go to standard error.
     """
     try:
         sandbox = Sandbox(
             port=port, files_port=files_port, speed=speed, video=video, task_seconds=task_seconds
         )
-        asyncio.run(_serve(sandbox, scenario, out or sys.stdout))
+        bad_day = scenario_faults(scenario) if scenario is not None else []
+        bad_day += map(fault_of_line, faults)
+        asyncio.run(_serve(sandbox, bad_day, out or sys.stdout))
     except (ImportError, OSError, ValueError) as error:
         # a command speaks
         print(f"the sandbox cannot start: {error}", file=sys.stderr)  # noqa: T201
@@ -47,10 +55,20 @@ def serve(
     return 0
 
 
-async def _serve(sandbox: Sandbox, scenario: str | None, out: TextIO) -> None:
+def fault_list() -> str:
+    """Return every fault with its details and what it does, for people at a terminal."""
+    lines = []
+    for action in ACTIONS.values():
+        details = " ".join(f"{name}=" for name in action.details)
+        lines.append(f"{action.name} {details}".rstrip())
+        lines.append(f"    {action.summary}")
+    return "\n".join(lines)
+
+
+async def _serve(sandbox: Sandbox, bad_day: list[Fault], out: TextIO) -> None:
     async with sandbox:
-        if scenario is not None:
-            sandbox.scenario(scenario)
+        for fault in bad_day:
+            sandbox.fail(fault)
         sandbox.watch_requests(lambda record: print(line(record), file=sys.stderr, flush=True))  # noqa: T201
         stop = _stop_on_signals()
         print(_welcome(sandbox), file=out, flush=True)

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -291,62 +286,3 @@ async def test_a_bug_of_the_sandbox_is_a_500_of_the_service_and_is_logged(
 def test_an_account_takes_credits_in_any_form() -> None:
     """Numbers and text become exact decimals."""
     assert Account(key="a", credits="0.1").credits == Account(key="b", credits="0.10").credits
-
-
-@pytest.fixture
-def served() -> Iterator[subprocess.Popen[str]]:
-    """The sandbox as a command, on free ports."""
-    command = [sys.executable, "-m", "happyhorse_async.sandbox", "--port", "0", "--files-port", "0"]
-    command += ["--video", "stub", "--speed", "60", "--scenario", "429-storm"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(
-        command, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **pipes
-    ) as process:
-        yield process
-        process.kill()
-
-
-def test_the_command_says_what_to_export_and_logs_requests(served: subprocess.Popen[str]) -> None:
-    """Three exports, then a line for each request, and a clean end on SIGINT."""
-    assert served.stdout is not None
-    exports = dict(
-        served.stdout.readline().removeprefix("export ").strip().split("=") for _ in range(3)
-    )
-    assert set(exports) == {"EVOLINK_API_KEY", "EVOLINK_BASE_URL", "EVOLINK_FILES_BASE_URL"}
-    assert "60 times real time" in served.stdout.readline()
-    asyncio.run(read_credits(exports))
-    assert served.stderr is not None
-    line = served.stderr.readline()
-    assert "GET" in line
-    assert "/v1/credits  ->  200 OK" in line
-    served.send_signal(signal.SIGINT)
-    assert served.wait(10) == 0
-
-
-async def read_credits(exports: dict[str, str]) -> None:
-    """Ask the served sandbox for the credits."""
-    headers = {"Authorization": f"Bearer {exports['EVOLINK_API_KEY']}"}
-    async with (
-        aiohttp.ClientSession() as http,
-        http.get(exports["EVOLINK_BASE_URL"] + "/v1/credits", headers=headers) as answer,
-    ):
-        assert answer.status == 200
-
-
-def test_a_command_that_cannot_start_says_why() -> None:
-    """The exit code is 2 and the message one line."""
-    with Sandbox(video="stub") as sandbox:
-        port = sandbox.url.rpartition(":")[2]
-        command = [
-            sys.executable,
-            "-m",
-            "happyhorse_async.sandbox",
-            "--port",
-            port,
-            "--video",
-            "stub",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("the sandbox cannot start: ")
-    assert "Traceback" not in done.stderr

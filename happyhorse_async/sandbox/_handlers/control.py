@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .._errors import Refusal, invalid
-from .._faults import CONDITIONS, Fault
+from .._faults import Fault, fault_of
 from .._http import Route, json_answer
 from .._scenarios import SCENARIOS
 from .._task_record import Ending, usual_code
@@ -67,18 +67,6 @@ async def _add_fault(service: Service, call: Call) -> Answer:
     except (TypeError, ValueError) as error:
         raise invalid("action", str(error)) from None
     return await _state(service, call)
-
-
-def fault_of(told: dict[str, Any]) -> Fault:
-    """Return the fault that a JSON object describes: its action, its conditions, its `details`.
-
-    Raises `ValueError` and `TypeError`.
-    """
-    details = told.get("details", {})
-    if not isinstance(details, dict):
-        raise ValueError("details must be an object")
-    conditions = {name: told[name] for name in CONDITIONS if name in told}
-    return Fault(told.get("action", ""), **conditions, **details)
 
 
 async def _clear_faults(service: Service, call: Call) -> Answer:
