@@ -263,7 +263,7 @@ class InFlight:
         adopted: bool = False,
     ) -> None:
         self.acceptance = Acceptance(task, self.key, self.request, request_id, replayed, adopted)
-        self.road.known.accepted(self.key, task.id)
+        self.road.known.accepted(self.key, task, self.body)
         self._to(Stage.ACCEPTED)
 
     def _judge(self, error: HappyHorseError) -> None:

@@ -72,7 +72,7 @@ class KeyProof:
     async def _ask_once(self, key: str) -> tuple[Answer | None, HappyHorseError | None]:
         nothing = TrackedBody(b"", content_type="application/json")
         try:
-            answer = await self._api.submit_once(nothing, key)
+            answer = await self._api.submit_once(nothing, key, fresh=True)
             wire.decode_task(answer)
         except HappyHorseError as error:
             self.learn(error)

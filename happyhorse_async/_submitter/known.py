@@ -6,11 +6,16 @@ import math
 import threading
 import weakref
 from collections import OrderedDict
+from typing import NamedTuple
 
 import attrs
 
+from .._models import Task
+
 MOST_TASKS = 10_000
 """Tasks that a session remembers as its own: far more than one look at the list can show."""
+MOST_KEPT = 1_000
+"""Keys whose task a session remembers whole, so that it need not ask for it again."""
 MOST_DOUBTS = 10_000
 """Keys of unknown outcome that a session remembers."""
 
@@ -30,6 +35,15 @@ class Doubt:
     """When it was left in doubt."""
 
 
+class Kept(NamedTuple):
+    """What a key has become."""
+
+    body: int
+    """The hash of the body that it was sent with."""
+    task: Task
+    """The service's answer."""
+
+
 @attrs.define(eq=False)
 class Known:
     """The newest tasks and doubts of one session; the oldest are forgotten first."""
@@ -42,6 +56,9 @@ class Known:
     doubts: OrderedDict[str, Doubt] = attrs.field(factory=OrderedDict)
     """By key."""
     _owners: OrderedDict[str, str] = attrs.field(factory=OrderedDict)
+    """Keys by task id."""
+    _kept: OrderedDict[str, Kept] = attrs.field(factory=OrderedDict)
+    """By key."""
 
     def __attrs_post_init__(self) -> None:
         with _LOCK:
@@ -51,13 +68,20 @@ class Known:
         """Return the key of the submission that has become a task."""
         return self._owners.get(task_id)
 
-    def accepted(self, key: str, task_id: str) -> None:
-        """Remember whose a task is."""
+    def kept(self, key: str) -> Kept | None:
+        """Return what a key has become in this session."""
+        return self._kept.get(key)
+
+    def accepted(self, key: str, task: Task, body: bytes) -> None:
+        """Remember what a key has become."""
         if self.doubts:
             self.doubts.pop(key, None)
-        self._owners[task_id] = key
+        self._owners[task.id] = key
         if len(self._owners) > MOST_TASKS:
             self._owners.popitem(last=False)
+        self._kept[key] = Kept(hash(body), task)
+        if len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
 
     def doubt(self, key: str, doubt: Doubt) -> None:
         """Remember that nobody knows what became of a key."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
 
 import attrs
 
@@ -19,6 +21,28 @@ from .gate import Gate
 from .key_proof import KeyProof
 from .known import Known
 from .reconcile import Reconciler
+
+
+@attrs.frozen(kw_only=True)
+class Beside:
+    """What a submitter asks of the parts beside it.
+
+    Functions, because those parts are made when they are first used: a first submission needs none
+    of them.
+    """
+
+    url_of: Callable[[Path | bytes], Awaitable[str]]
+    """Return the public link of a local first frame."""
+    credits_for: Callable[[ImageToVideo], Awaitable[Decimal]]
+    """Return what a request will cost."""
+    learn: Callable[[Task], None]
+    """Take note of a task's state."""
+    expect_callback: Callable[[str], None]
+    """Read a task only now and then, because the service will call back."""
+    on_final: Callable[[Callable[[Task], None]], object]
+    """Call back with every task that has ended."""
+    wait: Callable[[str], Awaitable[Task]]
+    """Wait until a task has ended."""
 
 
 @attrs.frozen

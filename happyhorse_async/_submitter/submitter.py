@@ -5,28 +5,25 @@ submissions of a session.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import attrs
 
 from .._budget import BudgetBook
 from .._concurrency import Background, to_the_end
 from .._config import Limits, RetryPolicy, Timeouts
 from .._edges.api import Api
-from .._models import Task
 from .._request import ImageToVideo
 from .._rules import retry, wire
 from ..errors import (
     HappyHorseError,
+    IdempotencyConflictError,
     InvalidRequestError,
     SessionClosedError,
     SubmissionOutcomeUnknownError,
@@ -35,9 +32,9 @@ from ..events import Events
 from .following import Following
 from .gate import Gate, Group
 from .in_flight import InFlight, Stage
-from .known import Doubt
+from .known import Doubt, Kept
 from .reconcile import EVER
-from .road import UNKNOWN_TO_US, Acceptance, Earlier, Orphan, Road
+from .road import UNKNOWN_TO_US, Acceptance, Beside, Earlier, Orphan, Road
 
 if TYPE_CHECKING:
     from .fan_out import MakeHandle, Submissions
@@ -50,28 +47,6 @@ MARGIN = 60.0
 """Seconds by which this machine's clock may have been set since an earlier process sent a key."""
 
 _KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
-
-
-@attrs.frozen(kw_only=True)
-class Beside:
-    """What a submitter asks of the parts beside it.
-
-    Functions, because those parts are made when they are first used: a first submission needs none
-    of them.
-    """
-
-    url_of: Callable[[Path | bytes], Awaitable[str]]
-    """Return the public link of a local first frame."""
-    credits_for: Callable[[ImageToVideo], Awaitable[Decimal]]
-    """Return what a request will cost."""
-    learn: Callable[[Task], None]
-    """Take note of a task's state."""
-    expect_callback: Callable[[str], None]
-    """Read a task only now and then, because the service will call back."""
-    on_final: Callable[[Callable[[Task], None]], object]
-    """Call back with every task that has ended."""
-    wait: Callable[[str], Awaitable[Task]]
-    """Wait until a task has ended."""
 
 
 class Submitter:
@@ -100,6 +75,8 @@ class Submitter:
         self._road = Road(api=api, gate=self._gate, policy=policy, events=events)
         self._follows = limits.max_unfinished is not None or budget.limited
         self._in_flight: set[InFlight] = set()
+        self._turns: dict[str, asyncio.Future[SubmissionOutcomeUnknownError | None] | None] = {}
+        """Keys that somebody submits, and what others wait for who submit them too."""
         self._closing = False
         self._emptied: asyncio.Future[None] | None = None
         self.callback_url: str | None = None
@@ -138,16 +115,48 @@ class Submitter:
         candidates. Raises what `Session.submit` raises.
         """
         key = _checked(idempotency_key) if idempotency_key is not None else self.new_key()
+        if key in self._turns:
+            await self._take_turn(key)
         if self._closing:
             raise SessionClosedError(
                 "this session is closed; nothing was sent", idempotency_key=key
             )
+        self._turns[key] = None
+        doubt: SubmissionOutcomeUnknownError | None = None
         try:
+            kept = self._road.known.kept(key)
+            if kept is not None:
+                return await self._repeat(kept, request, key, image_url, callback_url)
             sub = await self._prepare(request, key, group, image_url, callback_url)
             self._recall(sub, UNKNOWN_TO_US if resent is True else resent or None)
+            return await self._bring(sub)
         except HappyHorseError as error:
+            doubt = error if isinstance(error, SubmissionOutcomeUnknownError) else None
             self._failed(error, key)
             raise
+        finally:
+            turn = self._turns.pop(key)
+            if turn is not None:
+                turn.set_result(doubt)
+
+    async def _take_turn(self, key: str) -> None:
+        """Wait until nobody else submits a key: one request at a time, and one reservation.
+
+        What is in doubt then is in doubt for those who have waited as well.
+        """
+        while key in self._turns:
+            turn = self._turns[key]
+            if turn is None:
+                turn = self._turns[key] = self._road.loop.create_future()
+            await asyncio.wait([turn])
+            doubt = turn.result()
+            if doubt is not None:
+                error = copy.copy(doubt)
+                self._failed(error, key)
+                raise error
+
+    async def _bring(self, sub: InFlight) -> Acceptance:
+        """Bring a submission to its end, also when its caller is cancelled."""
         self._in_flight.add(sub)
         self._road.known.under_way = len(self._in_flight)
         try:
@@ -155,14 +164,34 @@ class Submitter:
         except asyncio.CancelledError:
             await self._rescue(sub)
             raise
-        except HappyHorseError as error:
-            self._failed(error, key)
-            raise
         finally:
             self._in_flight.discard(sub)
             self._road.known.under_way = len(self._in_flight)
             if self._emptied is not None and not self._in_flight and not self._emptied.done():
                 self._emptied.set_result(None)
+
+    async def _repeat(
+        self,
+        kept: Kept,
+        request: ImageToVideo,
+        key: str,
+        image_url: str | None,
+        callback_url: str | None,
+    ) -> Acceptance:
+        """Return the task that a key has become in this session.
+
+        Nothing is sent: it would tell nothing new, and a service without keys would be paid again.
+        """
+        body, _ = await self._encode(request, image_url, callback_url)
+        if hash(body) != kept.body:
+            raise IdempotencyConflictError(
+                "this session has used the idempotency key for another request; nothing was sent",
+                status=409,
+                code=retry.CONFLICT,
+            )
+        acceptance = Acceptance(kept.task, key, request, replayed=True)
+        self._announce(acceptance)
+        return acceptance
 
     def submit_many(
         self,
@@ -255,20 +284,11 @@ class Submitter:
         if self._budget.limited:
             self._budget.reserve(key, await self._beside.credits_for(request))
         try:
-            url = image_url or (
-                request.image
-                if isinstance(request.image, str)
-                else await self._beside.url_of(request.image)
-            )
-            back = (
-                request.callback_url or self.callback_url or ""
-                if callback_url is None
-                else callback_url
-            )
+            body, back = await self._encode(request, image_url, callback_url)
             return InFlight(
                 request=request,
                 key=key,
-                body=wire.encode_submission(request, url, callback_url=back),
+                body=body,
                 group=group,
                 calls_back=bool(back) and back == self.callback_url,
                 road=self._road,
@@ -276,6 +296,20 @@ class Submitter:
         except BaseException:
             self._budget.free(key)
             raise
+
+    async def _encode(
+        self, request: ImageToVideo, image_url: str | None, callback_url: str | None
+    ) -> tuple[bytes, str]:
+        """Return the body of a request, and where the service is to call back."""
+        url = image_url or (
+            request.image
+            if isinstance(request.image, str)
+            else await self._beside.url_of(request.image)
+        )
+        back = callback_url
+        if back is None:
+            back = request.callback_url or self.callback_url or ""
+        return wire.encode_submission(request, url, callback_url=back), back
 
     def _recall(self, sub: InFlight, earlier: Earlier | None) -> None:
         """Give a submission what is known of earlier sendings of its key.
@@ -317,13 +351,16 @@ class Submitter:
         self._beside.learn(task)
         if sub.calls_back:
             self._beside.expect_callback(task.id)
+        self._announce(acceptance)
+
+    def _announce(self, acceptance: Acceptance) -> None:
         if self._events:
             from ..events import Submitted
 
             self._events.emit(
                 Submitted(
-                    task=task,
-                    idempotency_key=sub.key,
+                    task=acceptance.task,
+                    idempotency_key=acceptance.idempotency_key,
                     request_id=acceptance.request_id,
                     replayed=acceptance.replayed,
                     adopted=acceptance.adopted,

@@ -292,3 +292,16 @@ async def test_a_server_without_idempotency_pays_twice(http: aiohttp.ClientSessi
         await wire.accepted(idempotency_key=KEY)
         assert "idempotency-replayed" not in (await wire.submit(idempotency_key=KEY)).headers
         assert sandbox.paid == 2
+
+
+async def test_a_known_key_with_an_empty_body_is_a_conflict(wire: Wire) -> None:
+    """Any other body is one, also a body that would be refused by itself; an unknown key changes
+    nothing about that refusal.
+    """
+    await wire.accepted(idempotency_key=KEY)
+    for key, code in ((KEY, "idempotency_conflict"), ("x" * 20, "invalid_request")):
+        reply = await wire.call(
+            "POST", "/v1/videos/generations", data=b"", headers={"Idempotency-Key": key}
+        )
+        assert reply.error["code"] == code
+    assert wire.sandbox.paid == 1

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 
 from happyhorse_async import (
@@ -408,8 +409,12 @@ async def test_places_for_unfinished_tasks_become_free_although_nobody_waits(
 
 
 async def test_a_task_that_the_service_forgets_gives_its_place_back(sandbox: Sandbox) -> None:
-    """A place is not lost for ever with a task that the service does not know any more."""
-    async with open_session(sandbox, limits=Limits(max_unfinished=1)) as session:
+    """A place is not lost for ever with a task that the service has not known for as long as the
+    patience lasts.
+    """
+    polling = attrs.evolve(QUICK_POLLING, patience=0.05)
+    limits = Limits(max_unfinished=1)
+    async with open_session(sandbox, limits=limits, polling=polling) as session:
         await session.submit(LINK)
         not_found = {"error": {"code": "task_not_found", "message": "no", "type": "x"}}
         sandbox.fail(Fault("absent", times=None))
