@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -159,7 +158,9 @@ class Session:
         and every event of this submission and its task carries it. Raises `InvalidRequestError`
         before anything is sent; every other error says with `.charged` whether money was spent.
         """
-        return await self._submit(self._open(), request, fields, idempotency_key, tag)
+        parts = self._open()
+        checked = await self._checked(parts, request, fields, idempotency_key)
+        return await self._submit(parts, checked, idempotency_key, tag)
 
     def submit_many(
         self,
@@ -253,28 +254,31 @@ class Session:
         import asyncio
 
         parts = self._open()
-        await parts.downloader.check_destination(
-            save_to if isinstance(save_to, str) else Path(save_to), overwrite=overwrite
-        )
-        task = await self._submit(parts, request, fields, idempotency_key, tag)
-        try:
-            return await task.download(save_to, overwrite=overwrite, timeout=timeout)
-        except (asyncio.CancelledError, SessionClosedError) as error:
-            parts.submitter.orphan(
-                task.request, task.idempotency_key, task.id
-            )  # its caller never saw the task's id
-            if isinstance(error, SessionClosedError):
-                error.with_facts(charged="yes")
-            raise
+        checked = await self._checked(parts, request, fields, idempotency_key)
+        async with parts.downloader.reserved(save_to, checked, overwrite=overwrite) as place:
+            task = await self._submit(parts, checked, idempotency_key, tag)
+            try:
+                return await task.download(place, overwrite=overwrite, timeout=timeout)
+            except (asyncio.CancelledError, SessionClosedError) as error:
+                parts.submitter.orphan(
+                    task.request, task.idempotency_key, task.id
+                )  # its caller never saw the task's id
+                if isinstance(error, SessionClosedError):
+                    error.with_facts(charged="yes")
+                raise
 
-    async def _submit(
-        self, parts: Parts, request: Any, fields: dict[str, Any], key: str | None, tag: Any
-    ) -> TaskHandle:
+    async def _checked(
+        self, parts: Parts, request: Any, fields: dict[str, Any], key: str | None
+    ) -> ImageToVideo:
         try:
-            checked = await self._request(parts, request, fields)
+            return await self._request(parts, request, fields)
         except InvalidRequestError as error:
             error.with_facts(idempotency_key=key)
             raise
+
+    async def _submit(
+        self, parts: Parts, checked: ImageToVideo, key: str | None, tag: Any
+    ) -> TaskHandle:
         key = key if key is not None else parts.submitter.new_key()
         with on_behalf_of(key, tag):
             accepted = await parts.submitter.submit(checked, idempotency_key=key)

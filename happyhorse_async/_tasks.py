@@ -12,6 +12,7 @@ from .errors import HappyHorseError
 from .events import on_behalf_of
 
 if TYPE_CHECKING:
+    from ._downloader.destinations import Destination
     from ._models import Task
     from ._parts import Parts
     from ._poller import Updates
@@ -81,7 +82,7 @@ class TaskHandle:
 
     async def download(
         self,
-        to: str | os.PathLike[str] = "",
+        to: str | os.PathLike[str] | Destination = "",
         *,
         overwrite: bool = False,
         index: int = 0,

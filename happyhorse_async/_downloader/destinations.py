@@ -3,18 +3,95 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
+
+from .._edges import disk
+from .._edges.object_store import split_link
 from .._formats import filenames
 from ..errors import DestinationExistsError, DownloadError
 
 if TYPE_CHECKING:
-    from .._models import Task
     from .._request import ImageToVideo
 
 OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure")
+_BENT_LINK = re.compile(rf"({'|'.join(OBJECT_SCHEMES)}):/(?!/)", re.IGNORECASE)
+_A_TASK = "task-unified-1700000000-abcdefgh"
+"""Stands for a task's id as long as there is none."""
+
+
+@attrs.frozen
+class Destination:
+    """A place for videos as a caller gave it, looked at once: the same place is asked about before
+    anything is paid and written to afterwards.
+    """
+
+    text: str
+    """The path, or the key in an object store; both may be a folder or a template."""
+    folder: bool = False
+    """It is a folder, which gets files named after their tasks."""
+    exact: bool = False
+    """Braces in it are no template."""
+    bucket: str = ""
+    """The link of the bucket; "" for a path."""
+
+    @property
+    def in_store(self) -> bool:
+        """Whether it is in an object store."""
+        return bool(self.bucket)
+
+    def name(
+        self, task_id: str, request: ImageToVideo | None, index: int = 0, *, several: bool = False
+    ) -> str:
+        """Return the path or key of one video; `several`: all results of the task go here.
+
+        Raises `DownloadError` for a template that cannot be used.
+        """
+        if self.exact:
+            return self.text
+        values = _values(task_id, request, index)
+        is_template = filenames.is_template(self.text)
+        filled = _fill(self.text, values) if is_template else self.text
+        if self.folder:
+            slash = "" if not filled or filled.endswith(("/", os.sep)) else "/"
+            return f"{filled}{slash}{filenames.default_name(task_id, index)}"
+        numbered = several and not (is_template and "index" in template_fields(self.text))
+        return filenames.numbered(filled, index) if numbered else filled
+
+    def planned(self, request: ImageToVideo | None) -> tuple[str, bool]:
+        """Return what the name will be like, and whether it will be just that: it may depend on
+        the task, which is not there yet.
+        """
+        likely, other = self.name(_A_TASK, request), self.name(f"{_A_TASK}-2", request)
+        return likely, likely == other and (request is not None or not self._names_image())
+
+    def _names_image(self) -> bool:
+        return not self.exact and bool({"stem", "seed"} & template_fields(self.text))
+
+
+def look_at(to: str | os.PathLike[str], *, exact: bool = False) -> Destination:
+    """Look at a destination; this looks at the disk.
+
+    Raises `DownloadError` for what is neither a path nor a link. With `exact` no braces and no
+    folders are meant.
+    """
+    text = os.fspath(to)
+    if not isinstance(text, str):
+        raise _refusal(repr(text), "a path as bytes is not taken; os.fsdecode() makes it text")
+    if _BENT_LINK.match(text):
+        raise _refusal(text, "pass an object store's link as text, with two slashes, not as a Path")
+    problem = disk.name_problem(text)
+    if problem:
+        raise _refusal(text, problem)
+    if isinstance(to, str) and is_object_link(text):
+        bucket, key = split_link(text)
+        folder = not exact and (not key or key.endswith("/"))
+        return Destination(key, folder=folder, exact=exact, bucket=bucket)
+    return Destination(text, folder=not exact and _is_folder(text), exact=exact)
 
 
 def is_object_link(to: str) -> bool:
@@ -38,10 +115,7 @@ def _fill(template: str, values: Mapping[str, object]) -> str:
     return filenames.fill(template, values)
 
 
-def is_folder(to: str) -> bool:
-    """Whether a destination is a folder, which gets a file named after its task; this looks at the
-    disk.
-    """
+def _is_folder(to: str) -> bool:
     return (
         to in ("", ".", "..")
         or to.endswith(("/", os.sep))
@@ -49,82 +123,53 @@ def is_folder(to: str) -> bool:
     )
 
 
-def file_path(
-    to: str, task: Task, request: ImageToVideo | None, index: int, *, several: bool = False
-) -> Path:
-    """Give the path of a video; `several`: the destination is shared by all results of the task.
-    This looks at the disk.
-
-    Raises `DownloadError` for a template that cannot be used.
-    """
-    return Path(file_name(to, task, request, index, several=several, folder=is_folder(to)))
-
-
-def file_name(
-    to: str, task: Task, request: ImageToVideo | None, index: int, *, several: bool, folder: bool
-) -> str:
-    """Give the path or key of a video as text, without looking at any disk."""
-    if folder:
-        base = _fill(to, _values(task, request, index)) if filenames.is_template(to) else to
-        slash = "" if not base or base.endswith(("/", os.sep)) else "/"
-        return f"{base}{slash}{filenames.default_name(task.id, index)}"
-    if filenames.is_template(to):
-        fields = template_fields(to)
-        filled = _fill(to, _values(task, request, index))
-        return filenames.numbered(filled, index) if several and "index" not in fields else filled
-    return filenames.numbered(to, index) if several else to
-
-
-def known_key(key: str) -> str | None:
-    """Return an object's key if it is known before there is a task; raises `DownloadError` for a
-    template that cannot be used.
-    """
-    if filenames.is_template(key):
-        template_fields(key)
-        return None
-    return None if not key or key.endswith("/") else key
-
-
-def _values(task: Task, request: ImageToVideo | None, index: int) -> dict[str, object]:
+def _values(task_id: str, request: ImageToVideo | None, index: int) -> dict[str, object]:
     seed = request.seed if request is not None else None
     return {
-        "task_id": task.id,
+        "task_id": task_id,
         "index": index + 1,
-        "stem": (filenames.stem_of(request.image) if request is not None else "") or task.id,
+        "stem": (filenames.stem_of(request.image) if request is not None else "") or task_id,
         "seed": seed if seed is not None else "random",
     }
 
 
-def refuse_unusable(to: str, *, overwrite: bool) -> None:
-    """Raise `DownloadError` when nothing can be saved there, as far as that is known before there
-    is a task. This looks at the disk.
+def one_name_of(place: Destination, path: str) -> str:
+    """Return one spelling for all spellings of a path; this looks at the disk."""
+    if place.in_store:
+        return f"{place.bucket}/{path}"
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def refuse_unusable(path: str, *, known: bool, overwrite: bool) -> None:
+    """Raise `DownloadError` when nothing can be saved at a path, in all that the file system can
+    say. This looks at the disk.
+
+    With `known=False` it is only a path like the one that will be.
     """
-    if filenames.is_template(to):
-        template_fields(to)
-        folder = Path(to[: min(at for at in (to.find("{"), to.find("}")) if at >= 0)]).parent
-    elif is_folder(to):
-        folder = Path(to)
-    else:
-        folder = Path(to).parent
-        if not overwrite and os.path.lexists(to):
-            raise DestinationExistsError(f"{to} exists already", path=to, charged="no")
-    refuse_unwritable(folder, to)
+    if known and os.path.lexists(path):
+        if not overwrite:
+            raise DestinationExistsError(f"{path} exists already", path=path, charged="no")
+        if os.path.isdir(path):
+            raise DestinationExistsError(f"{path} is a folder", path=path, charged="no")
+    final = Path(path)
+    refuse_unwritable(final.parent, path)
+    problem = disk.file_problem(final)
+    if problem:
+        raise _refusal(path, problem)
 
 
 def refuse_unwritable(folder: Path, to: str) -> None:
     """Raise `DownloadError` when a folder is none and cannot become one, or may not be written to.
     This looks at the disk.
     """
-    existing = next(
-        place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)
-    )
-    if not existing.is_dir():
-        problem = f"{existing} is not a folder"
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        problem = f"{existing} may not be written to"
-    else:
-        return
-    raise DownloadError(
+    problem = disk.folder_problem(folder)
+    if problem:
+        raise _refusal(to, problem)
+
+
+def _refusal(to: str, problem: str) -> DownloadError:
+    return DownloadError(
         f"{to or '.'} cannot be saved: {problem}",
         path=to,
         charged="no",

@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,10 @@ from .._formats.http_ranges import urgency
 from .._models import Task
 from .._rules.fetching import Persistence
 from .._video import Video
-from ..errors import HappyHorseError, SessionClosedError
+from ..errors import DestinationExistsError, HappyHorseError, SessionClosedError
 from ..events import Events, LinkExpiring, Saved
 from . import destinations
+from .destinations import Destination, look_at, one_name_of
 from .transfer import Sink, Transfer, Verified
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ class Downloader:
         self._patience = patience
         self._events = events
         self._slots = Slots(limits.max_downloads)
+        self._reserved: set[str] = set()
+        """The places that callers have who are about to pay, or have paid."""
         self._threads = Threads(
             min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk", refusal=_closed
         )
@@ -69,7 +73,7 @@ class Downloader:
     async def download(
         self,
         task: Task,
-        to: str | os.PathLike[str] = "",
+        to: str | os.PathLike[str] | Destination = "",
         *,
         request: ImageToVideo | None = None,
         overwrite: bool = False,
@@ -80,13 +84,13 @@ class Downloader:
         """Save one result of a finished task, verified; raises `DownloadError`.
 
         `to` is a file's path, a folder (it exists, or ends with a slash), a template, or an object
-        store's link; see `TaskHandle.download`. With `exact` it is the path of a file and nothing
-        else, whatever braces are in it. `until`, in the event loop's time, ends the wait for a link
-        that gives nothing.
+        store's link; see `TaskHandle.download`. Or it is a place that was `reserved`. With `exact`
+        it names one file, whatever braces are in it. `until`, in the event loop's time, ends the
+        wait for a link that gives nothing.
         """
         return await self._download(
             task,
-            os.fspath(to),
+            to,
             request,
             overwrite=overwrite,
             index=index,
@@ -106,13 +110,12 @@ class Downloader:
         """Save every result of a finished task; a path or template without {index} is numbered. All
         are tried before an error is raised.
         """
-        where = os.fspath(to)
         saved: dict[int, Video] = {}
         errors: list[HappyHorseError] = []
         if not task.results:
             # How many there are is known once the first one has been had.
             saved[0] = await self._download(
-                task, where, request, overwrite=overwrite, index=0, until=until
+                task, to, request, overwrite=overwrite, index=0, until=until
             )
             task = saved[0].task or task
 
@@ -120,7 +123,7 @@ class Downloader:
             try:
                 saved[index] = await self._download(
                     task,
-                    where,
+                    to,
                     request,
                     overwrite=overwrite,
                     index=index,
@@ -137,19 +140,39 @@ class Downloader:
             raise errors[0]
         return [saved[index] for index in sorted(saved)]
 
-    async def check_destination(self, to: str | os.PathLike[str], *, overwrite: bool) -> None:
-        """Raise `DownloadError` (`DestinationExistsError`) when nothing can be saved there, before
-        anything is paid.
+    @asynccontextmanager
+    async def reserved(
+        self,
+        to: str | os.PathLike[str],
+        request: ImageToVideo | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> AsyncIterator[Destination]:
+        """Keep a place for one caller, who is about to pay for a video that goes there.
+
+        All that can be known of the place is asked before. Raises `DownloadError`, and
+        `DestinationExistsError` also when another caller of this session has the same place.
         """
-        where = os.fspath(to)
-        if destinations.is_object_link(where):
-            key = destinations.known_key(object_store.split_link(where)[1])
-            await object_store.refuse_unusable(where, key, overwrite=overwrite)
-            return
-        with _facts(path=where, charged="no"):
-            await self._threads.run(
-                lambda: destinations.refuse_unusable(where, overwrite=overwrite)
-            )
+        with _facts(path=os.fspath(to), charged="no"):
+            place, path, known, one = await self._threads.run(lambda: _plan(to, request))
+            if known and one in self._reserved:
+                raise _taken(path)
+            self._reserved |= {one} if known else set()
+        try:
+            with _facts(path=path, charged="no"):
+                if place.in_store:
+                    await object_store.refuse_unusable(
+                        f"{place.bucket}/{path}", path if known else None, overwrite=overwrite
+                    )
+                else:
+                    check = partial(
+                        destinations.refuse_unusable, path, known=known, overwrite=overwrite
+                    )
+                    await self._threads.run(check)
+            yield place
+        finally:
+            if known:
+                self._reserved.discard(one)
 
     async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
         """Find the downloads into a folder that did not end, as the function `leftovers` does."""
@@ -158,7 +181,7 @@ class Downloader:
     async def _download(
         self,
         task: Task,
-        to: str,
+        to: str | os.PathLike[str] | Destination,
         request: ImageToVideo | None,
         *,
         overwrite: bool,
@@ -167,10 +190,21 @@ class Downloader:
         exact: bool = False,
         until: float | None = None,
     ) -> Video:
-        with _facts(path=to, task_id=task.id, charged="yes"):
-            sink, path, url = await self._sink(
-                task, to, request, overwrite=overwrite, index=index, several=several, exact=exact
-            )
+        given = to.text if isinstance(to, Destination) else os.fspath(to)
+        with _facts(path=given, task_id=task.id, charged="yes"):
+
+            def name() -> tuple[Destination, str]:
+                place = to if isinstance(to, Destination) else look_at(to, exact=exact)
+                path = place.name(task.id, request, index, several=several)
+                if (
+                    place is not to
+                    and self._reserved
+                    and one_name_of(place, path) in self._reserved
+                ):
+                    raise _taken(path)
+                return place, path
+
+            sink, path, url = await self._sink(name, task, index, overwrite=overwrite)
             with self._warning(task):
                 transfer = Transfer(
                     self._api,
@@ -198,35 +232,26 @@ class Downloader:
 
     async def _sink(
         self,
+        name: Callable[[], tuple[Destination, str]],
         task: Task,
-        to: str,
-        request: ImageToVideo | None,
+        index: int,
         *,
         overwrite: bool,
-        index: int,
-        several: bool,
-        exact: bool,
     ) -> tuple[Sink, Path, str | None]:
-        if not exact and destinations.is_object_link(to):
-            bucket, key = object_store.split_link(to)
-            folder = not key or key.endswith("/")
-            key = destinations.file_name(key, task, request, index, several=several, folder=folder)
-            store_sink = await object_store.ObjectSink.make(
-                bucket, key, overwrite=overwrite, threads=self._threads
-            )
-            return store_sink, Path(store_sink.key), store_sink.url
+        def prepare() -> tuple[Destination, str, PartFile | None, bool]:
+            place, path = name()
+            if place.in_store:
+                return place, path, None, True
+            file = PartFile(Path(path), task_id=task.id, index=index, overwrite=overwrite)
+            return place, path, file, file.is_new()
 
-        def prepare() -> tuple[PartFile, bool]:
-            path = (
-                Path(to)
-                if exact
-                else destinations.file_path(to, task, request, index, several=several)
-            )
-            file = PartFile(path, task_id=task.id, index=index, overwrite=overwrite)
-            return file, file.is_new()
-
-        file, new = await self._threads.run(prepare)
-        return FileSink(file, self._threads, new=new), file.final, None
+        place, path, file, new = await self._threads.run(prepare)
+        if file is not None:
+            return FileSink(file, self._threads, new=new), file.final, None
+        sink = await object_store.ObjectSink.make(
+            place.bucket, path, overwrite=overwrite, threads=self._threads
+        )
+        return sink, Path(path), sink.url
 
     @contextmanager
     def _warning(self, task: Task) -> Iterator[None]:
@@ -265,6 +290,25 @@ def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
     Each goes on with `downloader.download(task, leftover.path, index=leftover.index)`.
     """
     return list(notes.leftovers(Path(folder)))
+
+
+def _plan(
+    to: str | os.PathLike[str], request: ImageToVideo | None
+) -> tuple[Destination, str, bool, str]:
+    """Look at a place: how a video there will be named, whether it will be just that, and the one
+    spelling of it.
+    """
+    place = look_at(to)
+    path, known = place.planned(request)
+    return place, path, known, one_name_of(place, path)
+
+
+def _taken(path: str) -> DestinationExistsError:
+    return DestinationExistsError(
+        f"{path}: another call of this session saves its video there",
+        path=path,
+        next_step="Choose another path, or wait for the other call.",
+    )
 
 
 def _video(

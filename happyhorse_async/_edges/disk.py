@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .._formats import filenames
 
 _NO_FOLDER_SYNC = frozenset(
     {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -63,6 +67,100 @@ def _sync(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:
             raise
+
+
+# --- What the file system says of a path before anything is written to it. "" means that nothing is
+# wrong.
+
+
+LEAST_ROOM = 1024 * 1024
+"""Bytes that a disk must have free: no video is smaller."""
+
+
+def name_problem(path: str) -> str:
+    """Say why no file can have this path, as far as text tells."""
+    if "\0" in path:
+        return "there is a NUL in it"
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return "it holds characters that no file name can"
+    return ""
+
+
+def folder_problem(folder: Path) -> str:
+    """Say why a folder cannot be written to, or not be made."""
+    try:
+        existing = _existing(folder)
+        if not existing.is_dir():
+            return f"{existing} is not a folder"
+        if not os.access(existing, os.W_OK | os.X_OK):
+            return f"{existing} may not be written to"
+        usage = shutil.disk_usage(existing)
+    except (OSError, ValueError) as error:
+        return _reason(error)
+    # Some file systems over a network tell no sizes at all.
+    if usage.total and usage.free < LEAST_ROOM:
+        return f"the disk is full: {usage.free:,} bytes are free"
+    return ""
+
+
+def file_problem(final: Path) -> str:
+    """Say why a video cannot be written to a path whose folder is good.
+
+    Names are asked about as they will be: that of the video and those of its part and note. In a
+    folder that exists the part is made, and taken away again.
+    """
+    part, note = filenames.part_names(final.name)
+    existing = _existing(final.parent)
+    missing = final.absolute().relative_to(existing.absolute()).parts[:-1]
+    beside = (final.name, part, note + "~")
+    try:
+        for name in (*missing, *beside):
+            _ask_about(existing / name)
+        _ask_about(final.with_name(note + "~"))
+        if not missing:
+            for name in (note, note + "~"):
+                if final.with_name(name).is_dir():
+                    return f"{final.with_name(name)} is a folder"
+            return _part_problem(final.with_name(part))
+    except (OSError, ValueError) as error:
+        return _reason(error)
+    return ""
+
+
+def _part_problem(part: Path) -> str:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(part, flags, 0o666)
+    except FileExistsError:
+        found = part.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            return f"{part} is not a file"
+        return "" if os.access(part, os.R_OK | os.W_OK) else f"{part} may not be written to"
+    except OSError as error:
+        if error.errno in NO_DESCRIPTORS:
+            return ""  # that says nothing about the folder
+        raise
+    os.close(descriptor)
+    part.unlink(missing_ok=True)
+    return ""
+
+
+def _existing(folder: Path) -> Path:
+    """Find the nearest folder above, or the folder itself, that exists."""
+    places = (folder, *folder.absolute().parents)
+    return next(place for place in places if os.path.lexists(place))
+
+
+def _ask_about(path: Path) -> None:
+    """Let the file system refuse a name; that there is no such file is no refusal."""
+    with suppress(FileNotFoundError):
+        path.lstat()
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})

@@ -4,6 +4,7 @@ rest of a session.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -82,6 +83,12 @@ class Kit:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+async def check(kit: Kit, to: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Ask for a place as a caller does who is about to pay, and let it go again."""
+    async with kit.downloader.reserved(to, ImageToVideo(LINK), overwrite=overwrite):
+        pass
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from happyhorse_async import (
 from happyhorse_async._edges import part_files
 from happyhorse_async._edges.object_store import ObjectSink
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.downloader.conftest import Kit
+from tests.downloader.conftest import Kit, check
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -339,14 +339,14 @@ async def test_a_destination_is_checked_before_anything_is_paid(kit: Kit, shelf:
     folder passes.
     """
     shelf.put("taken.mp4", b"mine")
-    await kit.downloader.check_destination(f"{BUCKET}/folder/", overwrite=False)
-    await kit.downloader.check_destination(f"{BUCKET}/taken.mp4", overwrite=True)
+    await check(kit, f"{BUCKET}/folder/", overwrite=False)
+    await check(kit, f"{BUCKET}/taken.mp4", overwrite=True)
     with pytest.raises(DestinationExistsError) as caught:
-        await kit.downloader.check_destination(f"{BUCKET}/taken.mp4", overwrite=False)
+        await check(kit, f"{BUCKET}/taken.mp4", overwrite=False)
     assert caught.value.charged == "no"
     for bad in ("s3:///key", f"{BUCKET}/{{nothing}}.mp4"):
         with pytest.raises(DownloadError) as refused:
-            await kit.downloader.check_destination(bad, overwrite=False)
+            await check(kit, bad, overwrite=False)
         assert refused.value.charged == "no"
 
 

@@ -29,7 +29,7 @@ from happyhorse_async._downloader import leftovers
 from happyhorse_async._edges import disk, part_files
 from happyhorse_async.sandbox import Fault
 from tests.conftest import no_file_beyond
-from tests.downloader.conftest import Kit, names_in
+from tests.downloader.conftest import Kit, check, names_in
 
 pytestmark = pytest.mark.anyio
 
@@ -432,17 +432,17 @@ async def test_destinations_are_checked_before_anything_is_paid(kit: Kit, tmp_pa
         tmp_path,
         tmp_path / "a" / "b.mp4",
     ):
-        await kit.downloader.check_destination(good, overwrite=False)
-    await kit.downloader.check_destination(tmp_path / "file", overwrite=True)
+        await check(kit, good, overwrite=False)
+    await check(kit, tmp_path / "file", overwrite=True)
     with pytest.raises(DestinationExistsError) as exists:
-        await kit.downloader.check_destination(tmp_path / "file", overwrite=False)
+        await check(kit, tmp_path / "file", overwrite=False)
     for bad in (
         f"{tmp_path}/{{nothing}}.mp4",
         f"{tmp_path}/{{task_id.mp4",
         tmp_path / "file" / "a.mp4",
     ):
         with pytest.raises(DownloadError) as refused:
-            await kit.downloader.check_destination(bad, overwrite=False)
+            await check(kit, bad, overwrite=False)
         assert refused.value.charged == exists.value.charged == "no"
     assert names_in(tmp_path) == ["file"]
 
