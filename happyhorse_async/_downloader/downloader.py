@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._concurrency import Closing, Threads
-from .._edges import object_store
-from .._edges import part_files as notes
+from .._edges import object_store, part_notes
 from .._edges.file_sink import FileSink, disk_error
-from .._edges.part_files import Leftover, PartFile
+from .._edges.part_files import PartFile
+from .._edges.part_notes import Leftover
 from .._formats.http_ranges import urgency
 from .._models import Task
 from .._rules.fetching import Persistence
@@ -289,7 +289,7 @@ def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
 
     Each goes on with `downloader.download(task, leftover.path, index=leftover.index)`.
     """
-    return list(notes.leftovers(Path(folder)))
+    return list(part_notes.leftovers(Path(folder)))
 
 
 def _plan(

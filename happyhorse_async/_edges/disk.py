@@ -69,6 +69,31 @@ def _sync(descriptor: int) -> None:
             raise
 
 
+def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> int:
+    """Open a regular file for reading; return its descriptor.
+
+    A pipe, a socket or a device is refused at once, and never waited for. With `follow=False` a
+    symbolic link is refused too. Raises `OSError`.
+    """
+    if not stat.S_ISREG(os.stat(path, follow_symlinks=follow).st_mode):
+        raise OSError(errno.EINVAL, "this is not a file", os.fspath(path))
+    flags = os.O_RDONLY
+    # Something else may lie there a moment later: opening that must not wait either.
+    for name in (
+        "O_NONBLOCK",
+        "O_CLOEXEC",
+        "O_NOCTTY",
+        "O_BINARY",
+        *(() if follow else ("O_NOFOLLOW",)),
+    ):
+        flags |= getattr(os, name, 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "this is not a file", os.fspath(path))
+    return descriptor
+
+
 # --- What the file system says of a path before anything is written to it. "" means that nothing is
 # wrong.
 

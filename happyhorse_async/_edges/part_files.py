@@ -3,7 +3,7 @@ holds a whole, verified file.
 
 Everything here blocks and runs in worker threads, one call of a part file at a time. Beside
 `name.mp4.part` lies a note, `name.mp4.part.json`, that says of which video the bytes are; without a
-fitting note a part is never gone on with.
+fitting note a part is never resumed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import filecmp
-import functools
 import hashlib
 import itertools
 import json
@@ -23,14 +22,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from .._formats import filenames, mp4
 from .._formats.http_ranges import Held
 from ..errors import DestinationExistsError, DownloadError, LedgerError
-from . import disk
+from . import disk, part_notes
 
 if sys.platform == "win32":
     import msvcrt
@@ -97,7 +95,7 @@ class PartFile:
         part, note = filenames.part_names(final.name)
         self.part = final.with_name(part)
         self._note = final.with_name(note)
-        self._identity = {"version": 1, "task_id": task_id, "index": index, "name": final.name}
+        self._identity = part_notes.Note(task_id=task_id, index=index, name=final.name)
         self._overwrite = overwrite
         self._file = -1
         self.tally = Tally()
@@ -167,25 +165,17 @@ class PartFile:
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         self.tally, self.held = Tally(), attrs.evolve(held, size=0)
-        facts = {
-            **self._identity,
-            "validator": held.validator,
-            "length": held.length,
-            "boot": _boot(),
-        }
-        draft = self._note.with_name(self._note.name + "~")
-        draft.write_text(json.dumps(facts))
-        draft.replace(self._note)
+        note = attrs.evolve(self._identity, validator=held.validator, length=held.length)
+        part_notes.write(self._note, note)
 
     def _noted(self) -> Held | None:
-        facts = read_note(self._note)
-        if facts is None or any(facts.get(name) != value for name, value in self._identity.items()):
+        note = part_notes.read(self._note)
+        if note is None:
             return None
         # After a loss of power the end of a file that was not synced may be zeros: nothing written
-        # before is trusted then.
-        if facts.get("boot") != _boot():
-            return None
-        return Held(validator=facts["validator"], length=facts["length"])
+        # before is trusted then, and `boot` is not the same.
+        same = attrs.evolve(note, validator=None, length=None) == self._identity
+        return Held(validator=note.validator, length=note.length) if same else None
 
     def require(self, needed: int) -> None:
         """Raise `DownloadError` when the disk has no room for `needed` more bytes."""
@@ -392,88 +382,6 @@ def _write_all(file: int, pieces: Sequence[bytes]) -> None:
         rest = memoryview(b"".join(pieces))
     while rest:
         rest = rest[os.write(file, rest) :]
-
-
-@functools.cache
-def _boot() -> str:
-    """Identify this run of the machine, where the system tells; "" elsewhere."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def read_note(path: Path) -> dict[str, Any] | None:
-    """Read the note beside a part file; None when it is no such note."""
-    try:
-        facts = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(facts, dict):
-        return None
-    shapes: dict[str, Any] = {
-        "task_id": str,
-        "index": int,
-        "name": str,
-        "validator": (str, type(None)),
-        "length": (int, type(None)),
-    }
-    return (
-        facts
-        if all(name in facts and isinstance(facts[name], kind) for name, kind in shapes.items())
-        else None
-    )
-
-
-# --- Downloads that did not end, found by the notes beside their part files. Blocks, and runs in
-# worker threads.
-
-
-@attrs.frozen
-class Leftover:
-    """A download that did not end: `download(task, path, index=index)` goes on with it."""
-
-    task_id: str
-    index: int
-    path: Path
-    """Where the video is to go."""
-    received: int = 0
-    """Bytes that are there."""
-    total: int | None = None
-    """Bytes of the whole file, when the host said it."""
-
-
-def leftovers(folder: Path) -> Iterator[Leftover]:
-    """Find the downloads into a folder, and the folders in it, that did not end."""
-    for note in sorted(folder.rglob(f"*{filenames.NOTE_SUFFIX}")):
-        facts = read_note(note)
-        if facts is None or filenames.part_names(facts["name"])[1] != note.name:
-            continue
-        final, part = (
-            note.with_name(facts["name"]),
-            note.with_name(filenames.part_names(facts["name"])[0]),
-        )
-        # Looked at once each: a download that is under way may give the name at any moment.
-        begun, whole = _stat(part), _stat(final)
-        if whole is not None and (begun is None or os.path.samestat(begun, whole)):
-            # Killed after the video got its name, before all of this was cleared away.
-            part.unlink(missing_ok=True)
-            note.unlink(missing_ok=True)
-            continue
-        yield Leftover(
-            facts["task_id"],
-            facts["index"],
-            final,
-            0 if begun is None else begun.st_size,
-            facts["length"],
-        )
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
 
 
 # --- One writer for one folder: a lock that the operating system lets go when its holder dies,

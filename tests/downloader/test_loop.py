@@ -14,7 +14,7 @@ import pytest
 
 from happyhorse_async import Limits, SessionClosedError
 from happyhorse_async._concurrency import Threads
-from happyhorse_async._edges import disk, part_files
+from happyhorse_async._edges import disk, part_files, part_notes
 from happyhorse_async.sandbox import Sandbox
 from tests.downloader.conftest import Kit, names_in
 
@@ -24,7 +24,7 @@ BLOCKING = (
     (part_files, "_open_alone"),
     (part_files, "_write_all"),
     (disk, "sync_folder"),
-    (part_files, "read_note"),
+    (part_notes, "read"),
     (part_files.PartFile, "is_new"),
     (part_files.PartFile, "rehash"),
     (part_files.PartFile, "publish"),
