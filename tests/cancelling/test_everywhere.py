@@ -1,0 +1,160 @@
+"""Wherever a caller is cancelled, nothing is left behind, and what was paid is known to somebody."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async import ImageToVideo, Limits, SubmissionOutcomeUnknownError
+from happyhorse_async.sandbox import Fault, Sandbox
+from tests.cancelling.moments import How, Moments, Verb, World, by_scope, once, twice
+from tests.conftest import PHOTOS, open_session
+
+LINK = "https://cdn.example.com/cat.png"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """The service in a thread of its own; its tasks complete at once."""
+    with Sandbox(video="stub", task_seconds=0) as sandbox:
+        yield sandbox
+
+
+async def opening_and_closing(world: World) -> None:
+    """Open a session of its own, make one call, and close it."""
+    async with open_session(world.sandbox) as session:
+        await session.credits()
+
+
+async def submit(world: World) -> None:
+    """Submit one request."""
+    world.known.add((await world.session.submit(LINK)).id)
+
+
+async def submit_many(world: World) -> None:
+    """Submit some, and look at what became of each."""
+    requests = [ImageToVideo(LINK, seed=number) for number in range(1, 5)]
+    async with world.session.submit_many(requests) as submissions:
+        async for submission in submissions:
+            if submission.task is not None:
+                world.known.add(submission.task.id)
+            elif submission.error is not None and submission.error.charged == "unknown":
+                world.unknown += 1
+
+
+async def submit_without_an_answer(world: World) -> None:
+    """Submit one request whose answers are lost, so that its task is looked for in the list."""
+    world.sandbox.advance(600)  # what was paid before is too old to be it
+    world.sandbox.fail(Fault("drop-after", method="POST", path="/v1/videos*", times=2))
+    try:
+        await submit(world)
+    except SubmissionOutcomeUnknownError:
+        world.unknown += 1
+    finally:
+        world.sandbox.clear_faults()
+
+
+async def submit_in_turn(world: World) -> None:
+    """Submit more than may be unfinished at once, so that places are waited for."""
+    async with open_session(world.sandbox, limits=Limits(max_unfinished=1)) as session:
+        world.others.append(session)
+        for seed in (1, 2):
+            task = await session.submit(LINK, seed=seed, idempotency_key=f"in-turn-number-{seed}")
+            world.known.add(task.id)
+
+
+async def upload(world: World) -> None:
+    """Upload a photo."""
+    await world.session.upload(PHOTOS / "cat.jpg")
+
+
+async def generate(world: World) -> None:
+    """Make a video of a photo."""
+    video = await world.session.generate(PHOTOS / "cat.jpg", save_to=world.folder / "cat.mp4")
+    world.known.add(video.task_id or "")
+
+
+async def download(world: World) -> None:
+    """Wait for a task and save its video."""
+    task = world.session.task(await _known_task(world))
+    await task.download(world.folder / "cat.mp4")
+
+
+async def download_all(world: World) -> None:
+    """Save every video of a task."""
+    task = world.session.task(await _known_task(world))
+    await task.download_all(world.folder / "cat-{index}.mp4")
+
+
+async def updates(world: World) -> None:
+    """Follow one task to its end."""
+    async for _ in world.session.task(await _known_task(world)).updates():
+        pass
+
+
+async def watch(world: World) -> None:
+    """Follow several tasks to their end."""
+    tasks = [await _known_task(world, seed) for seed in (1, 2)]
+    async with world.session.watch(tasks) as states:
+        async for _ in states:
+            pass
+
+
+async def reads(world: World) -> None:
+    """Ask for what costs nothing."""
+    session = world.session
+    await session.estimate(ImageToVideo(LINK))
+    await session.find_tasks()
+    await session.problems(PHOTOS / "cat.jpg")
+    await session.leftovers(world.folder)
+    await session.read(await _known_task(world))
+
+
+async def _known_task(world: World, seed: int = 1) -> str:
+    """Have a task, without the verb that is looked at paying for it."""
+    task = await world.session.submit(
+        LINK, seed=seed, idempotency_key=f"the-one-of-the-test-{seed}"
+    )
+    world.known.add(task.id)
+    return task.id
+
+
+VERBS = [
+    opening_and_closing,
+    submit,
+    submit_without_an_answer,
+    submit_in_turn,
+    submit_many,
+    upload,
+    generate,
+    download,
+    download_all,
+    updates,
+    watch,
+    reads,
+]
+
+
+@pytest.fixture
+def moments(sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Moments:
+    """Verbs are tried with few submissions at once: more of them make no other moments."""
+    caplog.set_level(logging.ERROR, logger="happyhorse_async")
+    return Moments(sandbox, tmp_path, limits=Limits(max_submissions=2))
+
+
+@pytest.mark.parametrize("how", [once, twice, by_scope])
+@pytest.mark.parametrize("verb", VERBS)
+def test_cancelled_at_every_step(moments: Moments, verb: Verb, how: How) -> None:
+    """No task, thread, socket or stray file is left, nobody hangs, and each paid task is the
+    caller's, an orphan, or known to be unknown.
+    """
+    moments.all(verb, how)
+
+
+def test_there_are_more_than_a_thousand_moments(moments: Moments) -> None:
+    """The test above looks at each step of every verb, three times."""
+    steps = {verb.__name__: moments.steps(verb) for verb in VERBS}
+    assert 3 * sum(steps.values()) > 1000, steps
