@@ -18,7 +18,7 @@ _HOMES = {
         InternalServerError InvalidRequestError LedgerError LinkExpiredError NotAVideoError
         NotFoundError PermissionDeniedError PriceUnavailableError RateLimitError SessionClosedError
         SubmissionOutcomeUnknownError TaskCancelledError TaskFailedError TaskNotFoundError
-        TransportError UnreadableAnswerError UnsafeLinkError WaitTimeoutError
+        TransportError UnreadableAnswerError UnsafeLinkError VideoTooLargeError WaitTimeoutError
         WrongEventLoopError
     """,
     "_models": """

@@ -29,6 +29,7 @@
     │   ├── UnsafeLinkError           (ValueError)
     │   ├── IncompleteDownloadError
     │   ├── NotAVideoError            (ValueError)
+    │   ├── VideoTooLargeError
     │   └── DestinationExistsError    (FileExistsError)
     └── LedgerError
 
@@ -436,6 +437,14 @@ class NotAVideoError(DownloadError, ValueError):
         "Look at the file that was kept beside: players forgive much. Then call download() again "
         "before the link expires, or tell the service's support, with the task id."
     )
+
+
+class VideoTooLargeError(DownloadError):
+    """The video has more bytes than `Limits(max_video_bytes=...)` allows; it was not fetched, or
+    not to its end.
+    """
+
+    default_next_step = "Raise Limits(max_video_bytes=...), then call download() again."
 
 
 class DestinationExistsError(DownloadError, FileExistsError):

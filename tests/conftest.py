@@ -48,10 +48,13 @@ async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
 
 def open_session(sandbox: Sandbox, **settings: object) -> Session:
     """Make a session wired to a sandbox, quick to poll and to retry unless a test says otherwise."""
-    defaults: dict[str, object] = {"polling": QUICK_POLLING, "retry": QUICK_RETRY}
-    return Session(
-        sandbox.key, base_url=sandbox.url, files_url=sandbox.files_url, **{**defaults, **settings}
-    )  # type: ignore[arg-type]
+    defaults: dict[str, object] = {
+        "base_url": sandbox.url,
+        "files_url": sandbox.files_url,
+        "polling": QUICK_POLLING,
+        "retry": QUICK_RETRY,
+    }
+    return Session(sandbox.key, **{**defaults, **settings})  # type: ignore[arg-type]
 
 
 @pytest.fixture

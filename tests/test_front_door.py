@@ -62,6 +62,7 @@ NAMES = [
     "UploadedFile",
     "Usage",
     "Video",
+    "VideoTooLargeError",
     "WaitTimeoutError",
     "WrongEventLoopError",
     "__version__",

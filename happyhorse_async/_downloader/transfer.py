@@ -45,6 +45,7 @@ from ..errors import (
     NotAVideoError,
     TaskNotFoundError,
     TransportError,
+    VideoTooLargeError,
 )
 from ..events import Downloading, Events, Retrying
 
@@ -431,10 +432,9 @@ class Transfer:
 
     def _refuse_size(self, size: int) -> None:
         if size > self._largest:
-            raise DownloadError(
+            raise VideoTooLargeError(
                 f"the video has {size:,} bytes, and at most {self._largest:,} are allowed",
                 path=self._path,
-                next_step="Raise Limits(max_video_bytes=...), then call download() again.",
             )
 
     async def _publish(self, pieces: Sequence[bytes]) -> Verified:

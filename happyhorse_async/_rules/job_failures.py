@@ -19,6 +19,7 @@ from ..errors import (
     InsufficientCreditsError,
     LedgerError,
     LinkExpiredError,
+    NotAVideoError,
     NotFoundError,
     PermissionDeniedError,
     PriceUnavailableError,
@@ -26,8 +27,9 @@ from ..errors import (
     SubmissionOutcomeUnknownError,
     TaskFailedError,
     TaskNotFoundError,
+    VideoTooLargeError,
 )
-from . import retry
+from . import retry, wire
 from .lifecycle import JobState
 
 
@@ -55,8 +57,12 @@ class Trouble(StrEnum):
     """It can work when it is tried again."""
     LOST = "lost"
     """The request left, and no answer came that can be trusted."""
+    BARRED = "barred"
+    """The request left, and something in front of the service refused it, such as a firewall."""
     GONE = "gone"
-    """The service does not know the task, or its link is dead."""
+    """The service denies the task, or its link gives nothing: within days that is not final."""
+    OVER = "over"
+    """The same, after a time in which no video can have been kept."""
     FINAL = "final"
     """This job cannot work as it is."""
 
@@ -100,6 +106,10 @@ class Facts(NamedTuple):
     """What may be accepted already may be sent again with its key."""
     stopping: bool = False
     """The run submits nothing new."""
+    others_go_on: bool = False
+    """Another job was accepted since this one first failed: so its trouble is its own."""
+    over: bool = False
+    """So much time has passed that no video can have been kept, see `is_over`."""
     stale_upload: bool = False
     """Its first frame was too old when it was given to the service, which may be all that is wrong.
     """
@@ -114,16 +124,20 @@ TABLE: dict[tuple[Stage, Trouble], tuple[Step, Step]] = {
     (Stage.DOUBT, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
     (Stage.DOUBT, Trouble.PASSING): (Step(Next.AGAIN), HELD_AND_STOP),
     (Stage.DOUBT, Trouble.LOST): (Step(Next.AGAIN), Step(Next.UNKNOWN, stops=True)),
+    (Stage.DOUBT, Trouble.BARRED): (Step(Next.AGAIN), Step(Next.UNKNOWN, stops=True)),
     # A refusal of what was sent before says nothing of the first sending, and may be a gateway's.
     (Stage.DOUBT, Trouble.FINAL): (Step(Next.AGAIN), Step(Next.UNKNOWN)),
     (Stage.WATCHED, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
-    (Stage.WATCHED, Trouble.GONE): (Step(Next.FAILED), Step(Next.FAILED)),
+    (Stage.WATCHED, Trouble.GONE): (Step(Next.LEFT), Step(Next.LEFT)),
+    (Stage.WATCHED, Trouble.OVER): (Step(Next.FAILED), Step(Next.FAILED)),
     (Stage.WATCHED, Trouble.PASSING): (Step(Next.LEFT), Step(Next.LEFT)),
     (Stage.ENDED, Trouble.PASSING): (Step(Next.ANEW), Step(Next.FAILED)),
     (Stage.ENDED, Trouble.FINAL): (Step(Next.FAILED), Step(Next.FAILED)),
     (Stage.FETCHED, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
-    (Stage.FETCHED, Trouble.GONE): (Step(Next.FAILED), Step(Next.FAILED)),
+    (Stage.FETCHED, Trouble.GONE): (Step(Next.LEFT), Step(Next.LEFT)),
+    (Stage.FETCHED, Trouble.OVER): (Step(Next.FAILED), Step(Next.FAILED)),
     (Stage.FETCHED, Trouble.PASSING): (Step(Next.AGAIN), Step(Next.LEFT)),
+    (Stage.FETCHED, Trouble.FINAL): (Step(Next.LEFT), Step(Next.LEFT)),
 }
 """What to do while more tries (of what has ended: attempts) are allowed, and what after them."""
 
@@ -133,9 +147,12 @@ def next_step(facts: Facts, error: HappyHorseError) -> Step:
     stage = stage_of(facts, error)
     trouble = trouble_of(stage, facts, error)
     allowed, exhausted = TABLE[stage, trouble]
-    if _more(stage, facts):
+    if _more(stage, facts) and not (trouble is Trouble.BARRED and facts.others_go_on):
         return allowed
-    if stage is Stage.DOUBT and trouble is Trouble.LOST:
+    if facts.others_go_on and exhausted.stops and trouble is not Trouble.ALL:
+        # It is this job's alone: it ends, so that it stops no run, and no later one either.
+        return Step(Next.FAILED if stage is Stage.UNSENT else Next.UNKNOWN)
+    if stage is Stage.DOUBT and trouble in (Trouble.LOST, Trouble.BARRED):
         if facts.stopping:
             return HELD_AND_STOP  # it stays submitting: the next run asks again
         return exhausted if facts.replays else Step(Next.UNKNOWN)
@@ -190,22 +207,54 @@ _FOR_ALL = (
 def trouble_of(stage: Stage, facts: Facts, error: HappyHorseError) -> Trouble:
     """Say what is wrong with a job that failed at a stage."""
     if isinstance(error, TaskFailedError):
+        # What was charged is not bought again by itself, whatever is said of the input.
         too_old = facts.stale_upload and error.code == "image_processing_error"
-        return Trouble.PASSING if error.retryable or too_old else Trouble.FINAL
+        again = (error.retryable or too_old) and error.charged != "yes"
+        return Trouble.PASSING if again else Trouble.FINAL
     if stage in (Stage.WATCHED, Stage.FETCHED):
-        if isinstance(error, (TaskNotFoundError, LinkExpiredError)):
-            return Trouble.GONE
-        # A bare DownloadError is this machine's: no room, no right to write. Paying for more
-        # videos would not help.
-        local = stage is Stage.FETCHED and type(error) is DownloadError
-        return Trouble.ALL if local or isinstance(error, _FOR_ALL) else Trouble.PASSING
+        return _trouble_of_paid(stage, facts, error)
     if isinstance(error, _FOR_ALL):
         return Trouble.ALL
     if isinstance(error, IdempotencyConflictError):
         return Trouble.FINAL
     if stage is Stage.DOUBT and may_be_paid(error):
-        return Trouble.LOST
+        return Trouble.BARRED if _is_barred(error) else Trouble.LOST
     return Trouble.PASSING if retry.worth_retrying(error) else Trouble.FINAL
+
+
+def _is_barred(error: HappyHorseError) -> bool:
+    """Whether a doubt comes from an answer that refuses, but is not the service's own."""
+    cause = error if isinstance(error, APIStatusError) else error.__cause__
+    if not isinstance(cause, APIStatusError) or cause.own_body:
+        return False
+    return 400 <= cause.status < 500 and cause.status not in (408, 409, 425, 429)
+
+
+def _trouble_of_paid(stage: Stage, facts: Facts, error: HappyHorseError) -> Trouble:
+    if isinstance(error, (TaskNotFoundError, LinkExpiredError)):
+        return Trouble.OVER if facts.over else Trouble.GONE
+    # A bare DownloadError is this machine's: no room, no right to write. Paying for more videos
+    # would not help.
+    local = stage is Stage.FETCHED and type(error) is DownloadError
+    if local or isinstance(error, _FOR_ALL):
+        return Trouble.ALL
+    # What came whole and is refused here would be refused again at once.
+    refused = stage is Stage.FETCHED and isinstance(error, (NotAVideoError, VideoTooLargeError))
+    return Trouble.FINAL if refused else Trouble.PASSING
+
+
+LONGEST_LIFE = 48 * 3600.0
+"""Seconds after which no task can have a link any more: one takes minutes, and its links live a day.
+"""
+
+
+def is_over(now: float, *, accepted: float | None, completed: float | None) -> bool:
+    """Whether no link to a job's video can live any more, by the times at which this machine saw its
+    task accepted and completed (Unix seconds).
+    """
+    if completed is not None and now - completed > wire.LINK_LIFE.total_seconds():
+        return True
+    return accepted is not None and now - accepted > LONGEST_LIFE
 
 
 def code_of(error: HappyHorseError) -> str:

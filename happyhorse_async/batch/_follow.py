@@ -126,8 +126,6 @@ class Steps:
         New requests wait in one `line`, and what may have left before in another, which no stop
         turns away.
         """
-        if job.task_id is not None:
-            return
         job.sent_before = job.state in (JobState.SUBMITTING, JobState.UNKNOWN)
         if job.state is JobState.SUBMITTING and not replays:
             raise SubmissionOutcomeUnknownError(
@@ -163,22 +161,7 @@ class Steps:
 
     async def watch(self, job: JobRow, *, timeout: float | None) -> None:
         """Wait until a job's task has its video; raises `TaskFailedError` when it ended without."""
-        poller, known, task_id = self._parts.poller, job.task, job.task_id or ""
-        try:
-            # The answer to a replayed submission may show the end of the task, but not its links
-            # and its charge.
-            ended = known is not None and lifecycle.is_final(known)
-            task = await (
-                poller.read(task_id)
-                if ended
-                else poller.wait(task_id, timeout=timeout, known=known)
-            )
-        except TaskNotFoundError:
-            if not (self._folder / job.name).exists():
-                raise
-            # Its video may have been put in place right before a crash. Whether it is whole is seen
-            # when it is saved.
-            task = Task(id=task_id, status=TaskStatus.COMPLETED)
+        task = await self._task_of_video_here(job) or await self._waited(job, timeout)
         job.task = task
         if not lifecycle.is_completed(task):
             raise lifecycle.failure_of(task, job.key)
@@ -187,6 +170,28 @@ class Steps:
             job.completed, job.seconds = time.time(), task.seconds
             job.expires = task.expires_at.timestamp() if task.expires_at else None
             self._ledger.post("completed", job)
+
+    async def _task_of_video_here(self, job: JobRow) -> Task | None:
+        """Return the task of a video that an earlier run put in place right before it was killed.
+
+        The service may not know it any more. Whether the video is whole is seen when it is saved.
+        """
+        if job.task is not None or not (self._folder / job.name).exists():
+            return None
+        task_id = job.task_id or ""
+        try:
+            task = await self._parts.poller.read(task_id)
+        except TaskNotFoundError:
+            return Task(id=task_id, status=TaskStatus.COMPLETED)
+        return task if lifecycle.is_completed(task) else None
+
+    async def _waited(self, job: JobRow, timeout: float | None) -> Task:
+        poller, known, task_id = self._parts.poller, job.task, job.task_id or ""
+        if known is not None and lifecycle.is_final(known):
+            # The answer to a replayed submission may show the end of the task, but not its links
+            # and its charge.
+            return await poller.read(task_id)
+        return await poller.wait(task_id, timeout=timeout, known=known, seen=True)
 
     async def save(self, job: JobRow) -> int:
         """Fetch a job's video, or find it where it was put before a crash; return what its task has
@@ -311,6 +316,8 @@ class Follower:
         self._ahead = asyncio.Semaphore(MOST_AHEAD)
         self._in_flight = asyncio.Semaphore(options.max_in_flight)
         self._prices: dict[tuple[str, str, int], int] = {}
+        self._accepted = 0
+        """Submissions of this run that were accepted."""
         self._on_stop = on_stop
         self._stopping = asyncio.Event()
         self.reason: HappyHorseError | None = None
@@ -338,7 +345,7 @@ class Follower:
 
         None: it stays as the ledger has it, for the next run.
         """
-        tries = 0
+        tries, accepted = 0, 0
         while True:
             try:
                 if job.state is not JobState.COMPLETED or job.task is None:
@@ -359,8 +366,11 @@ class Follower:
                 await self._hold(job)
                 return None
             except HappyHorseError as error:
+                if not tries:
+                    accepted = self._accepted
                 tries += not isinstance(error, TaskFailedError)
-                following = await self._fail(job, error, tries)
+                facts = self._facts(job, tries, others_go_on=self._accepted > accepted)
+                following = await self._fail(job, error, facts, tries)
                 if following is Next.HELD:
                     await self._hold(job)
                     return None
@@ -401,15 +411,17 @@ class Follower:
         # else not begun.
         if job.state is JobState.NEW and (job.superseded or self.stopping):
             raise LeftError
-        await self.steps.submit(job, replays=self._replays, line=self._line, owed=self._owed)
+        if job.task_id is None:
+            await self.steps.submit(job, replays=self._replays, line=self._line, owed=self._owed)
+            self._accepted += 1
 
     # --- when it fails ----------------------------------------------------------------------------
 
-    async def _fail(self, job: JobRow, error: HappyHorseError, tries: int) -> Next:
+    async def _fail(self, job: JobRow, error: HappyHorseError, facts: Facts, tries: int) -> Next:
         """Do what follows from a failure; return AGAIN when the job goes on, HELD when it is left
         untold, and anything else when it is told.
         """
-        following, stops = job_failures.next_step(self._facts(job, tries), error)
+        following, stops = job_failures.next_step(facts, error)
         unsent = job.state is JobState.SUBMITTING and following in (Next.AGAIN, Next.HELD)
         if unsent and not (job.sent_before or job_failures.may_be_paid(error)):
             await self.steps.release(job)
@@ -433,7 +445,7 @@ class Follower:
             await self.steps.end(job, JobState.COMPLETED, error, reserved=job.reserved)
         return following
 
-    def _facts(self, job: JobRow, tries: int) -> Facts:
+    def _facts(self, job: JobRow, tries: int, *, others_go_on: bool) -> Facts:
         attempts = self._options.retry.attempts
         # A process may have ended after the user's word, which is not written down. But only that
         # leads beyond the limit, so that every full set of attempts that lies behind has been
@@ -446,6 +458,8 @@ class Follower:
             attempts_left=not job.superseded and job.attempt - before < attempts,
             replays=self._replays,
             stopping=self.stopping,
+            others_go_on=others_go_on,
+            over=job_failures.is_over(time.time(), accepted=job.accepted, completed=job.completed),
             stale_upload=is_stale(job),
         )
 

@@ -6,8 +6,12 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+import aiohttp
+from aiohttp import web
 
 from happyhorse_async.batch.report import write_reports
 from happyhorse_async.sandbox import Sandbox
@@ -107,3 +111,38 @@ async def until(condition: Callable[[], bool]) -> None:
     """
     while not condition():
         await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def firewall(behind: str, refused: str) -> AsyncIterator[str]:
+    """Run a server in front of another one, which refuses bodies with some text; give its URL."""
+    page = web.Response
+    async with aiohttp.ClientSession(auto_decompress=False) as client:
+
+        async def pass_on(request: web.Request) -> web.StreamResponse:
+            body = await request.read()
+            if refused.encode() in body:
+                return page(status=403, text="<html>Attention Required!</html>")
+            headers = {
+                name: value
+                for name, value in request.headers.items()
+                if name in ("Authorization", "Content-Type", "Idempotency-Key")
+            }
+            async with client.request(
+                request.method, behind + request.path_qs, data=body, headers=headers
+            ) as answer:
+                return page(
+                    status=answer.status,
+                    body=await answer.read(),
+                    headers={"Content-Type": answer.headers["Content-Type"]},
+                )
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", pass_on)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()

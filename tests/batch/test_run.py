@@ -5,9 +5,12 @@ gracefully.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
+import attrs
 import pytest
 
 from happyhorse_async import (
@@ -17,16 +20,19 @@ from happyhorse_async import (
     ImageToVideo,
     InvalidRequestError,
     LedgerError,
+    Limits,
     RetryPolicy,
     Session,
     SessionClosedError,
     TaskFailedError,
+    TaskNotFoundError,
 )
 from happyhorse_async.batch import Batch, Job, JobChanged, JobState, Outcome
+from happyhorse_async.batch._database import LEDGER_NAME
 from happyhorse_async.batch._follow import Follower
 from happyhorse_async.sandbox import Fault, Features, Sandbox
-from tests.batch.support import until
-from tests.conftest import open_session
+from tests.batch.support import firewall, until
+from tests.conftest import QUICK_POLLING, open_session
 
 pytestmark = pytest.mark.anyio
 
@@ -312,13 +318,95 @@ async def test_doubt_is_kept_when_replays_are_forbidden(tmp_path: Path) -> None:
         assert sandbox.paid == 1
 
 
-async def test_dead_links(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """A video whose link is dead is a failed job that was charged."""
+async def test_dead_links_are_left_to_the_next_run(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """A link that gives nothing within its 24 hours is no failure: the job stays completed, and the
+    next run fetches its video without paying.
+    """
     sandbox.fail(Fault("refuse", path="/results/", times=None, status=410, body=""))
+    async with open_session(sandbox, polling=attrs.evolve(QUICK_POLLING, patience=0.2)) as hasty:
+        [outcome] = await run(hasty, tmp_path, rows(1))
+    assert (outcome.state, outcome.error is not None) == (JobState.COMPLETED, True)
+    sandbox.clear_faults()
+    assert [again.ok for again in await run(session, tmp_path, rows(1))] == [True]
+    assert sandbox.paid == 1
+
+
+async def test_links_that_are_long_dead(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """A video that was not fetched for days is a failed job that was charged."""
+    sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
+    await run(session, tmp_path, rows(1))
+    sandbox.clear_faults()
+    sandbox.advance(3 * 86400)
+    with closing(sqlite3.connect(tmp_path / LEDGER_NAME)) as ledger:
+        ledger.execute(
+            "UPDATE jobs SET accepted = accepted - 3 * 86400, completed = completed - 3 * 86400"
+        )
+        ledger.commit()
     [outcome] = await run(session, tmp_path, rows(1))
     assert (outcome.state, outcome.credits > 0) == (JobState.FAILED, True)
     assert outcome.error is not None
     assert outcome.error.charged == "yes"
+
+
+async def test_a_task_that_is_denied_is_left_to_the_next_run(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """However long the service denies an accepted task, its job is not failed: it stays running, and
+    the next run brings it home without paying.
+    """
+    denial = {"error": {"code": "task_not_found", "message": "no", "type": "invalid_request_error"}}
+    sandbox.fail(Fault("refuse", path="/v1/tasks", times=None, status=404, body=denial))
+    async with open_session(sandbox, polling=attrs.evolve(QUICK_POLLING, patience=0.2)) as hasty:
+        [outcome] = await run(hasty, tmp_path, rows(1))
+    assert (outcome.state, type(outcome.error)) == (JobState.RUNNING, TaskNotFoundError)
+    sandbox.clear_faults()
+    assert [again.ok for again in await run(session, tmp_path, rows(1))] == [True]
+    assert sandbox.paid == 1
+
+
+async def test_what_a_firewall_refuses_ends_one_job(sandbox: Sandbox, tmp_path: Path) -> None:
+    """One request that something in front of the service refuses, whatever is tried, ends its own
+    job alone; no run is stopped, in the second one neither.
+    """
+    poison = ImageToVideo("https://example.com/p.png", prompt="<script>alert(1)</script>")
+    async with (
+        firewall(sandbox.url, "<script>") as url,
+        open_session(sandbox, base_url=url) as session,
+    ):
+        for _ in range(2):
+            outcomes = await run(session, tmp_path, [poison, *rows(9)], max_in_flight=1)
+            bad = [outcome.request for outcome in outcomes if not outcome.ok]
+            assert (len(outcomes), bad) == (10, [poison])
+    assert sandbox.paid == 9
+
+
+async def test_a_video_that_is_too_large_ends_one_job(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A video over the size that is allowed stays the service's, and stops no other job; a run that
+    allows more fetches it.
+    """
+    (large,) = [ImageToVideo("https://example.com/l.png", duration=15, quality="1080p")]
+    requests = [large, *rows(5)]
+    async with open_session(sandbox, limits=Limits(max_video_bytes=8000)) as strict:
+        outcomes = await run(strict, tmp_path, requests, max_in_flight=1)
+        assert {outcome.request: outcome.state for outcome in outcomes} == {
+            large: JobState.COMPLETED,
+            **dict.fromkeys(rows(5), JobState.SAVED),
+        }
+    async with open_session(sandbox) as generous:
+        assert {outcome.ok for outcome in await run(generous, tmp_path, requests)} == {True}
+    assert sandbox.paid == 6
+
+
+async def test_what_was_charged_is_not_bought_again(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """A task that failed for a time, but was charged, is not followed by another one."""
+    sandbox.fail(Fault("fail-task", status="failed", code="generation_timeout", refund=False))
+    [outcome] = await run(session, tmp_path, rows(1))
+    assert (outcome.state, outcome.attempts, outcome.credits > 0) == (JobState.FAILED, 1, True)
+    assert sandbox.paid == 1
 
 
 async def test_broken_downloads_are_left_to_the_next_run(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from happyhorse_async import (
     APIConnectionError,
+    APIStatusError,
     AuthenticationError,
     BadRequestError,
     BudgetExceededError,
@@ -28,6 +29,7 @@ from happyhorse_async import (
     TaskFailedError,
     TaskNotFoundError,
     UnreadableAnswerError,
+    VideoTooLargeError,
     WaitTimeoutError,
     errors,
 )
@@ -56,6 +58,20 @@ def failed(code: str, *, retryable: bool = False) -> TaskFailedError:
     return TaskFailedError("failed", task=task, retryable=retryable)
 
 
+def charged_failure() -> TaskFailedError:
+    """Make the error of a task that can be tried again, and was charged."""
+    error = failed("generation_timeout", retryable=True)
+    error.charged = "yes"
+    return error
+
+
+def barred(status: int) -> SubmissionOutcomeUnknownError:
+    """Make the error of a submission that something in front of the service refused."""
+    error = SubmissionOutcomeUnknownError("?")
+    error.__cause__ = APIStatusError("?", status=status, own_body=False)
+    return error
+
+
 ALL_ERRORS = [
     *(
         kind("?")
@@ -65,8 +81,7 @@ ALL_ERRORS = [
     UnreadableAnswerError("?", charged="unknown"),
     APIConnectionError("?", charged="unknown"),
     failed("service_error", retryable=True),
-    TaskNotFoundError("?"),
-    LinkExpiredError("?"),
+    barred(403),
 ]
 
 
@@ -92,6 +107,7 @@ ALL_ERRORS = [
             Next.AGAIN,
             Step(Next.UNKNOWN, stops=True),
         ),
+        (Facts(SUBMITTING), barred(403), Next.AGAIN, Step(Next.UNKNOWN, stops=True)),
         (Facts(SUBMITTING), IdempotencyConflictError("?"), Next.AGAIN, Next.UNKNOWN),
         (Facts(SUBMITTING, sent_before=True), BadRequestError("?"), Next.AGAIN, Next.UNKNOWN),
         (
@@ -109,6 +125,8 @@ ALL_ERRORS = [
         # It is paid for.
         (Facts(RUNNING), WaitTimeoutError("?"), Next.LEFT, Next.LEFT),
         (Facts(RUNNING), InternalServerError("?"), Next.LEFT, Next.LEFT),
+        (Facts(RUNNING), TaskNotFoundError("?"), Next.LEFT, Next.LEFT),
+        (Facts(RUNNING, over=True), TaskNotFoundError("?"), Next.FAILED, Next.FAILED),
         (Facts(RUNNING), LedgerError("?"), HELD_AND_STOP, HELD_AND_STOP),
         # Its task has ended without a video.
         (Facts(RUNNING), failed("content_policy_violation"), Next.FAILED, Next.FAILED),
@@ -120,9 +138,13 @@ ALL_ERRORS = [
             Next.FAILED,
         ),
         (Facts(RUNNING), failed("service_error", retryable=True), Next.ANEW, Next.FAILED),
+        (Facts(RUNNING), charged_failure(), Next.FAILED, Next.FAILED),
         # The service has its video.
         (Facts(COMPLETED), IncompleteDownloadError("?"), Next.AGAIN, Next.LEFT),
-        (Facts(COMPLETED), NotAVideoError("?"), Next.AGAIN, Next.LEFT),
+        (Facts(COMPLETED), LinkExpiredError("?"), Next.LEFT, Next.LEFT),
+        (Facts(COMPLETED, over=True), LinkExpiredError("?"), Next.FAILED, Next.FAILED),
+        (Facts(COMPLETED), NotAVideoError("?"), Next.LEFT, Next.LEFT),
+        (Facts(COMPLETED), VideoTooLargeError("?"), Next.LEFT, Next.LEFT),
         (Facts(COMPLETED), DownloadError("no room"), HELD_AND_STOP, HELD_AND_STOP),
     ],
 )
@@ -143,6 +165,8 @@ def test_every_row_of_the_table_can_be_reached() -> None:
         for facts in (
             *(Facts(state) for state in (NEW, SUBMITTING, RUNNING, COMPLETED)),
             Facts(SUBMITTING, sent_before=True),
+            Facts(RUNNING, over=True),
+            Facts(COMPLETED, over=True),
         )
         for error in ALL_ERRORS
         for stage in [stage_of(facts, error)]
@@ -158,11 +182,17 @@ FACTS = st.builds(
     attempts_left=st.booleans(),
     replays=st.booleans(),
     stopping=st.booleans(),
+    others_go_on=st.booleans(),
+    over=st.booleans(),
     stale_upload=st.booleans(),
 )
 
 
-@given(facts=FACTS, error=st.sampled_from(ALL_ERRORS), charged=st.sampled_from(["no", "unknown"]))
+@given(
+    facts=FACTS,
+    error=st.sampled_from(ALL_ERRORS),
+    charged=st.sampled_from(["no", "yes", "unknown"]),
+)
 def test_what_may_be_paid_is_never_given_up(
     facts: Facts, error: HappyHorseError, charged: errors.Charged
 ) -> None:
@@ -172,13 +202,29 @@ def test_what_may_be_paid_is_never_given_up(
     error.charged = charged
     step = next_step(facts, error)
     ended = isinstance(error, TaskFailedError)
-    if facts.state is SUBMITTING and not ended and (facts.sent_before or charged == "unknown"):
+    if facts.state is SUBMITTING and not ended and (facts.sent_before or charged != "no"):
         assert step.next in (Next.AGAIN, Next.UNKNOWN, Next.HELD)
     if step.next is Next.ANEW:
         assert ended
         assert facts.attempts_left
+        assert error.charged != "yes"
     if step.stops:
         assert step.next in (Next.HELD, Next.UNKNOWN)
+
+
+@given(facts=FACTS, error=st.sampled_from(ALL_ERRORS))
+def test_denials_of_days_are_no_failures(facts: Facts, error: HappyHorseError) -> None:
+    """What is paid for fails only when its task has ended, or when no link can live any more."""
+    if facts.state in (RUNNING, COMPLETED) and next_step(facts, error).next is Next.FAILED:
+        assert isinstance(error, TaskFailedError) or facts.over
+
+
+@given(facts=FACTS, error=st.sampled_from(ALL_ERRORS))
+def test_the_trouble_of_one_job_stops_no_run(facts: Facts, error: HappyHorseError) -> None:
+    """While others are accepted, only what concerns the account or the machine stops a run."""
+    facts = facts._replace(others_go_on=True, stopping=False)
+    if next_step(facts, error).stops:
+        assert trouble_of(stage_of(facts, error), facts, error) is Trouble.ALL
 
 
 @given(facts=FACTS, error=st.sampled_from(ALL_ERRORS))
