@@ -65,7 +65,7 @@ class Service:
         self.clock = clock
         self.faults = FaultPlan()
         self.journal = Journal()
-        self.views = Views(options.features, files_url, estimate_of(options.lifetimes.task))
+        self.views = Views(options.features, clock, files_url, estimate_of(options.lifetimes.task))
         self.closing = asyncio.Event()
         self.world = World(
             options.accounts, options.lifetimes, ids=options.features.task_ids, seed=options.seed

@@ -9,6 +9,7 @@ from ._prices import uc_of, usd_of
 
 if TYPE_CHECKING:
     from ._accounts import Wallet
+    from ._clock import Clock
     from ._features import Features
     from ._files import StoredFile
     from ._task_record import TaskRecord
@@ -29,8 +30,11 @@ _RETRY_LATER = frozenset(
 class Views:
     """Makes the answers' JSON, with or without the features that a server may lack."""
 
-    def __init__(self, features: Features, files_url: str, estimated_seconds: int) -> None:
+    def __init__(
+        self, features: Features, clock: Clock, files_url: str, estimated_seconds: int
+    ) -> None:
         self._features = features
+        self._clock = clock
         self._estimated_seconds = estimated_seconds
         self._files_url = files_url
 
@@ -52,7 +56,7 @@ class Views:
             "status": status,
             "task_info": {
                 "can_cancel": status == "pending",
-                "estimated_time": self._estimated_seconds,
+                "estimated_time": self._in_real_seconds(self._estimated_seconds),
                 "video_duration": task.submission.duration,
             },
             "type": "video",
@@ -63,7 +67,8 @@ class Views:
             },
         }
         if self._features.estimated_time == "left":
-            view["task_info"]["estimated_time"] = max(0, round(task.due - now))
+            left = self._in_real_seconds(max(0.0, task.due - now))
+            view["task_info"]["estimated_time"] = left
         elif self._features.estimated_time == "absent":
             del view["task_info"]["estimated_time"]
         return view
@@ -91,6 +96,10 @@ class Views:
                 error["suggestion"] = "Try again later." if later else "Change the input."
             view["error"] = error
         return view
+
+    def _in_real_seconds(self, seconds: float) -> int:
+        """Return how long a client will wait: its own clock does not run faster."""
+        return round(seconds / (self._clock.speed or 1.0))
 
     def listed(self, task: TaskRecord, now: float) -> dict[str, Any]:
         """Return a task as the list endpoint shows it: without links (seen in the vendor's

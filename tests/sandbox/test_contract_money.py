@@ -281,6 +281,12 @@ async def test_estimated_time_may_be_what_is_left_or_missing(http: aiohttp.Clien
     assert told == {"whole": [100, 100], "left": [100, 70], "absent": [None, None]}
 
 
+async def test_estimated_time_is_in_the_clients_seconds(http: aiohttp.ClientSession) -> None:
+    """At ten times real time a task of 100 seconds is there in 10."""
+    async with Sandbox(video="stub", speed=10, task_seconds=100) as sandbox:
+        assert (await Wire(sandbox, http).submit()).json["task_info"]["estimated_time"] == 10
+
+
 async def test_a_list_answers_with_the_page_that_was_asked_for(wire: Wire) -> None:
     """`page` and `page_size` are those of the question, beyond the end too; models can be chosen."""
     for model in (MODEL, NEWER, MODEL):
