@@ -5,32 +5,74 @@ batch.
 from __future__ import annotations
 
 import asyncio
-from decimal import Decimal
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from decimal import ROUND_CEILING, Decimal
 
+import attrs
+
+from ._concurrency import Background
 from ._config import Budget
 from ._models import Task
 from ._rules import lifecycle
 from ._rules.prices import to_credits, to_millionths
-from .errors import BudgetExceededError
+from .errors import BudgetExceededError, HappyHorseError
 from .events import Events
+
+logger = logging.getLogger("happyhorse_async")
+
+PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0, 420.0)
+"""Seconds before each look at a charge that was not settled when its task ended: 15 minutes in all,
+within which nothing that the service says about an ended task is final."""
+
+
+@attrs.define(eq=False)
+class _Reservation:
+    """What one idempotency key may cost."""
+
+    estimate: Decimal
+    drawn: bool
+    """Nobody else can have used the key before."""
+    round: int
+    """How often prices had risen when it was made."""
+    holders: int = 1
+    """Submissions under way with this key, or tasks made of it."""
 
 
 class BudgetBook:
     """Keeps the submissions of a session within its budget; with no budget it keeps nothing.
 
-    Each submission is known by its idempotency key, so that a replay of one is never counted twice.
-    What is reserved counts as gone until the task's charge is known: the sum of charges cannot pass
-    the budget as long as the estimates are not too low.
+    Each submission is known by its idempotency key, so that a replay is never counted twice. What
+    is reserved counts as gone until the charge of its task is settled. A charge above its estimate
+    raises all reservations by the same factor, those of requests under way as well. So the budget
+    is passed by no more than what was under way when a dearer price could first be known.
     """
 
-    def __init__(self, budget: Budget | None, *, events: Events) -> None:
+    def __init__(
+        self,
+        budget: Budget | None,
+        *,
+        events: Events,
+        read: Callable[[str], Awaitable[Task]] | None = None,
+        background: Background | None = None,
+        pauses: Sequence[float] = PAUSES,
+    ) -> None:
+        """Keep a book; without `read` and `background` an unsettled charge counts as it is told."""
         self._cap = Decimal(str(budget.credits)) if budget is not None else None
         self._events = events
-        self._reserved: dict[str, Decimal] = {}
-        self._holders: dict[str, int] = {}
-        self._settled: set[str] = set()
-        self._promised = Decimal(0)
+        self._read = read
+        self._background = background
+        self._pauses = pauses
+        self._reserved: dict[str, _Reservation] = {}
+        self._estimates = Decimal(0)
+        """The sum of what is reserved, by the estimates."""
+        self._dearness = Decimal(1)
+        """What tasks cost of late, as a multiple of their estimates; at least 1."""
+        self._round = 0
         self._spent = Decimal(0)
+        self._awaited: set[str] = set()
+        """Keys of ended tasks whose charge is not settled."""
+        self._turn = asyncio.Lock()
 
     @property
     def limited(self) -> bool:
@@ -39,76 +81,156 @@ class BudgetBook:
 
     @property
     def reserved(self) -> Decimal:
-        """Credits of submissions whose charge is not known yet."""
-        return self._promised
+        """Credits of submissions whose charge is not settled yet."""
+        return _plain(self._estimates * self._dearness)
 
     @property
     def spent(self) -> Decimal:
         """Credits that were charged, as far as this session has seen its tasks end."""
-        return self._spent
+        return _plain(self._spent)
 
     @property
     def left(self) -> Decimal | None:
-        """Credits that may still be promised; None without a budget."""
-        return None if self._cap is None else self._cap - self._promised - self._spent
+        """Credits that may still be promised; None without a budget.
 
-    def reserve(self, key: str, credits: Decimal) -> None:  # noqa: A002 the service's word for its money
-        """Set the estimate of a submission aside; raises `BudgetExceededError` when it does not fit
-        into what is left.
+        Below zero when tasks have cost more than anybody could know.
         """
-        if self._cap is None or key in self._settled:
+        return None if self._cap is None else _plain(self._cap - self.reserved - self._spent)
+
+    def reserve(self, key: str, credits: Decimal, *, drawn: bool = False) -> None:  # noqa: A002 the service's word for its money
+        """Reserve the estimate of a submission; raises `BudgetExceededError` when it does not fit
+        into what is left.
+
+        The same key twice is one reservation. A key that was `drawn` here was never sent before.
+        """
+        if self._cap is None:
             return
-        if key in self._reserved:
-            self._holders[key] += 1
+        held = self._reserved.get(key)
+        if held is not None:
+            held.holders += 1
             return
-        left = self._cap - self._promised - self._spent
-        if credits > left:
-            raise BudgetExceededError(
-                f"the request needs about {credits} credits, and {left} of the budget of {self._cap} are left",
-                needed=str(credits),
-                left=str(left),
-                idempotency_key=key,
-            )
-        self._reserved[key], self._holders[key] = credits, 1
-        self._promised += credits
+        needed, left = _plain(credits * self._dearness), self._cap - self.reserved - self._spent
+        if needed > left:
+            raise self._exceeded(key, needed, _plain(left))
+        self._reserved[key] = _Reservation(credits, drawn, self._round)
+        self._estimates += credits
         self._changed()
 
     def settle(self, key: str, task: Task) -> None:
-        """Replace a reservation by the charge that the service reports for a task that has ended.
+        """Replace a reservation by what the task has cost, now that it has ended.
 
-        A task without a video is free unless its ledger facts prove the opposite; a video without a
-        reported charge costs its estimate.
+        While its charge is not settled the estimate stays reserved, and the task is looked at again.
         """
-        estimate = self._forget(key)
-        if estimate is None:
+        if key not in self._reserved:
             return
-        self._settled.add(key)
-        self._spent += lifecycle.cost_of(task, estimate)
-        self._changed()
+        if not lifecycle.is_settled(task) and self._look_later(key, task):
+            return
+        self._close(key, task)
+
+    def replayed(self, key: str) -> None:
+        """Give a reservation back because an earlier submission with this key has paid already.
+
+        Nobody can have used a key before that was drawn here, whatever the service says.
+        """
+        held = self._reserved.get(key)
+        if held is not None and not held.drawn:
+            self.free(key)
 
     def free(self, key: str) -> None:
         """Give back the reservation of a submission that was certainly not accepted."""
-        if key not in self._reserved:
+        held = self._reserved.get(key)
+        if held is None:
             return
-        if self._holders[key] > 1:
-            self._holders[key] -= 1
-            return
-        self._forget(key)
+        held.holders -= 1
+        if not held.holders:
+            self._forget(key)
+            self._changed()
+
+    def _forget(self, key: str) -> _Reservation:
+        held = self._reserved.pop(key)
+        self._estimates -= held.estimate
+        return held
+
+    def _close(self, key: str, task: Task) -> None:
+        held = self._forget(key)
+        cost = lifecycle.cost_of(task, held.estimate)
+        self._spent += cost
+        if lifecycle.is_completed(task) and held.estimate > 0:
+            self._learn(cost / held.estimate, held)
         self._changed()
 
-    def _forget(self, key: str) -> Decimal | None:
-        estimate = self._reserved.pop(key, None)
-        if estimate is not None:
-            del self._holders[key]
-            self._promised -= estimate
-        return estimate
+    def _learn(self, factor: Decimal, held: _Reservation) -> None:
+        """Take note of what a task has cost as a multiple of its estimate."""
+        factor = factor.quantize(Decimal("0.0001"), ROUND_CEILING)
+        if factor > self._dearness:
+            self._dearness, self._round = factor, self._round + 1
+            logger.warning(
+                "a task has cost %.3g times its estimate: reservations rise to that",
+                factor,
+                extra={"action": "dearer_than_estimated"},
+            )
+        elif held.round == self._round:
+            # Estimated since prices rose, and cheaper: by now the estimates know of it.
+            self._dearness = max(Decimal(1), factor)
 
     def _changed(self) -> None:
         if self._events and self._cap is not None:
             from .events import BudgetChanged
 
-            left = self._cap - self._promised - self._spent
-            self._events.emit(BudgetChanged(reserved=self._promised, spent=self._spent, left=left))
+            left = _plain(self._cap - self.reserved - self._spent)
+            self._events.emit(BudgetChanged(reserved=self.reserved, spent=self.spent, left=left))
+
+    def _exceeded(self, key: str, needed: Decimal, left: Decimal) -> BudgetExceededError:
+        rise = ""
+        if self._dearness > 1:
+            rise = f" (tasks cost {float(self._dearness):.3g} times their estimates of late)"
+        return BudgetExceededError(
+            f"the request needs about {needed} credits{rise}, "
+            f"and {left} of the budget of {self._cap} are left",
+            needed=str(needed),
+            left=str(left),
+            idempotency_key=key,
+        )
+
+    # --- charges that are settled late ------------------------------------------------------------
+
+    def _look_later(self, key: str, task: Task) -> bool:
+        """Begin to look at a task again and again; returns False when nobody can."""
+        if self._read is None or self._background is None:
+            return False
+        if key not in self._awaited:
+            work = self._await_charge(self._read, key, task)
+            try:
+                self._background.start(work, name=f"the charge of {task.id}")
+            except RuntimeError:  # the session is closing: nobody reserves anything any more
+                return False
+            self._awaited.add(key)
+        return True
+
+    async def _await_charge(
+        self, read: Callable[[str], Awaitable[Task]], key: str, task: Task
+    ) -> None:
+        try:
+            for pause in self._pauses:
+                await asyncio.sleep(pause)
+                async with self._turn:  # one read after the other: nobody waits for these
+                    try:
+                        task = await read(task.id)
+                    except HappyHorseError as error:
+                        logger.debug("the charge of %s could not be read: %s", task.id, error)
+                if lifecycle.is_settled(task):
+                    break
+            if key in self._reserved:
+                self._close(key, task)
+        finally:
+            self._awaited.discard(key)
+
+
+def _plain(amount: Decimal) -> Decimal:
+    """Return an amount without zeros at its end, and not in exponents."""
+    return (
+        amount.quantize(Decimal(1)) if amount == amount.to_integral_value() else amount.normalize()
+    )
 
 
 # --- The batch's money: what its ledger says is spent or reserved, and what may still be.

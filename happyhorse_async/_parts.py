@@ -68,7 +68,12 @@ class Parts:
         self.api = Api(
             self.http, timeouts=settings.timeouts, policy=settings.retry, events=self.events
         )
-        self.budget = BudgetBook(settings.budget, events=self.events)
+        self.budget = BudgetBook(
+            settings.budget,
+            events=self.events,
+            read=lambda task_id: self.poller.read(task_id),
+            background=self.background,
+        )
         self._skew = Skew()
         self._accepted: deque[str] = deque(maxlen=MOST_ACCEPTED)
         """Tasks that were accepted before there was a poller."""

@@ -279,9 +279,10 @@ class Session:
     async def _submit(
         self, parts: Parts, checked: ImageToVideo, key: str | None, tag: Any
     ) -> TaskHandle:
+        drawn = key is None
         key = key if key is not None else parts.submitter.new_key()
         with on_behalf_of(key, tag):
-            accepted = await parts.submitter.submit(checked, idempotency_key=key)
+            accepted = await parts.submitter.submit(checked, idempotency_key=key, drawn=drawn)
         return TaskHandle(
             parts,
             accepted.task.id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from happyhorse_async import (
     Budget,
     BudgetExceededError,
+    HappyHorseError,
     ImageToVideo,
     RetryPolicy,
     Session,
@@ -20,10 +22,12 @@ from happyhorse_async import (
     Usage,
 )
 from happyhorse_async._budget import BudgetBook
+from happyhorse_async._concurrency import Background
 from happyhorse_async._models import Billing
 from happyhorse_async.events import BudgetChanged, Events
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.conftest import open_session
+from tests.conftest import QUICK_POLLING, QUICK_RETRY, open_session
+from tests.hostile_service import HostileService
 
 SUBMIT = "/v1/videos/generations"
 LINK = "https://example.com/frame.png"
@@ -52,7 +56,7 @@ async def test_a_budget_of_n_tasks_admits_exactly_n_of_200_concurrent_callers(
     assert (sandbox.paid, len(refused)) == (37, 163)
     assert sandbox.count("POST", SUBMIT) == 37
     assert {(error.charged, error.needed, error.left) for error in refused} == {
-        ("no", "38.08", "0.00")
+        ("no", "38.08", "0")
     }
 
 
@@ -182,12 +186,18 @@ def task(status: TaskStatus, *, used: str | None = None, billing: Billing | None
             ),
             "0",
         ),
+        (task(TaskStatus.COMPLETED, used="0"), "40"),
+        (task(TaskStatus.COMPLETED, used="0", billing=Billing(charge_status="charged")), "0"),
+        (task(TaskStatus.COMPLETED, used="50", billing=Billing(charge_status="reserved")), "50"),
+        (task(TaskStatus.FAILED, billing=Billing(charge_status="reserved")), "40"),
+        (task(TaskStatus.FAILED, billing=Billing(refund_status="pending")), "40"),
+        (task(TaskStatus.FAILED, billing=Billing(charge_status="unknown")), "0"),
         (task(TaskStatus.CANCELLED), "0"),
     ],
 )
 def test_the_charge_of_an_ended_task(ended: Task, spent: str) -> None:
-    """A reported charge counts, also that of a failed task; without one a video costs its estimate
-    and a failure nothing.
+    """A settled charge counts, also that of a failed task; without one a video costs its estimate
+    and a failure nothing, unless money is still held for it.
     """
     book = BudgetBook(Budget(credits=100), events=Events())
     book.reserve("a-key", Decimal(40))
@@ -195,14 +205,119 @@ def test_the_charge_of_an_ended_task(ended: Task, spent: str) -> None:
     assert (book.spent, book.reserved) == (Decimal(spent), 0)
 
 
-def test_a_replay_of_a_settled_key_costs_nothing_more() -> None:
-    """The service gives the old task for the old key: what it has cost is counted once."""
-    book = BudgetBook(Budget(credits=50), events=Events())
-    ended = Task(id="t", status=TaskStatus.COMPLETED, usage=Usage(credits_used=PRICE))
-    for _ in range(3):
-        book.reserve("one-key-0123456789", PRICE)
-        book.settle("one-key-0123456789", ended)
-    assert (book.spent, book.reserved) == (PRICE, 0)
+def test_a_replay_gives_its_reservation_back_unless_the_key_was_drawn_here() -> None:
+    """A key of the caller's own may have been paid by an earlier process. One that was drawn here
+    cannot, so the service's word frees nothing.
+    """
+    book = BudgetBook(Budget(credits=100), events=Events())
+    book.reserve("given", PRICE)
+    book.replayed("given")
+    book.reserve("drawn", PRICE, drawn=True)
+    book.replayed("drawn")
+    assert book.reserved == PRICE
+
+
+def test_the_same_key_twice_is_one_reservation() -> None:
+    """Two submissions with one key hold one reservation, until both have let go of it."""
+    book = BudgetBook(Budget(credits=40), events=Events())
+    book.reserve("one-key", PRICE)
+    book.reserve("one-key", PRICE)
+    assert book.reserved == PRICE
+    book.free("one-key")
+    assert book.reserved == PRICE
+    book.free("one-key")
+    assert book.reserved == 0
+
+
+def test_a_dearer_charge_raises_all_reservations() -> None:
+    """A task that cost ten times its estimate: what is under way counts tenfold at once, and so
+    does every new one, until the estimates know of the price.
+    """
+    book = BudgetBook(Budget(credits=1000), events=Events())
+    for number in range(3):
+        book.reserve(f"key-{number}", Decimal(10))
+    book.settle("key-0", task(TaskStatus.COMPLETED, used="100"))
+    assert (book.spent, book.reserved, book.left) == (100, 200, 700)
+    with pytest.raises(BudgetExceededError, match="10 times their estimates") as caught:
+        book.reserve("large", Decimal(71))
+    assert (caught.value.needed, caught.value.left) == ("710", "700")
+    book.settle("key-1", task(TaskStatus.COMPLETED, used="10"))
+    assert book.reserved == 100, "it was estimated before prices rose, and says nothing of now"
+    book.reserve("newer", Decimal(50))
+    book.settle("newer", task(TaskStatus.COMPLETED, used="50"))
+    assert (book.reserved, book.spent) == (10, 160), "the estimates have caught up"
+
+
+UNTRUE = [Decimal(text) for text in ("-1000", "-0.01", "NaN", "-Infinity", "Infinity", "1e305")]
+
+
+@pytest.mark.parametrize("told", UNTRUE)
+def test_a_charge_that_cannot_be_true_frees_nothing(told: Decimal) -> None:
+    """Below zero, beyond all sense, or no number: the estimate counts."""
+    book = BudgetBook(Budget(credits=100), events=Events())
+    for usage, billing in (
+        (Usage(credits_used=told), None),
+        (Usage(), Billing(charge_status="charged", charged_credits=told)),
+    ):
+        book.reserve("a-key", Decimal(40))
+        book.settle(
+            "a-key", Task(id="t", status=TaskStatus.COMPLETED, usage=usage, billing=billing)
+        )
+    assert (book.spent, book.reserved) == (80, 0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("settled", [True, False])
+async def test_an_estimate_stays_reserved_until_the_charge_is_settled(settled: bool) -> None:
+    """A video with a charge of 0 that is still pending frees nothing. It is read again until the
+    charge is settled; if it never is, the estimate was spent.
+    """
+    pending = task(TaskStatus.COMPLETED, used="0", billing=Billing(charge_status="pending"))
+    final = task(TaskStatus.COMPLETED, used="31", billing=Billing(charge_status="charged"))
+    answers: list[Task | HappyHorseError] = [pending, HappyHorseError("not now"), pending]
+    answers.append(final if settled else pending)
+    reads: list[str] = []
+
+    async def read(task_id: str) -> Task:
+        reads.append(task_id)
+        answer = answers[len(reads) - 1]
+        if isinstance(answer, HappyHorseError):
+            raise answer
+        return answer
+
+    done = asyncio.Event()
+    events, background = Events(), Background()
+    events.subscribe(lambda change: done.set() if change.spent else None, BudgetChanged)
+    book = BudgetBook(
+        Budget(credits=100), events=events, read=read, background=background, pauses=[0.001] * 4
+    )
+    book.reserve("a-key", Decimal(40))
+    book.settle("a-key", pending)
+    book.settle("a-key", pending)
+    assert (book.reserved, book.spent) == (40, 0)
+    await done.wait()
+    assert (book.reserved, book.spent) == (0, 31 if settled else 40)
+    assert reads == ["task-unified-1"] * 4
+    await background.aclose()
+
+
+@pytest.mark.anyio
+async def test_closing_ends_the_wait_for_a_charge() -> None:
+    """A session that closes waits for no charge, and one that is closed begins no such wait."""
+    pending = task(TaskStatus.COMPLETED, used="0")
+
+    async def read(task_id: str) -> Task:
+        return pending
+
+    background = Background()
+    book = BudgetBook(Budget(credits=100), events=Events(), read=read, background=background)
+    book.reserve("a-key", Decimal(40))
+    book.settle("a-key", pending)
+    await background.aclose()
+    assert (book.reserved, book.spent) == (40, 0)
+    book.reserve("b-key", Decimal(30))
+    book.settle("b-key", pending)
+    assert (book.reserved, book.spent) == (40, 30)
 
 
 def test_without_a_budget_nothing_is_kept() -> None:
@@ -230,7 +345,6 @@ def test_reserved_and_spent_never_pass_the_budget(
     book = BudgetBook(Budget(credits=cap), events=Events())
     held: dict[str, int] = {}
     holders: dict[str, int] = {}
-    settled: set[str] = set()
     spent = 0
     for move, number, amount in moves:
         key = f"key-{number}"
@@ -241,9 +355,8 @@ def test_reserved_and_spent_never_pass_the_budget(
                 assert key not in held
                 assert amount > cap - sum(held.values()) - spent
             else:
-                if key not in settled:  # the replay of a key that is paid for already
-                    held.setdefault(key, amount)
-                    holders[key] = holders.get(key, 0) + 1
+                held.setdefault(key, amount)
+                holders[key] = holders.get(key, 0) + 1
         elif move == "free":
             book.free(key)
             if key in held:
@@ -252,8 +365,79 @@ def test_reserved_and_spent_never_pass_the_budget(
                     del held[key], holders[key]
         else:
             book.settle(key, task(TaskStatus.COMPLETED))
-            settled |= held.keys() & {key}
             spent += held.pop(key, 0)
             holders.pop(key, None)
         assert (book.reserved, book.spent) == (sum(held.values()), spent)
         assert book.reserved + book.spent <= cap
+
+
+RISE = 40
+"""The price rises after so many tasks."""
+
+
+def true_charge(number: int) -> Decimal:
+    """Return what the n-th task of the attack really costs: some a quarter, later all tenfold."""
+    if number > RISE:
+        return 10 * PRICE
+    return PRICE if number % 3 else PRICE / 4
+
+
+def shown(number: int, reads: int) -> dict[str, Any]:
+    """Return what the n-th task says about money: every fifth late, every seventh a lie."""
+    if number % 5 == 0 and reads < 3:
+        return {
+            "usage": {"credits_used": 0},
+            "billing": {"charge_status": "pending", "refund_scope": "account_balance"},
+        }
+    if number % 7 == 0 and number <= RISE:
+        return {"usage": {"credits_used": -1000}}
+    return {"usage": {"credits_used": str(true_charge(number))}}
+
+
+@pytest.mark.anyio
+async def test_a_budget_under_attack() -> None:
+    """200 callers, cheap tasks at first, then a price that rises tenfold; negative charges, claims
+    of replays, and charges that are settled late. What was spent is never above the budget and
+    what was in flight when the new price could first be known, and nothing stays reserved.
+    """
+    async with (
+        HostileService(shown, replayed=lambda number: number % 2 == 0) as service,
+        Session(
+            "a-key-of-this-test",
+            base_url=service.url,
+            files_url=service.url,
+            budget=Budget(credits=2000),
+            polling=QUICK_POLLING,
+            retry=QUICK_RETRY,
+        ) as session,
+    ):
+        book = book_of(session)
+        book._pauses = (0.01,) * 5
+        changed = [asyncio.Event()]
+        in_flight: list[int] = []
+
+        def look(change: BudgetChanged) -> None:
+            if book._dearness > 1 and not in_flight:
+                in_flight.append(len(book._reserved) + 1)
+            changed.pop().set()
+            changed.append(asyncio.Event())
+
+        async def caller() -> None:
+            while True:
+                try:
+                    task = await session.submit(LINK)
+                except BudgetExceededError:
+                    if not book.reserved:
+                        return
+                    await changed[0].wait()
+                else:
+                    await task.wait()
+
+        session.subscribe(look, BudgetChanged)
+        await asyncio.gather(*(caller() for _ in range(200)))
+        assert book.reserved == 0
+        assert service.paid > RISE
+        spent = sum(true_charge(number) for number in range(1, service.paid + 1))
+        assert spent <= 2000 + in_flight[0] * 10 * PRICE
+        assert book.left is not None
+        assert book.left < 10 * PRICE

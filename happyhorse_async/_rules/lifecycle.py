@@ -151,17 +151,64 @@ def charged(task: Task) -> Charged:
     return "yes" if billing.charge_status in CHARGED_WORDS else "unknown"
 
 
-def cost_of(task: Task, estimate: Decimal) -> Decimal:
-    """Return what an ended task has cost, in credits.
+MOST_CREDITS = Decimal(1_000_000)
+"""Credits that one task can be believed to have cost, about 14,700 USD: thousands of times the
+dearest video. A larger number is a mistake, and sums of them would not fit into a ledger."""
 
-    A video without a reported charge costs its estimate. A task without a video is free unless its
-    ledger facts prove the opposite.
+_HELD_WORDS = frozenset({"reserved", "pending"})
+_NOT_RETURNED = frozenset({"pending", "failed"})
+
+
+def believable(credits: Decimal | None) -> Decimal | None:  # noqa: A002 the service's word
+    """Return a charge as the service tells it, None for one that cannot be: below zero, not a
+    number, or over `MOST_CREDITS`.
     """
-    billed = task.billing.charged_credits if task.billing is not None else None
-    reported = task.usage.credits_used if task.usage.credits_used is not None else billed
+    if credits is None or not credits.is_finite() or not 0 <= credits <= MOST_CREDITS:
+        return None
+    return credits
+
+
+def told_charge(task: Task) -> Decimal | None:
+    """Return the charge that the service tells of a task in credits, settled or not; None when it
+    tells none that can be.
+    """
+    billed = believable(task.billing.charged_credits) if task.billing is not None else None
+    used = believable(task.usage.credits_used)
+    return max((said for said in (billed, used) if said is not None), default=None)
+
+
+def is_settled(task: Task) -> bool:
+    """Whether what an ended task has cost is certain.
+
+    A video is settled when its ledger facts say that it was charged, or when a charge above zero is
+    told and no ledger fact says that it is only held. Callbacks come after that, answers to reads
+    may come before. A task without a video is settled when its ledger facts say so, and when there
+    are none: it is normally not charged.
+    """
+    facts = task.billing
+    held = facts is not None and (
+        facts.charge_status in _HELD_WORDS or facts.refund_status in _NOT_RETURNED
+    )
+    if not is_completed(task):
+        return charged(task) != "unknown" or not held
+    if facts is not None and facts.charge_status in CHARGED_WORDS:
+        return told_charge(task) is not None
+    return not held and bool(told_charge(task))
+
+
+def cost_of(task: Task, estimate: Decimal) -> Decimal:
+    """Return what an ended task has cost, in credits, as far as it is known.
+
+    A video costs its settled charge, and until then its estimate or what is told, whichever is
+    more. A task without a video is free, unless its ledger facts say that it was charged or that
+    money is still held for it.
+    """
+    told = told_charge(task)
     if is_completed(task):
-        return estimate if reported is None else reported
-    return (reported or estimate) if charged(task) == "yes" else Decimal(0)
+        return told if told is not None and is_settled(task) else max(estimate, told or estimate)
+    if charged(task) == "yes" or not is_settled(task):
+        return told or estimate
+    return Decimal(0)
 
 
 class JobState(StrEnum):

@@ -24,8 +24,8 @@ UC_PER_USD = 680_000
 """The service's fixed rate of exchange; its account page and its catalogue both use it."""
 OPERATION = "image_to_video"
 """What the service's catalogue calls that which all requests of this package ask for."""
-DEAREST = 2**53 - 1
-"""The largest price in uc that the service's own client accepts."""
+DEAREST = 10**10
+"""The largest price in uc that is believed: a million credits, far beyond any video's."""
 
 
 class PricingRuleError(ValueError):

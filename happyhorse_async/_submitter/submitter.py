@@ -96,6 +96,7 @@ class Submitter:
         request: ImageToVideo,
         *,
         idempotency_key: str | None = None,
+        drawn: bool = False,
         group: Group | None = None,
         image_url: str | None = None,
         callback_url: str | None = None,
@@ -103,7 +104,8 @@ class Submitter:
     ) -> Acceptance:
         """Submit one request, and give what the service made of it.
 
-        Requests of one `group` wait in one line, and groups take turns. A key that was used before
+        A key that is `drawn` was made for this submission: nobody can have sent it before. Requests
+        of one `group` wait in one line, and groups take turns. A key that was used before
         needs the very same body: `image_url` is where the first frame was uploaded to before, and
         `callback_url` where the service was to call back, "" for nowhere.
 
@@ -127,6 +129,10 @@ class Submitter:
             kept = self._road.known.kept(key)
             if kept is not None:
                 return await self._repeat(kept, request, key, image_url, callback_url)
+            if self._budget.limited:
+                # Money first: an upload for what cannot be paid is wasted.
+                price = await self._beside.credits_for(request)
+                self._budget.reserve(key, price, drawn=drawn or idempotency_key is None)
             sub = await self._prepare(request, key, group, image_url, callback_url)
             self._recall(sub, UNKNOWN_TO_US if resent is True else resent or None)
             return await self._bring(sub)
@@ -278,11 +284,7 @@ class Submitter:
         image_url: str | None,
         callback_url: str | None,
     ) -> InFlight:
-        """Do all that comes before anything can be paid; money first, because an upload for what
-        cannot be paid is wasted.
-        """
-        if self._budget.limited:
-            self._budget.reserve(key, await self._beside.credits_for(request))
+        """Do all that comes before anything can be paid."""
         try:
             body, back = await self._encode(request, image_url, callback_url)
             return InFlight(
@@ -345,7 +347,7 @@ class Submitter:
         task = acceptance.task
         if acceptance.replayed and not sub.in_doubt:
             # An earlier submission has paid for it, and was counted then.
-            self._budget.free(sub.key)
+            self._budget.replayed(sub.key)
         if self._follows:
             self._following.begin(task, sub.key)
         self._beside.learn(task)

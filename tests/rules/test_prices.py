@@ -446,6 +446,7 @@ _TIER = {
         _with(rate={"credits": "7.616"}),
         _with(rate=amounts("0"), minimum_charge=amounts("0")),
         _with(rate={"uc": "9" * 100}),
+        _with(rate={"uc": "2000000001"}),
         _with(minimum_charge={"uc": "-1"}),
         _with(minimum_charge={"uc": "400000.5"}),
         _with(tiers={"when": constant("true")}),
