@@ -22,7 +22,8 @@ _HOMES = {
         WrongEventLoopError
     """,
     "_models": """
-        Billing Credits Estimate Model Task TaskError TaskPage TaskStatus TaskSummary UploadedFile Usage
+        Billing Credits Estimate Model RefusalDetails Task TaskError TaskPage TaskStatus TaskSummary
+        UploadedFile Usage
     """,
     "_request": "ImageToVideo",
     "_session": "Session",

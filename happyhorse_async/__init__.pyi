@@ -8,6 +8,7 @@ from ._models import Billing as Billing
 from ._models import Credits as Credits
 from ._models import Estimate as Estimate
 from ._models import Model as Model
+from ._models import RefusalDetails as RefusalDetails
 from ._models import Task as Task
 from ._models import TaskError as TaskError
 from ._models import TaskPage as TaskPage

@@ -7,7 +7,7 @@ credits exact decimals.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
@@ -173,6 +173,55 @@ class Estimate:
     as_of: str = ""
     """The day on which the rule was last changed, or the account's price was told (ISO 8601); ""
     when that is not known."""
+
+
+@attrs.frozen(kw_only=True)
+class RefusalDetails:
+    """What the service adds to a refusal over money or rights. What it did not say, or not in a
+    usable way, is None.
+    """
+
+    as_of: datetime
+    """The service's time of the refusal."""
+    key_name: str | None = None
+    """What the key is called on the dashboard; not the key."""
+    estimated_credits: Decimal | None = None
+    """What the request would have cost."""
+    account_balance_credits: Decimal | None = None
+    total_limit_credits: Decimal | None = None
+    """The key's own spending limit."""
+    used_credits: Decimal | None = None
+    """What the key has spent of that."""
+    remaining_credits: Decimal | None = None
+    """What is left of the limit that is used up."""
+    daily_limit_credits: Decimal | None = None
+    daily_used_credits: Decimal | None = None
+    reset_timezone: str | None = None
+    """The name of the time zone at whose midnight the daily limit resets."""
+    allowed_models: tuple[str, ...] = ()
+    """The models that the key may use."""
+    expired_at: datetime | None = None
+    limit_scope: str | None = None
+    """Whose limit it is, in the service's word."""
+    action_url: str | None = None
+    """Where the service says that this can be mended. Show it; do not open it unasked."""
+
+    @property
+    def resets_at(self) -> datetime | None:
+        """Return when the daily limit resets, in UTC: the next midnight of `reset_timezone`.
+
+        None when the service named no zone, or one that this machine does not know.
+        """
+        if self.reset_timezone is None:
+            return None
+        from zoneinfo import ZoneInfo  # late: few programs meet a daily limit
+
+        try:
+            zone = ZoneInfo(self.reset_timezone)
+            tomorrow = self.as_of.astimezone(zone).date() + timedelta(days=1)
+            return datetime.combine(tomorrow, time(), zone).astimezone(UTC)
+        except (LookupError, ValueError, OverflowError, OSError):
+            return None
 
 
 @attrs.frozen(kw_only=True)

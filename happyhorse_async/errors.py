@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ._models import Task
+    from ._models import RefusalDetails, Task
 
 Charged = Literal["no", "yes", "unknown"]
 """Whether money was spent on what failed."""
@@ -205,7 +205,8 @@ class APIStatusError(HappyHorseError):
 
     `status` is the HTTP status, `code` the service's own code as text ("" when it gave none),
     `param` the field it complains about, `retry_after` the pause in seconds that it asked for,
-    `own_body` whether the body was the service's own error object.
+    `own_body` whether the body was the service's own error object. `details` is what the service
+    adds to a refusal over money or rights, such as limits and balances; else None.
     """
 
     default_next_step = "Read the service's message; if it does not say what to do, give the request id to the service's support."
@@ -219,6 +220,7 @@ class APIStatusError(HappyHorseError):
         param: str | None = None,
         retry_after: float | None = None,
         own_body: bool = True,
+        details: RefusalDetails | None = None,
         **facts: Any,
     ) -> None:
         super().__init__(message, **facts)
@@ -227,6 +229,12 @@ class APIStatusError(HappyHorseError):
         self.param = param
         self.retry_after = retry_after
         self.own_body = own_body
+        self.details = details
+
+    @property
+    def action_url(self) -> str | None:
+        """Return where the service says that this can be mended. Show it; do not open it unasked."""
+        return self.details.action_url if self.details is not None else None
 
 
 class BadRequestError(APIStatusError):
@@ -242,7 +250,7 @@ class IdempotencyConflictError(BadRequestError):
 
 
 class AuthenticationError(APIStatusError):
-    """The service does not accept the API key (401)."""
+    """The service does not accept the API key (401), or key or account are switched off."""
 
     default_next_step = (
         "Check EVOLINK_API_KEY or api_key=; keys are made on the service's dashboard."
@@ -250,7 +258,9 @@ class AuthenticationError(APIStatusError):
 
 
 class InsufficientCreditsError(APIStatusError):
-    """The account or the key has too few credits left (402)."""
+    """The account's balance, the key's limit or its daily limit is too low (402); `details` says
+    which, as far as the service does.
+    """
 
     default_next_step = "Add credits on the service's dashboard, then submit again."
 
@@ -314,12 +324,13 @@ class SubmissionOutcomeUnknownError(HappyHorseError):
     """The request left, no answer came that can be trusted, and the task could not be found: it may
     have been accepted and charged.
 
-    `candidates` holds the ids of tasks that could be it (several: it is not clear which).
+    `candidates` holds the ids of tasks that could be it: the list proves nothing, so none was
+    taken. `retryable` says whether submitting again with the same key can tell more.
     """
 
     default_next_step = (
-        "Submit the same request again with the same idempotency_key: that cannot be charged twice where the service honours the key; "
-        "or look for the task with session.find_tasks() first."
+        "Look at the tasks in `candidates`, if there are any. Submitting the same request again "
+        "with the same idempotency_key cannot be charged twice where the service keeps keys."
     )
 
     def __init__(
@@ -327,11 +338,13 @@ class SubmissionOutcomeUnknownError(HappyHorseError):
         message: str = "",
         *,
         candidates: Iterable[str] = (),
+        retryable: bool = True,
         charged: Charged = "unknown",
         **facts: Any,
     ) -> None:
         super().__init__(message, charged=charged, **facts)
         self.candidates = tuple(candidates)
+        self.retryable = retryable
 
 
 class TaskFailedError(HappyHorseError):

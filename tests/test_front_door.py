@@ -41,6 +41,7 @@ NAMES = [
     "Polling",
     "PriceUnavailableError",
     "RateLimitError",
+    "RefusalDetails",
     "RetryPolicy",
     "Session",
     "SessionClosedError",

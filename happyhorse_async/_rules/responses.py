@@ -1,6 +1,6 @@
 """Answers -> JSON objects or errors: what an HTTP answer says before one looks at its fields.
 
-May import the errors; no I/O.
+May import the errors, and the rules of refusals; no I/O.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..errors import (
     TaskNotFoundError,
     UnreadableAnswerError,
 )
+from . import refusals
 
 _loads: Callable[[bytes], Any]
 try:
@@ -33,6 +34,11 @@ except ImportError:
 
 # The standard library's reader has no error of its own for what is nested too deeply.
 _NOT_JSON = (ValueError, RecursionError)
+
+
+LONGEST_CODE = 100
+LONGEST_MESSAGE = 2000
+"""Characters of a refusal's code and message that go into its error."""
 
 
 class Answer(NamedTuple):
@@ -89,8 +95,8 @@ def unreadable(answer: Answer, why: str) -> UnreadableAnswerError:
 
 
 _BY_CODE: dict[str, type[APIStatusError]] = {
+    **refusals.KINDS,
     "idempotency_conflict": IdempotencyConflictError,
-    "insufficient_quota": InsufficientCreditsError,
     "task_not_found": TaskNotFoundError,
 }
 _BY_STATUS: dict[int, type[APIStatusError]] = {
@@ -107,19 +113,20 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
 
 
 def error_of(answer: Answer) -> APIStatusError:
-    """Make the error for a refusal: by the service's code where it is known, else by the HTTP
+    """Return the error for a refusal: by the service's code where it is known, else by the HTTP
     status.
     """
     error, own = _error_object(answer.body)
-    code = str(error.get("code") or "") if error.get("code") is not None else ""
+    code = str(error.get("code") or "")[:LONGEST_CODE]
     kind = _BY_CODE.get(code) or _BY_STATUS.get(answer.status)
     if kind is None:
         kind = InternalServerError if answer.status >= 500 else APIStatusError
     message = (
-        str(error.get("message") or error.get("msg") or "")
+        str(error.get("message") or error.get("msg") or "")[:LONGEST_MESSAGE]
         or answer.body[:200].decode("utf-8", "replace").strip()
         or "no message"
     )
+    details = refusals.details_of(error, answer.date or datetime.now(UTC)) if error else None
     return kind(
         f"HTTP {answer.status}{f' {code}' if code else ''}: {message}",
         status=answer.status,
@@ -129,6 +136,8 @@ def error_of(answer: Answer) -> APIStatusError:
             answer.headers.get("retry-after"), answer.headers.get("date")
         ),
         own_body=own,
+        details=details,
+        next_step=refusals.next_step(code, details),
         request_id=answer.request_id or text_of(error.get("request_id")),
     )
 

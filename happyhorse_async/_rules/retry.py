@@ -1,7 +1,7 @@
 """Whether to send again, after how long, and whether the outcome of an attempt is certain.
 
-Retrying is data plus arithmetic: nothing here waits, and randomness is passed in. May import errors
-and config.
+Retrying is data plus arithmetic: nothing here waits, and randomness is passed in. May import errors,
+config, and the rules beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ..errors import (
     TransportError,
     UnreadableAnswerError,
 )
+from .refusals import ADMISSION_CODES, CAPACITY_CODES
 
 # --- What proves that nothing was accepted --------------------------------------------------------
 
@@ -32,32 +33,10 @@ class Certainty(StrEnum):
     """It left, and nothing proves that it was not accepted."""
 
 
-ADMISSION_CODES = frozenset(
-    {
-        "insufficient_quota",
-        "insufficient_user_quota",
-        "quota_not_enough",
-        "account_balance_insufficient",
-        "insufficient_token_quota",
-        "key_quota_exhausted",
-        "token_daily_quota_exceeded",
-        "key_daily_quota_exhausted",
-        "key_disabled",
-        "key_expired",
-        "key_model_not_allowed",
-        "user_disabled",
-    }
-)
-"""Codes of the checks that the gateway makes before it accepts anything, whatever the HTTP status
-is. Source: the vendor's newest client takes these alone for "certainly not charged"."""
 REFUSALS = frozenset({400, 401, 402, 403, 404, 413, 422})
 """HTTP statuses with which the service refuses a request before it accepts it."""
 RATE_LIMITED = "rate_limit_exceeded"
 """The service's code for "too many requests": a 429 with another code may come from elsewhere."""
-CAPACITY_CODES = frozenset(
-    {"no_available_channel", "model_unavailable", "channel_selection_failed"}
-)
-"""The service's codes for a lack of capacity that passes."""
 PENDING_OUTCOME = "paid_outcome_unknown"
 """The service's code for "the first submission with this key is still being decided, ask again with
 the same key"."""

@@ -248,7 +248,8 @@ class InFlight:
         owner = self.road.known.owner_of(task.id)
         if owner is not None and owner != self.key:
             self.failure = self._doubt(
-                f"the service answered with the task {task.id}, which is another request's"
+                f"the service answered with the task {task.id}, which is another request's",
+                retryable=False,
             )
             self._to(Stage.IN_DOUBT)
             return
@@ -359,12 +360,15 @@ class InFlight:
         self._accept(only, adopted=True)
         return True
 
-    def _doubt(self, what: str, candidates: tuple[str, ...] = ()) -> SubmissionOutcomeUnknownError:
+    def _doubt(
+        self, what: str, candidates: tuple[str, ...] = (), *, retryable: bool = True
+    ) -> SubmissionOutcomeUnknownError:
         """Return the error that says that nobody can tell what became of it."""
         unknown = self.failures.unknown or self.failure
         error = SubmissionOutcomeUnknownError(
             what,
             candidates=candidates,
+            retryable=retryable,
             idempotency_key=self.key,
             request_id=unknown.request_id if unknown is not None else None,
         )
@@ -408,6 +412,7 @@ class InFlight:
             "an earlier process may have sent this request, and it was not sent again, because "
             f"this service has not shown that it keeps idempotency keys; {_listed(found)}",
             found.candidates,
+            retryable=bool(found.why),
         )
         self._to(Stage.IN_DOUBT)
 

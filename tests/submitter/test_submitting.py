@@ -14,6 +14,7 @@ import pytest
 
 from happyhorse_async import (
     APIStatusError,
+    AuthenticationError,
     HappyHorseError,
     IdempotencyConflictError,
     ImageToVideo,
@@ -26,9 +27,10 @@ from happyhorse_async import (
     SubmissionOutcomeUnknownError,
     Timeouts,
 )
+from happyhorse_async._rules.refusals import is_daily_limit
 from happyhorse_async._submitter.gate import Gate
 from happyhorse_async.events import Retrying, SubmissionFailed, Submitted, Submitting, Throttled
-from happyhorse_async.sandbox import Fault, Features, Sandbox
+from happyhorse_async.sandbox import Account, Fault, Features, Sandbox
 from tests.conftest import QUICK_POLLING, open_session
 
 pytestmark = pytest.mark.anyio
@@ -151,6 +153,32 @@ async def test_a_refusal_is_not_tried_again_and_says_that_nothing_was_charged(
     assert error.request_id
     assert error.next_step
     assert sandbox.count("POST", SUBMIT) == 1
+
+
+async def test_the_refusals_of_an_account_over_a_real_socket() -> None:
+    """A key whose day is used up is told until when; one whose own limit is used up is not told to
+    top up the account.
+    """
+    daily = Account(key="daily-key-000000001", daily_credits=10, reset_timezone="Asia/Shanghai")
+    limited = Account(key="limited-key-0000001", token_credits=10)
+    off = Account(key="off-key-0000000001", active=False, inactive_code="key_disabled")
+    async with Sandbox(video="stub", speed=0, accounts=(daily, limited, off)) as sandbox:
+        errors = []
+        for account in (daily, limited, off):
+            async with Session(account.key, base_url=sandbox.url) as session:
+                with pytest.raises(APIStatusError) as refused:
+                    await session.submit(LINK)
+            errors.append(refused.value)
+        assert sandbox.paid == 0
+    assert [error.charged for error in errors] == ["no"] * 3
+    assert is_daily_limit(errors[0])
+    details = errors[0].details
+    assert details is not None
+    assert details.resets_at is not None
+    assert details.resets_at > details.as_of
+    assert details.resets_at.hour == 16
+    assert "balance" in errors[1].next_step
+    assert isinstance(errors[2], AuthenticationError)
 
 
 async def test_a_refusal_after_a_lost_answer_proves_nothing(sandbox: Sandbox) -> None:
