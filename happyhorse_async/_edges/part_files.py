@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from weakref import WeakSet
 
 import attrs
 
@@ -411,34 +412,39 @@ else:
 class FolderLock:
     """The right to write in a batch's folder, held from `take` to `release` or until the process
     ends.
+
+    It is this process's alone. A forked child shares open files, and would keep the lock after this
+    process has ended, so its copy is closed as soon as it exists.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME
         self._descriptor: int | None = None
+        _LOCKS.add(self)
 
     def take(self) -> None:
         """Take the lock; raises `LedgerError` with the holder's process id when another process has
         it.
         """
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._descriptor = descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock_at_once(descriptor)
         except OSError:
-            os.close(descriptor)
+            self._close()
             raise LedgerError(
                 f"the batch in {self._path.parent} is being worked on by {self.holder()}",
                 next_step="Wait for that process, stop it, or use another folder.",
             ) from None
-        self._descriptor = descriptor
         note = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         }
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, json.dumps(note).encode())
+        # The lock holds without its note, which a full disk does not take.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, json.dumps(note).encode())
 
     def holder(self) -> str:
         """Say who wrote into the lock's file last."""
@@ -452,8 +458,24 @@ class FolderLock:
         """Let go; the file stays, because taking it away could hit the lock of a process that came
         right after.
         """
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+            self._close()
+
+    def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, 0)
             os.close(descriptor)
+
+
+_LOCKS: WeakSet[FolderLock] = WeakSet()
+
+
+def _forked() -> None:
+    for lock in tuple(_LOCKS):
+        lock._close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

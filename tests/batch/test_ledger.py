@@ -4,8 +4,10 @@ named.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -216,6 +218,68 @@ def test_lock_of_another_process_ends_with_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "happyhorse.lock").read_text())["pid"] == process.pid
     lock.take()
     lock.release()
+
+
+HOLDER_WITH_A_CHILD = """
+import os, sys, time
+from pathlib import Path
+from happyhorse_async._edges.part_files import FolderLock
+
+lock = FolderLock(Path(sys.argv[1]))
+lock.take()
+child = os.fork()
+if not child:
+    time.sleep(600)
+print(child, flush=True)
+sys.stdin.readline()
+lock.release()
+print("released", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("end", ["release", "kill"])
+def test_a_forked_child_does_not_hold_the_lock(tmp_path: Path, end: str) -> None:
+    """The lock is free once its own process has let it go or is dead, whatever children it had."""
+    command = [sys.executable, "-c", HOLDER_WITH_A_CHILD, str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            lock = FolderLock(tmp_path)
+            with pytest.raises(LedgerError, match=f"process {process.pid} "):
+                lock.take()
+            if end == "release":
+                process.stdin.write("\n")
+                process.stdin.flush()
+                assert process.stdout.readline() == "released\n"
+            else:
+                process.kill()
+                process.wait()
+            lock.take()
+            lock.release()
+        finally:
+            os.kill(child, signal.SIGKILL)
+            process.kill()
+
+
+def test_a_lock_holds_without_its_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the folder is taken all the same, and let go."""
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    first.take()
+    with pytest.raises(LedgerError, match="another process"):
+        second.take()
+    first.release()
+    second.take()
+    second.release()
 
 
 def test_a_reader_in_the_way_is_made_up_for(
