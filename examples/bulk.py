@@ -17,7 +17,7 @@ from pathlib import Path
 
 from happyhorse_async import Budget, ImageToVideo, Session
 
-KINDS = {".jpg", ".jpeg", ".png", ".webp"}
+KINDS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}
 
 
 def requests_for(folder: Path, prompt: str) -> Iterator[ImageToVideo]:

@@ -133,7 +133,9 @@ def _image_problems(image: object) -> list[str]:
     if isinstance(image, str):
         return [f"image: {problem}" for problem in urls.image_link_problems(image)]
     if isinstance(image, Path):
-        return []
+        # An empty text was made the path of the working folder.
+        empty = "image: expected one http(s) link, path, or the bytes of an image, got an empty one"
+        return [empty] if image == Path() else []
     shown = (
         f"an empty {type(image).__name__}"
         if isinstance(image, Sequence) and not image

@@ -6,26 +6,25 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import hashlib
-import io
 import logging
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
 import aiohttp
 import anyio
-import anyio.to_thread
-import attrs
 
 from ._config import Limits, Timeouts
 from ._edges.api import Api
 from ._edges.http import Http
-from ._formats import images, urls
+from ._edges.local_images import CheckedFile, LocalImage, changed, look_at, opened_for_sending
+from ._formats import urls
 from ._models import UploadedFile
 from ._rules import wire
 from ._rules.responses import decode_object
@@ -33,6 +32,9 @@ from .errors import APIStatusError, HappyHorseError, InvalidRequestError
 from .events import Events, Uploaded
 
 logger = logging.getLogger("happyhorse_async")
+
+MOST_REMEMBERED = 10_000
+"""Uploads that are remembered, to be used again; an endless input must not fill the memory."""
 
 SAFETY_MARGIN = 6 * 3600.0
 """Seconds before its end at which a file is not given to a new submission any more: the service
@@ -182,8 +184,7 @@ class Uploader:
             promise.exception()  # marks it as seen: there may be nobody else
             raise
         else:
-            self._files[image.sha256] = file, self._end_of(file)
-            self._contents[file.url] = image.sha256
+            self._remember(image, file)
             promise.set_result(file)
         finally:
             del self._sending[image.sha256]
@@ -194,33 +195,53 @@ class Uploader:
         return file
 
     async def _send(self, image: LocalImage) -> UploadedFile:
+        upload_id = secrets.token_urlsafe(24)
+        lost = False
+
+        async def once() -> UploadedFile:
+            nonlocal lost
+            file = await self._receipt(image, upload_id) if lost else None
+            if file is None:
+                lost = True  # until its answer has come
+                file = await self._host.upload_once(image, upload_id)
+            return file
+
         try:
-            file = await self._api.retrying(
-                lambda: self._host.upload_once(image), "uploading a first frame"
-            )
+            return await self._api.retrying(once, "uploading a first frame")
         except APIStatusError as error:
             if "quota" in f"{error.code} {error.message}".lower():
                 error.next_step = QUOTA_STEP
             raise
-        if file.size and file.size != image.size:
-            raise InvalidRequestError(
-                [
-                    f"image: the file changed while it was sent ({image.size} bytes before, {file.size} after)"
-                ]
-            )
-        return file
+
+    async def _receipt(self, image: LocalImage, upload_id: str) -> UploadedFile | None:
+        """Look whether an upload arrived whose answer was lost; if that cannot be said, it is sent
+        again.
+        """
+        try:
+            return await self._host.receipt_once(image, upload_id)
+        except HappyHorseError as error:
+            logger.debug("no receipt of an upload: %s", error, extra={"action": "no_receipt"})
+            return None
 
     def _end_of(self, file: UploadedFile) -> float:
-        """When, by this machine's clock, a file is too old to be given away; the service's two
-        times tell how long it lives.
+        """Return when, by this machine's clock, a file is too old to be given away.
+
+        The service's two times tell how long it lives; neither is believed beyond its promise.
         """
-        uploaded = wire.moment(file.raw.get("upload_time"))
-        life = (
-            wire.FILE_LIFE
-            if file.expires_at is None or uploaded is None
-            else file.expires_at - uploaded
-        )
+        uploaded, life = wire.moment(file.raw.get("upload_time")), wire.FILE_LIFE
+        if file.expires_at is not None and uploaded is not None:
+            life = min(max(file.expires_at - uploaded, timedelta()), life)
         return self._clock() + life.total_seconds() - SAFETY_MARGIN
+
+    def _remember(self, image: LocalImage, file: UploadedFile) -> None:
+        """Keep a file for the next who has the same content; the oldest are forgotten."""
+        self._files[image.sha256] = file, self._end_of(file)
+        self._contents[file.url] = image.sha256
+        while len(self._files) > MOST_REMEMBERED:
+            content, (oldest, _) = next(iter(self._files.items()))
+            del self._files[content]
+            self._contents.pop(oldest.url, None)
+            self._kept.discard(content)
 
 
 def _source(image: object) -> Path | bytes | None:
@@ -233,75 +254,11 @@ def _source(image: object) -> Path | bytes | None:
     return Path(image) if isinstance(image, os.PathLike) else None
 
 
-# --- Local first frames: looked at and opened in worker threads, and sent to the service's file
-# host piece by piece.
+# --- The service's file host.
 
 
 UPLOAD_PATH = "/api/v1/files/upload/stream"
-_PIECE = 256 * 1024
-
-
-@attrs.frozen(kw_only=True)
-class LocalImage:
-    """What was found out about a first frame before anything is sent."""
-
-    source: Path | bytes
-    problems: tuple[str, ...]
-    """What the service's reference forbids in it, each as "image: ..."."""
-    sha256: str = ""
-    size: int = 0
-    mime_type: str = ""
-    name: str = ""
-
-
-async def look_at(source: Path | bytes) -> LocalImage:
-    """Check an image by its header and take the digest of its content, in a worker thread."""
-    return await anyio.to_thread.run_sync(_look_at, source)
-
-
-def _look_at(source: Path | bytes) -> LocalImage:
-    if isinstance(source, bytes):
-        return _described(source, io.BytesIO(source), len(source), "frame")
-    try:
-        if not source.is_file():
-            missing = "there is no such file" if not source.exists() else "this is not a file"
-            return LocalImage(source=source, problems=(f"image: {missing}: {str(source)!r}",))
-        with source.open("rb") as file:
-            return _described(source, file, source.stat().st_size, source.stem)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        return LocalImage(
-            source=source, problems=(f"image: {str(source)!r} cannot be read: {reason}",)
-        )
-
-
-def _described(source: Path | bytes, file: BinaryIO, size: int, stem: str) -> LocalImage:
-    header = file.read(images.HEADER_BYTES)
-    problems = tuple(f"image: {problem}" for problem in images.frame_problems(header, size))
-    if problems:
-        return LocalImage(source=source, problems=problems, size=size)
-    digest = hashlib.sha256(header)
-    while piece := file.read(_PIECE):
-        digest.update(piece)
-    frame = images.read_frame(header)
-    # The name travels in a header of the form, and only its ending matters to the service.
-    name = f"{_plain(stem) or 'frame'}.{'jpg' if frame.format == 'jpeg' else frame.format}"
-    return LocalImage(
-        source=source,
-        problems=(),
-        sha256=digest.hexdigest(),
-        size=size,
-        mime_type=frame.mime_type,
-        name=name,
-    )
-
-
-def _plain(stem: str) -> str:
-    kept = (
-        character if character.isascii() and (character.isalnum() or character in "-_") else "_"
-        for character in stem
-    )
-    return "".join(kept)[:80]
+RECEIPT_PATH = "/api/v1/files/upload-receipts/"
 
 
 class FileHost:
@@ -311,18 +268,38 @@ class FileHost:
         self._http = http
         self._timeout = timeout
 
-    async def upload_once(self, image: LocalImage) -> UploadedFile:
-        """Send an image, one try; a file is read from disk as the network takes it."""
+    async def upload_once(self, image: LocalImage, upload_id: str) -> UploadedFile:
+        """Send an image, one try; a file is read from disk as the network takes it.
+
+        Raises `InvalidRequestError` when it is not what was looked at any more.
+        """
         file = await _opened(image)
         try:
             form = aiohttp.FormData()
             form.add_field("file", file, filename=image.name, content_type=image.mime_type)
-            url = self._http.files_url + UPLOAD_PATH
-            return wire.decode_upload(
-                await self._http.call("POST", url, form=form, timeout=self._timeout)
+            answer = await self._http.call(
+                "POST",
+                self._http.files_url + UPLOAD_PATH,
+                form=form,
+                headers={"X-Evo-Upload-Id": upload_id},
+                timeout=self._timeout,
             )
+        except HappyHorseError:
+            if isinstance(file, CheckedFile) and file.changed:
+                raise changed(image) from None
+            raise
         finally:
             file.close()
+        return wire.decode_upload(answer, size=image.size)
+
+    async def receipt_once(self, image: LocalImage, upload_id: str) -> UploadedFile | None:
+        """Ask what became of an upload whose answer was lost; None when nothing is certain.
+
+        Seen in the vendor's client, not promised.
+        """
+        url = self._http.files_url + RECEIPT_PATH + upload_id
+        answer = await self._http.call("GET", url, timeout=self._timeout)
+        return wire.decode_receipt(answer, upload_id=upload_id, size=image.size)
 
     async def delete_once(self, file_id: str) -> None:
         """Take a file away, one try; raises the service's error when it will not, or has no such
@@ -334,7 +311,7 @@ class FileHost:
 
 async def _opened(image: LocalImage) -> BinaryIO:
     """Open in a worker thread; a caller who is cancelled meanwhile leaves no open file behind."""
-    opening = asyncio.get_running_loop().run_in_executor(None, _open, image)
+    opening = asyncio.get_running_loop().run_in_executor(None, opened_for_sending, image)
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -345,14 +322,3 @@ async def _opened(image: LocalImage) -> BinaryIO:
 def _close_unwanted(opening: asyncio.Future[BinaryIO]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
-
-
-def _open(image: LocalImage) -> BinaryIO:
-    if isinstance(image.source, bytes):
-        return io.BytesIO(image.source)
-    try:
-        return image.source.open("rb")
-    except OSError as error:
-        raise InvalidRequestError(
-            [f"image: {str(image.source)!r} cannot be read: {error.strerror or error}"]
-        ) from None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import socket
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 
 from happyhorse_async import (
@@ -17,16 +20,19 @@ from happyhorse_async import (
     Limits,
     PermissionDeniedError,
     Session,
+    _uploader,
 )
 from happyhorse_async._edges.api import Api
+from happyhorse_async._edges.local_images import file_problems
 from happyhorse_async._uploader import SAFETY_MARGIN, Uploader
-from happyhorse_async.events import Events, Uploaded
+from happyhorse_async.events import Events, Retrying, Uploaded
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.conftest import PHOTOS, open_session
 
 pytestmark = pytest.mark.anyio
 
 STREAM = "/api/v1/files/upload/stream"
+RECEIPTS = "/api/v1/files/upload-receipts/"
 
 
 def sent(sandbox: Sandbox) -> int:
@@ -174,14 +180,14 @@ async def test_an_error_is_shared_by_all_who_wait_but_not_for_ever(
 
 async def test_lost_uploads_are_sent_again(sandbox: Sandbox, cat: Path) -> None:
     """An upload changes nothing that costs, so it is retried: after a 503, a lost connection, a
-    page instead of an answer.
+    page instead of an answer; but for those that a receipt proves.
     """
     sandbox.fail(Fault("refuse", path=STREAM, status=503))
     sandbox.fail(Fault("drop-after", path=STREAM, nth=2))
     sandbox.fail(Fault("answer-after", path=STREAM, status=200, body="<html>", nth=3))
     async with open_session(sandbox) as session:
         assert (await session.upload(cat)).url
-    assert sent(sandbox) == 4
+    assert sent(sandbox) == 2
 
 
 async def test_whoever_sends_may_be_cancelled(sandbox: Sandbox, cat: Path) -> None:
@@ -202,22 +208,177 @@ async def test_whoever_sends_may_be_cancelled(sandbox: Sandbox, cat: Path) -> No
     assert sent(sandbox) == 2
 
 
-async def test_a_file_that_changes_while_it_is_sent_is_not_submitted(
-    sandbox: Sandbox, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When what arrived is not as long as what was checked, nothing is paid for it."""
-    path = tmp_path / "frame.jpg"
+def frame_in(folder: Path) -> Path:
+    """Put a photograph into a folder."""
+    path = folder / "frame.jpg"
     path.write_bytes((PHOTOS / "cat.jpg").read_bytes())
-    retrying = Api.retrying
+    return path
+
+
+def shorter(path: Path) -> None:
+    """Cut a file."""
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def longer(path: Path) -> None:
+    """Add to a file."""
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def other(path: Path) -> None:
+    """Replace a file by other bytes of the same length."""
+    path.write_bytes(b"<html>" + bytes(path.stat().st_size - 6))
+
+
+def piped(path: Path) -> None:
+    """Put a pipe in the place of a file."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("change", [shorter, longer, other, piped, Path.unlink])
+async def test_a_file_that_changes_after_it_was_checked_is_not_submitted(
+    sandbox: Sandbox, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    """Nothing is sent whole that nobody has checked, not even of the same length; nothing is paid."""
+    path, retrying = frame_in(tmp_path), Api.retrying
 
     async def change_first(self: Api, *arguments: Any) -> Any:
-        path.write_bytes(path.read_bytes()[:-100])
+        change(path)
         return await retrying(self, *arguments)
 
     monkeypatch.setattr(Api, "retrying", change_first)
-    with pytest.raises(InvalidRequestError, match="changed while it was sent"):
+    with pytest.raises(InvalidRequestError, match=r"has changed since|cannot be read|no such file"):
         await session.submit(path)
     assert sandbox.paid == 0
+    assert not any(request.status == 200 for request in sandbox.requests)
+
+
+async def test_a_file_that_changes_between_two_tries_is_refused(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """The second try looks at the bytes again."""
+    path = frame_in(tmp_path)
+    sandbox.fail(Fault("refuse", path=STREAM, status=503))
+    session.subscribe(lambda _: other(path), Retrying)
+    with pytest.raises(InvalidRequestError, match="has changed since"):
+        await session.upload(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+async def test_what_is_no_file_is_refused_at_once(
+    sandbox: Sandbox, session: Session, tmp_path: Path, kind: str
+) -> None:
+    """A pipe that nobody writes to is not waited for, in no path that looks at images."""
+    path = tmp_path / "frame.png"
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            listener.bind(os.fspath(path))
+        else:
+            path = Path("/dev/zero")
+        for call in (session.upload, session.submit):
+            with pytest.raises(InvalidRequestError, match="this is not a file"):
+                await call(path)
+        assert "this is not a file" in (await session.problems(path))[0]
+        assert "this is not a file" in file_problems(path)[0]
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("image", ["", b"", Path(""), bytearray(), "."])
+def test_an_empty_image_is_refused_when_the_request_is_made(image: Any) -> None:
+    """Nothing has to be opened or looked at for that."""
+    with pytest.raises(InvalidRequestError, match=r"image: .*empty"):
+        ImageToVideo(image)
+
+
+@pytest.mark.parametrize("name", ["frame.jfif", "frame.jpe", os.fsdecode(b"caf\xe9.jpg")])
+async def test_a_file_of_any_name_is_uploaded(
+    sandbox: Sandbox, session: Session, tmp_path: Path, name: str
+) -> None:
+    """What is in it counts; a name that is not UTF-8 does not travel."""
+    path = tmp_path / name
+    path.write_bytes((PHOTOS / "cat.jpg").read_bytes())
+    file = await session.upload(path)
+    assert file.name.endswith(".jpg")
+    assert file.name.isascii()
+
+
+# --- Lost answers.
+
+
+async def test_an_upload_that_arrived_is_not_sent_again(sandbox: Sandbox, cat: Path) -> None:
+    """Its answer was lost; the receipt says that the service has it."""
+    sandbox.fail(Fault("drop-after", path=STREAM))
+    async with open_session(sandbox) as session:
+        file = await session.upload(cat)
+    assert (sent(sandbox), file.size) == (1, cat.stat().st_size)
+    upload_id = sandbox.requests[0].headers["X-Evo-Upload-Id"]
+    assert sandbox.count("GET", f"{RECEIPTS}{upload_id}") == 1
+
+
+@pytest.mark.parametrize(
+    "receipt",
+    [
+        Fault("unknown-receipt", times=None),
+        Fault("refuse", path=RECEIPTS, status=405, times=None),
+        Fault("refuse", path=RECEIPTS, status=404, times=None),
+        Fault("drop-before", path=RECEIPTS, times=None),
+    ],
+    ids=["not decided", "no such call", "no receipt", "no answer"],
+)
+async def test_without_a_receipt_it_is_sent_again(
+    sandbox: Sandbox, cat: Path, receipt: Fault
+) -> None:
+    """The same upload id goes with it, so that the service can tell."""
+    sandbox.fail(Fault("drop-after", path=STREAM))
+    sandbox.fail(receipt)
+    async with open_session(sandbox) as session:
+        assert (await session.upload(cat)).size == cat.stat().st_size
+    ids = [
+        request.headers["X-Evo-Upload-Id"] for request in sandbox.requests if request.path == STREAM
+    ]
+    assert (len(ids), len(set(ids))) == (2, 1)
+
+
+async def test_each_upload_has_an_id_of_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
+    """16 to 128 characters of A-Za-z0-9_-."""
+    photo = (PHOTOS / "cat.jpg").read_bytes()
+    async with open_session(sandbox) as session:
+        for number in range(3):
+            await session.upload(photo + bytes([number]))
+    ids = {request.headers["X-Evo-Upload-Id"] for request in sandbox.requests}
+    assert len(ids) == 3
+    assert all(re.fullmatch("[A-Za-z0-9_-]{16,128}", upload_id) for upload_id in ids)
+
+
+async def test_uploads_are_remembered_up_to_a_limit(
+    sandbox: Sandbox, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An endless input does not fill the memory: the oldest are forgotten, and sent again."""
+    monkeypatch.setattr(_uploader, "MOST_REMEMBERED", 3)
+    photo = (PHOTOS / "cat.jpg").read_bytes()
+    for number in range(10):
+        await session.upload(photo + bytes([number]))
+    uploader = session._open().uploader
+    assert [len(kept) for kept in (uploader._files, uploader._contents, uploader._kept)] == [3] * 3
+    await session.upload(photo + bytes([9]))
+    await session.upload(photo + bytes([0]))
+    assert sent(sandbox) == 11
+
+
+@pytest.mark.parametrize("years", [-3, 4000])
+async def test_no_life_of_a_file_is_believed_beyond_the_promise(
+    sandbox: Sandbox, session: Session, cat: Path, years: int
+) -> None:
+    """A service that says that its file lives for ever, or died long ago, is not taken at its word."""
+    uploader = session._open().uploader
+    file = await session.upload(cat)
+    assert file.expires_at is not None
+    odd = attrs.evolve(file, expires_at=file.expires_at.replace(year=2026 + years))
+    life = uploader._end_of(odd) - uploader._clock() + SAFETY_MARGIN
+    assert life == pytest.approx(0 if years < 0 else 72 * 3600, abs=5)
 
 
 async def test_no_more_uploads_at_once_than_the_limit(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -228,12 +389,12 @@ async def test_no_more_uploads_at_once_than_the_limit(sandbox: Sandbox, tmp_path
         host = session._open().uploader._host
         upload_once = host.upload_once
 
-        async def counted(image: Any) -> Any:
+        async def counted(*arguments: Any) -> Any:
             nonlocal at_once, most
             at_once += 1
             most = max(most, at_once)
             try:
-                return await upload_once(image)
+                return await upload_once(*arguments)
             finally:
                 at_once -= 1
 

@@ -5,6 +5,7 @@ Pure functions over bytes and text. May import nothing of the package.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,9 +15,14 @@ SHORTEST_SIDE = 300
 WIDEST_RATIO = 2.5
 CHINESE_PROMPT = 2500
 OTHER_PROMPT = 5000
-HEADER_BYTES = 1024 * 1024
-"""As much of a file as `read_frame` is given: embedded previews and colour profiles stand before a
-JPEG's size."""
+HEADER_BYTES = 256 * 1024
+"""As much of a file as is looked at first. Previews, colour profiles and proofs of origin stand
+before a JPEG's size, and may be larger: see `needs_more`."""
+
+
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]", re.DOTALL)
+"""A JPEG marker with a segment (ITU-T T.81, table B.1). Any number of fill bytes 0xFF may stand
+before it."""
 
 
 class Frame(NamedTuple):
@@ -37,7 +43,8 @@ class Frame(NamedTuple):
 def frame_problems(header: bytes, size: int) -> list[str]:
     """List what the service's reference forbids in a first frame.
 
-    `header` is the file's first `HEADER_BYTES` (or all of it), `size` its length in bytes.
+    `header` is the beginning of the file, long enough by `needs_more`; `size` is its length in
+    bytes.
     """
     if not size:
         return ["the file is empty"]
@@ -54,6 +61,12 @@ def frame_problems(header: bytes, size: int) -> list[str]:
     else:
         problems += _side_problems(frame)
     return problems
+
+
+def needs_more(header: bytes, size: int) -> bool:
+    """Whether the beginning of a file does not reach to what says how large the picture is."""
+    frame = read_frame(header)
+    return len(header) < size <= LARGEST_FILE and frame.format == "jpeg" and not frame.width
 
 
 def _side_problems(frame: Frame) -> list[str]:
@@ -103,17 +116,18 @@ def _unpack(layout: str, header: bytes, offset: int, valid: bool = True) -> tupl
 
 
 def _jpeg_segments(header: bytes) -> Iterator[tuple[int, int]]:
-    """Walk the segments before the picture data: (marker, offset of the segment's content)."""
+    """Walk the segments before the picture data: (marker, offset of the segment's content).
+
+    Some writers leave bytes between segments; decoders look on for the next marker, and so does
+    this.
+    """
     offset = 2
-    while offset + 4 <= len(header) and header[offset] == 0xFF:
-        marker = header[offset + 1]
-        if marker == 0xFF:  # any number of fill bytes may stand before a marker
-            offset += 1
-            continue
+    while (found := _MARKER.search(header, offset)) is not None:
+        marker, offset = found[0][1], found.end()
         if marker == 0xDA:
             return
-        yield marker, offset + 4
-        offset += 2 + int.from_bytes(header[offset + 2 : offset + 4], "big")
+        yield marker, offset + 2
+        offset += int.from_bytes(header[offset : offset + 2], "big")
 
 
 def _jpeg_size(header: bytes) -> tuple[int, int]:

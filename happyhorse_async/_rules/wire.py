@@ -376,15 +376,37 @@ def decode_models(answer: Answer) -> tuple[str, ...]:
     return tuple(name for name in names if isinstance(name, str) and name)
 
 
-def decode_upload(answer: Answer) -> UploadedFile:
-    """Read the answer of the file service to an upload."""
+def decode_upload(answer: Answer, *, size: int) -> UploadedFile:
+    """Read the answer of the file service to an upload of so many bytes.
+
+    Raises `UnreadableAnswerError` when the service has another number of them.
+    """
     value = decode_object(answer)
-    data = value.get("data")
     if value.get("success") is False:
         raise error_of(answer)
-    if not isinstance(data, dict) or not isinstance(data.get("file_url"), str):
+    file = _uploaded(value.get("data"))
+    if file is None:
         raise unreadable(answer, "has no file URL")
-    return attrs.evolve(_regular().structure(data, UploadedFile), raw=data)
+    if file.size and file.size != size:
+        raise unreadable(answer, f"says {file.size:,} bytes, and {size:,} were sent")
+    return file
+
+
+def decode_receipt(answer: Answer, *, upload_id: str, size: int) -> UploadedFile | None:
+    """Read what became of an upload; None unless it is proven that all of it arrived."""
+    data = _dict(decode_object(answer).get("data"))
+    proven = data.get("state") == "done" and data.get("result_verified") is True
+    file = _uploaded(data.get("file"))
+    if not proven or data.get("upload_id") != upload_id or file is None:
+        return None
+    return file if file.size in (0, size) else None
+
+
+def _uploaded(data: Any) -> UploadedFile | None:
+    if not isinstance(data, dict) or not isinstance(data.get("file_url"), str):
+        return None
+    file = attrs.evolve(_regular().structure(data, UploadedFile), raw=data)
+    return file if file.size >= 0 else attrs.evolve(file, size=0)
 
 
 # --- regular answers ------------------------------------------------------------------------------
@@ -401,7 +423,7 @@ def _regular() -> cattrs.Converter:
 
     converter = cattrs.Converter(detailed_validation=False)
     converter.register_structure_hook(str, lambda value, _: "" if value is None else str(value))
-    converter.register_structure_hook(int, lambda value, _: value if isinstance(value, int) else 0)
+    converter.register_structure_hook(int, lambda value, _: value if type(value) is int else 0)
     converter.register_structure_hook(bool, lambda value, _: bool(value))
     converter.register_structure_hook(Decimal, lambda value, _: _decimal(value))
     converter.register_structure_hook(datetime, lambda value, _: moment(value))

@@ -14,9 +14,9 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from .._edges.local_images import look_at
 from .._request import ImageToVideo
 from .._rules.lifecycle import JobState
-from .._uploader import look_at
 from ..errors import InvalidRequestError
 from . import _jobs
 from ._database import Database

@@ -13,7 +13,6 @@ import csv
 import glob
 import itertools
 import json
-import os
 import warnings
 from collections.abc import (
     AsyncGenerator,
@@ -33,6 +32,7 @@ from typing import Any
 import anyio.to_thread
 import attrs
 
+from .._edges.local_images import file_problems
 from .._formats import images
 from .._formats.urls import looks_like_link
 from .._models import Estimate
@@ -42,7 +42,7 @@ from ._jobs import Job, text_problem
 
 FIELDS = ("image", "prompt", "quality", "duration", "seed", "model", "callback_url")
 IMAGE_COLUMNS = ("image", "image_url", "image_path", "file", "url")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 CHUNK = 256
 """Rows that are read in one go."""
 
@@ -173,16 +173,8 @@ def _second_look(job: Job, seen: set[int]) -> tuple[str, ...]:
             problems.append(f"id: {job.id!r} came before")
         seen.add(hash(job.id))
     if isinstance(job.request.image, Path):
-        problems += [f"image: {problem}" for problem in _file_problems(job.request.image)]
+        problems += [f"image: {problem}" for problem in file_problems(job.request.image)]
     return tuple(problems)
-
-
-def _file_problems(path: Path) -> list[str]:
-    try:
-        with path.open("rb") as file:
-            return images.frame_problems(file.read(images.HEADER_BYTES), file.seek(0, os.SEEK_END))
-    except OSError as error:
-        return [f"{str(path)!r} cannot be read: {error.strerror or error}"]
 
 
 def _request_of(fields: dict[str, Any]) -> ImageToVideo:

@@ -91,10 +91,11 @@ def _gif(data: bytes) -> ImageFacts | None:
 
 def _jpeg(data: bytes) -> ImageFacts | None:
     at = 2
-    while data[at] == 0xFF:
+    # What stands between two segments is passed over, as decoders do.
+    while (at := data.find(b"\xff", at)) >= 0:
         marker = data[at + 1]
         if (
-            marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01
+            marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker <= 0x01
         ):  # fill bytes and markers without a segment
             at += 1 if marker == 0xFF else 2
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):

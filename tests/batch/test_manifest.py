@@ -163,7 +163,7 @@ async def test_every_bad_row_is_named(sandbox: Sandbox, session: Session, tmp_pa
     assert "image: missing" in problems[4]
     assert "duration" in problems[5]
     assert "seed" in problems[5]
-    assert "cannot be read" in problems[6]
+    assert "no such file" in problems[6]
     assert "expected a JPEG" in problems[7]
     assert "came before" in problems[9]
     assert str(found.bad[0]).startswith(f"{tmp_path / 'rows.jsonl'}:2: ")

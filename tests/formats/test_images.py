@@ -113,6 +113,57 @@ def test_a_jpeg_with_much_before_its_size_is_read() -> None:
         assert read_frame(jpeg(800, 600, marker=marker, before=before)) == ("jpeg", 800, 600)
 
 
+PLAIN = (PHOTOS / "cat.jpg").read_bytes()
+METADATA = {
+    "a proof of origin": segment(0xEB, b"JP\2\x11" + bytes(64_000)) * 20,
+    "a colour profile": segment(0xE2, b"ICC_PROFILE\0" + bytes(65_000)) * 18,
+    "depth maps": segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(65_000)) * 20,
+    "junk": segment(0xFE, b"c") + b"??" + segment(0xFE, b"c") + bytes(2),
+    "junk that looks like markers": b"\xff\0\xff\xd9"[:2] + b"\xff\xd0" + b"\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_what_stands_before_the_size_of_a_jpeg_is_no_reason(name: str) -> None:
+    """Phones and generators write megabytes there, some programs write junk; decoders read on for
+    the size, and so does this.
+    """
+    pillow = pytest.importorskip("PIL.Image")
+    data = PLAIN[:2] + METADATA[name] + PLAIN[2:]
+    with pillow.open(io.BytesIO(data)) as image:
+        truth = image.size
+    header = data[: images.HEADER_BYTES]
+    assert images.needs_more(header, len(data)) is (len(METADATA[name]) > 1_000_000)
+    assert read_frame(data) == Frame("jpeg", *truth)
+    assert frame_problems(data, len(data)) == []
+
+
+@given(junk=st.binary(max_size=60), number=st.integers(0, 2))
+def test_junk_never_shows_another_size_than_pillow(junk: bytes, number: int) -> None:
+    """Where Pillow opens a damaged file too, both see the same picture."""
+    pillow = pytest.importorskip("PIL.Image")
+    before = [b"", segment(0xFE, b"c"), segment(0xE0, b"JFXX\0")][number]
+    data = PLAIN[:2] + before + junk + PLAIN[2:]
+    try:
+        with pillow.open(io.BytesIO(data)) as image:
+            truth = image.size
+    except (OSError, SyntaxError, ValueError, IndexError, struct.error):
+        return
+    assert read_frame(data) in (Frame("jpeg", *truth), Frame("jpeg", 0, 0))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [PLAIN[:60], PLAIN[:2] + b"\xff??" * 500, b"\xff\xd8" + b"\xff" * 9_000_000],
+    ids=["cut", "junk alone", "fill bytes alone"],
+)
+def test_a_jpeg_without_a_size_stays_refused(data: bytes) -> None:
+    """There is no picture in it, and looking for one takes no time to speak of."""
+    assert ["its header has no size" in problem for problem in frame_problems(data, len(data))] == [
+        True
+    ]
+
+
 @pytest.mark.parametrize(
     ("header", "name"),
     [

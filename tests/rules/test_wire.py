@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -318,13 +319,22 @@ def test_no_json_breaks_the_reading(fields: dict[str, Any], value: Any) -> None:
         wire.decode_task_objects,
         wire.decode_page,
         wire.decode_credits,
-        wire.decode_upload,
+        partial(wire.decode_upload, size=5),
+        partial(wire.decode_receipt, upload_id="u" * 16, size=5),
     ):
         for body in (
             value,
             {"data": value},
             {"data": [fields]},
-            {"data": {"user": value, "token": value, "file_url": value}},
+            {"data": {"user": value, "token": value, "file_url": value, "file_size": value}},
+            {
+                "data": {
+                    "upload_id": "u" * 16,
+                    "state": "done",
+                    "result_verified": True,
+                    "file": value,
+                }
+            },
         ):
             try:
                 read(answer(body))  # type: ignore[operator]
@@ -430,11 +440,54 @@ def test_an_upload_is_read_and_its_refusal_is_an_error() -> None:
         "file_size": 5,
         "expires_at": "2026-01-02T03:04:05+08:00",
     }
-    file = wire.decode_upload(answer({"success": True, "code": 200, "data": data}))
+    file = wire.decode_upload(answer({"success": True, "code": 200, "data": data}), size=5)
     assert (file.url, file.id, file.size) == ("https://f/1.png", "f1", 5)
     assert file.expires_at == datetime(2026, 1, 1, 19, 4, 5, tzinfo=UTC)
     with pytest.raises(errors.APIStatusError, match="quota"):
-        wire.decode_upload(answer({"success": False, "code": 400, "msg": "file quota exceeded"}))
+        wire.decode_upload(
+            answer({"success": False, "code": 400, "msg": "file quota exceeded"}), size=5
+        )
+
+
+@pytest.mark.parametrize("size", [0, None, "5", 5.0, True, -1, -(10**30)])
+def test_odd_sizes_of_an_upload_say_nothing(size: Any) -> None:
+    """What is no number of bytes is not believed, and does not lose the file."""
+    data = {"file_url": "https://f/1.png", "file_size": size}
+    file = wire.decode_upload(answer({"success": True, "data": data}), size=5)
+    assert (file.url, file.size) == ("https://f/1.png", 0)
+
+
+@pytest.mark.parametrize("size", [4, 6, 10**12])
+def test_an_upload_of_another_size_did_not_arrive(size: int) -> None:
+    """The service has not what was sent, so it is sent again."""
+    data = {"file_url": "https://f/1.png", "file_size": size}
+    with pytest.raises(errors.UnreadableAnswerError, match="5 were sent"):
+        wire.decode_upload(answer({"success": True, "data": data}), size=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "proven"),
+    [
+        ({}, True),
+        ({"file": {"file_url": "https://f/1.png"}}, True),
+        ({"state": "outcome_unknown"}, False),
+        ({"result_verified": "true"}, False),
+        ({"upload_id": "another"}, False),
+        ({"file": {"file_url": "https://f/1.png", "file_size": 4}}, False),
+        ({"file": None}, False),
+    ],
+)
+def test_a_receipt_proves_an_upload_or_nothing(changes: dict[str, Any], proven: bool) -> None:
+    """Only a verified receipt of this very upload, with all of its bytes, spares another one."""
+    data = {
+        "upload_id": "u" * 16,
+        "state": "done",
+        "result_verified": True,
+        "file": {"file_url": "https://f/1.png", "file_size": 5},
+        **changes,
+    }
+    body = answer({"success": True, "data": data})
+    assert (wire.decode_receipt(body, upload_id="u" * 16, size=5) is not None) is proven
 
 
 @pytest.mark.parametrize(
