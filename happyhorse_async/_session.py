@@ -313,6 +313,7 @@ class Session:
         budget: Budget | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        verify: bool = False,
     ) -> Batch:
         """Open a durable batch in a folder; an async context manager whose `run(requests)` yields
         each job's `Outcome`.
@@ -321,7 +322,8 @@ class Session:
         stopped, whatever ended the process. `max_in_flight` bounds the tasks that are being made at
         once. `budget` bounds what the folder's jobs may cost together, over all runs. `retry` says
         how often and how slowly a job is tried again; `timeout` (seconds) bounds a run's wait for
-        one task. Opening raises `LedgerError` when the ledger is damaged, when another process
+        one task. A run looks whether the saved videos are still here, and fetches missing ones
+        again as long as their links live; with `verify` it reads them all. Opening raises `LedgerError` when the ledger is damaged, when another process
         works on the folder, and when jobs of another account are unfinished in it.
         """
         from .batch._batch import Batch
@@ -329,7 +331,9 @@ class Session:
 
         parts, settings = self._open(), self._settings
         settings.require_key()
-        options = BatchOptions(max_in_flight=max_in_flight, budget=budget, timeout=timeout)
+        options = BatchOptions(
+            max_in_flight=max_in_flight, budget=budget, timeout=timeout, verify=verify
+        )
         return Batch(
             parts,
             folder,

@@ -22,13 +22,14 @@ from . import _jobs
 from ._database import Database
 from ._jobs import Job, JobRow, write_extra, write_request
 from ._ledger import Ledger
+from ._videos import has_size
 
 
 class Verdict(Enum):
     """What there is to do about a row."""
 
     WORK = "work"
-    """It is to be submitted."""
+    """It is to be submitted; or it was saved, and its video is not here any more."""
     TOLD = "told"
     """It ended in an earlier run: its outcome is told again."""
     IN_HAND = "in hand"
@@ -83,9 +84,10 @@ def admit(
     *,
     live: Container[int],
     retry: bool,
+    verify: bool,
 ) -> list[Admission]:
     """Enter rows into the ledger; with `retry` those that failed begin again. `live` are the jobs
-    that the run has in hand.
+    that the run has in hand. With `verify` the contents of saved videos are to be looked at.
     """
     known = database.set_of("known", [candidate.id for candidate in candidates]) or {}
     ids, counts = _number(known, run, candidates)
@@ -99,7 +101,7 @@ def admit(
         ],
     )
     wanted = list({job_id for job_id in ids if job_id is not None})
-    records = {record.id: record for record in map(JobRow.of_row, database.set_of("by-id", wanted))}
+    records = {record.id: record for record in database.jobs(wanted)}
     admissions = []
     for candidate, job_id in zip(candidates, ids, strict=True):
         record = records.get(job_id) if job_id is not None else None
@@ -111,7 +113,9 @@ def admit(
         if record.seq in live or (record.ended_run == run and job_id not in old):
             verdict = Verdict.IN_HAND
         else:
-            verdict = _verdict(database, record, retry=retry and record.ended_run != run)
+            verdict = _verdict(
+                database, record, retry=retry and record.ended_run != run, verify=verify
+            )
         admissions.append(Admission(verdict, record, old.get(job_id)))
     return admissions
 
@@ -175,12 +179,7 @@ def _enter(
     database.write_set(
         "renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if job_id in there]
     )
-    old = {
-        record.id: record
-        for record in map(
-            JobRow.of_row, database.set_of("by-id", list(aside.values())) if aside else ()
-        )
-    }
+    old = {record.id: record for record in database.jobs(list(aside.values()))}
     # One of them may be another id's job again by now.
     return {job_id: old[other] for job_id, other in aside.items() if other in old}
 
@@ -239,8 +238,12 @@ def _choices(candidate: Candidate, job_id: str, run: int) -> list[str]:
     return [plain, f"{stem}.mp4", f"{stem}-{run}.mp4"]
 
 
-def _verdict(database: Database, record: JobRow, *, retry: bool) -> Verdict:
+def _verdict(database: Database, record: JobRow, *, retry: bool, verify: bool) -> Verdict:
     state = record.state
+    if state is JobState.SAVED and (
+        verify or not has_size(database.path.parent / record.name, record.size)
+    ):
+        return Verdict.WORK
     if state in (JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED):
         return Verdict.IN_HAND
     if state is JobState.SAVED or (state in (JobState.FAILED, JobState.UNKNOWN) and not retry):

@@ -21,6 +21,7 @@ from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from ..errors import LedgerError
 from ._jobs import CHANGES, COLUMNS, JobRow, Totals, folded
+from ._videos import has_size
 
 LEDGER_NAME = "happyhorse.sqlite"
 APPLICATION_ID = 0x48485232
@@ -39,6 +40,8 @@ PAGE_CACHE = 8 * 1024
 """KiB of the database kept in memory: with less, a group's own pages do not fit, and are written to
 the log before their time."""
 DYING_SECONDS = 2 * 3600
+LOOKED_AT = 2000
+"""Saved videos that are looked at in one go."""
 
 Change = tuple[str, Sequence[Any]]
 
@@ -269,6 +272,35 @@ class Database:
         with ledger_errors(self.path):
             rows = self._db.execute(self._sql["page"].format(where=where), (after, size)).fetchall()
         return [JobRow.of_row(row) for row in rows]
+
+    def missing(
+        self, after: int, *, run: int = -1, every: bool = False
+    ) -> tuple[int | None, list[str]]:
+        """Look at a page of saved videos, without those of a run's input.
+
+        Return from where to go on (None: that was all), and the ids of the jobs whose videos are
+        not here any more; with `every` all of the page.
+        """
+        rows = self._db.execute(self._sql["saved-files"], (after, run, run, LOOKED_AT)).fetchall()
+        folder = self.path.parent
+        ids = [
+            job_id for _, job_id, name, size in rows if every or not has_size(folder / name, size)
+        ]
+        return (rows[-1][0] if len(rows) == LOOKED_AT else None), ids
+
+    def count_missing(self) -> int:
+        """Count the saved videos that are not here any more."""
+        after: int | None = 0
+        count = 0
+        with ledger_errors(self.path):
+            while after is not None:
+                after, ids = self.missing(after)
+                count += len(ids)
+        return count
+
+    def jobs(self, ids: Sequence[str]) -> list[JobRow]:
+        """Read jobs by their ids; those that are not there are left out."""
+        return [JobRow.of_row(row) for row in self.set_of("by-id", ids)] if ids else []
 
     def pages(self, condition: str, *, state: str = "") -> Iterator[JobRow]:
         """Give all jobs that meet a condition, a page in memory at a time."""

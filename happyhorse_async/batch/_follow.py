@@ -24,8 +24,6 @@ import attrs
 
 from .._budget import BatchBook
 from .._config import Budget, RetryPolicy
-from .._edges.part_files import BLOCK, Tally
-from .._formats.mp4 import BrokenVideoError
 from .._models import Task, TaskStatus
 from .._request import ImageToVideo
 from .._rules import job_failures, lifecycle, retry, wire
@@ -38,7 +36,7 @@ from ..errors import (
     ConfigurationError,
     DestinationExistsError,
     HappyHorseError,
-    NotAVideoError,
+    LinkExpiredError,
     PriceUnavailableError,
     SubmissionOutcomeUnknownError,
     TaskFailedError,
@@ -46,6 +44,7 @@ from ..errors import (
 )
 from ._jobs import JobChanged, JobRow, Outcome, key_of, outcome_of
 from ._ledger import Ledger
+from ._videos import is_here, put_aside, put_back, verified
 
 if TYPE_CHECKING:
     from .._parts import Parts
@@ -77,6 +76,8 @@ class BatchOptions:
     pauses between them."""
     timeout: float | None = None
     """Seconds that one run waits for one task; the next run goes on waiting."""
+    verify: bool = False
+    """Read every saved video and compare its digest, not only its size."""
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.max_in_flight, int) or self.max_in_flight < 1:
@@ -200,10 +201,7 @@ class Steps:
         video, cost = await self._video(job), self.cost(job)
         self.move(job, JobState.SAVED)
         job.spent, job.reserved, job.error = job.spent + cost, 0, None
-        job.size, job.sha256, job.length = video.size, video.sha256, video.duration
-        job.width, job.height = video.width, video.height
-        job.seconds = (job.task.seconds if job.task is not None else None) or job.seconds
-        job.ended, job.ended_run = time.time(), self._run
+        self._describe(job, video)
         await self._ledger.write("saved", job)
         await self.discard_upload(job)
         return cost
@@ -220,6 +218,31 @@ class Steps:
             if video is None:
                 raise
             return video
+
+    async def fetch_again(self, job: JobRow) -> None:
+        """Fetch the video of a saved job that is not here any more, which costs nothing.
+
+        What lies in its place is put aside first, and put back when the video cannot be had.
+        """
+        path, task_id = self._folder / job.name, job.task_id or ""
+        job.task = await self._parts.poller.read(task_id)
+        aside = await asyncio.to_thread(put_aside, path)
+        try:
+            video = await self._parts.downloader.download(
+                job.task, path, request=job.asked, exact=True
+            )
+        except BaseException:
+            if aside is not None:
+                put_back(aside, path)
+            raise
+        self._describe(job, video)
+        await self._ledger.write("saved", job)
+
+    def _describe(self, job: JobRow, video: Video) -> None:
+        job.size, job.sha256, job.length = video.size, video.sha256, video.duration
+        job.width, job.height = video.width, video.height
+        job.seconds = (job.task.seconds if job.task is not None else None) or job.seconds
+        job.ended, job.ended_run = time.time(), self._run
 
     async def end(
         self,
@@ -345,6 +368,8 @@ class Follower:
 
         None: it stays as the ledger has it, for the next run.
         """
+        if job.state is JobState.SAVED:
+            return await self._bring_back(job)
         tries, accepted = 0, 0
         while True:
             try:
@@ -415,6 +440,31 @@ class Follower:
             await self.steps.submit(job, replays=self._replays, line=self._line, owed=self._owed)
             self._accepted += 1
 
+    async def _bring_back(self, job: JobRow) -> Outcome | None:
+        """Tell a job that an earlier run saved; when its video is not here any more, fetch it again
+        as long as its link can live, and else say so.
+
+        The ledger keeps such a job as saved: it was paid for and delivered, so `retry` must never
+        buy it again.
+        """
+        path = self._folder / job.name
+        if await asyncio.to_thread(is_here, path, job, digest=self._options.verify):
+            return outcome_of(job, self._folder, resumed=True)
+        over = job.is_over(time.time())
+        try:
+            if over:
+                raise lost(path, job)
+            await self.steps.fetch_again(job)
+            return outcome_of(job, self._folder)
+        except HappyHorseError as error:
+            facts = Facts(JobState.COMPLETED, tries_left=False, over=over)
+            if job_failures.next_step(facts, error).stops:
+                self.stop(error)
+                return None
+            state = JobState.FAILED if over else JobState.COMPLETED
+            told = outcome_of(job, self._folder, error=error, resumed=True)
+            return attrs.evolve(told, state=state, video=None)
+
     # --- when it fails ----------------------------------------------------------------------------
 
     async def _fail(self, job: JobRow, error: HappyHorseError, facts: Facts, tries: int) -> Next:
@@ -459,7 +509,7 @@ class Follower:
             replays=self._replays,
             stopping=self.stopping,
             others_go_on=others_go_on,
-            over=job_failures.is_over(time.time(), accepted=job.accepted, completed=job.completed),
+            over=job.is_over(time.time()),
             stale_upload=is_stale(job),
         )
 
@@ -493,50 +543,24 @@ class Follower:
         await self.steps.renew(job)
 
 
+def lost(path: Path, job: JobRow) -> LinkExpiredError:
+    """Make the error for a video that was saved, is not here any more, and has no link either."""
+    return LinkExpiredError(
+        f"{path}: the video of task {job.task_id} was saved here and is not here any more, or not "
+        "as it was; its link is dead by now",
+        path=str(path),
+        task_id=job.task_id,
+        next_step="Put the file back. To have the video made again, which costs money, give its row "
+        "another id.",
+    )
+
+
 def is_stale(job: JobRow) -> bool:
     """Whether a job's upload was too old when it was given to the service."""
     if job.uploaded is None:
         return False
     given = job.accepted if job.accepted is not None else time.time()
     return given - job.uploaded > (wire.FILE_LIFE - SAFETY_MARGIN).total_seconds()
-
-
-# --- Videos that lie under their final name already: a crash came between the rename and the
-# ledger's note of it.
-
-
-def verified(path: Path, task: Task, request: ImageToVideo | None) -> Video | None:
-    """Return the video at a path after reading and checking all of it; None when there is none.
-
-    Blocks. Raises `NotAVideoError` when something else lies there.
-    """
-    tally = Tally()
-    try:
-        with path.open("rb") as file:
-            while data := file.read(BLOCK):
-                tally.feed(data)
-        sha256, movie = tally.finish()
-    except FileNotFoundError:
-        return None
-    except BrokenVideoError as error:
-        raise NotAVideoError(
-            f"{path}: this file lies where the video of task {task.id} should go, and is no whole "
-            f"video: {error}",
-            path=str(path),
-            task_id=task.id,
-            next_step="Move the file away, then run the batch again.",
-        ) from error
-    return Video(
-        path=path,
-        size=tally.size,
-        sha256=sha256,
-        duration=movie.duration,
-        width=movie.width,
-        height=movie.height,
-        task=task,
-        request=request,
-        credits=task.usage.credits_used,
-    )
 
 
 def fault_of(error: HappyHorseError) -> str:

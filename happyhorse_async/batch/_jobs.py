@@ -20,7 +20,7 @@ import attrs
 from .._formats.filenames import safe_name
 from .._models import MODEL, Task, TaskError, TaskStatus
 from .._request import Image, ImageToVideo
-from .._rules import lifecycle
+from .._rules import job_failures, lifecycle
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from .._video import Video
@@ -139,6 +139,10 @@ class JobRow:
     def image_at_hand(self) -> bool:
         """Whether the image can be had: not one that was given as bytes to an earlier run."""
         return self.asked is not None or "sha256" not in json.loads(self.request)["image"]
+
+    def is_over(self, now: float) -> bool:
+        """Whether no link to its video can live any more."""
+        return job_failures.is_over(now, accepted=self.accepted, completed=self.completed)
 
     def given(self, request: ImageToVideo) -> None:
         """Take the image of the same request from the input; everything else is as the ledger has

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -24,9 +26,12 @@ from ._database import Database
 from ._follow import BatchOptions, Follower
 from ._jobs import Job, JobRow, Outcome, outcome_of
 from ._ledger import Ledger
+from ._videos import is_here
 
 if TYPE_CHECKING:
     from .._parts import Parts
+
+logger = logging.getLogger("happyhorse_async")
 
 Row = ImageToVideo | Job
 
@@ -194,16 +199,16 @@ class Outcomes:
     async def over_input(self, requests: Input, *, retry: bool = False) -> None:
         """Feed what is at stake from earlier runs, then the input."""
         await self._resume()
-        self._begin_feeding(self._take_all(requests, retry=retry))
+        self._begin_feeding(self._take_all(requests, retry=retry), self._look_for_the_rest())
 
     async def over_failed(self) -> None:
         """Feed what is at stake, then what has failed or is in doubt."""
         await self._resume()
-        self._begin_feeding(self._take_failed())
+        self._begin_feeding(self._take_failed(), self._look_for_the_rest())
 
-    def _begin_feeding(self, feeding: Coroutine[Any, Any, None]) -> None:
+    def _begin_feeding(self, *sources: Coroutine[Any, Any, None]) -> None:
         """Feed new jobs until a stop ends it; the run waits for it as for its jobs."""
-        self._feeding = self._group.create_task(feeding)
+        self._feeding = self._group.create_task(_one_by_one(sources))
         if self._at_work.stopping:
             self._feeding.cancel()
 
@@ -225,6 +230,34 @@ class Outcomes:
         for state in (JobState.UNKNOWN, JobState.FAILED):
             await self._feed_pages("in-trouble", state, self._begin_again)
         await self._feed_pages("begun-again", JobState.NEW, self._begin_again)
+
+    async def _look_for_the_rest(self) -> None:
+        """Take up saved jobs that are not in the input, and whose videos are not here any more."""
+        after: int | None = 0
+        gone, verify = 0, self._options.verify
+
+        def look(database: Database) -> tuple[int | None, list[JobRow]]:
+            following, ids = database.missing(after or 0, run=self._number, every=verify)
+            return following, database.jobs(ids)
+
+        while after is not None:
+            after, jobs = await self._ledger.call(look)
+            for job in jobs:
+                path = self._folder / job.name
+                if verify and await asyncio.to_thread(is_here, path, job, digest=True):
+                    continue
+                if job.is_over(time.time()):
+                    gone += 1  # nothing can be done: not told at every run
+                    continue
+                await self._tokens.acquire()
+                self._start(job)
+        if gone:
+            logger.warning(
+                "%d saved videos are not in %s any more, and their links are dead",
+                gone,
+                self._folder,
+                extra={"action": "videos_missing", "count": gone},
+            )
 
     async def _feed_pages(
         self, condition: str, state: JobState, feed: Callable[[JobRow], Awaitable[None]]
@@ -274,7 +307,14 @@ class Outcomes:
         found = await self._intake.look(rows)
         candidates = [row for row in found if isinstance(row, Candidate)]
         admissions = await self._ledger.call(
-            lambda database: admit(database, self._number, candidates, live=self._live, retry=retry)
+            lambda database: admit(
+                database,
+                self._number,
+                candidates,
+                live=self._live,
+                retry=retry,
+                verify=self._options.verify,
+            )
         )
         for admission in admissions:
             # Before anything else: a job that is under way must know whose id it has.
@@ -320,10 +360,7 @@ class Outcomes:
         if job.seq not in self._live and job.state is JobState.NEW:
             # It has left since its row was looked at; if for want of its image, it is still new,
             # and comes in again with its row.
-            [job] = map(
-                JobRow.of_row,
-                await self._ledger.call(lambda database: database.set_of("by-id", [job.id])),
-            )
+            [job] = await self._ledger.call(lambda database: database.jobs([job.id]))
             if job.state is JobState.NEW:
                 job.asked = request
                 self._start(job)
@@ -348,6 +385,15 @@ class Outcomes:
             attempts=0,
         )
         self._told.put_nowait(outcome)
+
+
+async def _one_by_one(sources: Sequence[Coroutine[Any, Any, None]]) -> None:
+    try:
+        for source in sources:
+            await source
+    finally:
+        for source in sources:
+            source.close()  # nothing happens to one that has ended
 
 
 async def _read(requests: Input, read: asyncio.Queue[Row | None]) -> None:

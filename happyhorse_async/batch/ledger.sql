@@ -136,6 +136,11 @@ SELECT json_group_array(json_array({columns})) FROM json_each(?) AS v JOIN jobs 
 -- Jobs in order of their coming, from some place on; "{where}" is one of the conditions below.
 SELECT {columns} FROM jobs AS j WHERE seq > ? AND {where} ORDER BY seq LIMIT ?;
 
+-- name: saved-files
+-- Where saved videos should lie, of jobs that are neither in the input of a run nor ended in it.
+SELECT seq, id, name, size FROM jobs
+    WHERE seq > ? AND state = 'saved' AND seen_run <> ? AND ended_run <> ? ORDER BY seq LIMIT ?;
+
 -- name: where-at-stake
 -- Paid, or perhaps paid, and not ended: links that may die come first, one state after the other.
 state = '{state}' AND state IN ('submitting', 'running', 'completed')

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from ..errors import ConfigurationError
 from . import _gallery
 from ._database import LEDGER_NAME, Database
 from ._jobs import JobRow, Totals
+from ._videos import is_here
 
 COLUMNS = (
     *(
@@ -42,14 +44,24 @@ COLUMNS = (
 """The columns of a result, in order; the caller's own come after them."""
 
 
-def result_of(job: JobRow) -> dict[str, Any]:
-    """Give a job as one flat result; the caller's own columns are under "extra"."""
-    request, fault = json.loads(job.request), job.fault
-    image, saved = request["image"], job.state is JobState.SAVED
+MISSING = "missing"
+"""The state in a result of a job that was saved, and whose video is not in the folder any more, or
+not as it was."""
+GONE = {"code": "video_missing", "message": "the saved video is not in the folder any more"}
+
+
+def result_of(job: JobRow, *, here: bool = True) -> dict[str, Any]:
+    """Return a job as one flat result; the caller's own columns are under "extra".
+
+    `here`: whether the video of a saved job lies in the folder.
+    """
+    request, image = json.loads(job.request), json.loads(job.request)["image"]
+    saved = job.state is JobState.SAVED and here
+    fault = job.fault if here else {**GONE, "charged": "yes"}
     values = (
         *(
             job.id,
-            job.state.value,
+            job.state.value if here else MISSING,
             image.get("link") or image.get("path") or f"sha256:{image.get('sha256')}",
         ),
         *(request.get(name) for name in ("prompt", "quality", "duration", "seed")),
@@ -64,17 +76,23 @@ def result_of(job: JobRow) -> dict[str, Any]:
     return {**dict(zip(COLUMNS, values, strict=True)), "extra": job.columns}
 
 
-def write_reports(folder: Path, kinds: Sequence[str] = ("html", "jsonl", "csv")) -> list[Path]:
-    """Write reports of a folder's batch into it, also while the batch runs; raises `LedgerError`
-    when there is none. Blocks.
+Results = Callable[[], Iterator[dict[str, Any]]]
+"""Walks the results, from the first one at each call."""
+
+
+def write_reports(
+    folder: Path, kinds: Sequence[str] = ("html", "jsonl", "csv"), *, verify: bool = False
+) -> list[Path]:
+    """Write reports of a folder's batch into it, also while the batch runs; return their paths.
+
+    A saved video that does not lie in the folder with its size is reported as missing. With
+    `verify` every video is read, and its digest counts too. Blocks. Raises `LedgerError` when there
+    is no ledger.
     """
-    writers: dict[str, tuple[str, Callable[[Database, TextIO], None]]] = {
+    writers: dict[str, tuple[str, Callable[[Results, TextIO], None]]] = {
         "jsonl": ("results.jsonl", _write_jsonl),
         "csv": ("results.csv", _write_csv),
-        "html": (
-            "gallery.html",
-            lambda database, file: _gallery.write(folder, _results(database), file),
-        ),
+        "html": ("gallery.html", lambda results, file: _gallery.write(folder, results(), file)),
     }
     unknown = [kind for kind in kinds if kind not in writers]
     if unknown or not kinds:
@@ -82,50 +100,76 @@ def write_reports(folder: Path, kinds: Sequence[str] = ("html", "jsonl", "csv"))
             f"reports: expected some of {', '.join(writers)}, got {', '.join(unknown) or 'none'}"
         )
     database = Database(folder / LEDGER_NAME, read_only=True)
+
+    def results() -> Iterator[dict[str, Any]]:
+        for job in database.pages("shown"):
+            yield result_of(job, here=_is_here(folder, job, verify=verify))
+
     try:
         paths = []
         for kind in kinds:
             name, write = writers[kind]
             with _replacing(folder / name) as file:
-                write(database, file)
+                write(results, file)
             paths.append(folder / name)
         return paths
     finally:
         database.close(fold=False)
 
 
+def _is_here(folder: Path, job: JobRow, *, verify: bool) -> bool:
+    return job.state is not JobState.SAVED or is_here(folder / job.name, job, digest=verify)
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[TextIO]:
-    """Write a file that is seen only when it is whole."""
-    draft = path.with_name(f"{path.name}.part")
-    with draft.open("w", encoding="utf-8", newline="") as file:
-        yield file
-    draft.replace(path)
+    """Write a file that is seen only when it is whole. Its draft has a name of its own, for two
+    processes may write it at once.
+    """
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        # What no UTF-8 can hold is written as its number.
+        with draft.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield file
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
-def _results(database: Database) -> Iterator[dict[str, Any]]:
-    return map(result_of, database.pages("shown"))
+def _write_jsonl(results: Results, file: TextIO) -> None:
+    file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results())
 
 
-def _write_jsonl(database: Database, file: TextIO) -> None:
-    file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in _results(database))
-
-
-def _write_csv(database: Database, file: TextIO) -> None:
-    own = sorted({name for job in database.pages("shown") for name in job.columns})
+def _write_csv(results: Results, file: TextIO) -> None:
+    own = sorted({name for result in results() for name in result["extra"]})
     # A caller's column that is named like one of ours keeps its values, under a longer name.
     heads = [f"extra.{name}" if name in COLUMNS else name for name in own]
+    # Without the mark Excel takes the file for another encoding than UTF-8.
+    file.write("\ufeff")
     writer = csv.writer(file)
-    writer.writerow([*COLUMNS, *heads])
-    for result in _results(database):
+    writer.writerow([*COLUMNS, *map(_cell, heads)])
+    for result in results():
         extra = result["extra"]
-        writer.writerow(
-            [*(result[name] for name in COLUMNS), *(_cell(extra.get(name)) for name in own)]
-        )
+        cells = [*(result[name] for name in COLUMNS), *(extra.get(name) for name in own)]
+        writer.writerow(map(_cell, cells))
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a spreadsheet takes a cell for a formula by, or skips before one."""
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
+    """Make a value a cell that no spreadsheet takes for a formula; numbers stay as they are."""
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 # --- How a batch stands, read from its ledger alone, also while another process writes it.
@@ -148,6 +192,8 @@ class Overview:
     pid: int
     started: float
     """Unix seconds."""
+    missing: int
+    """Saved videos that are not in the folder any more, or not with their size."""
     how: str | None
     """How the last run ended: "done", "stopped", "failed", "cancelled"; None while it goes on, or
     when it was killed."""
@@ -164,6 +210,7 @@ class Overview:
             "failures": dict(totals.failures),
             "links_about_to_die": totals.dying,
             "first_death": totals.first_death,
+            "missing": self.missing,
             "per_hour": round(self.per_hour, 1),
             "run": {
                 "number": self.run,
@@ -175,7 +222,10 @@ class Overview:
 
 
 def overview(folder: Path) -> Overview:
-    """Read a folder's ledger without touching it; raises `LedgerError` when there is none."""
+    """Read a folder's ledger without touching it, and look whether the saved videos are there.
+
+    Blocks. Raises `LedgerError` when there is no ledger.
+    """
     database = Database(folder / LEDGER_NAME, read_only=True)
     try:
         now = time.time()
@@ -185,6 +235,7 @@ def overview(folder: Path) -> Overview:
         return Overview(
             folder=str(folder),
             totals=database.totals(),
+            missing=database.count_missing(),
             per_hour=3600 * ended / span,
             run=number,
             pid=pid,

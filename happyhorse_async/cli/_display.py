@@ -332,6 +332,8 @@ def lines_of(facts: Overview) -> list[str]:
         lines.append(
             f"  links about to die: {totals.dying:,}, the first in {_span(totals.first_death - time.time())}"
         )
+    if facts.missing:
+        lines.append(f"  not in the folder any more, or not whole: {facts.missing:,} saved videos")
     end = facts.how or f"going on, or killed (process {facts.pid})"
     lines.append(
         f"  run {facts.run}, begun {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(facts.started))}: {end}"

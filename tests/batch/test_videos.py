@@ -1,0 +1,165 @@
+"""Saved videos that are not in the folder any more: runs and reports look, and say what they see."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async import DownloadError, LinkExpiredError, Session
+from happyhorse_async.batch import Job, JobState, Outcome
+from happyhorse_async.batch._database import LEDGER_NAME
+from happyhorse_async.batch.report import overview, write_reports
+from happyhorse_async.sandbox import Fault, Sandbox
+from tests.batch.support import results
+from tests.batch.test_resume import QUICK, rows, run
+from tests.conftest import open_session
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
+    """A service whose tasks take a moment."""
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox:
+        yield sandbox
+
+
+def jobs(count: int) -> list[Job]:
+    """Make jobs with ids of their own, so that their videos' names are known."""
+    return [Job(request, id=f"job{n}") for n, request in enumerate(rows(count))]
+
+
+async def saved(session: Session, folder: Path, count: int) -> dict[str, bytes]:
+    """Save some videos; give their contents by their names."""
+    assert all(outcome.ok for outcome in await run(session, folder, jobs(count)))
+    return {path.name: path.read_bytes() for path in folder.glob("*.mp4")}
+
+
+def spoil(folder: Path) -> None:
+    """Take one video away, cut another, and put something else in the place of a third."""
+    (folder / "job0.mp4").unlink()
+    with (folder / "job1.mp4").open("r+b") as file:
+        file.truncate(100)
+    (folder / "job2.mp4").write_text("holiday")
+
+
+async def gone_on(session: Session, folder: Path, way: str, **options: object) -> list[Outcome]:
+    """Go on with a folder in one of the three ways."""
+    async with session.batch(folder, retry=QUICK, **options) as batch:  # type: ignore[arg-type]
+        ways = {"run": lambda: batch.run(jobs(4)), "resume": batch.resume, "retry": batch.retry}
+        return [outcome async for outcome in ways[way]()]
+
+
+@pytest.mark.parametrize("way", ["run", "resume", "retry"])
+async def test_what_is_missing_is_fetched_again(
+    sandbox: Sandbox, session: Session, tmp_path: Path, way: str
+) -> None:
+    """A saved video that was deleted, cut or replaced is fetched again for nothing, in every way of
+    going on; what lay in its place is kept beside.
+    """
+    before = await saved(session, tmp_path, 4)
+    spoil(tmp_path)
+    outcomes = await gone_on(session, tmp_path, way)
+    fetched = [outcome.id for outcome in outcomes if not outcome.resumed]
+    assert sorted(fetched) == ["job0", "job1", "job2"]
+    assert {outcome.state for outcome in outcomes} == {JobState.SAVED}
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.mp4")} == before
+    assert (tmp_path / "job2.mp4.changed").read_text() == "holiday"
+    async with session.batch(tmp_path) as batch:
+        assert (await batch.totals()).spent == sum(
+            outcome.credits for outcome in outcomes[:3]
+        ) / 3 * 4
+    assert sandbox.paid == 4
+    assert await gone_on(session, tmp_path, "resume") == []
+
+
+async def test_reports_say_what_is_missing(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """Reports and the overview look at the folder: what is not there, or has another size, is not
+    called saved.
+    """
+    await saved(session, tmp_path, 4)
+    spoil(tmp_path)
+    states = {str(result["id"]): result for result in results(tmp_path)}
+    assert {name: result["state"] for name, result in states.items()} == {
+        **dict.fromkeys(("job0", "job1", "job2"), "missing"),
+        "job3": "saved",
+    }
+    assert (states["job0"]["video"], states["job0"]["error_code"]) == (None, "video_missing")
+    seen = overview(tmp_path)
+    assert (seen.missing, seen.as_json()["missing"]) == (3, 3)
+
+
+async def test_a_digest_tells_what_a_size_does_not(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """A video whose content has changed, but not its size, is seen where videos are to be read."""
+    before = await saved(session, tmp_path, 4)
+    (tmp_path / "job3.mp4").write_bytes(bytes(len(before["job3.mp4"])))
+    assert {result["state"] for result in results(tmp_path)} == {"saved"}
+    write_reports(tmp_path, ("jsonl",), verify=True)
+    lines = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert [line["id"] for line in lines if line["state"] == "missing"] == ["job3"]
+    for way, resumed in (("resume", 0), ("run", 3)):
+        (tmp_path / "job3.mp4").write_bytes(bytes(len(before["job3.mp4"])))
+        assert len(await gone_on(session, tmp_path, way)) == (4 if way == "run" else 0)
+        outcomes = await gone_on(session, tmp_path, way, verify=True)
+        assert sum(outcome.resumed for outcome in outcomes) == resumed
+        assert [outcome.id for outcome in outcomes if not outcome.resumed] == ["job3"]
+        assert (tmp_path / "job3.mp4").read_bytes() == before["job3.mp4"]
+    assert sandbox.paid == 4
+
+
+async def test_what_cannot_be_fetched_now_is_told(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """While the service does not give the video, the job is told as completed with the reason, what
+    lies in its place stays there, and the ledger keeps the job as saved.
+    """
+    await saved(session, tmp_path, 1)
+    (tmp_path / "job0.mp4").write_text("holiday")
+    sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
+    [outcome] = await run(session, tmp_path, jobs(1))
+    assert (outcome.state, outcome.video) == (JobState.COMPLETED, None)
+    assert isinstance(outcome.error, DownloadError)
+    assert (tmp_path / "job0.mp4").read_text() == "holiday"
+    async with session.batch(tmp_path) as batch:
+        assert (await batch.totals()).states == {JobState.SAVED: 1}
+    sandbox.clear_faults()
+    assert [again.ok for again in await run(session, tmp_path, jobs(1))] == [True]
+
+
+async def test_what_is_gone_for_good_is_said_and_never_bought(
+    sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A video that was moved away long after it was saved is told with a row of the input, and said
+    in the log otherwise. Neither asks the service, and neither begins a new task.
+    """
+    folder = tmp_path / "videos"
+    async with open_session(sandbox) as session:
+        await saved(session, folder, 2)
+    with closing(sqlite3.connect(folder / LEDGER_NAME)) as ledger:
+        ledger.execute("UPDATE jobs SET completed = completed - 30 * 86400")
+        ledger.commit()
+    for path in folder.glob("*.mp4"):
+        shutil.move(path, tmp_path)
+    asked = len(sandbox.requests)
+    async with open_session(sandbox) as session:
+        [told] = await run(session, folder, jobs(1))
+        assert (told.state, type(told.error), told.resumed) == (
+            JobState.FAILED,
+            LinkExpiredError,
+            True,
+        )
+        assert [record.action for record in caplog.records if hasattr(record, "action")] == [
+            "videos_missing"
+        ]
+        assert await gone_on(session, folder, "retry") == []
+    assert len(sandbox.requests) == asked
