@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,8 @@ class World:
     wrong: list[str] = attrs.Factory(list)
     others: list[Session] = attrs.Factory(list)
     """Sessions that the verb has opened itself."""
+    afterwards: Callable[[], Awaitable[None]] | None = None
+    """What is to work after the session was closed, as if nothing had happened."""
 
 
 Verb = Callable[[World], Awaitable[None]]
@@ -129,9 +131,9 @@ class Moments:
         """Return how many steps a verb takes that nobody cancels."""
         return self.one(verb, once, NEVER).steps
 
-    def all(self, verb: Verb, how: How, *, every: int = 1) -> None:
-        """Cancel a verb at every n-th of its moments; raises `AssertionError` for what it leaves."""
-        for step in range(1, NEVER, every):
+    def all(self, verb: Verb, how: How, steps: Iterable[int]) -> None:
+        """Cancel a verb at each of some steps; raises `AssertionError` for what it leaves."""
+        for step in steps:
             if self.one(verb, how, step).over:
                 break
         gc.collect()
@@ -182,6 +184,8 @@ class Moments:
             if error := task.exception():
                 world.wrong.append(f"{type(error).__name__} instead of a cancellation: {error}")
         await asyncio.wait_for(session.aclose(), PATIENCE)
+        if world.afterwards is not None:
+            await asyncio.wait_for(world.afterwards(), PATIENCE)
         await asyncio.sleep(0)
         world.wrong += [f"task {task}" for task in asyncio.all_tasks() - {asyncio.current_task()}]
         self._audit(world)
@@ -227,7 +231,7 @@ def _files_left(folder: Path) -> list[str]:
     """Name the files that are neither a video nor a download that can be resumed."""
     resumable = {left.path for left in leftovers(folder)}
     wrong = []
-    for path in folder.iterdir():
+    for path in folder.glob("*.mp4*"):
         video = path.with_name(path.name.partition(".mp4")[0].lstrip(".") + ".mp4")
         if path.suffix != ".mp4" and (video not in resumable or video.exists()):
             wrong.append(f"file {path.name}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from happyhorse_async import ImageToVideo, Limits, SubmissionOutcomeUnknownError
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.cancelling.moments import How, Moments, Verb, World, by_scope, once, twice
+from tests.cancelling.moments import QUICK, How, Moments, Verb, World, by_scope, once, twice
 from tests.conftest import PHOTOS, open_session
 
 LINK = "https://cdn.example.com/cat.png"
@@ -113,6 +115,27 @@ async def reads(world: World) -> None:
     await session.read(await _known_task(world))
 
 
+async def batch(world: World) -> None:
+    """Run a batch of two jobs; after any end the next run completes it, and pays for nothing twice."""
+    world.afterwards = partial(complete_batch, world, len(world.sandbox.tasks))
+    await complete_batch(world, None)
+
+
+async def complete_batch(world: World, paid_before: int | None) -> None:
+    """Run the batch in a session of its own."""
+    requests = [ImageToVideo(LINK, seed=seed) for seed in (1, 2)]
+    async with open_session(world.sandbox, polling=QUICK) as session:
+        world.others.append(session)
+        async with session.batch(world.folder) as batch:
+            outcomes = [outcome async for outcome in batch.run(requests)]
+    world.known |= {outcome.task_id for outcome in outcomes if outcome.task_id}
+    if paid_before is not None:
+        paid = len(world.sandbox.tasks) - paid_before
+        states = sorted(outcome.state for outcome in outcomes)
+        if paid != 2 or len(list(world.folder.glob("*.mp4"))) != 2:
+            world.wrong.append(f"{paid} paid in a batch of two: {states}")
+
+
 async def _known_task(world: World, seed: int = 1) -> str:
     """Have a task, without the verb that is looked at paying for it."""
     task = await world.session.submit(
@@ -145,13 +168,30 @@ def moments(sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     return Moments(sandbox, tmp_path, limits=Limits(max_submissions=2))
 
 
-@pytest.mark.parametrize("how", [once, twice, by_scope])
+HOWS = [once, twice, by_scope]
+
+
+@pytest.mark.parametrize(
+    "how", [once, *(pytest.param(how, marks=pytest.mark.slow) for how in HOWS[1:])]
+)
 @pytest.mark.parametrize("verb", VERBS)
 def test_cancelled_at_every_step(moments: Moments, verb: Verb, how: How) -> None:
     """No task, thread, socket or stray file is left, nobody hangs, and each paid task is the
     caller's, an orphan, or known to be unknown.
     """
-    moments.all(verb, how)
+    moments.all(verb, how, count(1))
+
+
+def test_a_batch_cancelled_at_many_steps(moments: Moments) -> None:
+    """Besides, the folder is free again, and the next run completes it and pays for nothing twice."""
+    moments.all(batch, once, count(1, 16))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", HOWS)
+def test_a_batch_cancelled_at_every_step(moments: Moments, how: How) -> None:
+    """The same at the steps between."""
+    moments.all(batch, how, count(1))
 
 
 def test_there_are_more_than_a_thousand_moments(moments: Moments) -> None:
