@@ -6,6 +6,7 @@ credits exact decimals.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
@@ -25,6 +26,11 @@ class Model(StrEnum):
 
 MODEL: str = Model.HAPPYHORSE_1_0.value
 """The model of a request that names none."""
+
+
+TASK_ID = re.compile("[A-Za-z0-9._:-]{1,128}")
+"""Task ids that can be asked for: those of the reference begin with "task-unified-", the vendor's
+client takes any of these."""
 
 
 class TaskStatus(StrEnum):
@@ -66,12 +72,22 @@ class Usage:
 
 @attrs.frozen(kw_only=True)
 class Billing:
-    """The ledger facts of a task, where the service sends them; open text, kept as it comes."""
+    """The ledger facts of a task, where the service sends them: open text, kept as it comes.
+
+    They are valid only with the `refund_scope` "account_balance".
+    """
 
     charge_status: str | None = None
+    """Seen: "unknown", "reserved", "charged", "released"."""
     refund_status: str | None = None
+    """Seen: "unknown", "not_required", "pending", "failed", "completed"."""
+    refund_scope: str | None = None
+    """What the facts are about; "account_balance" is the only scope that says anything."""
     reserved_credits: Decimal | None = None
     charged_credits: Decimal | None = None
+    refunded_credits: Decimal | None = None
+    refunded_at: datetime | None = None
+    """When the reservation was given back; None unless the service names a time in UTC."""
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +95,7 @@ class Task:
     """What the service last said of a task: one snapshot."""
 
     id: str
-    """Starts with "task-unified-"."""
+    """Usually starts with "task-unified-"."""
     status: TaskStatus | str
     """A `TaskStatus`, or plain text when the word is newer than this package."""
     progress: int = 0
@@ -99,7 +115,8 @@ class Task:
     expires_at: datetime | None = None
     """The earliest time at which the links can die; None while there are none."""
     estimated_seconds: float | None = None
-    """The service's guess of how long the task will take in all."""
+    """The service's guess in seconds: of how long the task takes in all, or of the time left. The
+    reference shows the first, the vendor's client takes later ones for the second."""
     seconds: float | None = None
     """How long it took in all, once that is known."""
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)

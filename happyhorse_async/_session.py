@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from ._config import Budget, Limits, Network, Polling, RetryPolicy, Settings, Timeouts
+from ._models import TASK_ID
 from ._request import ImageToVideo, made_request, made_requests
 from ._tasks import TaskHandle
 from .errors import InvalidRequestError, SessionClosedError
@@ -200,9 +201,12 @@ class Session:
         The events of the task carry `tag`, as with `submit`.
         """
         parts = self._open()
-        if not isinstance(task_id, str) or not task_id.strip() or not task_id.isprintable():
+        if not (isinstance(task_id, str) and TASK_ID.fullmatch(task_id)):
             raise InvalidRequestError(
-                [f"task_id: expected the id of a task, such as 'task-unified-...', got {task_id!r}"]
+                [
+                    "task_id: expected the id of a task, such as 'task-unified-...': 1 to 128 of "
+                    f"A-Za-z0-9._:-, got {task_id!r}"
+                ]
             )
         return TaskHandle(parts, task_id, tag=tag)
 

@@ -26,7 +26,7 @@ from ._edges.http import Http
 from ._edges.local_images import CheckedFile, LocalImage, changed, look_at, opened_for_sending
 from ._formats import urls
 from ._models import UploadedFile
-from ._rules import wire
+from ._rules import numbers, wire
 from ._rules.responses import decode_object
 from .errors import APIStatusError, HappyHorseError, InvalidRequestError
 from .events import Events, Uploaded
@@ -228,7 +228,7 @@ class Uploader:
 
         The service's two times tell how long it lives; neither is believed beyond its promise.
         """
-        uploaded, life = wire.moment(file.raw.get("upload_time")), wire.FILE_LIFE
+        uploaded, life = numbers.moment(file.raw.get("upload_time")), wire.FILE_LIFE
         if file.expires_at is not None and uploaded is not None:
             life = min(max(file.expires_at - uploaded, timedelta()), life)
         return self._clock() + life.total_seconds() - SAFETY_MARGIN

@@ -142,6 +142,20 @@ class Failed(Updated):
 
 
 @attrs.frozen(kw_only=True)
+class OddNumbers(Event):
+    """Numbers of a task cannot be true: they count as not said. It is told once for a task."""
+
+    task: Task
+    numbers: tuple[str, ...]
+    """Each as "field=number", such as "usage.credits_used=-5"."""
+
+    @property
+    def task_id(self) -> str:
+        """The id of the task."""
+        return self.task.id
+
+
+@attrs.frozen(kw_only=True)
 class ReadFailed(Event):
     """Reading tasks failed; their waits go on."""
 

@@ -16,6 +16,7 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
+from ._models import TASK_ID
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ LARGEST_BODY = 64 * 1024
 """Bytes of a callback that are read; a task's JSON is about two thousand."""
 SLOWEST_BODY = 5.0
 """Seconds that a callback's body may take; the service gives up after ten."""
-LONGEST_ID = 200
 
 
 class Hinted(Protocol):
@@ -108,10 +108,4 @@ def _task_id(body: bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     task_id = value.get("id") if isinstance(value, dict) else None
-    fits = (
-        isinstance(task_id, str)
-        and 0 < len(task_id) <= LONGEST_ID
-        and task_id.isascii()
-        and task_id.isprintable()
-    )
-    return task_id if fits else None
+    return task_id if isinstance(task_id, str) and TASK_ID.fullmatch(task_id) else None

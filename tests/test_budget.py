@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -182,7 +183,21 @@ def task(status: TaskStatus, *, used: str | None = None, billing: Billing | None
         (
             task(
                 TaskStatus.FAILED,
-                billing=Billing(refund_status="refunded", charged_credits=Decimal(12)),
+                billing=Billing(refund_status="completed", charged_credits=Decimal(12)),
+            ),
+            "12",
+        ),
+        (
+            task(
+                TaskStatus.FAILED,
+                billing=Billing(
+                    charge_status="released",
+                    refund_status="completed",
+                    refund_scope="account_balance",
+                    reserved_credits=Decimal(12),
+                    refunded_credits=Decimal(12),
+                    refunded_at=datetime(2026, 1, 2, tzinfo=UTC),
+                ),
             ),
             "0",
         ),

@@ -210,13 +210,21 @@ async def test_what_fails_after_the_submission_names_the_task_and_the_key(
         assert (caught.value.task_id, caught.value.idempotency_key) == (sandbox.tasks[-1].id, key)
 
 
-@pytest.mark.parametrize("task_id", [" ", "task-unified-1\n", "task-unified-\ud83d"])
+@pytest.mark.parametrize(
+    "task_id", ["", " ", "task-unified-1\n", "task-unified-\ud83d", "a/b", "é", "x" * 129]
+)
 async def test_a_task_id_must_be_one(session: Session, task_id: str) -> None:
-    """An empty id, or one that no address can carry, is a mistake of the caller, found before it is
-    sent.
+    """An empty id, or one that the service cannot have given, is a mistake of the caller, found
+    before it is sent.
     """
     with pytest.raises(InvalidRequestError, match="task_id"):
         session.task(task_id)
+
+
+@pytest.mark.parametrize("task_id", ["t", "x" * 128, "task-unified-1761313744-h1i2vcd9", "a.b_c:D"])
+async def test_a_task_id_need_not_begin_as_in_the_reference(session: Session, task_id: str) -> None:
+    """The vendor's client takes any of these, and so does a session."""
+    assert session.task(task_id).id == task_id
 
 
 async def test_an_unknown_task_is_said_to_be_unknown(session: Session) -> None:

@@ -98,10 +98,12 @@ class Api:
         """Read one page of the account's tasks, newest first."""
         fields = {"status": status, "model": model, "page": page, "page_size": page_size}
         query = urlencode({name: value for name, value in fields.items() if value is not None})
-        return await self.retrying(lambda: self._list_once(query), "listing tasks")
 
-    async def _list_once(self, query: str) -> TaskPage:
-        return wire.decode_page(await self._read("GET", f"/v1/tasks?{query}"))
+        async def once() -> TaskPage:
+            answer = await self._read("GET", f"/v1/tasks?{query}")
+            return wire.decode_page(answer, page=page, page_size=page_size)
+
+        return await self.retrying(once, "listing tasks")
 
     async def recent_tasks(
         self, page: int, model: str | None = None
@@ -114,7 +116,8 @@ class Api:
             fields = {"model": model} if model else {}
             query = urlencode({**fields, "page": page, "page_size": wire.BATCH_SIZE})
             answer = await self._read("GET", f"/v1/tasks?{query}")
-            return wire.decode_page(answer), answer.date
+            found = wire.decode_page(answer, page=page, page_size=wire.BATCH_SIZE)
+            return found, answer.date
 
         return await self.retrying(once, "looking for lost submissions")
 

@@ -7,7 +7,6 @@ failed reads by itself; what the service says is handed to the poller, by one ca
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import math
 import random
 from collections import deque
@@ -26,7 +25,6 @@ from ..errors import (
     UnreadableAnswerError,
 )
 from ..events import ReadFailed
-from .plan import TimingWheel
 from .watched import Watched
 
 if TYPE_CHECKING:
@@ -35,10 +33,7 @@ if TYPE_CHECKING:
     from .._edges.api import Api
     from ..events import Events
     from .plan import Plan
-    from .waiters import Channel, TimeLimit
 
-# Of all time limits that end at once, so many are told before the event loop gets its turn.
-CHUNK = 500
 # Tasks that wait to be read by themselves because a batch did not have them: of very many that are
 # denied together, few are enough to see whether the batch is right.
 MOST_ALONE = 8
@@ -384,44 +379,3 @@ class ReadBudget:
     def pause(self, attempt: int, error: HappyHorseError | None = None) -> float:
         """Return the seconds before the n-th try of the same read."""
         return retry.pause_before(self._policy, attempt, error, random.random())
-
-
-# --- The time limits of those who wait: one timer, for the first of them.
-
-
-class TimeLimits:
-    """Calls a function with each waiter whose time is over."""
-
-    def __init__(self, on_late: Callable[[Channel | TimeLimit], None]) -> None:
-        self._on_late = on_late
-        self._loop = asyncio.get_running_loop()
-        self._wheel: TimingWheel[Channel | TimeLimit] = TimingWheel(0.01)
-        self._alarm: asyncio.TimerHandle | None = None
-
-    def enter(self, waiter: Channel | TimeLimit, timeout: float | None) -> None:
-        """Call with a waiter after a time (seconds); None and infinity are no limit."""
-        if timeout is not None and timeout < math.inf:
-            self._wheel.enter(waiter, self._loop.time() + timeout)
-            self._set_alarm()
-
-    def remove(self, waiter: Channel | TimeLimit) -> None:
-        """Take that back; harmless when there was no limit."""
-        if waiter.slot >= 0:
-            self._wheel.remove(waiter)
-            if not self._wheel:
-                self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        first, alarm = self._wheel.first(), self._alarm
-        if alarm is not None and (first is None or first < alarm.when()):
-            alarm.cancel()
-            self._alarm = alarm = None
-        if first is not None and alarm is None:
-            # Of a context of its own: it must not keep that of whoever happened to wait first.
-            self._alarm = self._loop.call_at(first, self._ring, context=contextvars.Context())
-
-    def _ring(self) -> None:
-        self._alarm = None
-        for waiter in self._wheel.take(self._loop.time(), CHUNK):
-            self._on_late(waiter)
-        self._set_alarm()

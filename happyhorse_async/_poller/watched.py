@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._models import Task
-from .._rules import lifecycle, pacing
-from .._rules.pacing import is_moment
+from .._rules import lifecycle, numbers, pacing
+from .._rules.numbers import LONGEST, is_moment
 from ..events import Completed, Failed
+from .patience import Trouble
 
 if TYPE_CHECKING:
     from .._rules.pacing import Skew
@@ -62,6 +63,10 @@ class Watched:
     """A callback is expected: reading is only the heartbeat."""
     called = False
     """Something called for it to be read."""
+    since = -math.inf
+    """When its status was first seen; known only for a status that came while it was watched."""
+    doubted = False
+    """It was told that its numbers are odd."""
     hinted = False
     """There is reason to read it at once."""
     seen = False
@@ -128,64 +133,12 @@ class Watched:
         """
         if self.status is None:
             return None
-        if known is not None and (known.status, known.progress) == (self.status, self.progress):
+        progress = numbers.progress(self.progress)
+        if known is not None and (known.status, known.progress) == (self.status, progress):
             return known
-        progress = self.progress if isinstance(self.progress, int) else 0
         return Task(
             id=self.id, status=self.status, progress=progress, estimated_seconds=self.estimate
         )
-
-
-class Trouble:
-    """What is wrong with reading one task. Any good answer ends it."""
-
-    __slots__ = (
-        "alone",
-        "denials",
-        "denied_since",
-        "empty",
-        "empty_since",
-        "failures",
-        "look",
-        "refusals",
-    )
-
-    def __init__(self) -> None:
-        self.failures = 0
-        """Reads in a row that failed."""
-        self.denials = 0
-        """Reads in a row in which the service did not know the task."""
-        self.refusals = 0
-        """Those of them in which it was asked for the task alone."""
-        self.denied_since = math.inf
-        """When the first of them was answered."""
-        self.empty = 0
-        """Reads that said that the task is completed, and gave no links."""
-        self.empty_since = math.inf
-        """When the first of them was answered."""
-        self.alone = False
-        """To be read by itself next time, to confirm what a batch said."""
-        self.look = False
-        """To be looked for in the account's list, should it be denied once more."""
-
-    def denied(self, now: float, *, alone: bool) -> float:
-        """Count a denial; return for how long the service has denied the task."""
-        self.denials += 1
-        self.refusals += alone
-        self.denied_since = min(self.denied_since, now)
-        return now - self.denied_since
-
-    def allow(self) -> None:
-        """Forget the denials: the service knows the task."""
-        self.denials = self.refusals = 0
-        self.denied_since = math.inf
-        self.alone = self.look = False
-
-    def emptied(self, now: float) -> float:
-        """Count a completion without links; return for how long they have been missing."""
-        self.empty += 1
-        self.empty_since = min(self.empty_since, now)
-        return now - self.empty_since
 
 
 def value_of(task: Task) -> Mapping[str, Any]:
@@ -198,10 +151,6 @@ def value_of(task: Task) -> Mapping[str, Any]:
 
 
 # --- How old tasks are and how long they live, as far as the service's answers tell.
-
-
-LONGEST = 10.0**7
-"""Seconds; ages and estimates beyond are nonsense."""
 
 
 class Ages:
@@ -223,8 +172,9 @@ class Ages:
         progress = value.get("progress")
         watched.status, watched.progress, watched.asked = value["status"], progress, asked
         watched.kind = None
-        if isinstance(progress, (int, float)) and watched.aged:
-            watched.predicted = pacing.predicted_life(asked - watched.born, progress)
+        if watched.aged:
+            life = pacing.predicted_life(asked - watched.born, numbers.progress(progress))
+            watched.predicted = life
 
     def begin(self, watched: Watched, value: Mapping[str, Any]) -> None:
         """Take over what was known before the task was watched: true when it was created."""
@@ -235,8 +185,8 @@ class Ages:
     def _age(self, watched: Watched, value: Mapping[str, Any], asked: float) -> None:
         info, created = value.get("task_info"), value.get("created")
         estimate = info.get("estimated_time") if isinstance(info, dict) else None
-        if isinstance(estimate, (int, float)) and 0 < estimate < LONGEST:
-            watched.estimate = float(estimate)
+        found = numbers.seconds(estimate)
+        watched.estimate = found if found and found >= pacing.LEAST_LIFE else None
         if is_moment(created):
             age = self._skew.at_service(self._wall()) - created
             watched.born = asked - min(max(0.0, age), LONGEST)

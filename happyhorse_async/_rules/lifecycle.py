@@ -10,7 +10,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from .._models import Task, TaskStatus
+from .._models import Billing, Task, TaskStatus
 from ..errors import Charged, SessionClosedError, TaskCancelledError, TaskFailedError
 
 
@@ -62,6 +62,10 @@ def lacks_results(task: Task) -> bool:
     return is_completed(task) and not task.results
 
 
+CANCELLED_CODE = "request_cancelled"
+"""The service's other way to say that a task was cancelled: `failed`, with this code."""
+
+
 def is_cancelled(task: Task) -> bool:
     """Whether the task was cancelled; the service also reports that as failed with the code
     request_cancelled.
@@ -71,7 +75,7 @@ def is_cancelled(task: Task) -> bool:
     return (
         task.status == TaskStatus.FAILED
         and task.error is not None
-        and task.error.code == "request_cancelled"
+        and task.error.code == CANCELLED_CODE
     )
 
 
@@ -99,7 +103,7 @@ FAILURES: dict[str, Retryable] = {
     "invalid_parameters": Retryable.NO,
     "image_processing_error": Retryable.NO,
     "image_dimension_mismatch": Retryable.NO,
-    "request_cancelled": Retryable.NO,
+    CANCELLED_CODE: Retryable.NO,
     "service_error": Retryable.LATER,
     "service_unavailable": Retryable.LATER,
     "resource_exhausted": Retryable.LATER,
@@ -124,31 +128,44 @@ def retryable(task: Task) -> Retryable:
     )
 
 
-UNCHARGED_WORDS = frozenset(
-    {"refunded", "not_charged", "released", "void", "voided", "none", "free"}
-)
-CHARGED_WORDS = frozenset({"charged", "settled", "captured"})
+ACCOUNT_SCOPE = "account_balance"
+"""The `refund_scope` without which the ledger facts of a task say nothing."""
+CHARGED_WORDS = frozenset({"charged"})
 
 
 def charged(task: Task) -> Charged:
-    """Whether a task costs money, as far as it is proven.
+    """Return whether a task costs money, as far as it is proven.
 
     A completed task, and one that is still running, is paid. A failed one is normally not charged,
-    but only its ledger facts prove it.
+    but only its ledger facts prove it: see `is_refunded`.
     """
     if not is_final(task) or is_completed(task):
         return "yes"
-    billing = task.billing
-    if billing is None:
-        return "unknown"
-    if (
-        billing.refund_status in UNCHARGED_WORDS - {"none"}
-        or billing.charge_status in UNCHARGED_WORDS
-    ):
-        return "no"
-    if billing.charged_credits is not None:
-        return "yes" if billing.charged_credits > 0 else "no"
-    return "yes" if billing.charge_status in CHARGED_WORDS else "unknown"
+    facts = task.billing
+    if facts is not None and facts.refund_scope == ACCOUNT_SCOPE:
+        if is_refunded(facts):
+            return "no"
+        if facts.refund_status != "completed" and (
+            facts.charge_status in CHARGED_WORDS or facts.charged_credits
+        ):
+            return "yes"
+    return "yes" if task.usage.credits_used else "unknown"
+
+
+def is_refunded(facts: Billing) -> bool:
+    """Return whether ledger facts prove that all that was reserved was given back.
+
+    No status alone is a proof (so the vendor's newest client): scope, both statuses, the time and
+    the amount must agree.
+    """
+    return (
+        facts.refund_scope == ACCOUNT_SCOPE
+        and facts.refund_status == "completed"
+        and facts.charge_status == "released"
+        and facts.refunded_at is not None
+        and bool(facts.refunded_credits)
+        and facts.refunded_credits == facts.reserved_credits
+    )
 
 
 MOST_CREDITS = Decimal(1_000_000)
@@ -200,15 +217,21 @@ def cost_of(task: Task, estimate: Decimal) -> Decimal:
     """Return what an ended task has cost, in credits, as far as it is known.
 
     A video costs its settled charge, and until then its estimate or what is told, whichever is
-    more. A task without a video is free, unless its ledger facts say that it was charged or that
-    money is still held for it.
+    more. A task without a video is free, unless something says that it was charged, or that money
+    is still held for it, and no whole proof that all was given back.
     """
     told = told_charge(task)
     if is_completed(task):
         return told if told is not None and is_settled(task) else max(estimate, told or estimate)
-    if charged(task) == "yes" or not is_settled(task):
-        return told or estimate
-    return Decimal(0)
+    if charged(task) == "no":
+        return Decimal(0)
+    return (told or estimate) if _hints_at_a_charge(task) else Decimal(0)
+
+
+def _hints_at_a_charge(task: Task) -> bool:
+    facts = task.billing
+    billed = facts is not None and (facts.charge_status in CHARGED_WORDS or facts.charged_credits)
+    return bool(billed or task.usage.credits_used) or not is_settled(task)
 
 
 class JobState(StrEnum):

@@ -10,12 +10,15 @@ others whose estimate differs. No clock and no randomness here; may import the p
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 from .._config import Polling
+from .numbers import is_moment
 
 USUAL_LIFE = 180.0
 """Seconds that a task is taken to live while neither the service nor this session knows better."""
+LEAST_LIFE = 0.05
+"""Seconds; an estimate below this says nothing."""
 LEAST_PROGRESS = 3
 """Progress below this says nothing yet about the end."""
 
@@ -307,15 +310,6 @@ def predicted_life(age: float, progress: float) -> float | None:
 
 # --- How far the service's clock is ahead of ours, as far as new tasks tell. Knows no clock: times
 # are passed in, in Unix seconds.
-
-
-LATEST = 10**11
-"""Times from here on are no Unix seconds: milliseconds, or nonsense."""
-
-
-def is_moment(value: object) -> TypeGuard[float]:
-    """Whether a JSON value can be a time in Unix seconds."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < LATEST
 
 
 class Skew:

@@ -17,7 +17,7 @@ from math import ceil, floor
 from typing import Any, NamedTuple
 
 from .._request import ImageToVideo
-from .wire import moment
+from .numbers import moment
 
 UC_PER_CREDIT = 10_000
 UC_PER_USD = 680_000

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
+from .._formats.texts import without_surrogates
 from .._models import (
     MODEL,
     Billing,
@@ -29,7 +30,8 @@ from .._models import (
     Usage,
 )
 from .._request import ImageToVideo
-from .lifecycle import FINAL_STATUSES
+from . import numbers
+from .lifecycle import CANCELLED_CODE, FINAL_STATUSES, GOING_ON
 from .responses import Answer, decode_object, error_of, unreadable
 
 if TYPE_CHECKING:
@@ -41,7 +43,10 @@ FILE_LIFE = timedelta(hours=72)
 """How long an uploaded file lives, by the service's reference."""
 BATCH_SIZE = 50
 """Ids in one batch read, and items on one page of the list, at most."""
-TASK_ID_PREFIX = "task-unified-"
+MOST_RESULTS = 100
+"""Links of one task that are looked at."""
+LONGEST_TEXT = 10_000
+"""Characters of one text of the service that are kept in a value; `raw` has all of them."""
 
 
 # --- values -> JSON -------------------------------------------------------------------------------
@@ -143,10 +148,26 @@ def _is_task(value: Any) -> bool:
 def has_ended(value: Mapping[str, Any]) -> bool:
     """Return whether a task's JSON object says how the task has ended.
 
-    A completed task without links has not: they may come minutes later.
+    Results decide: a completed task without links has not ended, they may come minutes later. A
+    status that is newer than this package is an end when all is done and the links are there.
     """
     status = value["status"]
-    return status in FINAL_STATUSES and (status != TaskStatus.COMPLETED or bool(_results(value)))
+    if status in GOING_ON:
+        return False
+    if status == TaskStatus.COMPLETED:
+        return _has_results(value)
+    return status in FINAL_STATUSES or _is_done(value)
+
+
+def _has_results(value: Mapping[str, Any]) -> bool:
+    results = value.get("results")
+    plain = type(results) is list and len(results) == 1 and type(results[0]) is str
+    return plain or bool(_results(value))
+
+
+def _is_done(value: Mapping[str, Any]) -> bool:
+    progress = value.get("progress")
+    return (progress is None or numbers.progress(progress) == 100) and _has_results(value)
 
 
 _STATUSES: dict[str, TaskStatus] = {status.value: status for status in TaskStatus}
@@ -165,11 +186,15 @@ def task_from(value: Mapping[str, Any]) -> Task:
     rest when it is first asked for.
     """
     word = value["status"]
-    status = _STATUSES.get(word, word)
+    status = _STATUSES.get(word) or _newer_status(value)
+    if status is TaskStatus.FAILED and _says_cancelled(value):
+        status = TaskStatus.CANCELLED
     task = _blank(Task)
     _put_id(task, value["id"])
     _put_status(task, status)
-    _put_progress(task, _progress(value.get("progress"), status))
+    _put_progress(
+        task, 100 if status is TaskStatus.COMPLETED else numbers.progress(value.get("progress"))
+    )
     _put_raw(task, value)
     _put_late(task, _details)
     return task
@@ -183,50 +208,61 @@ _put_id, _put_status, _put_progress, _put_raw, _put_late = (
 )
 
 
+def _newer_status(value: Mapping[str, Any]) -> TaskStatus | str:
+    """Return the status that a word means that is newer than this package: results decide."""
+    return TaskStatus.COMPLETED if _is_done(value) else _text(value["status"], most=100)
+
+
+def _says_cancelled(value: Mapping[str, Any]) -> bool:
+    error = value.get("error")
+    return isinstance(error, dict) and error.get("code") == CANCELLED_CODE
+
+
 def _details(task: Task) -> Mapping[str, Any]:
     get = task.raw.get
     results = _results(task.raw) if task.status is TaskStatus.COMPLETED else ()
     error, info, model = get("error"), _dict(get("task_info")), get("model")
-    created, seconds = moment(get("created")), _seconds(get("duration"))
+    created, seconds = numbers.moment(get("created")), numbers.seconds(get("duration"))
     return {
         "results": results,
         "error": _task_error(error) if error is not None else None,
         "usage": _usage(get("usage")),
         "billing": _billing(get("billing")),
-        "model": model if isinstance(model, str) and model else MODEL,
+        "model": _text(model) if isinstance(model, str) and model else MODEL,
         "created": created,
         "expires_at": _expiry(created, seconds) if results else None,
-        "estimated_seconds": _seconds(info.get("estimated_time")),
+        "estimated_seconds": numbers.seconds(info.get("estimated_time")),
         "seconds": seconds,
     }
 
 
-def _progress(value: Any, status: str) -> int:
-    if status is TaskStatus.COMPLETED:
-        return 100
-    if type(value) is int and 0 <= value <= 100:
-        return value
-    return int(min(100, max(0, value))) if isinstance(value, (int, float)) and value == value else 0
-
-
 def _results(value: Mapping[str, Any]) -> tuple[str, ...]:
-    results = value.get("results")
-    links = [link for link in results if isinstance(link, str)] if isinstance(results, list) else []
-    data = value.get("result_data")
-    for item in data if isinstance(data, list) else [data]:
+    found, data = value.get("results"), value.get("result_data")
+    links = dict.fromkeys(link for link in _first(found) if isinstance(link, str))
+    for item in _first(data) if isinstance(data, list) else (data,):
         link = item.get("video_url") if isinstance(item, dict) else None
-        if isinstance(link, str) and link not in links:
-            links.append(link)
-    return tuple(links)
+        if isinstance(link, str):
+            links[link] = None
+    return tuple(map(without_surrogates, links))
+
+
+def _first(values: Any) -> list[Any]:
+    return values[:MOST_RESULTS] if isinstance(values, list) else []
+
+
+def _text(value: Any, *, most: int = LONGEST_TEXT) -> str:
+    """Read a text, whatever it came as; never longer than that, and such that it can be written."""
+    text = value if isinstance(value, str) else numbers.shown(value)
+    return without_surrogates(text[:most])
 
 
 def _task_error(value: Any) -> TaskError:
     if not isinstance(value, dict):
-        return TaskError(message=str(value))
+        return TaskError(message=_text(value))
     return TaskError(
-        code=str(value.get("code") or "unknown_error"),
-        message=str(value.get("message") or ""),
-        suggestion=str(value["suggestion"]) if value.get("suggestion") else None,
+        code=_word(value.get("code") or None) or "unknown_error",
+        message=_text(value.get("message") or ""),
+        suggestion=_text(value["suggestion"]) if value.get("suggestion") else None,
     )
 
 
@@ -234,29 +270,35 @@ def _usage(value: Any) -> Usage:
     if not isinstance(value, dict):
         return _NO_USAGE
     reserved, used, cost = (
-        _decimal(value.get("credits_reserved")),
-        _decimal(value.get("credits_used")),
+        numbers.amount(value.get("credits_reserved")),
+        numbers.amount(value.get("credits_used")),
         value.get("cost"),
     )
     if not isinstance(cost, dict):
         return Usage(credits_reserved=reserved, credits_used=used)
     return Usage(
         credits_reserved=reserved,
-        credits_used=used if used is not None else _decimal(cost.get("credits")),
-        usd=_decimal(cost.get("usd")),
+        credits_used=used if used is not None else numbers.amount(cost.get("credits")),
+        usd=numbers.amount(cost.get("usd")),
     )
 
 
 def _billing(value: Any) -> Billing | None:
     if not isinstance(value, dict):
         return None
-    charge, refund = value.get("charge_status"), value.get("refund_status")
     return Billing(
-        charge_status=None if charge is None else str(charge),
-        refund_status=None if refund is None else str(refund),
-        reserved_credits=_decimal(value.get("reserved_credits")),
-        charged_credits=_decimal(value.get("charged_credits")),
+        charge_status=_word(value.get("charge_status")),
+        refund_status=_word(value.get("refund_status")),
+        refund_scope=_word(value.get("refund_scope")),
+        reserved_credits=numbers.amount(value.get("reserved_credits")),
+        charged_credits=numbers.amount(value.get("charged_credits")),
+        refunded_credits=numbers.amount(value.get("refunded_credits")),
+        refunded_at=numbers.utc_moment(value.get("refunded_at")),
     )
+
+
+def _word(value: Any) -> str | None:
+    return None if value is None else _text(value, most=100)
 
 
 def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:
@@ -274,79 +316,48 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _decimal(value: Any) -> Decimal | None:
-    if value is None:
-        return None
-    if type(value) is int:
-        return Decimal(value)
-    if isinstance(value, bool):
-        return None
-    try:
-        number = Decimal(str(value))
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() else None
-
-
-def _seconds(value: Any) -> float | None:
-    if value is None:
-        return None
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if number and 0 <= value < 10**9 else None
-
-
-def moment(value: Any) -> datetime | None:
-    """Read a time: Unix seconds, or ISO 8601 (UTC when it names no offset); None when it is
-    neither.
+def decode_page(answer: Answer, *, page: int, page_size: int) -> TaskPage:
+    """Read one page of the task list; raises `UnreadableAnswerError` when it is another page than
+    the one that was asked for.
     """
-    try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC)
-        if isinstance(value, str):
-            read = datetime.fromisoformat(value)
-            return read if read.tzinfo is not None else read.replace(tzinfo=UTC)
-    except (ValueError, OverflowError, OSError):
-        pass
-    return None
-
-
-def decode_page(answer: Answer) -> TaskPage:
-    """Read one page of the task list."""
     value = decode_object(answer)
     data = value.get("data")
     if not isinstance(data, list):
         raise unreadable(answer, "has no list of tasks")
+    for name, asked in (("page", page), ("page_size", page_size)):
+        said = value.get(name)
+        if said is not None and (type(said) is not int or said != asked):
+            raise unreadable(answer, f"is about another {name} than {asked}")
     items = tuple(
         _summary(item)
         for item in data
         if isinstance(item, dict) and isinstance(item.get("id"), str)
     )
-    counts = {
-        name: value[name] if isinstance(value.get(name), int) else 0
-        for name in ("total", "page", "page_size")
-    }
-    return TaskPage(items=items, **counts)
+    total = numbers.count(value.get("total"))
+    return TaskPage(items=items, total=total, page=page, page_size=page_size)
 
 
 def _summary(value: Mapping[str, Any]) -> TaskSummary:
     item = _regular().structure(
         {"status": "", "created_at": value.get("created"), **value}, TaskSummary
     )
-    return attrs.evolve(item, progress=_progress(value.get("progress"), item.status), raw=value)
+    done = item.status == TaskStatus.COMPLETED
+    progress = 100 if done else numbers.progress(value.get("progress"))
+    return attrs.evolve(item, progress=progress, raw=value)
 
 
 def decode_credits(answer: Answer) -> Credits:
     """Read what is left in the account."""
     data = _dict(decode_object(answer).get("data"))
     user, key = _dict(data.get("user")), _dict(data.get("token"))
-    remaining = _decimal(user.get("remaining_credits"))
+    remaining = numbers.balance(user.get("remaining_credits"))
     if remaining is None:
         raise unreadable(answer, "has no remaining credits")
     return Credits(
         remaining=remaining,
-        used=_decimal(user.get("used_credits")) or Decimal(0),
-        key_remaining=_decimal(key.get("remaining_credits")),
-        key_used=_decimal(key.get("used_credits")),
+        used=numbers.balance(user.get("used_credits")) or Decimal(0),
+        key_remaining=numbers.balance(key.get("remaining_credits")),
+        key_used=numbers.balance(key.get("used_credits")),
         key_unlimited=bool(key.get("unlimited_credits")),
     )
 
@@ -422,14 +433,14 @@ def _regular() -> cattrs.Converter:
     from cattrs.gen import make_dict_structure_fn, override
 
     converter = cattrs.Converter(detailed_validation=False)
-    converter.register_structure_hook(str, lambda value, _: "" if value is None else str(value))
-    converter.register_structure_hook(int, lambda value, _: value if type(value) is int else 0)
+    converter.register_structure_hook(str, lambda value, _: "" if value is None else _text(value))
+    converter.register_structure_hook(int, lambda value, _: numbers.count(value))
     converter.register_structure_hook(bool, lambda value, _: bool(value))
-    converter.register_structure_hook(Decimal, lambda value, _: _decimal(value))
-    converter.register_structure_hook(datetime, lambda value, _: moment(value))
+    converter.register_structure_hook(Decimal, lambda value, _: numbers.amount(value))
+    converter.register_structure_hook(datetime, lambda value, _: numbers.moment(value))
     converter.register_structure_hook_func(
         lambda kind: kind == TaskStatus | str,
-        lambda value, _: _STATUSES.get(str(value), str(value)),
+        lambda value, _: _STATUSES.get(_text(value), _text(value)),
     )
     left_out = override(omit=True)
     summary = make_dict_structure_fn(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 
+import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from happyhorse_async._models import Billing, Task, TaskError, TaskStatus
+from happyhorse_async._models import Billing, Task, TaskError, TaskStatus, Usage
 from happyhorse_async._rules.lifecycle import (
+    ACCOUNT_SCOPE,
     FAILURES,
     JOB_TRANSITIONS,
     TASK_STATES,
@@ -20,6 +25,15 @@ from happyhorse_async._rules.lifecycle import (
     retryable,
 )
 from happyhorse_async.errors import TaskCancelledError, TaskFailedError
+
+PROOF = Billing(
+    charge_status="released",
+    refund_status="completed",
+    refund_scope=ACCOUNT_SCOPE,
+    reserved_credits=Decimal("38.08"),
+    refunded_credits=Decimal("38.08"),
+    refunded_at=datetime(2026, 1, 2, tzinfo=UTC),
+)
 
 
 def test_every_named_status_has_a_row() -> None:
@@ -86,19 +100,65 @@ def test_a_failure_without_a_code_is_not_retried() -> None:
         ("processing", None, "yes"),
         ("failed", None, "unknown"),
         ("failed", Billing(), "unknown"),
-        ("failed", Billing(refund_status="refunded"), "no"),
-        ("failed", Billing(charge_status="released"), "no"),
-        ("failed", Billing(charged_credits=Decimal(0)), "no"),
-        ("failed", Billing(charged_credits=Decimal(5)), "yes"),
-        ("failed", Billing(charge_status="charged", refund_status="none"), "yes"),
-        ("cancelled", Billing(charge_status="a new word"), "unknown"),
+        ("failed", PROOF, "no"),
+        ("cancelled", PROOF, "no"),
+        ("failed", attrs.evolve(PROOF, refund_scope=None), "unknown"),
+        ("failed", attrs.evolve(PROOF, refund_scope="key_quota"), "unknown"),
+        ("failed", attrs.evolve(PROOF, refund_status="pending"), "unknown"),
+        ("failed", attrs.evolve(PROOF, refund_status="not_required"), "unknown"),
+        ("failed", attrs.evolve(PROOF, charge_status="unknown"), "unknown"),
+        ("failed", attrs.evolve(PROOF, charge_status="charged"), "unknown"),
+        ("failed", attrs.evolve(PROOF, refunded_at=None), "unknown"),
+        ("failed", attrs.evolve(PROOF, refunded_credits=None), "unknown"),
+        ("failed", attrs.evolve(PROOF, refunded_credits=Decimal(0)), "unknown"),
+        ("failed", attrs.evolve(PROOF, refunded_credits=Decimal(38)), "unknown"),
+        (
+            "failed",
+            attrs.evolve(PROOF, refunded_credits=Decimal(0), reserved_credits=Decimal(0)),
+            "unknown",
+        ),
+        ("failed", Billing(refund_scope=ACCOUNT_SCOPE, charged_credits=Decimal(0)), "unknown"),
+        ("failed", Billing(refund_scope=ACCOUNT_SCOPE, charged_credits=Decimal(5)), "yes"),
+        ("failed", Billing(refund_scope=ACCOUNT_SCOPE, charge_status="charged"), "yes"),
+        ("failed", Billing(charge_status="charged", charged_credits=Decimal(5)), "unknown"),
+        ("cancelled", Billing(refund_scope=ACCOUNT_SCOPE, charge_status="a new word"), "unknown"),
     ],
 )
 def test_only_ledger_facts_prove_that_a_failure_was_free(
     status: str, billing: Billing | None, expected: str
 ) -> None:
-    """A failed task is normally free, but without proof the answer is unknown."""
+    """A failed task is normally free; but only all the facts of a refund together prove it."""
     assert charged(Task(id="t", status=status, billing=billing)) == expected
+
+
+def test_a_failure_with_a_settled_charge_was_charged() -> None:
+    """The charge itself says so, whatever the ledger facts leave open; a charge of zero does not."""
+    for used, expected in ((Decimal("38.08"), "yes"), (Decimal(0), "unknown"), (None, "unknown")):
+        assert charged(Task(id="t", status="failed", usage=Usage(credits_used=used))) == expected
+
+
+@given(
+    st.builds(
+        Billing,
+        charge_status=st.sampled_from([None, "unknown", "reserved", "charged", "released"]),
+        refund_status=st.sampled_from([None, "not_required", "pending", "failed", "completed"]),
+        refund_scope=st.sampled_from([None, ACCOUNT_SCOPE, "key"]),
+        reserved_credits=st.none() | st.integers(0, 2).map(Decimal),
+        charged_credits=st.none() | st.integers(0, 2).map(Decimal),
+        refunded_credits=st.none() | st.integers(0, 2).map(Decimal),
+        refunded_at=st.none() | st.just(datetime(2026, 1, 2, tzinfo=UTC)),
+    )
+)
+def test_nothing_less_than_the_whole_proof_says_that_nothing_was_charged(facts: Billing) -> None:
+    """Of all combinations of ledger facts, "no" comes with the four facts of api and scope only."""
+    proven = (
+        facts.refund_scope == "account_balance"
+        and (facts.refund_status, facts.charge_status) == ("completed", "released")
+        and facts.refunded_at is not None
+        and facts.refunded_credits == facts.reserved_credits
+        and facts.refunded_credits not in (None, 0)
+    )
+    assert (charged(Task(id="t", status="failed", billing=facts)) == "no") is proven
 
 
 def test_job_states_lead_only_to_job_states() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from happyhorse_async import errors
-from happyhorse_async._models import Task, TaskStatus
+from happyhorse_async._models import Billing, Task, TaskStatus
 from happyhorse_async._request import ImageToVideo
 from happyhorse_async._rules import responses, retry, wire
 from happyhorse_async._rules.lifecycle import is_cancelled, is_final
@@ -111,8 +111,10 @@ def test_a_status_that_is_newer_than_this_package_is_kept() -> None:
     ids=["cancelled", "failed + request_cancelled"],
 )
 def test_both_forms_of_a_cancelled_task_are_one(value: dict[str, Any]) -> None:
-    """The service reports a cancellation in two ways; both are recognised."""
-    assert is_cancelled(wire.decode_task(answer(value)))
+    """The service reports a cancellation in two ways; both give one status."""
+    task = wire.decode_task(answer(value))
+    assert is_cancelled(task)
+    assert task.status is TaskStatus.CANCELLED
 
 
 @pytest.mark.parametrize(
@@ -145,6 +147,49 @@ def test_links_come_as_results_or_as_result_data(
     assert wire.decode_task(answer({**DONE, **fields})).results == links
 
 
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"status": "succeeded"}, "completed"),
+        ({"status": "succeeded", "progress": None}, "completed"),
+        ({"status": "succeeded", "progress": 100.0}, "completed"),
+        ({"status": "succeeded", "progress": 99}, "succeeded"),
+        ({"status": "succeeded", "results": []}, "succeeded"),
+        ({"status": "processing"}, "processing"),
+        ({"status": "failed"}, "failed"),
+    ],
+)
+def test_results_decide_over_a_word_that_is_newer(fields: dict[str, Any], status: str) -> None:
+    """All is done and the links are there: that is a completion, whatever the service calls it."""
+    value = {**DONE, **fields}
+    task = wire.decode_task(answer(value))
+    assert task.status == status
+    assert wire.has_ended(value) is is_final(task)
+    assert bool(task.results) is (status == "completed")
+    assert task.raw["status"] == value["status"]
+
+
+@pytest.mark.parametrize("count", [101, 200_000])
+def test_a_flood_of_links_is_read_in_no_time(count: int) -> None:
+    """Only the first hundred are looked at, and none twice."""
+    links = [f"https://a/{number}" for number in range(count)]
+    data = [{"video_url": link} for link in links]
+    task = wire.task_of({**DONE, "results": links, "result_data": data})
+    assert task is not None
+    assert len(task.results) == 100
+
+
+def test_texts_of_a_task_can_be_written_anywhere() -> None:
+    """Half of a surrogate pair is replaced, and what is endless is cut; raw has it all."""
+    failed = {"code": "x\ud83d", "message": "blocked \ud83d" + "!" * 10**6, "suggestion": ["no"]}
+    task = wire.task_of({**EXAMPLE, "status": "failed", "error": failed, "model": "m\udfff"})
+    assert task is not None
+    assert task.error is not None
+    assert (task.error.code, task.model) == ("x\ufffd", "m\ufffd")
+    assert len(task.error.message.encode()) < 11_000
+    assert task.error.suggestion == "list"
+
+
 def test_links_before_the_end_are_not_results() -> None:
     """Only a completed task has videos."""
     assert wire.decode_task(answer({**DONE, "status": "processing"})).results == ()
@@ -168,24 +213,26 @@ def test_money_is_read_from_all_the_places_where_it_was_seen() -> None:
                 **DONE,
                 "usage": {"cost": {"credits": "38.08", "usd": 0.56}},
                 "billing": {
-                    "charge_status": "settled",
+                    "charge_status": "charged",
                     "refund_status": None,
+                    "refund_scope": "account_balance",
                     "reserved_credits": 40,
                     "charged_credits": "38.08",
+                    "refunded_credits": 1.92,
+                    "refunded_at": "2026-01-02T03:04:05Z",
                 },
             }
         )
     )
     assert (task.usage.credits_used, task.usage.usd) == (Decimal("38.08"), Decimal("0.56"))
     assert task.billing is not None
-    assert (
-        task.billing.charge_status,
-        task.billing.refund_status,
-        task.billing.charged_credits,
-    ) == (
-        "settled",
-        None,
-        Decimal("38.08"),
+    assert task.billing == Billing(
+        charge_status="charged",
+        refund_scope="account_balance",
+        reserved_credits=Decimal(40),
+        charged_credits=Decimal("38.08"),
+        refunded_credits=Decimal("1.92"),
+        refunded_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     )
 
 
@@ -283,8 +330,14 @@ def test_a_good_status_with_an_error_inside_is_an_error() -> None:
         wire.decode_task(answer({"error": {"code": "x", "message": "no"}}))
 
 
+ODD = [10**400, -(10**400), 1e305, 5e-324, -1, float("nan"), float("inf"), "9" * 400, "\ud83d"]
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(ODD),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
     ),
@@ -317,7 +370,7 @@ def test_no_json_breaks_the_reading(fields: dict[str, Any], value: Any) -> None:
     for read in (
         wire.decode_task,
         wire.decode_task_objects,
-        wire.decode_page,
+        partial(wire.decode_page, page=1, page_size=50),
         wire.decode_credits,
         partial(wire.decode_upload, size=5),
         partial(wire.decode_receipt, upload_id="u" * 16, size=5),
@@ -408,7 +461,9 @@ def test_a_page_is_read() -> None:
                 "page": 2,
                 "page_size": 20,
             }
-        )
+        ),
+        page=2,
+        page_size=20,
     )
     assert (page.total, page.page, page.page_size, len(page.items)) == (31, 2, 20, 1)
     item = page.items[0]
@@ -417,6 +472,21 @@ def test_a_page_is_read() -> None:
         True,
         Decimal("38.08"),
     )
+
+
+@pytest.mark.parametrize(
+    "said", [{"page": 1}, {"page_size": 50}, {"page": "2"}, {"page": True}, {"page_size": 20.5}]
+)
+def test_another_page_than_the_one_asked_for_is_no_answer(said: dict[str, Any]) -> None:
+    """A cache or a proxy that answers for another page must not make tasks look missing."""
+    with pytest.raises(errors.UnreadableAnswerError, match="another page"):
+        wire.decode_page(answer({"data": [], **said}), page=2, page_size=20)
+
+
+def test_a_page_need_not_say_which_it_is() -> None:
+    """Then it is the one that was asked for."""
+    page = wire.decode_page(answer({"data": []}), page=2, page_size=20)
+    assert (page.page, page.page_size, page.total) == (2, 20, 0)
 
 
 def test_credits_are_read_and_the_lesser_limit_counts() -> None:

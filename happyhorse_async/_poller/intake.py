@@ -1,0 +1,343 @@
+"""What is watched, and what each answer means for those who wait.
+
+The way is one way: the plan says which tasks are due, the scheduler reads them and hands each
+reading to `take_in`, and from there it goes to the waiters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .._models import TaskStatus
+from .._rules import lifecycle, numbers, wire
+from .._rules.lifecycle import GOING_ON, closed
+from ..errors import HappyHorseError, WrongEventLoopError
+from ..events import Updated
+from . import patience
+from .oddities import Oddities
+from .patience import Reaction
+from .plan import Plan
+from .scheduler import Reader, Reading, Scheduler
+from .waiters import fail, tell, tell_end
+from .watched import Ages, Finals, Recent, Watched, value_of
+
+if TYPE_CHECKING:
+    from .._concurrency import Background
+    from .._config import Limits, Polling, RetryPolicy
+    from .._edges.api import Api
+    from .._models import Task
+    from .._rules.pacing import Skew
+    from ..events import Events
+    from .waiters import Waiter
+
+logger = logging.getLogger("happyhorse_async")
+
+MOST_EXPECTED = 32_768
+"""Tasks whose callback is expected while nobody waits for them yet; the oldest are forgotten, and
+then read at the usual pace."""
+MOST_LEFT = 1024
+"""Tasks that are remembered after the last waiter has left."""
+MOST_SEEN = 32_768
+"""Tasks of which it is remembered that the service has accepted them; the oldest are forgotten."""
+SPEAKERS = 3
+"""Of the tasks of a batch that are as they were, so many speak for all when it comes to learning."""
+
+
+class Intake:
+    """All tasks of a session that someone waits for, and the one callback for what is read."""
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        polling: Polling,
+        limits: Limits,
+        policy: RetryPolicy,
+        events: Events,
+        background: Background,
+        skew: Skew,
+        wall: Callable[[], float],
+        seen: Iterable[str],
+    ) -> None:
+        self._polling = polling
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
+        self._closed = False
+        self.watched: dict[str, Watched] = {}
+        """The unfinished tasks that someone waits for."""
+        self.finals = Finals(events)
+        self._oddities = Oddities(events)
+        self._left: Recent[Watched] = Recent(MOST_LEFT)
+        """Tasks that nobody waits for at present. Who comes back to one, as short waits in a loop
+        do, finds it as it was."""
+        self._expected: Recent[bool] = Recent(MOST_EXPECTED)
+        """Tasks whose callback is expected, and whether it came."""
+        self._seen: Recent[None] = Recent(MOST_SEEN)
+        """Tasks that this session has submitted or read: a denial is not the last word on them."""
+        for task_id in seen:
+            self._seen.remember(task_id, None)
+        self._plan = Plan(polling)
+        self._ages = Ages(self._plan.outlook, wall, skew)
+        self._scheduler = Scheduler(
+            Reader(api),
+            self._plan,
+            on_reading=self.take_in,
+            on_broken=self._broke,
+            polling=polling,
+            limits=limits,
+            policy=policy,
+            events=events,
+            background=background,
+        )
+
+    # --- coming and going -------------------------------------------------------------------------
+
+    def subscribe(self, task_id: str, waiter: Waiter, known: Task | None, seen: bool) -> None:
+        """Hand a waiter a task's states: what is known at once, the rest as it comes.
+
+        `seen`: the service is known to have accepted the task. Raises `SessionClosedError`.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongEventLoopError("the session lives in another event loop than this wait")
+        if self._closed:
+            raise closed()
+        last = self._last_state(task_id, known)
+        if last is not None:
+            tell_end(waiter, last)
+            return
+        seen = seen or known is not None
+        known = None if known is None or lifecycle.is_final(known) else known
+        watched = self.watched.get(task_id)
+        if watched is None:
+            watched = self._watch(task_id, known)
+        if seen:
+            watched.seen = True
+        watched.add(waiter)
+        if watched.status is not None and not isinstance(waiter, asyncio.Future):
+            state = watched.snapshot(known)
+            if state is not None and not lifecycle.is_final(state):
+                waiter.publish(state)
+
+    def _last_state(self, task_id: str, known: Task | None) -> Task | None:
+        """Return the last state of a task that has ended, as far as it says how."""
+        last = self.finals.get(task_id)
+        # The answer to a replayed submission may say that the task has ended, and not how.
+        if known is not None and last is None and lifecycle.says_how_it_ended(known):
+            self.learn(known, self._clock())
+            last = known
+        return None if last is None or lifecycle.lacks_results(last) else last
+
+    def _watch(self, task_id: str, known: Task | None) -> Watched:
+        watched = self._left.pop(task_id, None) if self._left else None
+        if watched is None:
+            watched = Watched(task_id, self._clock())
+            if known is not None:
+                self._ages.note(known)
+                self._ages.begin(watched, value_of(known))
+        self.watched[task_id] = watched
+        if self._seen and task_id in self._seen:
+            watched.seen = True
+        called = self._expected.pop(task_id, None) if self._expected else None
+        if called is not None:
+            watched.expect_callback(came=called)
+        self._scheduler.wake_by(self._plan.begin(watched, self._clock()))
+        if called:
+            self._scheduler.soon(watched)
+        return watched
+
+    def unsubscribe(self, task_id: str, waiter: Waiter) -> None:
+        """Let a waiter go; when nobody else waits, the task is read no more."""
+        watched = self.watched.get(task_id)
+        if watched is None:
+            return
+        watched.remove(waiter)
+        if watched.first is None:
+            self._plan.drop(watched)
+            self._left.remember(task_id, self.watched.pop(task_id))
+
+    def hint(self, task_id: str) -> None:
+        """Read a task soon, because something says that it has changed.
+
+        Nothing happens when nobody waits for it.
+        """
+        watched = self.watched.get(task_id)
+        if watched is not None:
+            watched.called = True
+            self._scheduler.soon(watched)
+        elif task_id in self._expected:
+            # A later waiter need not wait for a second callback.
+            self._expected[task_id] = True
+
+    def expect_callback(self, task_id: str) -> None:
+        """Read a task only now and then, because the service will call back."""
+        watched = self.watched.get(task_id)
+        if watched is not None:
+            watched.expect_callback()
+        elif self.finals.get(task_id) is None:
+            self._expected.remember(task_id, False)
+
+    def close(self) -> None:
+        """Give all who wait `SessionClosedError`; may be called twice."""
+        self._closed = True
+        for watched in tuple(self.watched.values()):
+            self._give_up(watched, closed())
+
+    # --- what an answer means ---------------------------------------------------------------------
+
+    def take_in(self, group: list[Watched], reading: Reading, asked: float) -> None:
+        """Take what the service said about some tasks: the one way from the wire to the waiters."""
+        if reading.error is not None:
+            for watched in group:
+                self._give_up(watched, reading.error)
+            return
+        now, find = self._clock(), reading.values.get
+        same: list[Watched] = []
+        for watched in group:
+            value = find(watched.id)
+            if value is None:
+                self._denied(watched, reading, now)
+                continue
+            status = value["status"]
+            progress = value.get("progress")
+            if status == watched.status and progress == watched.progress and status in GOING_ON:
+                watched.trouble = None
+                same.append(watched)
+            elif wire.has_ended(value):
+                self._end(wire.task_from(value), asked)
+            elif status == TaskStatus.COMPLETED:
+                self._lacks_results(watched, value, asked, now)
+            else:
+                watched.trouble = None
+                self._goes_on(watched, value, asked)
+                self._plan.again(watched, asked, now)
+        if same:
+            self._unchanged(same, asked, now)
+
+    def _unchanged(self, same: list[Watched], asked: float, now: float) -> None:
+        """Take in that nothing has changed: by far the most frequent answer, so it does little."""
+        each = -(-len(same) // SPEAKERS)
+        for watched in same[::each]:
+            self._ages.survived(watched, asked, each)
+            self._oddities.look_at_stay(watched, asked)
+        for watched in same:
+            if watched.asked < asked:
+                watched.asked = asked
+        self._plan.again_all(same, asked, now)
+
+    def _goes_on(self, watched: Watched, value: Mapping[str, Any], asked: float) -> None:
+        """Take a state of a task that has not ended, and publish it if it is news."""
+        status = value["status"]
+        progress = numbers.progress(value.get("progress"))
+        if status == watched.status and progress == numbers.progress(watched.progress):
+            self._ages.survived(watched, asked)
+            self._oddities.look_at_stay(watched, asked)
+            return
+        if asked < watched.asked or lifecycle.is_outdated(status, watched.status):
+            return
+        self._ages.survived(watched, asked)
+        if status != watched.status:
+            watched.since = asked
+        self._ages.describe(watched, value, asked)
+        self._oddities.look_at_numbers(value)
+        channels = [each for each in watched.waiters if not isinstance(each, asyncio.Future)]
+        if not channels and not self._events:
+            return
+        task = wire.task_from(value)
+        for channel in channels:
+            tell(channel, task)
+        if self._events:
+            self._events.emit(Updated(task=task))
+
+    def _lacks_results(
+        self, watched: Watched, value: Mapping[str, Any], asked: float, now: float
+    ) -> None:
+        """Take in that a task is completed, and that its links are not there yet."""
+        step = patience.after_emptiness(watched.troubled(), self._polling, now)
+        if step.what is Reaction.BELIEVE:
+            self._end(wire.task_from(value), asked)
+            return
+        watched.status, watched.progress, watched.kind = TaskStatus.COMPLETED, 100, None
+        self._plan.enter(watched, now + step.pause)
+
+    def _denied(self, watched: Watched, reading: Reading, now: float) -> None:
+        """Take in that the service does not know a task."""
+        step = patience.after_denial(
+            watched.troubled(),
+            self._polling,
+            now,
+            seen=watched.is_seen,
+            refused=reading.refused is not None,
+            listed=reading.listed,
+            room=self._scheduler.has_room,
+        )
+        if reading.listed:
+            logger.warning(
+                "the service says that it does not know task %s, and has it in its list: waiting on",
+                watched.id,
+                extra={"action": "denied_but_listed", "task_id": watched.id},
+            )
+        if step.what is Reaction.BELIEVE and reading.refused is not None:
+            self._give_up(watched, reading.refused)
+        elif step.what is Reaction.ALONE:
+            self._scheduler.alone(watched)
+        else:
+            self._plan.enter(watched, now + step.pause)
+
+    def learn(self, task: Task, asked: float) -> None:
+        """Take a state that came by another way than a read that was due."""
+        self._seen.remember(task.id, None)
+        if self._closed or lifecycle.lacks_results(task):
+            return
+        if lifecycle.is_final(task):
+            self._end(task, asked)
+            return
+        self._ages.note(task)
+        watched = self.watched.get(task.id)
+        if watched is not None:
+            self._goes_on(watched, value_of(task), asked)
+
+    def _end(self, task: Task, asked: float) -> None:
+        is_news = self.finals.add(task)
+        self._oddities.look_at_numbers(task.raw)
+        if self._expected:
+            self._expected.pop(task.id, None)
+        if self._left:
+            self._left.pop(task.id, None)
+        watched = self.watched.pop(task.id, None)
+        if watched is not None:
+            self._settle(watched, task, asked)
+            for waiter in watched.release():
+                tell_end(waiter, task)
+        if is_news:
+            self.finals.announce(task)
+
+    def _settle(self, watched: Watched, task: Task, asked: float) -> None:
+        """Read a task no more that has ended, and learn from it."""
+        if watched.slot >= 0:
+            self._plan.drop(watched)
+        if watched.aged:
+            self._ages.ended(watched, task, asked)
+        if watched.callback:
+            self._plan.callback_came(watched.called)
+
+    def _give_up(self, watched: Watched, error: HappyHorseError) -> None:
+        """Give an error to all who wait for a task."""
+        self.watched.pop(watched.id, None)
+        self._plan.drop(watched)
+        error.task_id = watched.id
+        if error.charged == "no":
+            error.charged = "unknown"  # that it cannot be read says nothing of what it has cost
+        for waiter in watched.release():
+            fail(waiter, watched.id, error)
+
+    def _broke(self, error: BaseException) -> None:
+        """Wake all who wait when reading itself failed: nobody would wake them ever after."""
+        for watched in tuple(self.watched.values()):
+            self._give_up(
+                watched,
+                HappyHorseError(f"reading tasks broke: {error!r}; this is a bug", charged="yes"),
+            )

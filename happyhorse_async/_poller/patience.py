@@ -1,0 +1,129 @@
+"""How long an answer that cannot be the last word is not taken for it.
+
+Within minutes of acceptance or completion a service of many replicas denies tasks that it has, and
+completes tasks whose links it does not have yet. Pure: times are passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import NamedTuple
+
+from .._config import Polling
+from .._rules.pacing import growing_pause
+
+STRANGER_SECONDS = 8.0
+STRANGER_REFUSALS = 3
+"""After so many seconds of denial, or so many refusals in a row, the waiters are told of an id that
+nobody here has seen: it may be a typing error, and they should not wait for long."""
+
+
+class Trouble:
+    """What is wrong with reading one task. A good answer ends it."""
+
+    __slots__ = (
+        "alone",
+        "denials",
+        "denied_since",
+        "empty",
+        "empty_since",
+        "failures",
+        "look",
+        "refusals",
+    )
+
+    def __init__(self) -> None:
+        self.failures = 0
+        """Reads in a row that failed."""
+        self.denials = 0
+        """Reads in a row in which the service did not know the task."""
+        self.refusals = 0
+        """Those of them in which it was asked for the task alone."""
+        self.denied_since = math.inf
+        """When the first of them was answered."""
+        self.empty = 0
+        """Reads that said that the task is completed, and gave no links."""
+        self.empty_since = math.inf
+        """When the first of them was answered."""
+        self.alone = False
+        """To be read by itself next time, to confirm what a batch said."""
+        self.look = False
+        """To be looked for in the account's list, should it be denied once more."""
+
+    def allow(self) -> None:
+        """Forget the denials: the service knows the task."""
+        self.denials = self.refusals = 0
+        self.denied_since = math.inf
+        self.alone = self.look = False
+
+
+class Reaction(Enum):
+    """What follows from an answer that may not be the last word."""
+
+    LATER = "later"
+    """The task is asked for again after a pause."""
+    ALONE = "alone"
+    """It is asked for at once, by itself: a batch that lacks it is no refusal of the service."""
+    BELIEVE = "believe"
+    """The answer is the last word."""
+
+
+class Step(NamedTuple):
+    """The decision, and the pause in seconds when it is a later one."""
+
+    what: Reaction
+    pause: float = 0.0
+
+
+def after_denial(
+    trouble: Trouble,
+    polling: Polling,
+    now: float,
+    *,
+    seen: bool,
+    refused: bool,
+    listed: bool | None,
+    room: bool,
+) -> Step:
+    """Decide what follows when the service does not know a task.
+
+    `seen`: it is known to have accepted the task. `refused`: it was asked for the task alone, and
+    `listed` is what its list said then (None: nothing). `room`: few tasks are asked for alone.
+    """
+    trouble.denials += 1
+    trouble.refusals += refused
+    trouble.denied_since = min(trouble.denied_since, now)
+    denied = now - trouble.denied_since
+    left = polling.patience - denied if seen else _left_of_a_stranger(trouble, denied)
+    if refused and left <= 0:
+        # A list that cannot be looked at gets as much time again; no wait is without end for it.
+        if not seen or listed is False or denied >= 2 * polling.patience:
+            return Step(Reaction.BELIEVE)
+        if listed:
+            trouble.allow()
+    elif not refused and (left <= 0 or (trouble.denials == 1 and room)):
+        trouble.look = seen and left <= 0
+        return Step(Reaction.ALONE)
+    pause = growing_pause(polling, trouble.denials if seen else trouble.refusals)
+    if left > 0:
+        pause = min(pause, max(left, polling.min_interval))
+    trouble.look = seen and pause >= left and not listed
+    trouble.alone = trouble.look or not seen
+    return Step(Reaction.LATER, pause)
+
+
+def _left_of_a_stranger(trouble: Trouble, denied: float) -> float:
+    if trouble.refusals >= STRANGER_REFUSALS:
+        return 0.0
+    return STRANGER_SECONDS - denied if trouble.denials > 1 else STRANGER_SECONDS
+
+
+def after_emptiness(trouble: Trouble, polling: Polling, now: float) -> Step:
+    """Decide what follows when a task is completed, and its links are not there."""
+    trouble.allow()
+    trouble.empty += 1
+    trouble.empty_since = min(trouble.empty_since, now)
+    if now - trouble.empty_since >= polling.patience:
+        return Step(Reaction.BELIEVE)
+    return Step(Reaction.LATER, growing_pause(polling, trouble.empty))
