@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .._concurrency import Closing, Threads
 from .._edges import object_store, part_notes
 from .._edges.file_sink import FileSink, disk_error
+from .._edges.object_store import Buckets, ObjectSink
 from .._edges.part_files import PartFile
 from .._edges.part_notes import Leftover
 from .._formats.http_ranges import urgency
@@ -69,6 +70,7 @@ class Downloader:
             min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk", refusal=_closed
         )
         self._closing = Closing()
+        self._buckets = Buckets(self._threads, policy=policy, events=events, rest=self._rest)
 
     async def download(
         self,
@@ -161,8 +163,10 @@ class Downloader:
         try:
             with _facts(path=path, charged="no"):
                 if place.in_store:
+                    await self._threads.run(object_store.spool_folder)
+                    bucket = await self._buckets.get(place.bucket)
                     await object_store.refuse_unusable(
-                        f"{place.bucket}/{path}", path if known else None, overwrite=overwrite
+                        bucket, path, known=known, overwrite=overwrite
                     )
                 else:
                     check = partial(
@@ -238,19 +242,20 @@ class Downloader:
         *,
         overwrite: bool,
     ) -> tuple[Sink, Path, str | None]:
-        def prepare() -> tuple[Destination, str, PartFile | None, bool]:
+        def prepare() -> tuple[Destination, str, PartFile, bool]:
             place, path = name()
             if place.in_store:
-                return place, path, None, True
-            file = PartFile(Path(path), task_id=task.id, index=index, overwrite=overwrite)
+                object_store.refuse_key(place.bucket, path)
+                file = object_store.spooled(place.bucket, path, task_id=task.id, index=index)
+            else:
+                file = PartFile(Path(path), task_id=task.id, index=index, overwrite=overwrite)
             return place, path, file, file.is_new()
 
         place, path, file, new = await self._threads.run(prepare)
-        if file is not None:
+        if not place.in_store:
             return FileSink(file, self._threads, new=new), file.final, None
-        sink = await object_store.ObjectSink.make(
-            place.bucket, path, overwrite=overwrite, threads=self._threads
-        )
+        bucket = await self._buckets.get(place.bucket)
+        sink = ObjectSink(bucket, path, file, self._threads, new=new, create=not overwrite)
         return sink, Path(path), sink.url
 
     @contextmanager

@@ -14,6 +14,7 @@ import filecmp
 import hashlib
 import itertools
 import json
+import mmap
 import os
 import shutil
 import socket
@@ -209,6 +210,17 @@ class PartFile:
             )
             raise self._no_space(missing, shutil.disk_usage(self.final.parent).free) from error
         self.tally.feed_all(pieces)
+
+    def content(self) -> bytes | memoryview:
+        """Give all bytes that are there, without reading them into memory."""
+        if not self.tally.size:
+            return b""
+        # Opened once more: the lock would last as long as anybody has the bytes.
+        descriptor = disk.open_regular(self.part, follow=False)
+        try:
+            return memoryview(mmap.mmap(descriptor, self.tally.size, access=mmap.ACCESS_READ))
+        finally:
+            os.close(descriptor)
 
     def publish(self) -> tuple[str, mp4.Movie]:
         """Verify the file, make it durable, and only then give it its final name; raises

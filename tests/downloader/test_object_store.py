@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import mmap
+import os
+import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anyio
 import pytest
+from aiohttp import web
+from yarl import URL
 
 from happyhorse_async import (
     DestinationExistsError,
@@ -19,15 +27,17 @@ from happyhorse_async import (
     NotAVideoError,
     RetryPolicy,
 )
-from happyhorse_async._edges import part_files
-from happyhorse_async._edges.object_store import ObjectSink
+from happyhorse_async._edges import object_store, part_files
+from happyhorse_async._edges.object_store import PROBE
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.downloader.conftest import Kit, check
+from tests.conftest import open_session
+from tests.downloader.conftest import LINK, Kit, check
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 BUCKET = "s3://videos-of-tests"
-SIZES = {"small": 300_000, "large": 20_000_000}
+SIZE = 300_000
+LONG_AGO = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
 class Shelf:
@@ -94,13 +104,97 @@ def shelf(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
     client.close()
 
 
-@pytest.fixture(params=SIZES)
-async def sandbox(anyio_backend: str, request: pytest.FixtureRequest) -> Any:
-    """The service, with small videos that are put at once, and large ones that are uploaded in
-    parts.
+@pytest.fixture(autouse=True)
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where parts lie on this machine."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return object_store.spool_folder()
+
+
+Answer = web.StreamResponse | None
+Hook = Callable[[web.Request], Awaitable[Answer]]
+
+
+class Gate:
+    """Stands between us and the store: what passes is noted, and a test can answer in its place, or
+    lose the store's answer.
     """
-    async with Sandbox(video="stub", speed=0, stub_bytes=SIZES[request.param]) as sandbox:
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        self.calls: list[tuple[str, str]] = []
+        self.before: Hook | None = None
+        self.lose: Callable[[web.Request], bool] = lambda _: False
+        self.connections: set[Any] = set()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Pass a request on."""
+        self.calls.append((request.method, request.path.removeprefix("/videos-of-tests/")))
+        self.connections.add(request.transport)
+        given = await self.before(request) if self.before is not None else None
+        if given is not None:
+            return given
+        body = await request.content.read()
+        async with aiohttp.ClientSession(auto_decompress=False) as client:
+            url = URL(self.server + request.raw_path, encoded=True)
+            async with client.request(
+                request.method, url, headers=request.headers, data=body
+            ) as found:
+                data, headers = await found.read(), found.headers.copy()
+        if self.lose(request) and request.transport is not None:
+            request.transport.abort()
+        for name in ("Transfer-Encoding", "Connection", "Content-Encoding"):
+            headers.pop(name, None)
+        if request.method != "HEAD":
+            headers.pop("Content-Length", None)
+        return web.Response(status=found.status, body=data or None, headers=headers)
+
+    def puts(self) -> list[str]:
+        """List the keys that were put, but for the probe."""
+        return [path for method, path in self.calls if method == "PUT" and PROBE not in path]
+
+
+def refused(status: int, code: str) -> web.Response:
+    """Answer as a store does that will not."""
+    return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>")
+
+
+@pytest.fixture
+async def gate(
+    server: str, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> AsyncIterator[Gate]:
+    """A gate before the store."""
+    gate = Gate(server)
+    runner = web.ServerRunner(web.Server(gate.answer, access_log=None))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{runner.addresses[0][1]}")
+    yield gate
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
+    """The service, with videos of 300 kB."""
+    async with Sandbox(video="stub", speed=0, stub_bytes=SIZE) as sandbox:
         yield sandbox
+
+
+async def test_a_video_takes_no_memory(
+    kit: Kit, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large it is: it is put out of its part file, with one request."""
+    import obstore
+
+    kinds, true = [], obstore.put_async
+
+    def note(store: Any, key: str, data: Any, **options: Any) -> Any:
+        kinds.append((type(data), type(getattr(data, "obj", None)), options["use_multipart"]))
+        return true(store, key, data, **options)
+
+    monkeypatch.setattr(obstore, "put_async", note)
+    await kit.downloader.download(await kit.task(), f"{BUCKET}/a.mp4")
+    assert kinds == [(memoryview, mmap.mmap, False)]
 
 
 async def test_a_video_lies_verified_in_the_bucket(kit: Kit, shelf: Shelf) -> None:
@@ -220,7 +314,7 @@ async def test_a_cancellation_leaves_nothing(kit: Kit, sandbox: Sandbox, shelf: 
     from happyhorse_async.events import Downloading
 
     task = await kit.task()
-    sandbox.fail(Fault("slow-bytes", chunk=sandbox_share(sandbox), interval=0.2))
+    sandbox.fail(Fault("slow-bytes", chunk=int(SIZE * 0.45), interval=0.2))
     begun = asyncio.Event()
     kit.events.subscribe(lambda _: begun.set(), Downloading)
     work = asyncio.create_task(kit.downloader.download(task, f"{BUCKET}/"))
@@ -231,107 +325,204 @@ async def test_a_cancellation_leaves_nothing(kit: Kit, sandbox: Sandbox, shelf: 
     assert (shelf.keys(), shelf.uploads()) == ([], 0)
 
 
-async def test_a_cancellation_while_the_upload_is_completed_leaves_nothing(
-    kit: Kit, sandbox: Sandbox, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The upload is brought to its end under its temporary name, which is then removed."""
-    if sandbox._options.stub_bytes != SIZES["large"]:
-        return  # a small video is put with one request
-    task = await kit.task()
-    completing, true = asyncio.Event(), ObjectSink._close_writer
-
-    async def noted(sink: ObjectSink) -> None:
-        if sink._writer is not None:
-            asyncio.get_running_loop().call_soon(completing.set)
-        await true(sink)
-
-    monkeypatch.setattr(ObjectSink, "_close_writer", noted)
-    work = asyncio.create_task(kit.downloader.download(task, f"{BUCKET}/"))
-    await completing.wait()
-    work.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await work
-    assert (shelf.keys(), shelf.uploads()) == ([], 0)
-
-
 @pytest.mark.parametrize("native", [True, False])
-async def test_a_caller_that_is_cancelled_again_and_again_leaves_nothing(
-    kit: Kit, shelf: Shelf, native: bool
+async def test_a_caller_that_is_cancelled_while_the_video_is_put_leaves_nothing_half(
+    kit: Kit, gate: Gate, shelf: Shelf, spool: Path, native: bool
 ) -> None:
-    """Neither a cancelled scope of anyio, which cancels each wait anew, nor a second cancellation
-    interrupts the cleaning up.
-    """
-    from happyhorse_async.events import Downloading
+    """The object is there or not, whole; the part stays, so that the next call only has to put it."""
+    task, putting, scope = await kit.task(), asyncio.Event(), anyio.CancelScope()
+    go_on = asyncio.Event()
 
-    task, begun = await kit.task(), asyncio.Event()
-    scope = anyio.CancelScope()
-
-    def look(event: Downloading) -> None:
-        # Late enough that an upload in parts has begun.
-        if event.received > 9_000_000 or event.received == event.total:
-            begun.set()
-            if not native:
-                scope.cancel()
+    async def hold(request: web.Request) -> Answer:
+        if request.method == "PUT":
+            putting.set()
+            await go_on.wait()
+        return None
 
     async def download() -> None:
         with scope:
             await kit.downloader.download(task, f"{BUCKET}/")
 
-    kit.events.subscribe(look, Downloading)
+    gate.before = hold
     work = asyncio.create_task(download())
-    await begun.wait()
+    await putting.wait()
     if native:
-        while not work.done():
-            work.cancel()
-            await asyncio.sleep(0)
+        work.cancel()
+    else:
+        scope.cancel()
     await asyncio.wait([work])
     assert work.cancelled() is native
-    assert scope.cancelled_caught is not native
-    assert (shelf.keys(), shelf.uploads()) == ([], 0)
+    assert (shelf.uploads(), len(list(spool.glob("*.part")))) == (0, 1)
+    go_on.set()
+    fetches = len(kit.fetches())
+    video = await kit.downloader.download(task, f"{BUCKET}/")
+    assert shelf.get(f"{task.id}.mp4")[0][:8] == video_start(video.size)
+    assert (len(kit.fetches()), shelf.keys()) == (fetches, [f"{task.id}.mp4"])
+    assert list(spool.iterdir()) == []
 
 
-async def test_an_upload_whose_end_got_no_answer_is_removed(
-    kit: Kit, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+def video_start(size: int) -> bytes:
+    """Give the first bytes of a video of the sandbox."""
+    from happyhorse_async.sandbox._stub_video import stub_video
+
+    return stub_video(width=1280, height=720, seconds=5, seed=1, size=size)[:8]
+
+
+async def test_a_killed_download_is_resumed_by_the_next_process(
+    sandbox: Sandbox, shelf: Shelf, spool: Path
 ) -> None:
-    """The store finished the temporary object, and its answer was lost: it is taken away all the
-    same.
+    """The part lies on this machine, named after where its video goes; the store knows nothing of
+    it.
     """
-    import obstore
-
-    true = obstore.open_writer_async
-
-    class Deaf:
-        """A writer that hears no answer to its end."""
-
-        def __init__(self, *args: Any, **facts: Any) -> None:
-            self._writer = true(*args, **facts)
-            self._closed = False
-
-        async def write(self, data: bytes) -> None:
-            """Write."""
-            await self._writer.write(data)
-
-        async def close(self) -> None:
-            """End the upload, as the store sees it."""
-            if not self._closed:
-                self._closed = True
-                await self._writer.close()
-            raise OSError("no answer")
-
-    monkeypatch.setattr(obstore, "open_writer_async", Deaf)
-    task = await kit.task()
-    if kit.sandbox._options.stub_bytes == SIZES["large"]:
-        with pytest.raises(DownloadError, match="no answer"):
+    async with Kit(sandbox, policy=RetryPolicy(attempts=1)) as kit:
+        task = await kit.task()
+        sandbox.fail(Fault("truncate", fraction=0.5))
+        with pytest.raises(IncompleteDownloadError):
             await kit.downloader.download(task, f"{BUCKET}/")
-        assert (shelf.keys(), shelf.uploads()) == ([], 0)
-    else:
-        await kit.downloader.download(task, f"{BUCKET}/")
-        assert shelf.keys() == [f"{task.id}.mp4"]
+    assert (shelf.keys(), shelf.uploads()) == ([], 0)
+    assert len(list(spool.glob("*.part"))) == 1
+    async with Kit(sandbox) as kit:
+        video = await kit.downloader.download(task, f"{BUCKET}/")
+        assert kit.fetches()[-1].headers["Range"] == f"bytes={video.size // 2}-"
+    assert hashlib.sha256(shelf.get(f"{task.id}.mp4")[0]).hexdigest() == video.sha256
+    assert list(spool.iterdir()) == []
 
 
-def sandbox_share(sandbox: Sandbox) -> int:
-    """Give a piece of a video that takes several of them."""
-    return int(sandbox._options.stub_bytes * 0.45)
+# --- A store that does not answer as it should.
+
+
+async def test_an_answer_that_is_lost_is_no_failure(kit: Kit, gate: Gate, shelf: Shelf) -> None:
+    """The store has the object, and refuses the repeated put: it is looked at, and it is ours."""
+    lost = iter([True])
+    gate.lose = lambda request: request.method == "PUT" and next(lost, False)
+    task = await kit.task()
+    video = await kit.downloader.download(task, f"{BUCKET}/a.mp4")
+    assert hashlib.sha256(shelf.get("a.mp4")[0]).hexdigest() == video.sha256
+    assert gate.puts() == ["a.mp4", "a.mp4"]
+
+
+async def test_the_last_of_all_answers_may_be_the_lost_one(
+    sandbox: Sandbox, gate: Gate, shelf: Shelf
+) -> None:
+    """One attempt is allowed, and it worked: a look tells."""
+    async with Kit(sandbox, policy=RetryPolicy(attempts=1)) as kit:
+        gate.lose = lambda request: request.method == "PUT"
+        video = await kit.downloader.download(await kit.task(), f"{BUCKET}/a.mp4")
+    assert len(shelf.get("a.mp4")[0]) == video.size
+
+
+@pytest.mark.parametrize("same_size", [False, True])
+async def test_a_foreign_object_is_not_taken_for_ours(
+    kit: Kit, gate: Gate, shelf: Shelf, same_size: bool
+) -> None:
+    """Another one was put while our answer was lost: it is looked at, by its bytes."""
+    size = SIZE
+    mine = b"x" * (size if same_size else 7)
+
+    async def put_first(request: web.Request) -> Answer:
+        if request.method == "PUT":
+            shelf.put("a.mp4", mine)
+        return None
+
+    gate.before = put_first
+    with pytest.raises(DestinationExistsError):
+        await kit.downloader.download(await kit.task(), f"{BUCKET}/a.mp4")
+    assert shelf.get("a.mp4")[0] == mine
+
+
+async def test_an_object_without_a_digest_is_read(kit: Kit, gate: Gate, shelf: Shelf) -> None:
+    """Some stores' ETags are no MD5: then all of the object is compared."""
+
+    async def unlabelled(request: web.Request) -> Answer:
+        if request.method != "HEAD" or shelf.keys() != ["a.mp4"]:
+            return None
+        size = str(len(shelf.get("a.mp4")[0]))
+        headers = {"ETag": '"f00-3"', "Content-Length": size, "Last-Modified": LONG_AGO}
+        return web.Response(headers=headers)
+
+    lost = iter([True])
+    gate.before = unlabelled
+    gate.lose = lambda request: request.method == "PUT" and next(lost, False)
+    video = await kit.downloader.download(await kit.task(), f"{BUCKET}/a.mp4")
+    assert len(shelf.get("a.mp4")[0]) == video.size
+    assert ("GET", "a.mp4") in gate.calls
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(503, "SlowDown"), (500, "InternalError"), (409, "ConditionalRequestConflict")],
+)
+async def test_a_busy_store_is_tried_as_often_as_the_policy_says(
+    sandbox: Sandbox, gate: Gate, shelf: Shelf, status: int, code: str
+) -> None:
+    """What passes is waited for; what does not ends with an error, and the next call only has to
+    put the video.
+    """
+    busy = 3
+
+    async def refuse(request: web.Request) -> Answer:
+        nonlocal busy
+        if request.method == "PUT" and busy:
+            busy -= 1
+            return refused(status, code)
+        return None
+
+    gate.before = refuse
+    async with Kit(sandbox, policy=RetryPolicy(attempts=4, first_pause=0.001)) as kit:
+        task = await kit.task()
+        await kit.downloader.download(task, f"{BUCKET}/a.mp4")
+        assert len(gate.puts()) == 4
+        busy = 4
+        reason = code if status != 409 else "another request for this key"
+        with pytest.raises(DownloadError, match=reason) as caught:
+            await kit.downloader.download(task, f"{BUCKET}/b.mp4")
+        assert (caught.value.charged, len(gate.puts())) == ("yes", 8)
+        fetches = len(kit.fetches())
+        await kit.downloader.download(task, f"{BUCKET}/b.mp4")
+        assert len(kit.fetches()) == fetches
+    assert shelf.keys() == ["a.mp4", "b.mp4"]
+
+
+async def test_what_cannot_work_is_not_tried_again(kit: Kit, gate: Gate) -> None:
+    """No right to write is an error at once."""
+
+    async def refuse(request: web.Request) -> Answer:
+        return refused(403, "AccessDenied") if request.method == "PUT" else None
+
+    gate.before = refuse
+    with pytest.raises(DownloadError, match="AccessDenied"):
+        await kit.downloader.download(await kit.task(), f"{BUCKET}/a.mp4")
+    assert gate.puts() == ["a.mp4"]
+
+
+async def test_a_store_that_takes_no_rejected_bytes_leaves_them_here(
+    kit: Kit, gate: Gate, spool: Path
+) -> None:
+    """They are kept on this machine, and the error says where."""
+
+    async def refuse(request: web.Request) -> Answer:
+        return refused(403, "AccessDenied") if request.method == "PUT" else None
+
+    gate.before = refuse
+    task = await kit.task()
+    kit.sandbox.fail(Fault("short", fraction=0.9, times=None))
+    with pytest.raises(NotAVideoError) as caught:
+        await kit.downloader.download(task, f"{BUCKET}/a.mp4")
+    kept = Path(caught.value.rejected_path or "")
+    assert kept.parent == spool
+    assert kept.stat().st_size == int(SIZE * 0.9)
+
+
+async def test_one_store_is_opened_for_a_place(kit: Kit, gate: Gate, shelf: Shelf) -> None:
+    """Its connections serve all videos that go there."""
+    tasks = [await kit.task(number) for number in range(6)]
+    for task in tasks:
+        await kit.downloader.download(task, f"{BUCKET}/v/")
+    assert len(shelf.keys()) == 6
+    assert len(gate.connections) == 1
+
+
+# --- Before anything is paid.
 
 
 async def test_a_destination_is_checked_before_anything_is_paid(kit: Kit, shelf: Shelf) -> None:
@@ -348,6 +539,127 @@ async def test_a_destination_is_checked_before_anything_is_paid(kit: Kit, shelf:
         with pytest.raises(DownloadError) as refused:
             await check(kit, bad, overwrite=False)
         assert refused.value.charged == "no"
+
+
+async def paying(kit: Kit, to: str, *, overwrite: bool = False) -> None:
+    """Ask for a place as a caller does who is about to pay; the error says that nothing was."""
+    with pytest.raises(DownloadError) as caught:
+        await check(kit, to, overwrite=overwrite)
+    assert caught.value.charged == "no"
+    raise caught.value
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["a//{task_id}.mp4", "a//", "./", "a/../{task_id}.mp4", "a\nb/", "a//x.mp4", "x" * 1025, "//"],
+)
+async def test_a_key_that_no_object_can_have_is_refused(kit: Kit, shelf: Shelf, key: str) -> None:
+    """The key that is looked at is the key that is written."""
+    with pytest.raises(DownloadError, match="its key"):
+        await paying(kit, f"{BUCKET}/{key}")
+    with pytest.raises(DownloadError, match="its key"):
+        await kit.downloader.download(await kit.task(), f"{BUCKET}/{key}")
+    assert shelf.keys() == []
+
+
+@pytest.mark.parametrize("key", ["x.mp4", "videos/{task_id}.mp4", ""])
+async def test_a_missing_bucket_is_found_out(kit: Kit, shelf: Shelf, key: str) -> None:
+    """A look at an object in it says only that there is no such object; a put says more."""
+    with pytest.raises(DownloadError, match="there is no such bucket"):
+        await paying(kit, f"s3://no-such-bucket-anywhere/{key}")
+
+
+async def test_rights_are_asked_for_where_the_video_will_be(
+    kit: Kit, gate: Gate, shelf: Shelf
+) -> None:
+    """A key that may write under one prefix is let in there, and nowhere else; nothing is left."""
+
+    async def only_mine(request: web.Request) -> Answer:
+        # Objects are deleted by a list of them, sent to the bucket.
+        mine = request.path.startswith("/videos-of-tests/mine/") or request.method == "POST"
+        return None if mine else refused(403, "AccessDenied")
+
+    gate.before = only_mine
+    for to in ("mine/", "mine/{stem}.mp4", "mine/{task_id}.mp4", "mine/a.mp4"):
+        await check(kit, f"{BUCKET}/{to}", overwrite=False)
+    for to in ("", "other/", "a.mp4", "minefield/{task_id}.mp4"):
+        with pytest.raises(DownloadError, match="AccessDenied"):
+            await paying(kit, f"{BUCKET}/{to}")
+    assert shelf.keys() == []
+    assert [path for method, path in gate.calls if method == "PUT"].count(f"mine/{PROBE}") == 1
+
+
+async def test_a_right_to_write_alone_is_enough(kit: Kit, gate: Gate, shelf: Shelf) -> None:
+    """Without the right to look and to delete, videos can be put all the same."""
+
+    async def write_only(request: web.Request) -> Answer:
+        return None if request.method == "PUT" else refused(403, "AccessDenied")
+
+    gate.before = write_only
+    for _ in range(2):  # the second time the object that could not be taken away is there
+        await check(kit, f"{BUCKET}/v/a.mp4", overwrite=False)
+        await kit.aclose()
+        kit = Kit(kit.sandbox)
+    await kit.downloader.download(await kit.task(), f"{BUCKET}/v/a.mp4")
+    await kit.aclose()
+    assert shelf.keys() == [f"v/{PROBE}", "v/a.mp4"]
+
+
+async def test_a_store_without_conditional_puts_is_refused_in_words(
+    kit: Kit, gate: Gate, shelf: Shelf
+) -> None:
+    """Nothing would keep an object from being replaced; with overwrite=True nothing has to."""
+
+    async def unconditional(request: web.Request) -> Answer:
+        conditional = request.method == "PUT" and "If-None-Match" in request.headers
+        return refused(501, "NotImplemented") if conditional else None
+
+    gate.before = unconditional
+    with pytest.raises(DownloadError, match="no conditional puts") as caught:
+        await paying(kit, f"{BUCKET}/a.mp4")
+    assert "overwrite=True" in caught.value.next_step
+    assert len([path for method, path in gate.calls if method == "PUT"]) == 2
+    await check(kit, f"{BUCKET}/a.mp4", overwrite=True)
+    assert shelf.keys() == []
+
+
+async def test_a_folder_for_parts_that_is_not_ours_is_not_used(
+    kit: Kit, shelf: Shelf, spool: Path
+) -> None:
+    """In a temporary folder that all may write to, somebody else may have made it first."""
+    spool.rmdir()
+    spool.symlink_to(spool.parent)
+    with pytest.raises(DownloadError, match="cannot be used for parts"):
+        await paying(kit, f"{BUCKET}/a.mp4")
+    spool.unlink()
+    spool.mkdir(mode=0o777)
+    spool.chmod(0o777)
+    with pytest.raises(DownloadError, match="cannot be used for parts"):
+        await paying(kit, f"{BUCKET}/a.mp4")
+
+
+async def test_parts_that_nobody_resumes_are_taken_away(
+    kit: Kit, shelf: Shelf, spool: Path
+) -> None:
+    """Their links have died; what was rejected stays."""
+    long_ago = time.time() - 3 * 24 * 3600
+    for name in ("old.mp4.part", "old.mp4.part.json", "old.mp4.rejected", "young.mp4.part"):
+        (spool / name).touch()
+        if name.startswith("old"):
+            os.utime(spool / name, (long_ago, long_ago))
+    await kit.downloader.download(await kit.task(), f"{BUCKET}/a.mp4")
+    assert sorted(path.name for path in spool.iterdir()) == ["old.mp4.rejected", "young.mp4.part"]
+
+
+async def test_generate_saves_into_a_store(sandbox: Sandbox, shelf: Shelf) -> None:
+    """From one image to one object; a second call for the same key pays nothing."""
+    sandbox.speed = 1000.0
+    async with open_session(sandbox) as session:
+        video = await session.generate(LINK, save_to=f"{BUCKET}/v/{{stem}}.mp4")
+        assert (video.url, shelf.keys()) == (f"{BUCKET}/v/cat.mp4", ["v/cat.mp4"])
+        with pytest.raises(DestinationExistsError) as caught:
+            await session.generate(LINK, save_to=f"{BUCKET}/v/{{stem}}.mp4")
+    assert (caught.value.charged, sandbox.paid) == ("no", 1)
 
 
 async def test_a_bucket_that_is_not_there_is_a_clear_error(kit: Kit, shelf: Shelf) -> None:
