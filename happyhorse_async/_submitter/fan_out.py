@@ -187,6 +187,8 @@ class Submissions:
             acceptance = await self._submit(request, self._group)
         except HappyHorseError as error:
             return Submission(index=index, request=request, error=error), error.idempotency_key
+        except Exception as error:  # noqa: BLE001 one bad request is one failed submission, whatever it raises
+            return Submission(index=index, request=request, error=_ours(error, index)), None
         task = self._handle(request, acceptance.idempotency_key, acceptance.task)
         return Submission(index=index, request=request, task=task), acceptance.idempotency_key
 
@@ -199,3 +201,13 @@ class Submissions:
                 self._orphan(submission.request, key or "", None)
         self._early.clear()
         self._decided.clear()
+
+
+def _ours(error: Exception, index: int) -> HappyHorseError:
+    """Return an error of ours for one that was raised before anything was sent."""
+    ours = HappyHorseError(
+        f"request {index} could not be submitted: {type(error).__name__}: {error!s:.200}",
+        next_step="Look at the request; nothing was sent and nothing was charged.",
+    )
+    ours.__cause__ = error
+    return ours

@@ -119,7 +119,18 @@ class Gate:
                 if not again:
                     self.release_place()
                 self.leave()
+            else:
+                self._drop_gone(self._again if again else group or self._singles)
             raise
+
+    def _drop_gone(self, group: Group) -> None:
+        """Take those who wait no more from the front of a line: a long pause must not collect
+        them.
+        """
+        while group.line and group.line[0].done():
+            group.line.popleft()
+        if not group.line and group in self._ring:
+            self._ring.remove(group)
 
     def leave(self) -> None:
         """Give the slot on the wire back."""

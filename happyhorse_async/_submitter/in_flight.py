@@ -89,6 +89,8 @@ class InFlight:
     request: ImageToVideo
     key: str
     body: bytes
+    link: str
+    """The first frame's."""
     group: Group | None = None
     calls_back: bool = False
     """The service was asked to call this session back."""
@@ -264,7 +266,7 @@ class InFlight:
         adopted: bool = False,
     ) -> None:
         self.acceptance = Acceptance(task, self.key, self.request, request_id, replayed, adopted)
-        self.road.known.accepted(self.key, task, self.body)
+        self.road.known.accepted(self.key, task, self.body, self.link)
         self._to(Stage.ACCEPTED)
 
     def _judge(self, error: HappyHorseError) -> None:
@@ -404,6 +406,13 @@ class InFlight:
             self._to(Stage.WAITING)
         else:
             self._leave_in_doubt()
+
+    def broken(self, error: Exception) -> HappyHorseError:
+        """Return the error for one that is not ours, which nobody has foreseen."""
+        what = f"the submission broke on {type(error).__name__}: {error!s:.200}"
+        if self._sent or self.in_doubt:
+            return self._doubt(what)
+        return HappyHorseError(what, idempotency_key=self.key)
 
     def _leave_in_doubt(self) -> None:
         """Not send it again, because that could be paid twice."""

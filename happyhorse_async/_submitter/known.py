@@ -33,6 +33,8 @@ class Doubt:
     """When it first left."""
     since: float
     """When it was left in doubt."""
+    link: str
+    """The first frame's link."""
 
 
 class Kept(NamedTuple):
@@ -42,6 +44,8 @@ class Kept(NamedTuple):
     """The hash of the body that it was sent with."""
     task: Task
     """The service's answer."""
+    link: str
+    """The first frame's link."""
 
 
 @attrs.define(eq=False)
@@ -72,14 +76,19 @@ class Known:
         """Return what a key has become in this session."""
         return self._kept.get(key)
 
-    def accepted(self, key: str, task: Task, body: bytes) -> None:
+    def link_of(self, key: str) -> str | None:
+        """Return the link of the first frame that a key was sent with."""
+        found = self._kept.get(key) or self.doubts.get(key)
+        return found.link if found is not None else None
+
+    def accepted(self, key: str, task: Task, body: bytes, link: str) -> None:
         """Remember what a key has become."""
         if self.doubts:
             self.doubts.pop(key, None)
         self._owners[task.id] = key
         if len(self._owners) > MOST_TASKS:
             self._owners.popitem(last=False)
-        self._kept[key] = Kept(hash(body), task)
+        self._kept[key] = Kept(hash(body), task, link)
         if len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
 

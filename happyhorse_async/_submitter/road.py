@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -74,17 +73,6 @@ class Earlier:
 
 
 UNKNOWN_TO_US = Earlier()
-
-
-@attrs.frozen(kw_only=True)
-class Orphan:
-    """A submission that was accepted, or may have been, after its caller was cancelled."""
-
-    request: ImageToVideo
-    idempotency_key: str
-    task_id: str | None
-    """None: it is not known whether there is a task. Submitting again with the same key tells."""
-    at: datetime
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -12,7 +12,6 @@ import secrets
 import time
 from collections.abc import AsyncIterable, Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from .._budget import BudgetBook
@@ -33,8 +32,9 @@ from .following import Following
 from .gate import Gate, Group
 from .in_flight import InFlight, Stage
 from .known import Doubt, Kept
+from .orphans import Orphan, Orphans
 from .reconcile import EVER
-from .road import UNKNOWN_TO_US, Acceptance, Beside, Earlier, Orphan, Road
+from .road import UNKNOWN_TO_US, Acceptance, Beside, Earlier, Road
 
 if TYPE_CHECKING:
     from .fan_out import MakeHandle, Submissions
@@ -81,8 +81,7 @@ class Submitter:
         self._emptied: asyncio.Future[None] | None = None
         self.callback_url: str | None = None
         """Where the service should call back about requests that name no place of their own."""
-        self.orphans: list[Orphan] = []
-        """Submissions whose caller was cancelled after they had left."""
+        self._orphans = Orphans(events)
         if self._follows:
             beside.on_final(self._following.ended)
 
@@ -188,7 +187,7 @@ class Submitter:
 
         Nothing is sent: it would tell nothing new, and a service without keys would be paid again.
         """
-        body, _ = await self._encode(request, image_url, callback_url)
+        body, _, _ = await self._encode(request, image_url, callback_url)
         if hash(body) != kept.body:
             raise IdempotencyConflictError(
                 "this session has used the idempotency key for another request; nothing was sent",
@@ -247,32 +246,14 @@ class Submitter:
         self, request: ImageToVideo | None, idempotency_key: str | None, task_id: str | None
     ) -> None:
         """Keep a submission that nobody takes any more among the orphans."""
-        if request is None or idempotency_key is None:
-            return  # a task that this session did not submit
-        self.orphans.append(
-            Orphan(
-                request=request,
-                idempotency_key=idempotency_key,
-                task_id=task_id,
-                at=datetime.now(UTC),
-            )
-        )
-        logger.warning(
-            "a submission outlived its caller: task %s, idempotency key %s",
-            task_id or "not known",
-            idempotency_key,
-            extra={
-                "action": "submission_orphaned",
-                "task_id": task_id,
-                "idempotency_key": idempotency_key,
-            },
-        )
-        if self._events:
-            from ..events import Orphaned
+        if request is not None and idempotency_key is not None:  # else not of this session
+            link = self._road.known.link_of(idempotency_key)
+            self._orphans.add(request, idempotency_key, task_id, link)
 
-            self._events.emit(
-                Orphaned(task_id=task_id, idempotency_key=idempotency_key, request=request)
-            )
+    @property
+    def orphans(self) -> list[Orphan]:
+        """Return the newest submissions whose caller was cancelled after they had left."""
+        return self._orphans.kept
 
     # --- one submission ---------------------------------------------------------------------------
 
@@ -286,11 +267,12 @@ class Submitter:
     ) -> InFlight:
         """Do all that comes before anything can be paid."""
         try:
-            body, back = await self._encode(request, image_url, callback_url)
+            body, link, back = await self._encode(request, image_url, callback_url)
             return InFlight(
                 request=request,
                 key=key,
                 body=body,
+                link=link,
                 group=group,
                 calls_back=bool(back) and back == self.callback_url,
                 road=self._road,
@@ -301,8 +283,8 @@ class Submitter:
 
     async def _encode(
         self, request: ImageToVideo, image_url: str | None, callback_url: str | None
-    ) -> tuple[bytes, str]:
-        """Return the body of a request, and where the service is to call back."""
+    ) -> tuple[bytes, str, str]:
+        """Return the body of a request, its first frame's link, and where to be called back."""
         url = image_url or (
             request.image
             if isinstance(request.image, str)
@@ -311,7 +293,7 @@ class Submitter:
         back = callback_url
         if back is None:
             back = request.callback_url or self.callback_url or ""
-        return wire.encode_submission(request, url, callback_url=back), back
+        return wire.encode_submission(request, url, callback_url=back), url, back
 
     def _recall(self, sub: InFlight, earlier: Earlier | None) -> None:
         """Give a submission what is known of earlier sendings of its key.
@@ -340,6 +322,11 @@ class Submitter:
         except HappyHorseError as error:
             self._drop(sub, charged=error.charged != "no")
             raise
+        except Exception as error:
+            # Not ours, so nobody can say how it came about: what has left may be paid for.
+            sub.failure = sub.broken(error)
+            self._drop(sub, charged=sub.failure.charged != "no")
+            raise sub.failure from error
         self._accept(sub, acceptance)
         return acceptance
 
@@ -381,7 +368,7 @@ class Submitter:
             return
         left_at = sub.left_at if sub.left_at is not None else EVER
         why = f"an earlier sending: {sub.failure}"
-        self._road.known.doubt(sub.key, Doubt(why, left_at, self._road.loop.time()))
+        self._road.known.doubt(sub.key, Doubt(why, left_at, self._road.loop.time(), sub.link))
 
     def _failed(self, error: HappyHorseError, key: str) -> None:
         error.with_facts(idempotency_key=key)

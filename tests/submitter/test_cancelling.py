@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,9 @@ from happyhorse_async import (
     SessionClosedError,
     Timeouts,
 )
+from happyhorse_async._submitter.orphans import Orphans
 from happyhorse_async.errors import SubmissionOutcomeUnknownError
-from happyhorse_async.events import Event, Orphaned, Submitted, Submitting
+from happyhorse_async.events import Event, Events, Orphaned, Submitted, Submitting
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import open_session
 
@@ -68,6 +70,39 @@ async def test_a_cancelled_submission_that_has_left_becomes_an_orphan_with_its_t
         assert record.levelno == logging.WARNING
         assert orphan.task_id in record.getMessage()
         assert sandbox.paid == 1
+
+
+async def test_an_orphan_holds_the_link_and_not_the_picture(sandbox: Sandbox, cat: Path) -> None:
+    """The bytes of a first frame are not kept; what is kept can be submitted again with the same
+    key, and is the same body.
+    """
+    picture = cat.read_bytes()
+    hang(sandbox, "slow", seconds=0.05)
+    async with open_session(sandbox) as session:
+        caller = asyncio.create_task(session.submit(picture, idempotency_key=KEY))
+        await arrival(sandbox)
+        caller.cancel()
+        await asyncio.wait([caller])
+        (orphan,) = session.orphans
+    assert orphan.request.image == sandbox.tasks[0].request["image_urls"][0]
+    assert orphan.image_sha256 == hashlib.sha256(picture).hexdigest()
+    async with open_session(sandbox) as session:
+        task = await session.submit(orphan.request, idempotency_key=orphan.idempotency_key)
+    assert (task.id, sandbox.paid) == (orphan.task_id, 1)
+
+
+async def test_orphans_are_bounded(anyio_backend: str, cat: Path) -> None:
+    """A service that lives for months keeps the newest ones; of a picture whose link nobody knows
+    any more its digest stays.
+    """
+    orphans, picture = Orphans(Events()), cat.read_bytes()
+    for number in range(1200):
+        orphans.add(ImageToVideo(picture), f"key-{number:016d}", f"task-{number}", None)
+    assert len(orphans.kept) == 1000
+    assert [orphan.task_id for orphan in orphans.kept[::999]] == ["task-200", "task-1199"]
+    digest = hashlib.sha256(picture).hexdigest()
+    assert orphans.kept[0].image_sha256 == digest
+    assert orphans.kept[0].request.image == f"https://image.invalid/{digest}"
 
 
 async def test_a_hanging_answer_is_replayed_within_the_shield(sandbox: Sandbox) -> None:

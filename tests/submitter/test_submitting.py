@@ -6,6 +6,7 @@ import asyncio
 import pickle
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -481,6 +482,55 @@ async def test_one_bad_request_is_one_failed_submission(sandbox: Sandbox, sessio
         outcomes = [(submission.index, submission.ok) async for submission in submissions]
     assert outcomes == [(0, True), (1, False), (2, False), (3, True)]
     assert sandbox.paid == 2
+
+
+async def test_whatever_a_request_raises_is_one_failed_submission(
+    sandbox: Sandbox, session: Session, cat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that is not ours, and a thing that cannot even be shown, fail alone: nothing was
+    sent for them, and the others have their tasks.
+    """
+
+    class Shy:
+        def __repr__(self) -> str:
+            raise RuntimeError("not for your eyes")
+
+    async def foreign(image: object) -> str:
+        raise UnicodeError("no such letter")
+
+    monkeypatch.setattr(session._open().uploader, "url_of", foreign)
+    requests: list[Any] = [ImageToVideo(LINK), ImageToVideo(cat), Shy(), ImageToVideo(LINK)]
+    async with session.submit_many(requests, ordered=True) as submissions:
+        outcomes = [submission async for submission in submissions]
+    assert [outcome.ok for outcome in outcomes] == [True, False, False, True]
+    failed = [outcome.error for outcome in outcomes if outcome.error is not None]
+    assert [(error.charged, type(error.__cause__)) for error in failed] == [
+        ("no", UnicodeError),
+        ("no", RuntimeError),
+    ]
+    assert sandbox.paid == 2
+    assert session._open().submitter._gate._unfinished == 2
+
+
+async def test_an_exception_that_nobody_has_foreseen_leaves_the_outcome_open(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When something breaks on a response, the request has left: that is an unknown outcome, and no
+    place is lost.
+    """
+
+    def broken(answer: object) -> None:
+        raise KeyError("nobody thought of this")
+
+    async with open_session(sandbox) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr("happyhorse_async._rules.wire.decode_task", broken)
+            with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+                await session.submit(LINK, idempotency_key=KEY)
+        assert isinstance(unknown.value.__cause__, KeyError)
+        assert session._open().submitter._gate._unfinished == 0
+        assert (await session.submit(LINK, idempotency_key=KEY)).id == sandbox.tasks[0].id
+    assert sandbox.paid == 1
 
 
 async def test_many_that_were_not_opened_say_so(session: Session) -> None:
