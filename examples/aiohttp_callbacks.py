@@ -23,15 +23,20 @@ from aiohttp import web
 
 from happyhorse_async import HappyHorseError, Session
 from happyhorse_async.integrations.aiohttp import webhook_route
-from happyhorse_async.webhooks import Webhooks
+from happyhorse_async.webhooks import OWN_MACHINE, Webhooks, foreign_page
 
 FOLDER = Path(os.environ.get("VIDEOS", "videos"))
+HOSTS = frozenset(os.environ.get("HOSTS", ",".join(OWN_MACHINE)).split(","))
+"""The names that the app is served under: a video costs money, so pages of others are refused."""
 SESSION = web.AppKey("session", Session)
 WEBHOOKS = web.AppKey("webhooks", Webhooks)
 
 
 async def make(request: web.Request) -> web.StreamResponse:
     """Turn the image in the body into a video, and send it once it is there."""
+    problem = foreign_page(request.headers, hosts=HOSTS, method=request.method)
+    if problem is not None:
+        return web.json_response({"error": problem}, status=403)
     session = request.app[SESSION]
     try:
         video = await session.generate(

@@ -27,7 +27,7 @@ from typing import Any
 
 import aiohttp
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
 from happyhorse_async import (
@@ -41,9 +41,12 @@ from happyhorse_async import (
     TaskHandle,
     UnsafeLinkError,
 )
+from happyhorse_async.webhooks import OWN_MACHINE, foreign_page
 
 PAGE = Path(__file__).with_name("fastapi_page.html")
 FOLDER = Path(os.environ.get("VIDEOS", "videos"))
+HOSTS = frozenset(os.environ.get("HOSTS", ",".join(OWN_MACHINE)).split(","))
+"""The names that the app is served under: a video costs money, so pages of others are refused."""
 LARGEST_IMAGE = 10 * 1024 * 1024
 RETRY_SECONDS = 30.0
 
@@ -207,7 +210,14 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await studio.stop()
 
 
-app = FastAPI(title="Image to video", lifespan=lifespan)
+def own_pages_only(request: Request) -> None:
+    """Answer 403 to what a page of somebody else makes a browser send."""
+    problem = foreign_page(request.headers, hosts=HOSTS, method=request.method)
+    if problem is not None:
+        raise HTTPException(403, problem)
+
+
+app = FastAPI(title="Image to video", lifespan=lifespan, dependencies=[Depends(own_pages_only)])
 
 
 def studio_of(request: Request) -> Studio:

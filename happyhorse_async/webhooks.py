@@ -20,7 +20,7 @@ from ._models import TASK_ID
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
+    from collections.abc import AsyncIterable, Collection, Mapping
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -100,6 +100,37 @@ class Webhooks:
         except TimeoutError:
             return HTTPStatus.REQUEST_TIMEOUT
         return self.receive(token, bytes(body))
+
+
+# --- Pages of others: a browser sends their requests to this machine too.
+
+
+OWN_MACHINE = frozenset({"localhost", "127.0.0.1", "[::1]"})
+"""The names under which only this machine reaches itself."""
+
+
+def foreign_page(
+    headers: Mapping[str, str], *, hosts: Collection[str] = OWN_MACHINE, method: str = "GET"
+) -> str | None:
+    """Say why a request cannot come from a page of the app itself; None when it can.
+
+    For an app that spends credits: any page in a browser may post to it, and a name that a foreign
+    server points at this machine (DNS rebinding) may even read it. `headers` have lower-case names,
+    or ignore case. `hosts` are the names that the app is served under, without a port. Browsers
+    send `Origin` and `Sec-Fetch-Site`; programs, which send neither, are let in. A link that
+    somebody follows to the app is let in too. Callbacks do not need this: their URL is a secret.
+    """
+    host = headers.get("host", "").lower()
+    name, _, port = host.rpartition(":")
+    if (name if port.isdecimal() else host) not in hosts:
+        return f"the app is not served under the name {host!r}"
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2].lower() != host:
+        return f"the request comes from a page of {origin!r}"
+    follows = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
+    if not follows and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return "the request comes from a page of another site"
+    return None
 
 
 def _task_id(body: bytes) -> str | None:

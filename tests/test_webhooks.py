@@ -16,7 +16,7 @@ from happyhorse_async import ConfigurationError, ImageToVideo, Polling, Session
 from happyhorse_async.integrations.aiohttp import webhook_route
 from happyhorse_async.integrations.fastapi import webhook_router
 from happyhorse_async.sandbox import Fault, Sandbox
-from happyhorse_async.webhooks import LARGEST_BODY, Webhooks
+from happyhorse_async.webhooks import LARGEST_BODY, Webhooks, foreign_page
 from tests.conftest import open_session
 
 pytestmark = pytest.mark.anyio
@@ -281,3 +281,52 @@ def test_a_receiver_needs_a_public_url() -> None:
     with pytest.raises(ConfigurationError, match="public URL") as caught:
         Webhooks(Session("key"))
     assert "public_url=" in (caught.value.next_step or "")
+
+
+OWN = "127.0.0.1:8000"
+EVIL = "https://evil.example"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "problem"),
+    [
+        ("POST", {"host": OWN}, None),
+        ("POST", {"host": OWN, "origin": f"http://{OWN}", "sec-fetch-site": "same-origin"}, None),
+        ("GET", {"host": "localhost"}, None),
+        ("GET", {"host": "LOCALHOST:1"}, None),
+        ("GET", {"host": "[::1]:8000"}, None),
+        ("GET", {"host": OWN, "sec-fetch-site": "none", "sec-fetch-mode": "navigate"}, None),
+        ("GET", {"host": OWN, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, None),
+        ("POST", {"host": OWN, "origin": EVIL, "sec-fetch-site": "cross-site"}, "a page of"),
+        ("POST", {"host": OWN, "origin": EVIL}, "a page of"),
+        ("POST", {"host": OWN, "origin": "null"}, "a page of"),
+        ("POST", {"host": OWN, "origin": "http://127.0.0.1:3000"}, "a page of"),
+        ("POST", {"host": OWN, "sec-fetch-site": "cross-site"}, "another site"),
+        ("POST", {"host": OWN, "sec-fetch-site": "same-site"}, "another site"),
+        (
+            "POST",
+            {"host": OWN, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
+            "another site",
+        ),
+        ("GET", {"host": OWN, "sec-fetch-site": "cross-site"}, "another site"),
+        ("GET", {"host": "evil.example:8000"}, "not served under"),
+        ("GET", {"host": "127.0.0.1.evil.example"}, "not served under"),
+        ("GET", {}, "not served under"),
+    ],
+)
+def test_pages_of_others_are_told_apart(
+    method: str, headers: dict[str, str], problem: str | None
+) -> None:
+    """A foreign page can neither spend through an app on this machine, nor read it by rebinding its
+    own name; programs, the app's own pages and links that are followed get in.
+    """
+    said = foreign_page(headers, method=method)
+    assert said is None if problem is None else problem in (said or "")
+
+
+def test_an_app_may_be_served_under_its_own_name() -> None:
+    """Behind a proxy the public name is the app's own, and the machine's is not."""
+    hosts = {"app.example.com"}
+    headers = {"host": "app.example.com", "origin": "https://app.example.com"}
+    assert foreign_page(headers, hosts=hosts, method="POST") is None
+    assert foreign_page({"host": OWN}, hosts=hosts) is not None

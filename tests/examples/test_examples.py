@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib.util
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from happyhorse_async.sandbox import Sandbox
@@ -127,3 +129,19 @@ def test_examples_use_the_public_api_only(path: Path) -> None:
         for node in private
         if not (isinstance(node.value, ast.Name) and node.value.id == "self")
     ] == []
+
+
+async def test_a_foreign_page_buys_nothing_from_the_fastapi_app() -> None:
+    """A page that a user merely looks at, and a name that is pointed at this machine, get 403."""
+    spec = importlib.util.spec_from_file_location("fastapi_app", EXAMPLES / "fastapi_app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    transport = httpx.ASGITransport(app=example.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        evil = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+        assert (await client.post("/videos", headers=evil, content=b"x")).status_code == 403
+        rebound = {"Host": "evil.example:8000"}
+        assert (await client.get("/videos", headers=rebound)).status_code == 403
+        assert (await client.get("/")).status_code == 200
