@@ -9,37 +9,25 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache, lru_cache, reduce
+from functools import cache, reduce
 from importlib.resources import files
 from typing import Any
 
 from ._errors import Refusal, invalid
 
-__all__ = [
-    "FRESH_SECONDS",
-    "IMAGE_TO_VIDEO",
-    "PriceBook",
-    "amounts",
-    "credits_of",
-    "price_uc",
-    "uc_of",
-    "usd_of",
-]
+__all__ = ["FRESH_SECONDS", "IMAGE_TO_VIDEO", "PriceBook", "Tariff", "amounts", "uc_of", "usd_of"]
 
 IMAGE_TO_VIDEO = ("happyhorse-1.0-image-to-video", "happyhorse-1.1-image-to-video")
 """The models that the submit endpoint takes."""
 FRESH_SECONDS = 300
 """For so long a rule may be used without asking again."""
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _UC = {"credits": 10_000, "cny": 100_000, "usd": 680_000}
-
-
-def credits_of(uc: int) -> Decimal:
-    """Return an amount of uc in credits, exactly."""
-    return Decimal(uc) / _UC["credits"]
 
 
 def uc_of(credits_: Decimal) -> int:
@@ -58,27 +46,65 @@ def amounts(uc: int) -> dict[str, str]:
     return {"uc": str(uc), **others}
 
 
+class Tariff:
+    """The prices of one account at one time: those of the rules, times a factor."""
+
+    def __init__(self, factor: Fraction) -> None:
+        self._factor = factor
+        self._videos: dict[tuple[str, int, str], Decimal] = {}
+
+    def uc(self, model: str, parameters: Mapping[str, Any], times: float = 1.0) -> int:
+        """Return the price by the model's rule, so many times, in whole uc."""
+        factor = self._factor * Fraction(str(times))
+        total = 0
+        for part in _rules()[model]["components"]:
+            quantity = _value(part["quantity_rule"], parameters)
+            price = _half_up(quantity * int(part["rate"]["uc"]) * factor)
+            total += max(price, _half_up(int(part["minimum_charge"]["uc"]) * factor))
+        return total
+
+    def video(self, model: str, seconds: int, quality: str, times: float = 1.0) -> Decimal:
+        """Return the credits for a video."""
+        key = (model, seconds, quality)
+        price = self._videos.get(key) if times == 1.0 else None
+        if price is None:
+            told = {"duration_seconds": seconds, "quality": quality}
+            price = Decimal(self.uc(model, told, times)) / _UC["credits"]
+            if times == 1.0:
+                self._videos[key] = price
+        return price
+
+
 class PriceBook:
     """The prices of today: those of the rules, times a factor that a fault may change."""
 
     def __init__(self) -> None:
-        self.factor = Fraction(1)
+        self._factor = Fraction(1)
         self._published = Fraction(1)
+        self._tariffs: dict[Decimal, Tariff] = {}
 
     def change(self, factor: float, *, published: bool) -> None:
         """Multiply the prices of the data by this from now on, in the catalogue too or not."""
-        self.factor = Fraction(str(factor))
+        self._factor = Fraction(str(factor))
+        self._tariffs.clear()
         if published:
-            self._published = self.factor
+            self._published = self._factor
+
+    def tariff(self, share: Decimal) -> Tariff:
+        """Return today's prices for an account that pays this share of the public ones."""
+        tariff = self._tariffs.get(share)
+        if tariff is None:
+            tariff = self._tariffs[share] = Tariff(self._factor * Fraction(share))
+        return tariff
 
     def estimate(self, model: str, given: Mapping[str, Any], share: Decimal) -> int:
-        """Return the price of checked parameters, with defaults filled in; raises `Refusal`."""
+        """Return the price of parameters, with defaults filled in; raises `Refusal`."""
         declared = _rules()[model]["parameters"]
         names = {parameter["name"] for parameter in declared}
         if unknown := given.keys() - names:
             raise invalid("parameters", f"{model} has no parameter {', '.join(sorted(unknown))}")
-        told = tuple((each["name"], _argument(each, given)) for each in declared)
-        return price_uc(model, told, self.factor * Fraction(share))
+        told = {each["name"]: _argument(each, given) for each in declared}
+        return self.tariff(share).uc(model, told)
 
     def etag(self, model: str) -> str:
         """Return the validator of a model's rule: it changes with the price, not with the time."""
@@ -105,17 +131,6 @@ class PriceBook:
         return version if self._published == 1 else f"{version}-{self._published}"
 
 
-@lru_cache(maxsize=1024)
-def price_uc(model: str, parameters: tuple[tuple[str, Any], ...], factor: Fraction) -> int:
-    """Return the price by the model's rule, times a factor, in whole uc."""
-    total = 0
-    for part in _rules()[model]["components"]:
-        quantity = _value(part["quantity_rule"], dict(parameters))
-        price = _half_up(quantity * int(part["rate"]["uc"]) * factor)
-        total += max(price, _half_up(int(part["minimum_charge"]["uc"]) * factor))
-    return total
-
-
 def _half_up(value: Fraction) -> int:
     return math.floor(value + Fraction(1, 2))
 
@@ -131,10 +146,9 @@ def _argument(parameter: dict[str, Any], given: Mapping[str, Any]) -> Any:
         if value not in parameter["values"]:
             raise invalid(name, f"{name} must be one of {', '.join(parameter['values'])}")
         return value
-    try:
-        number = Fraction(str(value))
-    except ValueError:
-        raise invalid(name, f"{name} must be a number") from None
+    if isinstance(value, bool) or not _DECIMAL.fullmatch(str(value)):
+        raise invalid(name, f"{name} must be a decimal number")
+    number = Fraction(str(value))
     if not Fraction(parameter["minimum"]) <= number <= Fraction(parameter["maximum"]):
         raise invalid(name, f"{name} must be from {parameter['minimum']} to {parameter['maximum']}")
     return number

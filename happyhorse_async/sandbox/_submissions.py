@@ -170,6 +170,8 @@ def _host(url: str) -> str:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    if ":" not in host and not host.rpartition(".")[2][:1].isdigit():
+        return None  # a name, told without the two failures below
     try:
         return ipaddress.ip_address(host)
     except ValueError:

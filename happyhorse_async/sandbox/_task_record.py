@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +12,7 @@ from ._images import FrameProblem
 
 if TYPE_CHECKING:
     from ._accounts import Charge, Wallet
+    from ._prices import Tariff
     from ._submissions import Order
 
 __all__ = [
@@ -118,8 +118,8 @@ class TaskRecord:
     starts: float
     due: float
     charge: Charge
-    rate: Fraction
-    """What the prices of the rule are multiplied by, as of its acceptance."""
+    tariff: Tariff
+    """The prices of its acceptance, by which it is charged."""
     idempotency_key: str | None = None
     quirks: Quirks = NO_QUIRKS
     ending: Ending = attrs.field(
@@ -146,6 +146,8 @@ class TaskRecord:
 
     def is_hidden(self, now: float, *, in_list: bool = False) -> bool:
         """Return whether the service denies the task right now."""
+        if not self.quirks.hidden:
+            return False
         age = now - self.created
         return any(
             window.begins <= age < window.ends and not (in_list and window.listed)

@@ -27,6 +27,9 @@ _RETRY_LATER = frozenset(
 )
 
 
+_REFUND_STATUS = {"reserved": "unknown", "charged": "not_required", "released": "completed"}
+
+
 class Views:
     """Makes the answers' JSON, with or without the features that a server may lack."""
 
@@ -179,11 +182,10 @@ def credits_view(wallet: Wallet) -> dict[str, Any]:
 
 def _billing(task: TaskRecord) -> dict[str, Any]:
     charge = task.charge
-    refund = {"reserved": "unknown", "charged": "not_required", "released": "completed"}
     facts = {
         "refund_scope": "account_balance",
         "charge_status": charge.status,
-        "refund_status": refund[charge.status],
+        "refund_status": _REFUND_STATUS[charge.status],
         "reserved_credits": float(charge.reserved),
         "charged_credits": float(charge.charged),
         "refunded_credits": float(charge.refunded),

@@ -5,7 +5,6 @@ passed in.
 from __future__ import annotations
 
 import string
-from fractions import Fraction
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +15,7 @@ from ._clock import Agenda
 from ._errors import Refusal
 from ._files import Shelf
 from ._images import FrameProblem
-from ._prices import PriceBook, credits_of, price_uc
+from ._prices import PriceBook
 from ._submissions import MAX_SEED, check_idempotency_key
 from ._task_record import FINAL, NO_QUIRKS, Ending, Link, Quirks, TaskRecord, plan_life
 
@@ -106,8 +105,9 @@ class World:
             earlier = self._keys.get((wallet.account.key, key))
             if earlier is not None:
                 return Acceptance(self._replay(earlier, submission, now), replayed=True)
-        rate = self.prices.factor * Fraction(wallet.account.discount)
-        charge = wallet.reserve(_price(submission, submission.duration, rate), now)
+        tariff = self.prices.tariff(wallet.account.discount)
+        price = tariff.video(submission.model, submission.duration, submission.quality)
+        charge = wallet.reserve(price, now)
         life = plan_life(
             self._chance,
             duration=submission.duration,
@@ -125,7 +125,7 @@ class World:
             charge=charge,
             idempotency_key=key,
             quirks=quirks,
-            rate=rate,
+            tariff=tariff,
         )
         self.tasks[task.id] = task
         if key is not None:
@@ -230,8 +230,10 @@ class World:
             self.refunded += 1
             self._enter("refund", task, when, charge.refunded)
         else:
-            rate = task.rate * Fraction(str(task.quirks.charge_factor))
-            wallet.settle(charge, _price(task.submission, task.output_seconds, rate))
+            order, times = task.submission, task.quirks.charge_factor
+            wallet.settle(
+                charge, task.tariff.video(order.model, task.output_seconds, order.quality, times)
+            )
             self._enter("settle", task, when, charge.charged)
         self.on_end(task)
 
@@ -260,8 +262,3 @@ class World:
         amount: Decimal,
     ) -> None:
         self.ledger.append(Entry(at, kind, task.id, amount))
-
-
-def _price(submission: Order, seconds: int, rate: Fraction) -> Decimal:
-    told = (("duration_seconds", seconds), ("quality", submission.quality))
-    return credits_of(price_uc(submission.model, told, rate))

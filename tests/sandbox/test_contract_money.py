@@ -126,6 +126,9 @@ async def test_an_estimate_has_the_accounts_discount_and_so_has_the_charge(
         ({"parameters": {"duration": 5}}, 400, "parameters"),
         ({"parameters": {"duration_seconds": 99}}, 400, "duration_seconds"),
         ({"parameters": {"duration_seconds": "x"}}, 400, "duration_seconds"),
+        ({"parameters": {"duration_seconds": "1/0"}}, 400, "duration_seconds"),
+        ({"parameters": {"duration_seconds": "1e999999999"}}, 400, "duration_seconds"),
+        ({"parameters": {"duration_seconds": True}}, 400, "duration_seconds"),
         ({"parameters": {"quality": "4k"}}, 400, "quality"),
     ],
 )

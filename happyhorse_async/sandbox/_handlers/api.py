@@ -57,11 +57,11 @@ async def _submit(service: Service, call: Call) -> Answer:
 
 async def _query(service: Service, call: Call) -> Answer:
     task_id = call.params["task_id"]
-    if not _TASK_ID.fullmatch(task_id):
-        message = "a task id is 1 to 128 characters of A-Za-z0-9._:-"
-        raise Refusal(400, "invalid_task_id", message, param="task_id")
     task = service.world.find(call.owner, task_id, call.now)
     if task is None:
+        if not _TASK_ID.fullmatch(task_id):
+            message = "a task id is 1 to 128 characters of A-Za-z0-9._:-"
+            raise Refusal(400, "invalid_task_id", message, param="task_id")
         raise Refusal(404, "task_not_found", f"there is no task {task_id}")
     return json_answer(service.show(task, call.now))
 
