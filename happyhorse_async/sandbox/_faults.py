@@ -287,7 +287,7 @@ def _positions(given: Positions | None) -> frozenset[int] | None:
 
 def _action(name: str, details: dict[str, Any]) -> Action:
     if not isinstance(name, str) or name not in ACTIONS:
-        raise ValueError(f"no such fault: {name!r}; there are {', '.join(ACTIONS)}")
+        raise ValueError(f"no such fault: {name!r}; there are {', '.join(sorted(ACTIONS))}")
     known = ACTIONS[name].details
     if unknown := details.keys() - known:
         raise ValueError(

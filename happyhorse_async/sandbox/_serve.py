@@ -58,7 +58,7 @@ def serve(
 def fault_list() -> str:
     """Return every fault with its details and what it does, for people at a terminal."""
     lines = []
-    for action in ACTIONS.values():
+    for _, action in sorted(ACTIONS.items()):
         details = " ".join(f"{name}=" for name in action.details)
         lines.append(f"{action.name} {details}".rstrip())
         lines.append(f"    {action.summary}")

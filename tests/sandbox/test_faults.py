@@ -327,7 +327,7 @@ def test_chance_is_seeded() -> None:
 
 def test_a_fault_checks_itself() -> None:
     """An unknown action and an impossible probability are errors that say what is possible."""
-    with pytest.raises(ValueError, match="no such fault: 'explode'; there are refuse, "):
+    with pytest.raises(ValueError, match="no such fault: 'explode'; there are absent, "):
         Fault("explode")
     with pytest.raises(ValueError, match="refuse takes body, headers, status, not stauts"):
         Fault("refuse", stauts=503)
