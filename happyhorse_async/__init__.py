@@ -25,10 +25,9 @@ _HOMES = {
         Billing Credits Estimate Model RefusalDetails Task TaskError TaskPage TaskStatus TaskSummary
         UploadedFile Usage
     """,
-    "_request": "ImageToVideo",
+    "_request": "ImageToVideo RequestFields",
     "_session": "Session",
-    "_submitter.fan_out": "Submission",
-    "_tasks": "TaskHandle",
+    "_tasks": "AcceptedSubmission FailedSubmission Submission TaskHandle",
     "_video": "Video",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -17,8 +17,11 @@ from ._models import TaskSummary as TaskSummary
 from ._models import UploadedFile as UploadedFile
 from ._models import Usage as Usage
 from ._request import ImageToVideo as ImageToVideo
+from ._request import RequestFields as RequestFields
 from ._session import Session as Session
-from ._submitter.fan_out import Submission as Submission
+from ._tasks import AcceptedSubmission as AcceptedSubmission
+from ._tasks import FailedSubmission as FailedSubmission
+from ._tasks import Submission as Submission
 from ._tasks import TaskHandle as TaskHandle
 from ._version import __version__ as __version__
 from ._video import Video as Video

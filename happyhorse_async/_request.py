@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import attrs
 
@@ -17,6 +17,10 @@ from .errors import InvalidRequestError
 
 Image = str | Path | bytes
 """A first frame: an http(s) link, the path of a local file, or the file's bytes."""
+
+
+ImageLike = str | os.PathLike[str] | bytes
+"""What is taken for a first frame: text that is no link is a path."""
 
 
 Quality = Literal["720p", "1080p"]
@@ -30,7 +34,7 @@ DURATIONS = range(3, 16)
 SEEDS = range(1, 2147483648)
 
 
-def _image(value: Any) -> Any:
+def _image(value: Image | os.PathLike[str] | bytearray | memoryview) -> Image:
     if isinstance(value, str) and not urls.looks_like_link(value):
         return Path(value)
     if isinstance(value, os.PathLike):
@@ -38,13 +42,26 @@ def _image(value: Any) -> Any:
     return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
 
 
-def _model(value: Any) -> Any:
+def _model(value: Model | str) -> str:
     # Plain text: it goes into JSON, ledgers and digests, and shows itself as what it is.
     return str(value) if isinstance(value, str) else value
 
 
 def _short_image(value: Image) -> str:
     return f"<{len(value)} bytes>" if isinstance(value, bytes) else repr(value)
+
+
+class RequestFields(TypedDict, total=False):
+    """The fields of an `ImageToVideo` beside its image, as keywords: what `Session.generate` and
+    its like take.
+    """
+
+    prompt: str | None
+    quality: Quality
+    duration: int
+    seed: int | None
+    model: Model | str
+    callback_url: str | None
 
 
 @attrs.frozen
@@ -69,7 +86,7 @@ class ImageToVideo:
     """Whole seconds, 3 to 15; changes the price."""
     seed: int | None = attrs.field(default=None, kw_only=True)
     """1 to 2147483647; None: the service draws one."""
-    model: Model | str = attrs.field(default=MODEL, kw_only=True, converter=_model)
+    model: str = attrs.field(default=MODEL, kw_only=True, converter=_model)
     """Who makes the video; changes the price. A `Model`, or the id of one that this package does
     not know: `Session.models` lists those that a key may use."""
     callback_url: str | None = attrs.field(default=None, kw_only=True)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import AsyncIterable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import attrs
 
 from ._config import Budget, Limits, Network, Polling, RetryPolicy, Settings, Timeouts
 from ._models import TASK_ID
-from ._request import ImageToVideo, made_request, made_requests
-from ._tasks import TaskHandle
+from ._request import ImageLike, ImageToVideo, RequestFields, made_request, made_requests
+from ._tasks import Submission, TaskHandle, handle_of, submission_of
 from .errors import InvalidRequestError, SessionClosedError
 from .events import on_behalf_of
 
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from .batch._batch import Batch
     from .events import Event
 
-    E = TypeVar("E", bound=Event)
+    E1 = TypeVar("E1", bound=Event)
+    E2 = TypeVar("E2", bound=Event)
+    E3 = TypeVar("E3", bound=Event)
 
 
 class Session:
@@ -145,11 +148,11 @@ class Session:
 
     async def submit(
         self,
-        request: ImageToVideo | str | os.PathLike[str] | bytes,
+        request: ImageToVideo | ImageLike,
         *,
         idempotency_key: str | None = None,
         tag: Any = None,
-        **fields: Any,
+        **fields: Unpack[RequestFields],
     ) -> TaskHandle:
         """Submit one request, which costs money, and return the handle of its task.
 
@@ -168,7 +171,7 @@ class Session:
         requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo],
         *,
         ordered: bool = False,
-    ) -> Submissions:
+    ) -> Submissions[Submission]:
         """Submit many requests at once; an async context manager that yields each `Submission` as
         it is decided.
 
@@ -178,14 +181,8 @@ class Session:
         was yielded.
         """
         parts = self._open()
-
-        def handle(request: ImageToVideo, idempotency_key: str, task: Task) -> TaskHandle:
-            return TaskHandle(
-                parts, task.id, request=request, idempotency_key=idempotency_key, accepted=task
-            )
-
         return parts.submitter.submit_many(
-            requests, ordered=ordered, handle=handle, here=parts.here
+            requests, ordered=ordered, tell=partial(submission_of, parts), here=parts.here
         )
 
     @property
@@ -241,14 +238,14 @@ class Session:
 
     async def generate(
         self,
-        request: ImageToVideo | str | os.PathLike[str] | bytes,
+        request: ImageToVideo | ImageLike,
         *,
         save_to: str | os.PathLike[str] = "",
         overwrite: bool = False,
         timeout: float | None = None,
         idempotency_key: str | None = None,
         tag: Any = None,
-        **fields: Any,
+        **fields: Unpack[RequestFields],
     ) -> Video:
         """Turn one image into one saved video: submit, wait, download.
 
@@ -272,7 +269,7 @@ class Session:
                 raise
 
     async def _checked(
-        self, parts: Parts, request: Any, fields: dict[str, Any], key: str | None
+        self, parts: Parts, request: Any, fields: Mapping[str, Any], key: str | None
     ) -> ImageToVideo:
         try:
             return await self._request(parts, request, fields)
@@ -287,16 +284,9 @@ class Session:
         key = key if key is not None else parts.submitter.new_key()
         with on_behalf_of(key, tag):
             accepted = await parts.submitter.submit(checked, idempotency_key=key, drawn=drawn)
-        return TaskHandle(
-            parts,
-            accepted.task.id,
-            request=checked,
-            idempotency_key=accepted.idempotency_key,
-            accepted=accepted.task,
-            tag=tag,
-        )
+        return handle_of(parts, accepted, tag=tag)
 
-    async def _request(self, parts: Parts, request: Any, fields: dict[str, Any]) -> ImageToVideo:
+    async def _request(self, parts: Parts, request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
         if isinstance(request, ImageToVideo) and not fields:
             return request
         try:
@@ -350,12 +340,8 @@ class Session:
 
     async def estimate(
         self,
-        requests: ImageToVideo
-        | str
-        | os.PathLike[str]
-        | bytes
-        | Iterable[ImageToVideo | str | os.PathLike[str] | bytes],
-        **fields: Any,
+        requests: ImageToVideo | ImageLike | Iterable[ImageToVideo | ImageLike],
+        **fields: Unpack[RequestFields],
     ) -> Estimate:
         """Say what one or more requests will cost together; nothing is spent and no image is read.
 
@@ -386,7 +372,7 @@ class Session:
         return await self._open().uploader.upload(image)
 
     async def problems(
-        self, request: ImageToVideo | str | os.PathLike[str] | bytes, **fields: Any
+        self, request: ImageToVideo | ImageLike, **fields: Unpack[RequestFields]
     ) -> list[str]:
         """List everything that is wrong with a request, a local image's content included; nothing
         is sent, and [] means fine.
@@ -406,9 +392,47 @@ class Session:
 
     # --- listening --------------------------------------------------------------------------------
 
-    def subscribe(self, listener: Callable[[Any], None], *kinds: type[Event]) -> Callable[[], None]:
-        """Call `listener` with each event of the given kinds (all by default), in the event loop;
-        gives a function that ends it.
+    @overload
+    def subscribe(self, listener: Callable[[Event], object]) -> Callable[[], None]: ...
+
+    @overload
+    def subscribe(
+        self, listener: Callable[[E1], object], kind: type[E1], /, *kinds: type[E1]
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def subscribe(
+        self, listener: Callable[[E1 | E2], object], kind: type[E1], other: type[E2], /
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def subscribe(
+        self,
+        listener: Callable[[E1 | E2 | E3], object],
+        kind: type[E1],
+        other: type[E2],
+        third: type[E3],
+        /,
+    ) -> Callable[[], None]: ...
+
+    @overload
+    def subscribe(
+        self,
+        listener: Callable[[Any], object],
+        kind: type[Event],
+        other: type[Event],
+        third: type[Event],
+        fourth: type[Event],
+        /,
+        *more: type[Event],
+    ) -> Callable[[], None]: ...
+
+    def subscribe(
+        self, listener: Callable[[Any], object], *kinds: type[Event]
+    ) -> Callable[[], None]:
+        """Call `listener` with each event of the given kinds (all by default), in the event loop.
+
+        Return a function that ends it.
         """
         return self._open(public=True).events.subscribe(listener, *kinds)
 

@@ -6,7 +6,9 @@ import asyncio
 import os
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never
+
+import attrs
 
 from .errors import HappyHorseError
 from .events import on_behalf_of
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ._parts import Parts
     from ._poller import Updates
     from ._request import ImageToVideo
+    from ._submitter.road import Acceptance
     from ._video import Video
 
 
@@ -132,3 +135,62 @@ class TaskHandle:
 def _end_of(timeout: float | None) -> float | None:
     """Return when a time limit ends that begins now, in the event loop's time."""
     return None if timeout is None else asyncio.get_running_loop().time() + timeout
+
+
+def handle_of(parts: Parts, acceptance: Acceptance, *, tag: Any = None) -> TaskHandle:
+    """Return the handle of a task that the service has just accepted."""
+    return TaskHandle(
+        parts,
+        acceptance.task.id,
+        request=acceptance.request,
+        idempotency_key=acceptance.idempotency_key,
+        accepted=acceptance.task,
+        tag=tag,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class AcceptedSubmission:
+    """One request of `submit_many` that has become a task."""
+
+    index: int
+    """The request's place in the input, from 0."""
+    request: ImageToVideo
+    """The request as it was given."""
+    task: TaskHandle
+    """The handle of its task."""
+    ok: ClassVar[Literal[True]] = True
+    error: ClassVar[None] = None
+
+
+@attrs.frozen(kw_only=True)
+class FailedSubmission:
+    """One request of `submit_many` that has not become a task, as far as it is known."""
+
+    index: int
+    """The request's place in the input, from 0."""
+    request: ImageToVideo
+    """The request as it was given; whatever else came instead of one."""
+    error: HappyHorseError
+    """Why it was not accepted; `charged` says whether money may have been spent all the same."""
+    ok: ClassVar[Literal[False]] = False
+    # Never to checkers: some do not narrow a union by the truth of a member, and so `task` is a
+    # handle behind `if submission.ok` to them as well.
+    if TYPE_CHECKING:
+        task: ClassVar[Never]
+    else:
+        task = None
+
+
+Submission = AcceptedSubmission | FailedSubmission
+"""What became of one request of `submit_many`: behind `if submission.ok:` a checker knows that
+`submission.task` is a `TaskHandle`, and behind `if submission.error is not None:` why it failed."""
+
+
+def submission_of(
+    parts: Parts, index: int, request: Any, ending: Acceptance | HappyHorseError
+) -> Submission:
+    """Return what became of one request of `submit_many`."""
+    if isinstance(ending, HappyHorseError):
+        return FailedSubmission(index=index, request=request, error=ending)
+    return AcceptedSubmission(index=index, request=request, task=handle_of(parts, ending))

@@ -211,7 +211,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("happyhorse_async")
 
-Listener = Callable[[Any], None]
+Listener = Callable[[Any], object]
 
 MOST_ORIGINS = 32_768
 """Tasks of which it is remembered whose they are; the oldest are forgotten first."""
@@ -249,7 +249,7 @@ class Events:
         self._listeners: list[tuple[tuple[type[object], ...], Listener]] = []
         self._origins: dict[str, Origin] = {}
 
-    def subscribe(self, listener: Callable[[E], None], *kinds: type[E]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[E], object], *kinds: type[E]) -> Callable[[], None]:
         """Call `listener` with every event of the kinds given (none: every event); return a
         function that ends it.
         """

@@ -6,51 +6,39 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import anyio
-import attrs
 
-from .._models import Task
 from .._request import ImageToVideo
 from ..errors import HappyHorseError, InvalidRequestError
 from .gate import Group
 from .road import Acceptance
 
-MakeHandle = Callable[[ImageToVideo, str, Task], Any]
-"""Makes the handle of a task from its request, its key and the service's answer."""
+S = TypeVar("S")
 
-
-@attrs.frozen(kw_only=True)
-class Submission:
-    """What became of one request of `submit_many`: a task handle, or an error."""
-
-    index: int
-    """The request's place in the input, from 0."""
-    request: ImageToVideo | Any
-    """The request as it was given."""
-    task: Any | None = None
-    """The task handle, when it was accepted."""
-    error: HappyHorseError | None = None
-    """Why it was not; see its `charged`."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the service accepted it."""
-        return self.error is None
-
-
-Decided = tuple[Submission, str | None]
-"""A submission and its key."""
+Tell = Callable[[int, Any, Acceptance | HappyHorseError], S]
+"""Makes what the caller gets of a request: from its place in the input, the request as it was given,
+and what became of it."""
 Submit = Callable[[ImageToVideo, Group], Awaitable[Acceptance]]
 TakeOrphan = Callable[[ImageToVideo, str, str | None], None]
 """Takes a submission that was decided but not handed over: its request, key, and task id (None: it
 is not known)."""
 
 
-class Submissions:
-    """The submissions of many requests: an async context manager that yields each `Submission` as
-    it is decided.
+class Decided(NamedTuple, Generic[S]):
+    """A submission that waits to be handed over."""
+
+    number: int
+    """The request's place in the input, from 0."""
+    submission: S
+    orphan: tuple[ImageToVideo, str, str | None] | None
+    """What is left to the session if nobody takes it; None: nothing was, or may have been, paid."""
+
+
+class Submissions(Generic[S]):
+    """The submissions of many requests: an async context manager that yields each one as it is
+    decided.
 
     One bad request is one failed submission. The input is read only as fast as it can be submitted
     and handed over. Leaving early stops submitting; what has left by then is finished, and kept in
@@ -62,7 +50,7 @@ class Submissions:
         requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo],
         *,
         ordered: bool,
-        handle: MakeHandle,
+        tell: Tell[S],
         here: Callable[[], object],
         submit: Submit,
         orphan: TakeOrphan,
@@ -71,7 +59,7 @@ class Submissions:
         self._input: Iterator[ImageToVideo] | AsyncIterator[ImageToVideo]
         self._input = aiter(requests) if isinstance(requests, AsyncIterable) else iter(requests)
         self._ordered = ordered
-        self._handle = handle
+        self._tell = tell
         self._here = here
         self._submit = submit
         self._orphan = orphan
@@ -85,16 +73,16 @@ class Submissions:
         self._window = anyio.Semaphore(2 * workers)
         # Not a stream: one that is cancelled while it receives can lose what it was just given, and
         # this was paid for.
-        self._decided: deque[Decided] = deque()
+        self._decided: deque[Decided[S]] = deque()
         self._news = asyncio.Event()
-        self._early: dict[int, Decided] = {}
+        self._early: dict[int, Decided[S]] = {}
         self._next = 0
         self._read = 0
         self._exhausted = False
         self._error: BaseException | None = None
         self._tasks = anyio.create_task_group()
 
-    async def __aenter__(self) -> Submissions:
+    async def __aenter__(self) -> Submissions[S]:
         self._here()
         await self._tasks.__aenter__()
         self._opened = True
@@ -116,21 +104,21 @@ class Submissions:
         finally:
             self._close()
 
-    def __aiter__(self) -> Submissions:
+    def __aiter__(self) -> Submissions[S]:
         return self
 
-    async def __anext__(self) -> Submission:
+    async def __anext__(self) -> S:
         self._here()
-        submission = await self._following()
-        if submission is None:
+        decided = await self._following()
+        if decided is None:
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
             raise StopAsyncIteration
         self._window.release()
-        return submission
+        return decided.submission
 
-    async def _following(self) -> Submission | None:
+    async def _following(self) -> Decided[S] | None:
         while not self._ordered or self._next not in self._early:
             while not self._decided:
                 if not self._opened:
@@ -141,13 +129,12 @@ class Submissions:
                     return None
                 self._news.clear()
                 await self._news.wait()
-            outcome = self._decided.popleft()
+            decided = self._decided.popleft()
             if not self._ordered:
-                return outcome[0]
-            self._early[outcome[0].index] = outcome
-        submission, _ = self._early.pop(self._next)
+                return decided
+            self._early[decided.number] = decided
         self._next += 1
-        return submission
+        return self._early.pop(self._next - 1)
 
     async def _work(self) -> None:
         try:
@@ -178,7 +165,7 @@ class Submissions:
             index, self._read = self._read, self._read + 1
             return index, request
 
-    async def _decide(self, index: int, request: Any) -> Decided:
+    async def _decide(self, index: int, request: Any) -> Decided[S]:
         try:
             if not isinstance(request, ImageToVideo):
                 raise InvalidRequestError(
@@ -186,19 +173,19 @@ class Submissions:
                 )
             acceptance = await self._submit(request, self._group)
         except HappyHorseError as error:
-            return Submission(index=index, request=request, error=error), error.idempotency_key
+            unsure = error.charged == "unknown"
+            orphan = (request, error.idempotency_key or "", None) if unsure else None
+            return Decided(index, self._tell(index, request, error), orphan)
         except Exception as error:  # noqa: BLE001 one bad request is one failed submission, whatever it raises
-            return Submission(index=index, request=request, error=_ours(error, index)), None
-        task = self._handle(request, acceptance.idempotency_key, acceptance.task)
-        return Submission(index=index, request=request, task=task), acceptance.idempotency_key
+            return Decided(index, self._tell(index, request, _ours(error, index)), None)
+        paid = request, acceptance.idempotency_key, acceptance.task.id
+        return Decided(index, self._tell(index, request, acceptance), paid)
 
     def _close(self) -> None:
         """Leave what nobody took to the session."""
-        for submission, key in (*self._early.values(), *self._decided):
-            if submission.task is not None:
-                self._orphan(submission.request, key or "", submission.task.id)
-            elif submission.error is not None and submission.error.charged == "unknown":
-                self._orphan(submission.request, key or "", None)
+        for decided in (*self._early.values(), *self._decided):
+            if decided.orphan is not None:
+                self._orphan(*decided.orphan)
         self._early.clear()
         self._decided.clear()
 

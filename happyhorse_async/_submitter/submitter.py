@@ -37,7 +37,7 @@ from .reconcile import EVER
 from .road import UNKNOWN_TO_US, Acceptance, Beside, Earlier, Road
 
 if TYPE_CHECKING:
-    from .fan_out import MakeHandle, Submissions
+    from .fan_out import S, Submissions, Tell
 
 __all__ = ["Acceptance", "Beside", "Earlier", "Group", "Orphan", "Submitter"]
 
@@ -203,9 +203,9 @@ class Submitter:
         requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo],
         *,
         ordered: bool,
-        handle: MakeHandle,
+        tell: Tell[S],
         here: Callable[[], object],
-    ) -> Submissions:
+    ) -> Submissions[S]:
         """Submit many requests; they wait in a line of their own.
 
         `here` raises `WrongEventLoopError` in another event loop than the session's.
@@ -215,7 +215,7 @@ class Submitter:
         return Submissions(
             requests,
             ordered=ordered,
-            handle=handle,
+            tell=tell,
             here=here,
             submit=lambda request, group: self.submit(request, group=group),
             orphan=self.orphan,

@@ -6,7 +6,17 @@ from __future__ import annotations
 
 from .._rules.lifecycle import JobState
 from ._batch import Batch
-from ._jobs import Job, JobChanged, Outcome, Totals
+from ._jobs import Job, JobChanged, Outcome, SavedOutcome, Totals, UnsavedOutcome
 from ._run import Outcomes
 
-__all__ = ["Batch", "Job", "JobChanged", "JobState", "Outcome", "Outcomes", "Totals"]
+__all__ = [
+    "Batch",
+    "Job",
+    "JobChanged",
+    "JobState",
+    "Outcome",
+    "Outcomes",
+    "SavedOutcome",
+    "Totals",
+    "UnsavedOutcome",
+]

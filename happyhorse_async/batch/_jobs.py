@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -231,8 +231,8 @@ def read_request(text: str, *, image: Image | None = None) -> ImageToVideo:
 
 
 @attrs.frozen(kw_only=True)
-class Outcome:
-    """What became of one job."""
+class _Ended:
+    """What is told of each job."""
 
     id: str
     """The caller's id, or the one made from the request's content."""
@@ -240,10 +240,6 @@ class Outcome:
     """SAVED: the video is on disk. FAILED: it ended without one. UNKNOWN: it may have been paid,
     see `error`. COMPLETED: the service has the video, and it could not be fetched yet: the next run
     tries again. RUNNING: the wait was given up, the next run goes on."""
-    video: Video | None = None
-    """The saved video."""
-    error: HappyHorseError | None = None
-    """Why there is none; see its `charged`."""
     request: ImageToVideo | None = None
     """The request, unless its image was given as bytes in an earlier run."""
     extra: Mapping[str, Any] = attrs.field(factory=dict)
@@ -256,10 +252,35 @@ class Outcome:
     resumed: bool = False
     """Whether it had ended in an earlier run, and is only told again."""
 
-    @property
-    def ok(self) -> bool:
-        """Whether there is a video."""
-        return self.state is JobState.SAVED
+
+@attrs.frozen(kw_only=True)
+class SavedOutcome(_Ended):
+    """What became of a job whose video is on the disk and verified."""
+
+    video: Video
+    """The saved video."""
+    ok: ClassVar[Literal[True]] = True
+    error: ClassVar[None] = None
+
+
+@attrs.frozen(kw_only=True)
+class UnsavedOutcome(_Ended):
+    """What became of a job that has no video, or none yet."""
+
+    error: HappyHorseError
+    """Why there is none; see its `charged`."""
+    ok: ClassVar[Literal[False]] = False
+    # Never to checkers: some do not narrow a union by the truth of a member, and so `video` is a
+    # Video behind `if outcome.ok` to them as well.
+    if TYPE_CHECKING:
+        video: ClassVar[Never]
+    else:
+        video = None
+
+
+Outcome = SavedOutcome | UnsavedOutcome
+"""What became of one job: behind `if outcome.ok:` a checker knows that `outcome.video` is a `Video`,
+and behind `if outcome.error is not None:` why there is none."""
 
 
 def outcome_of(
@@ -269,18 +290,19 @@ def outcome_of(
     request = job.asked
     if request is None and '"sha256"' not in job.request:
         request = read_request(job.request)
-    return Outcome(
-        id=job.id,
-        state=job.state,
-        video=_video_of(job, folder, request) if job.state is JobState.SAVED else None,
-        error=error or _error_of(job),
-        request=request,
-        extra=job.columns,
-        task_id=job.task_id,
-        credits=to_credits(job.spent),
-        attempts=job.attempt,
-        resumed=resumed,
-    )
+    told: dict[str, Any] = {
+        "id": job.id,
+        "state": job.state,
+        "request": request,
+        "extra": job.columns,
+        "task_id": job.task_id,
+        "credits": to_credits(job.spent),
+        "attempts": job.attempt,
+        "resumed": resumed,
+    }
+    if job.state is JobState.SAVED:
+        return SavedOutcome(video=_video_of(job, folder, request), **told)
+    return UnsavedOutcome(error=error or _error_of(job), **told)
 
 
 def _video_of(job: JobRow, folder: Path, request: ImageToVideo | None) -> Video:
@@ -298,10 +320,8 @@ def _video_of(job: JobRow, folder: Path, request: ImageToVideo | None) -> Video:
     )
 
 
-def _error_of(job: JobRow) -> HappyHorseError | None:
-    fault = job.fault
-    if job.state is JobState.SAVED or not fault:
-        return None
+def _error_of(job: JobRow) -> HappyHorseError:
+    fault = job.fault or {"message": "nothing is known of why there is no video yet"}
     facts = {
         "charged": fault.get("charged", "unknown"),
         "task_id": job.task_id,

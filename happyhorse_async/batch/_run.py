@@ -24,7 +24,7 @@ from ..errors import (
 from ._admission import GROUP, Admission, BadRow, Candidate, Input, Intake, Verdict, admit, rows_of
 from ._database import Database
 from ._follow import BatchOptions, Follower
-from ._jobs import Job, JobRow, Outcome, outcome_of
+from ._jobs import Job, JobRow, Outcome, UnsavedOutcome, outcome_of
 from ._ledger import Ledger
 from ._videos import is_here
 
@@ -376,7 +376,7 @@ class Outcomes:
         request: ImageToVideo | None,
         extra: dict[str, object] | None = None,
     ) -> None:
-        outcome = Outcome(
+        outcome = UnsavedOutcome(
             id=job_id,
             state=JobState.FAILED,
             error=error,
