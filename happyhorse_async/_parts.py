@@ -50,13 +50,13 @@ class Parts:
         self.settings = settings
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
-        self.loop = _running_loop()
+        self.loop: asyncio.AbstractEventLoop = _running_loop()
         """The event loop in which everything here lives."""
         self._life = close_with_loop(self._close)
-        self.events = Events()
-        self.background = Background()
+        self.events: Events = Events()
+        self.background: Background = Background()
         self._route = Route(settings.network)
-        self.http = Http(
+        self.http: Http = Http(
             key=settings.key,
             base_url=settings.base_url,
             files_url=settings.files_url,
@@ -65,10 +65,10 @@ class Parts:
             route=self._route,
             client=settings.http,
         )
-        self.api = Api(
+        self.api: Api = Api(
             self.http, timeouts=settings.timeouts, policy=settings.retry, events=self.events
         )
-        self.budget = BudgetBook(
+        self.budget: BudgetBook = BudgetBook(
             settings.budget,
             events=self.events,
             read=lambda task_id: self.poller.read(task_id),
@@ -77,7 +77,7 @@ class Parts:
         self._skew = Skew()
         self._accepted: deque[str] = deque(maxlen=MOST_ACCEPTED)
         """Tasks that were accepted before there was a poller."""
-        self.submitter = Submitter(
+        self.submitter: Submitter = Submitter(
             self.api,
             Beside(
                 url_of=self.url_of,

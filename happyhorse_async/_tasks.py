@@ -41,16 +41,16 @@ class TaskHandle:
         tag: Any = None,
     ) -> None:
         self._parts = parts
-        self.id = task_id
+        self.id: str = task_id
         """The service's id: keep it, and `Session.task(id)` finds the task again from any process.
         """
-        self.request = request
+        self.request: ImageToVideo | None = request
         """The request, when this process made it."""
-        self.idempotency_key = idempotency_key
+        self.idempotency_key: str | None = idempotency_key
         """The key that it was submitted with."""
-        self.accepted = accepted
+        self.accepted: Task | None = accepted
         """The service's answer to the submission."""
-        self.tag = tag
+        self.tag: Any = tag
         """What the caller gave as `tag=`: the events of this task carry it."""
         if tag is not None:
             parts.events.belongs(task_id, idempotency_key, tag)

@@ -343,7 +343,7 @@ class SubmissionOutcomeUnknownError(HappyHorseError):
         **facts: Any,
     ) -> None:
         super().__init__(message, charged=charged, **facts)
-        self.candidates = tuple(candidates)
+        self.candidates: tuple[str, ...] = tuple(candidates)
         self.retryable = retryable
 
 

@@ -209,7 +209,7 @@ class BudgetChanged(Event):
 if TYPE_CHECKING:
     E = TypeVar("E", bound=Event)
 
-logger = logging.getLogger("happyhorse_async")
+logger: logging.Logger = logging.getLogger("happyhorse_async")
 
 Listener = Callable[[Any], object]
 

@@ -22,7 +22,7 @@ from .errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Collection, Mapping
 
-logger = logging.getLogger("happyhorse_async")
+logger: logging.Logger = logging.getLogger("happyhorse_async")
 
 LARGEST_BODY = 64 * 1024
 """Bytes of a callback that are read; a task's JSON is about two thousand."""

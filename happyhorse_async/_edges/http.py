@@ -68,7 +68,7 @@ class TrackedBody(BytesPayload):
     cannot have been accepted.
     """
 
-    left = False
+    left: bool = False
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
@@ -104,7 +104,7 @@ class Http:
         self._deadlines: dict[float, Deadlines] = {}
         self._closed = False
         self._auth: Mapping[str, str] = {}
-        self.sockets = pool.OpenSockets()
+        self.sockets: pool.OpenSockets = pool.OpenSockets()
         # Of the key's own kind, which does not show itself: tracebacks that show local variables go
         # down into the HTTP library.
         auth = {"Authorization": type(key)(f"Bearer {key}")} if key is not None else {}

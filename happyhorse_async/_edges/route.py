@@ -25,7 +25,7 @@ class Route:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.allow = urls.ranges(network.allow)
+        self.allow: urls.Ranges = urls.ranges(network.allow)
         found = getproxies() if network.trust_env else {}
         self._proxies = proxies.from_environment(found)
         if network.proxy is not None:

@@ -29,7 +29,7 @@ class Channel(ABC):
     def __init__(self) -> None:
         self.bell: asyncio.Future[None] | None = None
         self.error: HappyHorseError | None = None
-        self.slot = -1
+        self.slot: int = -1
         """Belongs to the wheel of time limits."""
 
     @abstractmethod
@@ -118,7 +118,7 @@ class TimeLimit:
     def __init__(self, task_id: str, future: asyncio.Future[Task]) -> None:
         self.task_id = task_id
         self.future = future
-        self.slot = -1
+        self.slot: int = -1
         """Belongs to the wheel of time limits."""
 
     def late(self, known: Mapping[str, Task | None]) -> None:
@@ -234,6 +234,8 @@ class Watch(Channel):
     """
 
     __slots__ = ("__weakref__", "_attach", "_changed", "_detach", "_lost", "_waiting")
+
+    error: HappyHorseError | None
 
     def __init__(
         self,

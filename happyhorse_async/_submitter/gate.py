@@ -22,7 +22,7 @@ class Group:
 
     def __init__(self) -> None:
         self.line: deque[asyncio.Future[None]] = deque()
-        self.closed = False
+        self.closed: bool = False
         self._turns: set[asyncio.Future[None]] = set()
 
     def expect(self, turn: asyncio.Future[None]) -> None:

@@ -41,7 +41,7 @@ class Batch:
         *,
         service: str,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         """Where the videos go."""
         self._parts = parts
         self._options = options

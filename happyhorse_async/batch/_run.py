@@ -71,7 +71,7 @@ class Outcomes:
         self._feeding: asyncio.Task[None] | None = None
         self._stop_asked = False
         self._failure: BaseException | None = None
-        self.over = False
+        self.over: bool = False
         """Whether the run has ended."""
 
     # --- for who iterates -------------------------------------------------------------------------

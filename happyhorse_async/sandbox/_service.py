@@ -61,28 +61,30 @@ class Service:
         self.url = url
         self.files_url = files_url
         self.options = options
-        self.features = options.features
+        self.features: Features = options.features
         self.clock = clock
-        self.faults = FaultPlan()
-        self.journal = Journal()
-        self.views = Views(options.features, clock, files_url, estimate_of(options.lifetimes.task))
-        self.closing = asyncio.Event()
-        self.world = World(
+        self.faults: FaultPlan = FaultPlan()
+        self.journal: Journal = Journal()
+        self.views: Views = Views(
+            options.features, clock, files_url, estimate_of(options.lifetimes.task)
+        )
+        self.closing: asyncio.Event = asyncio.Event()
+        self.world: World = World(
             options.accounts, options.lifetimes, ids=options.features.task_ids, seed=options.seed
         )
-        self.fetcher = UrlFetcher(
+        self.fetcher: UrlFetcher = UrlFetcher(
             self.world.files,
             files_url,
             follow_redirects=options.allow_loopback,
             connector=options.connector,
         )
-        self.videos = Videos(
+        self.videos: Videos = Videos(
             self.fetcher,
             video=options.video,
             stub_bytes=options.stub_bytes,
             frame_known=self._frame_known,
         )
-        self.callbacks = Callbacks(
+        self.callbacks: Callbacks = Callbacks(
             clock,
             self.world.agenda,
             self.faults,

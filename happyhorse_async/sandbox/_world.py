@@ -73,13 +73,13 @@ class World:
         self._keys: dict[tuple[str, str], TaskRecord] = {}
         self._undecided: dict[str, float] = {}
         self._links: dict[str, tuple[TaskRecord, Link]] = {}
-        self.prices = PriceBook()
-        self.agenda = Agenda()
-        self.files = Shelf(self._chance, self.agenda, file_seconds=lifetimes.file)
-        self.wallets = {account.key: Wallet(account) for account in accounts}
+        self.prices: PriceBook = PriceBook()
+        self.agenda: Agenda = Agenda()
+        self.files: Shelf = Shelf(self._chance, self.agenda, file_seconds=lifetimes.file)
+        self.wallets: dict[str, Wallet] = {account.key: Wallet(account) for account in accounts}
         self.tasks: dict[str, TaskRecord] = {}
         self.ledger: list[Entry] = []
-        self.refunded = 0
+        self.refunded: int = 0
         self.on_end: Callable[[TaskRecord], None] = lambda task: None
         """Called once a task has ended and its charge is decided."""
 
