@@ -462,8 +462,7 @@ class Follower:
                 self.stop(error)
                 return None
             state = JobState.FAILED if over else JobState.COMPLETED
-            told = outcome_of(job, self._folder, error=error, resumed=True)
-            return attrs.evolve(told, state=state, video=None)
+            return outcome_of(job, self._folder, error=error, state=state, resumed=True)
 
     # --- when it fails ----------------------------------------------------------------------------
 

@@ -284,15 +284,21 @@ and behind `if outcome.error is not None:` why there is none."""
 
 
 def outcome_of(
-    job: JobRow, folder: Path, *, error: HappyHorseError | None = None, resumed: bool = False
+    job: JobRow,
+    folder: Path,
+    *,
+    error: HappyHorseError | None = None,
+    state: JobState | None = None,
+    resumed: bool = False,
 ) -> Outcome:
-    """Tell what became of a job, from its row."""
+    """Tell what became of a job, from its row; with `state`, as if it stood there."""
+    state = job.state if state is None else state
     request = job.asked
     if request is None and '"sha256"' not in job.request:
         request = read_request(job.request)
     told: dict[str, Any] = {
         "id": job.id,
-        "state": job.state,
+        "state": state,
         "request": request,
         "extra": job.columns,
         "task_id": job.task_id,
@@ -300,7 +306,7 @@ def outcome_of(
         "attempts": job.attempt,
         "resumed": resumed,
     }
-    if job.state is JobState.SAVED:
+    if state is JobState.SAVED:
         return SavedOutcome(video=_video_of(job, folder, request), **told)
     return UnsavedOutcome(error=error or _error_of(job), **told)
 
