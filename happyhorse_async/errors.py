@@ -41,10 +41,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ._formats.texts import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ._models import RefusalDetails, Task
+
+LONGEST_MESSAGE = 100_000
+"""Characters. Messages of ours list every problem of a manifest; a server's text is cut before."""
 
 Charged = Literal["no", "yes", "unknown"]
 """Whether money was spent on what failed."""
@@ -73,7 +78,8 @@ class HappyHorseError(Exception):
         request_id: str | None = None,
         next_step: str | None = None,
     ) -> None:
-        super().__init__(message)
+        # Ids and texts of the service go into many messages: here none can forge a log line.
+        super().__init__(printable(message, most=LONGEST_MESSAGE))
         self.charged: Charged = charged
         self.task_id = task_id
         self.idempotency_key = idempotency_key

@@ -133,3 +133,10 @@ def test_facts_that_are_known_stay_when_more_are_laid_over() -> None:
     error = HappyHorseError("x", task_id="a")
     assert error.with_facts(task_id="b", idempotency_key="k", charged="yes") is error
     assert (error.task_id, error.idempotency_key, error.charged) == ("a", "k", "yes")
+
+
+def test_a_message_is_one_line_whatever_is_in_it() -> None:
+    """An id with a newline or an escape in it forges no log line and steers no terminal."""
+    error = HappyHorseError("task a\nERROR: b\x1b[2J has gone", task_id="a\nERROR: b")
+    assert str(error) == r"task a\nERROR: b\x1b[2J has gone"
+    assert error.task_id == "a\nERROR: b"

@@ -171,6 +171,8 @@ class Http:
                     **how,
                 )
                 return await self._answer(response)
+        except HappyHorseError:  # ours may be foreign by one of their bases
+            raise
         except FOREIGN_ERRORS as error:
             if self._pool is not None and not isinstance(error, _NEVER_SENT):
                 self._pool.distrust()

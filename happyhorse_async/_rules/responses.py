@@ -5,12 +5,13 @@ May import the errors, and the rules of refusals; no I/O.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
+from .._formats import json_text
+from .._formats.texts import printable
 from ..errors import (
     APIStatusError,
     AuthenticationError,
@@ -25,16 +26,6 @@ from ..errors import (
     UnreadableAnswerError,
 )
 from . import refusals
-
-_loads: Callable[[bytes], Any]
-try:
-    from orjson import loads as _loads
-except ImportError:
-    _loads = json.loads
-
-# The standard library's reader has no error of its own for what is nested too deeply.
-_NOT_JSON = (ValueError, RecursionError)
-
 
 LONGEST_CODE = 100
 LONGEST_MESSAGE = 2000
@@ -52,7 +43,8 @@ class Answer(NamedTuple):
     @property
     def request_id(self) -> str | None:
         """The id that the service's support asks for."""
-        return self.headers.get("x-request-id") or self.headers.get("x-oneapi-request-id")
+        found = self.headers.get("x-request-id") or self.headers.get("x-oneapi-request-id")
+        return printable(found, most=LONGEST_CODE) if found else None
 
     @property
     def date(self) -> datetime | None:
@@ -63,8 +55,8 @@ class Answer(NamedTuple):
 def decode_json(answer: Answer) -> Any:
     """Read an answer's JSON; raises `UnreadableAnswerError` for anything else."""
     try:
-        return _loads(answer.body)
-    except _NOT_JSON:
+        return json_text.loads(answer.body)
+    except ValueError:
         raise unreadable(answer, "is not JSON" if answer.body.strip() else "is empty") from None
 
 
@@ -90,7 +82,7 @@ def unreadable(answer: Answer, why: str) -> UnreadableAnswerError:
         f": {excerpt[:80]!r}" if excerpt else ""
     )
     return UnreadableAnswerError(
-        message, status=answer.status, excerpt=excerpt, request_id=answer.request_id
+        message, status=answer.status, excerpt=printable(excerpt), request_id=answer.request_id
     )
 
 
@@ -117,7 +109,7 @@ def error_of(answer: Answer) -> APIStatusError:
     status.
     """
     error, own = _error_object(answer.body)
-    code = str(error.get("code") or "")[:LONGEST_CODE]
+    code = printable(str(error.get("code") or ""), most=LONGEST_CODE)
     kind = _BY_CODE.get(code) or _BY_STATUS.get(answer.status)
     if kind is None:
         kind = InternalServerError if answer.status >= 500 else APIStatusError
@@ -128,17 +120,17 @@ def error_of(answer: Answer) -> APIStatusError:
     )
     details = refusals.details_of(error, answer.date or datetime.now(UTC)) if error else None
     return kind(
-        f"HTTP {answer.status}{f' {code}' if code else ''}: {message}",
+        f"HTTP {answer.status}{f' {code}' if code else ''}: {printable(message)}",
         status=answer.status,
         code=code,
-        param=text_of(error.get("param")),
+        param=_told(error.get("param")),
         retry_after=parse_retry_after(
             answer.headers.get("retry-after"), answer.headers.get("date")
         ),
         own_body=own,
         details=details,
         next_step=refusals.next_step(code, details),
-        request_id=answer.request_id or text_of(error.get("request_id")),
+        request_id=answer.request_id or _told(error.get("request_id")),
     )
 
 
@@ -147,8 +139,8 @@ def _error_object(body: bytes) -> tuple[dict[str, Any], bool]:
     is not the service's.
     """
     try:
-        value = _loads(body)
-    except _NOT_JSON:
+        value = json_text.loads(body)
+    except ValueError:
         return {}, False
     if isinstance(value, dict):
         error = value.get("error")
@@ -161,6 +153,10 @@ def _error_object(body: bytes) -> tuple[dict[str, Any], bool]:
         if value.get("success") is False:
             return value, value.get("code") is not None
     return {}, False
+
+
+def _told(value: Any) -> str | None:
+    return printable(str(value), most=LONGEST_CODE) if value is not None else None
 
 
 def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
@@ -187,8 +183,3 @@ def _http_date(text: str) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
-def text_of(value: Any) -> str | None:
-    """Give a field as text, whatever it came as; None stays None."""
-    return str(value) if value is not None else None

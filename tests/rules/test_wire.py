@@ -419,20 +419,33 @@ def test_no_number_breaks_the_reading(fields: dict[str, Any]) -> None:
     assert (ended.results, ended.progress) == (("https://cdn.example.com/a.mp4",), 100)
 
 
-@pytest.mark.parametrize(
-    "loads", [json.loads, responses._loads], ids=["standard library", "as installed"]
-)
 @pytest.mark.parametrize("status", [200, 500])
-def test_json_that_is_nested_too_deeply_is_no_answer(
-    loads: Any, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An answer that would break the reader of JSON is not the service's, with whichever reader is
-    there.
-    """
-    monkeypatch.setattr(responses, "_loads", loads)
+def test_json_that_is_nested_too_deeply_is_no_answer(status: int) -> None:
+    """An answer that would break the reader of JSON is not the service's."""
     with pytest.raises(errors.HappyHorseError) as caught:
         wire.decode_task(answer(b"[" * 200_000, status))
     assert retry.certainty_of(caught.value) is retry.Certainty.UNKNOWN
+
+
+def test_what_a_server_says_forges_no_line_and_steers_no_terminal() -> None:
+    """Its texts are in the error, spelled out where they would do more than be read."""
+    said = {"code": "bad\nERROR", "message": "\x1b[2Jgone\r\n2026 INFO paid", "param": "\x9bA"}
+    hostile = responses.Answer(
+        400, {"x-request-id": "\x1b]0;x"}, json.dumps({"error": said}).encode()
+    )
+    with pytest.raises(errors.BadRequestError) as caught:
+        wire.decode_task(hostile)
+    error = caught.value
+    assert str(error) == r"HTTP 400 bad\nERROR: \x1b[2Jgone\r\n2026 INFO paid"
+    assert (error.code, error.param, error.request_id) == (r"bad\nERROR", r"\x9bA", r"\x1b]0;x")
+
+
+def test_an_endless_message_does_not_fill_the_log() -> None:
+    """A message of megabytes is cut."""
+    hostile = responses.Answer(400, {}, json.dumps({"error": {"message": "x" * 10**6}}).encode())
+    with pytest.raises(errors.BadRequestError) as caught:
+        wire.decode_task(hostile)
+    assert len(str(caught.value)) < 2100
 
 
 def test_a_batch_leaves_out_what_is_no_task() -> None:

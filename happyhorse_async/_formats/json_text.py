@@ -1,0 +1,105 @@
+"""JSON from outside: read if it can be read at all, and harmless afterwards.
+
+What comes out has no half of a surrogate pair, no endless number and no depth at which writing it
+again would fail. May import nothing but the standard library, and orjson where it is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
+DEEPEST = 100
+"""Levels of lists and objects. The service's own answers have five."""
+
+_fast: Callable[[bytes], Any] | None
+try:
+    from orjson import loads as _fast
+except ImportError:
+    _fast = None
+
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_LONGEST_INTEGER = 20
+# Escapes one after another, so that the second backslash of a pair begins none. Pairs of
+# surrogates stay; a half that is left is replaced.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+
+
+def loads(body: bytes) -> Any:
+    """Read JSON; raises `ValueError` for what is none, or is nested deeper than `DEEPEST`.
+
+    Half of a surrogate pair becomes U+FFFD, and a number that is infinite or none becomes None.
+    """
+    if _may_be_deep(body):
+        value = _patient(body)
+        if _depth_beyond(value, DEEPEST):
+            raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+        return value
+    if _fast is None:
+        return _patient(body)
+    try:
+        return _fast(body)
+    except ValueError:  # there are answers that it alone refuses
+        return _patient(body)
+
+
+def _patient(body: bytes) -> Any:
+    text = body.decode(json.detect_encoding(body), "replace")
+    if "\\ud" in text or "\\uD" in text:
+        text = _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
+    try:
+        return json.loads(
+            text,
+            strict=False,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=lambda _: None,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply to be read") from None
+
+
+def _integer(text: str) -> int | float | None:
+    # As orjson does it: what has no place in 64 bits is a number with a point.
+    if len(text) <= _LONGEST_INTEGER and -(2**63) <= (number := int(text)) < 2**64:
+        return number
+    return _finite(text)
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if isfinite(number) else None
+
+
+def _may_be_deep(body: bytes) -> bool:
+    """Whether a text may be nested deeper than can be read: never wrong when it says no.
+
+    The brackets alone are looked at. Each turn takes the innermost pairs away, so that few turns
+    are left with few brackets; those inside of strings may stay, which is why this only guesses.
+    """
+    brackets = body.translate(None, _NO_BRACKETS)
+    for _ in range(DEEPEST // 2):
+        if len(brackets) <= DEEPEST // 2:
+            return False
+        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+    return True
+
+
+def _depth_beyond(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
