@@ -31,7 +31,7 @@ from ..errors import (
     UnsafeLinkError,
 )
 from .http import FOREIGN_ERRORS, LONGEST_HEADER, USER_AGENT, transport_error
-from .pool import OpenSockets
+from .pool import OpenSockets, Pool
 from .route import Route
 
 logger = logging.getLogger("happyhorse_async")
@@ -109,7 +109,7 @@ class Fetcher:
 
     def _client(self, **connector: Any) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=Pool(
                 limit=0,  # the downloads' queue is the limit
                 ssl=self._route.tls,
                 **connector,

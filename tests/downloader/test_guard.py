@@ -18,6 +18,7 @@ from happyhorse_async._edges.fetch import Fetcher
 from happyhorse_async.errors import APIConnectionError
 from happyhorse_async.sandbox import Fault
 from tests.downloader.conftest import Kit, names_in
+from tests.edges.peer import Peer, Polite, answer
 
 pytestmark = pytest.mark.anyio
 
@@ -249,6 +250,20 @@ async def test_redirects_are_judged_like_links(kit: Kit, folder: Path, target: s
     assert (caught.value.charged, caught.value.task_id) == ("yes", task.id)
     assert isinstance(caught.value, ValueError)
     assert (len(kit.fetches()), names_in(folder)) == (1, [])
+
+
+async def test_no_video_is_taken_from_an_answer_too_many() -> None:
+    """What a host sends on an idle connection is not taken for the next task's video."""
+    server = Polite()
+    guarded = Fetcher(timeouts=Timeouts(), allow_loopback=True)
+    async with Peer(server) as url:
+        for _ in range(2):
+            async with await guarded.open(f"{url}/v.mp4", {}) as stream:
+                while await stream.fill(1000):
+                    body = b"".join(stream.take())
+            server.connections[0].write(answer(b"the video of somebody else"))
+        await guarded.aclose()
+    assert body == b'{"request": 2}'
 
 
 async def test_redirects_without_end_are_left(kit: Kit, folder: Path) -> None:

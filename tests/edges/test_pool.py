@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 
 from happyhorse_async import APIConnectionError
@@ -128,6 +129,24 @@ async def test_a_pool_of_dead_connections_costs_one_lost_try(http: Http) -> None
         await http.aclose()
     assert response.status == 200
     assert len(server.requests) == 1
+
+
+async def test_a_replay_through_a_borrowed_client_leaves_on_a_new_connection() -> None:
+    """Its pool is its owner's, and stays as it is."""
+    server = Polite()
+    async with Peer(server) as url, aiohttp.ClientSession() as client:
+        http = Http(
+            key="k",
+            base_url=url,
+            files_url=url,
+            connect_timeout=5,
+            max_connections=1,
+            client=client,
+        )
+        for idle in (PAID_IDLE_SECONDS, PAID_IDLE_SECONDS, NEW, PAID_IDLE_SECONDS):
+            await http.call("POST", url, body=b"{}", longest_idle=idle)
+        await http.aclose()
+    assert [connection for connection, _ in server.requests] == [0, 0, 1, 0]
 
 
 async def test_an_answer_that_lies_in_the_socket_wins_over_its_overdue_timer(http: Http) -> None:
