@@ -17,7 +17,7 @@ import attrs
 from ._config import Budget, Limits, Network, Polling, RetryPolicy, Settings, Timeouts
 from ._models import TASK_ID
 from ._request import ImageLike, ImageToVideo, RequestFields, made_request, made_requests
-from ._tasks import Submission, TaskHandle, TaskList, handle_of, submission_of
+from ._tasks import Submission, TaskHandle, handle_of, submission_of
 from .errors import InvalidRequestError, SessionClosedError
 from .events import on_behalf_of
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from ._downloader import Leftover
-    from ._models import Credits, Estimate, Model, Task, TaskStatus, UploadedFile
+    from ._models import Credits, Estimate, Task, TaskPage, UploadedFile
     from ._parts import Parts
     from ._poller import Watch
     from ._submitter import Orphan
@@ -216,22 +216,23 @@ class Session:
             [task if isinstance(task, str) else task.id for task in tasks], timeout=timeout
         )
 
-    def find_tasks(
+    async def find_tasks(
         self,
         *,
-        status: TaskStatus | str | None = None,
-        model: Model | str | None = None,
+        status: str | None = None,
+        model: str | None = None,
         page: int = 1,
         page_size: int = 50,
-    ) -> TaskList:
-        """Find the account's tasks, newest first: `async for task in session.find_tasks()` reads page
-        after page, and `await session.find_tasks(page=2)` that one page.
+    ) -> TaskPage:
+        """Read one page of the account's tasks, newest first.
 
         `status` is "processing" (queued ones included), "completed", "failed" or "cancelled";
         `page_size` at most 50. Seen in the vendor's clients, not promised: a server without it
         gives `NotFoundError`.
         """
-        return TaskList(self._open().api, status, model, page, page_size)
+        return await self._open().api.list_tasks(
+            status=status, model=model, page=page, page_size=page_size
+        )
 
     # --- all in one -------------------------------------------------------------------------------
 

@@ -1,36 +1,26 @@
-"""What a session gives of tasks: handles, the endings of many submissions, and the list."""
+"""The handle of a task: what one can do with a task id."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never
 
 import attrs
 
-from .errors import HappyHorseError, InvalidRequestError
+from .errors import HappyHorseError
 from .events import on_behalf_of
 
 if TYPE_CHECKING:
     from ._downloader.destinations import Destination
-    from ._edges.api import Api
-    from ._models import Task, TaskPage, TaskSummary
+    from ._models import Task
     from ._parts import Parts
     from ._poller import Updates
     from ._request import ImageToVideo
     from ._submitter.road import Acceptance
     from ._video import Video
-
-
-PAGE_SIZE = 50
-"""Tasks on one page of the service's list, at most."""
-SHIFTED = 10
-"""Pages by which the tasks of the list may move while it is read; a server that tells the same for
-ever is left after so many."""
 
 
 class TaskHandle:
@@ -204,43 +194,3 @@ def submission_of(
     if isinstance(ending, HappyHorseError):
         return FailedSubmission(index=index, request=request, error=ending)
     return AcceptedSubmission(index=index, request=request, task=handle_of(parts, ending))
-
-
-class TaskList:
-    """The account's tasks, newest first: iterate over all of them, or await one page."""
-
-    def __init__(
-        self, api: Api, status: str | None, model: str | None, page: int, page_size: int
-    ) -> None:
-        problems = [
-            f"{name}: expected a whole number from 1 to {most}, got {value!r}"
-            for name, value, most in (("page", page, 10**9), ("page_size", page_size, PAGE_SIZE))
-            if type(value) is not int or not 1 <= value <= most
-        ]
-        if problems:
-            raise InvalidRequestError(problems)
-        self._api = api
-        self._kind = {"status": status, "model": model}
-        self._page = page
-        self._size = page_size
-
-    def __await__(self) -> Generator[Any, Any, TaskPage]:
-        return self._read(self._page).__await__()
-
-    async def __aiter__(self) -> AsyncGenerator[TaskSummary, None]:
-        seen = deque[str](maxlen=SHIFTED * self._size)
-        stale = 0
-        for number in count(self._page):
-            page = await self._read(number)
-            # New tasks push older ones onto later pages, where they come again.
-            fresh = [task for task in page.items if task.id not in seen]
-            seen.extend(task.id for task in fresh)
-            for task in fresh:
-                yield task
-            stale = 0 if fresh else stale + 1
-            last = len(page.items) < self._size and page.total <= number * self._size
-            if last or not page.items or stale == SHIFTED:
-                return
-
-    async def _read(self, number: int) -> TaskPage:
-        return await self._api.list_tasks(**self._kind, page=number, page_size=self._size)

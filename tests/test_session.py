@@ -19,7 +19,6 @@ from happyhorse_async import (
     ImageToVideo,
     InsufficientCreditsError,
     InvalidRequestError,
-    Model,
     NotFoundError,
     Session,
     SessionClosedError,
@@ -277,58 +276,6 @@ async def test_a_wait_that_is_over_says_how_to_go_on(session: Session) -> None:
         await task.wait(timeout=0.01)
     assert caught.value.task_id == task.id
     assert task.id in (caught.value.next_step or "")
-
-
-async def test_the_list_of_tasks_is_read_page_after_page(
-    sandbox: Sandbox, session: Session
-) -> None:
-    """Iterating gives every task once, newest first, though new ones move the others meanwhile;
-    awaiting gives the one page that was asked for.
-    """
-    tasks = [await session.submit(LINK, seed=seed) for seed in range(1, 8)]
-    newest_first = [task.id for task in reversed(tasks)]
-    found = []
-    async for task in session.find_tasks(page_size=3):
-        found.append(task.id)
-        if len(found) == 2:
-            for seed in range(11, 15):
-                await session.submit(LINK, seed=seed)
-    assert [found_id for found_id in found if found_id in newest_first] == newest_first
-    assert len(found) == len(set(found))
-    second = await session.find_tasks(page=2, page_size=3)
-    assert (second.page, second.total, len(second.items)) == (2, 11, 3)
-    rest = [task.id async for task in session.find_tasks(page=2, page_size=10)]
-    assert rest == newest_first[-1:]
-    assert [task async for task in session.find_tasks(status="failed")] == []
-    async for _ in session.find_tasks(page_size=1):
-        break
-
-
-@pytest.mark.parametrize("wrong", [{"page": 0}, {"page_size": 51}, {"page": "2"}, {"page_size": 0}])
-async def test_a_page_that_cannot_be_is_refused(session: Session, wrong: dict[str, Any]) -> None:
-    """Pages begin at 1 and have at most 50 tasks; nothing is sent for another one."""
-    with pytest.raises(InvalidRequestError, match="expected a whole number from 1 to"):
-        session.find_tasks(**wrong)
-
-
-async def test_a_server_that_tells_one_page_for_ever_is_left(
-    sandbox: Sandbox, session: Session
-) -> None:
-    """A list that does not know pages ends, and each task comes once."""
-    items = [{"id": f"task-unified-{number}", "status": "completed"} for number in range(2)]
-    sandbox.fail(Fault("refuse", path="/v1/tasks", status=200, body={"data": items}, times=None))
-    found = [task.id async for task in session.find_tasks(page_size=2)]
-    assert found == ["task-unified-0", "task-unified-1"]
-
-
-async def test_models_that_the_key_may_use_are_listed(session: Session) -> None:
-    """models() names them; each can be asked for a video, which the task then names too."""
-    assert await session.models() == tuple(Model)
-    task = await session.submit(LINK, model=Model.HAPPYHORSE_1_1)
-    assert (await task.read()).model == "happyhorse-1.1-image-to-video"
-    assert [found.model async for found in session.find_tasks(model=Model.HAPPYHORSE_1_1)] == [
-        "happyhorse-1.1-image-to-video"
-    ]
 
 
 async def test_the_list_endpoint_is_open_to_callers(sandbox: Sandbox, session: Session) -> None:

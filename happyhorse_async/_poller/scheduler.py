@@ -17,7 +17,6 @@ from .._rules import retry
 from .._rules.wire import BATCH_SIZE
 from ..errors import (
     APIStatusError,
-    APITimeoutError,
     BadRequestError,
     HappyHorseError,
     NotFoundError,
@@ -86,11 +85,6 @@ class Scheduler:
         self._clock = asyncio.get_running_loop().time
         self._budget = ReadBudget(polling, policy)
         self._alone: deque[Watched] = deque()
-        self._suspects: deque[Watched] = deque()
-        """Tasks of a group that could not be read: one of them may be the reason."""
-        self._at_once = BATCH_SIZE
-        """How many of them are read together: half as many after a failure, twice after a success."""
-        self._turn = False
         self._on_wire = 0
         self._wakes_at = 0.0
         self._bell: asyncio.Future[None] | None = None
@@ -142,7 +136,7 @@ class Scheduler:
             self._running = False
 
     def _busy(self) -> bool:
-        return bool(self._plan or self._on_wire or self._alone or self._suspects)
+        return bool(self._plan or self._on_wire or self._alone)
 
     async def _sleep(self, now: float) -> None:
         self._wakes_at = self._next_read()
@@ -164,37 +158,28 @@ class Scheduler:
     def _next_read(self) -> float:
         if self._on_wire >= self._limits.max_reads:
             return math.inf
-        ripe = -math.inf if self._alone or self._suspects else self._plan.ripe_at()
-        return max(ripe, self._budget.next())
+        return max(-math.inf if self._alone else self._plan.ripe_at(), self._budget.next())
 
     # --- reads ------------------------------------------------------------------------------------
 
     def _start_reads(self, now: float) -> None:
         while self._next_read() <= now:
-            self._turn = not self._turn
-            # In turns: neither may suspects hold up the others, nor the others them.
-            suspects = not self._alone and self._suspects and (self._turn or not self._is_ripe(now))
-            taken = self._suspected() if suspects else self._next_group(now)
-            if group := [watched for watched in taken if watched.first is not None]:
-                self._budget.spend(now)
-                self._on_wire += 1
-                self._background.start(self._read(group, now, bool(suspects)), name="reading")
+            if self._alone:
+                watched = self._alone.popleft()
+                if watched.first is not None:
+                    self._start([watched], now)
+                continue
+            group = self._plan.take(now)
+            self._alone += [watched for watched in group if watched.is_alone]
+            if together := [watched for watched in group if not watched.is_alone]:
+                self._start(together, now)
 
-    def _is_ripe(self, now: float) -> bool:
-        return self._plan.ripe_at() <= now
+    def _start(self, group: list[Watched], now: float) -> None:
+        self._budget.spend(now)
+        self._on_wire += 1
+        self._background.start(self._read(group, now), name="reading")
 
-    def _suspected(self) -> list[Watched]:
-        count = min(self._at_once, len(self._suspects))
-        return [self._suspects.popleft() for _ in range(count)]
-
-    def _next_group(self, now: float) -> list[Watched]:
-        if self._alone:
-            return [self._alone.popleft()]
-        group = self._plan.take(now)
-        self._alone += [watched for watched in group if watched.is_alone]
-        return [watched for watched in group if not watched.is_alone]
-
-    async def _read(self, group: list[Watched], asked: float, suspected: bool) -> None:
+    async def _read(self, group: list[Watched], asked: float) -> None:
         try:
             try:
                 reading = await self._reader.read([watched.id for watched in group])
@@ -209,8 +194,6 @@ class Scheduler:
                 self._failed(group, reading.error, asked)
             else:
                 self._budget.answered()
-                if suspected:
-                    self._at_once = min(BATCH_SIZE, max(self._at_once, 2 * len(group)))
                 self._on_reading(group, reading, asked)
             # What waits for room on the wire goes at once, without a turn of the scheduler's own
             # task.
@@ -229,16 +212,9 @@ class Scheduler:
         if self._budget.failed(error, asked, now):
             self._on_reading(group, Reading(error=error), asked)
             return
-        troubles = [watched.troubled() for watched in group]
-        for trouble in troubles:
+        for watched in group:
+            trouble = watched.troubled()
             trouble.failures += 1
-        if len(group) > 1 and is_suspect(error, min(trouble.failures for trouble in troubles)):
-            self._suspects += group
-            self._at_once = max(1, len(group) // 2)
-            return
-        for watched, trouble in zip(group, troubles, strict=True):
-            # What cannot be read by itself must not spoil another group.
-            trouble.alone = len(group) == 1 and isinstance(error, UnreadableAnswerError)
             self._plan.enter(watched, now + self._budget.pause(trouble.failures))
 
 
@@ -341,19 +317,6 @@ FAILURES = 3
 REFUSALS = 5
 # The most seconds for which reads pause, whatever the service asks for: links die.
 LONGEST_PAUSE = 600.0
-
-
-def is_suspect(error: HappyHorseError, failures: int) -> bool:
-    """Return whether one task may be the reason why its group cannot be read.
-
-    An answer that cannot be read is suspect at once. The service's own failure, and an answer that
-    does not come, are suspect when they come again and again for the same tasks.
-    """
-    if isinstance(error, APIStatusError):
-        return error.status >= 500 and failures >= FAILURES
-    return isinstance(error, UnreadableAnswerError) or (
-        isinstance(error, APITimeoutError) and failures >= FAILURES
-    )
 
 
 def is_refusal(error: HappyHorseError) -> bool:

@@ -21,8 +21,6 @@ from happyhorse_async import (
     Submission,
     Task,
     TaskHandle,
-    TaskPage,
-    TaskSummary,
     Video,
 )
 from happyhorse_async.batch import Outcome
@@ -101,9 +99,6 @@ async def watched(session: Session, tasks: list[TaskHandle]) -> None:
             assert_type(task.results, tuple[str, ...])
     async for update in tasks[0].updates():
         assert_type(update, Task)
-    async for found in session.find_tasks(status="completed"):
-        assert_type(found, TaskSummary)
-    assert_type(await session.find_tasks(page=2), TaskPage)
     assert_type((await tasks[0].wait(timeout=60)).usage.credits_used, Decimal | None)
 
 

@@ -1,0 +1,173 @@
+"""A night of single calls: many callers share a session, are cancelled, lose answers, and die."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from happyhorse_async import (
+    HappyHorseError,
+    ImageToVideo,
+    SubmissionOutcomeUnknownError,
+    TaskFailedError,
+)
+from tests.simulation import laws
+from tests.simulation.faults import draw_service_faults
+from tests.simulation.loop import Loop
+from tests.simulation.night import Night, leftovers_of
+
+MOST_LIVES = 6
+
+
+@attrs.define
+class Wish:
+    """What one caller wants, and what it knows by now; it writes each down as a careful caller does."""
+
+    number: int
+    key: str
+    how: str
+    task_id: str | None = None
+    path: Path | None = None
+    given_up: str = ""
+    """Why there will be no video."""
+
+    @property
+    def request(self) -> ImageToVideo:
+        """Return the same request every time."""
+        return ImageToVideo(f"https://cdn.example.com/{self.number}.png", seed=self.number + 1)
+
+
+class Crowd(Night):
+    """Callers of one session, over several lives of its process."""
+
+    kind = "crowd"
+
+    def act(self) -> None:
+        """Play lives until everything is known, the last in calm."""
+        chance = self.chance
+        count = chance.randint(5, 25)
+        self.wishes = [
+            Wish(
+                number=n,
+                key=f"caller-{self.seed:08d}-{n:04d}",
+                how=chance.choice(["generate", "steps", "updates"]),
+            )
+            for n in range(count)
+        ]
+        self.outages()
+        self.clock_steps()
+        for life in range(chance.randint(1, MOST_LIVES)):
+            self.storm()
+            self.faults += draw_service_faults(self)
+            self._live(f"life {life}", disturbed=True)
+        self.calm()
+        self.world.settle(1200)
+        for wish in self.wishes:
+            wish.given_up = wish.given_up if wish.given_up.startswith("final") else ""
+        self.last = self._live("quiet life", disturbed=False)
+
+    def _live(self, name: str, *, disturbed: bool) -> Loop:
+        loop = self.world.process(name)
+        kill, steps = self.chance.random() < 0.6, self.chance.choice([300, 1500, 6000])
+        steps = self.chance.randint(20, steps)
+        if not (disturbed and kill and self.may("kill")):
+            steps = None
+        self.world.note(f"{name} begins")
+        self.world.run(
+            loop, self._callers(disturbed), until=lambda: steps is not None and loop.steps >= steps
+        )
+        if steps is not None and loop.steps >= steps:
+            self.kill(loop)
+        else:
+            self.world.settle(5)
+            laws.nothing_left(leftovers_of(loop), name)
+            self.world.loops.remove(loop)
+        return loop
+
+    async def _callers(self, disturbed: bool) -> None:
+        async with self.session() as session:
+            callers = [
+                asyncio.create_task(self._call(session, wish))
+                for wish in self.wishes
+                if wish.path is None
+            ]
+            if disturbed:
+                for caller in callers:
+                    wish, when = self.chance.random() < 0.25, self.chance.uniform(0, 400)
+                    if wish and self.may("a caller is cancelled"):
+                        asyncio.get_running_loop().call_later(when, caller.cancel)
+            await asyncio.gather(*callers, return_exceptions=True)
+            orphans = list(session.orphans)
+        for orphan in orphans:
+            wish = next(wish for wish in self.wishes if wish.key == orphan.idempotency_key)
+            wish.task_id = wish.task_id or orphan.task_id
+            self.visited.add("orphan")
+        for caller in callers:
+            error = None if caller.cancelled() else caller.exception()
+            if error is not None:
+                raise error
+
+    async def _call(self, session: Any, wish: Wish) -> None:
+        if wish.given_up.startswith("final"):
+            return
+        before = self.paid_keys()
+        try:
+            await self._try(session, wish)
+        except TaskFailedError as error:
+            self.failed(error, before)
+            wish.task_id = wish.task_id or error.task_id
+            wish.given_up = f"final: {error}"
+        except SubmissionOutcomeUnknownError as error:
+            self.failed(error, before)
+            wish.given_up = f"in doubt: {error}"
+        except HappyHorseError as error:
+            self.failed(error, before)
+            wish.task_id = wish.task_id or error.task_id
+            wish.given_up = f"for now: {error}"
+
+    async def _try(self, session: Any, wish: Wish) -> None:
+        target = self.folder / f"{wish.number}.mp4"
+        if wish.task_id is None and wish.how == "generate":
+            video = await session.generate(
+                wish.request, save_to=target, idempotency_key=wish.key, overwrite=True
+            )
+            wish.task_id = video.task_id
+        else:
+            if wish.task_id is None:
+                handle = await session.submit(wish.request, idempotency_key=wish.key)
+                wish.task_id = handle.id
+            handle = session.task(wish.task_id)
+            if wish.how == "updates":
+                async for update in handle.updates():
+                    self.visited.add(f"status:{update.status}")
+            video = await handle.download(target, overwrite=True)
+        wish.path = video.path
+
+    def check(self) -> None:
+        """Check what holds for a crowd."""
+        if not self.features.idempotency:  # who asks again after a doubt pays again, and was told
+            self._check_always()
+            return
+        paid = self.sandbox.paid
+        laws.require(
+            paid <= len(self.wishes), "paid twice", f"{paid} paid for {len(self.wishes)} wishes"
+        )
+        known = {wish.task_id for wish in self.wishes}
+        unknown = [task.id for task in self.sandbox.tasks if task.id not in known]
+        laws.require(not unknown, "a paid task that nobody knows", unknown)
+        missing = [
+            wish
+            for wish in self.wishes
+            if wish.path is None and not wish.given_up.startswith("final")
+        ]
+        laws.require(not missing, "a wanted video is missing", missing[:2])
+        self._check_always()
+
+    def _check_always(self) -> None:
+        laws.whole_videos(self, [wish.path for wish in self.wishes if wish.path is not None])
+        laws.no_scraps(self.folder)
+        laws.never_free_when_paid(self)
+        laws.key_nowhere(self, self.folder)

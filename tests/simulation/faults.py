@@ -1,0 +1,129 @@
+"""What the service does wrong in a night, drawn from the night's chance."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from happyhorse_async.sandbox import Fault, Features
+
+if TYPE_CHECKING:
+    from tests.simulation.night import Night
+
+SUBMIT = "/v1/videos/generations"
+PAGE = "<html><head><title>502 Bad Gateway</title></head><body>502 Bad Gateway</body></html>"
+
+Details = Callable[[random.Random], dict[str, Any]]
+POST = {"method": "POST", "path": SUBMIT}
+
+
+def _none(chance: random.Random) -> dict[str, Any]:
+    return {}
+
+
+KINDS: dict[str, tuple[str, Details]] = {
+    # The connection.
+    "drop-before": ("drop-before", _none),
+    "drop-after": ("drop-after", lambda c: POST),
+    "slow": ("slow", lambda c: {"seconds": c.choice([1, 20, 200])}),
+    "hang-after": ("hang-after", lambda c: {**POST, "seconds": 600}),
+    "hang-before": ("hang-before", lambda c: {"seconds": 300}),
+    "surplus-answer": ("surplus-answer", lambda c: {"path": "/v1/tasks*"}),
+    "long-headers": ("long-headers", _none),
+    # Gateways and refusals.
+    "page-after-submission": (
+        "answer-after",
+        lambda c: {**POST, "status": c.choice([400, 403, 500, 502, 504]), "body": PAGE},
+    ),
+    "page-after-read": (
+        "answer-after",
+        lambda c: {"path": "/v1/tasks*", "status": 502, "body": PAGE},
+    ),
+    "gateway-page": ("gateway-page", lambda c: {"status": c.choice([400, 403, 502, 503])}),
+    "busy": ("refuse", lambda c: {"status": 429}),
+    "retry-after": (
+        "retry-after",
+        lambda c: {"value": c.choice(["0", "1", "30", "86400", "-5", "soon", "1e9"])},
+    ),
+    "unavailable": ("refuse", lambda c: {"status": 503}),
+    "undecided": ("undecided", lambda c: {"seconds": c.choice([5, 60])}),
+    # What is not there at once.
+    "not-found-window": (
+        "not-found-window",
+        lambda c: {"seconds": c.choice([5, 20, 200]), "at": c.choice([0, 30])},
+    ),
+    "late-results": ("late-results", lambda c: {"seconds": c.choice([3, 60, 300])}),
+    "late-link": (
+        "late-link",
+        lambda c: {"seconds": c.choice([3, 60, 200]), "status": c.choice([403, 404])},
+    ),
+    "short-links": ("short-links", lambda c: {"seconds": c.choice([5, 60])}),
+    "late-settlement": ("late-settlement", lambda c: {"seconds": c.choice([5, 300])}),
+    "absent": ("absent", _none),
+    # Videos.
+    "truncate": ("truncate", lambda c: {"fraction": c.random()}),
+    "reset": ("reset", lambda c: {"fraction": c.random()}),
+    "html": ("html", lambda c: {"status": 200}),
+    "corrupt": ("corrupt", _none),
+    "new-etag": ("new-etag", _none),
+    "ignore-range": ("ignore-range", _none),
+    "wrong-range": ("wrong-range", _none),
+    "label": ("label", _none),
+    "compressed": ("compressed", _none),
+    "tail": ("tail", _none),
+    "expire": ("expire", lambda c: {"status": c.choice([403, 404, 410]), "fresh": True}),
+    # Words and numbers.
+    "fail-task": (
+        "fail-task",
+        lambda c: {"code": c.choice(["content_policy_violation", "service_error"])},
+    ),
+    "newer-status": ("newer-status", _none),
+    "unknown-status": ("unknown-status", _none),
+    "odd-number": ("odd-number", lambda c: {"value": c.choice([-1, 0, 1e305, "NaN", 5e-324])}),
+    "surrogate": ("surrogate", _none),
+    "escapes": ("escapes", _none),
+    "price": ("price", lambda c: {"factor": c.choice([2, 10])}),
+}
+"""What can go wrong with the service: the sandbox's fault, and its details."""
+
+
+def draw_service_faults(night: Night) -> list[str]:
+    """Let the service misbehave in a few ways; return their names."""
+    chance, sandbox = night.chance, night.sandbox
+    names = chance.sample(sorted(KINDS), chance.randint(0, 6))
+    sandbox.clear_faults()
+    drawn = []
+    for name in names:
+        action, details = KINDS[name]
+        how = {
+            "probability": chance.choice([0.02, 0.1, 0.3]),
+            "seed": chance.randrange(1 << 30),
+            **details(chance),
+        }
+        if night.may(f"service:{name}"):
+            sandbox.fail(Fault(action, **how))
+            drawn.append(name)
+    return drawn
+
+
+def draw_features(night: Night) -> Features:
+    """Let the service lack, or shape differently, what its reference does not promise."""
+    chance = night.chance
+    drawn: dict[str, Any] = {
+        "batch": chance.random() > 0.2,
+        "listing": chance.random() > 0.2,
+        "billing": chance.random() > 0.2,
+        "task_duration": chance.random() > 0.2,
+        "estimated_time": chance.choice(["whole", "left", "absent"]),
+        "result_data": chance.choice(["absent", "object", "list"]),
+        "missing": chance.choice([404, 405]),
+        "retry_after": chance.choice(["seconds", "date", "absent"]),
+        "integer_codes": chance.random() < 0.1,
+        "idempotency": chance.random() > 0.1,
+    }
+    plain = Features()
+    other = {name: value for name, value in drawn.items() if value != getattr(plain, name)}
+    return Features(
+        **{name: value for name, value in other.items() if night.may(f"feature:{name}")}
+    )

@@ -1,0 +1,256 @@
+"""Event loops in virtual time: several processes of one simulated world, each with a loop of its own.
+
+A world has one clock. It steps whichever loop has something to do now, and else jumps to the earliest timer of all.
+What a loop would ask of the operating system is answered by the world: names, connections, worker threads. Nothing
+above the loop is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+import selectors
+import socket
+from asyncio import events
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.simulation.network import Network
+
+LATEST = 5 * 24 * 3600.0
+"""Virtual seconds after which a world that still goes on counts as one that never ends."""
+MOST_STEPS = 150_000
+"""Steps after which a world counts as one that runs in circles."""
+
+
+class StuckError(AssertionError):
+    """Nothing will ever happen again, or it never ends, and somebody still waits."""
+
+
+class _Selector(selectors.BaseSelector):
+    """A selector on which nothing real ever happens; the loop's own wake-up pipe is registered and never read."""
+
+    def __init__(self) -> None:
+        self._map: dict[int, selectors.SelectorKey] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        number = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        self._map[number] = key = selectors.SelectorKey(fileobj, number, events, data)
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._map.pop(fileobj if isinstance(fileobj, int) else fileobj.fileno())
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self.register(fileobj, events, data)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return []
+
+    def get_map(self) -> Any:
+        return self._map
+
+    def close(self) -> None:
+        self._map.clear()
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """The loop of one simulated process."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.steps = 0
+        self.errors: list[dict[str, Any]] = []
+        super().__init__(_Selector())
+        self.set_exception_handler(lambda _, context: self.errors.append(context))
+
+    def time(self) -> float:
+        """Return the world's time."""
+        return self.world.now
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        """Run a callback soon; there are no threads, so nobody has to be woken."""
+        return self.call_soon(callback, *args, context=context)
+
+    # --- what the world answers --------------------------------------------------------------------
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
+        """Do what blocks inline, at one moment, and tell its end a little later."""
+        future = self.create_future()
+        self.world.inline(self, future, lambda: func(*args))
+        return future
+
+    async def getaddrinfo(self, host: Any, port: Any, **how: Any) -> Any:  # type: ignore[override]
+        """Look a name up in the world's own book."""
+        await asyncio.sleep(self.world.chance.uniform(0.0005, 0.02))
+        address = self.world.network.names.get(str(host), str(host))
+        socket.inet_aton(address)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect within the world."""
+        await self.world.network.connect(self, sock, address)
+
+    async def create_connection(
+        self, protocol_factory: Any, *args: Any, sock: Any = None, **how: Any
+    ) -> Any:
+        """Return the two ends' own side of a connection that `sock_connect` has made."""
+        return self.world.network.open(self, sock, protocol_factory)
+
+    async def create_server(
+        self, protocol_factory: Any, *args: Any, sock: Any = None, **how: Any
+    ) -> Any:
+        """Serve a bound socket's address within the world."""
+        return self.world.network.serve(self, sock, protocol_factory)
+
+    # --- stepping ----------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to do now."""
+        return bool(self._ready)  # type: ignore[attr-defined]
+
+    @property
+    def next_timer(self) -> float | None:
+        """Return when the earliest timer rings."""
+        timers = self._scheduled  # type: ignore[attr-defined]
+        while timers and timers[0]._cancelled:
+            timer = heapq.heappop(timers)
+            timer._scheduled = False
+            self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
+        return timers[0]._when if timers else None
+
+    def step(self) -> None:
+        """Run what is ready, once."""
+        self.steps += 1
+        events._set_running_loop(self)
+        try:
+            self._run_once()  # type: ignore[attr-defined]
+        finally:
+            events._set_running_loop(None)
+
+
+class World:
+    """One clock, one network, and the loops of the processes that live."""
+
+    def __init__(self, seed: int) -> None:
+        from tests.simulation.network import Network
+
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.now = 1000.0
+        self.wall_offset = 1_790_000_000.0
+        """What the wall clock shows beyond the world's time; it steps."""
+        self.network: Network = Network(self)
+        self.loops: list[Loop] = []
+        self.dead: list[Any] = []
+        """Loops of killed processes, kept so that none of their `finally` ever runs."""
+        self.trace: list[str] = []
+        self.disk_fault: Callable[[], OSError | None] = lambda: None
+        self.on_step: Callable[[Loop], None] = lambda loop: None
+        self._steps = 0
+
+    def wall(self) -> float:
+        """Return what the wall clock shows, in Unix seconds."""
+        return self.now + self.wall_offset
+
+    def note(self, text: str) -> None:
+        """Add a line to the trace."""
+        self.trace.append(f"{self.now:.6f} {text}")
+
+    def process(self, name: str) -> Loop:
+        """Start a process: a loop of its own."""
+        loop = Loop(self, name)
+        self.loops.append(loop)
+        return loop
+
+    def kill(self, loop: Loop) -> None:
+        """End a process as `kill -9` does: it never runs again, and its connections are cut."""
+        self.loops.remove(loop)
+        self.dead.append((loop, asyncio.all_tasks(loop)))
+        self.network.orphan(loop)
+        self.note(f"{loop.name} killed")
+
+    def inline(self, loop: Loop, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+        """Make a blocking call now; its end is told after the time that it may have taken."""
+        error = self.disk_fault()
+        try:
+            if error is not None:
+                raise error
+            result = call()
+        except BaseException as raised:  # noqa: BLE001  # as a thread hands it on
+            self._tell(loop, future, None, raised)
+        else:
+            self._tell(loop, future, result, None)
+
+    def _tell(
+        self, loop: Loop, future: asyncio.Future[Any], result: Any, error: BaseException | None
+    ) -> None:
+        def tell() -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        loop.call_at(self.now + self.chance.expovariate(500), tell)
+
+    def run(
+        self,
+        loop: Loop,
+        work: Coroutine[Any, Any, Any],
+        *,
+        until: Callable[[], bool] = lambda: False,
+    ) -> Any:
+        """Run the world until some work of one process has ended, or until a condition holds; then None."""
+        events._set_running_loop(loop)
+        try:
+            task = loop.create_task(work, name="main")
+        finally:
+            events._set_running_loop(None)
+        deadline = self.now + LATEST
+        while not task.done():
+            if until():
+                return None
+            self.advance(deadline)
+        return task.result()
+
+    def settle(self, seconds: float) -> None:
+        """Let the world go on for a while."""
+        end = self.now + seconds
+        while (upcoming := self._next()) is not None and upcoming <= end:
+            self.advance(end)
+        self.now = max(self.now, end)
+
+    def _next(self) -> float | None:
+        if any(loop.ready for loop in self.loops):
+            return self.now
+        timers = [timer for loop in self.loops if (timer := loop.next_timer) is not None]
+        return min(timers, default=None)
+
+    def advance(self, deadline: float) -> None:
+        """Do the next thing that happens anywhere."""
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            raise StuckError(f"{MOST_STEPS:,} steps, and no end")
+        loop = next((loop for loop in self.loops if loop.ready), None)
+        if loop is None:
+            timers = [
+                (timer, n)
+                for n, loop in enumerate(self.loops)
+                if (timer := loop.next_timer) is not None
+            ]
+            if not timers:
+                raise StuckError("nothing will ever happen again")
+            when, number = min(timers)
+            if when > deadline:
+                raise StuckError(f"still going on after {LATEST:,.0f} virtual seconds")
+            self.now = max(self.now, when)
+            loop = self.loops[number]
+        self.on_step(loop)
+        if loop in self.loops:
+            loop.step()

@@ -1,0 +1,274 @@
+"""What every simulated night has: a world, the service in it, and processes of ours that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import shutil
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio._backends._asyncio as anyio_asyncio
+
+from happyhorse_async import HappyHorseError, Limits, Polling, RetryPolicy, Session, Timeouts
+from happyhorse_async.sandbox import Features, Sandbox
+from tests.simulation.faults import draw_features
+from tests.simulation.loop import Loop, World
+from tests.simulation.network import Weather
+
+TMPFS = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
+PORTS = 41001, 41002
+"""The service's ports; they are bound and never listened to, so that nights may run side by side."""
+
+
+class Night:
+    """One simulated night."""
+
+    kind = ""
+
+    def __init__(self, seed: int, without: frozenset[str] = frozenset()) -> None:
+        self.seed = seed
+        self.without = without
+        """Troubles that are left out, to find those that a failure needs."""
+        self.used: dict[str, None] = {}
+        """Troubles that this night has."""
+        self.world = World(seed)
+        self.chance = random.Random(f"{self.kind} {seed}")
+        self.folder = TMPFS / f"happyhorse-simulation-{os.getpid()}" / f"{self.kind}-{seed}"
+        self.server = self.world.process("service")
+        self.sandbox: Sandbox
+        self.features: Features
+        self.errors: list[tuple[HappyHorseError, frozenset[str]]] = []
+        """What was raised or told, with the keys that were paid for at that moment."""
+        self.logged: list[str] = []
+        self.kills = 0
+        self.is_calm = False
+        self.graves: list[Path] = []
+        self.visited: set[str] = set()
+        self.faults: list[str] = []
+
+    # --- the world ---------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        """Play the night to its end, and check the laws."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        handler = _Keep(self.logged)
+        logging.getLogger("happyhorse_async").addHandler(handler)
+        try:
+            with virtual(self.world, self.seed):
+                self.sandbox = self.world.run(self.server, self._serve())
+                self.act()
+                self.check()
+        finally:
+            logging.getLogger("happyhorse_async").removeHandler(handler)
+            self.bury()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def act(self) -> None:
+        """Let happen what the seed says."""
+        raise AssertionError("each kind of night has its own")
+
+    def check(self) -> None:
+        """Check the laws."""
+        raise AssertionError("each kind of night has its own")
+
+    async def _serve(self) -> Sandbox:
+        sandbox = Sandbox(**self.service())
+        await sandbox.__aenter__()
+        return sandbox
+
+    def service(self) -> dict[str, Any]:
+        """Return the service's settings."""
+        self.features = draw_features(self)
+        return {
+            "features": self.features,
+            "video": "stub",
+            "seed": self.seed,
+            "port": PORTS[0],
+            "files_port": PORTS[1],
+            "start": self.world.wall(),
+            "real": lambda: self.world.now,
+            "task_seconds": self.chance.choice([60, 300, 1500]),
+        }
+
+    def may(self, trouble: str) -> bool:
+        """Take note of a trouble that the seed asks for; return whether it may happen."""
+        self.used[trouble] = None
+        return trouble not in self.without
+
+    def storm(self) -> None:
+        """Let the network be as bad as the seed says."""
+        chance = self.chance
+        drawn = {
+            "refuse": chance.choice([0, 0, 0.05, 0.3]),
+            "cut": chance.choice([0, 0.005, 0.02, 0.1]),
+            "stall": chance.choice([0, 0, 0.01]),
+            "silent": chance.choice([0, 0, 0.01]),
+            "slow": chance.choice([0.005, 0.05, 1.0]),
+        }
+        self.world.network.weather = Weather(
+            **{
+                name: value
+                for name, value in drawn.items()
+                if value and self.may(f"network:{name}")
+            }
+        )
+
+    def calm(self) -> None:
+        """Let all faults stop."""
+        self.is_calm = True
+        self.world.network.weather = Weather.fair()
+        self.world.network.down = False
+        self.world.disk_fault = lambda: None
+        self.sandbox.clear_faults()
+        self.world.note("calm")
+
+    def outages(self) -> None:
+        """Take the network away for minutes, a few times."""
+        for _ in range(self.chance.choice([0, 0, 1, 2])):
+            begin, length = self.chance.uniform(1, 3000), self.chance.uniform(5, 900)
+            if not self.may("outage"):
+                continue
+            self.server.call_at(self.world.now + begin, self._set_down, True)
+            self.server.call_at(self.world.now + begin + length, self._set_down, False)
+
+    def _set_down(self, down: bool) -> None:
+        if self.is_calm:
+            return
+        self.world.network.down = down
+        self.world.note("outage" if down else "outage ends")
+
+    def clock_steps(self) -> None:
+        """Let the wall clock step, forwards and back."""
+        for _ in range(self.chance.choice([0, 0, 1])):
+            step = self.chance.choice([-7200, -60, 30, 3600])
+            when = self.world.now + self.chance.uniform(1, 3000)
+            if self.may("the clock steps"):
+                self.server.call_at(when, self._step_clock, step)
+
+    def _step_clock(self, step: float) -> None:
+        self.world.wall_offset += step
+        self.world.note(f"the wall clock steps by {step}")
+
+    # --- processes ---------------------------------------------------------------------------------
+
+    def session(self, **settings: Any) -> Session:
+        """Make a session of ours."""
+        defaults: dict[str, Any] = {
+            "limits": Limits(max_submissions=8, max_downloads=4),
+            "timeouts": Timeouts(),
+            # A server that keeps no keys would be paid again for a replay.
+            "retry": RetryPolicy() if self.features.idempotency else RetryPolicy(replays=0),
+            "polling": Polling(),
+        }
+        return Session(
+            self.sandbox.key,
+            base_url=self.sandbox.url,
+            files_url=self.sandbox.files_url,
+            **{**defaults, **settings},
+        )
+
+    def paid_keys(self) -> frozenset[str]:
+        """Return the keys of all tasks that the service was paid for."""
+        return frozenset(
+            task.idempotency_key for task in self.sandbox.tasks if task.idempotency_key
+        )
+
+    def failed(self, error: HappyHorseError, before: frozenset[str] = frozenset()) -> None:
+        """Note an error that a caller was given; `before` are the keys that were paid for when it began."""
+        self.errors.append((error, self.paid_keys() - before))
+        self.visited.add(f"error:{type(error).__name__}")
+
+    def kill(self, loop: Loop) -> None:
+        """End a process as `kill -9` does: the folder is as the disk has it, and no lock is held any more.
+
+        What the killed process has open goes on to exist here. So its files are moved away with their locks, and
+        the next process gets a copy.
+        """
+        self.kills += 1
+        self.world.kill(loop)
+        grave = self.folder.with_name(f"{self.folder.name}-grave-{self.kills}")
+        self.folder.rename(grave)
+        self.graves.append(grave)
+        shutil.copytree(grave, self.folder, symlinks=True)
+
+    def bury(self) -> None:
+        """Keep what killed processes were doing: if it were collected, Python would run their `finally`."""
+        GRAVES.extend(self.world.dead)
+        for grave in self.graves:
+            shutil.rmtree(grave, ignore_errors=True)
+
+
+GRAVES: list[Any] = []
+"""Loops of killed processes, and their tasks."""
+
+
+class _Keep(logging.Handler):
+    """Keeps log lines for the law that the key stands nowhere."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
+
+
+@contextmanager
+def virtual(world: World, seed: int) -> Iterator[None]:
+    """Give this interpreter the world's clocks and its chance."""
+    chance = random.Random(f"chance {seed}")
+
+    async def inline(cls: Any, func: Callable[..., Any], args: Any, **how: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        future = asyncio.shield(loop.run_in_executor(None, func, *args))
+        return await future
+
+    replaced: list[tuple[Any, str, Any]] = [
+        (time, "time", world.wall),
+        (time, "monotonic", lambda: world.now),
+        (secrets, "token_hex", lambda n=32: f"{chance.getrandbits(8 * n):0{2 * n}x}"),
+        (uuid, "uuid4", lambda: uuid.UUID(int=chance.getrandbits(128))),
+        # anyio has threads of its own; here they are the world's, as those of the loop.
+        (anyio_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", classmethod(inline)),
+    ]
+    before = [(owner, name, owner.__dict__[name]) for owner, name, _ in replaced]
+    state = random.getstate()
+    random.seed(seed)
+    for owner, name, value in replaced:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+        random.setstate(state)
+
+
+def leftovers_of(loop: Loop) -> list[str]:
+    """Return what a process left behind after it closed everything."""
+    tasks = [task.get_name() for task in asyncio.all_tasks(loop) if not task.done()]
+    pipes = [
+        f"connection {pipe.number}"
+        for pipe in loop.world.network.pipes
+        if pipe.loop is loop and not pipe.closed
+    ]
+    errors = [
+        str(context.get("message")) + repr(context.get("exception")) for context in loop.errors
+    ]
+    return [*tasks, *pipes, *errors]
+
+
+async def every(requests: list[Any]) -> AsyncIterator[Any]:
+    """Walk a list as a slow source would."""
+    for request in requests:
+        await asyncio.sleep(0)
+        yield request
