@@ -395,7 +395,9 @@ def spooled(bucket: str, key: str, *, task_id: str, index: int) -> PartFile:
     """Make the part file of a video; the next run, or another process, finds the same one."""
     folder = spool_folder()
     clear_spool(folder)
-    name = hashlib.sha256(f"{bucket}/{key}".encode()).hexdigest()[:32] + ".mp4"
+    # Other tasks, and stores behind other endpoints, have parts of their own.
+    places = [bucket, key, task_id, str(index), *(os.environ.get(name, "") for name in _ENDPOINTS)]
+    name = hashlib.sha256("\n".join(places).encode()).hexdigest()[:32] + ".mp4"
     return PartFile(folder / name, task_id=task_id, index=index, overwrite=True)
 
 

@@ -388,6 +388,18 @@ async def test_a_killed_download_is_resumed_by_the_next_process(
     assert list(spool.iterdir()) == []
 
 
+async def test_parts_of_different_tasks_are_kept_apart(kit: Kit, shelf: Shelf) -> None:
+    """Another process may fetch another video for the same key: neither is refused its part."""
+    one, other = await kit.task(1), await kit.task(2)
+    file = object_store.spooled(BUCKET, "a.mp4", task_id=one.id, index=0)
+    file.open()
+    try:
+        video = await kit.downloader.download(other, f"{BUCKET}/a.mp4")
+    finally:
+        file.close()
+    assert len(shelf.get("a.mp4")[0]) == video.size
+
+
 # --- A store that does not answer as it should.
 
 

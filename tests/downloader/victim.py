@@ -29,10 +29,15 @@ def before(owner: Any, name: str, *, call: int = 1) -> None:
     )
 
 
-def after(owner: Any, name: str) -> None:
-    """Die right after the first call of a function."""
-    true = getattr(owner, name)
-    setattr(owner, name, lambda *args, **facts: die(true(*args, **facts)))
+def after(owner: Any, name: str, *, call: int = 1) -> None:
+    """Die right after a call of a function, the first one or a later one."""
+    true, calls = getattr(owner, name), iter(range(1, 1_000_000))
+
+    def called(*args: Any, **facts: Any) -> Any:
+        given = true(*args, **facts)
+        return die(given) if next(calls) == call else given
+
+    setattr(owner, name, called)
 
 
 PHASES: dict[str, Callable[[], None]] = {
@@ -47,7 +52,8 @@ PHASES: dict[str, Callable[[], None]] = {
     "before the sync": lambda: before(os, "fsync", call=2),
     "before the final name": lambda: before(os, "link"),
     "with both names": lambda: after(os, "link"),
-    "with the note left": lambda: after(Path, "unlink"),
+    # The first one makes room for the note's draft.
+    "with the note left": lambda: after(Path, "unlink", call=2),
     "before the folder's sync": lambda: before(os, "fsync", call=3),
 }
 
