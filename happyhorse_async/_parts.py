@@ -138,7 +138,7 @@ class Parts:
         """Tell the poller, if there is one yet, of an accepted task; how the clocks differ is best
         told by a task that is new.
         """
-        self._skew.note(task.raw.get("created"), time.time())
+        self._skew.note(task.raw.get("created"), time.time(), self.loop.time())
         if "poller" in vars(self):
             self.poller.learn(task)
         else:

@@ -81,7 +81,7 @@ class Intake:
         for task_id in seen:
             self._seen.remember(task_id, None)
         self._plan = Plan(polling)
-        self._ages = Ages(self._plan.outlook, wall, skew)
+        self._ages = Ages(self._plan.outlook, wall, self._clock, skew)
         self._scheduler = Scheduler(
             Reader(api),
             self._plan,

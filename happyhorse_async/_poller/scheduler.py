@@ -24,7 +24,7 @@ from ..errors import (
     TaskNotFoundError,
     UnreadableAnswerError,
 )
-from ..events import ReadFailed
+from ..events import ReadFailed, Retrying
 from .watched import Watched
 
 if TYPE_CHECKING:
@@ -209,7 +209,15 @@ class Scheduler:
         now = self._clock()
         if self._events:
             self._events.emit(ReadFailed(error=error, tasks=len(group)))
-        if self._budget.failed(error, asked, now):
+        hopeless = self._budget.failed(error, asked, now)
+        if self._events and getattr(error, "retry_after", None) is not None:
+            pause = max(0.0, self._budget.next() - now)
+            self._events.emit(
+                Retrying(
+                    what="reading tasks", error=error, pause=pause, attempt=self._budget.failures
+                )
+            )
+        if hopeless:
             self._on_reading(group, Reading(error=error), asked)
             return
         for watched in group:
@@ -338,6 +346,11 @@ class ReadBudget:
         self._credit = AT_ONCE * polling.max_reads_per_minute * self._spacing
         self._next = self._paused_until = self._failed_at = -math.inf
         self._failures = self._refusals = 0
+
+    @property
+    def failures(self) -> int:
+        """Failed reads in a row."""
+        return self._failures
 
     def next(self) -> float:
         """Return when the next read may leave."""

@@ -156,14 +156,21 @@ def value_of(task: Task) -> Mapping[str, Any]:
 class Ages:
     """Fills in what answers say of age, estimate and progress, and hands on what it learns."""
 
-    def __init__(self, outlook: pacing.Outlook, wall: Callable[[], float], skew: Skew) -> None:
+    def __init__(
+        self,
+        outlook: pacing.Outlook,
+        wall: Callable[[], float],
+        clock: Callable[[], float],
+        skew: Skew,
+    ) -> None:
         self._outlook = outlook
         self._wall = wall
+        self._clock = clock
         self._skew = skew
 
     def note(self, task: Task) -> None:
         """Learn from a task how far the service's clock is ahead of ours."""
-        self._skew.note(task.raw.get("created"), self._wall())
+        self._skew.note(task.raw.get("created"), self._wall(), self._clock())
 
     def describe(self, watched: Watched, value: Mapping[str, Any], asked: float) -> None:
         """Take over what an answer says of an unfinished task."""
@@ -188,7 +195,7 @@ class Ages:
         found = numbers.seconds(estimate)
         watched.estimate = found if found and found >= pacing.LEAST_LIFE else None
         if is_moment(created):
-            age = self._skew.at_service(self._wall()) - created
+            age = self._skew.at_service(self._wall(), self._clock()) - created
             watched.born = asked - min(max(0.0, age), LONGEST)
             watched.aged = True
 

@@ -10,6 +10,7 @@ others whose estimate differs. No clock and no randomness here; may import the p
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import NamedTuple
 
 from .._config import Polling
@@ -308,24 +309,43 @@ def predicted_life(age: float, progress: float) -> float | None:
     return math.exp2(round(math.log2(age * 100 / progress) * 24) / 24)
 
 
-# --- How far the service's clock is ahead of ours, as far as new tasks tell. Knows no clock: times
-# are passed in, in Unix seconds.
+# --- What time it is at the service, as far as new tasks tell. Knows no clock: times are passed in.
+# `now` counts steadily from some moment (the event loop's clock), `wall` in Unix seconds. The wall
+# clock can be set at any time, so it counts only until a task has told more.
+
+
+SKEW_WINDOW = 900.0
+"""Seconds for which an observation counts."""
+SKEW_KEPT = 16
+"""Observations that are kept."""
+SKEW_JUMP = 60.0
+"""Seconds by which one task alone cannot move the service's time forward: it may be a mistake."""
 
 
 class Skew:
-    """The difference of two clocks."""
+    """How far the service's clock is ahead of the steady one."""
 
     def __init__(self) -> None:
-        self._ahead: float | None = None
+        self._recent: deque[tuple[float, float]] = deque(maxlen=SKEW_KEPT)
+        self._doubted: float | None = None
 
-    def note(self, created: object, now: float) -> None:
-        """Learn from a task that was created, by the service's clock, before `now` by ours: the
-        newest one tells best.
+    def note(self, created: object, wall: float, now: float) -> None:
+        """Learn from a task that was created before now, by the service's clock: the newest one
+        tells best.
         """
-        if is_moment(created):
-            ahead = created - now
-            self._ahead = ahead if self._ahead is None else max(self._ahead, ahead)
+        if not is_moment(created):
+            return
+        ahead = created - now
+        agreed = self._doubted is not None and abs(ahead - self._doubted) <= SKEW_JUMP
+        if created > self.at_service(wall, now) + SKEW_JUMP and not agreed:
+            self._doubted = ahead
+            return
+        self._doubted = None
+        self._recent.append((now, ahead))
 
-    def at_service(self, now: float) -> float:
-        """Turn a time by our clock into one by the service's."""
-        return now + (self._ahead or 0.0)
+    def at_service(self, wall: float, now: float) -> float:
+        """Return the time at the service, in Unix seconds."""
+        recent = self._recent
+        while recent and recent[0][0] < now - SKEW_WINDOW:
+            recent.popleft()
+        return now + max(ahead for _, ahead in recent) if recent else wall

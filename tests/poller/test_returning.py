@@ -25,7 +25,7 @@ from happyhorse_async import (
 from happyhorse_async._concurrency import Background
 from happyhorse_async._poller import Poller
 from happyhorse_async.errors import InternalServerError, SessionClosedError
-from happyhorse_async.events import Events
+from happyhorse_async.events import Events, Retrying
 
 Work = Callable[[polling.Service, Poller], Awaitable[Any]]
 
@@ -158,6 +158,26 @@ def test_a_pause_that_outlives_every_link_is_not_kept() -> None:
         server.read_raw_task_once = busy  # type: ignore[method-assign]
         await poller.wait(task.id, known=task)
         assert asyncio.get_running_loop().time() < 700.0
+
+    simulated(work)
+
+
+def test_a_pause_that_the_service_asks_for_is_told() -> None:
+    """A listener sees how long reads pause, and why; the caller's own limit ends the wait."""
+
+    async def work(server: polling.Service, poller: Poller) -> None:
+        told: list[Retrying] = []
+        poller._intake._events.subscribe(told.append, Retrying)
+        task = server.accept(30.0, 30.0)
+
+        async def busy(task_id: str) -> dict[str, Any]:
+            raise InternalServerError("busy", status=503, retry_after=120.0)
+
+        server.read_raw_task_once = busy  # type: ignore[method-assign]
+        with pytest.raises(WaitTimeoutError):
+            await poller.wait(task.id, known=task, timeout=60.0)
+        assert asyncio.get_running_loop().time() == pytest.approx(60.0, abs=0.1)
+        assert [(event.what, event.pause) for event in told] == [("reading tasks", 120.0)]
 
     simulated(work)
 

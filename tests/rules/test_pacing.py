@@ -137,3 +137,51 @@ def test_a_life_of_zero_and_a_life_without_end_are_learned_without_harm() -> Non
     outlook = taught([0.0, 10.0**9, 120.0])
     outlook.survived(0.0, 10.0**9, None, None)
     assert POLLING.min_interval <= outlook.pause(60.0, None, None) <= POLLING.max_interval
+
+
+# --- the service's clock --------------------------------------------------------------------------
+
+WALL = 1_790_000_000.0
+
+
+def test_the_services_time_is_our_own_until_a_task_tells_more() -> None:
+    """Then it is what the newest task says, whatever our wall clock is set to meanwhile."""
+    skew = pacing.Skew()
+    assert skew.at_service(WALL, 100.0) == WALL
+    skew.note(WALL - 5, WALL, 100.0)
+    for wall in (WALL, WALL + 30 * 3600, WALL - 400 * 86400):
+        assert skew.at_service(wall, 160.0) == WALL + 55
+
+
+def test_an_old_task_does_not_set_the_services_time_back() -> None:
+    """It was created long before now: the newest task tells best."""
+    skew = pacing.Skew()
+    skew.note(WALL, WALL, 0.0)
+    skew.note(WALL - 86400, WALL, 1.0)
+    assert skew.at_service(WALL, 1.0) == WALL + 1
+
+
+def test_one_wrong_moment_is_not_believed() -> None:
+    """A task from tomorrow is a mistake; two that agree say that our own clock is wrong."""
+    skew = pacing.Skew()
+    skew.note(WALL + 86400, WALL, 0.0)
+    assert skew.at_service(WALL, 0.0) == WALL
+    skew.note(WALL + 86410, WALL + 10, 10.0)
+    assert skew.at_service(WALL, 20.0) == WALL + 86420
+
+
+def test_what_was_observed_is_forgotten() -> None:
+    """Each observation counts for a quarter of an hour, so that no mistake lasts."""
+    skew = pacing.Skew()
+    for at in (0.0, 1.0):
+        skew.note(WALL + 86400 + at, WALL + at, at)
+    later = 2.0 + pacing.SKEW_WINDOW
+    assert skew.at_service(WALL + later, later) == WALL + later
+
+
+@pytest.mark.parametrize("odd", [None, True, -1, 0, 10**400, 1.8e12, "2026", math.nan, math.inf])
+def test_what_is_no_moment_teaches_nothing(odd: object) -> None:
+    """Values that no clock can show are left out."""
+    skew = pacing.Skew()
+    skew.note(odd, WALL, 0.0)
+    assert skew.at_service(WALL, 0.0) == WALL
