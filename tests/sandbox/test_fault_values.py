@@ -119,3 +119,19 @@ def test_a_detail_without_a_known_kind_cannot_become_a_fault() -> None:
     with pytest.raises(KeyError):
         fault("before")(strange)
     assert set(ACTIONS) == before
+
+
+async def test_the_control_path_takes_a_line_and_tells_every_fault(wire: Wire) -> None:
+    """A line is what the command takes; the list says what each fault does and takes."""
+    reply = await wire.post("/sandbox/faults", {"line": "late-link seconds=20 times=null"})
+    (added,) = reply.json["faults"]
+    assert (added["action"], added["times"], added["details"]) == (
+        "late-link",
+        None,
+        {"seconds": "20"},
+    )
+    wrong = await wire.post("/sandbox/faults", {"line": "late-link seconds=soon"})
+    assert (wrong.status, "a number of seconds" in wrong.error["message"]) == (400, True)
+    known = (await wire.get("/sandbox/faults")).json
+    assert [action["name"] for action in known["actions"]] == sorted(ACTIONS)
+    assert known["conditions"]["probability"] == "a number between 0 and 1, or none"

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .._errors import Refusal, invalid
-from .._faults import Fault, fault_of
+from .._faults import ACTIONS, CONDITIONS, Fault, fault_of, fault_of_line
 from .._http import Route, json_answer
 from .._scenarios import SCENARIOS
 from .._task_record import Ending, usual_code
@@ -62,11 +62,28 @@ async def _end(service: Service, call: Call) -> Answer:
 
 
 async def _add_fault(service: Service, call: Call) -> Answer:
+    told = _body(call)
+    line = _text(told, "line")
     try:
-        service.faults.add(fault_of(_body(call)))
+        service.faults.add(fault_of(told) if line is None else fault_of_line(line))
     except (TypeError, ValueError) as error:
         raise invalid("action", str(error)) from None
     return await _state(service, call)
+
+
+async def _known_faults(service: Service, call: Call) -> Answer:
+    actions = [
+        {
+            "name": name,
+            "summary": action.summary,
+            "strikes": action.stage,
+            "path": action.path,
+            "details": {detail: kind.words for detail, kind in action.details.items()},
+        }
+        for name, action in sorted(ACTIONS.items())
+    ]
+    conditions = {name: kind.words for name, kind in CONDITIONS.items()}
+    return json_answer({"actions": actions, "conditions": conditions})
 
 
 async def _clear_faults(service: Service, call: Call) -> Answer:
@@ -120,6 +137,7 @@ ROUTES = (
     Route("POST", "/sandbox/speed", _speed, needs_key=False),
     Route("POST", "/sandbox/finish", _finish, needs_key=False),
     Route("POST", "/sandbox/end", _end, needs_key=False),
+    Route("GET", "/sandbox/faults", _known_faults, needs_key=False),
     Route("POST", "/sandbox/faults", _add_fault, needs_key=False),
     Route("DELETE", "/sandbox/faults", _clear_faults, needs_key=False),
     Route("POST", "/sandbox/scenario", _scenario, needs_key=False),
@@ -192,6 +210,7 @@ def _describe_task(service: Service, task: TaskRecord, now: float) -> dict[str, 
     return {
         "id": task.id,
         "created": task.created,
+        "model": task.submission.model,
         "status": service.views.status(task, now),
         "progress": task.progress_at(now),
         "prompt": task.submission.prompt,

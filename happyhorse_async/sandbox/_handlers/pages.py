@@ -19,7 +19,10 @@ __all__ = ["DOCUMENT", "ROUTES", "document"]
 async def _page(service: Service, call: Call) -> Answer:
     # Another site could put the page in a frame and lead a click onto its buttons.
     headers = {"X-Frame-Options": "DENY", "Cache-Control": "no-store"}
-    return Answer(body=_data("page.html"), content_type="text/html; charset=utf-8", headers=headers)
+    page = _data("page.html")
+    if not service.options.control:
+        page = page.replace(b'data-control="on"', b'data-control="off"', 1)
+    return Answer(body=page, content_type="text/html; charset=utf-8", headers=headers)
 
 
 async def _icon(service: Service, call: Call) -> Answer:
