@@ -13,6 +13,7 @@ import attrs
 
 from ._concurrency import Background
 from ._config import Budget
+from ._formats.texts import printable
 from ._models import Task
 from ._rules import lifecycle
 from ._rules.prices import to_credits, to_millionths
@@ -217,7 +218,9 @@ class BudgetBook:
                     try:
                         task = await read(task.id)
                     except HappyHorseError as error:
-                        logger.debug("the charge of %s could not be read: %s", task.id, error)
+                        logger.debug(
+                            "the charge of %s could not be read: %s", printable(task.id), error
+                        )
                 if lifecycle.is_settled(task):
                     break
             if key in self._reserved:

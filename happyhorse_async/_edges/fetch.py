@@ -161,10 +161,12 @@ class Fetcher:
         prepared = urls.prepared_link(link)
         if prepared is None:
             raise UnsafeLinkError("the link must not be followed: it is not a link")
-        target = urls.over_https(prepared, allow_loopback=self._allow_loopback)
-        refusal = urls.link_refusal(
-            target, allow_loopback=self._allow_loopback, allow=self._route.allow
-        )
+        declared: dict[str, Any] = {
+            "allow_loopback": self._allow_loopback,
+            "allow": self._route.allow,
+        }
+        target = urls.over_https(prepared, **declared)
+        refusal = urls.link_refusal(target, **declared)
         if refusal is not None:
             raise _unsafe("the link must not be followed", refusal)
         return target
@@ -188,7 +190,7 @@ class Fetcher:
         except FOREIGN_ERRORS as error:
             host = "the file host"
             if told.startswith("http:") and target.startswith("https:"):
-                host += " (its link is http, and only https is followed)"
+                host += " (its link is http, which is asked for over https only)"
             ours = transport_error(error, host, sent=True, redactor=self._redactor)
             if isinstance(ours, ConfigurationError):
                 ours = DownloadError(str(ours), next_step=ours.next_step)

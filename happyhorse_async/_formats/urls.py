@@ -210,15 +210,22 @@ def redirected(link: str, location: str) -> str | None:
         return None
 
 
-def over_https(link: str, *, allow_loopback: bool = False) -> str:
+def over_https(link: str, *, allow_loopback: bool = False, allow: Ranges = ()) -> str:
     """Return a prepared link with https for http: some makers hand out http links to hosts that
-    speak both. With `allow_loopback`, a link to this machine stays.
+    speak both.
+
+    A link to an address stays as it is, unless the address was declared: certificates are for
+    names. With `allow_loopback`, a link to this machine stays too.
     """
     scheme, mark, rest = link.partition("://")
     parts = _split(link)
     if scheme != "http" or parts is None:
         return link
-    if allow_loopback and is_loopback_host(parts.hostname or ""):
+    host = parts.hostname or ""
+    address = parse_address(host)
+    if address is not None and not any(address in network for network in allow):
+        return link
+    if allow_loopback and is_loopback_host(host):
         return link
     authority, slash, path = re.match(r"([^/?#]*)([/?#]?)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
     return f"https{mark}{authority.removesuffix(':80')}{slash}{path}"
@@ -254,9 +261,10 @@ def link_refusal(link: str, *, allow_loopback: bool = False, allow: Ranges = ())
         return Refusal("it carries a user name or a password")
     if allow_loopback and parts.scheme in ("http", "https") and is_loopback_host(parts.hostname):
         return None
-    if parts.scheme != "https":
-        return Refusal(f"only https is followed, and it is {parts.scheme or 'no'}")
     address = parse_address(parts.hostname)
+    if parts.scheme != "https":
+        remedy = _remedy(address) if address is not None and parts.scheme == "http" else None
+        return Refusal(f"only https is followed, and it is {parts.scheme or 'no'}", remedy)
     if address is not None:
         return address_refusal(parts.hostname, allow=allow)
     # A name of a private network is judged by its address, once there are ranges to judge it by.

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._formats.texts import printable
 from .._models import TaskStatus
 from .._rules import lifecycle, numbers, wire
 from .._rules.lifecycle import GOING_ON, closed
@@ -277,7 +278,7 @@ class Intake:
         if reading.listed:
             logger.warning(
                 "the service says that it does not know task %s, and has it in its list: waiting on",
-                watched.id,
+                printable(watched.id),
                 extra={"action": "denied_but_listed", "task_id": watched.id},
             )
         if step.what is Reaction.BELIEVE and reading.refused is not None:

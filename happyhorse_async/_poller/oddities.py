@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._formats.texts import printable
 from .._rules import numbers, wire
 from .._rules.lifecycle import GOING_ON
 from ..events import OddNumbers
@@ -42,7 +43,7 @@ class Oddities:
         self._tasks.remember(task.id, None)
         logger.warning(
             "numbers of task %s cannot be true, and count as not said: %s",
-            task.id,
+            printable(task.id),
             ", ".join(odd),
             extra={"action": "odd_numbers", "task_id": task.id},
         )
@@ -62,7 +63,7 @@ class Oddities:
         self._words.add(status)
         logger.warning(
             "task %s has been %r at %s for %.0f s%s: waiting on",
-            watched.id,
+            printable(watched.id),
             status,
             numbers.shown(watched.progress),
             stayed,

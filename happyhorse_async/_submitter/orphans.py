@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import attrs
 
+from .._formats.texts import printable
 from .._request import ImageToVideo
 from ..events import Events
 
@@ -62,7 +63,7 @@ class Orphans:
             del self.kept[0]
         logger.warning(
             "a submission outlived its caller: task %s, idempotency key %s",
-            task_id or "not known",
+            printable(task_id or "not known"),
             idempotency_key,
             extra={
                 "action": "submission_orphaned",

@@ -393,6 +393,7 @@ async def test_fake_addresses_of_a_proxy_tool_can_be_allowed(
     ("link", "setting"),
     [
         ("https://10.1.2.3/v.mp4", 'Network(allow=["10.1.2.3/32"])'),
+        ("http://93.184.216.34/v.mp4", 'Network(allow=["93.184.216.34/32"])'),
         ("https://[fd00::7]/v.mp4", 'Network(allow=["fd00::7/128"])'),
         ("https://minio.internal/v.mp4", "Network(allow=["),
     ],
@@ -417,4 +418,4 @@ async def test_an_http_link_is_tried_over_https(authority: trustme.CA, ca_file: 
             await fetcher.aclose()
         error = await refusal_of(f"http://127.0.0.1:{port}/v.mp4", network)
     assert b"GET /v.mp4?s=a%2Fb HTTP/1.1" in server.requests[0][1]
-    assert "its link is http, and only https is followed" in str(error)
+    assert "its link is http, which is asked for over https only" in str(error)

@@ -237,13 +237,17 @@ def test_preparing_only_adds_encoding(path: str, query: str) -> None:
         ("http://h.example:8080/v:80", "https://h.example:8080/v:80"),
         ("http://h.example", "https://h.example"),
         ("http://127.0.0.1:80/v.mp4", "http://127.0.0.1:80/v.mp4"),
+        ("http://localhost/v.mp4", "http://localhost/v.mp4"),
+        ("http://93.184.216.34/v.mp4", "http://93.184.216.34/v.mp4"),
+        ("http://10.20.1.1/v.mp4", "https://10.20.1.1/v.mp4"),
         ("https://h.example:80/v.mp4", "https://h.example:80/v.mp4"),
         ("ftp://h.example/v.mp4", "ftp://h.example/v.mp4"),
     ],
 )
 def test_http_links_become_https_links(link: str, asked: str) -> None:
-    """But for those to this machine, where that is allowed."""
-    assert urls.over_https(link, allow_loopback=True) == asked
+    """But for those to addresses that nobody declared, and to this machine."""
+    declared = urls.ranges(["10.20.0.0/16"])
+    assert urls.over_https(link, allow_loopback=True, allow=declared) == asked
 
 
 @pytest.mark.parametrize(
