@@ -198,6 +198,8 @@ class Ages:
             age = self._skew.at_service(self._wall(), self._clock()) - created
             watched.born = asked - min(max(0.0, age), LONGEST)
             watched.aged = True
+            if watched.estimate is not None:
+                watched.estimate = pacing.life_by_estimate(watched.estimate, asked - watched.born)
 
     def survived(self, watched: Watched, asked: float, times: int = 1) -> None:
         """Learn that a task was unfinished at a time, and that it speaks for so many."""

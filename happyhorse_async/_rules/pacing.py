@@ -292,6 +292,15 @@ class Outlook:
             self.by_progress.ended(at / predicted)
 
 
+def life_by_estimate(estimate: float, age: float) -> float:
+    """Return the life in seconds that the service's estimate speaks for, at an age in seconds.
+
+    The reference shows it as the whole life, the vendor's client takes it for the time left. For a
+    task that is much older than the estimate only the second can be meant.
+    """
+    return estimate if age <= 1.5 * estimate else age + estimate
+
+
 def growing_pause(polling: Polling, count: int) -> float:
     """Return the seconds before a task is asked for again whose answer, for the count-th time in a
     row, cannot be the last word: half as long again each time, up to `max_interval`.

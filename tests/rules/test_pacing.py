@@ -139,6 +139,16 @@ def test_a_life_of_zero_and_a_life_without_end_are_learned_without_harm() -> Non
     assert POLLING.min_interval <= outlook.pause(60.0, None, None) <= POLLING.max_interval
 
 
+@pytest.mark.parametrize(
+    ("estimate", "age", "life"), [(120.0, 0.0, 120.0), (120.0, 150.0, 120.0), (30.0, 400.0, 430.0)]
+)
+def test_an_estimate_is_the_whole_life_or_the_time_left(
+    estimate: float, age: float, life: float
+) -> None:
+    """A task that is much older than its estimate has that much left; else it is its life."""
+    assert pacing.life_by_estimate(estimate, age) == life
+
+
 # --- the service's clock --------------------------------------------------------------------------
 
 WALL = 1_790_000_000.0
