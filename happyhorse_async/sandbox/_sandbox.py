@@ -61,7 +61,7 @@ class Sandbox:
         hosts: names under which the page and the control paths may be called, beside loopback ones and addresses.
         seed: of everything random here.
         start: the sandbox's Unix time at the beginning; None: the real time.
-        real: the clock that `speed` multiplies; another one makes time virtual.
+        real: the clock that `speed` multiplies; None: the steady clock of this machine. Another one makes time virtual.
         host: the address to listen on; None: no socket at all, see `protocol`.
         port: the port of the API; 0: any free one. `files_port` is that of the file service.
         connector: makes what callbacks and fetched image URLs go out through; None: sockets.
@@ -95,7 +95,7 @@ class Sandbox:
         file_quota: int = 2000,
         seed: int = 0,
         start: float | None = None,
-        real: Callable[[], float] = time.monotonic,
+        real: Callable[[], float] | None = None,
         host: str | None = "127.0.0.1",
         port: int = 0,
         files_port: int = 0,
@@ -121,7 +121,9 @@ class Sandbox:
             connector=connector,
             seed=seed,
         )
-        self._clock = Clock(start=time.time() if start is None else start, speed=speed, real=real)
+        self._clock = Clock(
+            start=time.time() if start is None else start, speed=speed, real=real or time.monotonic
+        )
         self._host, self._ports = host, (port, files_port)
 
     async def __aenter__(self) -> Self:
