@@ -202,9 +202,8 @@ async def test_a_lack_of_descriptors_is_waited_for(
             return call
 
         if where == "network":
-            monkeypatch.setattr(kit.fetcher._client.connector, "_socket_factory", None)
-            monkeypatch.setattr("socket.socket", scarce(__import__("socket").socket))
-            kit.fetcher._client.connector._socket_factory = kit.fetcher._socket
+            connector: Any = kit.fetcher._direct.connector
+            monkeypatch.setattr(connector, "_socket_factory", scarce(connector._socket_factory))
         elif where == "part file":
             monkeypatch.setattr(part_files, "_open_alone", scarce(part_files._open_alone))
         else:

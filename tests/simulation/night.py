@@ -8,10 +8,13 @@ import os
 import random
 import secrets
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, tzinfo
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,20 @@ from happyhorse_async.sandbox import Features, Sandbox
 from tests.simulation.faults import draw_features
 from tests.simulation.loop import Loop, World
 from tests.simulation.network import Weather
+
+for _part in (
+    "_downloader",
+    "_edges.fetch",
+    "_parts",
+    "_poller",
+    "_pricing",
+    "_uploader",
+    "batch",
+    "events",
+):
+    import_module(
+        f"happyhorse_async.{_part}"
+    )  # all that is loaded late, so that the first night is as the others
 
 TMPFS = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
 PORTS = 41001, 41002
@@ -222,6 +239,24 @@ class _Keep(logging.Handler):
         self._lines.append(record.getMessage())
 
 
+class _Kind(type):
+    """Takes every datetime for one of the world's."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, datetime)
+
+
+def _datetime_of(world: World) -> type[datetime]:
+    """Return a `datetime` whose present is the world's."""
+
+    class Moment(datetime, metaclass=_Kind):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.fromtimestamp(world.wall(), tz)
+
+    return Moment
+
+
 @contextmanager
 def virtual(world: World, seed: int) -> Iterator[None]:
     """Give this interpreter the world's clocks and its chance."""
@@ -240,6 +275,10 @@ def virtual(world: World, seed: int) -> Iterator[None]:
         # anyio has threads of its own; here they are the world's, as those of the loop.
         (anyio_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", classmethod(inline)),
     ]
+    moment = _datetime_of(world)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("happyhorse_async") and getattr(module, "datetime", None) is datetime:
+            replaced.append((module, "datetime", moment))
     before = [(owner, name, owner.__dict__[name]) for owner, name, _ in replaced]
     state = random.getstate()
     random.seed(seed)
