@@ -26,7 +26,8 @@ IMAGE_TO_VIDEO = ("happyhorse-1.0-image-to-video", "happyhorse-1.1-image-to-vide
 """The models that the submit endpoint takes."""
 FRESH_SECONDS = 300
 """For so long a rule may be used without asking again."""
-_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,30})?")
+"""A decimal of any precision that JSON writes; an exponent could make it endless."""
 _UC = {"credits": 10_000, "cny": 100_000, "usd": 680_000}
 
 

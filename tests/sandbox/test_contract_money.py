@@ -143,6 +143,13 @@ async def test_an_estimate_refuses_what_it_cannot_price(
         assert (await wire.post("/v1/agent-estimates", told, key=None)).status == 401
 
 
+async def test_an_estimate_takes_a_length_of_any_precision(http: aiohttp.ClientSession) -> None:
+    """The rule declares a decimal: 76,160 uc times what was asked for, half up."""
+    async with standing(http) as wire:
+        told = (await estimate(wire, duration_seconds=3.177187248831662)).json
+    assert told["amounts"]["uc"] == "241975"
+
+
 async def test_models_are_those_that_the_key_may_use(http: aiohttp.ClientSession) -> None:
     """Both by default; fewer when the account says so."""
     async with standing(http) as wire:
