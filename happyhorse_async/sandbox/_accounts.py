@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import attrs
 
-from ._errors import Refusal
+from ._errors import Refused
 from ._prices import IMAGE_TO_VIDEO
 
 __all__ = ["Account", "Charge", "Entry", "RateLimited", "Wallet"]
@@ -72,16 +72,16 @@ class Account:
     inactive_code: str = _code("permission_denied", "key_disabled", "user_disabled")
 
     def check(self, now: float) -> None:
-        """Raise `Refusal` (403) when the key is switched off or has expired."""
+        """Raise `Refused` (403) when the key is switched off or has expired."""
         told = {"key_name": self.name, "action_url": self.action_url}
         if not self.active:
             scope = "account" if self.inactive_code == "user_disabled" else "key"
-            raise Refusal(
+            raise Refused(
                 403, self.inactive_code, "not active", details={**told, "limit_scope": scope}
             )
         if self.expires_at is not None and now >= self.expires_at:
             told["limit_scope"] = "key"
-            raise Refusal(
+            raise Refused(
                 403,
                 "key_expired",
                 "this key has expired",
@@ -89,11 +89,11 @@ class Account:
             )
 
     def check_model(self, model: str) -> None:
-        """Raise `Refusal` (403) when the key may not use a model."""
+        """Raise `Refused` (403) when the key may not use a model."""
         if model not in self.models:
             details = {"key_name": self.name, "allowed_models": list(self.models)}
             message = f"this key may not use {model}"
-            raise Refusal(403, self.model_code, message, param="model", details=details)
+            raise Refused(403, self.model_code, message, param="model", details=details)
 
     @property
     def zone(self) -> tzinfo:
@@ -151,7 +151,7 @@ class Wallet:
         return None if limit is None else limit - self.reserved - self.used
 
     def reserve(self, amount: Decimal, now: float) -> Charge:
-        """Set credits aside for a task; raises `Refusal` (402) when there are too few."""
+        """Set credits aside for a task; raises `Refused` (402) when there are too few."""
         account = self.account
         today = date.min if account.daily_credits is None else self._today(now)
         if self.remaining < amount:
@@ -181,7 +181,7 @@ class Wallet:
         charge.refunded, charge.refunded_at, charge.status = charge.reserved, now, "released"
 
     def admit(self, real_now: float) -> None:
-        """Count one submission against the rate limit; raises `Refusal` (429) when it is used up.
+        """Count one submission against the rate limit; raises `Refused` (429) when it is used up.
 
         A bucket that holds one second's worth and fills in real time: clients wait in real time.
         """
@@ -216,10 +216,10 @@ class Wallet:
         if scope == "key_daily":
             details["reset_timezone"] = self.account.reset_timezone
         message = f"{amount} credits are needed, {left} are left"
-        raise Refusal(402, code, message, details=details)
+        raise Refused(402, code, message, details=details)
 
 
-class RateLimited(Refusal):
+class RateLimited(Refused):
     """429 `rate_limit_exceeded`: `wait` real seconds are left until the next submission is
     accepted.
     """

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["Background"]
+__all__ = ["BackgroundWork"]
 
 
-class Background:
+class BackgroundWork:
     """The running background tasks of one part of the sandbox."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import attrs
 
-from ._background import Background
+from ._background import BackgroundWork
 from ._errors import encode
 from ._faults import Post
 
@@ -63,7 +63,7 @@ class Callbacks:
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._connector = connector
         self._agenda_changed = agenda_changed
-        self._background = Background()
+        self._background = BackgroundWork()
         self._held: list[TaskRecord] = []
         self._session: aiohttp.ClientSession | None = None
         self.records: list[CallbackRecord] = []

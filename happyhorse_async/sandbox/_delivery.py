@@ -13,7 +13,7 @@ from aiohttp import web
 
 if TYPE_CHECKING:
     from ._faults import Delivery
-    from ._http import Answer
+    from ._http import Reply
 
 __all__ = ["deliver", "is_large", "respond"]
 
@@ -23,12 +23,12 @@ _LARGE = 1024 * 1024
 the other answers."""
 
 
-def is_large(request: web.BaseRequest, answer: Answer) -> bool:
+def is_large(request: web.BaseRequest, answer: Reply) -> bool:
     """Return whether an answer is too long to be handed over whole."""
     return answer.body is not None and len(answer.body) > _LARGE and request.method != "HEAD"
 
 
-def respond(answer: Answer, headers: dict[str, str]) -> web.Response:
+def respond(answer: Reply, headers: dict[str, str]) -> web.Response:
     """Return the whole answer for the framework to send."""
     headers["Content-Type"] = answer.content_type
     headers.update(answer.headers)
@@ -37,7 +37,7 @@ def respond(answer: Answer, headers: dict[str, str]) -> web.Response:
 
 async def deliver(
     request: web.BaseRequest,
-    answer: Answer,
+    answer: Reply,
     headers: dict[str, str],
     delivery: Delivery,
     closing: asyncio.Event,
@@ -60,7 +60,7 @@ async def deliver(
 
 async def _send_with_surplus(
     request: web.BaseRequest,
-    answer: Answer,
+    answer: Reply,
     headers: dict[str, str],
     delivery: Delivery,
     closing: asyncio.Event,
@@ -77,7 +77,7 @@ async def _send_with_surplus(
 
 async def _send_in_pieces(
     request: web.BaseRequest,
-    answer: Answer,
+    answer: Reply,
     headers: dict[str, str],
     delivery: Delivery,
     closing: asyncio.Event,

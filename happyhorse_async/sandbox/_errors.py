@@ -9,7 +9,7 @@ import importlib.util
 import json
 from typing import Any
 
-__all__ = ["Refusal", "error_type", "invalid", "typical_code"]
+__all__ = ["Refused", "error_type", "invalid", "typical_code"]
 
 _TYPES = {
     400: "invalid_request_error",
@@ -44,7 +44,7 @@ def typical_code(status: int) -> str:
     return _CODES.get(status, "internal_error" if status >= 500 else "invalid_request")
 
 
-class Refusal(Exception):  # noqa: N818  # an answer like any other, not a failure
+class Refused(Exception):  # noqa: N818  # an answer like any other, not a failure
     """The service says no: carries everything that either host's error envelope needs."""
 
     def __init__(
@@ -67,9 +67,9 @@ class Refusal(Exception):  # noqa: N818  # an answer like any other, not a failu
         """What else the error object carries: limits, balances, what is allowed."""
 
 
-def invalid(param: str, message: str) -> Refusal:
+def invalid(param: str, message: str) -> Refused:
     """Return the refusal of one bad parameter: 400 `invalid_request`."""
-    return Refusal(400, "invalid_request", message, param=param)
+    return Refused(400, "invalid_request", message, param=param)
 
 
 # --- JSON in and out, with orjson where it is installed.
@@ -87,7 +87,7 @@ def encode(value: Any, *, strict: bool = True) -> bytes:
 
 
 def decode(body: bytes) -> Any:
-    """Return the value of a JSON request body; raises `Refusal` (400) when it is none."""
+    """Return the value of a JSON request body; raises `Refused` (400) when it is none."""
     try:
         return (
             _orjson.loads(body)
@@ -95,7 +95,7 @@ def decode(body: bytes) -> Any:
             else json.loads(body, parse_constant=_no_constant)
         )
     except (ValueError, RecursionError):
-        raise Refusal(400, "invalid_request", "the body is not valid JSON") from None
+        raise Refused(400, "invalid_request", "the body is not valid JSON") from None
 
 
 def _no_constant(name: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._errors import Refusal, typical_code
+from ._errors import Refused, typical_code
 from ._fault_values import (
     Body,
     Headers,
@@ -24,7 +24,7 @@ from ._fault_values import (
     Wait,
 )
 from ._faults import RESULTS, Act, fault
-from ._http import Answer, api_error, expired_answer, file_error
+from ._http import Reply, api_error, expired_answer, file_error
 
 if TYPE_CHECKING:
     from ._task_record import TaskRecord
@@ -45,7 +45,7 @@ GATEWAY_PAGE = (
 def refuse(
     act: Act, *, status: Status = 503, body: Body = None, headers: Headers | None = None
 ) -> None:
-    """Answer this instead of handling the request; without a body it is the host's own error."""
+    """Reply this instead of handling the request; without a body it is the host's own error."""
     act.answer = _given(act, status, body, headers)
 
 
@@ -59,7 +59,7 @@ def answer_after(
 
 @fault("before")
 def gateway_page(act: Act, *, status: Status = 502, title: Line = "Bad Gateway") -> None:
-    """Answer with a foreign HTML page, as a gateway does that never asked the service.
+    """Reply with a foreign HTML page, as a gateway does that never asked the service.
 
     With `sending=2` it meets only the first replay of an `Idempotency-Key`.
     """
@@ -99,7 +99,7 @@ def hang_after(act: Act, *, seconds: Wait = inf) -> None:
 
 @fault("after")
 def slow(act: Act, *, seconds: Wait = 1.0) -> None:
-    """Answer so many real seconds late."""
+    """Reply so many real seconds late."""
     act.delivery.delay = seconds
 
 
@@ -125,15 +125,15 @@ def long_headers(act: Act, *, size: HeaderSize = 16_384, name: Line = "X-Trace")
     act.true_answer.headers[name] = "x" * size
 
 
-def _given(act: Act, status: int, body: Any, headers: dict[str, str] | None) -> Answer:
+def _given(act: Act, status: int, body: Any, headers: dict[str, str] | None) -> Reply:
     headers = dict(headers or {})
     if isinstance(body, (bytes, str)):
         kind = "text/html; charset=utf-8"
-        return Answer(status, body=_as_bytes(body), content_type=kind, headers=headers)
+        return Reply(status, body=_as_bytes(body), content_type=kind, headers=headers)
     if body is not None:
-        return Answer(status, body, headers=headers)
+        return Reply(status, body, headers=headers)
     message = "refused by a fault of the sandbox"
-    refusal = Refusal(status, typical_code(status), message, headers=headers)
+    refusal = Refused(status, typical_code(status), message, headers=headers)
     if act.call.host == "files":
         return file_error(refusal)
     integer_code = act.service.features.integer_codes
@@ -141,12 +141,12 @@ def _given(act: Act, status: int, body: Any, headers: dict[str, str] | None) -> 
 
 
 def _drop(act: Act) -> None:
-    act.answer = act.answer or Answer()
+    act.answer = act.answer or Reply()
     act.delivery.silent = act.delivery.reset = True
 
 
 def _hang(act: Act, seconds: float) -> None:
-    act.answer = act.answer or Answer()
+    act.answer = act.answer or Reply()
     act.delivery.silent, act.delivery.delay = True, seconds
 
 
@@ -173,28 +173,28 @@ def reset(act: Act, *, bytes: Size | None = None, fraction: Share = 0.5) -> None
 
 @fault("after", path=RESULTS)
 def short(act: Act, *, bytes: Size | None = None, fraction: Share = 0.5) -> None:  # noqa: A002
-    """Answer with the beginning of the body as if it were the whole."""
+    """Reply with the beginning of the body as if it were the whole."""
     body = act.true_answer.encoded()[: _share(act, bytes, fraction)]
-    act.answer = Answer(200, body=body, content_type=act.true_answer.content_type)
+    act.answer = Reply(200, body=body, content_type=act.true_answer.content_type)
 
 
 @fault("after", path=RESULTS)
 def html(act: Act, *, status: Status = 200, body: Page | None = None) -> None:
-    """Answer with a page instead of the video."""
+    """Reply with a page instead of the video."""
     act.answer = expired_answer(status, body)
 
 
 @fault("after", path=RESULTS)
 def json(act: Act, *, status: Status = 200, body: Body = None) -> None:
-    """Answer with JSON instead of the video."""
+    """Reply with JSON instead of the video."""
     expired = {"error": {"code": "expired", "message": "This link has expired."}}
-    act.answer = Answer(status, expired if body is None else body)
+    act.answer = Reply(status, expired if body is None else body)
 
 
 @fault("after", path=RESULTS)
 def empty(act: Act, *, status: Status = 200) -> None:
-    """Answer with no body at all."""
-    act.answer = Answer(status, body=b"", content_type=act.true_answer.content_type)
+    """Reply with no body at all."""
+    act.answer = Reply(status, body=b"", content_type=act.true_answer.content_type)
 
 
 @fault("after", path=RESULTS)
@@ -212,7 +212,7 @@ def compressed(act: Act, *, encoding: Literal["gzip", "deflate"] = "gzip") -> No
 
 @fault("before", path=RESULTS)
 def ignore_range(act: Act) -> None:
-    """Answer with the whole body whatever range was asked for."""
+    """Reply with the whole body whatever range was asked for."""
     kept = {name: value for name, value in act.call.headers.items() if name.lower() != "range"}
     act.call.headers = kept
 
@@ -248,7 +248,7 @@ def redirect(act: Act, *, status: Status = 302, to: Line | None = None) -> None:
     """Redirect to another place, by default to the same link once more, which then answers."""
     if "hop=" not in act.call.query:
         location = f"{act.call.path}?hop=1" if to is None else to
-        act.answer = Answer(status, body=b"", headers={"Location": location})
+        act.answer = Reply(status, body=b"", headers={"Location": location})
 
 
 @fault("before", path=RESULTS)

@@ -25,7 +25,7 @@ import attrs
 from ._fault_values import Count, Kind, Positions, Share, Times, check, kinds_of
 
 if TYPE_CHECKING:
-    from ._http import Answer, Call
+    from ._http import Call, Reply
     from ._service import Service
 
 __all__ = [
@@ -113,13 +113,13 @@ class Act:
     service: Service
     call: Call
     delivery: Delivery
-    answer: Answer | None = None
+    answer: Reply | None = None
     """None while the call has not been handled; a `before` fault that sets it prevents that."""
     request_id: str | None = None
     """What an error's body names for support."""
 
     @property
-    def true_answer(self) -> Answer:
+    def true_answer(self) -> Reply:
         """Return the answer so far; only after the call has been handled."""
         if self.answer is None:
             raise RuntimeError("the call has not been handled yet")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import attrs
 
-from ._errors import Refusal, invalid
+from ._errors import Refused, invalid
 from ._images import MAX_BYTES, read_header
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ class Shelf:
         path: str | None,
         upload_id: str | None = None,
     ) -> StoredFile:
-        """Keep a file; raises `Refusal` when it is empty or the account's quota is used up."""
+        """Keep a file; raises `Refused` when it is empty or the account's quota is used up."""
         if not data:
             raise invalid("file", "the file is empty")
         if wallet.files >= wallet.account.file_quota:
-            raise Refusal(
+            raise Refused(
                 403, "quota_exceeded", f"the quota of {wallet.account.file_quota} files is used up"
             )
         facts = read_header(data)

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote
 
 import attrs
 
-from ._errors import Refusal, decode, encode, error_type
+from ._errors import Refused, decode, encode, error_type
 from ._task_record import NO_QUIRKS, Quirks
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._accounts import Wallet
     from ._service import Service
 
-__all__ = ["Answer", "Call", "Host", "api_error", "expired_answer", "file_error", "json_answer"]
+__all__ = ["Call", "Host", "Reply", "api_error", "expired_answer", "file_error", "json_answer"]
 
 Host = Literal["api", "files", "results"]
 _JSON = "application/json"
@@ -49,11 +49,11 @@ class Call:
     def owner(self) -> Wallet:
         """Return the account that calls; only on routes that need a key."""
         if self.wallet is None:
-            raise Refusal(401, "unauthorized", "this call needs a key")
+            raise Refused(401, "unauthorized", "this call needs a key")
         return self.wallet
 
     def json(self) -> Any:
-        """Return the body's JSON value; raises `Refusal` (400)."""
+        """Return the body's JSON value; raises `Refused` (400)."""
         return decode(self.body)
 
     def argument(self, name: str) -> str | None:
@@ -63,7 +63,7 @@ class Call:
 
 
 @attrs.define(eq=False)
-class Answer:
+class Reply:
     """An answer before it is sent: either `payload`, which faults may still change, or `body`."""
 
     status: int = 200
@@ -79,21 +79,21 @@ class Answer:
         return encode(self.payload, strict=self.strict) if self.body is None else self.body
 
 
-def json_answer(payload: Any, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
+def json_answer(payload: Any, status: int = 200, headers: dict[str, str] | None = None) -> Reply:
     """Return an answer that carries JSON."""
-    return Answer(status, payload, headers=headers or {})
+    return Reply(status, payload, headers=headers or {})
 
 
-def expired_answer(status: int, page: str | bytes | None = None) -> Answer:
+def expired_answer(status: int, page: str | bytes | None = None) -> Reply:
     """Return what a dead result link answers: a page, with whatever status the host of the day
     prefers.
     """
     body = _EXPIRED_PAGE if page is None else page
     body = body.encode() if isinstance(body, str) else body
-    return Answer(status, body=body, content_type="text/html; charset=utf-8")
+    return Reply(status, body=body, content_type="text/html; charset=utf-8")
 
 
-def api_error(refusal: Refusal, *, request_id: str | None, integer_code: bool) -> Answer:
+def api_error(refusal: Refused, *, request_id: str | None, integer_code: bool) -> Reply:
     """Return a refusal in the API's error envelope."""
     error: dict[str, Any] = {
         "code": refusal.status if integer_code else refusal.code,
@@ -105,24 +105,24 @@ def api_error(refusal: Refusal, *, request_id: str | None, integer_code: bool) -
     error.update(refusal.details)
     if request_id is not None and refusal.status >= 500:
         error["request_id"] = request_id
-    return Answer(refusal.status, {"error": error}, headers=dict(refusal.headers))
+    return Reply(refusal.status, {"error": error}, headers=dict(refusal.headers))
 
 
-def file_error(refusal: Refusal) -> Answer:
+def file_error(refusal: Refused) -> Reply:
     """Return a refusal in the file service's envelope (seen in the vendor's clients)."""
     payload = {"success": False, "code": refusal.status, "msg": refusal.message}
-    return Answer(refusal.status, payload, headers=dict(refusal.headers))
+    return Reply(refusal.status, payload, headers=dict(refusal.headers))
 
 
 # --- From method and path to a handler. A dozen routes need no framework, and this is quick on the
 # paths that matter.
 
 
-Handler = Callable[["Service", Call], Awaitable[Answer]]
+Handler = Callable[["Service", Call], Awaitable[Reply]]
 
 
 @attrs.frozen
-class Route:
+class Endpoint:
     """One operation: a path pattern with `{name}` parts, which match anything but a slash."""
 
     method: str
@@ -136,9 +136,9 @@ class Route:
 class Router:
     """The routes of one listener."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self._exact: dict[str, dict[str, Route]] = {}
-        self._patterns: dict[str, tuple[re.Pattern[str], dict[str, Route]]] = {}
+    def __init__(self, routes: Iterable[Endpoint]) -> None:
+        self._exact: dict[str, dict[str, Endpoint]] = {}
+        self._patterns: dict[str, tuple[re.Pattern[str], dict[str, Endpoint]]] = {}
         for route in routes:
             if "{" in route.pattern:
                 regex = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.pattern))
@@ -146,15 +146,15 @@ class Router:
             else:
                 self._exact.setdefault(route.pattern, {})[route.method] = route
 
-    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        """Return the route and the values of its pattern; raises `Refusal` (404 or 405)."""
+    def find(self, method: str, path: str) -> tuple[Endpoint, dict[str, str]]:
+        """Return the route and the values of its pattern; raises `Refused` (404 or 405)."""
         methods, params = self._methods(path)
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:
             if not methods:
-                raise Refusal(404, "not_found", "there is nothing at this path")
+                raise Refused(404, "not_found", "there is nothing at this path")
             allowed = ", ".join(sorted(methods))
-            raise Refusal(
+            raise Refused(
                 405,
                 "method_not_allowed",
                 f"only {allowed} is possible here",
@@ -162,7 +162,7 @@ class Router:
             )
         return route, params
 
-    def _methods(self, path: str) -> tuple[dict[str, Route], dict[str, str]]:
+    def _methods(self, path: str) -> tuple[dict[str, Endpoint], dict[str, str]]:
         exact = self._exact.get(path)
         if exact is not None:
             return exact, {}
@@ -186,7 +186,7 @@ class Part:
 
 
 def parse_multipart(body: bytes, content_type: str) -> dict[str, Part]:
-    """Return the fields by name; raises `Refusal` (400) when the body is not a well-formed form."""
+    """Return the fields by name; raises `Refused` (400) when the body is not a well-formed form."""
     header = _header("content-type", content_type)
     boundary = header.get_param("boundary")
     if (
@@ -194,14 +194,14 @@ def parse_multipart(body: bytes, content_type: str) -> dict[str, Part]:
         or not isinstance(boundary, str)
         or not boundary
     ):
-        raise Refusal(400, "invalid_request", "the body must be multipart/form-data")
+        raise Refused(400, "invalid_request", "the body must be multipart/form-data")
     try:
         delimiter = b"\r\n--" + boundary.encode("ascii")
     except UnicodeEncodeError:
-        raise Refusal(400, "invalid_request", "the boundary must be ASCII") from None
+        raise Refused(400, "invalid_request", "the boundary must be ASCII") from None
     _, *pieces = (b"\r\n" + body).split(delimiter)
     if not pieces or not pieces[-1].startswith(b"--"):
-        raise Refusal(400, "invalid_request", "the form does not end with its boundary")
+        raise Refused(400, "invalid_request", "the form does not end with its boundary")
     return dict(_part(piece) for piece in pieces[:-1])
 
 
@@ -214,7 +214,7 @@ def _part(piece: bytes) -> tuple[str, Part]:
             field = disposition.get_param("name", header="content-disposition")
             if isinstance(field, str):
                 return field, Part(disposition.get_filename(), data)
-    raise Refusal(400, "invalid_request", "a part of the form has no name")
+    raise Refused(400, "invalid_request", "a part of the form has no name")
 
 
 def _header(name: str, value: str) -> Message:

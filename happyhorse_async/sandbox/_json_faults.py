@@ -14,7 +14,7 @@ from ._fault_values import Fields, Ids, Names, OddNumber, Shift
 from ._faults import TASKS, Act, fault
 
 if TYPE_CHECKING:
-    from ._http import Answer
+    from ._http import Reply
 
 __all__: list[str] = []
 
@@ -120,7 +120,7 @@ def skew(act: Act, *, seconds: Shift = 3600.0) -> None:
                 view[name] = moment.isoformat(timespec="seconds")
 
 
-def _views_in(answer: Answer) -> list[dict[str, Any]]:
+def _views_in(answer: Reply) -> list[dict[str, Any]]:
     """Return the tasks and files in an answer."""
     payload = answer.payload if isinstance(answer.payload, dict) else {}
     data = payload.get("data", payload)

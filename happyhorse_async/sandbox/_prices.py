@@ -18,7 +18,7 @@ from functools import cache, reduce
 from importlib.resources import files
 from typing import Any
 
-from ._errors import Refusal, invalid
+from ._errors import Refused, invalid
 
 __all__ = ["FRESH_SECONDS", "IMAGE_TO_VIDEO", "PriceBook", "Tariff", "amounts", "uc_of", "usd_of"]
 
@@ -99,7 +99,7 @@ class PriceBook:
         return tariff
 
     def estimate(self, model: str, given: Mapping[str, Any], share: Decimal) -> int:
-        """Return the price of parameters, with defaults filled in; raises `Refusal`."""
+        """Return the price of parameters, with defaults filled in; raises `Refused`."""
         declared = _rules()[model]["parameters"]
         names = {parameter["name"] for parameter in declared}
         if unknown := given.keys() - names:
@@ -112,9 +112,9 @@ class PriceBook:
         return f'W/"{model}-{self._version}"'
 
     def rule(self, model: str, now: float) -> dict[str, Any]:
-        """Return the catalogue's answer for a model; raises `Refusal` (404)."""
+        """Return the catalogue's answer for a model; raises `Refused` (404)."""
         if model not in _rules():
-            raise Refusal(404, "not_found", f"there is no model {model}")
+            raise Refused(404, "not_found", f"there is no model {model}")
         shown = copy.deepcopy(_rules()[model])
         for part in shown["components"]:
             for name in ("rate", "minimum_charge"):

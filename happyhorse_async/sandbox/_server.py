@@ -16,9 +16,9 @@ from aiohttp import web
 
 from ._accounts import RateLimited
 from ._delivery import deliver, is_large, respond
-from ._errors import Refusal
+from ._errors import Refused
 from ._faults import Act, Delivery
-from ._http import Answer, Call, api_error, file_error
+from ._http import Call, Reply, api_error, file_error
 from ._service import RequestRecord
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Front:
         self._date = (0, "")
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
+        """Reply one request."""
         service = self._service
         raw_path, _, query = request.raw_path.partition("?")
         path = unquote(raw_path) if "%" in raw_path else raw_path
@@ -82,7 +82,7 @@ class Front:
         sending = None if key is None else service.faults.sent(key)
         if oversized:
             answer = self._refused(
-                call, Refusal(413, "request_too_large", "the request is too large")
+                call, Refused(413, "request_too_large", "the request is too large")
             )
         elif service.faults and (faults := service.faults.strike(call.method, path, sending)):
             return await self._misbehave(request, call, record, faults)
@@ -111,7 +111,7 @@ class Front:
             request, answer, self._headers(call.now), delivery, self._service.closing
         )
 
-    async def _handle(self, call: Call) -> Answer:
+    async def _handle(self, call: Call) -> Reply:
         try:
             route, call.params = self._router.find(call.method, call.path)
             if route.feature is not None and not getattr(self._service.features, route.feature):
@@ -121,14 +121,14 @@ class Front:
             answer = await route.handler(self._service, call)
             self._service.keep_armed()
             return answer
-        except Refusal as refusal:
+        except Refused as refusal:
             return self._refused(call, refusal)
         except Exception as error:  # noqa: BLE001
             # A bug of the sandbox must show as the service's own 500, and loudly: users' tests hang
             # on it.
             _log.exception("the sandbox failed on %s %s", call.method, call.path)
             return self._refused(
-                call, Refusal(500, "internal_error", f"the sandbox failed: {error!r}")
+                call, Refused(500, "internal_error", f"the sandbox failed: {error!r}")
             )
 
     def _wallet(self, call: Call) -> Wallet:
@@ -137,11 +137,11 @@ class Front:
             self._service.world.wallets.get(key.strip()) if scheme.lower() == "bearer" else None
         )
         if wallet is None:
-            raise Refusal(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY")
+            raise Refused(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY")
         wallet.account.check(call.now)
         return wallet
 
-    def _refused(self, call: Call, refusal: Refusal) -> Answer:
+    def _refused(self, call: Call, refusal: Refused) -> Reply:
         if not self._service.features.error_details:
             refusal.details = {}
         if isinstance(refusal, RateLimited) and self._service.features.retry_after != "absent":
@@ -151,7 +151,7 @@ class Front:
         if call.host == "files":
             return file_error(refusal)
         if call.host == "results":
-            return Answer(
+            return Reply(
                 refusal.status,
                 body=refusal.message.encode(),
                 content_type="text/plain; charset=utf-8",
@@ -179,7 +179,7 @@ class Front:
         return f"req-{self.host}-{self._requests:08d}"
 
 
-def foreign_page(call: Call, hosts: Collection[str], own: str | None) -> Refusal | None:
+def foreign_page(call: Call, hosts: Collection[str], own: str | None) -> Refused | None:
     """Return the refusal of a call that a foreign page in somebody's browser makes; else None.
 
     Such a page names itself in `Origin` or `Sec-Fetch-Site`. One whose name was bound to this
@@ -190,12 +190,12 @@ def foreign_page(call: Call, hosts: Collection[str], own: str | None) -> Refusal
     name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
     if not (name in ("localhost", own) or name in hosts or _is_address(name)):
         message = f"{host!r} is not a name of the sandbox; Sandbox(hosts=[...]) adds names"
-        return Refusal(403, "forbidden_host", message)
+        return Refused(403, "forbidden_host", message)
     is_link = call.path == "/" and headers.get("Sec-Fetch-Dest") == "document"
     if headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none") and not is_link:
-        return Refusal(403, "forbidden_origin", "pages of other sites may not call this")
+        return Refused(403, "forbidden_origin", "pages of other sites may not call this")
     if headers.get("Origin", f"http://{host}") != f"http://{host}":
-        return Refusal(403, "forbidden_origin", "pages of other origins may not call this")
+        return Refused(403, "forbidden_origin", "pages of other origins may not call this")
     return None
 
 
@@ -207,11 +207,11 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _absence(status: int) -> Refusal:
+def _absence(status: int) -> Refused:
     """Return what an endpoint that is switched off answers."""
     if status == 405:
-        return Refusal(405, "method_not_allowed", "there is no such method at this path")
-    return Refusal(404, "not_found", "there is nothing at this path")
+        return Refused(405, "method_not_allowed", "there is no such method at this path")
+    return Refused(404, "not_found", "there is nothing at this path")
 
 
 class Listener:

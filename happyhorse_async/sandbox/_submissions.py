@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ._errors import Refusal, invalid
+from ._errors import Refused, invalid
 from ._prices import IMAGE_TO_VIDEO
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ class Order:
 
 
 def read_submission(body: Any, *, allow_loopback: bool, is_own: Callable[[str], bool]) -> Order:
-    """Return the accepted submission; raises `Refusal` (400 `invalid_request` with `param`)
+    """Return the accepted submission; raises `Refused` (400 `invalid_request` with `param`)
     otherwise.
 
     `is_own` says whether an image URL is the file service's own, which is accepted wherever that
     listens.
     """
     if not isinstance(body, dict):
-        raise Refusal(400, "invalid_request", "the body must be a JSON object")
+        raise Refused(400, "invalid_request", "the body must be a JSON object")
     if body.get("model") not in IMAGE_TO_VIDEO:
         raise invalid("model", f"model must be one of {', '.join(IMAGE_TO_VIDEO)}")
     if "aspect_ratio" in body:
@@ -71,7 +71,7 @@ def read_submission(body: Any, *, allow_loopback: bool, is_own: Callable[[str], 
 
 
 def check_idempotency_key(key: str) -> None:
-    """Raise `Refusal` unless the key is 16 to 96 characters of `A-Za-z0-9._-` (seen in the vendor's
+    """Raise `Refused` unless the key is 16 to 96 characters of `A-Za-z0-9._-` (seen in the vendor's
     clients).
     """
     if not re.fullmatch(_IDEMPOTENCY_KEY, key):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ._background import Background
+from ._background import BackgroundWork
 from ._files import FetchError
 from ._images import FrameProblem, frame_problem, read_header, video_size
 from ._stub_video import stub_video
@@ -74,7 +74,7 @@ class Videos:
         self._real = video == "real"
         self._stub_bytes = stub_bytes
         self._frame_known = frame_known
-        self._background = Background()
+        self._background = BackgroundWork()
         self._kept: OrderedDict[_Key, VideoFile] = OrderedDict()
         self._kept_bytes = 0
         self._images: dict[str, bytes] = {}

@@ -12,7 +12,7 @@ import attrs
 
 from ._accounts import Account, Entry, Wallet
 from ._clock import Agenda
-from ._errors import Refusal
+from ._errors import Refused
 from ._files import Shelf
 from ._images import FrameProblem
 from ._prices import PriceBook
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
     from ._submissions import Order
 
-__all__ = ["Acceptance", "Lifetimes", "World"]
+__all__ = ["Accepted", "Lifetimes", "World"]
 
 _ALPHABET = string.ascii_lowercase + string.digits
 
 
 @attrs.frozen
-class Acceptance:
+class Accepted:
     """The outcome of a submission: the task, and whether the idempotency key gave back an earlier
     one.
     """
@@ -50,8 +50,8 @@ class Lifetimes:
     file: float
 
 
-def _conflict() -> Refusal:
-    return Refusal(409, "idempotency_conflict", "this Idempotency-Key was used with another body")
+def _conflict() -> Refused:
+    return Refused(409, "idempotency_conflict", "this Idempotency-Key was used with another body")
 
 
 class World:
@@ -95,16 +95,16 @@ class World:
         now: float,
         key: str | None = None,
         quirks: Quirks = NO_QUIRKS,
-    ) -> Acceptance:
+    ) -> Accepted:
         """Accept and reserve a task, or give back the one that `key` already stands for; raises
-        `Refusal`.
+        `Refused`.
         """
         wallet.account.check_model(submission.model)
         if key is not None:
             check_idempotency_key(key)
             earlier = self._keys.get((wallet.account.key, key))
             if earlier is not None:
-                return Acceptance(self._replay(earlier, submission, now), replayed=True)
+                return Accepted(self._replay(earlier, submission, now), replayed=True)
         tariff = self.prices.tariff(wallet.account.discount)
         price = tariff.video(submission.model, submission.duration, submission.quality)
         charge = wallet.reserve(price, now)
@@ -132,10 +132,10 @@ class World:
             self._keys[wallet.account.key, key] = task
         self._enter("reserve", task, now, charge.reserved)
         self.agenda.at(task.due, lambda when: self._come_due(task, when))
-        return Acceptance(task, replayed=False)
+        return Accepted(task, replayed=False)
 
     def leave_undecided(self, task: TaskRecord, until: float) -> None:
-        """Answer replays of this task's submission with `paid_outcome_unknown` until then."""
+        """Reply replays of this task's submission with `paid_outcome_unknown` until then."""
         self._undecided[task.id] = until
 
     def frame_known(self, task: TaskRecord, problem: FrameProblem | None, now: float) -> None:
@@ -194,7 +194,7 @@ class World:
             self._link(task, now)
 
     def check_unused(self, wallet: Wallet, key: str | None) -> None:
-        """Raise `Refusal` (409 `idempotency_conflict`) when a key stands for a task already."""
+        """Raise `Refused` (409 `idempotency_conflict`) when a key stands for a task already."""
         if key is not None and (wallet.account.key, key) in self._keys:
             raise _conflict()
 
@@ -202,7 +202,7 @@ class World:
         if task.submission.body != submission.body:
             raise _conflict()
         if self._undecided.get(task.id, now) > now:
-            raise Refusal(
+            raise Refused(
                 409,
                 "paid_outcome_unknown",
                 "the first submission is being decided, ask again with this key",

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from .._errors import Refusal, invalid
-from .._http import Answer, Route, json_answer
+from .._errors import Refused, invalid
+from .._http import Endpoint, Reply, json_answer
 from .._prices import FRESH_SECONDS, amounts
 from .._submissions import read_submission
 from .._views import credits_view
@@ -35,14 +35,14 @@ _LISTED_STATUSES = {
 }
 
 
-async def _submit(service: Service, call: Call) -> Answer:
+async def _submit(service: Service, call: Call) -> Reply:
     wallet = call.owner
     wallet.admit(service.clock.real())
     allowed = service.options.allow_loopback
     key = call.headers.get("Idempotency-Key") if service.features.idempotency else None
     try:
         order = read_submission(call.json(), allow_loopback=allowed, is_own=service.fetcher.is_own)
-    except Refusal:
+    except Refused:
         # A known key with another body is a conflict, whatever is wrong with that body.
         service.world.check_unused(wallet, key)
         raise
@@ -55,18 +55,18 @@ async def _submit(service: Service, call: Call) -> Answer:
     return answer
 
 
-async def _query(service: Service, call: Call) -> Answer:
+async def _query(service: Service, call: Call) -> Reply:
     task_id = call.params["task_id"]
     task = service.world.find(call.owner, task_id, call.now)
     if task is None:
         if not _TASK_ID.fullmatch(task_id):
             message = "a task id is 1 to 128 characters of A-Za-z0-9._:-"
-            raise Refusal(400, "invalid_task_id", message, param="task_id")
-        raise Refusal(404, "task_not_found", f"there is no task {task_id}")
+            raise Refused(400, "invalid_task_id", message, param="task_id")
+        raise Refused(404, "task_not_found", f"there is no task {task_id}")
     return json_answer(service.show(task, call.now))
 
 
-async def _query_many(service: Service, call: Call) -> Answer:
+async def _query_many(service: Service, call: Call) -> Reply:
     body = call.json()
     ids = body.get("task_ids") if isinstance(body, dict) else None
     if not isinstance(ids, list) or not ids or not all(isinstance(task_id, str) for task_id in ids):
@@ -78,7 +78,7 @@ async def _query_many(service: Service, call: Call) -> Answer:
     return json_answer({"data": [service.show(task, now) for task in found if task is not None]})
 
 
-async def _list(service: Service, call: Call) -> Answer:
+async def _list(service: Service, call: Call) -> Reply:
     page = page_argument(call, "page", 1)
     size = page_argument(call, "page_size", 20, most=_MOST_ROWS)
     wanted = _wanted(service, call)
@@ -105,7 +105,7 @@ def _wanted(service: Service, call: Call) -> Callable[[TaskRecord], bool]:
 
 
 def page_argument(call: Call, name: str, default: int, *, most: int = 1_000_000) -> int:
-    """Return a positive whole number from the query; raises `Refusal` (400)."""
+    """Return a positive whole number from the query; raises `Refused` (400)."""
     text = call.argument(name)
     if text is None or text == "":
         return default
@@ -117,18 +117,18 @@ def page_argument(call: Call, name: str, default: int, *, most: int = 1_000_000)
 # --- Models, credits, and what things cost.
 
 
-async def _models(service: Service, call: Call) -> Answer:
+async def _models(service: Service, call: Call) -> Reply:
     models = call.owner.account.models
     return json_answer(
         {"object": "list", "data": [{"id": each, "object": "model"} for each in models]}
     )
 
 
-async def _credits(service: Service, call: Call) -> Answer:
+async def _credits(service: Service, call: Call) -> Reply:
     return json_answer(credits_view(call.owner))
 
 
-async def _pricing(service: Service, call: Call) -> Answer:
+async def _pricing(service: Service, call: Call) -> Reply:
     model, prices = call.params["model"], service.world.prices
     answer = json_answer(prices.rule(model, call.now))
     answer.headers = {
@@ -141,7 +141,7 @@ async def _pricing(service: Service, call: Call) -> Answer:
     return answer
 
 
-async def _estimate(service: Service, call: Call) -> Answer:
+async def _estimate(service: Service, call: Call) -> Reply:
     body = call.json()
     if not isinstance(body, dict) or not isinstance(body.get("model_id"), str):
         raise invalid("model_id", "model_id must be a string")
@@ -166,13 +166,15 @@ async def _estimate(service: Service, call: Call) -> Answer:
 
 
 ROUTES = (
-    Route("POST", "/v1/videos/generations", _submit),
-    Route("GET", "/v1/tasks", _list, feature="listing"),
-    Route("POST", "/v1/tasks/batch", _query_many, feature="batch"),
-    Route("GET", "/v1/tasks/{task_id}", _query),
-    Route("GET", "/v1/models", _models, feature="models"),
-    Route("GET", "/v1/credits", _credits),
-    Route("POST", "/v1/agent-estimates", _estimate, feature="estimates"),
-    Route("GET", "/v1/catalog/pricing-rules/{model}", _pricing, needs_key=False, feature="pricing"),
+    Endpoint("POST", "/v1/videos/generations", _submit),
+    Endpoint("GET", "/v1/tasks", _list, feature="listing"),
+    Endpoint("POST", "/v1/tasks/batch", _query_many, feature="batch"),
+    Endpoint("GET", "/v1/tasks/{task_id}", _query),
+    Endpoint("GET", "/v1/models", _models, feature="models"),
+    Endpoint("GET", "/v1/credits", _credits),
+    Endpoint("POST", "/v1/agent-estimates", _estimate, feature="estimates"),
+    Endpoint(
+        "GET", "/v1/catalog/pricing-rules/{model}", _pricing, needs_key=False, feature="pricing"
+    ),
 )
 """The endpoints of the API host."""

@@ -7,36 +7,36 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .._errors import Refusal, invalid
+from .._errors import Refused, invalid
 from .._faults import ACTIONS, CONDITIONS, Fault, fault_of, fault_of_line
-from .._http import Route, json_answer
+from .._http import Endpoint, json_answer
 from .._scenarios import SCENARIOS
 from .._task_record import Ending, usual_code
 from .api import page_argument
 
 if TYPE_CHECKING:
-    from .._http import Answer, Call
+    from .._http import Call, Reply
     from .._service import RequestRecord, Service
     from .._task_record import TaskRecord
 
 __all__ = ["ROUTES"]
 
 
-async def _state(service: Service, call: Call) -> Answer:
+async def _state(service: Service, call: Call) -> Reply:
     return json_answer(describe(service, service.catch_up()))
 
 
-async def _advance(service: Service, call: Call) -> Answer:
+async def _advance(service: Service, call: Call) -> Reply:
     service.advance(_number(_body(call), "seconds"))
     return await _state(service, call)
 
 
-async def _speed(service: Service, call: Call) -> Answer:
+async def _speed(service: Service, call: Call) -> Reply:
     service.set_speed(_number(_body(call), "speed"))
     return await _state(service, call)
 
 
-async def _finish(service: Service, call: Call) -> Answer:
+async def _finish(service: Service, call: Call) -> Reply:
     task_id = _body(call).get("task_id")
     if task_id is not None:
         _known(service, task_id)
@@ -44,7 +44,7 @@ async def _finish(service: Service, call: Call) -> Answer:
     return await _state(service, call)
 
 
-async def _end(service: Service, call: Call) -> Answer:
+async def _end(service: Service, call: Call) -> Reply:
     body = _body(call)
     task_id, status = body.get("task_id"), body.get("status")
     _known(service, task_id)
@@ -61,7 +61,7 @@ async def _end(service: Service, call: Call) -> Answer:
     return await _state(service, call)
 
 
-async def _add_fault(service: Service, call: Call) -> Answer:
+async def _add_fault(service: Service, call: Call) -> Reply:
     told = _body(call)
     line = _text(told, "line")
     try:
@@ -71,7 +71,7 @@ async def _add_fault(service: Service, call: Call) -> Answer:
     return await _state(service, call)
 
 
-async def _known_faults(service: Service, call: Call) -> Answer:
+async def _known_faults(service: Service, call: Call) -> Reply:
     actions = [
         {
             "name": name,
@@ -86,12 +86,12 @@ async def _known_faults(service: Service, call: Call) -> Answer:
     return json_answer({"actions": actions, "conditions": conditions})
 
 
-async def _clear_faults(service: Service, call: Call) -> Answer:
+async def _clear_faults(service: Service, call: Call) -> Reply:
     service.faults.clear()
     return await _state(service, call)
 
 
-async def _scenario(service: Service, call: Call) -> Answer:
+async def _scenario(service: Service, call: Call) -> Reply:
     try:
         service.add_scenario(str(_body(call).get("name")))
     except ValueError as error:
@@ -99,7 +99,7 @@ async def _scenario(service: Service, call: Call) -> Answer:
     return await _state(service, call)
 
 
-async def _requests(service: Service, call: Call) -> Answer:
+async def _requests(service: Service, call: Call) -> Reply:
     latest = service.journal.latest(page_argument(call, "limit", 100, most=10_000))
     return json_answer({"requests": [describe_request(record) for record in latest]})
 
@@ -107,7 +107,7 @@ async def _requests(service: Service, call: Call) -> Answer:
 def _body(call: Call) -> dict[str, Any]:
     body = call.json() if call.body else {}
     if not isinstance(body, dict):
-        raise Refusal(400, "invalid_request", "the body must be a JSON object")
+        raise Refused(400, "invalid_request", "the body must be a JSON object")
     return body
 
 
@@ -127,20 +127,20 @@ def _text(body: dict[str, Any], name: str) -> str | None:
 
 def _known(service: Service, task_id: Any) -> None:
     if not isinstance(task_id, str) or task_id not in service.world.tasks:
-        raise Refusal(404, "task_not_found", f"there is no task {task_id}")
+        raise Refused(404, "task_not_found", f"there is no task {task_id}")
 
 
 ROUTES = (
-    Route("GET", "/sandbox/state", _state, needs_key=False),
-    Route("GET", "/sandbox/requests", _requests, needs_key=False),
-    Route("POST", "/sandbox/advance", _advance, needs_key=False),
-    Route("POST", "/sandbox/speed", _speed, needs_key=False),
-    Route("POST", "/sandbox/finish", _finish, needs_key=False),
-    Route("POST", "/sandbox/end", _end, needs_key=False),
-    Route("GET", "/sandbox/faults", _known_faults, needs_key=False),
-    Route("POST", "/sandbox/faults", _add_fault, needs_key=False),
-    Route("DELETE", "/sandbox/faults", _clear_faults, needs_key=False),
-    Route("POST", "/sandbox/scenario", _scenario, needs_key=False),
+    Endpoint("GET", "/sandbox/state", _state, needs_key=False),
+    Endpoint("GET", "/sandbox/requests", _requests, needs_key=False),
+    Endpoint("POST", "/sandbox/advance", _advance, needs_key=False),
+    Endpoint("POST", "/sandbox/speed", _speed, needs_key=False),
+    Endpoint("POST", "/sandbox/finish", _finish, needs_key=False),
+    Endpoint("POST", "/sandbox/end", _end, needs_key=False),
+    Endpoint("GET", "/sandbox/faults", _known_faults, needs_key=False),
+    Endpoint("POST", "/sandbox/faults", _add_fault, needs_key=False),
+    Endpoint("DELETE", "/sandbox/faults", _clear_faults, needs_key=False),
+    Endpoint("POST", "/sandbox/scenario", _scenario, needs_key=False),
 )
 """The control paths, on the API's listener."""
 

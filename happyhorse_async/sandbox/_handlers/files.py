@@ -9,11 +9,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .._errors import Refusal, invalid
+from .._errors import Refused, invalid
 from .._files import DATA_URL_PREFIX, FetchError
 from .._http import (
-    Answer,
-    Route,
+    Endpoint,
+    Reply,
     UnsatisfiableRangeError,
     applies,
     expired_answer,
@@ -41,7 +41,7 @@ _PLACES = ("upload_path", "file_name", "uploadPath", "fileName")
 """Where a file shall be kept: as the reference and as the vendor's client name the fields."""
 
 
-async def _upload_stream(service: Service, call: Call) -> Answer:
+async def _upload_stream(service: Service, call: Call) -> Reply:
     parts = parse_multipart(call.body, call.headers.get("Content-Type", ""))
     file = parts.get("file")
     if file is None:
@@ -52,7 +52,7 @@ async def _upload_stream(service: Service, call: Call) -> Answer:
     return _keep(service, call, file.data, file.filename or "upload", texts)
 
 
-async def _upload_base64(service: Service, call: Call) -> Answer:
+async def _upload_base64(service: Service, call: Call) -> Reply:
     body = _fields(call)
     text = body.get("base64_data", "")
     found = _DATA_URL.match(text)
@@ -62,7 +62,7 @@ async def _upload_base64(service: Service, call: Call) -> Answer:
     return _keep(service, call, data, "upload." + found.group(2), body)
 
 
-async def _upload_url(service: Service, call: Call) -> Answer:
+async def _upload_url(service: Service, call: Call) -> Reply:
     body = _fields(call)
     url = body.get("file_url", "")
     allowed = service.options.allow_loopback
@@ -73,20 +73,20 @@ async def _upload_url(service: Service, call: Call) -> Answer:
     except FetchError as error:
         raise invalid("file_url", str(error)) from None
     if len(data) > MAX_BYTES:  # the fetcher stops there, and half a file is worse than none
-        raise Refusal(413, "request_too_large", "the file behind file_url is larger than 10 MB")
+        raise Refused(413, "request_too_large", "the file behind file_url is larger than 10 MB")
     return _keep(service, call, data, PurePosixPath(urlsplit(url).path).name or "upload", body)
 
 
-async def _receipt(service: Service, call: Call) -> Answer:
+async def _receipt(service: Service, call: Call) -> Reply:
     upload_id = call.params["upload_id"]
     stored = service.world.files.receipt(call.owner, upload_id)
     if stored is None:
-        raise Refusal(404, "receipt_not_found", f"there is no receipt {upload_id}")
+        raise Refused(404, "receipt_not_found", f"there is no receipt {upload_id}")
     told = {"upload_id": upload_id, "state": "done", "result_verified": True}
     return json_answer({"success": True, "data": {**told, "file": service.views.file(stored)}})
 
 
-async def _quota(service: Service, call: Call) -> Answer:
+async def _quota(service: Service, call: Call) -> Reply:
     wallet = call.owner
     quota = wallet.account.file_quota
     data = {
@@ -98,7 +98,7 @@ async def _quota(service: Service, call: Call) -> Answer:
     return _success(data, "quota")
 
 
-async def _list(service: Service, call: Call) -> Answer:
+async def _list(service: Service, call: Call) -> Reply:
     page = page_argument(call, "page", 1)
     size = page_argument(call, "pageSize", 20, most=100)
     stored = service.world.files.owned_by(call.owner)
@@ -106,23 +106,23 @@ async def _list(service: Service, call: Call) -> Answer:
     return _success({"files": shown, "total": len(stored), "page": page, "pageSize": size}, "files")
 
 
-async def _delete(service: Service, call: Call) -> Answer:
+async def _delete(service: Service, call: Call) -> Reply:
     file_id = call.params["file_id"]
     stored = service.world.files.get(file_id)
     if stored is None or stored.wallet is not call.wallet:
-        raise Refusal(404, "file_not_found", f"there is no file {file_id}")
+        raise Refused(404, "file_not_found", f"there is no file {file_id}")
     service.world.files.remove(file_id)
     return _success({"file_id": file_id}, "deleted")
 
 
-async def _public(service: Service, call: Call) -> Answer:
+async def _public(service: Service, call: Call) -> Reply:
     stored = service.world.files.get(call.params["file_id"])
     if stored is None or stored.name != call.params["name"]:
-        raise Refusal(404, "file_not_found", "there is no such file, or it has expired")
+        raise Refused(404, "file_not_found", "there is no such file, or it has expired")
     headers = {"Cache-Control": "public, max-age=3600"}
     if call.argument("download"):
         headers["Content-Disposition"] = f'attachment; filename="{stored.name}"'
-    return Answer(body=stored.data, content_type=stored.mime_type, headers=headers)
+    return Reply(body=stored.data, content_type=stored.mime_type, headers=headers)
 
 
 def _decoded(text: str) -> bytes:
@@ -138,7 +138,7 @@ def _decoded(text: str) -> bytes:
 def _fields(call: Call) -> dict[str, str]:
     body = call.json()
     if not isinstance(body, dict):
-        raise Refusal(400, "invalid_request", "the body must be a JSON object")
+        raise Refused(400, "invalid_request", "the body must be a JSON object")
     for name in ("base64_data", "file_url", *_PLACES):
         if body.get(name) is not None and not isinstance(body[name], str):
             raise invalid(name, f"{name} must be a string")
@@ -147,7 +147,7 @@ def _fields(call: Call) -> dict[str, str]:
 
 def _keep(
     service: Service, call: Call, data: bytes, original_name: str, fields: dict[str, str]
-) -> Answer:
+) -> Reply:
     stored = service.world.files.add(
         call.owner,
         data,
@@ -170,7 +170,7 @@ def _upload_id(service: Service, call: Call) -> str | None:
     return given
 
 
-def _success(data: dict[str, Any], message: str) -> Answer:
+def _success(data: dict[str, Any], message: str) -> Reply:
     return json_answer({"success": True, "code": 200, "msg": message, "data": data})
 
 
@@ -181,12 +181,12 @@ _ABSENT_PAGE = "<Error><Code>NoSuchKey</Code><Message>The key does not exist.</M
 _REFUSED_AGENTS = ("python-urllib", "python-requests", "python/", "java/", "go-http-client")
 
 
-async def _download(service: Service, call: Call) -> Answer:
+async def _download(service: Service, call: Call) -> Reply:
     agent = call.headers.get("User-Agent", "").lower()
     if service.features.user_agent_filter and (not agent or agent.startswith(_REFUSED_AGENTS)):
-        raise Refusal(403, "forbidden", "this User-Agent is not served")
+        raise Refused(403, "forbidden", "this User-Agent is not served")
     if "Authorization" in call.headers:
-        raise Refusal(400, "invalid_request", "result links take no Authorization")
+        raise Refused(400, "invalid_request", "result links take no Authorization")
     task = _living(service, call)
     if task is None:
         return expired_answer(service.options.expired_link)
@@ -195,19 +195,19 @@ async def _download(service: Service, call: Call) -> Answer:
     try:
         video = await service.videos.video(task)
     except FetchError as error:
-        raise Refusal(410, "gone", str(error)) from None
+        raise Refused(410, "gone", str(error)) from None
     return _ranged(call, task, video)
 
 
 def _living(service: Service, call: Call) -> TaskRecord | None:
     found = service.world.find_link(call.params["token"])
     if found is None or found[0].id != call.params["task_id"]:
-        raise Refusal(404, "not_found", "there is no such link")
+        raise Refused(404, "not_found", "there is no such link")
     task, link = found
     return task if call.now < link.expires else None
 
 
-def _ranged(call: Call, task: TaskRecord, made: VideoFile) -> Answer:
+def _ranged(call: Call, task: TaskRecord, made: VideoFile) -> Reply:
     video = made.data
     etag = f'"{made.digest[:32]}-{task.etag_version}"'
     modified = task.ended or task.created
@@ -216,14 +216,14 @@ def _ranged(call: Call, task: TaskRecord, made: VideoFile) -> Answer:
         "ETag": etag,
         "Last-Modified": formatdate(int(modified), usegmt=True),
     }
-    answer = Answer(body=video, content_type="video/mp4", headers=headers)
+    answer = Reply(body=video, content_type="video/mp4", headers=headers)
     wanted = call.headers.get("Range")
     if wanted is None or not applies(call.headers.get("If-Range"), etag=etag, modified=modified):
         return answer
     try:
         span = parse_range(wanted, len(video))
     except UnsatisfiableRangeError:
-        return Answer(
+        return Reply(
             416,
             body=b"",
             content_type="video/mp4",
@@ -237,19 +237,19 @@ def _ranged(call: Call, task: TaskRecord, made: VideoFile) -> Answer:
 
 
 ROUTES = (
-    Route("POST", "/api/v1/files/upload/stream", _upload_stream),
-    Route("POST", "/api/v1/files/upload/base64", _upload_base64),
-    Route("POST", "/api/v1/files/upload/url", _upload_url),
-    Route("GET", "/api/v1/files/quota", _quota),
-    Route("GET", "/api/v1/files/list", _list, feature="file_listing"),
-    Route("DELETE", "/api/v1/files/{file_id}", _delete, feature="file_listing"),
-    Route(
+    Endpoint("POST", "/api/v1/files/upload/stream", _upload_stream),
+    Endpoint("POST", "/api/v1/files/upload/base64", _upload_base64),
+    Endpoint("POST", "/api/v1/files/upload/url", _upload_url),
+    Endpoint("GET", "/api/v1/files/quota", _quota),
+    Endpoint("GET", "/api/v1/files/list", _list, feature="file_listing"),
+    Endpoint("DELETE", "/api/v1/files/{file_id}", _delete, feature="file_listing"),
+    Endpoint(
         "GET",
         "/api/v1/files/upload-receipts/{upload_id}",
         _receipt,
         feature="upload_receipts",
     ),
-    Route("GET", "/f/{file_id}/{name}", _public, needs_key=False),
-    Route("GET", "/results/{task_id}/{token}.mp4", _download, needs_key=False),
+    Endpoint("GET", "/f/{file_id}/{name}", _public, needs_key=False),
+    Endpoint("GET", "/results/{task_id}/{token}.mp4", _download, needs_key=False),
 )
 """The endpoints of the file host, the public files and the result links."""
