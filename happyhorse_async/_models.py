@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from ._values import Value, plain
+
 
 class Model(StrEnum):
     """The image-to-video models that this package knows; the service may have newer ones."""
@@ -46,7 +48,7 @@ class TaskStatus(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class TaskError:
+class TaskError(Value):
     """Why a task failed, in the service's words."""
 
     code: str = "unknown_error"
@@ -58,7 +60,7 @@ class TaskError:
 
 
 @attrs.frozen(kw_only=True)
-class Usage:
+class Usage(Value):
     """What a task has reserved or cost; each field is None while the service has not said it."""
 
     credits_reserved: Decimal | None = None
@@ -71,7 +73,7 @@ class Usage:
 
 
 @attrs.frozen(kw_only=True)
-class Billing:
+class Billing(Value):
     """The ledger facts of a task, where the service sends them: open text, kept as it comes.
 
     They are valid only with the `refund_scope` "account_balance".
@@ -91,7 +93,7 @@ class Billing:
 
 
 @attrs.frozen(kw_only=True)
-class Task:
+class Task(Value):
     """What the service last said of a task: one snapshot."""
 
     id: str
@@ -142,7 +144,7 @@ class Task:
 
 
 @attrs.frozen(kw_only=True)
-class TaskSummary:
+class TaskSummary(Value):
     """One line of the service's task list; it has no result links."""
 
     id: str
@@ -157,7 +159,7 @@ class TaskSummary:
 
 
 @attrs.frozen(kw_only=True)
-class TaskPage:
+class TaskPage(Value):
     """One page of the service's task list, newest first."""
 
     items: tuple[TaskSummary, ...]
@@ -170,7 +172,7 @@ Source = Literal["account", "catalog", "bundled"]
 
 
 @attrs.frozen(kw_only=True)
-class Estimate:
+class Estimate(Value):
     """What one or more requests will cost; settlement follows the actual length of the output."""
 
     credits: Decimal
@@ -193,7 +195,7 @@ class Estimate:
 
 
 @attrs.frozen(kw_only=True)
-class RefusalDetails:
+class RefusalDetails(Value):
     """What the service adds to a refusal over money or rights. What it did not say, or not in a
     usable way, is None.
     """
@@ -242,7 +244,7 @@ class RefusalDetails:
 
 
 @attrs.frozen(kw_only=True)
-class Credits:
+class Credits(Value):
     """What is left in the account and in the key."""
 
     remaining: Decimal
@@ -258,9 +260,13 @@ class Credits:
             return self.remaining
         return min(self.remaining, self.key_remaining)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the credits as JSON has them, with `spendable`."""
+        return {**super().to_dict(), "spendable": plain(self.spendable)}
+
 
 @attrs.frozen(kw_only=True)
-class UploadedFile:
+class UploadedFile(Value):
     """A file on the service's file host; public, and gone 72 hours after the upload."""
 
     url: str

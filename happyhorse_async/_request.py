@@ -13,6 +13,7 @@ import attrs
 
 from ._formats import images, texts, urls
 from ._models import MODEL, Model
+from ._values import Value
 from .errors import InvalidRequestError
 
 Image = str | Path | bytes
@@ -65,7 +66,7 @@ class RequestFields(TypedDict, total=False):
 
 
 @attrs.frozen
-class ImageToVideo:
+class ImageToVideo(Value):
     """One video that is wanted: a first frame and what should become of it.
 
     Checks itself when it is made and raises `InvalidRequestError` with every problem at once. A

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never
 
 import attrs
 
+from ._values import Value, plain, table
 from .errors import HappyHorseError
 from .events import on_behalf_of
 
@@ -57,6 +58,14 @@ class TaskHandle:
 
     def __repr__(self) -> str:
         return f"TaskHandle({self.id!r})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known of the task here as JSON has it."""
+        names = ("id", "idempotency_key", "request", "accepted", "tag")
+        return {name: plain(getattr(self, name)) for name in names}
+
+    def _repr_html_(self) -> str:
+        return table("TaskHandle", self.to_dict())
 
     async def read(self) -> Task:
         """Ask the service once, now; raises `TaskNotFoundError` when it does not know the task."""
@@ -150,7 +159,7 @@ def handle_of(parts: Parts, acceptance: Acceptance, *, tag: Any = None) -> TaskH
 
 
 @attrs.frozen(kw_only=True)
-class AcceptedSubmission:
+class AcceptedSubmission(Value):
     """One request of `submit_many` that has become a task."""
 
     index: int
@@ -160,11 +169,16 @@ class AcceptedSubmission:
     task: TaskHandle
     """The handle of its task."""
     ok: ClassVar[Literal[True]] = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the submission as JSON has it."""
+        return {"ok": True, **super().to_dict(), "error": None}
+
     error: ClassVar[None] = None
 
 
 @attrs.frozen(kw_only=True)
-class FailedSubmission:
+class FailedSubmission(Value):
     """One request of `submit_many` that has not become a task, as far as it is known."""
 
     index: int
@@ -180,6 +194,10 @@ class FailedSubmission:
         task: ClassVar[Never]
     else:
         task = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the submission as JSON has it."""
+        return {"ok": False, **super().to_dict(), "task": None}
 
 
 Submission = AcceptedSubmission | FailedSubmission

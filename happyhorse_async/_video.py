@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ._values import Value
+
 if TYPE_CHECKING:
     from ._models import Task
     from ._request import ImageToVideo
@@ -19,7 +21,7 @@ EMBEDDED_BYTES = 16 * 1024 * 1024
 
 
 @attrs.frozen(kw_only=True)
-class Video:
+class Video(Value):
     """A saved and verified video."""
 
     path: Path

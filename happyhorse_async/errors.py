@@ -42,6 +42,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ._formats.texts import printable
+from ._values import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -93,6 +94,15 @@ class HappyHorseError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the error as JSON has it: its type, its message, and all that it carries."""
+        facts = {
+            name: plain(fact)
+            for name, fact in vars(self).items()
+            if not name.startswith("_") and fact is not None
+        }
+        return {"type": type(self).__name__, "message": self.message, **facts}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class is called without arguments and the state laid over it, so that subclasses are

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import attrs
 
+from ._values import Value
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class Event:
+class Event(Value):
     """The base of all events: what has happened, and whose it is.
 
     A listener runs in the context (`contextvars`) of the caller for whom something was done: an

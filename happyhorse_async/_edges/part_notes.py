@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 
 from .._formats import filenames
+from .._values import Value
 from . import disk
 
 LARGEST = 64 * 1024
@@ -109,7 +110,7 @@ def _is_one_name(name: str) -> bool:
 
 
 @attrs.frozen
-class Leftover:
+class Leftover(Value):
     """A download that did not end: `download(task, path, index=index)` resumes it."""
 
     task_id: str

@@ -163,8 +163,8 @@ def _dict(value: Any) -> Mapping[str, Any]:
 
 # --- parameters -----------------------------------------------------------------------------------
 
-Value = Fraction | str | bool
-Variables = Mapping[str, Value | None]
+Operand = Fraction | str | bool
+Variables = Mapping[str, Operand | None]
 """The declared parameters; None for one that has neither a value nor a default."""
 
 # These depend on what goes in or comes out, so a default would be a guess at the price.
@@ -174,7 +174,7 @@ _MEASURED = re.compile(r"(seconds|tokens)$")
 def _variables(parameters: Any, values: Mapping[str, Any]) -> Variables:
     if not isinstance(parameters, list):
         raise PricingRuleError("the rule declares no parameters")
-    variables: dict[str, Value | None] = {}
+    variables: dict[str, Operand | None] = {}
     for parameter in parameters:
         name = _dict(parameter).get("name")
         if not isinstance(name, str) or not name or name in variables:
@@ -186,7 +186,7 @@ def _variables(parameters: Any, values: Mapping[str, Any]) -> Variables:
     return variables
 
 
-def _checked(parameter: Mapping[str, Any], value: Any) -> Value:
+def _checked(parameter: Mapping[str, Any], value: Any) -> Operand:
     name, kind = parameter["name"], parameter.get("type")
     if kind in ("integer", "decimal"):
         number = _number(value)
@@ -299,11 +299,11 @@ class _Kind(NamedTuple):
 
     least: int
     most: int
-    apply: Callable[[Sequence[Any], Variables], Value]
+    apply: Callable[[Sequence[Any], Variables], Operand]
     """Takes the arguments as they stand, since some of them may never be evaluated."""
 
 
-def evaluate(expression: Any, values: Mapping[str, Value]) -> Value:
+def evaluate(expression: Any, values: Mapping[str, Operand]) -> Operand:
     """Return an expression's value; raises `PricingRuleError` for one that is not understood.
 
     The whole tree is checked first: a branch that does not count today may count tomorrow.
@@ -341,7 +341,7 @@ def _below(node: Any, declared: Mapping[str, Any]) -> Sequence[Any]:
     return args
 
 
-def _value(node: Mapping[str, Any], variables: Variables) -> Value:
+def _value(node: Mapping[str, Any], variables: Variables) -> Operand:
     op = node["op"]
     if op == "constant":
         text: str = node["value"]
@@ -356,7 +356,7 @@ def _value(node: Mapping[str, Any], variables: Variables) -> Value:
     return _OPERATORS[op].apply(node["args"], variables)
 
 
-def _looked_up(table: Mapping[str, Any], key: Value) -> Fraction:
+def _looked_up(table: Mapping[str, Any], key: Operand) -> Fraction:
     # True is written as JSON writes it; a fraction that does not end as 1/3 finds no entry.
     text = str(key).lower() if isinstance(key, bool) else key
     if isinstance(text, Fraction):
@@ -370,7 +370,7 @@ def _amount(node: Any, variables: Variables) -> Fraction:
     return _as_number(_value(node, variables))
 
 
-def _as_number(value: Value) -> Fraction:
+def _as_number(value: Operand) -> Fraction:
     if isinstance(value, bool):
         raise PricingRuleError("expected a number, got a condition")
     number = value if isinstance(value, Fraction) else _number(value)
@@ -386,7 +386,7 @@ def _truth(node: Any, variables: Variables) -> bool:
     return value
 
 
-def _same(left: Value, right: Value) -> bool:
+def _same(left: Operand, right: Operand) -> bool:
     """Compare as the service does: numbers by value, also when one is text; else as they are."""
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
@@ -395,7 +395,7 @@ def _same(left: Value, right: Value) -> bool:
     return left == right
 
 
-def _numbers(combine: Callable[[list[Fraction]], Value]) -> Callable[[Any, Variables], Value]:
+def _numbers(combine: Callable[[list[Fraction]], Operand]) -> Callable[[Any, Variables], Operand]:
     return lambda args, variables: combine([_amount(arg, variables) for arg in args])
 
 

@@ -10,6 +10,7 @@ import attrs
 
 from .._formats.texts import printable
 from .._request import ImageToVideo
+from .._values import Value
 from ..events import Events
 
 logger = logging.getLogger("happyhorse_async")
@@ -19,7 +20,7 @@ MOST_ORPHANS = 1000
 
 
 @attrs.frozen(kw_only=True)
-class Orphan:
+class Orphan(Value):
     """A submission that was accepted, or may have been, after its caller was cancelled."""
 
     request: ImageToVideo

@@ -23,6 +23,7 @@ from .._request import Image, ImageToVideo
 from .._rules import job_failures, lifecycle
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
+from .._values import Value
 from .._video import Video
 from ..errors import (
     HappyHorseError,
@@ -34,7 +35,7 @@ from ..events import Event
 
 
 @attrs.frozen
-class Job:
+class Job(Value):
     """A row of a batch's input: a request, with the caller's own id and columns if there are any.
 
     Raises `InvalidRequestError` for what the ledger cannot keep: an id that is no text, lone
@@ -231,7 +232,7 @@ def read_request(text: str, *, image: Image | None = None) -> ImageToVideo:
 
 
 @attrs.frozen(kw_only=True)
-class _Ended:
+class _Ended(Value):
     """What is told of each job."""
 
     id: str
@@ -251,6 +252,13 @@ class _Ended:
     """How many tasks were asked for."""
     resumed: bool = False
     """Whether it had ended in an earlier run, and is only told again."""
+    ok: ClassVar[bool]
+    """Whether there is a video."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outcome as JSON has it, with `ok`, and with what is None of its two endings."""
+        ending = {"video": None, "error": None}
+        return {"ok": self.ok, **ending, **super().to_dict()}
 
 
 @attrs.frozen(kw_only=True)
@@ -261,6 +269,9 @@ class SavedOutcome(_Ended):
     """The saved video."""
     ok: ClassVar[Literal[True]] = True
     error: ClassVar[None] = None
+
+    def _repr_html_(self) -> str:
+        return self.video._repr_html_() + super()._repr_html_()
 
 
 @attrs.frozen(kw_only=True)
@@ -344,7 +355,7 @@ def _error_of(job: JobRow) -> HappyHorseError:
 
 
 @attrs.frozen(kw_only=True)
-class Totals:
+class Totals(Value):
     """How a batch stands."""
 
     states: Mapping[JobState, int]

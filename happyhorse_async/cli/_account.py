@@ -31,8 +31,6 @@ def estimate(
     """Say what COUNT videos will cost; nothing is submitted, and no key is needed."""
 
     async def work() -> None:
-        import attrs
-
         from .._request import ImageToVideo
 
         # The price does not depend on the image, so any link will do.
@@ -41,7 +39,7 @@ def estimate(
         async with open_session(sandbox=sandbox, public=True) as session:
             total = await session.estimate(repeat(request, count))
         if as_json:
-            put(attrs.asdict(total))
+            put(total.to_dict())
             return
         put(
             f"{money(total.credits)} credits ({float(total.usd):.2f} USD) for {count} x {duration} s at {quality}"
@@ -55,12 +53,10 @@ def credits_command(sandbox: Sandboxed = False, as_json: AsJson = False) -> None
     """Show what is left in the account and in the key."""
 
     async def work() -> None:
-        import attrs
-
         async with open_session(sandbox=sandbox) as session:
             left = await session.credits()
         if as_json:
-            put({**attrs.asdict(left), "spendable": left.spendable})
+            put(left.to_dict())
             return
         put(f"account: {money(left.remaining)} credits left, {money(left.used)} used")
         if left.key_unlimited:
@@ -81,12 +77,10 @@ def upload(
     """Check first frames and put them on the service's file host, public for 72 hours."""
 
     async def work() -> None:
-        import attrs
-
         async with open_session(sandbox=sandbox) as session:
             for image in images:
                 file = await session.upload(image)
-                put({"image": str(image), **attrs.asdict(file)} if as_json else file.url)
+                put({"image": str(image), **file.to_dict()} if as_json else file.url)
 
     run(work, as_json=as_json)
 

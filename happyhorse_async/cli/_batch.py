@@ -23,7 +23,6 @@ from ._common import (
     Yes,
     agreed,
     exit_code,
-    facts_of,
     money,
     need_folder,
     open_session,
@@ -328,7 +327,7 @@ async def _follow(
             f"  next: {error.next_step or 'Run the same line again.'} Run the same line again to go on."
         )
         if as_json:
-            put({"event": "stopped", "error": facts_of(error)})
+            put({"event": "stopped", "error": error.to_dict()})
         # What stopped the batch says more than the jobs that failed before, unless their money is
         # in doubt.
         return overall({exit_code(error)} | (codes & {Exit.OUTCOME_UNKNOWN}))
@@ -376,7 +375,7 @@ def _show(outcome: Outcome, display: Any, *, as_json: bool) -> None:
                 "credits": outcome.credits,
                 "attempts": outcome.attempts,
                 "resumed": outcome.resumed,
-                **({"error": facts_of(error)} if error is not None else {}),
+                **({"error": error.to_dict()} if error is not None else {}),
                 **({"extra": dict(outcome.extra)} if outcome.extra else {}),
             }
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._values import plain
 from ..errors import (
     APIStatusError,
     BudgetExceededError,
@@ -226,20 +227,14 @@ def say(text: str) -> None:
 
 def put(value: Any) -> None:
     """Print a result: text as it is, anything else as one line of JSON."""
-    text = (
-        value if isinstance(value, str) else json.dumps(value, default=_plain, ensure_ascii=False)
-    )
+    text = value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
     print(text, flush=True)  # noqa: T201
-
-
-def _plain(value: Any) -> Any:
-    return float(value) if isinstance(value, Decimal) else str(value)
 
 
 def report(error: HappyHorseError, *, as_json: bool = False, about: str = "") -> None:
     """Print an error: what happened, what it cost, what to do next."""
     if as_json:
-        put({"ok": False, **({"image": about} if about else {}), "error": facts_of(error)})
+        put({"ok": False, **({"image": about} if about else {}), "error": error.to_dict()})
     problems = error.problems if isinstance(error, InvalidRequestError) else (str(error),)
     for problem in problems:
         say(f"error: {about}: {problem}" if about else f"error: {problem}")
@@ -254,24 +249,6 @@ def report(error: HappyHorseError, *, as_json: bool = False, about: str = "") ->
         say(f"  money spent: {error.charged}")
     if error.next_step:
         say(f"  next: {error.next_step}")
-
-
-def facts_of(error: HappyHorseError) -> dict[str, Any]:
-    """Give an error's facts for JSON."""
-    names = (
-        "charged",
-        "task_id",
-        "idempotency_key",
-        "request_id",
-        "next_step",
-        "status",
-        "code",
-        "problems",
-    )
-    facts = {
-        name: getattr(error, name) for name in names if getattr(error, name, None) not in (None, "")
-    }
-    return {"type": type(error).__name__, "message": str(error), **facts}
 
 
 def money(amount: Decimal | float | None) -> str:

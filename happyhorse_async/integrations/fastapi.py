@@ -1,4 +1,6 @@
-"""Callbacks for FastAPI: a router that takes them. Needs the extra `fastapi`."""
+"""For FastAPI: a router that takes callbacks, and values as response models. Needs the extra
+`fastapi`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from collections.abc import Callable
 from fastapi import APIRouter, Request, Response
 
 from ..webhooks import Webhooks
+from . import pydantic as _response_models  # noqa: F401 importing it is enough
 
 
 def webhook_router(webhooks: Webhooks | Callable[[Request], Webhooks]) -> APIRouter:
