@@ -26,7 +26,6 @@ from ._fault_values import Count, Kind, Positions, Share, Times, check, kinds_of
 
 if TYPE_CHECKING:
     from ._http import Call, Reply
-    from ._service import Service
 
 __all__ = [
     "ACTIONS",
@@ -110,7 +109,7 @@ class Delivery:
 class Act:
     """One exchange while faults are at work on it."""
 
-    service: Service
+    service: Any
     call: Call
     delivery: Delivery
     answer: Reply | None = None

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ._accounts import Wallet
-    from ._service import Service
 
 __all__ = ["Call", "Host", "Reply", "api_error", "expired_answer", "file_error", "json_answer"]
 
@@ -118,7 +117,7 @@ def file_error(refusal: Refused) -> Reply:
 # paths that matter.
 
 
-Handler = Callable[["Service", Call], Awaitable[Reply]]
+Handler = Callable[[Any, Call], Awaitable[Reply]]
 
 
 @attrs.frozen
