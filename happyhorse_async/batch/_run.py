@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._budget import BatchBook
 from .._concurrency import to_the_end
@@ -199,14 +200,14 @@ class Outcomes:
     async def over_input(self, requests: Input, *, retry: bool = False) -> None:
         """Feed what is at stake from earlier runs, then the input."""
         await self._resume()
-        self._begin_feeding(self._take_all(requests, retry=retry), self._look_for_the_rest())
+        self._begin_feeding(partial(self._take_all, requests, retry=retry), self._look_for_the_rest)
 
     async def over_failed(self) -> None:
         """Feed what is at stake, then what has failed or is in doubt."""
         await self._resume()
-        self._begin_feeding(self._take_failed(), self._look_for_the_rest())
+        self._begin_feeding(self._take_failed, self._look_for_the_rest)
 
-    def _begin_feeding(self, *sources: Coroutine[Any, Any, None]) -> None:
+    def _begin_feeding(self, *sources: Callable[[], Awaitable[None]]) -> None:
         """Feed new jobs until a stop ends it; the run waits for it as for its jobs."""
         self._feeding = self._group.create_task(_one_by_one(sources))
         if self._at_work.stopping:
@@ -387,13 +388,10 @@ class Outcomes:
         self._told.put_nowait(outcome)
 
 
-async def _one_by_one(sources: Sequence[Coroutine[Any, Any, None]]) -> None:
-    try:
-        for source in sources:
-            await source
-    finally:
-        for source in sources:
-            source.close()  # nothing happens to one that has ended
+async def _one_by_one(sources: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    # Called here and not before: a task that is cancelled before it begins leaves nothing behind.
+    for source in sources:
+        await source()
 
 
 async def _read(requests: Input, read: asyncio.Queue[Row | None]) -> None:

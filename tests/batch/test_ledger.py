@@ -227,9 +227,12 @@ from happyhorse_async._edges.part_files import FolderLock
 
 lock = FolderLock(Path(sys.argv[1]))
 lock.take()
+begun, begins = os.pipe()
 child = os.fork()
 if not child:
+    os.write(begins, b".")  # it has closed its copy of the lock by now
     time.sleep(600)
+os.read(begun, 1)
 print(child, flush=True)
 sys.stdin.readline()
 lock.release()

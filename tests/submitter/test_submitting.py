@@ -448,6 +448,9 @@ async def test_a_task_that_the_service_forgets_gives_its_place_back(sandbox: San
         not_found = {"error": {"code": "task_not_found", "message": "no", "type": "x"}}
         sandbox.fail(Fault("absent", times=None))
         sandbox.fail(
+            Fault("refuse", method="GET", path="/v1/tasks", status=404, body=not_found, times=None)
+        )
+        sandbox.fail(
             Fault("refuse", method="GET", path="/v1/tasks/", status=404, body=not_found, times=None)
         )
         with anyio.fail_after(20):
