@@ -1,6 +1,7 @@
-"""Fail when two modules of the package import each other, directly or in a ring, or when an import runs up.
+"""Fail when modules of the package import each other, even in a ring, or when an import runs up.
 
-Every import counts: those in functions and those for type checkers too. The layers are the ones of pyproject.toml.
+Every import counts: those in functions and those for type checkers too. The layers are those of
+pyproject.toml.
 
     python .ci/imports.py [FOLDER]     the folder that holds happyhorse_async and pyproject.toml
 """
@@ -59,7 +60,7 @@ def ring_of(graph: dict[str, set[str]]) -> list[str]:
 
 
 def layers_of(folder: Path) -> dict[str, int]:
-    """Return the number of the layer of each folder and file right below the package; 0 is the top."""
+    """Return the layer of each folder and file right below the package; 0 is the top."""
     project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
     contracts = project["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")

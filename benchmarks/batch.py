@@ -242,7 +242,8 @@ def main() -> int:
                 measure("bodiless", server.url, count)["memory"] for count in (10_000, given.memory)
             )
         print(
-            f"memory for {given.memory:,} jobs: {large / small:.2f} times that for 10,000 (bound {MEMORY_FACTOR})"
+            f"memory for {given.memory:,} jobs: {large / small:.2f} times that for 10,000 "
+            f"(bound {MEMORY_FACTOR})"
         )
         missed |= large > MEMORY_FACTOR * small
     return int(missed)

@@ -44,7 +44,8 @@ def generate(effort: Effort) -> list[Line]:
         figures.spread([run[name] for run in seen]).median for name in ("wall", "cpu", "memory")
     )
     against = (
-        f"{count:,} at {RATE:g} a second + {LIFE:g} s of life: {figures.number(wall)} to {figures.number(limit)} s; "
+        f"{count:,} at {RATE:g} a second + {LIFE:g} s of life: {figures.number(wall)} to "
+        f"{figures.number(limit)} s; "
         f"{cpu / count * 1e6:,.0f} us of CPU a video, {memory:,.0f} MB"
     )
     return [

@@ -62,7 +62,7 @@ def write_video(path: Path, size: int) -> None:
 
 
 def serve(folder: Path) -> None:
-    """Serve the files of a folder with sendfile, so that the server costs little; prints its port."""
+    """Serve a folder's files with sendfile, which costs the server little; print the port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     print(listener.getsockname()[1], flush=True)
     while True:
@@ -82,7 +82,8 @@ def answer(peer: socket.socket, folder: Path) -> None:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 peer.sendall(
-                    f'HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nContent-Length: {size}\r\nETag: "{path.name}"\r\n'
+                    "HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\n"
+                    f'Content-Length: {size}\r\nETag: "{path.name}"\r\n'
                     "Accept-Ranges: bytes\r\n\r\n".encode()
                 )
                 at = 0
@@ -302,7 +303,8 @@ def report(
     for name, figures in middle.items():
         net = figures["cpu"] - (middle["start"]["cpu"] if name in ("bare", "ours") else 0.0)
         print(
-            f"{name:8} {figures['cpu']:9.2f} {figures['wall']:8.2f} {figures['memory']:7.1f} {net:14.2f}"
+            f"{name:8} {figures['cpu']:9.2f} {figures['wall']:8.2f} {figures['memory']:7.1f} "
+            f"{net:14.2f}"
         )
     memory = max(run["memory"] for run in seen["ours"])
     fits = memory <= MOST_MEMORY
@@ -312,16 +314,19 @@ def report(
         net = middle["ours"]["cpu"] - middle["start"]["cpu"]
         fits &= net <= bound
         print(
-            f"CPU {net:.2f} (with start {middle['ours']['cpu']:.2f}) of {bound:.2f} s/GB: {'ok' if net <= bound else 'TOO MUCH'}"
+            f"CPU {net:.2f} (with start {middle['ours']['cpu']:.2f}) of {bound:.2f} s/GB: "
+            f"{'ok' if net <= bound else 'TOO MUCH'}"
         )
     else:
         print(
-            "curl is not installed: the bound on CPU, which is a multiple of curl's, was not looked at"
+            "curl is not installed: the bound on CPU, which is a multiple of curl's, "
+            "was not looked at"
         )
     for slow, hold in holds.items():
         disk = f"a disk that takes {slow * 1000:g} ms a write" if slow else "tmpfs"
         print(
-            f"loop, {disk}: longest step {hold['step'] * 1000:.1f} ms of its own CPU; a timer was late by {hold['late_p99'] * 1000:.1f} ms "
+            f"loop, {disk}: longest step {hold['step'] * 1000:.1f} ms of its own CPU; "
+            f"a timer was late by {hold['late_p99'] * 1000:.1f} ms "
             f"(99 of 100), {hold['late'] * 1000:.1f} ms at most"
         )
         fits &= hold["step"] <= LONGEST_HOLD

@@ -126,7 +126,10 @@ def row(line: Line) -> str:
 
 def table(lines: Sequence[Line]) -> str:
     """Write the Markdown table."""
-    head = "| what | at most | median | middle half of the rounds | measured against: ours to theirs | server busy | |"
+    head = (
+        "| what | at most | median | middle half of the rounds | measured against: "
+        "ours to theirs | server busy | |"
+    )
     return "\n".join([head, "|---|---|---|---|---|---|---|", *map(row, lines)])
 
 

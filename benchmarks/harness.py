@@ -130,7 +130,7 @@ def compare(
     per: int = 1,
     unit: str = "us",
 ) -> Line:
-    """Make the line that compares two candidates; `per` is how many things one operation handles."""
+    """Make the line that compares two candidates; an operation handles `per` things."""
     costs = found.wall if wall else found.cpu
     scale = 1e6 / per
     ours, theirs = (figures.spread(costs[side]).median * scale for side in (name, baseline))
@@ -138,6 +138,7 @@ def compare(
         what=what,
         value=figures.spread(figures.ratios(costs[name], costs[baseline])),
         bound=bound,
-        against=f"{baseline}: {figures.number(ours)} to {figures.number(theirs)} {unit} {'of time' if wall else 'of CPU'}",
+        against=f"{baseline}: {figures.number(ours)} to {figures.number(theirs)} {unit} "
+        f"{'of time' if wall else 'of CPU'}",
         busy=figures.spread(found.busy[name]).median,
     )

@@ -295,7 +295,8 @@ def figures_of(load: Load) -> Figures:
 def simulated() -> bool:
     """Print what every load costs; gives whether all bounds hold."""
     print(
-        f"{'lives lognormal, median 120 s, sigma 0.35 unless said':54} requests  reads  mean delay    95 %  longest  (at most)"
+        f"{'lives lognormal, median 120 s, sigma 0.35 unless said':54} requests  reads  mean "
+        "delay    95 %  longest  (at most)"
     )
     hold = True
     for load in LOADS:
@@ -309,7 +310,8 @@ def simulated() -> bool:
         said = ", ".join(f"{most:g} {what}" for most, what in limits if most < math.inf)
         hold &= fits
         print(
-            f"{load.name:54} {found.requests:8.3f} {found.reads:6.1f} {found.delay:9.2f} s {found.p95:6.1f} s {found.longest:6.0f} s"
+            f"{load.name:54} {found.requests:8.3f} {found.reads:6.1f} {found.delay:9.2f} s "
+            f"{found.p95:6.1f} s {found.longest:6.0f} s"
             f"  {said}{'' if fits else ': MISSED'}",
             flush=True,
         )
@@ -454,7 +456,10 @@ def memory(count: int = 100_000) -> bool:
     hold = True
     for name, wait in kinds.items():
         held = asyncio.run(weighed(count, wait)) - bare
-        said = f"{held:6.0f} bytes each beyond the caller's own task, which takes {bare:.0f} (at most {MOST_BYTES[name]:,})"
+        said = (
+            f"{held:6.0f} bytes each beyond the caller's own task, which takes {bare:.0f} (at "
+            f"most {MOST_BYTES[name]:,})"
+        )
         print(f"{count:,} tasks, {name:8} {said}")
         hold &= held <= MOST_BYTES[name]
     return hold
@@ -501,7 +506,8 @@ def loop(count: int = 100_000) -> bool:
     """
     longest, ended = asyncio.run(held_loop(count, 20.0))
     print(
-        f"{count:,} tasks waiting, {ended:,} ended: the longest step of the scheduler took {longest * 1000:.1f} ms of CPU (at most 20)"
+        f"{count:,} tasks waiting, {ended:,} ended: the longest step of the scheduler took "
+        f"{longest * 1000:.1f} ms of CPU (at most 20)"
     )
     return longest <= LONGEST_STEP
 

@@ -53,7 +53,8 @@ def missed(cpu: float, waits: dict[str, float]) -> list[str]:
         else []
     )
     return problems + [
-        f"missed: an answer waited {wait * 1000:.1f} ms ({label}), at most {MOST_WAIT * 1000:.0f} ms are wanted"
+        f"missed: an answer waited {wait * 1000:.1f} ms ({label}), "
+        f"at most {MOST_WAIT * 1000:.0f} ms are wanted"
         for label, wait in waits.items()
         if wait > MOST_WAIT
     ]
@@ -93,7 +94,8 @@ async def measure_waits(url: str, files_url: str, key: str, image: bytes, label:
         waits = await read_while(http, f"{url}/v1/credits", links)
     waits.sort()
     print(
-        f"{label:<10} {len(waits):6,} reads, 99 % within {waits[len(waits) * 99 // 100] * 1000:5.1f} ms, ",
+        f"{label:<10} {len(waits):6,} reads, 99 % within "
+        f"{waits[len(waits) * 99 // 100] * 1000:5.1f} ms, ",
         end="",
     )
     print(f"the longest {waits[-1] * 1000:5.1f} ms")

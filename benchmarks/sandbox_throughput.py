@@ -48,7 +48,8 @@ async def serve() -> None:
 
 def head(method: str, path: str, key: str, extra: str = "") -> bytes:
     """Return a request's head."""
-    return f"{method} {path} HTTP/1.1\r\nHost: sandbox\r\nAuthorization: Bearer {key}\r\n{extra}\r\n".encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: sandbox\r\nAuthorization: Bearer {key}\r\n"
+    return f"{head}{extra}\r\n".encode()
 
 
 async def exchange(

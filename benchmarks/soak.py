@@ -2,8 +2,8 @@
 
     python -m benchmarks.soak [--submissions 1000000]
 
-A stub server on this machine accepts every submission. One session makes them all, 100 at once, while
-somebody listens. It fails when its memory grows by more than 5 % between the two looks.
+A stub server on this machine accepts every submission. One session makes them all, 100 at once,
+while somebody listens. It fails when its memory grows by more than 5 % between the two looks.
 """
 
 from __future__ import annotations

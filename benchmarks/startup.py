@@ -72,7 +72,7 @@ def imports(effort: Effort) -> list[Line]:
 
 
 def first_submit(effort: Effort) -> list[Line]:
-    """Start a process that submits once, written with the session and with bare aiohttp + cattrs."""
+    """Start a process that submits once, with the session and with bare aiohttp + cattrs."""
     programs = ("submit_ours.py", "submit_bare.py")
     walls: dict[str, list[float]] = {name: [] for name in programs}
     cpus: dict[str, list[float]] = {name: [] for name in programs}

@@ -202,7 +202,8 @@ def many_done(effort: Effort) -> list[Line]:
             what=f"{count:,} waits started at once on tasks that are done, CPU per task",
             value=figures.spread(figures.ratios(ours, loop)),
             bound=1.5,
-            against=f"loop by hand: {compared(ours, loop, 1e6)} us of CPU; {compared_walls(walls)} s in all",
+            against=f"loop by hand: {compared(ours, loop, 1e6)} us of CPU; "
+            f"{compared_walls(walls)} s in all",
         )
     ]
 
@@ -271,7 +272,10 @@ def memory_line(effort: Effort) -> list[Line]:
             for side in SIDES
         }
     own = held["nothing"]
-    against = f"an asyncio task that waits for a future: {own:.2f} kB; with the loop by hand {held['loop'] - own:.2f} kB more"
+    against = (
+        f"an asyncio task that waits for a future: {own:.2f} kB; with the loop by hand "
+        f"{held['loop'] - own:.2f} kB more"
+    )
     value = figures.spread([held["ours"] - own])
     return [
         Line(

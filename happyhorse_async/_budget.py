@@ -120,7 +120,8 @@ class BudgetBook:
     def settle(self, key: str, task: Task) -> None:
         """Replace a reservation by what the task has cost, now that it has ended.
 
-        While its charge is not settled the estimate stays reserved, and the task is looked at again.
+        While its charge is not settled the estimate stays reserved, and the task is looked at
+        again.
         """
         if key not in self._reserved:
             return

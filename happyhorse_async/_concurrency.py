@@ -112,7 +112,7 @@ async def to_the_end(work: asyncio.Future[T]) -> T:
 
 
 class Closing:
-    """Whether an owner is closing, for those who pause meanwhile: a pause ends when closing begins."""
+    """Whether an owner is closing; a pause ends when closing begins."""
 
     def __init__(self) -> None:
         self._begun = False
@@ -129,7 +129,7 @@ class Closing:
             _wake(pause)
 
     async def pause(self, seconds: float) -> bool:
-        """Wait; return whether the owner is still open afterwards. Endless seconds wait for closing."""
+        """Wait; return whether the owner is still open. Endless seconds wait for closing."""
         if self._begun:
             return False
         loop = asyncio.get_running_loop()

@@ -236,8 +236,8 @@ class Network:
         repr=_shown_proxy,
     )
     """An http or https proxy for everything, as http://user:password@host:port. With `trust_env`,
-    NO_PROXY makes exceptions. Through a proxy, of the address that a result link leads to nothing is
-    known here: the link guard checks its scheme and its name only."""
+    NO_PROXY makes exceptions. Behind a proxy nobody here sees the address of a result link: the
+    link guard checks its scheme and its name only."""
     ca_file: str | os.PathLike[str] | None = attrs.field(default=None, validator=_check_path)
     """A file of PEM certificates to trust beside the system's, such as a company's own CA."""
     client_cert: str | os.PathLike[str] | tuple[str | os.PathLike[str], ...] | None = attrs.field(
@@ -337,7 +337,8 @@ class Settings:
                 )
         if policies["budget"] is not None and not isinstance(policies["budget"], Budget):
             raise ConfigurationError(
-                f"budget: expected a Budget, for example Budget(credits=500), got {policies['budget']!r}"
+                "budget: expected a Budget, for example Budget(credits=500), "
+                f"got {policies['budget']!r}"
             )
         client = policies["http"]
         if client is not None and not callable(
@@ -348,7 +349,8 @@ class Settings:
             )
         if public_url is not None and not isinstance(public_url, str):
             raise ConfigurationError(
-                f"public_url: expected a URL such as https://app.example.com/hooks, got {public_url!r:.200}"
+                "public_url: expected a URL such as https://app.example.com/hooks, "
+                f"got {public_url!r:.200}"
             )
         given = api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None
         key = _key(given) if given is not None else None
@@ -399,7 +401,8 @@ def _key(key: str) -> Secret:
     key = key.strip()
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError(
-            "api_key: expected printable ASCII without spaces; the key given has other characters in it"
+            "api_key: expected printable ASCII without spaces; "
+            "the key given has other characters in it"
         )
     return Secret(key)
 
@@ -439,6 +442,7 @@ def _url(url: str, name: str, variable: str) -> str:
         raise ConfigurationError(problem)
     if parts.scheme == "http" and urls.is_public_host(parts.hostname):
         raise ConfigurationError(
-            f"{name} (or {variable}): expected https, since the key would travel in the open to {parts.hostname!r}"
+            f"{name} (or {variable}): expected https, since the key would travel in the open "
+            f"to {parts.hostname!r}"
         )
     return url.rstrip("/")

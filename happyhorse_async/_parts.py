@@ -326,7 +326,8 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     loop = _loop_or_none()
     if loop is None:
         raise WrongEventLoopError(
-            "no event loop of asyncio runs here, and a session lives in one (trio has its own kind)",
+            "no event loop of asyncio runs here, and a session lives in one (trio has its own "
+            "kind)",
             next_step="Call it in a coroutine that asyncio.run, or anyio.run on asyncio, runs.",
         )
     return loop

@@ -168,7 +168,7 @@ class Pricing:
         rule = await self._rule(request.model)
         return _Price(rule.price(request), rule.source, prices.date_of(rule.rule or {}))
 
-    # --- the account's own price --------------------------------------------------------------------
+    # --- the account's own price ------------------------------------------------------------------
 
     async def _quote(self, request: ImageToVideo) -> _Quote | None:
         if self._clock() < self._no_quotes_until:
@@ -203,7 +203,7 @@ class Pricing:
             extra={"action": "public_price"},
         )
 
-    # --- the public rule ----------------------------------------------------------------------------
+    # --- the public rule --------------------------------------------------------------------------
 
     async def _rule(self, model: str) -> _Rule:
         rule = self._rules[model]

@@ -118,7 +118,8 @@ def request_problems(request: ImageToVideo) -> list[str]:
         problems.append(f"prompt: expected text or None, got {prompt!r}")
     elif prompt is not None and texts.has_surrogate(prompt):
         problems.append(
-            "prompt: expected text that can be written as UTF-8; there is half of a surrogate pair in it"
+            "prompt: expected text that can be written as UTF-8; "
+            "there is half of a surrogate pair in it"
         )
     if request.quality not in QUALITIES:
         problems.append(f"quality: expected '720p' or '1080p', got {request.quality!r}")

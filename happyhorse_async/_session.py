@@ -46,8 +46,8 @@ class Session:
 
     `api_key` defaults to EVOLINK_API_KEY. Without any, `estimate` and `problems` work, and every
     verb that needs a key raises `ConfigurationError` before anything is sent. `base_url` defaults
-    to EVOLINK_BASE_URL or the service's host, `files_url` to EVOLINK_FILES_BASE_URL or the service's
-    file host. The policies are frozen values with sensible defaults. `http` is an
+    to EVOLINK_BASE_URL or the service's host, `files_url` to EVOLINK_FILES_BASE_URL or the
+    service's file host. The policies are frozen values with sensible defaults. `http` is an
     `aiohttp.ClientSession` to borrow for API calls: it is used and not closed, and goes its own way
     past `network`. Downloads never go through it, because result links are followed under stricter
     rules. `public_url` is where the service can call back, see `webhook_url`.
@@ -317,8 +317,9 @@ class Session:
         once. `budget` bounds what the folder's jobs may cost together, over all runs. `retry` says
         how often and how slowly a job is tried again; `timeout` (seconds) bounds a run's wait for
         one task. A run looks whether the saved videos are still here, and fetches missing ones
-        again as long as their links live; with `verify` it reads them all. Opening raises `LedgerError` when the ledger is damaged, when another process
-        works on the folder, and when jobs of another account are unfinished in it.
+        again as long as their links live; with `verify` it reads them all. Opening raises
+        `LedgerError` when the ledger is damaged, when another process works on the folder, and when
+        jobs of another account are unfinished in it.
         """
         from .batch._batch import Batch
         from .batch._follow import BatchOptions

@@ -41,8 +41,9 @@ SAFETY_MARGIN = 6 * 3600.0
 fetches it when the task starts."""
 
 QUOTA_STEP = (
-    "The account's quota of files is used up. Delete files on the service's dashboard, wait until old ones expire (72 hours after their "
-    "upload), or submit links of your own. Nothing was charged."
+    "The account's quota of files is used up. Delete files on the service's dashboard, "
+    "wait until old ones expire (72 hours after their upload), or submit links of your own. "
+    "Nothing was charged."
 )
 
 
@@ -157,7 +158,7 @@ class Uploader:
         return looked
 
     async def _shared(self, image: LocalImage) -> UploadedFile:
-        """Give the file of a content: a living one, one that is being sent just now, or a new one."""
+        """Return the file of a content: a living one, one being sent just now, or a new one."""
         while True:
             file, end = self._files.get(image.sha256, (None, 0.0))
             if file is not None and self._clock() < end:

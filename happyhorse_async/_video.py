@@ -52,7 +52,7 @@ class Video(Value):
         return self.task.id if self.task is not None else None
 
     def _repr_html_(self) -> str:
-        """Play it in a notebook: a small one is put into the page, so that the page can be sent on."""
+        """Play it in a notebook; a small one is put into the page, which can be sent on."""
         import html  # needed in notebooks only
 
         where = html.escape(self.url or str(self.path))

@@ -184,7 +184,10 @@ class PriceUnavailableError(HappyHorseError):
 class SessionClosedError(HappyHorseError, RuntimeError):
     """The session is closed."""
 
-    default_next_step = "Open a new Session; a task that was submitted goes on, and session.task(task_id) finds it again."
+    default_next_step = (
+        "Open a new Session; a task that was submitted goes on, "
+        "and session.task(task_id) finds it again."
+    )
 
 
 class WrongEventLoopError(SessionClosedError):
@@ -197,7 +200,7 @@ class WrongEventLoopError(SessionClosedError):
 
 
 class TransportError(HappyHorseError):
-    """No usable answer came. `sent` is False when the request certainly never reached the service."""
+    """No usable answer came. `sent` is False when the request never reached the service."""
 
     default_next_step = (
         "Check the network, then try again: a submission with the same idempotency key."
@@ -225,7 +228,10 @@ class APIStatusError(HappyHorseError):
     adds to a refusal over money or rights, such as limits and balances; else None.
     """
 
-    default_next_step = "Read the service's message; if it does not say what to do, give the request id to the service's support."
+    default_next_step = (
+        "Read the service's message; if it does not say what to do, "
+        "give the request id to the service's support."
+    )
 
     def __init__(
         self,
@@ -249,7 +255,7 @@ class APIStatusError(HappyHorseError):
 
     @property
     def action_url(self) -> str | None:
-        """Return where the service says that this can be mended. Show it; do not open it unasked."""
+        """Return where the service says this can be mended. Show it, never open it unasked."""
         return self.details.action_url if self.details is not None else None
 
 
@@ -262,7 +268,10 @@ class BadRequestError(APIStatusError):
 class IdempotencyConflictError(BadRequestError):
     """The idempotency key was used before with another request; nothing was accepted this time."""
 
-    default_next_step = "Use a new key for a new request, or look for the task that the key belongs to with session.find_tasks()."
+    default_next_step = (
+        "Use a new key for a new request, or look for the task that the key belongs to with "
+        "session.find_tasks()."
+    )
 
 
 class AuthenticationError(APIStatusError):
@@ -292,7 +301,10 @@ class PermissionDeniedError(APIStatusError, PermissionError):
 class NotFoundError(APIStatusError, LookupError):
     """There is nothing at this address (404, 405)."""
 
-    default_next_step = "Check base_url= and files_url=; if they are right, this server does not have what was asked for."
+    default_next_step = (
+        "Check base_url= and files_url=; if they are right, "
+        "this server does not have what was asked for."
+    )
 
 
 class TaskNotFoundError(NotFoundError):
@@ -326,7 +338,10 @@ class UnreadableAnswerError(HappyHorseError, ValueError):
     `status` is the HTTP status and `excerpt` the beginning of the body.
     """
 
-    default_next_step = "Check that base_url= and files_url= are the service's, then try again: a submission with the same key."
+    default_next_step = (
+        "Check that base_url= and files_url= are the service's, then try again: "
+        "a submission with the same key."
+    )
 
     def __init__(
         self, message: str = "", *, status: int = 0, excerpt: str = "", **facts: Any
@@ -368,7 +383,10 @@ class TaskFailedError(HappyHorseError):
     says that the same input can work later.
     """
 
-    default_next_step = "Read the task's error; submitting again needs a new idempotency key, and helps only where `retryable` is true."
+    default_next_step = (
+        "Read the task's error; submitting again needs a new idempotency key, "
+        "and helps only where `retryable` is true."
+    )
 
     def __init__(
         self, message: str = "", *, task: Task | None = None, retryable: bool = False, **facts: Any
@@ -487,4 +505,7 @@ class LedgerError(HappyHorseError):
     process.
     """
 
-    default_next_step = "Put right what the message names, then run the batch again; keep the ledger, which knows what was paid."
+    default_next_step = (
+        "Put right what the message names, then run the batch again; keep the ledger, "
+        "which knows what was paid."
+    )

@@ -269,7 +269,7 @@ class Events:
         return bool(self._listeners)
 
     def belongs(self, task_id: str, idempotency_key: str | None, tag: Any) -> None:
-        """Remember whose a task is: what the poller learns of it later is learned for all callers."""
+        """Remember whose a task is, since the poller later learns of it for all callers."""
         self._origins.pop(task_id, None)
         self._origins[task_id] = Origin(idempotency_key, tag)
         if len(self._origins) > MOST_ORIGINS:

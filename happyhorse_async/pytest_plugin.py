@@ -2,7 +2,8 @@
 
     @pytest.mark.anyio  # or pytest.mark.asyncio, or neither in pytest-asyncio's auto mode
     async def test_my_code(happyhorse_sandbox, happyhorse_session, tmp_path):
-        await happyhorse_session.generate("https://cdn.example.com/cat.png", save_to=tmp_path / "cat.mp4")
+        cat = "https://cdn.example.com/cat.png"
+        await happyhorse_session.generate(cat, save_to=tmp_path / "cat.mp4")
         assert happyhorse_sandbox.paid == 1
 
 Mark a test with `happyhorse_sandbox(...)` to pass arguments to its `Sandbox`. Each test has a
@@ -37,7 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Make the setting known."""
     parser.addini(
         SCOPE,
-        "which tests share a sandbox: function (none, the default), class, module, package, session",
+        "which tests share a sandbox: function (none, the default), class, module, package, "
+        "session",
         default="function",
     )
 

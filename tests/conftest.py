@@ -47,7 +47,9 @@ async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
 
 
 def open_session(sandbox: Sandbox, **settings: object) -> Session:
-    """Make a session wired to a sandbox, quick to poll and to retry unless a test says otherwise."""
+    """Make a session wired to a sandbox, quick to poll and to retry unless
+    a test says otherwise.
+    """
     defaults: dict[str, object] = {
         "base_url": sandbox.url,
         "files_url": sandbox.files_url,

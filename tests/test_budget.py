@@ -113,7 +113,9 @@ async def test_an_unknown_outcome_keeps_its_credits_until_the_same_key_tells(
 
 @pytest.mark.anyio
 async def test_ended_tasks_settle_with_what_the_service_reports(sandbox: Sandbox) -> None:
-    """A completed task costs what was reported, a failed and refunded one nothing; the events tell."""
+    """A completed task costs what was reported, a failed and refunded one nothing;
+    the events tell.
+    """
     async with open_session(sandbox, budget=Budget(credits=100)) as session:
         changes: list[BudgetChanged] = []
         session.subscribe(changes.append, BudgetChanged)

@@ -1,4 +1,6 @@
-"""What asyncio lacks: owned background work, waiting to the end, threads for what blocks, limits."""
+"""What asyncio lacks: owned background work, waiting to the end, threads for what blocks,
+limits.
+"""
 
 from __future__ import annotations
 
@@ -104,8 +106,8 @@ async def test_an_error_of_the_work_is_seen_beside_the_cancellation() -> None:
 
 
 async def test_a_cancelled_scope_of_anyio_does_not_spin() -> None:
-    """Its scopes cancel every wait in a cancelled scope anew; waiting to the end takes no turn of the
-    loop for it.
+    """Its scopes cancel every wait in a cancelled scope anew; waiting to the end takes no turn of
+    the loop for it.
     """
     loop, caller = asyncio.get_running_loop(), asyncio.current_task()
     assert caller is not None

@@ -194,6 +194,8 @@ def test_a_secret_does_not_show_itself() -> None:
 
 @pytest.mark.parametrize("name", ["base_url", "files_url", "public_url", "http"])
 def test_settings_of_another_type_are_named(name: str) -> None:
-    """A setting that is of no use at all is refused by its name, at once and not by the first call."""
+    """A setting that is of no use at all is refused by its name,
+    at once and not by the first call.
+    """
     with pytest.raises(ConfigurationError, match=f"{name}.*got 5"):
         Session(KEY, **{name: 5})  # type: ignore[arg-type]

@@ -289,7 +289,9 @@ def test_a_session_that_was_left_open_ends_with_its_loop(sandbox: Sandbox) -> No
 
 
 def test_nothing_is_said_of_what_a_dead_loop_left(sandbox: Sandbox) -> None:
-    """Not a word on stderr, with all warnings on, when a global session is closed after its loop."""
+    """Not a word on stderr, with all warnings on,
+    when a global session is closed after its loop.
+    """
     code = f"""
 import asyncio
 from happyhorse_async import Session

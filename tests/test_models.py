@@ -44,7 +44,8 @@ WRONG = {
     "prompt of bytes": ({"prompt": b"run"}, "prompt: expected text or None, got b'run'"),
     "prompt with half a character": (
         {"prompt": "run \ud83d"},
-        "prompt: expected text that can be written as UTF-8; there is half of a surrogate pair in it",
+        "prompt: expected text that can be written as UTF-8; "
+        "there is half of a surrogate pair in it",
     ),
     "callback with half a character": (
         {"callback_url": "https://example.com/\ud83d"},
@@ -106,7 +107,8 @@ WRONG_IMAGES = {
     ),
     "a data URI": (
         "data:image/png;base64,AAAA",
-        "image: expected an http or https link that the public internet can reach, got 'data:image/png;base64,AAAA'",
+        "image: expected an http or https link that the public internet can reach, "
+        "got 'data:image/png;base64,AAAA'",
     ),
     "credentials": (
         "https://me:secret@example.com/cat.png",

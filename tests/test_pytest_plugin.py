@@ -1,4 +1,6 @@
-"""The fixtures for users' tests, used as a user's project uses them: in a pytest run of their own."""
+"""The fixtures for users' tests, used as a user's project uses them:
+in a pytest run of their own.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ import pytest
 def test_a_plain_test(happyhorse_sandbox):
     """Not async at all."""
     request = urllib.request.Request(
-        happyhorse_sandbox.url + "/v1/credits", headers={"Authorization": "Bearer " + happyhorse_sandbox.key}
+        happyhorse_sandbox.url + "/v1/credits",
+        headers={"Authorization": "Bearer " + happyhorse_sandbox.key},
     )
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
@@ -32,7 +35,8 @@ def test_a_plain_test(happyhorse_sandbox):
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_session(happyhorse_sandbox, happyhorse_session, tmp_path):
     """From an image to a saved video, with the money counted."""
-    video = await happyhorse_session.generate("https://cdn.example.com/cat.png", save_to=tmp_path / "cat.mp4")
+    cat = "https://cdn.example.com/cat.png"
+    video = await happyhorse_session.generate(cat, save_to=tmp_path / "cat.mp4")
     assert (tmp_path / "cat.mp4").read_bytes()[4:8] == b"ftyp"
     assert happyhorse_sandbox.paid == 1
 
@@ -41,7 +45,8 @@ async def test_a_session(happyhorse_sandbox, happyhorse_session, tmp_path):
 def test_a_marked_one(happyhorse_sandbox):
     """The marker's arguments are the sandbox's."""
     request = urllib.request.Request(
-        happyhorse_sandbox.url + "/v1/credits", headers={"Authorization": "Bearer " + happyhorse_sandbox.key}
+        happyhorse_sandbox.url + "/v1/credits",
+        headers={"Authorization": "Bearer " + happyhorse_sandbox.key},
     )
     with urllib.request.urlopen(request) as answer:
         assert b'"remaining_credits":0.0' in answer.read()

@@ -257,7 +257,9 @@ async def test_a_failed_task_raises_with_its_reason(
 async def test_an_unknown_status_is_passed_on_and_waited_through(
     sandbox: Sandbox, session: Session
 ) -> None:
-    """A status that is newer than the package shows up in updates, and the wait goes on to the end."""
+    """A status that is newer than the package shows up in updates,
+    and the wait goes on to the end.
+    """
     task = await session.submit(LINK)
     sandbox.fail(Fault("unknown-status", path="/v1/tasks*", status="moonwalking", times=3))
     seen = []
@@ -416,7 +418,9 @@ async def test_a_borrowed_client_that_raises_for_errors_changes_nothing(sandbox:
 async def test_leaving_updates_early_leaves_nothing_running(
     sandbox: Sandbox, no_leaks: None
 ) -> None:
-    """A break out of the loop owns nothing, so there is nothing to clean up, and no task is left."""
+    """A break out of the loop owns nothing, so there is nothing to clean up,
+    and no task is left.
+    """
     before = client_tasks()
     async with open_session(sandbox) as session:
         task = await session.submit(LINK)

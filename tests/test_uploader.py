@@ -241,7 +241,9 @@ def piped(path: Path) -> None:
 async def test_a_file_that_changes_after_it_was_checked_is_not_submitted(
     sandbox: Sandbox, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
 ) -> None:
-    """Nothing is sent whole that nobody has checked, not even of the same length; nothing is paid."""
+    """Nothing is sent whole that nobody has checked, not even of the same length;
+    nothing is paid.
+    """
     path, retrying = frame_in(tmp_path), Api.retrying
 
     async def change_first(self: Api, *arguments: Any) -> Any:
@@ -373,7 +375,9 @@ async def test_uploads_are_remembered_up_to_a_limit(
 async def test_no_life_of_a_file_is_believed_beyond_the_promise(
     sandbox: Sandbox, session: Session, cat: Path, years: int
 ) -> None:
-    """A service that says that its file lives for ever, or died long ago, is not taken at its word."""
+    """A service that says that its file lives for ever, or died long ago,
+    is not taken at its word.
+    """
     uploader = session._open().uploader
     file = await session.upload(cat)
     assert file.expires_at is not None

@@ -233,7 +233,9 @@ async def test_a_body_of_a_stranger_is_not_read_at_all(server: Server) -> None:
 async def test_callbacks_that_never_come_are_given_up(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After a few tasks that ended without their callback, tasks are read at the usual pace again."""
+    """After a few tasks that ended without their callback,
+    tasks are read at the usual pace again.
+    """
     polling = Polling(target_delay=0.01, min_interval=0.01, max_interval=0.05, heartbeat=0.05)
     sandbox.fail(Fault("no-callback", times=None))
     async with open_session(

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
 
-USER_AGENT = f"happyhorse-async/{__version__} aiohttp/{aiohttp.__version__} Python/{sys.version_info.major}.{sys.version_info.minor}"
+USER_AGENT = (
+    f"happyhorse-async/{__version__} aiohttp/{aiohttp.__version__} "
+    f"Python/{sys.version_info.major}.{sys.version_info.minor}"
+)
 
 # Everything that aiohttp can raise out of a request; a test holds this against aiohttp's own tree.
 FOREIGN_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
@@ -134,9 +137,9 @@ class Http:
         """Send one request, once, and read the whole response.
 
         It leaves on a connection that was idle for at most `longest_idle` seconds; see `pool`.
-        Raises `APIConnectionError` or `APITimeoutError` when there is no response, with `sent=False`
-        when the request cannot have arrived; `UnreadableAnswerError` for one that is too large or
-        cannot be decoded; `ConfigurationError` when a proxy asks for a password.
+        Raises `APIConnectionError` or `APITimeoutError` when there is no response, with
+        `sent=False` when the request cannot have arrived; `UnreadableAnswerError` for one that is
+        too large or cannot be decoded; `ConfigurationError` when a proxy asks for a password.
         """
         if self._closed or self._client.closed:
             raise SessionClosedError(
@@ -289,7 +292,7 @@ def transport_error(
     timeout: float | None = None,
     redactor: Redactor = NOTHING_TO_HIDE,
 ) -> HappyHorseError:
-    """Return an error of ours for one of aiohttp or of the operating system; `what` names the call."""
+    """Return an error of ours for one of aiohttp or of the system; `what` names the call."""
     if isinstance(error, TimeoutError):
         connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
         within = "" if connecting or timeout is None else f" within {timeout:g} s"

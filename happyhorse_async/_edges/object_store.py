@@ -289,7 +289,8 @@ class Bucket:
             await self.put(key, b"", create=False, kind="application/octet-stream")
             await self._remove(key)
             raise DownloadError(
-                f"{self.link} knows no conditional puts, so nothing would keep an object from being "
+                f"{self.link} knows no conditional puts, so nothing would keep an object from "
+                "being "
                 "replaced",
                 path=self.link,
                 next_step="Pass overwrite=True, or choose another store.",
@@ -325,7 +326,8 @@ class Buckets:
 def _opened(link: str) -> Any:
     """Open a bucket; the environment says how."""
     obstore = _obstore()
-    # Plain http is for an endpoint that the user has named so. Time limits and repetitions are ours.
+    # Plain http is for an endpoint that the user has named so. Time limits and repetitions are
+    # ours.
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
     try:
         return obstore.store.from_url(

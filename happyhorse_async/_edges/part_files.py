@@ -117,7 +117,7 @@ class PartFile:
             raise DestinationExistsError(f"{self.final} exists already", path=str(self.final))
 
     def is_new(self) -> bool:
-        """Whether there is nothing to go on with; nothing is made before the first bytes have come."""
+        """Whether there is nothing to resume; no file is made before the first bytes come."""
         self.check()
         return not os.path.lexists(self.part)
 
@@ -190,9 +190,11 @@ class PartFile:
     def _no_space(self, needed: int | None, free: int) -> DownloadError:
         more = "more space" if needed is None else f"{needed:,} bytes more"
         return DownloadError(
-            f"the disk is full: {self.final} needs {more}, and {free:,} are free; what has come is kept in {self.part.name}",
+            f"the disk is full: {self.final} needs {more}, and {free:,} are free; "
+            f"what has come is kept in {self.part.name}",
             path=str(self.final),
-            next_step=f"Free {more} in {self.final.parent}, then call download() again: it goes on where it stopped.",
+            next_step=f"Free {more} in {self.final.parent}, then call download() again: "
+            "it resumes where it stopped.",
         )
 
     def write(self, pieces: Sequence[bytes]) -> None:

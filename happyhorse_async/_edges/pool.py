@@ -1,8 +1,8 @@
 """The connections to a host: none is handed out that may be dead or hold a foreign answer.
 
-Gateways and NATs forget idle connections without a word. A request on such a connection is lost, and
-of a paid one nobody knows whether it arrived. A server may also send an answer too many, which the
-HTTP library would take for the answer to the next request on that connection.
+Gateways and NATs forget idle connections without a word. A request on such a connection is lost,
+and of a paid one nobody knows whether it arrived. A server may also send an answer too many, which
+the HTTP library would take for the answer to the next request on that connection.
 """
 
 from __future__ import annotations

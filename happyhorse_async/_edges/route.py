@@ -47,7 +47,9 @@ class Route:
 
     @property
     def passwords(self) -> list[str]:
-        """The passwords of the proxies, which no message may show; shorter ones stand in any text."""
+        """The passwords of the proxies, which no message may show;
+        shorter ones stand in any text.
+        """
         found = map(proxies.password_of, self._proxies.by_scheme.values())
         return [text for text in found if text is not None and len(text) >= SHORTEST_PASSWORD]
 

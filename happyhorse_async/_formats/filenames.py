@@ -122,7 +122,8 @@ def template_fields(template: str) -> frozenset[str]:
         problem = str(error)
     known = " ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)
     raise ValueError(
-        f"the file name template {template!r} cannot be used: {problem}; it may name {known}; a brace itself is doubled"
+        f"the file name template {template!r} cannot be used: {problem}; it may name {known}; "
+        "a brace itself is doubled"
     )
 
 

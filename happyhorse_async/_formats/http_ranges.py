@@ -163,7 +163,7 @@ def _part_problem(first: int, last: int, total: int | None, length: int | None, 
     if first != held.size or last < first or (total is not None and last >= total):
         return f"the file host sent bytes {first}-{last}/{total}, not those from {held.size} on"
     if total is None and held.length is None:
-        return "the file host does not say how long the file is, so nobody could tell whether it is whole"
+        return "the file host does not say how long the file is, so it may not be whole"
     if total is not None and held.length is not None and total != held.length:
         return f"the file was {held.length} bytes long, and is {total} now"
     if total is not None and last != total - 1:

@@ -54,7 +54,8 @@ def frame_problems(header: bytes, size: int) -> list[str]:
     frame = read_frame(header)
     if frame.format not in ("jpeg", "png", "webp"):
         problems.append(
-            f"expected a JPEG, PNG or WEBP file, got {frame.format if frame.format != 'unknown' else 'something else'}"
+            "expected a JPEG, PNG or WEBP file, got "
+            f"{frame.format if frame.format != 'unknown' else 'something else'}"
         )
     elif not frame.width or not frame.height:
         problems.append(f"the {frame.format.upper()} file is damaged: its header has no size")
@@ -176,6 +177,7 @@ def prompt_cut(prompt: str) -> str | None:
         return None
     kind = "Chinese prompts" if chinese else "prompts"
     return (
-        f"{len(prompt)} characters; the service cuts {kind} after {limit}, here after {prompt[limit - 20 : limit]!r}, "
+        f"{len(prompt)} characters; the service cuts {kind} after {limit}, "
+        f"here after {prompt[limit - 20 : limit]!r}, "
         f"and drops {len(prompt) - limit}"
     )

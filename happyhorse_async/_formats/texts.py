@@ -25,8 +25,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def printable(text: str, *, most: int = LONGEST_PRINTED) -> str:
     """Return a text with everything in it spelled out that could steer a terminal or forge a line.
 
-    A newline becomes a backslash and an n. What is longer than `most` characters is cut, and says so.
-    Doing it twice changes nothing more.
+    A newline becomes a backslash and an n. What is longer than `most` characters is cut, and says
+    so. Doing it twice changes nothing more.
     """
     text = _cut(text, most)
     return text if text.isprintable() else _cut(_HARMFUL.sub(_spelled, text), most)

@@ -157,7 +157,7 @@ def is_public_address(address: Address) -> bool:
     )
 
 
-# --- result links: input from outside, which is followed under strict rules ------------------------
+# --- result links: input from outside, which is followed under strict rules -----------------------
 
 _LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\]*)((?:[/?#].*)?)", re.DOTALL)
 _HOST_AND_PORT = re.compile(r"(.*?)(:[0-9]*)?", re.DOTALL)
@@ -300,7 +300,7 @@ def is_loopback_address(address: Address) -> bool:
 def address_refusal(
     literal: str, *, allow_loopback: bool = False, allow: Ranges = ()
 ) -> Refusal | None:
-    """Say why an address that a name was resolved to must not be connected to; None when it may be."""
+    """Say why the resolved address of a name must not be connected to; None if it may be."""
     address = parse_address(literal)
     if address is None:
         return Refusal(f"{literal!r} is not an address")

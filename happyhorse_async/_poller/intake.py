@@ -44,7 +44,7 @@ MOST_LEFT = 1024
 MOST_SEEN = 32_768
 """Tasks of which it is remembered that the service has accepted them; the oldest are forgotten."""
 SPEAKERS = 3
-"""Of the tasks of a batch that are as they were, so many speak for all when it comes to learning."""
+"""So many of a batch's unchanged tasks speak for all of them when there is something to learn."""
 
 
 class Intake:
@@ -277,7 +277,8 @@ class Intake:
         )
         if reading.listed:
             logger.warning(
-                "the service says that it does not know task %s, and has it in its list: waiting on",
+                "the service says that it does not know task %s, and has it in its list: "
+                "waiting on",
                 printable(watched.id),
                 extra={"action": "denied_but_listed", "task_id": watched.id},
             )

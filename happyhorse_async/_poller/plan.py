@@ -135,7 +135,8 @@ class Plan:
         self._uncalled = 0 if came else self._uncalled + 1
         if self._uncalled == UNCALLED:
             logger.warning(
-                "%d tasks ended without the callback that was expected: reading at the usual pace again",
+                "%d tasks ended without the callback that was expected: "
+                "reading at the usual pace again",
                 UNCALLED,
                 extra={"action": "callbacks_missing"},
             )

@@ -1,4 +1,4 @@
-"""Waiting for tasks: `wait`, `updates` and `watch` with their limits of time, for a whole session."""
+"""Waiting for a session's tasks: `wait`, `updates` and `watch` with their limits of time."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class Poller:
         return Watch(task_ids, attach=attach, detach=self._detach)
 
     def learn(self, task: Task) -> None:
-        """Take a state that came by another way than a read: an accepted submission, for example."""
+        """Take a state that no read brought: that of an accepted submission, for example."""
         # The response to a replayed submission may say that the task has ended, and not how.
         if lifecycle.says_how_it_ended(task) or not lifecycle.is_final(task):
             self._intake.learn(task, self._loop.time())

@@ -57,7 +57,8 @@ class Channel(ABC):
         """Sleep until something is published; raises `RuntimeError` for a second consumer."""
         if self.bell is not None:
             raise RuntimeError(
-                "another task already waits for these updates; ask the session for a second iterator"
+                "another task already waits for these updates; "
+                "ask the session for a second iterator"
             )
         self.bell = asyncio.get_running_loop().create_future()
         try:

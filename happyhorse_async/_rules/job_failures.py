@@ -244,13 +244,12 @@ def _trouble_of_paid(stage: Stage, facts: Facts, error: HappyHorseError) -> Trou
 
 
 LONGEST_LIFE = 48 * 3600.0
-"""Seconds after which no task can have a link any more: one takes minutes, and its links live a day.
-"""
+"""Seconds after which no task has a link: it takes minutes, and its links live a day."""
 
 
 def is_over(now: float, *, accepted: float | None, completed: float | None) -> bool:
-    """Whether no link to a job's video can live any more, by the times at which this machine saw its
-    task accepted and completed (Unix seconds).
+    """Whether no link to a job's video can live any more, by the times at which this machine saw
+    its task accepted and completed (Unix seconds).
     """
     if completed is not None and now - completed > wire.LINK_LIFE.total_seconds():
         return True

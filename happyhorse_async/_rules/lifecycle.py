@@ -58,7 +58,7 @@ def says_how_it_ended(task: Task) -> bool:
 
 
 def lacks_results(task: Task) -> bool:
-    """Return whether a task is completed, and its links are not there yet: that may take minutes."""
+    """Return whether a task is completed without its links: that may take minutes."""
     return is_completed(task) and not task.results
 
 
@@ -302,7 +302,10 @@ def failure_of(task: Task, idempotency_key: str | None = None) -> TaskFailedErro
 _NEXT_STEPS = {
     Retryable.LATER: "Submit the same request again later, with a new idempotency key.",
     Retryable.NO: "Change the request (or ask whoever made it) before submitting again.",
-    Retryable.UNSURE: "Look at the request and at the service's message before submitting again; the same input may fail again.",
+    Retryable.UNSURE: (
+        "Look at the request and at the service's message before submitting again; "
+        "the same input may fail again."
+    ),
 }
 
 

@@ -193,7 +193,7 @@ def _bucket(age: float) -> int:
 
 
 def rounded(value: float) -> int:
-    """Round an age or a life to three percent, as the number of its place on a logarithmic scale."""
+    """Round an age or a life to three percent: its place on a logarithmic scale."""
     return int(math.log(value) * _PER_LOG * 4) if value > _LOWEST else _BEFORE_ALL
 
 
@@ -220,7 +220,7 @@ def _time_to(waiting: float, missed: float, growth: float) -> float:
 
 
 class Outlook:
-    """What a session has learned about how long tasks live, and what follows for when to read one."""
+    """What a session knows of how long tasks live, and when to read one accordingly."""
 
     def __init__(self, polling: Polling) -> None:
         self._polling = polling
@@ -276,7 +276,7 @@ class Outlook:
         predicted: float | None,
         times: int = 1,
     ) -> None:
-        """Learn that a task was alive between two ages (seconds), and that it speaks for so many."""
+        """Learn that a task lived between two ages (seconds), and speaks for so many."""
         unit = estimate or USUAL_LIFE
         self.lives(estimate).survived(since / unit, until / unit, times)
         if predicted:

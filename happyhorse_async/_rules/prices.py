@@ -62,8 +62,8 @@ def values_of(request: ImageToVideo) -> dict[str, Any]:
 def price_for(rule: Mapping[str, Any], values: Mapping[str, Any]) -> int:
     """Return what a task with these values costs, in uc; raises `PricingRuleError` for no price.
 
-    `values` are text, numbers or booleans by parameter. A declared parameter that has no value takes
-    its default, as a field that a request leaves out does.
+    `values` are text, numbers or booleans by parameter. A declared parameter that has no value
+    takes its default, as a field that a request leaves out does.
     """
     model = _available_model(rule)
     variables = _variables(model.get("parameters"), values)

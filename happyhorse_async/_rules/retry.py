@@ -1,7 +1,7 @@
 """Whether to send again, after how long, and whether the outcome of an attempt is certain.
 
-Retrying is data plus arithmetic: nothing here waits, and randomness is passed in. May import errors,
-config, and the rules beside it.
+Retrying is data plus arithmetic: nothing here waits, and randomness is passed in. May import
+errors, config, and the rules beside it.
 """
 
 from __future__ import annotations

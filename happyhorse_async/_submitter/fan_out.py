@@ -1,4 +1,4 @@
-"""Many submissions at once: fanned out under the session's limits, handed over as they are decided."""
+"""Many submissions at once, under the session's limits, handed over as they are decided."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .road import Acceptance
 S = TypeVar("S")
 
 Tell = Callable[[int, Any, Acceptance | HappyHorseError], S]
-"""Makes what the caller gets of a request: from its place in the input, the request as it was given,
+"""Makes what the caller gets of a request: from its place in the input, the request as given,
 and what became of it."""
 Submit = Callable[[ImageToVideo, Group], Awaitable[Acceptance]]
 TakeOrphan = Callable[[ImageToVideo, str, str | None], None]
@@ -123,7 +123,8 @@ class Submissions(Generic[S]):
             while not self._decided:
                 if not self._opened:
                     raise HappyHorseError(
-                        "nothing is submitted yet: use `async with session.submit_many(requests) as submissions`"
+                        "nothing is submitted yet: use `async with "
+                        "session.submit_many(requests) as submissions`"
                     )
                 if not self._running:
                     return None

@@ -1,4 +1,4 @@
-"""Accepted tasks until they end: each keeps a place among the unfinished ones and its reservation."""
+"""Accepted tasks until they end: each keeps its place in flight and its reservation."""
 
 from __future__ import annotations
 

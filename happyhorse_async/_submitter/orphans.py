@@ -45,7 +45,7 @@ class Orphans:
     def add(
         self, request: ImageToVideo, idempotency_key: str, task_id: str | None, link: str | None
     ) -> None:
-        """Keep a submission that nobody takes any more; `link` is where its picture was uploaded."""
+        """Keep a submission that nobody waits for; `link` is where its image was uploaded."""
         digest = None
         if isinstance(request.image, bytes):
             digest = hashlib.sha256(request.image).hexdigest()

@@ -1,7 +1,7 @@
 """What the service's list of recent tasks says of submissions whose outcome is unknown.
 
-The list proves nothing: it shows no idempotency key, and other programs may use the same account. It
-tells which tasks a submission can have become, and that it has become none.
+The list proves nothing: it shows no idempotency key, and other programs may use the same account.
+It tells which tasks a submission can have become, and that it has become none.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Reconciler:
         """The last one of each model."""
 
     async def look_for(self, facts: Facts) -> Findings:
-        """Say which tasks of nobody a submission can have become; raises nothing of the service's."""
+        """Say which unowned tasks a submission can have become; raise no service error."""
         self._looking += 1
         try:
             found: list[Task | TaskSummary] = []

@@ -13,8 +13,8 @@ put its protocols at the other end of transports of your own:
         protocol = sandbox.connect(url)  # of `sandbox.url`, `sandbox.files_url` or a result link
         protocol.connection_made(transport)
 
-`my_connector` makes the aiohttp connector through which callbacks and fetched image URLs leave. With
-equal seeds and equal requests in equal order, ids, times, faults and bytes are equal.
+`my_connector` makes the aiohttp connector through which callbacks and fetched image URLs leave.
+With equal seeds and equal requests in equal order, ids, times, faults and bytes are equal.
 """
 
 from ._accounts import Account

@@ -43,7 +43,9 @@ class CallbackRecord:
 
 
 class Callbacks:
-    """Sends callbacks. Pauses pass on the sandbox's clock, the receiver's time-out in real seconds."""
+    """Sends callbacks. Pauses pass on the sandbox's clock,
+    the receiver's time-out in real seconds.
+    """
 
     def __init__(
         self,

@@ -62,7 +62,9 @@ def _checked_speed(speed: float) -> float:
 
 
 class Agenda:
-    """What is due at which sandbox time, done in order of time and, at one time, in order of entry."""
+    """What is due at which sandbox time, done in order of time and, at one time,
+    in order of entry.
+    """
 
     def __init__(self) -> None:
         self._entries: list[tuple[float, int, Callable[[float], None]]] = []

@@ -1,4 +1,6 @@
-"""Answers onto sockets: the quick way for true ones, and the slow, cut and silent ways of faults."""
+"""Answers onto sockets: the quick way for true ones, and the slow,
+cut and silent ways of faults.
+"""
 
 from __future__ import annotations
 

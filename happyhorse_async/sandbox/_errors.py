@@ -79,7 +79,9 @@ _orjson: Any = importlib.import_module("orjson") if importlib.util.find_spec("or
 
 
 def encode(value: Any, *, strict: bool = True) -> bytes:
-    """Return compact JSON; not `strict`: also what JSON has not, such as NaN and half surrogates."""
+    """Return compact JSON; not `strict`: also what JSON has not,
+    such as NaN and half surrogates.
+    """
     if _orjson is None or not strict:
         return json.dumps(value, separators=(",", ":")).encode()
     encoded: bytes = _orjson.dumps(value)

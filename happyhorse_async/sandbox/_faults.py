@@ -290,7 +290,8 @@ def _action(name: str, details: dict[str, Any]) -> Action:
     known = ACTIONS[name].details
     if unknown := details.keys() - known:
         raise ValueError(
-            f"{name} takes {', '.join(sorted(known)) or 'no details'}, not {', '.join(sorted(unknown))}"
+            f"{name} takes {', '.join(sorted(known)) or 'no details'}, "
+            f"not {', '.join(sorted(unknown))}"
         )
     return ACTIONS[name]
 

@@ -43,7 +43,8 @@ class Features:
     estimated_time: Literal["whole", "left", "absent"] = _one_of("whole", "left", "absent")
     """What `task_info.estimated_time` is: the whole life of a task, or what is left of it."""
     task_ids: Literal["unified", "short", "long"] = _one_of("unified", "short", "long")
-    """The form of task ids: `task-unified-...`, few characters, or 128 of them with `.`, `_`, `:`."""
+    """The form of task ids: `task-unified-...`, few characters, or 128 of them with `.`, `_`, `:`.
+    """
     models: bool = True
     """Has `GET /v1/models`; off: what `missing` says."""
     estimates: bool = True

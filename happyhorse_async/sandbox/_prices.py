@@ -1,7 +1,8 @@
 """What things cost: the service's published rules, evaluated here by a reader of the sandbox's own.
 
-The rules are those that the service published on 2026-10-10, word for word, for its seven HappyHorse
-models. Sums are made in whole uc: 10,000 uc are 1 credit, 680,000 are 1 USD, 100,000 are 1 CNY.
+The rules are those that the service published on 2026-10-10, word for word, for its seven
+HappyHorse models. Sums are made in whole uc: 10,000 uc are 1 credit, 680,000 are 1 USD, 100,000 are
+1 CNY.
 """
 
 from __future__ import annotations

@@ -44,24 +44,29 @@ class Sandbox:
     attribute and method can be used from any thread.
 
     Args:
-        video: "real" renders with PyAV, "stub" sends a small flat MP4, "auto" renders when PyAV and Pillow are installed.
+        video: "real" renders with PyAV, "stub" sends a small flat MP4, "auto" renders when PyAV and
+            Pillow are installed.
         speed: sandbox seconds per real second; 0: time stands still until `advance`.
         task_seconds: the life of every task in sandbox seconds; None: a realistic distribution.
-        accounts: the customers; by default one with `credits`, `file_quota` and `rate_limit`, whose key is `key`.
+        accounts: the customers; by default one with `credits`, `file_quota` and `rate_limit`, whose
+            key is `key`.
         features: what the server offers beyond the service's reference.
         rate_limit: submissions a real second and key; None: no limit.
-        link_seconds: the life of result links, `file_seconds` that of uploads, both in sandbox seconds.
+        link_seconds: the life of result links, `file_seconds` that of uploads, both in sandbox
+            seconds.
         expired_link: the status of a dead result link; 403, 404, 410, or 200 with a page.
-        allow_loopback: whether callbacks and image URLs may be on loopback addresses, and callbacks on plain http there;
-            other private addresses are never accepted.
+        allow_loopback: whether callbacks and image URLs may be on loopback addresses, and callbacks
+            on plain http there; other private addresses are never accepted.
         callback_timeout: real seconds that a receiver of callbacks has.
         stub_bytes: the least size of a stub video, for tests of long downloads.
-        control: whether other processes may steer the sandbox through `/sandbox/...`; None: only when it
-            listens on loopback.
-        hosts: names under which the page and the control paths may be called, beside loopback ones and addresses.
+        control: whether other processes may steer the sandbox through `/sandbox/...`; None: only
+            when it listens on loopback.
+        hosts: names under which the page and the control paths may be called, beside loopback ones
+            and addresses.
         seed: of everything random here.
         start: the sandbox's Unix time at the beginning; None: the real time.
-        real: the clock that `speed` multiplies; None: the steady clock of this machine. Another one makes time virtual.
+        real: the clock that `speed` multiplies; None: the steady clock of this machine. Another one
+            makes time virtual.
         host: the address to listen on; None: no socket at all, see `protocol`.
         port: the port of the API; 0: any free one. `files_port` is that of the file service.
         connector: makes what callbacks and fetched image URLs go out through; None: sockets.
@@ -292,7 +297,9 @@ class Sandbox:
         return self._do(lambda service: list(service.callbacks.records))
 
     def advance(self, seconds: float) -> None:
-        """Move the sandbox's clock forward: tasks go on, links and files die, callbacks fall due."""
+        """Move the sandbox's clock forward: tasks go on, links and files die,
+        callbacks fall due.
+        """
         self._do(lambda service: service.advance(seconds))
 
     def finish(self, task_id: str | None = None) -> None:

@@ -39,7 +39,8 @@ def serve(
     """Run a sandbox until Ctrl-C or SIGTERM, and return the exit code: 0, or 2 when it cannot
     start.
 
-    `faults` are lines such as `late-link seconds=20 probability=0.5`. What to export goes to standard output, or `out`; the requests go to standard error.
+    `faults` are lines such as `late-link seconds=20 probability=0.5`. What to export goes to
+    standard output, or `out`; the requests go to standard error.
     """
     try:
         sandbox = Sandbox(
@@ -93,7 +94,8 @@ def line(record: RequestRecord) -> str:
     moment = datetime.fromtimestamp(record.at).astimezone().strftime("%H:%M:%S")
     path = f"{record.path}?{record.query}" if record.query else record.path
     size = f"  {len(record.body):,} bytes in" if record.body else ""
-    return f"{moment}  {record.host:<7}  {record.method:<6} {path}  ->  {_in_words(record.status)}{size}"
+    asked = f"{record.host:<7}  {record.method:<6} {path}"
+    return f"{moment}  {asked}  ->  {_in_words(record.status)}{size}"
 
 
 def _in_words(status: int | None) -> str:

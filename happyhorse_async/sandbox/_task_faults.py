@@ -101,7 +101,9 @@ def tail(
 
 @fault("before", path=SUBMIT)
 def price(act: Act, *, factor: Factor = 10.0, published: bool = True) -> None:
-    """Multiply every price from this submission on; unless `published`, the rule says the old one."""
+    """Multiply every price from this submission on; unless `published`,
+    the rule says the old one.
+    """
     act.service.world.prices.change(factor, published=published)
 
 
@@ -120,7 +122,9 @@ def fail_task(
     message: str | None = None,
     refund: bool = True,
 ) -> None:
-    """Let the task fail, or be cancelled, at its end; without `refund` it is charged all the same."""
+    """Let the task fail, or be cancelled, at its end;
+    without `refund` it is charged all the same.
+    """
     # Before the call is handled: a task of no length has ended by the time that it is answered.
     usual = "request_cancelled" if status == "cancelled" else "service_error"
     _change(act, ending=Ending(status, code or usual, message, refund))

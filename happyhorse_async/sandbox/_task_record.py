@@ -51,7 +51,9 @@ class Ending:
 
 @attrs.frozen
 class Window:
-    """A span of a task's life in which the service denies it, in sandbox seconds after acceptance."""
+    """A span of a task's life in which the service denies it,
+    in sandbox seconds after acceptance.
+    """
 
     begins: float
     ends: float
@@ -259,7 +261,9 @@ def estimate_of(fixed: float | None) -> int:
 
 
 def progress_at(started: float, ends: float, now: float) -> int:
-    """Return the progress of a task at work: 1 to 99, faster at first as the service's own bar is."""
+    """Return the progress of a task at work: 1 to 99,
+    faster at first as the service's own bar is.
+    """
     if now >= ends or ends <= started:
         return 99
     share = (now - started) / (ends - started)

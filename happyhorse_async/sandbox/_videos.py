@@ -46,7 +46,8 @@ def choose_video(video: str) -> Literal["real", "stub"]:
     ]
     if video == "real" and missing:
         raise ImportError(
-            f"real videos need {' and '.join(missing)}: pip install 'happyhorse-async[sandbox]', or use video=\"stub\""
+            f"real videos need {' and '.join(missing)}: pip install "
+            "'happyhorse-async[sandbox]', or use video=\"stub\""
         )
     return "real" if video != "stub" and not missing else "stub"
 

@@ -1,4 +1,6 @@
-"""The world's values as the service's JSON: the shapes of submit, query, list, files and credits."""
+"""The world's values as the service's JSON: the shapes of submit, query, list,
+files and credits.
+"""
 
 from __future__ import annotations
 

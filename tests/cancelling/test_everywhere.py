@@ -1,4 +1,6 @@
-"""Wherever a caller is cancelled, nothing is left behind, and what was paid is known to somebody."""
+"""Wherever a caller is cancelled, nothing is left behind,
+and what was paid is known to somebody.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,9 @@ async def reads(world: World) -> None:
 
 
 async def batch(world: World) -> None:
-    """Run a batch of two jobs; after any end the next run completes it, and pays for nothing twice."""
+    """Run a batch of two jobs; after any end the next run completes it,
+    and pays for nothing twice.
+    """
     world.afterwards = partial(complete_batch, world, len(world.sandbox.tasks))
     await complete_batch(world, None)
 
@@ -183,7 +187,9 @@ def test_cancelled_at_every_step(moments: Moments, verb: Verb, how: How) -> None
 
 
 def test_a_batch_cancelled_at_many_steps(moments: Moments) -> None:
-    """Besides, the folder is free again, and the next run completes it and pays for nothing twice."""
+    """Besides, the folder is free again, and the next run completes it and
+    pays for nothing twice.
+    """
     moments.all(batch, once, count(1, 16))
 
 

@@ -164,7 +164,9 @@ async def _dripping(kit: Kit) -> None:
 async def test_a_cancellation_while_the_host_answers(
     kit: Kit, folder: Path, fault: Callable[[Kit], Any]
 ) -> None:
-    """Waiting for the head or for the body of an answer ends at once; the bytes that came are kept."""
+    """Waiting for the head or for the body of an answer ends at once;
+    the bytes that came are kept.
+    """
     task = await kit.task()
     truth = await truth_of(kit.sandbox, task)
     await fault(kit)

@@ -35,7 +35,9 @@ ONE_TRY = RetryPolicy(attempts=1, first_pause=0.001)
 
 
 async def truth_of(sandbox: Sandbox, task: Task) -> bytes:
-    """Fetch what the host has, without any of our code for downloads, and forget that it was asked."""
+    """Fetch what the host has, without any of our code for downloads,
+    and forget that it was asked.
+    """
     import aiohttp
 
     async with (
@@ -190,7 +192,9 @@ async def test_a_host_that_does_ranges_wrong_gives_the_whole_file(
 
 
 async def test_a_whole_part_needs_no_request(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
-    """What was complete when the process ended is verified and named without asking the host again."""
+    """What was complete when the process ended is verified and named
+    without asking the host again.
+    """
     task = await kit.task()
     truth = await truth_of(sandbox, task)
     await half_a_video(sandbox, task, folder)
@@ -286,7 +290,9 @@ async def test_nothing_is_not_kept(kit: Kit, sandbox: Sandbox, folder: Path) -> 
 async def test_half_a_video_is_kept_and_not_fetched_again(
     kit: Kit, sandbox: Sandbox, folder: Path, name: str, length: int
 ) -> None:
-    """The host says that this is all: the bytes are kept beside, once, however often it is tried."""
+    """The host says that this is all: the bytes are kept beside, once,
+    however often it is tried.
+    """
     task = await kit.task()
     truth = await truth_of(sandbox, task)
     sandbox.fail(BODIES[name])
@@ -603,7 +609,9 @@ async def test_a_part_that_makes_no_video_with_the_rest_is_fetched_anew(
 async def test_a_host_that_does_not_say_the_length(
     sandbox: Sandbox, folder: Path, length: str | None
 ) -> None:
-    """A body without Content-Length is saved when its boxes are whole, and capped while it comes."""
+    """A body without Content-Length is saved when its boxes are whole,
+    and capped while it comes.
+    """
     from aiohttp import web
 
     async with Kit(sandbox) as kit, Kit(sandbox, limits=Limits(max_video_bytes=299_999)) as strict:

@@ -177,7 +177,9 @@ async def test_forbidden_links_are_refused_as_text(link: str, connected: list[An
 async def test_a_good_name_with_a_forbidden_address_is_refused(
     addresses: list[str], connected: list[Any]
 ) -> None:
-    """A name is judged by what it is resolved to; one forbidden address among good ones is enough."""
+    """A name is judged by what it is resolved to;
+    one forbidden address among good ones is enough.
+    """
     resolver = LyingResolver(addresses)
     guarded = fetcher(resolver)
     with pytest.raises(UnsafeLinkError):
@@ -199,7 +201,9 @@ async def test_the_socket_itself_is_judged(addresses: list[str], connected: list
 
 
 async def test_a_name_that_changes_its_address_gains_nothing(connected: list[Any]) -> None:
-    """The address that was judged is the one that is connected to; the next time it is judged anew."""
+    """The address that was judged is the one that is connected to;
+    the next time it is judged anew.
+    """
     guarded = fetcher(LyingResolver(["93.184.216.34"], ["127.0.0.1"]))
     with pytest.raises(APIConnectionError):
         await guarded.open("https://cdn.example.com/v.mp4", {})

@@ -1,4 +1,6 @@
-"""Links that are not there yet, or not any more: no answer is final as long as the link can live."""
+"""Links that are not there yet, or not any more:
+no answer is final as long as the link can live.
+"""
 
 from __future__ import annotations
 

@@ -329,7 +329,9 @@ async def test_a_cancellation_leaves_nothing(kit: Kit, sandbox: Sandbox, shelf: 
 async def test_a_caller_that_is_cancelled_while_the_video_is_put_leaves_nothing_half(
     kit: Kit, gate: Gate, shelf: Shelf, spool: Path, native: bool
 ) -> None:
-    """The object is there or not, whole; the part stays, so that the next call only has to put it."""
+    """The object is there or not, whole; the part stays,
+    so that the next call only has to put it.
+    """
     task, putting, scope = await kit.task(), asyncio.Event(), anyio.CancelScope()
     go_on = asyncio.Event()
 

@@ -238,7 +238,9 @@ Usage = namedtuple("Usage", "total used free")
 async def test_a_full_disk_is_seen_before_anything_is_written(
     kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error says how much is needed and how much is there; with room, the next call succeeds."""
+    """The error says how much is needed and how much is there; with room,
+    the next call succeeds.
+    """
     task = await kit.task()
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 1000))

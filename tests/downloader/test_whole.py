@@ -180,7 +180,9 @@ async def test_other_films_are_kept_and_named(kit: Kit, folder: Path, name: str)
 
 
 async def test_a_cut_body_without_a_length_is_asked_for_again_once(kit: Kit, folder: Path) -> None:
-    """The connection may have ended too early; where it ends at the same byte again, that is all."""
+    """The connection may have ended too early; where it ends at the same byte again,
+    that is all.
+    """
     half, whole = len(VIDEO) // 2, len(VIDEO)
     for ends, expected in (([half, whole], None), ([half, half, whole], half)):
         left = list(ends)

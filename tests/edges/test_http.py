@@ -100,7 +100,8 @@ async def test_a_redirect_is_an_answer_and_is_not_followed(http: Http) -> None:
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(
-            b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
+            b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\n"
+            b"Content-Length: 0\r\n\r\n"
         )
         await writer.drain()
         writer.close()

@@ -156,7 +156,9 @@ async def test_plain_http_is_passed_on_by_the_proxy(
 async def test_exceptions_go_past_the_proxy(
     how: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NO_PROXY names hosts that are reached directly; trust_env=False is deaf to the environment."""
+    """NO_PROXY names hosts that are reached directly;
+    trust_env=False is deaf to the environment.
+    """
     async with Proxy({}) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", "example.com, 127.0.0.1" if how == "NO_PROXY" else "")
@@ -258,7 +260,9 @@ async def test_through_a_proxy_links_are_judged_by_scheme_and_name() -> None:
 async def test_netrc_never_touches_the_key(
     borrowed: bool, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not with a session's own client, and not with one that was told to look at the environment."""
+    """Not with a session's own client, and not with one that was told to
+    look at the environment.
+    """
     (tmp_path / "netrc").write_text("default login somebody password something\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     async with AsyncExitStack() as stack:

@@ -2,13 +2,17 @@
 
 Of each page in `PAGES`, the blocks of Python and shell are taken:
 
-- a Python block that calls `asyncio.run(` is a program. It runs in a folder of its own with a `cat.jpg`, three
-  photographs in `photos/` and a table `photos.csv`, with the environment of a sandbox, and with warnings as errors;
-- a Python block with `def test_` is a test of a user's project. It runs under pytest with nothing but the package;
-- a shell block below a line `<!-- runs -->` runs in such a folder too, with the installed command on the PATH;
+- a Python block that calls `asyncio.run(` is a program. It runs in a folder of its own with a
+  `cat.jpg`, three photographs in `photos/` and a table `photos.csv`, with the environment of a
+  sandbox, and with warnings as errors;
+- a Python block with `def test_` is a test of a user's project. It runs under pytest with nothing
+  but the package;
+- a shell block below a line `<!-- runs -->` runs in such a folder too, with the installed command
+  on the PATH;
 - any other Python block must compile.
 
-A block below `<!-- hosts: NAME -->` belongs to the tests of that framework (tests/examples/test_hosts.py).
+A block below `<!-- hosts: NAME -->` belongs to the tests of that framework
+(tests/examples/test_hosts.py).
 """
 
 from __future__ import annotations
@@ -110,7 +114,9 @@ async def run(*command: str, place: Path, environment: dict[str, str]) -> tuple[
 
 @pytest.mark.parametrize("block", blocks("program"), ids=str)
 async def test_a_program_runs_and_runs_again(block: Block, place: Path) -> None:
-    """Each program runs to its end against the sandbox, without a warning, and so it does the second time."""
+    """Each program runs to its end against the sandbox, without a warning,
+    and so it does the second time.
+    """
     (place / "block.py").write_text(block.text)
     async with Sandbox(video="stub", task_seconds=0.2) as sandbox:
         arguments = []

@@ -34,7 +34,9 @@ from happyhorse_async._formats import filenames
     ],
 )
 def test_names_are_made_safe(text: str, expected: str) -> None:
-    """No separators, nothing invisible, nothing that Windows reserves; what is safe stays as it is."""
+    """No separators, nothing invisible, nothing that Windows reserves;
+    what is safe stays as it is.
+    """
     assert filenames.safe_name(text) == expected
 
 

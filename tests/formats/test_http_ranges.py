@@ -100,7 +100,9 @@ def test_answers_are_judged(
 
 
 def test_a_verdict_carries_what_the_next_run_needs() -> None:
-    """Length and validator of the file are those of the answer, or for its rest those known before."""
+    """Length and validator of the file are those of the answer,
+    or for its rest those known before.
+    """
     whole, rest = judge(200, WHOLE, NOTHING), judge(206, REST, HELD)
     assert (whole.length, whole.validator) == (rest.length, rest.validator) == (300, '"one"')
     assert judge(200, headers(), NOTHING).length is None

@@ -61,7 +61,9 @@ def app_of(session: Session | None = None) -> FastAPI:
 
 
 async def test_values_are_response_models() -> None:
-    """`-> Task`, `-> Video`, lists and unions of values: each is answered as `to_dict` writes it."""
+    """`-> Task`, `-> Video`, lists and unions of values:
+    each is answered as `to_dict` writes it.
+    """
     app = app_of()
     assert await fetched(app, "/task") == TASK.to_dict()
     assert await fetched(app, "/video") == VIDEO.to_dict()

@@ -275,7 +275,9 @@ async def test_a_bug_in_a_read_wakes_those_who_wait(anyio_backend: str) -> None:
 
 
 async def test_a_hint_reads_at_once_and_a_flood_of_hints_reads_once(sandbox: Sandbox) -> None:
-    """Hints shorten the wait for a task, and cannot be used to make the session flood the service."""
+    """Hints shorten the wait for a task, and cannot be used to make the
+    session flood the service.
+    """
     async with open_session(
         sandbox, polling=Polling(min_interval=0.01, max_interval=3600.0, target_delay=3600.0)
     ) as session:

@@ -32,7 +32,9 @@ LIFE = 30.0
 async def test_odd_numbers_are_told_once(
     sandbox: Sandbox, session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A charge below zero counts as not said; a listener hears of it once, however often it is read."""
+    """A charge below zero counts as not said; a listener hears of it once,
+    however often it is read.
+    """
     heard: list[OddNumbers] = []
     session.subscribe(heard.append, OddNumbers)
     task = await session.submit(LINK)

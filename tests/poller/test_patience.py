@@ -75,7 +75,9 @@ def listing(server: polling.Service, *ids: str, error: Exception | None = None) 
 def test_tasks_that_are_denied_for_a_while_are_waited_for(
     count: int, since: float, until: float
 ) -> None:
-    """After acceptance and in mid-life, one and many: no wait ends by it, and few reads are made."""
+    """After acceptance and in mid-life, one and many: no wait ends by it,
+    and few reads are made.
+    """
 
     async def work(server: polling.Service, poller: Poller) -> None:
         tasks = [server.accept(LIFE, LIFE) for _ in range(count)]

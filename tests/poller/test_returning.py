@@ -54,7 +54,9 @@ def simulated(work: Work, **service: Any) -> Any:
 
 
 async def in_short_waits(poller: Poller, task: Task, seconds: float) -> tuple[Task, int]:
-    """Wait for a task as a long-polling endpoint does; gives its end, and how many waits it took."""
+    """Wait for a task as a long-polling endpoint does; gives its end,
+    and how many waits it took.
+    """
     for count in range(1, 10_000):
         try:
             return await poller.wait(task.id, timeout=seconds, known=task), count

@@ -1,5 +1,5 @@
-"""A second evaluator of pricing rules, for the tests: written apart from the package's own, from the
-description of the rule alone, so that a slip of one shows itself as a difference.
+"""A second evaluator of pricing rules, for the tests: written apart from the package's own, from
+the description of the rule alone, so that a slip of one shows itself as a difference.
 
 It turns the tree into the text of a Python expression over fractions and lets Python calculate it.
 """

@@ -132,7 +132,9 @@ def test_only_ledger_facts_prove_that_a_failure_was_free(
 
 
 def test_a_failure_with_a_settled_charge_was_charged() -> None:
-    """The charge itself says so, whatever the ledger facts leave open; a charge of zero does not."""
+    """The charge itself says so, whatever the ledger facts leave open;
+    a charge of zero does not.
+    """
     for used, expected in ((Decimal("38.08"), "yes"), (Decimal(0), "unknown"), (None, "unknown")):
         assert charged(Task(id="t", status="failed", usage=Usage(credits_used=used))) == expected
 

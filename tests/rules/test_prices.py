@@ -179,7 +179,9 @@ def test_every_operator(expression: Any, value: Any) -> None:
 
 
 def test_branches_that_do_not_count_are_not_evaluated() -> None:
-    """`if`, `and` and `or` stop where the value is certain, so a division by zero behind is none."""
+    """`if`, `and` and `or` stop where the value is certain,
+    so a division by zero behind is none.
+    """
     never = node("gt", node("divide", "1", "0"), "1")
     assert evaluate(node("and", "false", never), {}) is False
     assert evaluate(node("or", "true", never), {}) is True

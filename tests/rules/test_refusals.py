@@ -23,7 +23,13 @@ from happyhorse_async import (
 from happyhorse_async._rules import refusals, retry
 from happyhorse_async._rules.responses import Answer, decode_object, error_of
 
-NOW = datetime(2026, 10, 10, 12, 0, 0, tzinfo=UTC)
+
+def at(*moment: int) -> datetime:
+    """Return a moment of UTC: year, month, day, hour, minute, second."""
+    return datetime(*moment, tzinfo=UTC)  # type: ignore[misc, arg-type]
+
+
+NOW = at(2026, 10, 10, 12)
 DATE = {"date": "Sat, 10 Oct 2026 12:00:00 GMT"}
 
 
@@ -66,7 +72,9 @@ def test_a_lack_of_capacity_says_that_it_passes() -> None:
 
 
 def test_everything_that_the_service_adds_is_there_typed() -> None:
-    """Credits are exact decimals, times are times, and the advice names zone, models and address."""
+    """Credits are exact decimals, times are times, and the advice names zone,
+    models and address.
+    """
     error = refusal(
         402,
         "token_daily_quota_exceeded",
@@ -112,11 +120,11 @@ def test_everything_that_the_service_adds_is_there_typed() -> None:
 @pytest.mark.parametrize(
     ("zone", "now", "resets"),
     [
-        ("UTC", NOW, datetime(2026, 10, 11, tzinfo=UTC)),
-        ("America/New_York", NOW, datetime(2026, 10, 11, 4, tzinfo=UTC)),
-        ("America/New_York", datetime(2026, 11, 1, 12, tzinfo=UTC), datetime(2026, 11, 2, 5, tzinfo=UTC)),
-        ("Asia/Shanghai", datetime(2026, 10, 10, 16, tzinfo=UTC), datetime(2026, 10, 11, 16, tzinfo=UTC)),
-        ("Asia/Kolkata", datetime(2026, 10, 10, 18, 29, 59, tzinfo=UTC), datetime(2026, 10, 10, 18, 30, tzinfo=UTC)),
+        ("UTC", NOW, at(2026, 10, 11)),
+        ("America/New_York", NOW, at(2026, 10, 11, 4)),
+        ("America/New_York", at(2026, 11, 1, 12), at(2026, 11, 2, 5)),
+        ("Asia/Shanghai", at(2026, 10, 10, 16), at(2026, 10, 11, 16)),
+        ("Asia/Kolkata", at(2026, 10, 10, 18, 29, 59), at(2026, 10, 10, 18, 30)),
         ("Nowhere/At_All", NOW, None),
         ("../../etc/passwd", NOW, None),
         ("/etc/localtime", NOW, None),
@@ -150,8 +158,16 @@ def test_numbers_that_are_none_of_credits_count_as_not_said(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://evolink.ai", "javascript:alert(1)", "https://a b", "https://a\n", "https://é", 7, "https://" + "a" * 3000],
-)  # fmt: skip
+    [
+        "http://evolink.ai",
+        "javascript:alert(1)",
+        "https://a b",
+        "https://a\n",
+        "https://é",
+        7,
+        "https://" + "a" * 3000,
+    ],
+)
 def test_an_address_that_is_not_fit_to_be_shown_is_left_out(url: Any) -> None:
     """Only a plain https address is passed on: it comes from a remote answer."""
     assert refusals.details_of({"action_url": url}, NOW) is None
@@ -162,8 +178,11 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = (*refusals._CREDITS, "code", "type", "message", "param", "key_name", "reset_timezone", "allowed_models",
-          "expired_at", "limit_scope", "action_url", "request_id")  # fmt: skip
+FIELDS = (
+    *refusals._CREDITS,
+    *("code", "type", "message", "param", "key_name", "reset_timezone", "allowed_models"),
+    *("expired_at", "limit_scope", "action_url", "request_id"),
+)
 
 
 @given(

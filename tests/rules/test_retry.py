@@ -174,7 +174,9 @@ def test_what_never_left_is_tried_as_often_as_the_policy_says_and_then_given_up(
 def test_what_may_have_been_accepted_is_replayed_as_often_as_the_policy_says_and_then_looked_for(
     replays: int,
 ) -> None:
-    """RetryPolicy(replays=...) bounds the replays; after them it is looked for, never sent again."""
+    """RetryPolicy(replays=...) bounds the replays; after them it is looked for,
+    never sent again.
+    """
     policy, failures, whats = RetryPolicy(replays=replays), Failures(), []
     for _ in range(replays + 1):
         decided = step(policy, failures, status(502))
@@ -234,7 +236,9 @@ def test_429_is_waited_out_with_patience() -> None:
 
 
 def test_a_pause_longer_than_the_patience_is_not_begun() -> None:
-    """When the service asks for more than the caller has patience for, the caller is told at once."""
+    """When the service asks for more than the caller has patience for,
+    the caller is told at once.
+    """
     policy = RetryPolicy(patience=60)
     day = status(429, LIMITED, retry_after=86400.0)
     assert step(policy, Failures(), day).what is Reaction.STOP

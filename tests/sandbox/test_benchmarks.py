@@ -42,7 +42,9 @@ def test_the_rendering_bounds_are_2_5_s_of_cpu_and_50_ms(monkeypatch: pytest.Mon
 def test_the_exit_code_says_whether_the_bounds_were_kept(
     monkeypatch: pytest.MonkeyPatch, least: int, code: int
 ) -> None:
-    """A short run against a true sandbox process ends with 1 exactly when a bound is out of reach."""
+    """A short run against a true sandbox process ends with 1 exactly when
+    a bound is out of reach.
+    """
     throughput = load(monkeypatch, "sandbox_throughput")
     monkeypatch.setattr(throughput, "LEAST", {"submits": least, "reads": least})
     monkeypatch.setattr(

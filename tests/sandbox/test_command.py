@@ -33,7 +33,9 @@ def served() -> Iterator[subprocess.Popen[str]]:
 
 
 def test_the_command_says_what_to_export_and_logs_requests(served: subprocess.Popen[str]) -> None:
-    """Three exports, then a line for each request, its faults strike, and SIGINT ends it cleanly."""
+    """Three exports, then a line for each request, its faults strike,
+    and SIGINT ends it cleanly.
+    """
     assert served.stdout is not None
     exports = dict(
         served.stdout.readline().removeprefix("export ").strip().split("=") for _ in range(3)

@@ -15,7 +15,9 @@ BATCH = "/v1/tasks/batch"
 
 
 async def test_an_error_sometimes_carries_the_request_id(wire: Wire) -> None:
-    """A server error names the id of its header in `error.request_id`, a client's mistake does not."""
+    """A server error names the id of its header in `error.request_id`,
+    a client's mistake does not.
+    """
     wire.sandbox.fail(Fault("refuse", path="/v1/credits", status=503))
     reply = await wire.get("/v1/credits")
     assert reply.error["request_id"] == reply.headers["x-request-id"]

@@ -194,7 +194,9 @@ async def test_a_keys_own_limit_is_not_the_accounts_balance(http: aiohttp.Client
 async def test_a_daily_limit_is_free_again_at_midnight_of_its_time_zone(
     http: aiohttp.ClientSession,
 ) -> None:
-    """08:00 UTC is 16:00 in Shanghai: eight hours later there is a new day, and no minute before."""
+    """08:00 UTC is 16:00 in Shanghai: eight hours later there is a new day,
+    and no minute before.
+    """
     async with standing(http, daily_credits=50, reset_timezone="Asia/Shanghai") as wire:
         await wire.completed(duration=5)
         refused = (await wire.submit(duration=5)).error
@@ -298,7 +300,9 @@ async def test_estimated_time_is_in_the_clients_seconds(http: aiohttp.ClientSess
 
 
 async def test_a_list_answers_with_the_page_that_was_asked_for(wire: Wire) -> None:
-    """`page` and `page_size` are those of the question, beyond the end too; models can be chosen."""
+    """`page` and `page_size` are those of the question, beyond the end too;
+    models can be chosen.
+    """
     for model in (MODEL, NEWER, MODEL):
         await wire.accepted(model=model)
     page = (await wire.get("/v1/tasks?page=2&page_size=2")).json

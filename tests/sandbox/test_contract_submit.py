@@ -139,7 +139,9 @@ async def test_the_image_url_is_reachable_from_the_public_internet(
 
 
 async def test_the_exception_is_for_this_machine_alone(wire: Wire) -> None:
-    """A sandbox that allows loopback takes its own machine's images, and no other private host's."""
+    """A sandbox that allows loopback takes its own machine's images,
+    and no other private host's.
+    """
     assert (await wire.submit(image_urls=["http://127.0.0.1:9/a.png"])).status == 200
     assert (await wire.submit(image_urls=["http://localhost:9/a.png"])).status == 200
     for host in ("10.0.0.1", "192.168.1.4", "nas.local", "intranet"):
@@ -203,7 +205,9 @@ async def test_seed_is_an_integer_from_1_to_2147483647(wire: Wire, seed: Any) ->
 
 
 async def test_the_seed_is_random_by_default(wire: Wire) -> None:
-    """Two submissions without a seed give different videos, two with the same seed give the same."""
+    """Two submissions without a seed give different videos,
+    two with the same seed give the same.
+    """
     videos = [
         (await wire.download(await wire.completed(**fields))).body
         for fields in ({}, {}, {"seed": 7}, {"seed": 7})

@@ -70,7 +70,9 @@ async def test_drop_after_accepts_and_closes_without_an_answer(wire: Wire) -> No
 async def test_hang_never_answers_and_ends_with_the_sandbox(
     http: aiohttp.ClientSession, action: str, paid: int
 ) -> None:
-    """The request stays open until the sandbox closes; whether it was accepted is the difference."""
+    """The request stays open until the sandbox closes;
+    whether it was accepted is the difference.
+    """
     async with Sandbox(video="stub", speed=0) as sandbox:
         sandbox.fail(Fault(action))
         hanging = asyncio.ensure_future(Wire(sandbox, http).submit())

@@ -1,4 +1,6 @@
-"""Only the sandbox's own page and local programs may steer it: what a browser tells is looked at."""
+"""Only the sandbox's own page and local programs may steer it:
+what a browser tells is looked at.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ REBOUND = {"Host": "evil.example:8787"}
 async def test_a_foreign_page_neither_steers_nor_reads(
     wire: Wire, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    """Cross-site requests, forms that navigate, and names bound anew (DNS rebinding) are refused."""
+    """Cross-site requests, forms that navigate,
+    and names bound anew (DNS rebinding) are refused.
+    """
     before = wire.sandbox.now
     data = '{"seconds": 60}' if method == "POST" else None
     reply = await wire.call(method, path, key=None, headers=headers, data=data)

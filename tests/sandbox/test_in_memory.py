@@ -1,4 +1,6 @@
-"""The sandbox without a socket and on another clock: what a simulation of a whole night builds on."""
+"""The sandbox without a socket and on another clock:
+what a simulation of a whole night builds on.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The sandbox against its own OpenAPI documents: valid documents, and answers that conform to them."""
+"""The sandbox against its own OpenAPI documents: valid documents,
+and answers that conform to them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What real videos need: the packages that make them, and a first frame that outlives its upload."""
+"""What real videos need: the packages that make them,
+and a first frame that outlives its upload.
+"""
 
 from __future__ import annotations
 

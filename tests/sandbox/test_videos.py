@@ -277,7 +277,8 @@ async def main():
 
 asyncio.run(main())
 loaded = {name.partition(".")[0] for name in sys.modules}
-ours = sorted(name for name in sys.modules if name.startswith("happyhorse_async") and ".sandbox" not in name)
+loaded = (name for name in sys.modules if name.startswith("happyhorse_async"))
+ours = sorted(name for name in loaded if ".sandbox" not in name)
 print(sorted(loaded & {"av", "PIL", "cattrs", "anyio"}), ours)
 """
     done = subprocess.run(

@@ -38,7 +38,9 @@ def hang(sandbox: Sandbox, action: str = "hang-after", **details: object) -> Non
 
 
 async def arrival(sandbox: Sandbox, number: int = 1) -> None:
-    """Wait until so many submissions have arrived; the answer of the server is then still to come."""
+    """Wait until so many submissions have arrived;
+    the answer of the server is then still to come.
+    """
     while sandbox.count("POST", SUBMIT) < number:
         await anyio.lowlevel.checkpoint()
 

@@ -1,4 +1,6 @@
-"""Keys that an earlier process sent: looked for before they are sent again, and never paid twice."""
+"""Keys that an earlier process sent: looked for before they are sent again,
+and never paid twice.
+"""
 
 from __future__ import annotations
 
@@ -331,10 +333,13 @@ async def test_list_times_without_an_offset_decide_nothing() -> None:
     """The task's own time of acceptance counts, whatever time zone the list is written in."""
     async with sandbox_with() as sandbox:
         await lost(sandbox)
+        item = {"id": sandbox.tasks[0].id, "status": "processing"}
         shown = {
-            "data": [{"id": sandbox.tasks[0].id, "status": "processing", "created_at": "1999-01-01T00:00:00"}],
-            "total": 1, "page": 1, "page_size": 50,
-        }  # fmt: skip
+            "data": [item | {"created_at": "1999-01-01T00:00:00"}],
+            "total": 1,
+            "page": 1,
+            "page_size": 50,
+        }
         sandbox.fail(
             Fault("refuse", method="GET", path="/v1/tasks", status=200, body=shown, times=None)
         )

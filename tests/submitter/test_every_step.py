@@ -1,5 +1,5 @@
-"""Cancelled after any number of turns of the event loop: what was paid is known, and nothing is left
-over.
+"""Cancelled after any number of turns of the event loop: what was paid is known, and nothing is
+left over.
 """
 
 from __future__ import annotations

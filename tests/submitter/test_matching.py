@@ -35,8 +35,8 @@ LINK = "https://example.com/frame.png"
     ],
 )
 def test_what_can_be_compared_is_compared(raw: dict[str, Any], possible: bool) -> None:
-    """Duration, quality, seed and model must agree where the answer shows them; what it does not show
-    cannot speak against a task.
+    """Duration, quality, seed and model must agree where the answer shows them; what it does not
+    show cannot speak against a task.
     """
     request = ImageToVideo(LINK, duration=8, quality="1080p", seed=7)
     assert possible == reconcile.may_be(

@@ -44,7 +44,8 @@ def test_a_rate_limit_is_nearly_used_up_and_hardly_ever_hit(
     (failed, refused, paid, storms), seconds = virtual.run(work(), monkeypatch)
     used = count / seconds / 50
     print(
-        f"\n{count} in {seconds:.1f} s: {used:.1%} of the rate, {refused} refusals ({refused / (count + refused):.1%}), {storms} pauses"
+        f"\n{count} in {seconds:.1f} s: {used:.1%} of the rate, {refused} refusals "
+        f"({refused / (count + refused):.1%}), {storms} pauses"
     )
     assert failed == 0
     assert paid == count

@@ -81,7 +81,9 @@ async def test_the_same_key_with_an_upload_is_one_task(deaf: Sandbox, cat: Path)
 async def test_another_request_under_a_key_of_this_session_is_not_sent(
     deaf: Sandbox, at_once: bool
 ) -> None:
-    """A service without keys would be paid for it, one with keys would refuse it: it never leaves."""
+    """A service without keys would be paid for it, one with keys would refuse it:
+    it never leaves.
+    """
     async with open_session(deaf) as session:
         first = asyncio.ensure_future(session.submit(LINK, idempotency_key=KEY))
         if not at_once:

@@ -325,7 +325,9 @@ async def test_a_day_of_retry_after_does_not_stop_a_session(sandbox: Sandbox) ->
 
 
 async def test_a_wait_for_the_rate_limit_ends_with_the_callers_timeout(sandbox: Sandbox) -> None:
-    """A caller that gives up while the session pauses is let go at once, and nothing of it stays."""
+    """A caller that gives up while the session pauses is let go at once,
+    and nothing of it stays.
+    """
     fail(sandbox, status=429, headers={"Retry-After": "500"})
     async with open_session(sandbox) as session:
         throttled = asyncio.Event()
@@ -363,7 +365,9 @@ async def test_one_429_pauses_all_submitters(sandbox: Sandbox) -> None:
 
 
 async def test_a_single_call_waits_for_one_slot_while_a_long_line_waits(sandbox: Sandbox) -> None:
-    """A call that comes while submit_many has 10,000 requests to send is the next to leave but one."""
+    """A call that comes while submit_many has 10,000 requests to send is
+    the next to leave but one.
+    """
     async with open_session(sandbox, limits=Limits(max_submissions=1)) as session:
         left: list[str] = []
         session.subscribe(lambda event: left.append(event.request.prompt), Submitting)

@@ -16,7 +16,9 @@ SCRIPT = Path(__file__).parent / "api.py"
 
 
 def checked(tool: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a checker of this environment in a folder of its own, away from this project's settings."""
+    """Run a checker of this environment in a folder of its own,
+    away from this project's settings.
+    """
     tools = Path(sys.prefix) / "bin"
     environment = {
         **os.environ,
@@ -54,7 +56,9 @@ def test_pyright_strict_accepts_a_users_script_and_refuses_its_mistakes(tmp_path
 
 
 def test_every_type_of_the_public_interface_is_known(tmp_path: Path) -> None:
-    """`pyright --verifytypes` finds nothing that is unknown, or that checkers may see differently."""
+    """`pyright --verifytypes` finds nothing that is unknown,
+    or that checkers may see differently.
+    """
     ran = checked(
         "pyright", "--verifytypes", "happyhorse_async", "--ignoreexternal", "--outputjson",
         cwd=tmp_path,
