@@ -69,8 +69,10 @@ class Ours:
             group = self._values["group"] = [Watched(task_id, asked) for task_id in IDS]
             for watched in group:
                 watched.add(asyncio.get_running_loop().create_future())
-        intake = poller._intake
-        intake.take_in(self._values["group"], await intake._scheduler._reader.read(IDS), asked)
+        watchlist = poller._watchlist
+        watchlist.take_in(
+            self._values["group"], await watchlist._scheduler._reader.read(IDS), asked
+        )
 
     async def read_many_values(self) -> None:
         """Read fifty tasks as fifty values."""

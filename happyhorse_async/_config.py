@@ -32,6 +32,7 @@ def _number(
         expected += ", or None"
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        """Raise `ConfigurationError` for a value of another kind or outside the range."""
         if value is None and optional:
             return
         kinds = int if whole else (int, float)
@@ -46,6 +47,7 @@ def _number(
 
 def _one_of(*words: str) -> Validator:
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        """Raise `ConfigurationError` for any other word."""
         if value not in words:
             expected = " or ".join(repr(word) for word in words)
             raise ConfigurationError(

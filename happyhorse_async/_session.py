@@ -394,17 +394,20 @@ class Session:
     # --- listening --------------------------------------------------------------------------------
 
     @overload
-    def subscribe(self, listener: Callable[[Event], object]) -> Callable[[], None]: ...
+    def subscribe(self, listener: Callable[[Event], object]) -> Callable[[], None]:
+        """Hear of every event."""
 
     @overload
     def subscribe(
         self, listener: Callable[[E1], object], kind: type[E1], /, *kinds: type[E1]
-    ) -> Callable[[], None]: ...
+    ) -> Callable[[], None]:
+        """Hear of the events of kinds with one type in common."""
 
     @overload
     def subscribe(
         self, listener: Callable[[E1 | E2], object], kind: type[E1], other: type[E2], /
-    ) -> Callable[[], None]: ...
+    ) -> Callable[[], None]:
+        """Hear of two kinds of events."""
 
     @overload
     def subscribe(
@@ -414,7 +417,8 @@ class Session:
         other: type[E2],
         third: type[E3],
         /,
-    ) -> Callable[[], None]: ...
+    ) -> Callable[[], None]:
+        """Hear of three kinds of events."""
 
     @overload
     def subscribe(
@@ -426,7 +430,8 @@ class Session:
         fourth: type[Event],
         /,
         *more: type[Event],
-    ) -> Callable[[], None]: ...
+    ) -> Callable[[], None]:
+        """Hear of four or more kinds of events."""
 
     def subscribe(
         self, listener: Callable[[Any], object], *kinds: type[Event]

@@ -18,7 +18,7 @@ from .._formats.http_ranges import (
     Decoder,
     Held,
     Meaning,
-    Verdict,
+    RangeAnswer,
     date_of,
     encoding_of,
     judge,
@@ -336,7 +336,7 @@ class Transfer:
             raise
         return await self._end(stream, verdict)
 
-    def _refuse(self, verdict: Verdict, stream: Stream) -> None:
+    def _refuse(self, verdict: RangeAnswer, stream: Stream) -> None:
         """Raise what an answer without the wanted bytes means."""
         headers = stream.headers
         if verdict.meaning is Meaning.DEAD:
@@ -357,7 +357,7 @@ class Transfer:
         wish = parse_retry_after(stream.headers.get("Retry-After"), stream.headers.get("Date"))
         return _SetbackError(reason, Setback.LINK, wish=wish, page=page)
 
-    async def _store(self, stream: Stream, verdict: Verdict) -> None:
+    async def _store(self, stream: Stream, verdict: RangeAnswer) -> None:
         """Hand over what is gathered. The first bytes are looked at before those that are there are
         given up for them.
         """
@@ -377,7 +377,7 @@ class Transfer:
             self._received = size
             self._tell()
 
-    def _undo_encoding(self, stream: Stream, verdict: Verdict) -> Verdict:
+    def _undo_encoding(self, stream: Stream, verdict: RangeAnswer) -> RangeAnswer:
         """Decode what comes encoded though that was not asked for; its length and version are then
         not the video's.
         """
@@ -407,7 +407,7 @@ class Transfer:
             reason = f"the link gave {format_of(head)} instead of a video"
             raise self._dead(reason, stream, start or None)
 
-    async def _end(self, stream: Stream, verdict: Verdict) -> Verified:
+    async def _end(self, stream: Stream, verdict: RangeAnswer) -> Verified:
         """Store the last bytes, and publish all if nothing is missing."""
         before = self._received if self._begun else 0
         whole = verdict.length is None or before + stream.size == verdict.length

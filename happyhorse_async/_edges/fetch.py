@@ -219,7 +219,7 @@ class Stream:
     def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts) -> None:
         self._response = response
         self._clock = asyncio.get_running_loop().time
-        self._pace = http_ranges.Pace(
+        self._pace = http_ranges.SpeedFloor(
             window=timeouts.download_window, least=timeouts.download_rate, now=self._clock()
         )
         self._patience = min(GATHER_SECONDS, timeouts.download_window)

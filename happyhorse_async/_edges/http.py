@@ -248,6 +248,7 @@ def _ways_of_a_guest(client: aiohttp.ClientSession, auth: dict[str, str]) -> dic
     async def with_key(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
+        """Lay the key over what the client has found, and send the request."""
         request.headers.update(auth)
         return await handler(request)
 

@@ -61,7 +61,7 @@ class Meaning(StrEnum):
 
 
 @attrs.frozen
-class Verdict:
+class RangeAnswer:
     """The meaning of an answer, with what it says of the file."""
 
     meaning: Meaning
@@ -118,25 +118,27 @@ def _version(headers: Mapping[str, str]) -> str | None:
     return modified if modified.isprintable() and modified else None
 
 
-def judge(status: int, headers: Mapping[str, str], held: Held) -> Verdict:
+def judge(status: int, headers: Mapping[str, str], held: Held) -> RangeAnswer:
     """Say what an answer means to a download that asked with `range_headers(held)`."""
     if status == 206:
         return _judge_part(headers, held)
     if status == 416:
         return _judge_unsatisfied(headers, held)
     if status in _BUSY or status >= 500:
-        return Verdict(Meaning.BUSY, f"the file host answered {status}")
+        return RangeAnswer(Meaning.BUSY, f"the file host answered {status}")
     if status != 200:
-        return Verdict(Meaning.DEAD, f"the file host answered {status}")
+        return RangeAnswer(Meaning.DEAD, f"the file host answered {status}")
     # Whatever Content-Type says: the bytes decide.
-    return Verdict(Meaning.WHOLE, length=content_length(headers), validator=validator_of(headers))
+    return RangeAnswer(
+        Meaning.WHOLE, length=content_length(headers), validator=validator_of(headers)
+    )
 
 
-def _judge_part(headers: Mapping[str, str], held: Held) -> Verdict:
+def _judge_part(headers: Mapping[str, str], held: Held) -> RangeAnswer:
     value = headers.get("Content-Range", "")
     found = _CONTENT_RANGE.fullmatch(value.strip())
     if found is None or not held.resumable:
-        return Verdict(
+        return RangeAnswer(
             Meaning.CONFUSED,
             f"the file host sent a part that was not asked for (Content-Range: {value!r})",
         )
@@ -153,8 +155,8 @@ def _judge_part(headers: Mapping[str, str], held: Held) -> Verdict:
     if not problem and encoding_of(headers):
         problem = f"the file host sent a part of the file in the encoding {encoding_of(headers)}"
     if problem:
-        return Verdict(Meaning.CONFUSED, problem)
-    return Verdict(
+        return RangeAnswer(Meaning.CONFUSED, problem)
+    return RangeAnswer(
         Meaning.REST, length=total if total is not None else held.length, validator=held.validator
     )
 
@@ -179,7 +181,7 @@ def _same_kind(one: str | None, other: str | None) -> bool:
     return (one or "").startswith('"') == (other or "").startswith('"')
 
 
-def _judge_unsatisfied(headers: Mapping[str, str], held: Held) -> Verdict:
+def _judge_unsatisfied(headers: Mapping[str, str], held: Held) -> RangeAnswer:
     found = _UNSATISFIED.fullmatch(headers.get("Content-Range", "").strip())
     if (
         found is not None
@@ -187,8 +189,8 @@ def _judge_unsatisfied(headers: Mapping[str, str], held: Held) -> Verdict:
         and int(found[1]) == held.size
         and held.length in (None, held.size)
     ):
-        return Verdict(Meaning.COMPLETE, length=held.size, validator=held.validator)
-    return Verdict(Meaning.CONFUSED, "the file host has no such range")
+        return RangeAnswer(Meaning.COMPLETE, length=held.size, validator=held.validator)
+    return RangeAnswer(Meaning.CONFUSED, "the file host has no such range")
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:
@@ -263,7 +265,7 @@ def urgency(expires_at: datetime | None) -> float:
     ).timestamp()
 
 
-class Pace:
+class SpeedFloor:
     """Whether bytes come fast enough: the average over each window of `window` seconds must reach
     `least` bytes a second.
     """

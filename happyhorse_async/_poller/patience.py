@@ -19,7 +19,7 @@ STRANGER_REFUSALS = 3
 nobody here has seen: it may be a typing error, and they should not wait for long."""
 
 
-class Trouble:
+class ReadTrouble:
     """What is wrong with reading one task. A good answer ends it."""
 
     __slots__ = (
@@ -58,7 +58,7 @@ class Trouble:
         self.alone = self.look = False
 
 
-class Reaction(Enum):
+class Belief(Enum):
     """What follows from an answer that may not be the last word."""
 
     LATER = "later"
@@ -69,15 +69,15 @@ class Reaction(Enum):
     """The answer is the last word."""
 
 
-class Step(NamedTuple):
+class Believing(NamedTuple):
     """The decision, and the pause in seconds when it is a later one."""
 
-    what: Reaction
+    what: Belief
     pause: float = 0.0
 
 
 def after_denial(
-    trouble: Trouble,
+    trouble: ReadTrouble,
     polling: Polling,
     now: float,
     *,
@@ -85,7 +85,7 @@ def after_denial(
     refused: bool,
     listed: bool | None,
     room: bool,
-) -> Step:
+) -> Believing:
     """Decide what follows when the service does not know a task.
 
     `seen`: it is known to have accepted the task. `refused`: it was asked for the task alone, and
@@ -99,31 +99,31 @@ def after_denial(
     if refused and left <= 0:
         # A list that cannot be looked at gets as much time again; no wait is without end for it.
         if not seen or listed is False or denied >= 2 * polling.patience:
-            return Step(Reaction.BELIEVE)
+            return Believing(Belief.BELIEVE)
         if listed:
             trouble.allow()
     elif not refused and (left <= 0 or (trouble.denials == 1 and room)):
         trouble.look = seen and left <= 0
-        return Step(Reaction.ALONE)
+        return Believing(Belief.ALONE)
     pause = growing_pause(polling, trouble.denials if seen else trouble.refusals)
     if left > 0:
         pause = min(pause, max(left, polling.min_interval))
     trouble.look = seen and pause >= left and not listed
     trouble.alone = trouble.look or not seen
-    return Step(Reaction.LATER, pause)
+    return Believing(Belief.LATER, pause)
 
 
-def _left_of_a_stranger(trouble: Trouble, denied: float) -> float:
+def _left_of_a_stranger(trouble: ReadTrouble, denied: float) -> float:
     if trouble.refusals >= STRANGER_REFUSALS:
         return 0.0
     return STRANGER_SECONDS - denied if trouble.denials > 1 else STRANGER_SECONDS
 
 
-def after_emptiness(trouble: Trouble, polling: Polling, now: float) -> Step:
+def after_emptiness(trouble: ReadTrouble, polling: Polling, now: float) -> Believing:
     """Decide what follows when a task is completed, and its links are not there."""
     trouble.allow()
     trouble.empty += 1
     trouble.empty_since = min(trouble.empty_since, now)
     if now - trouble.empty_since >= polling.patience:
-        return Step(Reaction.BELIEVE)
-    return Step(Reaction.LATER, growing_pause(polling, trouble.empty))
+        return Believing(Belief.BELIEVE)
+    return Believing(Belief.LATER, growing_pause(polling, trouble.empty))

@@ -12,8 +12,8 @@ from .._rules import lifecycle
 from .._rules.lifecycle import failure_of
 from .._rules.pacing import Skew
 from ..errors import HappyHorseError
-from .intake import Intake
 from .waiters import TimeLimit, Updates, Watch
+from .watchlist import Watchlist
 from .wheel import TimeLimits
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Poller:
     ) -> None:
         self._api = api
         self._loop = asyncio.get_running_loop()
-        self._intake = Intake(
+        self._watchlist = Watchlist(
             api,
             polling=polling,
             limits=limits,
@@ -57,21 +57,21 @@ class Poller:
             seen=seen,
         )
         self._time_limits: TimeLimits[Channel | TimeLimit] = TimeLimits(self._late)
-        self.on_final = self._intake.finals.on_final
-        self.hint = self._intake.hint
-        self.expect_callback = self._intake.expect_callback
-        self.close = self._intake.close
+        self.on_final = self._watchlist.finals.on_final
+        self.hint = self._watchlist.hint
+        self.expect_callback = self._watchlist.expect_callback
+        self.close = self._watchlist.close
 
     @property
     def waiting(self) -> int:
         """How many unfinished tasks are waited for."""
-        return len(self._intake.watched)
+        return len(self._watchlist.watched)
 
     async def read(self, task_id: str) -> Task:
         """Ask the service once, now, with retries; those who wait for the task learn it too."""
         asked = self._loop.time()
         task = await self._api.read_task(task_id)
-        self._intake.learn(task, asked)
+        self._watchlist.learn(task, asked)
         return task
 
     async def wait(
@@ -139,14 +139,14 @@ class Poller:
         known: Task | None,
         seen: bool,
     ) -> None:
-        self._intake.subscribe(task_id, future, known, seen)
+        self._watchlist.subscribe(task_id, future, known, seen)
         if limit is not None:
             self._time_limits.enter(limit, timeout)
 
     def _end_wait(
         self, task_id: str, future: asyncio.Future[Task], limit: TimeLimit | None
     ) -> None:
-        self._intake.unsubscribe(task_id, future)
+        self._watchlist.unsubscribe(task_id, future)
         if limit is not None:
             self._time_limits.remove(limit)
 
@@ -171,7 +171,7 @@ class Poller:
         """Take a state that no read brought: that of an accepted submission, for example."""
         # The response to a replayed submission may say that the task has ended, and not how.
         if lifecycle.says_how_it_ended(task) or not lifecycle.is_final(task):
-            self._intake.learn(task, self._loop.time())
+            self._watchlist.learn(task, self._loop.time())
 
     def _attach(
         self,
@@ -182,18 +182,18 @@ class Poller:
         timeout: float | None = None,
     ) -> None:
         for task_id in channel.awaited():
-            self._intake.subscribe(task_id, channel, known, seen)
+            self._watchlist.subscribe(task_id, channel, known, seen)
         self._time_limits.enter(channel, timeout)
 
     def _detach(self, channel: Channel) -> None:
         for task_id in channel.awaited():
-            self._intake.unsubscribe(task_id, channel)
+            self._watchlist.unsubscribe(task_id, channel)
         self._time_limits.remove(channel)
 
     def _late(self, waiter: Channel | TimeLimit) -> None:
         known = {}
         for task_id in waiter.awaited():
-            watched = self._intake.watched.get(task_id)
+            watched = self._watchlist.watched.get(task_id)
             known[task_id] = watched.snapshot() if watched is not None else None
         if known:
             waiter.late(known)

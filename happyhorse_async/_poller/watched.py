@@ -14,7 +14,7 @@ from .._models import Task
 from .._rules import lifecycle, numbers, pacing
 from .._rules.numbers import LONGEST, is_moment
 from ..events import Completed, Failed
-from .patience import Trouble
+from .patience import ReadTrouble
 
 if TYPE_CHECKING:
     from .._rules.pacing import Skew
@@ -55,7 +55,7 @@ class Watched:
     kind: Kind | None = None
     """What it had in common with those that it was last entered with; None when it has changed
     since."""
-    trouble: Trouble | None = None
+    trouble: ReadTrouble | None = None
     """What is wrong with reading it; None when nothing is."""
     due: float | None = None
     """When it was to be read next, at the moment when the last waiter left."""
@@ -120,10 +120,10 @@ class Watched:
         """Whether it is to be read by itself."""
         return self.trouble is not None and self.trouble.alone
 
-    def troubled(self) -> Trouble:
+    def troubled(self) -> ReadTrouble:
         """Return what is wrong with reading it, to be added to."""
         if self.trouble is None:
-            self.trouble = Trouble()
+            self.trouble = ReadTrouble()
         return self.trouble
 
     def snapshot(self, known: Task | None = None) -> Task | None:

@@ -84,7 +84,7 @@ class Next(StrEnum):
     """Leave it untold as it stands, for the next run."""
 
 
-class Step(NamedTuple):
+class JobStep(NamedTuple):
     """What follows from a failure."""
 
     next: Next
@@ -115,34 +115,34 @@ class Facts(NamedTuple):
     """
 
 
-HELD_AND_STOP = Step(Next.HELD, stops=True)
+HELD_AND_STOP = JobStep(Next.HELD, stops=True)
 
-TABLE: dict[tuple[Stage, Trouble], tuple[Step, Step]] = {
+TABLE: dict[tuple[Stage, Trouble], tuple[JobStep, JobStep]] = {
     (Stage.UNSENT, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
-    (Stage.UNSENT, Trouble.PASSING): (Step(Next.AGAIN), HELD_AND_STOP),
-    (Stage.UNSENT, Trouble.FINAL): (Step(Next.FAILED), Step(Next.FAILED)),
+    (Stage.UNSENT, Trouble.PASSING): (JobStep(Next.AGAIN), HELD_AND_STOP),
+    (Stage.UNSENT, Trouble.FINAL): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
     (Stage.DOUBT, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
-    (Stage.DOUBT, Trouble.PASSING): (Step(Next.AGAIN), HELD_AND_STOP),
-    (Stage.DOUBT, Trouble.LOST): (Step(Next.AGAIN), Step(Next.UNKNOWN, stops=True)),
-    (Stage.DOUBT, Trouble.BARRED): (Step(Next.AGAIN), Step(Next.UNKNOWN, stops=True)),
+    (Stage.DOUBT, Trouble.PASSING): (JobStep(Next.AGAIN), HELD_AND_STOP),
+    (Stage.DOUBT, Trouble.LOST): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN, stops=True)),
+    (Stage.DOUBT, Trouble.BARRED): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN, stops=True)),
     # A refusal of what was sent before says nothing of the first sending, and may be a gateway's.
-    (Stage.DOUBT, Trouble.FINAL): (Step(Next.AGAIN), Step(Next.UNKNOWN)),
+    (Stage.DOUBT, Trouble.FINAL): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN)),
     (Stage.WATCHED, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
-    (Stage.WATCHED, Trouble.GONE): (Step(Next.LEFT), Step(Next.LEFT)),
-    (Stage.WATCHED, Trouble.OVER): (Step(Next.FAILED), Step(Next.FAILED)),
-    (Stage.WATCHED, Trouble.PASSING): (Step(Next.LEFT), Step(Next.LEFT)),
-    (Stage.ENDED, Trouble.PASSING): (Step(Next.ANEW), Step(Next.FAILED)),
-    (Stage.ENDED, Trouble.FINAL): (Step(Next.FAILED), Step(Next.FAILED)),
+    (Stage.WATCHED, Trouble.GONE): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
+    (Stage.WATCHED, Trouble.OVER): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
+    (Stage.WATCHED, Trouble.PASSING): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
+    (Stage.ENDED, Trouble.PASSING): (JobStep(Next.ANEW), JobStep(Next.FAILED)),
+    (Stage.ENDED, Trouble.FINAL): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
     (Stage.FETCHED, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
-    (Stage.FETCHED, Trouble.GONE): (Step(Next.LEFT), Step(Next.LEFT)),
-    (Stage.FETCHED, Trouble.OVER): (Step(Next.FAILED), Step(Next.FAILED)),
-    (Stage.FETCHED, Trouble.PASSING): (Step(Next.AGAIN), Step(Next.LEFT)),
-    (Stage.FETCHED, Trouble.FINAL): (Step(Next.LEFT), Step(Next.LEFT)),
+    (Stage.FETCHED, Trouble.GONE): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
+    (Stage.FETCHED, Trouble.OVER): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
+    (Stage.FETCHED, Trouble.PASSING): (JobStep(Next.AGAIN), JobStep(Next.LEFT)),
+    (Stage.FETCHED, Trouble.FINAL): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
 }
 """What to do while more tries (of what has ended: attempts) are allowed, and what after them."""
 
 
-def next_step(facts: Facts, error: HappyHorseError) -> Step:
+def next_step(facts: Facts, error: HappyHorseError) -> JobStep:
     """Decide what follows from a failure."""
     stage = stage_of(facts, error)
     trouble = trouble_of(stage, facts, error)
@@ -151,11 +151,11 @@ def next_step(facts: Facts, error: HappyHorseError) -> Step:
         return allowed
     if facts.others_go_on and exhausted.stops and trouble is not Trouble.ALL:
         # It is this job's alone: it ends, so that it stops no run, and no later one either.
-        return Step(Next.FAILED if stage is Stage.UNSENT else Next.UNKNOWN)
+        return JobStep(Next.FAILED if stage is Stage.UNSENT else Next.UNKNOWN)
     if stage is Stage.DOUBT and trouble in (Trouble.LOST, Trouble.BARRED):
         if facts.stopping:
             return HELD_AND_STOP  # it stays submitting: the next run asks again
-        return exhausted if facts.replays else Step(Next.UNKNOWN)
+        return exhausted if facts.replays else JobStep(Next.UNKNOWN)
     return exhausted
 
 

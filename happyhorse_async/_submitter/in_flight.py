@@ -24,7 +24,7 @@ from ..errors import (
 )
 from .gate import Group
 from .key_proof import REPLAYED
-from .reconcile import EVER, Facts, Findings
+from .reconcile import EVER, Findings, LostSubmission
 from .road import UNKNOWN_TO_US, Acceptance, Earlier, Road
 
 LATEST = 60.0
@@ -33,7 +33,7 @@ MOST_SHOWN = 10
 """Ids that a message lists."""
 
 
-class Stage(StrEnum):
+class SubmissionStage(StrEnum):
     """How far a submission has come."""
 
     CHECKING = "checking"
@@ -56,28 +56,39 @@ class Stage(StrEnum):
     """It left, and nobody can say what became of it."""
 
 
-STAGES: dict[Stage, frozenset[Stage]] = {
-    Stage.CHECKING: frozenset({Stage.WAITING, Stage.ASKING, Stage.ACCEPTED, Stage.IN_DOUBT}),
-    Stage.ASKING: frozenset({Stage.WAITING, Stage.ACCEPTED, Stage.IN_DOUBT}),
-    # Turned away at the gate: it was never sent, or an earlier attempt is to be looked for.
-    Stage.WAITING: frozenset({Stage.SENT, Stage.REFUSED, Stage.LOOKING}),
-    # After a 429 it waits at the gate at once: the gate itself pauses. An answer that names another
-    # request's task leaves it in doubt.
-    Stage.SENT: frozenset(
+STAGES: dict[SubmissionStage, frozenset[SubmissionStage]] = {
+    SubmissionStage.CHECKING: frozenset(
         {
-            Stage.ACCEPTED,
-            Stage.WAITING,
-            Stage.PAUSING,
-            Stage.LOOKING,
-            Stage.REFUSED,
-            Stage.IN_DOUBT,
+            SubmissionStage.WAITING,
+            SubmissionStage.ASKING,
+            SubmissionStage.ACCEPTED,
+            SubmissionStage.IN_DOUBT,
         }
     ),
-    Stage.PAUSING: frozenset({Stage.WAITING}),
-    Stage.LOOKING: frozenset({Stage.ACCEPTED, Stage.IN_DOUBT}),
-    Stage.ACCEPTED: frozenset(),
-    Stage.REFUSED: frozenset(),
-    Stage.IN_DOUBT: frozenset(),
+    SubmissionStage.ASKING: frozenset(
+        {SubmissionStage.WAITING, SubmissionStage.ACCEPTED, SubmissionStage.IN_DOUBT}
+    ),
+    # Turned away at the gate: it was never sent, or an earlier attempt is to be looked for.
+    SubmissionStage.WAITING: frozenset(
+        {SubmissionStage.SENT, SubmissionStage.REFUSED, SubmissionStage.LOOKING}
+    ),
+    # After a 429 it waits at the gate at once: the gate itself pauses. An answer that names another
+    # request's task leaves it in doubt.
+    SubmissionStage.SENT: frozenset(
+        {
+            SubmissionStage.ACCEPTED,
+            SubmissionStage.WAITING,
+            SubmissionStage.PAUSING,
+            SubmissionStage.LOOKING,
+            SubmissionStage.REFUSED,
+            SubmissionStage.IN_DOUBT,
+        }
+    ),
+    SubmissionStage.PAUSING: frozenset({SubmissionStage.WAITING}),
+    SubmissionStage.LOOKING: frozenset({SubmissionStage.ACCEPTED, SubmissionStage.IN_DOUBT}),
+    SubmissionStage.ACCEPTED: frozenset(),
+    SubmissionStage.REFUSED: frozenset(),
+    SubmissionStage.IN_DOUBT: frozenset(),
 }
 """Which stage may follow which. The last three are ends."""
 
@@ -96,7 +107,7 @@ class InFlight:
     """The service was asked to call this session back."""
     road: Road
     failures: retry.Failures = retry.NO_FAILURES
-    stage: Stage = Stage.WAITING
+    stage: SubmissionStage = SubmissionStage.WAITING
     placed: bool = False
     """It holds a place among the unfinished tasks."""
     abandoned: bool = False
@@ -162,7 +173,7 @@ class InFlight:
         if self._post is not None and self._begun:
             self._post.cancel()
 
-    def _to(self, stage: Stage) -> None:
+    def _to(self, stage: SubmissionStage) -> None:
         if stage not in STAGES[self.stage]:
             raise AssertionError(f"a submission that is {self.stage} cannot be {stage} next")
         self.stage = stage
@@ -181,7 +192,7 @@ class InFlight:
                 return
         self.placed = True
         self._launch()
-        self._to(Stage.SENT)
+        self._to(SubmissionStage.SENT)
 
     def _launch(self) -> None:
         road = self.road
@@ -253,7 +264,7 @@ class InFlight:
                 f"the service answered with the task {task.id}, which is another request's",
                 retryable=False,
             )
-            self._to(Stage.IN_DOUBT)
+            self._to(SubmissionStage.IN_DOUBT)
             return
         self._accept(task, request_id=answer.request_id, replayed=said == "true")
 
@@ -267,7 +278,7 @@ class InFlight:
     ) -> None:
         self.acceptance = Acceptance(task, self.key, self.request, request_id, replayed, adopted)
         self.road.known.accepted(self.key, task, self.body, self.link)
-        self._to(Stage.ACCEPTED)
+        self._to(SubmissionStage.ACCEPTED)
 
     def _judge(self, error: HappyHorseError) -> None:
         """Decide what follows from a failed attempt."""
@@ -285,9 +296,9 @@ class InFlight:
         error.with_facts(idempotency_key=self.key, charged="no" if certain else "unknown")
         road.proof.learn(error)
         if step.what is retry.Reaction.LOOK:
-            self._to(Stage.LOOKING)
+            self._to(SubmissionStage.LOOKING)
         elif step.what is retry.Reaction.STOP or (self.abandoned and certain):
-            self._to(Stage.REFUSED)
+            self._to(SubmissionStage.REFUSED)
         else:
             self._again(error, step.pause)
 
@@ -300,10 +311,10 @@ class InFlight:
             )
         if isinstance(error, RateLimitError):
             self._hold_all(pause)
-            self._to(Stage.WAITING)
+            self._to(SubmissionStage.WAITING)
         else:
             self._pause = pause
-            self._to(Stage.PAUSING)
+            self._to(SubmissionStage.PAUSING)
 
     def _hold_all(self, pause: float) -> None:
         """Make the whole session pause after a 429."""
@@ -323,7 +334,7 @@ class InFlight:
         pause, self._pause = self._pause, 0.0
         if pause:
             await self.road.closing.pause(pause)
-        self._to(Stage.WAITING)
+        self._to(SubmissionStage.WAITING)
 
     async def _look(self) -> None:
         found = await self._find()
@@ -332,7 +343,7 @@ class InFlight:
         unknown = self.failures.unknown or self.failure
         what = f"the request left, and it is not known whether it was accepted ({unknown})"
         self.failure = self._doubt(f"{what}; {_listed(found)}", found.candidates)
-        self._to(Stage.IN_DOUBT)
+        self._to(SubmissionStage.IN_DOUBT)
 
     async def _find(self, until: float = math.inf) -> Findings:
         """Look for it in the list of tasks."""
@@ -340,7 +351,7 @@ class InFlight:
         if road.given_up:
             return Findings(why="the session was closed before it could be found")
         earlier = self.earlier or UNKNOWN_TO_US
-        facts = Facts(
+        lost = LostSubmission(
             request=self.request,
             left_at=EVER if self.left_at is None else self.left_at,
             until=until,
@@ -349,7 +360,7 @@ class InFlight:
                 road.known.owner_of(task_id) not in (None, self.key) or earlier.claimed(task_id)
             ),
         )
-        return await road.reconciler.look_for(facts)
+        return await road.reconciler.look_for(lost)
 
     def _adopt(self, found: Findings) -> bool:
         """Take the only task that it can have become, when the caller has asked for that."""
@@ -383,15 +394,15 @@ class InFlight:
         """Look for it before it is sent again: a service that keeps no keys would be paid twice."""
         road = self.road
         if road.proof.shown:
-            self._to(Stage.WAITING)
+            self._to(SubmissionStage.WAITING)
             return
         self.found = await self._find(until=road.opened + LATEST)
         if self._adopt(self.found):
             return
         if not self.found.candidates and not self.found.why:
-            self._to(Stage.WAITING)
+            self._to(SubmissionStage.WAITING)
         elif road.proof.can_be_asked:
-            self._to(Stage.ASKING)
+            self._to(SubmissionStage.ASKING)
         else:
             self._leave_in_doubt()
 
@@ -403,7 +414,7 @@ class InFlight:
             # It looks at keys alone: whatever it answers with is the task of this one.
             self._take(answer)
         elif proof.shown:
-            self._to(Stage.WAITING)
+            self._to(SubmissionStage.WAITING)
         else:
             self._leave_in_doubt()
 
@@ -423,7 +434,7 @@ class InFlight:
             found.candidates,
             retryable=bool(found.why),
         )
-        self._to(Stage.IN_DOUBT)
+        self._to(SubmissionStage.IN_DOUBT)
 
 
 def _listed(found: Findings) -> str:
@@ -435,12 +446,12 @@ def _listed(found: Findings) -> str:
     return found.why or "no task was found that could be it"
 
 
-_STEPS: dict[Stage, Callable[[InFlight], Awaitable[None]]] = {
-    Stage.CHECKING: InFlight._check,
-    Stage.ASKING: InFlight._ask,
-    Stage.WAITING: InFlight._wait,
-    Stage.SENT: InFlight._receive,
-    Stage.PAUSING: InFlight._rest,
-    Stage.LOOKING: InFlight._look,
+_STEPS: dict[SubmissionStage, Callable[[InFlight], Awaitable[None]]] = {
+    SubmissionStage.CHECKING: InFlight._check,
+    SubmissionStage.ASKING: InFlight._ask,
+    SubmissionStage.WAITING: InFlight._wait,
+    SubmissionStage.SENT: InFlight._receive,
+    SubmissionStage.PAUSING: InFlight._rest,
+    SubmissionStage.LOOKING: InFlight._look,
 }
 """What happens in each stage that is not an end."""

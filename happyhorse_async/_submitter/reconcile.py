@@ -37,7 +37,7 @@ EVER = -math.inf
 
 
 @attrs.frozen(kw_only=True)
-class Facts:
+class LostSubmission:
     """What is known of a submission whose task is looked for. Times are the event loop's."""
 
     request: ImageToVideo
@@ -76,7 +76,7 @@ class Reconciler:
         self._readings: dict[str, _Reading] = {}
         """The last one of each model."""
 
-    async def look_for(self, facts: Facts) -> Findings:
+    async def look_for(self, lost: LostSubmission) -> Findings:
         """Say which unowned tasks a submission can have become; raise no service error."""
         self._looking += 1
         try:
@@ -86,10 +86,10 @@ class Reconciler:
                     # What was found may be claimed by a response that is still to come; what was
                     # not found may appear.
                     await self._closing.pause(self._pause)
-                    found = [task for task in found if not facts.claimed(task.id)]
+                    found = [task for task in found if not lost.claimed(task.id)]
                 if not found:
-                    found = await self._look(facts)
-            return self._judge(facts, found)
+                    found = await self._look(lost)
+            return self._judge(lost, found)
         except NotFoundError:
             return Findings(why="this server has no list of tasks to look for it in")
         except HappyHorseError as error:
@@ -100,9 +100,9 @@ class Reconciler:
                 self._readings.clear()
 
     @staticmethod
-    def _judge(facts: Facts, found: list[Task | TaskSummary]) -> Findings:
+    def _judge(lost: LostSubmission, found: list[Task | TaskSummary]) -> Findings:
         fitting = [
-            task for task in found if not isinstance(task, Task) or may_be(facts.request, task)
+            task for task in found if not isinstance(task, Task) or may_be(lost.request, task)
         ]
         # That another program made a task meanwhile says that it may have made this one too.
         lone = fitting[0] if len(found) == 1 == len(fitting) else None
@@ -111,18 +111,18 @@ class Reconciler:
             only=lone if isinstance(lone, Task) and lone.created is not None else None,
         )
 
-    async def _look(self, facts: Facts) -> list[Task | TaskSummary]:
+    async def _look(self, lost: LostSubmission) -> list[Task | TaskSummary]:
         """Return the tasks of nobody in the time that counts; as the list shows them where they
         cannot be read.
         """
         asked = self._loop.time()
         async with self._turn:
-            reading = self._readings.get(facts.request.model)
+            reading = self._readings.get(lost.request.model)
             if reading is None or reading.began < asked:
-                reading = await self._begin(facts.request.model)
-            start, end = _window(facts, reading)
+                reading = await self._begin(lost.request.model)
+            start, end = _window(lost, reading)
             await self._read_back(reading, start)
-            listed = [item for item in reading.items.values() if not facts.claimed(item.id)]
+            listed = [item for item in reading.items.values() if not lost.claimed(item.id)]
             near = [item for item in listed if _in(start, listed_at(item), end)][:MOST_CANDIDATES]
             await self._read_tasks(reading, [item.id for item in near])
         tasks = [reading.tasks.get(item.id) or item for item in near]
@@ -193,15 +193,15 @@ class _Reading:
         return any(time is not None and time < start for time in times)
 
 
-def _window(facts: Facts, reading: _Reading) -> tuple[datetime, datetime]:
+def _window(lost: LostSubmission, reading: _Reading) -> tuple[datetime, datetime]:
     """Return the earliest and the latest time of acceptance, by the service's clock."""
     before = None
-    if facts.heard is not None and facts.heard[0] is not None:
-        before = facts.heard[0], facts.heard[1]
-    start = earliest(facts.left_at, reading.now, reading.listed, before)
-    if facts.until == math.inf:
+    if lost.heard is not None and lost.heard[0] is not None:
+        before = lost.heard[0], lost.heard[1]
+    start = earliest(lost.left_at, reading.now, reading.listed, before)
+    if lost.until == math.inf:
         return start, datetime.max.replace(tzinfo=UTC)
-    return start, reading.listed + timedelta(seconds=facts.until - reading.now) + ROUNDING
+    return start, reading.listed + timedelta(seconds=lost.until - reading.now) + ROUNDING
 
 
 def _in(start: datetime, created: datetime | None, end: datetime) -> bool:

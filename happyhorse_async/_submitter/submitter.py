@@ -30,7 +30,7 @@ from ..errors import (
 from ..events import Events
 from .following import Following
 from .gate import Gate, Group
-from .in_flight import InFlight, Stage
+from .in_flight import InFlight, SubmissionStage
 from .known import Doubt, Kept
 from .orphans import Orphan, Orphans
 from .reconcile import EVER
@@ -314,7 +314,7 @@ class Submitter:
                 ago = max(0.0, time.time() - earlier.since) + MARGIN
                 sub.left_at = self._road.loop.time() - ago
             if earlier.look:
-                sub.stage = Stage.CHECKING
+                sub.stage = SubmissionStage.CHECKING
 
     async def _carry(self, sub: InFlight) -> Acceptance:
         try:

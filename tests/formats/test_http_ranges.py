@@ -15,7 +15,7 @@ from happyhorse_async._formats.http_ranges import (
     Decoder,
     Held,
     Meaning,
-    Pace,
+    SpeedFloor,
     judge,
     range_headers,
     urgency,
@@ -149,12 +149,12 @@ def test_the_pace_is_an_average_over_windows() -> None:
     """A pause inside a window is made up for by what comes in it; a window with too little is too
     slow; a rate of 0 asks for nothing.
     """
-    pace = Pace(window=10, least=100, now=0)
+    pace = SpeedFloor(window=10, least=100, now=0)
     assert not pace.too_slow(1, 5)
     assert not pace.too_slow(999, 10)
     assert not pace.too_slow(500, 15)
     assert pace.too_slow(499, 20)
-    assert not Pace(window=10, least=0, now=0).too_slow(0, 100)
+    assert not SpeedFloor(window=10, least=0, now=0).too_slow(0, 100)
 
 
 def encoded(data: bytes, name: str) -> bytes:

@@ -169,7 +169,7 @@ def test_a_pause_that_the_service_asks_for_is_told() -> None:
 
     async def work(server: polling.Service, poller: Poller) -> None:
         told: list[Retrying] = []
-        poller._intake._events.subscribe(told.append, Retrying)
+        poller._watchlist._events.subscribe(told.append, Retrying)
         task = server.accept(30.0, 30.0)
 
         async def busy(task_id: str) -> dict[str, Any]:

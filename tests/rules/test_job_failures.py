@@ -36,9 +36,9 @@ from happyhorse_async import (
 from happyhorse_async._rules.job_failures import (
     TABLE,
     Facts,
+    JobStep,
     Next,
     Stage,
-    Step,
     Trouble,
     code_of,
     next_step,
@@ -49,7 +49,7 @@ from happyhorse_async._rules.lifecycle import JobState
 
 NEW, SUBMITTING = JobState.NEW, JobState.SUBMITTING
 RUNNING, COMPLETED = JobState.RUNNING, JobState.COMPLETED
-HELD_AND_STOP = Step(Next.HELD, stops=True)
+HELD_AND_STOP = JobStep(Next.HELD, stops=True)
 
 
 def failed(code: str, *, retryable: bool = False) -> TaskFailedError:
@@ -105,9 +105,9 @@ ALL_ERRORS = [
             Facts(SUBMITTING),
             SubmissionOutcomeUnknownError("?"),
             Next.AGAIN,
-            Step(Next.UNKNOWN, stops=True),
+            JobStep(Next.UNKNOWN, stops=True),
         ),
-        (Facts(SUBMITTING), barred(403), Next.AGAIN, Step(Next.UNKNOWN, stops=True)),
+        (Facts(SUBMITTING), barred(403), Next.AGAIN, JobStep(Next.UNKNOWN, stops=True)),
         (Facts(SUBMITTING), IdempotencyConflictError("?"), Next.AGAIN, Next.UNKNOWN),
         (Facts(SUBMITTING, sent_before=True), BadRequestError("?"), Next.AGAIN, Next.UNKNOWN),
         (
@@ -149,11 +149,11 @@ ALL_ERRORS = [
     ],
 )
 def test_rows(
-    facts: Facts, error: HappyHorseError, while_allowed: Next | Step, after: Next | Step
+    facts: Facts, error: HappyHorseError, while_allowed: Next | JobStep, after: Next | JobStep
 ) -> None:
     """Each kind of failure has its answer while more tries are allowed, and another after them."""
     for step, allowed in ((while_allowed, True), (after, False)):
-        right = step if isinstance(step, Step) else Step(step)
+        right = step if isinstance(step, JobStep) else JobStep(step)
         now = facts._replace(tries_left=allowed, attempts_left=allowed)
         assert next_step(now, error) == right
 
@@ -248,7 +248,7 @@ def test_an_error_that_says_nothing_of_others_stops_nothing() -> None:
     """An error that is this job's alone ends this job, and the run goes on."""
     facts = Facts(NEW)
     assert trouble_of(Stage.UNSENT, facts, HappyHorseError("?")) is Trouble.FINAL
-    assert next_step(facts, HappyHorseError("?")) == Step(Next.FAILED)
+    assert next_step(facts, HappyHorseError("?")) == JobStep(Next.FAILED)
 
 
 def test_codes() -> None:

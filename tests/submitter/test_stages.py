@@ -17,7 +17,7 @@ from happyhorse_async import (
     SubmissionOutcomeUnknownError,
 )
 from happyhorse_async._submitter import Earlier
-from happyhorse_async._submitter.in_flight import _STEPS, STAGES, InFlight, Stage
+from happyhorse_async._submitter.in_flight import _STEPS, STAGES, InFlight, SubmissionStage
 from happyhorse_async.sandbox import Features, Sandbox
 from tests.submitter import faults
 from tests.submitter.test_earlier import KEY, REQUEST, again
@@ -29,15 +29,17 @@ pytestmark = pytest.mark.anyio
 
 def test_every_stage_stands_in_the_table_and_every_stage_that_goes_on_has_its_step() -> None:
     """No stage is left out; an end has neither a step nor a stage after it."""
-    assert set(STAGES) == set(Stage)
-    assert {stage for stage in Stage if not STAGES[stage]} == set(Stage) - set(_STEPS)
-    ends = {Stage.ACCEPTED, Stage.REFUSED, Stage.IN_DOUBT}
-    assert ends == set(Stage) - set(_STEPS)
+    assert set(STAGES) == set(SubmissionStage)
+    assert {stage for stage in SubmissionStage if not STAGES[stage]} == set(SubmissionStage) - set(
+        _STEPS
+    )
+    ends = {SubmissionStage.ACCEPTED, SubmissionStage.REFUSED, SubmissionStage.IN_DOUBT}
+    assert ends == set(SubmissionStage) - set(_STEPS)
 
 
 def test_an_end_can_be_reached_from_every_stage() -> None:
     """No submission can get into a circle that it cannot leave."""
-    for stage in Stage:
+    for stage in SubmissionStage:
         reached = {stage}
         while not reached >= (more := {after for one in reached for after in STAGES[one]}):
             reached |= more
@@ -45,12 +47,12 @@ def test_an_end_can_be_reached_from_every_stage() -> None:
 
 
 @pytest.fixture
-def walked(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[Stage, Stage]]:
+def walked(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[SubmissionStage, SubmissionStage]]:
     """The steps from stage to stage that submissions take."""
-    steps: Counter[tuple[Stage, Stage]] = Counter()
-    step: Callable[[InFlight, Stage], None] = InFlight._to
+    steps: Counter[tuple[SubmissionStage, SubmissionStage]] = Counter()
+    step: Callable[[InFlight, SubmissionStage], None] = InFlight._to
 
-    def noted(sub: InFlight, stage: Stage) -> None:
+    def noted(sub: InFlight, stage: SubmissionStage) -> None:
         steps[sub.stage, stage] += 1
         step(sub, stage)
 
@@ -58,7 +60,9 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[Stage, Stage]]:
     return steps
 
 
-async def test_every_step_of_the_table_is_taken(walked: Counter[tuple[Stage, Stage]]) -> None:
+async def test_every_step_of_the_table_is_taken(
+    walked: Counter[tuple[SubmissionStage, SubmissionStage]],
+) -> None:
     """Over all faults, and with callers that are cancelled and sessions that close, exactly the
     steps of the table happen.
     """
@@ -76,7 +80,7 @@ async def test_every_step_of_the_table_is_taken(walked: Counter[tuple[Stage, Sta
     async with Sandbox(video="stub", speed=0) as sandbox:
         await taken_on_a_guess(sandbox)
         await answered_with_the_task(sandbox)
-    assert set(walked) == {(one, after) for one in Stage for after in STAGES[one]}
+    assert set(walked) == {(one, after) for one in SubmissionStage for after in STAGES[one]}
 
 
 def session_with(sandbox: Sandbox, **policy: Any) -> Session:
@@ -139,7 +143,7 @@ async def closed_while_it_pauses(sandbox: Sandbox) -> None:
         while not session._open().submitter._in_flight:
             await asyncio.sleep(0)
         (sub,) = session._open().submitter._in_flight
-        while sub.stage is not Stage.PAUSING:
+        while sub.stage is not SubmissionStage.PAUSING:
             await asyncio.sleep(0)
         session._open().submitter._gate.hold(0, 60.0)
         waiting = asyncio.create_task(session.submit(faults.LINK))

@@ -19,7 +19,7 @@ from ..errors import HappyHorseError, WrongEventLoopError
 from ..events import Updated
 from . import patience
 from .oddities import Oddities
-from .patience import Reaction
+from .patience import Belief
 from .plan import Plan
 from .scheduler import Reader, Reading, Scheduler
 from .waiters import fail, tell, tell_end
@@ -47,7 +47,7 @@ SPEAKERS = 3
 """So many of a batch's unchanged tasks speak for all of them when there is something to learn."""
 
 
-class Intake:
+class Watchlist:
     """All tasks of a session that someone waits for, and the one callback for what is read."""
 
     def __init__(
@@ -258,7 +258,7 @@ class Intake:
     ) -> None:
         """Take in that a task is completed, and that its links are not there yet."""
         step = patience.after_emptiness(watched.troubled(), self._polling, now)
-        if step.what is Reaction.BELIEVE:
+        if step.what is Belief.BELIEVE:
             self._end(wire.task_from(value), asked)
             return
         watched.status, watched.progress, watched.kind = TaskStatus.COMPLETED, 100, None
@@ -282,9 +282,9 @@ class Intake:
                 printable(watched.id),
                 extra={"action": "denied_but_listed", "task_id": watched.id},
             )
-        if step.what is Reaction.BELIEVE and reading.refused is not None:
+        if step.what is Belief.BELIEVE and reading.refused is not None:
             self._give_up(watched, reading.refused)
-        elif step.what is Reaction.ALONE:
+        elif step.what is Belief.ALONE:
             self._scheduler.alone(watched)
         else:
             self._plan.enter(watched, now + step.pause)
