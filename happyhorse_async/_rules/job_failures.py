@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ..errors import (
     APIStatusError,
     AuthenticationError,
+    BadRequestError,
     BudgetExceededError,
     ConfigurationError,
     DownloadError,
@@ -27,6 +28,7 @@ from ..errors import (
     SubmissionOutcomeUnknownError,
     TaskFailedError,
     TaskNotFoundError,
+    TransportError,
     VideoTooLargeError,
 )
 from . import retry, wire
@@ -57,6 +59,8 @@ class Trouble(StrEnum):
     """It can work when it is tried again."""
     LOST = "lost"
     """The request left, and no answer came that can be trusted."""
+    UNPROVEN = "unproven"
+    """The same, and asking again would tell nothing, or could be paid twice."""
     BARRED = "barred"
     """The request left, and something in front of the service refused it, such as a firewall."""
     GONE = "gone"
@@ -124,6 +128,7 @@ TABLE: dict[tuple[Stage, Trouble], tuple[JobStep, JobStep]] = {
     (Stage.DOUBT, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
     (Stage.DOUBT, Trouble.PASSING): (JobStep(Next.AGAIN), HELD_AND_STOP),
     (Stage.DOUBT, Trouble.LOST): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN, stops=True)),
+    (Stage.DOUBT, Trouble.UNPROVEN): (JobStep(Next.UNKNOWN), JobStep(Next.UNKNOWN)),
     (Stage.DOUBT, Trouble.BARRED): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN, stops=True)),
     # A refusal of what was sent before says nothing of the first sending, and may be a gateway's.
     (Stage.DOUBT, Trouble.FINAL): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN)),
@@ -213,21 +218,40 @@ def trouble_of(stage: Stage, facts: Facts, error: HappyHorseError) -> Trouble:
         return Trouble.PASSING if again else Trouble.FINAL
     if stage in (Stage.WATCHED, Stage.FETCHED):
         return _trouble_of_paid(stage, facts, error)
-    if isinstance(error, _FOR_ALL):
+    last = last_failure(error)
+    if _is_for_all(last):
         return Trouble.ALL
-    if isinstance(error, IdempotencyConflictError):
+    if stage is Stage.DOUBT:
+        return _trouble_in_doubt(error, last)
+    return Trouble.PASSING if retry.worth_retrying(last) else Trouble.FINAL
+
+
+def last_failure(error: HappyHorseError) -> HappyHorseError:
+    """Return what went wrong at last, where an error only says that the outcome is unknown."""
+    inner = error.__cause__ if isinstance(error, SubmissionOutcomeUnknownError) else None
+    return inner if isinstance(inner, HappyHorseError) else error
+
+
+def _is_for_all(error: HappyHorseError) -> bool:
+    """Whether every job would fail so; a page of something before the service says nothing of it."""
+    own = not isinstance(error, APIStatusError) or error.own_body
+    return isinstance(error, _FOR_ALL) and own
+
+
+def _trouble_in_doubt(error: HappyHorseError, last: HappyHorseError) -> Trouble:
+    if isinstance(error, SubmissionOutcomeUnknownError) and not error.retryable:
+        return Trouble.UNPROVEN
+    if isinstance(last, APIStatusError) and not last.own_body and _refuses(last.status):
+        return Trouble.BARRED
+    if isinstance(last, BadRequestError):
         return Trouble.FINAL
-    if stage is Stage.DOUBT and may_be_paid(error):
-        return Trouble.BARRED if _is_barred(error) else Trouble.LOST
-    return Trouble.PASSING if retry.worth_retrying(error) else Trouble.FINAL
+    if isinstance(last, TransportError) and not last.sent:
+        return Trouble.PASSING
+    return Trouble.LOST if may_be_paid(error) else Trouble.PASSING
 
 
-def _is_barred(error: HappyHorseError) -> bool:
-    """Whether a doubt comes from an answer that refuses, but is not the service's own."""
-    cause = error if isinstance(error, APIStatusError) else error.__cause__
-    if not isinstance(cause, APIStatusError) or cause.own_body:
-        return False
-    return 400 <= cause.status < 500 and cause.status not in (408, 409, 425, 429)
+def _refuses(status: int) -> bool:
+    return 400 <= status < 500 and status not in (408, 409, 425, 429)
 
 
 def _trouble_of_paid(stage: Stage, facts: Facts, error: HappyHorseError) -> Trouble:

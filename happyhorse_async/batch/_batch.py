@@ -120,21 +120,26 @@ class Batch:
         refused key, no credits left, a budget that is used up, a service that cannot be reached.
         What was not submitted stays for the next run.
         """
-        return self._start(lambda run: run.over_input(requests, retry=retry_failed))
+        return self._start(
+            lambda run: run.over_input(requests, retry=retry_failed), retry=retry_failed
+        )
 
     def retry(self) -> Outcomes:
         """Begin the failed jobs again, from the ledger alone, and iterate over their outcomes.
 
         Jobs whose fate is unknown are asked for with the same key, which cannot be charged twice
-        where the service honours keys. Failed ones become new tasks, which are charged.
+        where the service keeps keys; until it has shown that it does, the list of tasks is looked
+        at first. Failed ones become new tasks, which are charged.
         """
-        return self._start(lambda run: run.over_failed())
+        return self._start(lambda run: run.over_failed(), retry=True)
 
     def resume(self) -> Outcomes:
         """Finish what earlier runs have paid for, and submit nothing."""
         return self._start(lambda run: run.over_input(()))
 
-    def _start(self, feed: Callable[[Outcomes], Awaitable[None]]) -> Outcomes:
+    def _start(
+        self, feed: Callable[[Outcomes], Awaitable[None]], *, retry: bool = False
+    ) -> Outcomes:
         if self._ledger is None:
             raise HappyHorseError(
                 "this batch is not open: use `async with session.batch(folder) as batch`"
@@ -150,6 +155,7 @@ class Batch:
             self._book,
             self._options,
             feed,
+            retry=retry,
         )
         return self._outcomes
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
@@ -44,6 +44,18 @@ LOOKED_AT = 2000
 """Saved videos that are looked at in one go."""
 
 Change = tuple[str, Sequence[Any]]
+
+
+class Doubts(NamedTuple):
+    """What the ledger knows of requests that earlier runs may have sent."""
+
+    since: float | None
+    """None of them was sent before this time, in Unix seconds: the first run began then."""
+    claimed: frozenset[str]
+    """The tasks of other jobs since the first of them was sent."""
+
+
+NO_DOUBTS = Doubts(None, frozenset())
 
 
 class Database:
@@ -250,6 +262,15 @@ class Database:
         return int(self._one(self._sql["count-at-stake"])), [
             row[0] for row in self._db.execute(self._sql["proofs"])
         ]
+
+    def doubts(self, *states: JobState) -> Doubts:
+        """Return what is known of the requests that earlier runs may have sent."""
+        first_run, since = self._db.execute(self._sql["doubts"], (json.dumps(states),)).fetchone()
+        if since is None:
+            return Doubts(first_run, frozenset())
+        return Doubts(
+            first_run, frozenset(row[0] for row in self._db.execute(self._sql["claimed"], (since,)))
+        )
 
     def is_stranger(self, name: str) -> bool:
         """Whether a video of this name was in the folder before the ledger."""

@@ -30,7 +30,7 @@ from .._rules import job_failures, lifecycle, retry, wire
 from .._rules.job_failures import Facts, Next
 from .._rules.lifecycle import JOB_TRANSITIONS, JobState
 from .._rules.prices import to_credits, to_millionths
-from .._submitter import Group
+from .._submitter import Earlier, Group
 from .._video import Video
 from ..errors import (
     ConfigurationError,
@@ -42,6 +42,7 @@ from ..errors import (
     TaskFailedError,
     TaskNotFoundError,
 )
+from ._database import Doubts
 from ._jobs import JobChanged, JobRow, Outcome, key_of, outcome_of
 from ._ledger import Ledger
 from ._videos import is_here, put_aside, put_back, verified
@@ -121,11 +122,13 @@ class Steps:
             job.image_url = await self._parts.uploader.borrow(image, self._borrower(job))
             job.uploaded = time.time()
 
-    async def submit(self, job: JobRow, *, replays: bool, line: Group, owed: Group) -> None:
+    async def submit(
+        self, job: JobRow, *, replays: bool, line: Group, owed: Group, earlier: Earlier | None
+    ) -> None:
         """Commit a job's key, then send its request; at last note its task.
 
         New requests wait in one `line`, and what may have left before in another, which no stop
-        turns away.
+        turns away. `earlier` is what is known of a key that an earlier run may have sent.
         """
         job.sent_before = job.state in (JobState.SUBMITTING, JobState.UNKNOWN)
         if job.state is JobState.SUBMITTING and not replays:
@@ -144,6 +147,7 @@ class Steps:
             group=owed if job.sent_before else line,
             image_url=job.image_url,
             callback_url=job.callback_url,
+            resent=earlier or False,
         )
         job.task, job.task_id, job.accepted = accepted.task, accepted.task.id, time.time()
         self.move(job, JobState.RUNNING)
@@ -154,6 +158,7 @@ class Steps:
     async def _commit_key(self, job: JobRow) -> None:
         job.key = job.key or key_of(self._ledger.batch_id, job.id, job.fingerprint, job.attempt)
         if job.state is JobState.NEW:
+            job.accepted = time.time()
             job.callback_url = job.posted.callback_url or self._parts.submitter.callback_url or ""
         self.move(job, JobState.SUBMITTING)
         # An upload's link is part of the body that the key stands for, and cannot be had again: it
@@ -325,6 +330,7 @@ class Follower:
         options: BatchOptions,
         *,
         run: int,
+        doubts: Doubts,
         on_stop: Callable[[], object],
     ) -> None:
         self.steps = Steps(parts, ledger, folder, run=run)
@@ -332,6 +338,7 @@ class Follower:
         self._folder = folder
         self._book = book
         self._options = options
+        self._doubts = doubts
         self._replays = parts.settings.retry.replays > 0
         # One line for the whole batch, which takes turns with the single calls of the session, and
         # one for what may have left before.
@@ -370,6 +377,7 @@ class Follower:
         """
         if job.state is JobState.SAVED:
             return await self._bring_back(job)
+        job.resent = job.state in (JobState.SUBMITTING, JobState.UNKNOWN)
         tries, accepted = 0, 0
         while True:
             try:
@@ -437,7 +445,13 @@ class Follower:
         if job.state is JobState.NEW and (job.superseded or self.stopping):
             raise LeftError
         if job.task_id is None:
-            await self.steps.submit(job, replays=self._replays, line=self._line, owed=self._owed)
+            await self.steps.submit(
+                job,
+                replays=self._replays,
+                line=self._line,
+                owed=self._owed,
+                earlier=self._earlier(job) if job.resent else None,
+            )
             self._accepted += 1
 
     async def _bring_back(self, job: JobRow) -> Outcome | None:
@@ -464,6 +478,13 @@ class Follower:
             state = JobState.FAILED if over else JobState.COMPLETED
             return outcome_of(job, self._folder, error=error, state=state, resumed=True)
 
+    def _earlier(self, job: JobRow) -> Earlier:
+        """Say what is known of a key that an earlier run may have sent. Before it is sent again the
+        list of tasks is looked at: a service without keys would be paid twice.
+        """
+        since = job.accepted if job.accepted is not None else self._doubts.since
+        return Earlier(since=since, claimed=self._doubts.claimed.__contains__)
+
     # --- when it fails ----------------------------------------------------------------------------
 
     async def _fail(self, job: JobRow, error: HappyHorseError, facts: Facts, tries: int) -> Next:
@@ -476,7 +497,7 @@ class Follower:
             await self.steps.release(job)
             self._book.free(job.seq)
         if stops:
-            self.stop(error)
+            self.stop(job_failures.last_failure(error))
         if following is Next.AGAIN:
             await self.pause(retry.pause_before(self._options.retry, tries, error, random.random()))
         elif following is Next.ANEW:

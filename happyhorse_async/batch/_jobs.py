@@ -75,6 +75,8 @@ class JobRow:
     reserved: int
     spent: int
     accepted: float | None
+    """When its task was accepted; of a request in doubt, when it was first sent (None: by a version
+    that did not note it)."""
     completed: float | None
     expires: float | None
     ended: float | None
@@ -95,6 +97,8 @@ class JobRow:
     before: int = 0
     """Attempts before the user's word in this run that it begin again; they do not count against
     the limit."""
+    resent: bool = False
+    """An earlier run may have sent its key."""
     sent_before: bool = False
     """Its request may have left before the present try, so that this one's failure does not say
     that nothing was accepted."""
@@ -169,12 +173,12 @@ class JobRow:
         return dict(json.loads(self.error)) if self.error else {}
 
 
-IN_MEMORY = ("asked", "task", "before", "sent_before")
+IN_MEMORY = ("asked", "task", "before", "resent", "sent_before")
 COLUMNS = tuple(field.name for field in attrs.fields(JobRow) if field.name not in IN_MEMORY)
 """The columns of a job, in the order in which the ledger's queries give them."""
 
 CHANGES: dict[str, tuple[str, ...]] = {
-    "submitting": ("key", "reserved", "image_url", "uploaded", "callback_url"),
+    "submitting": ("key", "reserved", "image_url", "uploaded", "callback_url", "accepted"),
     "running": ("task_id", "accepted"),
     "completed": ("completed", "expires", "seconds"),
     "saved": (

@@ -50,6 +50,8 @@ class Outcomes:
         book: BatchBook,
         options: BatchOptions,
         feed: Callable[[Outcomes], Awaitable[None]],
+        *,
+        retry: bool,
     ) -> None:
         self._parts = parts
         self._ledger = ledger
@@ -57,6 +59,8 @@ class Outcomes:
         self._book = book
         self._options = options
         self._feed = feed
+        # At the user's word also what an earlier run has left in doubt is sent again.
+        self._doubtful = (JobState.SUBMITTING, *([JobState.UNKNOWN] if retry else []))
         self._intake = Intake(ledger)
         self._number = 0
         self._live: dict[int, JobRow] = {}
@@ -149,6 +153,7 @@ class Outcomes:
             self._book,
             self._options,
             run=self._number,
+            doubts=await self._ledger.call(lambda database: database.doubts(*self._doubtful)),
             on_stop=self._end_feeding,
         )
         if self._stop_asked:

@@ -68,6 +68,14 @@ SELECT task_id FROM jobs WHERE task_id IS NOT NULL ORDER BY state IN ('running',
 -- Videos that were in the folder before the ledger: never taken for a job's own.
 INSERT OR IGNORE INTO strangers (name) SELECT value FROM json_each(?);
 
+-- name: doubts
+-- When the first run began, and when the first of the requests in some states was sent, as far as is known.
+SELECT min(r.started), (SELECT min(coalesce(j.accepted, 0)) FROM json_each(?) AS v JOIN jobs AS j ON j.state = v.value) FROM runs AS r;
+
+-- name: claimed
+-- The tasks that are jobs' own since some time.
+SELECT task_id FROM jobs WHERE task_id IS NOT NULL AND accepted >= ?;
+
 -- name: begin-run
 INSERT INTO runs (pid, started) VALUES (?, ?);
 

@@ -82,6 +82,7 @@ ALL_ERRORS = [
     APIConnectionError("?", charged="unknown"),
     failed("service_error", retryable=True),
     barred(403),
+    SubmissionOutcomeUnknownError("?", retryable=False),
 ]
 
 
@@ -106,6 +107,12 @@ ALL_ERRORS = [
             SubmissionOutcomeUnknownError("?"),
             Next.AGAIN,
             JobStep(Next.UNKNOWN, stops=True),
+        ),
+        (
+            Facts(SUBMITTING),
+            SubmissionOutcomeUnknownError("?", retryable=False),
+            Next.UNKNOWN,
+            Next.UNKNOWN,
         ),
         (Facts(SUBMITTING), barred(403), Next.AGAIN, JobStep(Next.UNKNOWN, stops=True)),
         (Facts(SUBMITTING), IdempotencyConflictError("?"), Next.AGAIN, Next.UNKNOWN),
