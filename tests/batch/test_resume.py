@@ -110,25 +110,38 @@ async def test_bytes_that_may_be_paid_are_replayed(tmp_path: Path, cat: Path) ->
 
 
 async def test_nothing_that_may_be_paid_is_released(tmp_path: Path) -> None:
-    """A refusal that says nothing of what left in an earlier run stops the batch, and leaves the
-    job and its reservation as they were.
+    """A refusal that says nothing of what left in an earlier run leaves the job in doubt with its
+    reservation, and `retry` brings the same task home once the account is well again.
     """
-    refusal = {"error": {"code": "insufficient_credits", "message": "no", "type": "billing_error"}}
-    async with (
-        Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
-        open_session(sandbox) as session,
-    ):
+    refusal = {"error": {"code": "insufficient_quota", "message": "no", "type": "billing_error"}}
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox:
         left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
         sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=402, body=refusal))
-        async with session.batch(left, retry=QUICK) as batch:
-            with pytest.raises(Exception, match="insufficient_credits"):
-                _ = [outcome async for outcome in batch.resume()]
-            totals = await batch.totals()
-        assert totals.states == {JobState.SUBMITTING: 1}
-        assert totals.reserved > 0
+        async with open_session(sandbox) as session, session.batch(left, retry=QUICK) as batch:
+            [outcome] = [outcome async for outcome in batch.resume()]
+            assert outcome.error is not None
+            assert (outcome.state, outcome.error.charged) == (JobState.UNKNOWN, "unknown")
+            assert (await batch.totals()).reserved > 0
         sandbox.clear_faults()
-        assert [outcome.ok for outcome in await run(session, left, [])] == [True]
+        async with open_session(sandbox) as session, session.batch(left, retry=QUICK) as batch:
+            assert [outcome.ok async for outcome in batch.retry()] == [True]
         assert sandbox.paid == 1
+
+
+async def test_without_keys_nothing_is_sent_again_blindly(tmp_path: Path) -> None:
+    """A service that keeps no keys would be paid twice for what an earlier run has sent: the list
+    shows a task that could be it, so nothing is sent, and the outcome names the task.
+    """
+    features = Features(idempotency=False)
+    async with Sandbox(video="stub", speed=1000, task_seconds=5, features=features) as sandbox:
+        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
+        sent = sandbox.paid
+        for _ in range(2):
+            async with open_session(sandbox) as session:
+                outcomes = await run(session, left, rows(3))
+            told = {outcome.state for outcome in outcomes}
+            assert told == {JobState.UNKNOWN, JobState.SAVED}
+        assert sandbox.paid == sent + 2
 
 
 async def test_bytes_begin_again_with_their_row(tmp_path: Path, cat: Path) -> None:
