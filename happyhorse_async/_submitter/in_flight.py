@@ -144,6 +144,10 @@ class InFlight:
         return self.failures.unknown is not None
 
     @property
+    def _by_user(self) -> bool:
+        return self.earlier is not None and self.earlier.by_user
+
+    @property
     def at_stake(self) -> bool:
         """Whether an attempt of this process may have been accepted: that is brought to an end."""
         return (self._sent and self.in_doubt) or (
@@ -401,7 +405,7 @@ class InFlight:
             return
         if not self.found.candidates and not self.found.why:
             self._to(SubmissionStage.WAITING)
-        elif road.proof.can_be_asked:
+        elif road.proof.can_be_asked(by_user=self._by_user):
             self._to(SubmissionStage.ASKING)
         else:
             self._leave_in_doubt()
@@ -409,7 +413,7 @@ class InFlight:
     async def _ask(self) -> None:
         """Ask the service whether it keeps keys, and send it again only if it does."""
         proof = self.road.proof
-        answer = await proof.ask(self.key)
+        answer = await proof.ask(self.key, by_user=self._by_user)
         if answer is not None:
             # It looks at keys alone: whatever it answers with is the task of this one.
             self._take(answer)

@@ -36,17 +36,18 @@ class KeyProof:
         self.shown = False
         """The service has shown that it keeps keys: sending one again is free."""
 
-    @property
-    def can_be_asked(self) -> bool:
-        """Whether asking may help. With replays=0 no key is sent again, not even to ask."""
-        return bool(self._policy.replays) and self._in_vain < MOST_ASKED
+    def can_be_asked(self, *, by_user: bool = False) -> bool:
+        """Whether asking may help. With replays=0 no key is sent again, not even to ask, but at the
+        user's word.
+        """
+        return (by_user or bool(self._policy.replays)) and self._in_vain < MOST_ASKED
 
     def learn(self, error: HappyHorseError) -> None:
         """Learn from a failed attempt: only a service that keeps keys has these codes."""
         if isinstance(error, APIStatusError) and error.own_body:
             self.shown = self.shown or error.code in (retry.CONFLICT, retry.PENDING_OUTCOME)
 
-    async def ask(self, key: str) -> Answer | None:
+    async def ask(self, key: str, *, by_user: bool = False) -> Answer | None:
         """Ask whether the service keeps keys, with one that it may know: see `shown` afterwards.
 
         The key is sent with an empty body, which nobody can accept. By the contract a known key
@@ -56,7 +57,7 @@ class KeyProof:
         """
         async with self._turn:
             for attempt in range(1, self._policy.attempts + 1):
-                if self.shown or not self.can_be_asked:
+                if self.shown or not self.can_be_asked(by_user=by_user):
                     break
                 answer, error = await self._ask_once(key)
                 if answer is not None:

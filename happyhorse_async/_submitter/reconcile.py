@@ -32,6 +32,9 @@ MOST_CANDIDATES = 50
 """Tasks that are compared with one submission at most: the newest."""
 ROUNDING = timedelta(seconds=1)
 """The service's times are whole seconds, cut off."""
+LARGEST_SKEW = timedelta(seconds=30)
+"""The most by which the service's clock and this machine's may differ for a time that an earlier
+process noted to count: beyond it, one of them was set or runs unevenly."""
 EVER = -math.inf
 """A time before all others: it is not known when a submission left."""
 
@@ -44,7 +47,7 @@ class LostSubmission:
     left_at: float
     """It cannot have been accepted earlier; `EVER` when that is not known."""
     until: float = math.inf
-    """It cannot have been accepted later."""
+    """It cannot have been accepted later; given when an earlier process has sent it."""
     heard: tuple[datetime | None, float] | None = None
     """A time that the service told close to when it left, and when that was heard."""
     claimed: Callable[[str], bool]
@@ -131,7 +134,8 @@ class Reconciler:
     async def _begin(self, model: str) -> _Reading:
         began = self._loop.time()
         page, date = await self._api.recent_tasks(1, model)
-        reading = _Reading(model, began, self._loop.time(), date or datetime.now(UTC))
+        here = datetime.now(UTC)
+        reading = _Reading(model, began, self._loop.time(), date or here, here)
         reading.take(page.items, page.page_size)
         self._readings[model] = reading
         return reading
@@ -174,6 +178,8 @@ class _Reading:
     now: float
     """When the service's time `listed` was received."""
     listed: datetime
+    here: datetime
+    """This machine's time then."""
     pages: int = 0
     ended: bool = False
     items: dict[str, TaskSummary] = attrs.field(factory=dict)
@@ -201,6 +207,8 @@ def _window(lost: LostSubmission, reading: _Reading) -> tuple[datetime, datetime
     start = earliest(lost.left_at, reading.now, reading.listed, before)
     if lost.until == math.inf:
         return start, datetime.max.replace(tzinfo=UTC)
+    if abs(reading.listed - reading.here) > LARGEST_SKEW:
+        start = datetime.min.replace(tzinfo=UTC)
     return start, reading.listed + timedelta(seconds=lost.until - reading.now) + ROUNDING
 
 

@@ -70,6 +70,8 @@ class Earlier:
     look: bool = True
     """Look in the list of tasks first. False: send it again whatever the list shows, at the user's
     word."""
+    by_user: bool = False
+    """The user has asked for it now: the service is asked for the key with replays=0 too."""
 
 
 UNKNOWN_TO_US = Earlier()

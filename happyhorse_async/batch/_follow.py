@@ -122,13 +122,11 @@ class Steps:
             job.image_url = await self._parts.uploader.borrow(image, self._borrower(job))
             job.uploaded = time.time()
 
-    async def submit(
-        self, job: JobRow, *, replays: bool, line: Group, owed: Group, earlier: Earlier | None
-    ) -> None:
+    async def submit(self, job: JobRow, *, replays: bool, line: Group, owed: Group) -> None:
         """Commit a job's key, then send its request; at last note its task.
 
         New requests wait in one `line`, and what may have left before in another, which no stop
-        turns away. `earlier` is what is known of a key that an earlier run may have sent.
+        turns away.
         """
         job.sent_before = job.state in (JobState.SUBMITTING, JobState.UNKNOWN)
         if job.state is JobState.SUBMITTING and not replays:
@@ -147,7 +145,7 @@ class Steps:
             group=owed if job.sent_before else line,
             image_url=job.image_url,
             callback_url=job.callback_url,
-            resent=earlier or False,
+            resent=job.earlier or False,
         )
         job.task, job.task_id, job.accepted = accepted.task, accepted.task.id, time.time()
         self.move(job, JobState.RUNNING)
@@ -283,7 +281,7 @@ class Steps:
         job.attempt, job.spent, job.reserved = job.attempt + 1, job.spent + cost, 0
         job.key = job.image_url = job.callback_url = job.task_id = job.task = job.error = None
         job.uploaded = job.accepted = job.completed = job.expires = job.ended = job.seconds = None
-        job.ended_run = 0
+        job.ended_run, job.earlier = 0, None
         await self._ledger.write("again", job)
 
     def move(self, job: JobRow, state: JobState, code: str | None = None) -> None:
@@ -377,7 +375,7 @@ class Follower:
         """
         if job.state is JobState.SAVED:
             return await self._bring_back(job)
-        job.resent = job.state in (JobState.SUBMITTING, JobState.UNKNOWN)
+        job.earlier = self._earlier(job)
         tries, accepted = 0, 0
         while True:
             try:
@@ -445,13 +443,7 @@ class Follower:
         if job.state is JobState.NEW and (job.superseded or self.stopping):
             raise LeftError
         if job.task_id is None:
-            await self.steps.submit(
-                job,
-                replays=self._replays,
-                line=self._line,
-                owed=self._owed,
-                earlier=self._earlier(job) if job.resent else None,
-            )
+            await self.steps.submit(job, replays=self._replays, line=self._line, owed=self._owed)
             self._accepted += 1
 
     async def _bring_back(self, job: JobRow) -> Outcome | None:
@@ -478,12 +470,18 @@ class Follower:
             state = JobState.FAILED if over else JobState.COMPLETED
             return outcome_of(job, self._folder, error=error, state=state, resumed=True)
 
-    def _earlier(self, job: JobRow) -> Earlier:
+    def _earlier(self, job: JobRow) -> Earlier | None:
         """Say what is known of a key that an earlier run may have sent. Before it is sent again the
         list of tasks is looked at: a service without keys would be paid twice.
         """
+        if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
+            return None
         since = job.accepted if job.accepted is not None else self._doubts.since
-        return Earlier(since=since, claimed=self._doubts.claimed.__contains__)
+        return Earlier(
+            since=since,
+            claimed=self._doubts.claimed.__contains__,
+            by_user=job.state is JobState.UNKNOWN,
+        )
 
     # --- when it fails ----------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from .._request import Image, ImageToVideo
 from .._rules import job_failures, lifecycle
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
+from .._submitter import Earlier
 from .._values import Value
 from .._video import Video
 from ..errors import (
@@ -97,8 +98,8 @@ class JobRow:
     before: int = 0
     """Attempts before the user's word in this run that it begin again; they do not count against
     the limit."""
-    resent: bool = False
-    """An earlier run may have sent its key."""
+    earlier: Earlier | None = None
+    """What is known of its key, when an earlier run may have sent it."""
     sent_before: bool = False
     """Its request may have left before the present try, so that this one's failure does not say
     that nothing was accepted."""
@@ -173,7 +174,7 @@ class JobRow:
         return dict(json.loads(self.error)) if self.error else {}
 
 
-IN_MEMORY = ("asked", "task", "before", "resent", "sent_before")
+IN_MEMORY = ("asked", "task", "before", "earlier", "sent_before")
 COLUMNS = tuple(field.name for field in attrs.fields(JobRow) if field.name not in IN_MEMORY)
 """The columns of a job, in the order in which the ledger's queries give them."""
 

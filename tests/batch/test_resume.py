@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import (
+    BadRequestError,
     ImageToVideo,
     InsufficientCreditsError,
     LedgerError,
     RetryPolicy,
     Session,
-    SubmissionOutcomeUnknownError,
     Timeouts,
 )
 from happyhorse_async.batch import Job, JobState, Outcome
@@ -409,31 +409,54 @@ FOREIGN = "<html><title>400 Bad Request</title></html>"
 
 
 @pytest.mark.parametrize("body", [OWN, FOREIGN], ids=["own", "foreign"])
+async def test_a_refused_question_proves_nothing(tmp_path: Path, body: object) -> None:
+    """A service that answers neither the question whether it keeps keys nor anything else leaves
+    the job in doubt, at once and alone; `retry` brings the same task home later.
+    """
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox:
+        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
+        sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=400, body=body))
+        async with open_session(sandbox, retry=QUICK) as session:
+            [outcome] = await run(session, left, [])
+        assert outcome.state is JobState.UNKNOWN
+        assert outcome.error is not None
+        assert outcome.error.charged == "unknown"
+        sandbox.clear_faults()
+        async with open_session(sandbox) as session, session.batch(left) as batch:
+            assert (await batch.totals()).reserved > 0
+            assert [(again.ok, again.attempts) async for again in batch.retry()] == [(True, 1)]
+        assert sandbox.paid == 1
+
+
+@pytest.mark.parametrize("body", [OWN, FOREIGN], ids=["own", "foreign"])
 async def test_a_refused_replay_proves_nothing(tmp_path: Path, body: object) -> None:
     """A refusal of what an earlier run may have sent says nothing of the first sending: the job is
     asked for again with its key, and stays in doubt when that is refused for good.
     """
-    async with (
-        Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
-        open_session(sandbox) as session,
-    ):
-        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
-        fault = sandbox.fail(Fault("refuse", path=SUBMIT, times=None, status=400, body=body))
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox:
+        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(2), sent=2)
+        # The question whether keys are kept is answered, and so is the first key.
+        fault = sandbox.fail(
+            Fault("refuse", path=SUBMIT, after=2, times=None, status=400, body=body)
+        )
         outcomes = []
-        async with session.batch(left, retry=QUICK) as batch:
+        async with (
+            open_session(sandbox, retry=QUICK) as session,
+            session.batch(left, retry=QUICK) as batch,
+        ):
             # What the service itself refuses is this job's alone; foreign answers may meet all.
-            with nullcontext() if body is OWN else pytest.raises(SubmissionOutcomeUnknownError):
-                async for outcome in batch.run(rows(1)):
+            with nullcontext() if body is OWN else pytest.raises(BadRequestError):
+                async for outcome in batch.resume():
                     outcomes.append(outcome)  # noqa: PERF401 the error comes after the outcomes
-        [outcome] = outcomes
-        assert outcome.state is JobState.UNKNOWN
-        assert outcome.error is not None
-        assert (outcome.error.charged, sandbox.fired(fault) >= QUICK.attempts) == ("unknown", True)
+        assert sorted(outcome.state for outcome in outcomes) == [JobState.SAVED, JobState.UNKNOWN]
+        [error] = [outcome.error for outcome in outcomes if outcome.error is not None]
+        assert error.charged == "unknown"
+        assert sandbox.fired(fault) >= 1
         sandbox.clear_faults()
-        async with session.batch(left) as batch:
+        async with open_session(sandbox) as session, session.batch(left) as batch:
             assert (await batch.totals()).reserved > 0
             assert [(again.ok, again.attempts) async for again in batch.retry()] == [(True, 1)]
-        assert sandbox.paid == 1
+        assert sandbox.paid == 2
 
 
 async def test_a_refused_replay_is_sent_again(tmp_path: Path) -> None:
@@ -518,7 +541,10 @@ async def test_a_stop_does_not_turn_away_what_may_be_paid(tmp_path: Path) -> Non
         open_session(sandbox) as session,
     ):
         left = await killed_while_submitting(sandbox, tmp_path / "first", rows(1))
-        sandbox.fail(Fault("refuse", path=SUBMIT, status=429, headers={"Retry-After": "1"}))
+        # The first one asks whether the service keeps keys.
+        sandbox.fail(
+            Fault("refuse", path=SUBMIT, after=1, status=429, headers={"Retry-After": "1"})
+        )
         held = asyncio.Event()
         session.subscribe(lambda _: held.set(), Throttled)
         async with session.batch(left, retry=QUICK) as batch:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -17,7 +18,7 @@ from happyhorse_async import (
     Session,
     SubmissionOutcomeUnknownError,
 )
-from happyhorse_async._submitter import Earlier
+from happyhorse_async._submitter import Earlier, reconcile
 from happyhorse_async._submitter.road import Acceptance
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import open_session
@@ -160,10 +161,14 @@ async def test_many_in_doubt_share_what_is_read_and_asked(keys: bool) -> None:
                 assert set(result.candidates) == {task.id for task in sandbox.tasks}
 
 
-async def test_tasks_of_others_and_older_ones_are_no_candidates() -> None:
+async def test_tasks_of_others_and_older_ones_are_no_candidates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What the caller knows to be another request's, what was accepted before the key can have been
     sent, and what is of another shape keeps nothing from being sent.
     """
+    # The sandbox's clock is set forward below, only to make a task old.
+    monkeypatch.setattr(reconcile, "LARGEST_SKEW", timedelta(hours=1))
     async with sandbox_with(idempotency=False) as sandbox:
         async with open_session(sandbox) as other:
             await other.submit(REQUEST)
@@ -179,6 +184,31 @@ async def test_tasks_of_others_and_older_ones_are_no_candidates() -> None:
                 await again(session, "another-key-0000001", everything)
             assert unknown.value.candidates == (sandbox.tasks[0].id,)
         assert sandbox.paid == 4
+
+
+async def test_a_noted_time_counts_only_while_the_clocks_agree() -> None:
+    """A service whose clock has run ahead since the key was sent shows its task as long past: by the
+    noted time alone it would be overlooked, and paid for twice.
+    """
+    async with sandbox_with(idempotency=False) as sandbox:
+        sent = time.time()
+        await lost(sandbox)
+        sandbox.advance(3600)
+        async with open_session(sandbox, retry=QUICK) as session:
+            with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+                await again(session, earlier=Earlier(since=sent))
+        assert unknown.value.candidates == (sandbox.tasks[0].id,)
+        assert sandbox.paid == 1
+
+
+async def test_at_the_users_word_the_service_is_asked_without_replays_too() -> None:
+    """RetryPolicy(replays=0) sends nothing again by itself; Earlier(by_user=True) may."""
+    async with sandbox_with() as sandbox:
+        await lost(sandbox)
+        async with open_session(sandbox, retry=ONCE) as session:
+            accepted = await again(session, earlier=Earlier(by_user=True))
+            assert (accepted.task.id, accepted.replayed) == (sandbox.tasks[0].id, True)
+        assert sandbox.paid == 1
 
 
 async def test_at_the_users_word_the_key_is_sent_whatever_the_list_shows() -> None:
