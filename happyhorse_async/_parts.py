@@ -64,6 +64,7 @@ class Parts:
             max_connections=settings.limits.max_connections,
             route=self._route,
             client=settings.http,
+            events=self.events,
         )
         self.api: Api = Api(
             self.http, timeouts=settings.timeouts, policy=settings.retry, events=self.events
@@ -161,9 +162,16 @@ class Parts:
 
     def wait_completed(self, task_id: str, **how: Any) -> Coroutine[Any, Any, Task]:
         """Wait for a task's video."""
+        if self.events.traced:
+            return self._traced_wait(task_id, **how)
         if self._is_here:
             return self.poller.wait_completed(task_id, **how)
         return self._wait_when_run(task_id, **how)
+
+    async def _traced_wait(self, task_id: str, **how: Any) -> Task:
+        with self.events.work("wait", task_id=task_id) as facts:
+            facts["task"] = task = await self._wait_when_run(task_id, **how)
+            return task
 
     async def _wait_when_run(self, task_id: str, **how: Any) -> Task:
         # `runner.run(task.wait())`: no loop runs yet when the coroutine is made.
@@ -198,7 +206,10 @@ class Parts:
         self._require_open()
         settings = self.settings
         return Fetcher(
-            timeouts=settings.timeouts, allow_loopback=settings.on_loopback, route=self._route
+            timeouts=settings.timeouts,
+            allow_loopback=settings.on_loopback,
+            route=self._route,
+            events=self.events,
         )
 
     @cached_property
@@ -298,8 +309,13 @@ class Parts:
             without_loop(pool.aclose())
 
     async def _close(self) -> None:
-        """Close the parts, those that use others first."""
+        """Close the parts, and tell those who trace."""
         self._closed = True
+        with self.events.work("session"):
+            await self._close_all()
+
+    async def _close_all(self) -> None:
+        """Close the parts, those that use others first."""
         made = vars(self)
         try:
             await self.submitter.aclose()

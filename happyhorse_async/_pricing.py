@@ -161,6 +161,21 @@ class Pricing:
         """Say what one request will cost, in credits; raises `PriceUnavailableError`."""
         return prices.credits_of((await self._price(request)).uc)
 
+    def last_known(self, request: ImageToVideo) -> Decimal | None:
+        """Return what one request costs by what is known already, in credits; nothing is asked.
+
+        Without anything better that is the bundled rule; None: no rule gives a price.
+        """
+        quote, rule = self._quotes.get(_kind(request)), self._rules.get(request.model)
+        if quote is not None and quote.uc is not None:
+            return prices.credits_of(quote.uc)
+        if rule is None or rule.rule is None:
+            rule = _Rule(bundled_rule(request.model))
+        try:
+            return prices.credits_of(rule.price(request))
+        except PriceUnavailableError:
+            return None
+
     async def _price(self, request: ImageToVideo) -> _Price:
         quote = await self._quote(request)
         if quote is not None and quote.uc is not None:

@@ -257,16 +257,16 @@ class Session:
         parts = self._open()
         checked = await self._checked(parts, request, fields, idempotency_key)
         async with parts.downloader.reserved(save_to, checked, overwrite=overwrite) as place:
-            task = await self._submit(parts, checked, idempotency_key, tag)
-            try:
-                return await task.download(place, overwrite=overwrite, timeout=timeout)
-            except (asyncio.CancelledError, SessionClosedError) as error:
-                parts.submitter.orphan(
-                    task.request, task.idempotency_key, task.id
-                )  # its caller never saw the task's id
-                if isinstance(error, SessionClosedError):
-                    error.with_facts(charged="yes")
-                raise
+            with parts.events.work("generate", request=checked):
+                task = await self._submit(parts, checked, idempotency_key, tag)
+                try:
+                    return await task.download(place, overwrite=overwrite, timeout=timeout)
+                except (asyncio.CancelledError, SessionClosedError) as error:
+                    # Its caller never saw the task's id.
+                    parts.submitter.orphan(task.request, task.idempotency_key, task.id)
+                    if isinstance(error, SessionClosedError):
+                        error.with_facts(charged="yes")
+                    raise
 
     async def _checked(
         self, parts: Parts, request: Any, fields: Mapping[str, Any], key: str | None

@@ -133,7 +133,8 @@ class TaskHandle:
     @contextmanager
     def _facts(self) -> Iterator[None]:
         """Give events and errors what tells whose they are."""
-        with on_behalf_of(self.idempotency_key, self.tag):
+        following = self._parts.events.work("follow", task_id=self.id)
+        with on_behalf_of(self.idempotency_key, self.tag), following:
             try:
                 yield
             except HappyHorseError as error:

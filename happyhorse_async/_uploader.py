@@ -178,8 +178,9 @@ class Uploader:
         promise: asyncio.Future[UploadedFile | None] = asyncio.get_running_loop().create_future()
         self._sending[image.sha256] = promise
         try:
-            async with self._slots:
-                file = await self._send(image)
+            with self._events.work("upload", name=image.name, size=image.size):
+                async with self._slots:
+                    file = await self._send(image)
         except HappyHorseError as error:
             promise.set_exception(copy.copy(error))
             promise.exception()  # marks it as seen: there may be nobody else

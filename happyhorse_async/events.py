@@ -6,12 +6,14 @@ May import attrs and the models, no I/O.
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import attrs
 
@@ -205,6 +207,46 @@ class BudgetChanged(Event):
     left: Decimal
 
 
+# --- Beginnings and ends, for traces. Only a listener that names their kind gets them, since there
+# are many: two for each HTTP request alone.
+
+
+Work = Literal[
+    "generate", "upload", "submit", "follow", "wait", "download", "read", "call", "session"
+]
+"""What begins and ends: a whole generation, its parts ("follow" is waiting and saving together),
+a read of tasks for all who wait, one HTTP request, and the session itself, which only ends."""
+
+
+@attrs.frozen(kw_only=True)
+class Began(Event):
+    """A piece of work begins. The listener runs in its context, and so does all that is done in it.
+
+    A listener that sets a context variable has it set for the work, until `Ended` resets it.
+    """
+
+    work: Work
+    number: int
+    """Its `Ended` has the same."""
+    task_id: str | None = None
+    facts: Mapping[str, Any] = attrs.field(factory=dict)
+    """What is known of it: "request" of a generation; "name" and "size" of an upload; "task_ids" of
+    a read; "method", "url" and "resends" of a call. A url shows no key, and of a result link only
+    the host."""
+
+
+@attrs.frozen(kw_only=True)
+class Ended(Began):
+    """A piece of work has ended: `facts` has what was learned as well.
+
+    That is "status" of a call, "task" of a wait, "bytes" and "resumed" of a download.
+    """
+
+    seconds: float
+    error: BaseException | None = None
+    """Why it brought nothing; also `asyncio.CancelledError`."""
+
+
 # --- The one dispatcher of a session. The code that works knows none of the listeners.
 
 
@@ -229,6 +271,20 @@ class Origin(NamedTuple):
 _ORIGIN: ContextVar[Origin | None] = ContextVar("happyhorse_async_origin", default=None)
 
 
+RESENDS: ContextVar[int] = ContextVar("happyhorse_async_resends", default=0)
+"""How often the HTTP request that is about to leave has left before."""
+
+
+@contextmanager
+def sent_before(times: int) -> Iterator[None]:
+    """Say of the HTTP request in here, in this context, how often it has left before."""
+    before = RESENDS.set(times)
+    try:
+        yield
+    finally:
+        RESENDS.reset(before)
+
+
 @contextmanager
 def on_behalf_of(idempotency_key: str | None, tag: Any) -> Iterator[None]:
     """Mark every event that is emitted in here, in this context, as one caller's."""
@@ -250,12 +306,14 @@ class Events:
     def __init__(self) -> None:
         self._listeners: list[tuple[tuple[type[object], ...], Listener]] = []
         self._origins: dict[str, Origin] = {}
+        self._numbers = itertools.count(1)
 
     def subscribe(self, listener: Callable[[E], object], *kinds: type[E]) -> Callable[[], None]:
-        """Call `listener` with every event of the kinds given (none: every event); return a
-        function that ends it.
+        """Call `listener` with every event of the kinds given; return a function that ends it.
+
+        No kinds: every event but `Began` and `Ended`.
         """
-        entry: tuple[tuple[type[object], ...], Listener] = (tuple(kinds) or (object,), listener)
+        entry: tuple[tuple[type[object], ...], Listener] = (tuple(kinds), listener)
         self._listeners.append(entry)
 
         def unsubscribe() -> None:
@@ -267,6 +325,48 @@ class Events:
     def __bool__(self) -> bool:
         """Whether anyone listens: code on hot paths makes no event when nobody does."""
         return bool(self._listeners)
+
+    @property
+    def traced(self) -> bool:
+        """Whether anyone listens to beginnings and ends."""
+        return any(issubclass(Began, kinds) for kinds, _ in self._listeners if kinds)
+
+    def work(
+        self, work: Work, *, task_id: str | None = None, key: str | None = None, **facts: Any
+    ) -> AbstractContextManager[dict[str, Any]]:
+        """Emit `Began` and `Ended` around what is done in here; give the facts, to add to them."""
+        if not self.traced:
+            return nullcontext(facts)
+        began = Began(
+            work=work,
+            number=next(self._numbers),
+            task_id=task_id,
+            idempotency_key=key,
+            facts=dict(facts),
+        )
+        return self._traced(began, facts)
+
+    @contextmanager
+    def _traced(self, began: Began, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        failure: BaseException | None = None
+        self.emit(began)
+        begun = time.perf_counter()
+        try:
+            yield facts
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            ended = Ended(
+                work=began.work,
+                number=began.number,
+                task_id=began.task_id,
+                idempotency_key=began.idempotency_key,
+                facts=facts,
+                seconds=time.perf_counter() - begun,
+                error=failure,
+            )
+            self.emit(ended)
 
     def belongs(self, task_id: str, idempotency_key: str | None, tag: Any) -> None:
         """Remember whose a task is, since the poller later learns of it for all callers."""
@@ -288,7 +388,7 @@ class Events:
         if isinstance(event, Submitted):
             self.belongs(event.task_id, event.idempotency_key, event.tag)
         for kinds, listener in tuple(self._listeners):
-            if isinstance(event, kinds):
+            if isinstance(event, kinds) if kinds else not isinstance(event, Began):
                 try:
                     listener(event)
                 except Exception:

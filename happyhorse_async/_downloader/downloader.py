@@ -224,7 +224,9 @@ class Downloader:
                     slot=lambda: self._slots.hold(urgency(task.expires_at)),
                     rest=self._rest,
                 )
-                verified = await transfer.run()
+                with self._events.work("download", task_id=task.id) as learned:
+                    verified = await transfer.run()
+                    learned.update(bytes=verified.size, resumed=transfer.found)
         video = _video(verified, transfer.task, request, path, url)
         self._events.emit(Saved(video=video))
         return video

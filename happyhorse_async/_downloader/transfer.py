@@ -47,7 +47,7 @@ from ..errors import (
     TransportError,
     VideoTooLargeError,
 )
-from ..events import Downloading, Events, Retrying
+from ..events import Downloading, Events, Retrying, sent_before
 
 if TYPE_CHECKING:
     from .._concurrency import Threads
@@ -174,6 +174,10 @@ class Transfer:
         """What is there came in an earlier call; None before the first look."""
         self._received = 0
         """Bytes of the file that are there."""
+        self._asked = 0
+        """How often the link was asked."""
+        self.found = 0
+        """Bytes that were there before this call."""
         self._length: int | None = None
         self._ended_at = -1
         """Where a body of unknown length has ended too early."""
@@ -252,13 +256,16 @@ class Transfer:
         try:
             held = await self._sink.open()
             if self._inherited is None:
-                self._inherited = held.size > 0
+                self._inherited, self.found = held.size > 0, held.size
             self._received, self._length = held.size, held.length
             if held.whole:
                 return await self._publish([])
-            async with await self._fetcher.open(
-                self._link, range_headers(held) if self._ranges else {}
-            ) as stream:
+            with sent_before(self._asked):
+                self._asked += 1
+                stream = await self._fetcher.open(
+                    self._link, range_headers(held) if self._ranges else {}
+                )
+            async with stream:
                 return await self._receive(stream, held)
         except BrokenVideoError as error:
             raise await self._not_believed(error) from error

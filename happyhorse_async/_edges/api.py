@@ -18,7 +18,7 @@ from .._models import Credits, Task, TaskPage
 from .._rules import retry, wire
 from .._rules.responses import Answer, decode_object
 from ..errors import HappyHorseError, SessionClosedError
-from ..events import Events
+from ..events import Events, sent_before
 from . import pool
 from .http import Http, TrackedBody
 
@@ -183,7 +183,8 @@ class Api:
         """
         for attempt in range(1, self._policy.attempts):
             try:
-                return await once()
+                with sent_before(attempt - 1):
+                    return await once()
             except HappyHorseError as error:
                 if not retry.worth_retrying(error):
                     raise
@@ -199,4 +200,5 @@ class Api:
                 raise SessionClosedError(
                     f"the session was closed before {what} had worked"
                 ) from failure
-        return await once()
+        with sent_before(self._policy.attempts - 1):
+            return await once()

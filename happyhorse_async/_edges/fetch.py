@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,7 @@ from ..errors import (
     SessionClosedError,
     UnsafeLinkError,
 )
+from ..events import RESENDS, Events
 from .http import FOREIGN_ERRORS, LONGEST_HEADER, USER_AGENT, transport_error
 from .pool import OpenSockets, Pool
 from .route import Route
@@ -86,7 +88,9 @@ class Fetcher:
         allow_loopback: bool = False,
         route: Route | None = None,
         resolver: AbstractResolver | None = None,
+        events: Events | None = None,
     ) -> None:
+        self._events = events if events is not None else Events()
         self.timeouts = timeouts
         self._allow_loopback = allow_loopback
         self._route = route if route is not None else Route(Network())
@@ -144,9 +148,11 @@ class Fetcher:
         An http link is asked for over https. Raises `UnsafeLinkError` before anything is connected
         to, and `TransportError`.
         """
-        for _ in range(MOST_REDIRECTS + 1):
+        for hop in range(MOST_REDIRECTS + 1):
             target = self._target(link)
-            response = await self._ask(target, headers, told=link)
+            with self._traced(target, hop) as facts:
+                response = await self._ask(target, headers, told=link)
+                facts["status"] = response.status
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
                 return Stream(response, self.timeouts)
@@ -156,6 +162,13 @@ class Fetcher:
                 raise UnsafeLinkError("the link was redirected to something that is no link")
             link = after
         raise UnsafeLinkError(f"the link was redirected more than {MOST_REDIRECTS} times")
+
+    def _traced(self, target: str, hop: int) -> AbstractContextManager[dict[str, Any]]:
+        if not self._events.traced:
+            return nullcontext({})
+        # Whoever has a result link can fetch the video: nobody is told more than its host.
+        url = str(URL(target, encoded=True).origin() / "REDACTED")
+        return self._events.work("call", method="GET", url=url, resends=RESENDS.get() + hop)
 
     def _target(self, link: str) -> str:
         prepared = urls.prepared_link(link)

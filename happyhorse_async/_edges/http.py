@@ -33,6 +33,7 @@ from ..errors import (
     SessionClosedError,
     UnreadableAnswerError,
 )
+from ..events import RESENDS, Events
 from . import pool
 from .route import Route
 
@@ -96,7 +97,9 @@ class Http:
         max_connections: int,
         route: Route | None = None,
         client: aiohttp.ClientSession | None = None,
+        events: Events | None = None,
     ) -> None:
+        self._events = events if events is not None else Events()
         self.base_url = base_url
         self.files_url = files_url
         self._route = route = route if route is not None else Route(Network())
@@ -156,7 +159,7 @@ class Http:
             how = {**how, "server_hostname": urlsplit(url).hostname}
         idle = pool.longest_idle.set(longest_idle)
         try:
-            with self._limit(timeout):
+            with self._traced(method, url) as facts, self._limit(timeout):
                 response = await self._client.request(
                     method,
                     url,
@@ -173,6 +176,7 @@ class Http:
                     max_field_size=LONGEST_HEADER,
                     **how,
                 )
+                facts["status"] = response.status
                 return await self._answer(response)
         except HappyHorseError:  # ours may be foreign by one of their bases
             raise
@@ -187,6 +191,12 @@ class Http:
             raise ours from (None if self._redactor.is_in(repr(error)) else error)
         finally:
             pool.longest_idle.reset(idle)
+
+    def _traced(self, method: str, url: str) -> AbstractContextManager[dict[str, Any]]:
+        if not self._events.traced:
+            return nullcontext({})
+        url = self._redactor.text(url)
+        return self._events.work("call", method=method, url=url, resends=RESENDS.get())
 
     async def _answer(self, response: aiohttp.ClientResponse) -> Answer:
         most, redactor = self._route.network.max_answer_bytes, self._redactor

@@ -182,10 +182,7 @@ class Scheduler:
     async def _read(self, group: list[Watched], asked: float) -> None:
         try:
             try:
-                reading = await self._reader.read([watched.id for watched in group])
-                trouble = group[0].trouble
-                if reading.refused is not None and trouble is not None and trouble.look:
-                    reading = reading._replace(listed=await self._reader.is_listed(group[0].id))
+                reading = await self._ask([watched.id for watched in group], group[0])
             finally:
                 self._on_wire -= 1
             self._plan.batches = self._reader.batches
@@ -204,6 +201,13 @@ class Scheduler:
         finally:
             if not self._busy() or self._next_read() < self._wakes_at:
                 self._wake()
+
+    async def _ask(self, task_ids: list[str], first: Watched) -> Reading:
+        with self._events.work("read", task_ids=task_ids):
+            reading, trouble = await self._reader.read(task_ids), first.trouble
+            if reading.refused is not None and trouble is not None and trouble.look:
+                reading = reading._replace(listed=await self._reader.is_listed(first.id))
+            return reading
 
     def _failed(self, group: list[Watched], error: HappyHorseError, asked: float) -> None:
         now = self._clock()

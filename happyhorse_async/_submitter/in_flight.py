@@ -22,6 +22,7 @@ from ..errors import (
     RateLimitError,
     SubmissionOutcomeUnknownError,
 )
+from ..events import sent_before
 from .gate import Group
 from .key_proof import REPLAYED
 from .reconcile import EVER, Findings, LostSubmission
@@ -122,8 +123,8 @@ class InFlight:
     """When the first attempt left that may have been accepted, by the event loop's clock."""
     _heard: tuple[Answer, float] | None = attrs.field(init=False, default=None)
     """The last response that came before it left, or else the first one after."""
-    _sent: bool = attrs.field(init=False, default=False)
-    """This process has sent it."""
+    _sent: int = attrs.field(init=False, default=0)
+    """How often this process has sent it."""
     found: Findings = attrs.field(init=False, factory=Findings)
     """What the list showed before it was sent again."""
     _pause: float = attrs.field(init=False, default=0.0)
@@ -150,7 +151,7 @@ class InFlight:
     @property
     def at_stake(self) -> bool:
         """Whether an attempt of this process may have been accepted: that is brought to an end."""
-        return (self._sent and self.in_doubt) or (
+        return (self._sent > 0 and self.in_doubt) or (
             self._post is not None and self._payload is not None and self._payload.left
         )
 
@@ -206,7 +207,7 @@ class InFlight:
             road.events.emit(Submitting(idempotency_key=self.key, request=self.request))
         if self.left_at is None or not self.in_doubt:
             self.left_at, self._heard = road.loop.time(), road.heard
-        self._sent = True
+        self._sent += 1
         self._epoch = road.gate.pace.epoch
         self._payload = TrackedBody(self.body, content_type="application/json")
         self._begun = self._cut = False
@@ -220,7 +221,10 @@ class InFlight:
         try:
             if not self._cut:
                 # A replay leaves on a new connection: the pool's others may be as dead as the last.
-                outcome = await self.road.api.submit_once(payload, self.key, fresh=self.in_doubt)
+                with sent_before(self._sent - 1):
+                    outcome = await self.road.api.submit_once(
+                        payload, self.key, fresh=self.in_doubt
+                    )
         except HappyHorseError as error:
             outcome = error
         except asyncio.CancelledError:

@@ -116,6 +116,22 @@ class Submitter:
         candidates. Raises what `Session.submit` raises.
         """
         key = _checked(idempotency_key) if idempotency_key is not None else self.new_key()
+        with self._events.work("generate", key=key, request=request):
+            drawn = drawn or idempotency_key is None
+            how = (key, drawn, group, image_url, callback_url, resent)
+            return await self._submit(request, *how)
+
+    async def _submit(
+        self,
+        request: ImageToVideo,
+        key: str,
+        drawn: bool,
+        group: Group | None,
+        image_url: str | None,
+        callback_url: str | None,
+        resent: bool | Earlier,
+    ) -> Acceptance:
+        """Submit one request under its key, once nobody else submits it."""
         if key in self._turns:
             await self._take_turn(key)
         if self._closing:
@@ -131,7 +147,7 @@ class Submitter:
             if self._budget.limited:
                 # Money first: an upload for what cannot be paid is wasted.
                 price = await self._beside.credits_for(request)
-                self._budget.reserve(key, price, drawn=drawn or idempotency_key is None)
+                self._budget.reserve(key, price, drawn=drawn)
             sub = await self._prepare(request, key, group, image_url, callback_url)
             self._recall(sub, UNKNOWN_TO_US if resent is True else resent or None)
             return await self._bring(sub)
@@ -165,7 +181,8 @@ class Submitter:
         self._in_flight.add(sub)
         self._road.known.under_way = len(self._in_flight)
         try:
-            return await self._carry(sub)
+            with self._events.work("submit"):
+                return await self._carry(sub)
         except asyncio.CancelledError:
             await self._rescue(sub)
             raise

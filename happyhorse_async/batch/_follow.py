@@ -195,7 +195,11 @@ class Steps:
             # The answer to a replayed submission may show the end of the task, but not its links
             # and its charge.
             return await poller.read(task_id)
-        return await poller.wait(task_id, timeout=timeout, known=known, seen=True)
+        with self._parts.events.work("wait", task_id=task_id) as facts:
+            facts["task"] = task = await poller.wait(
+                task_id, timeout=timeout, known=known, seen=True
+            )
+            return task
 
     async def save(self, job: JobRow) -> int:
         """Fetch a job's video, or find it where it was put before a crash; return what its task has

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,13 +178,21 @@ class Outcomes:
         self._group.create_task(self._bring_home(job))
 
     async def _bring_home(self, job: JobRow) -> None:
-        outcome = await self._at_work.follow(job)
+        with self._traced(job):
+            outcome = await self._at_work.follow(job)
         # The ledger has its end by now, so whoever looks there sees a job that has left.
         del self._live[job.seq]
         if outcome is None:
             self._tokens.release()
         else:
             self._told.put_nowait(outcome)
+
+    def _traced(self, job: JobRow) -> AbstractContextManager[object]:
+        if job.state is JobState.SAVED:
+            return nullcontext()
+        return self._parts.events.work(
+            "generate", task_id=job.task_id, key=job.key, request=job.asked
+        )
 
     def _end_feeding(self) -> None:
         if self._feeding is not None:

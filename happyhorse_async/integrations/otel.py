@@ -1,5 +1,5 @@
-"""OpenTelemetry: counters and histograms of what a session does. Needs the extra `otel`; a listener
-like any other.
+"""OpenTelemetry: spans and metrics of what a session does. Needs the extra `otel`; a listener like
+any other.
 """
 
 from __future__ import annotations
@@ -7,11 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import metrics
+from opentelemetry import metrics, trace
 
 from .._version import __version__
 from ..events import (
+    Began,
     Completed,
+    Ended,
     Event,
     Failed,
     LinkExpiring,
@@ -20,37 +22,72 @@ from ..events import (
     SubmissionFailed,
     Submitted,
     Throttled,
+    Updated,
 )
+from ._spans import Spans, error_type, failure_type
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
 
     from .._session import Session
 
 
 def instrument(
-    session: Session, *, meter_provider: MeterProvider | None = None
+    session: Session,
+    *,
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
+    prompts: bool = False,
 ) -> Callable[[], None]:
-    """Record a session's work as OpenTelemetry metrics; gives a function that ends it.
+    """Record a session's work as OpenTelemetry spans and metrics; return a function that ends it.
 
-    `happyhorse.submissions` (attribute outcome: accepted, replayed, adopted, no, yes, unknown - the
-    last three are a failure's `charged`), `happyhorse.tasks` (attribute status),
+    Spans: `generate_content MODEL` from the submission to the end of its task, with the children
+    `happyhorse.upload`, `.submit`, `.wait` (an event for each status) and `.download`, and one for
+    each HTTP request below them. Tasks are read for all who wait: `happyhorse.read` is a root span
+    with links to the waits. With `prompts` a span has its prompt too; prompts are your users' text.
+
+    Metrics: `happyhorse.submissions` (attribute outcome: accepted, replayed, adopted, or for
+    failures what was charged: no, yes, unknown), `happyhorse.tasks` (status),
     `happyhorse.task.duration` in s, `happyhorse.videos`, `happyhorse.video.size` in By,
-    `happyhorse.credits`, `happyhorse.retries`, `happyhorse.throttled`, `happyhorse.links.expiring`.
-    `meter_provider` is the global one by default.
+    `happyhorse.credits`, all with `gen_ai.request.model`, `happyhorse.quality` and `error.type`
+    as far as they apply; `happyhorse.retries`, `happyhorse.throttled`, `happyhorse.links.expiring`.
+
+    The providers are the global ones by default. The end of the session ends all open spans.
     """
-    meters = _Meters(metrics.get_meter("happyhorse_async", __version__, meter_provider))
-    endings = [session.subscribe(listener, kind) for kind, listener in meters.listeners().items()]
+    parts = session._open(public=True)
+    spans = Spans(
+        trace.get_tracer("happyhorse_async", __version__, tracer_provider),
+        address=parts.http.base_url,
+        price=lambda request: parts.pricing.last_known(request),
+        prompts=prompts,
+    )
+    meters = _Meters(metrics.get_meter("happyhorse_async", __version__, meter_provider), spans)
+    # The meters first: who ends a generation forgets its request last.
+    listeners = [*meters.listeners().items(), *_tracing(spans).items()]
+    endings = [session.subscribe(listener, kind) for kind, listener in listeners]
 
     def stop() -> None:
         for end in endings:
             end()
+        spans.close()
 
     return stop
 
 
+def _tracing(spans: Spans) -> dict[type[Event], Callable[[Any], None]]:
+    def beginning_or_end(event: Began) -> None:
+        if isinstance(event, Ended):
+            spans.ended(event)
+        else:
+            spans.began(event)
+
+    return {Began: beginning_or_end, Submitted: spans.submitted, Updated: spans.updated}
+
+
 class _Meters:
-    def __init__(self, meter: metrics.Meter) -> None:
+    def __init__(self, meter: metrics.Meter, spans: Spans) -> None:
+        self._spans = spans
         self._submissions = meter.create_counter(
             "happyhorse.submissions", description="Submissions by outcome"
         )
@@ -77,36 +114,35 @@ class _Meters:
         """Say who takes which kind of event."""
         return {
             Submitted: self._submitted,
-            SubmissionFailed: lambda event: self._submissions.add(
-                1, {"outcome": event.error.charged}
-            ),
+            SubmissionFailed: self._refused,
             Completed: self._ended,
             Failed: self._ended,
             Saved: self._saved,
-            Retrying: lambda event: self._retries.add(1),
+            Retrying: lambda event: self._retries.add(1, {"error.type": error_type(event.error)}),
             Throttled: lambda event: self._throttled.add(1),
             LinkExpiring: lambda event: self._expiring.add(1),
         }
 
     def _submitted(self, event: Submitted) -> None:
-        self._submissions.add(
-            1,
-            {
-                "outcome": "adopted"
-                if event.adopted
-                else "replayed"
-                if event.replayed
-                else "accepted"
-            },
-        )
+        outcome = "adopted" if event.adopted else "replayed" if event.replayed else "accepted"
+        self._submissions.add(1, {"outcome": outcome, **self._spans.kind_of(event)})
+
+    def _refused(self, event: SubmissionFailed) -> None:
+        facts = {"outcome": event.error.charged, **self._spans.kind_of(event)}
+        self._submissions.add(1, {**facts, "error.type": error_type(event.error)})
 
     def _ended(self, event: Completed | Failed) -> None:
-        self._tasks.add(1, {"status": str(event.task.status)})
-        if event.task.seconds is not None:
-            self._durations.record(event.task.seconds)
-        if event.task.usage.credits_used is not None:
-            self._spent.add(float(event.task.usage.credits_used))
+        kind, task = self._spans.kind_of(event), event.task
+        facts = {"status": str(task.status), **kind}
+        if isinstance(event, Failed):
+            facts["error.type"] = failure_type(task)
+        self._tasks.add(1, facts)
+        if task.seconds is not None:
+            self._durations.record(task.seconds, facts)
+        if task.usage.credits_used is not None:
+            self._spent.add(float(task.usage.credits_used), kind)
 
     def _saved(self, event: Saved) -> None:
-        self._videos.add(1)
-        self._sizes.record(event.video.size)
+        kind = self._spans.kind_of(event)
+        self._videos.add(1, kind)
+        self._sizes.record(event.video.size, kind)

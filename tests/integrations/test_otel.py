@@ -17,17 +17,27 @@ pytestmark = pytest.mark.anyio
 LINK = "https://cdn.example.com/cat.png"
 
 
-def totals(reader: InMemoryMetricReader) -> dict[tuple[str, str], float]:
-    """Give each metric's sum or count by its one attribute."""
+def points(reader: InMemoryMetricReader) -> list[tuple[str, dict[str, object], float]]:
+    """Give each metric's name, attributes, and sum or count."""
     data = reader.get_metrics_data()
     assert data is not None
-    found = {}
-    for metric in data.resource_metrics[0].scope_metrics[0].metrics:
-        for point in metric.data.data_points:
-            found[metric.name, next(iter((point.attributes or {}).values()), "")] = getattr(
-                point, "value", None
-            ) or getattr(point, "count", 0)
-    return found  # type: ignore[return-value]
+    return [
+        (
+            metric.name,
+            dict(point.attributes or {}),
+            getattr(point, "value", None) or getattr(point, "count", 0),
+        )
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        for point in metric.data.data_points
+    ]
+
+
+def totals(reader: InMemoryMetricReader) -> dict[tuple[str, object], float]:
+    """Give each metric's sum or count by its outcome or status."""
+    return {
+        (name, facts.get("outcome", facts.get("status", ""))): value
+        for name, facts, value in points(reader)
+    }
 
 
 async def test_a_sessions_work_is_counted(
@@ -70,3 +80,30 @@ async def test_a_sessions_work_is_counted(
     assert counted["happyhorse.video.size", ""] == 1
     assert counted["happyhorse.throttled", ""] == 1
     assert video.credits is None or counted["happyhorse.credits", ""] == float(video.credits)
+
+
+async def test_metrics_say_model_quality_and_kind_of_error(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """What prices and durations hang on can be told apart, and failures by the service's code. A
+    code that nobody knows is "other": a service may not make metrics up without end.
+    """
+    reader = InMemoryMetricReader()
+    instrument(session, meter_provider=MeterProvider([reader], shutdown_on_exit=False))
+    first = await session.submit(LINK, quality="1080p")
+    sandbox.finish()
+    await first.download(tmp_path / "a.mp4")
+    for code in ("content_policy_violation", "a_new_code"):
+        task = await session.submit(LINK)
+        sandbox.end(task.id, "failed", error_code=code)
+        with pytest.raises(HappyHorseError):
+            await task.wait()
+    found = points(reader)
+    good = {"gen_ai.request.model": "happyhorse-1.0-image-to-video", "happyhorse.quality": "1080p"}
+    bad = {**good, "happyhorse.quality": "720p", "status": "failed"}
+    assert ("happyhorse.tasks", {**good, "status": "completed"}, 1) in found
+    assert ("happyhorse.videos", good, 1) in found
+    assert ("happyhorse.video.size", good, 1) in found
+    assert ("happyhorse.submissions", {**good, "outcome": "accepted"}, 1) in found
+    for kind in ("content_policy_violation", "other"):
+        assert ("happyhorse.tasks", {**bad, "error.type": kind}, 1) in found
