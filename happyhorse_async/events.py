@@ -307,6 +307,8 @@ class Events:
         self._listeners: list[tuple[tuple[type[object], ...], Listener]] = []
         self._origins: dict[str, Origin] = {}
         self._numbers = itertools.count(1)
+        self.traced: bool = False
+        """Whether anyone listens to beginnings and ends."""
 
     def subscribe(self, listener: Callable[[E], object], *kinds: type[E]) -> Callable[[], None]:
         """Call `listener` with every event of the kinds given; return a function that ends it.
@@ -315,21 +317,22 @@ class Events:
         """
         entry: tuple[tuple[type[object], ...], Listener] = (tuple(kinds), listener)
         self._listeners.append(entry)
+        self._look()
 
         def unsubscribe() -> None:
             if entry in self._listeners:
                 self._listeners.remove(entry)
+            self._look()
 
         return unsubscribe
+
+    def _look(self) -> None:
+        asked = [kinds for kinds, _ in self._listeners if kinds]
+        self.traced = any(issubclass(Ended, kinds) for kinds in asked)
 
     def __bool__(self) -> bool:
         """Whether anyone listens: code on hot paths makes no event when nobody does."""
         return bool(self._listeners)
-
-    @property
-    def traced(self) -> bool:
-        """Whether anyone listens to beginnings and ends."""
-        return any(issubclass(Began, kinds) for kinds, _ in self._listeners if kinds)
 
     def work(
         self, work: Work, *, task_id: str | None = None, key: str | None = None, **facts: Any
