@@ -12,7 +12,9 @@ import typer
 
 from .._version import __version__
 from ..errors import ConfigurationError, HappyHorseError
-from ._common import AsJson, Exit, Sandboxed, money, open_session, put, run
+from ._common import Exit, open_session, run
+from ._console import money, put
+from ._options import AsJson, Sandboxed
 
 _BY = {
     "account": "by the account's own price",

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..batch._batch import Batch
 from ..errors import HappyHorseError, LedgerError
-from ._common import (
-    AsJson,
-    Exit,
-    MaxCredits,
-    Sandboxed,
-    Speed,
-    Yes,
-    agreed,
-    exit_code,
-    money,
-    need_folder,
-    open_session,
-    overall,
-    put,
-    run,
-    say,
-)
+from ._common import Exit, exit_code, need_folder, open_session, overall, run
+from ._console import agreed, money, put, say
+from ._options import AsJson, MaxCredits, Sandboxed, Speed, Yes
+from ._signals import stopping_on_signals
 
 if TYPE_CHECKING:
     from .._session import Session
@@ -173,7 +156,6 @@ def status(folder: Folder = None, out: SameFolder = None, as_json: AsJson = Fals
     where = _folder_of(folder, out)
 
     async def work() -> int:
-        import asyncio
 
         from ..batch.report import overview
         from ._display import lines_of
@@ -204,7 +186,6 @@ def report(
     where = _folder_of(folder, out)
 
     async def work() -> int:
-        import asyncio
 
         from ..batch.report import write_reports
 
@@ -296,8 +277,6 @@ async def _follow(
     """Take the outcomes to the end; `private`: the service is a sandbox that ends with this
     process, and its tasks with it.
     """
-    import asyncio
-
     from ._display import BatchDisplay
 
     command = f"happyhorse batch ... --out {batch.folder}"
@@ -381,43 +360,3 @@ def _show(outcome: Outcome, display: Any, *, as_json: bool) -> None:
         )
     elif not outcome.resumed:
         display.outcome(outcome)
-
-
-# --- SIGINT and SIGTERM for a batch: the first one stops submitting and finishes what is paid for,
-# the second one stops now.
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def stopping_on_signals(
-    batch: Batch, told: Callable[[int], None] = lambda count: None
-) -> Iterator[None]:
-    """Stop a batch on signals while this is open; only in the main thread.
-
-    `told` is called with the number of signals so far. The second one cancels the task that opened
-    this.
-    """
-    loop, owner = asyncio.get_running_loop(), asyncio.current_task()
-    count = 0
-
-    def heard() -> None:
-        nonlocal count
-        count += 1
-        told(count)
-        if count == 1:
-            batch.stop()
-        elif owner is not None:
-            owner.cancel()
-
-    def from_handler(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(heard)
-
-    # signal.signal rather than the loop's own handlers: those do not exist on Windows.
-    before = {number: signal.signal(number, from_handler) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,19 +1,16 @@
-"""What all commands share: options, the session they speak through, printing, and exit codes."""
+"""What all commands share: options, the session they speak through, errors, and exit codes."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from decimal import Decimal
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .._values import plain
 from ..errors import (
     APIStatusError,
     BudgetExceededError,
@@ -26,6 +23,8 @@ from ..errors import (
     SubmissionOutcomeUnknownError,
     TransportError,
 )
+from ._advice import LINE_BELOW, SAME_LINE, spelled
+from ._console import be_tolerant, put, say
 
 if TYPE_CHECKING:
     from .._config import Polling
@@ -54,29 +53,6 @@ _EXITS: tuple[tuple[type[HappyHorseError], Exit], ...] = (
     (APIStatusError, Exit.SERVICE),
     (TransportError, Exit.SERVICE),
 )
-
-Sandboxed = Annotated[
-    bool,
-    typer.Option(
-        "--sandbox",
-        help="Speak to the service's sandbox, started on this machine: no key, no cost.",
-        show_default=False,
-    ),
-]
-Speed = Annotated[
-    float,
-    typer.Option("--speed", help="How much faster than real time the sandbox runs.", min=0.001),
-]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print JSON, one object a line, for scripts.", show_default=False),
-]
-Yes = Annotated[
-    bool, typer.Option("--yes", "-y", help="Do not ask before spending.", show_default=False)
-]
-MaxCredits = Annotated[
-    float | None, typer.Option("--max-credits", help="Never spend more than this.", min=0)
-]
 
 
 def exit_code(error: HappyHorseError) -> Exit:
@@ -175,12 +151,21 @@ async def open_session(
         yield session
 
 
-def run(work: Callable[[], Awaitable[int | None]], *, as_json: bool = False) -> None:
+def run(
+    work: Callable[[], Awaitable[int | None]],
+    *,
+    as_json: bool = False,
+    hint: Callable[[], None] = lambda: None,
+) -> None:
     """Run a command's coroutine and exit with its code; an error is printed with what it means for
     the user's money.
+
+    Whatever else ends it, `hint` then says how to get what was paid. SIGTERM and SIGHUP are heard
+    as Ctrl-C.
     """
     import asyncio  # late, as all that `--help` does not need
 
+    be_tolerant()
     try:
         code = asyncio.run(_entered(work))
     except HappyHorseError as error:
@@ -190,67 +175,59 @@ def run(work: Callable[[], Awaitable[int | None]], *, as_json: bool = False) -> 
         KeyboardInterrupt,
         asyncio.CancelledError,
     ):  # the latter: Ctrl-C once more, while it was coming to an end
+        hint()
         say("interrupted")
         raise typer.Exit(Exit.INTERRUPTED) from None
+    except typer.Exit:
+        raise
+    except BaseException:
+        hint()
+        raise
     raise typer.Exit(code or Exit.DONE)
 
 
 async def _entered(work: Callable[[], Awaitable[int | None]]) -> int | None:
-    return await work()
+    from ._signals import heard_as_ctrl_c
+
+    with heard_as_ctrl_c():
+        return await work()
 
 
-def agreed(question: str) -> bool:
-    """Ask on stderr, as click would ask partly on stdout; what is not a yes is a no. Ctrl-C is an
-    interruption, at once.
+def report(
+    error: HappyHorseError, *, as_json: bool = False, about: str = "", line: str = ""
+) -> None:
+    """Print an error: what happened, what it cost, what to do next.
+
+    `line` is what the person may type for it; without one the same line is meant.
     """
-    import signal
-
-    # The event loop's own handler only makes a note for when the loop goes on, which is after the
-    # answer.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)  # noqa: T201
-        answer = sys.stdin.readline()
-        if not answer:
-            say(
-                "\nnothing was sent: pass --yes to spend it, and --max-credits for the most that it may cost"
-            )
-        return answer.strip().lower() in ("y", "yes")
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def say(text: str) -> None:
-    """Print for people: to stderr, so that stdout holds results only."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
-
-
-def put(value: Any) -> None:
-    """Print a result: text as it is, anything else as one line of JSON."""
-    text = value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
-    print(text, flush=True)  # noqa: T201
-
-
-def report(error: HappyHorseError, *, as_json: bool = False, about: str = "") -> None:
-    """Print an error: what happened, what it cost, what to do next."""
+    step = spelled(error.next_step, LINE_BELOW if line else SAME_LINE)
     if as_json:
-        put({"ok": False, **({"image": about} if about else {}), "error": error.to_dict()})
+        told = {**error.to_dict(), "next_step": step, **({"run": line} if line else {})}
+        put({"ok": False, **({"image": about} if about else {}), "error": told})
     problems = error.problems if isinstance(error, InvalidRequestError) else (str(error),)
     for problem in problems:
-        say(f"error: {about}: {problem}" if about else f"error: {problem}")
+        say(_flat(f"error: {about}: {problem}" if about else f"error: {problem}"))
+    for label, value in _facts(error):
+        say(_flat(f"  {label}: {value}"))
+    say(_flat(f"  next: {step}"))
+    if line:
+        say(_flat(f"  run: {line}"))
+
+
+def _facts(error: HappyHorseError) -> Iterator[tuple[str, str]]:
+    """List what an error carries beside its message."""
+    candidates = getattr(error, "candidates", ())
     for label, value in (
         ("task", error.task_id),
         ("idempotency key", error.idempotency_key),
         ("request id", error.request_id),
+        ("money spent", error.charged if error.charged != "no" else None),
+        ("could be", f"happyhorse tasks get {' '.join(candidates)}" if candidates else None),
     ):
         if value:
-            say(f"  {label}: {value}")
-    if error.charged != "no":
-        say(f"  money spent: {error.charged}")
-    if error.next_step:
-        say(f"  next: {error.next_step}")
+            yield label, value
 
 
-def money(amount: Decimal | float | None) -> str:
-    """Write credits with as many decimals as matter."""
-    return "?" if amount is None else f"{float(amount):,.2f}".rstrip("0").rstrip(".")
+def _flat(text: str) -> str:
+    """Return a text of one line: a service's words must not look like a line of ours."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")

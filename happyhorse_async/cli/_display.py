@@ -19,7 +19,7 @@ from rich.table import Table
 from .._rules.lifecycle import JobState
 from ..batch._jobs import JobChanged
 from ..events import Downloading, LinkExpiring, Throttled
-from ._common import money, put, say
+from ._console import is_for_people, money, put, say, stream_for_people
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,7 +34,7 @@ class Display:
     """One line for each job: its name, status and percent."""
 
     def __init__(self, session: Session, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = Console(file=stream_for_people(), quiet=quiet)
         self._live = self._console.is_terminal and not quiet
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -44,12 +44,11 @@ class Display:
             TimeElapsedColumn(),
             console=self._console,
             disable=not self._live,
+            redirect_stdout=is_for_people(),
         )
         self._rows: dict[str, Any] = {}
         self._shown: dict[str, str] = {}
-        self._ids: dict[str, str] = {}
         self._names: dict[str, str] = {}
-        self._saved: set[str] = set()
         self._quiet = quiet
         self._started = time.monotonic()
         self._unsubscribe = session.subscribe(self._heard, Downloading, Throttled)
@@ -87,7 +86,7 @@ class Display:
 
     def submitted(self, name: str, task_id: str) -> None:
         """Note the id of a job's task: it is paid for now."""
-        self._ids[name], self._names[task_id] = task_id, name
+        self._names[task_id] = name
         if not self._live:
             self._note(f"{name}: accepted as {task_id}")
 
@@ -100,23 +99,12 @@ class Display:
 
     def saved(self, name: str) -> None:
         """Show that a job's video is on disk and verified."""
-        self._saved.add(name)
         self.status(name, "saved", 100)
 
     def failed(self, name: str, why: str) -> None:
         """Show that a job ended without a video."""
         self._progress.update(self._rows[name], status=f"[red]{why}")
         self._progress.stop_task(self._rows[name])
-
-    def say_how_to_resume(self) -> None:
-        """After an interruption: say which tasks are paid and how to get their videos."""
-        paid = [task_id for name, task_id in self._ids.items() if name not in self._saved]
-        if paid:
-            self._progress.stop()
-            say(
-                "These tasks are paid and go on. Their videos can be fetched for 24 hours after they are done:"
-            )
-            say(f"  happyhorse tasks download {' '.join(paid)}")
 
     def table(self, videos: Sequence[Video]) -> None:
         """Show what was made."""
@@ -169,10 +157,15 @@ class BatchDisplay:
         self._batch = batch
         self._as_json = as_json
         self._private = private
-        self._console = Console(stderr=True)
+        self._console = Console(file=stream_for_people())
         self._on_terminal = self._console.is_terminal and not as_json
         self._live = (
-            Live(console=self._console, refresh_per_second=4, transient=True)
+            Live(
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=is_for_people(),
+            )
             if self._on_terminal
             else None
         )

@@ -1,40 +1,27 @@
-"""`happyhorse demo` and `happyhorse generate`."""
+"""`happyhorse demo` and `happyhorse generate`: what is wanted, checked, and asked about."""
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote
 
 import typer
 
-from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError
-from ._common import (
-    AsJson,
-    Exit,
-    MaxCredits,
-    Sandboxed,
-    Speed,
-    Yes,
-    agreed,
-    exit_code,
-    money,
-    need_folder,
-    open_session,
-    overall,
-    put,
-    report,
-    run,
-    say,
-)
+from ..errors import ConfigurationError, DestinationExistsError, DownloadError, InvalidRequestError
+from ._common import Exit, need_folder, open_session, run
+from ._console import agreed, money, say
+from ._making import Job, Making
+from ._options import AsJson, Duration, MaxCredits, ModelName, Quality, Sandboxed, Seed, Speed, Yes
+from ._paid import Paid
 
 if TYPE_CHECKING:
     from .._request import ImageToVideo
     from .._session import Session
-    from .._video import Video
-    from ._display import Display
 
 DEMO_PROMPTS = {
     "cat.jpg": "The cat turns its head and looks into the camera",
@@ -43,35 +30,35 @@ DEMO_PROMPTS = {
 }
 
 
-class Job(NamedTuple):
-    """One image of the command line, and where its video goes."""
-
-    name: str
-    request: ImageToVideo
-    path: Path
-
-
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="The folder for the videos.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the videos.")] = Path(
         "happyhorse-demo"
     ),
     speed: Speed = 20.0,
     as_json: AsJson = False,
 ) -> None:
-    """Turn three photographs into videos on a sandbox of the service: no key, no cost."""
+    """Turn three photographs into videos on a sandbox of the service: no key, no cost.
+
+    Example: happyhorse demo --out demo
+    """
 
     async def work() -> int:
         from .. import sandbox
 
         _need_renderer()
         need_folder(out)
+        say(
+            f"This starts a sandbox of the service on this machine, {speed:g} times as fast, and "
+            f"turns three photographs into videos in {out}. Nothing leaves this machine."
+        )
         photos = Path(sandbox.__file__).parent / "photos"
         jobs = [
             _job(photos / name, out / f"{Path(name).stem}.mp4", prompt=prompt)
             for name, prompt in DEMO_PROMPTS.items()
         ]
         async with open_session(sandbox=True, speed=speed) as session:
-            return await _run_all(session, jobs, out, as_json=as_json, overwrite=True, private=True)
+            making = Making(session, jobs, Paid(), as_json=as_json, overwrite=True)
+            return await making.run()
 
     run(work, as_json=as_json)
 
@@ -82,7 +69,8 @@ def _need_renderer() -> None:
         import PIL  # noqa: F401
     except ImportError:
         say(
-            "error: the demo renders real videos, which needs two more packages: pip install 'happyhorse-async[sandbox]'"
+            "error: the demo renders real videos, which needs two more packages: "
+            "pip install 'happyhorse-async[sandbox]'"
         )
         raise typer.Exit(Exit.WRONG_INPUT) from None
 
@@ -95,23 +83,36 @@ def generate(
         ),
     ],
     prompt: Annotated[
-        str | None, typer.Option("--prompt", help="What should happen in the video.")
+        str | None, typer.Option("--prompt", "-p", help="What should happen in the video.")
     ] = None,
-    duration: Annotated[
-        int, typer.Option("--duration", help="Seconds, 3 to 15; changes the price.")
-    ] = 5,
-    quality: Annotated[
-        str, typer.Option("--quality", help="720p or 1080p; changes the price.")
-    ] = "720p",
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", help="1 to 2147483647; drawn by the service when left out."),
-    ] = None,
+    duration: Duration = 5,
+    quality: Quality = "720p",
+    seed: Seed = None,
+    model: ModelName = None,
     out: Annotated[
-        Path, typer.Option("--out", help="The folder for the videos, named after the images.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="A folder, where videos are named after images, or FILE.mp4 for one.",
+        ),
     ] = Path("videos"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace videos that are there already.")
+    ] = False,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key",
+            "-k",
+            help="For one image: the key of an earlier try, so that it is not paid twice.",
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="--no-wait: print the tasks' ids, and end.")
+    ] = True,
+    open_videos: Annotated[
+        bool, typer.Option("--open", help="Open the videos once they are saved.")
     ] = False,
     sandbox: Sandboxed = False,
     speed: Speed = 20.0,
@@ -119,54 +120,124 @@ def generate(
     max_credits: MaxCredits = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn each IMAGE into a video."""
+    """Turn each IMAGE into a video; stdout gets the videos' paths, one a line.
+
+    Example: happyhorse generate cat.jpg -p "The cat yawns" -o cat.mp4
+    """
     fields = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
+    fields |= {"model": model} if model is not None else {}
+    paid = Paid()
 
     async def work() -> int:
-        need_folder(out)
+        nonlocal paid
+        paths = _paths(images, out)
+        _refuse_one_key_for_many(images, idempotency_key)
+        if sandbox and not wait:
+            raise ConfigurationError("--no-wait: a sandbox, and its tasks, end with the command")
         async with open_session(sandbox=sandbox, speed=speed, max_credits=max_credits) as session:
-            jobs = await _checked_jobs(session, images, out, fields, overwrite=overwrite)
+            jobs = await _checked_jobs(session, images, paths, fields, overwrite=overwrite)
             if not (sandbox or yes or await _agreed(session, [job.request for job in jobs])):
                 return Exit.NOT_WANTED
-            return await _run_all(
-                session, jobs, out, as_json=as_json, overwrite=overwrite, private=sandbox
+            # A sandbox ends with the command, and its tasks with it: there is nothing to promise.
+            paid = Paid(() if sandbox else paths)
+            making = Making(
+                session, jobs, paid, as_json=as_json, overwrite=overwrite, key=idempotency_key
             )
+            return await making.run(wait=wait, open_videos=open_videos)
 
-    run(work, as_json=as_json)
+    run(work, as_json=as_json, hint=lambda: paid.say())
+
+
+def _paths(images: Sequence[str], out: Path) -> list[Path]:
+    """Return where each video goes; raises `ConfigurationError` for what is for another command."""
+    for image in images:
+        path = Path(image)
+        if path.is_dir() or (not path.exists() and glob.has_magic(image) and glob.glob(image)):
+            kind = "a folder" if path.is_dir() else "a pattern"
+            raise ConfigurationError(
+                f"{image} is {kind}, and generate takes images",
+                next_step=f"For a video of every image in it: happyhorse batch run {image!r}",
+            )
+    if out.suffix.lower() == ".mp4" and not out.is_dir():
+        if len(images) > 1:
+            raise ConfigurationError(
+                f"--out: {out} is one file, and there are {len(images)} images",
+                next_step="Give a folder with --out.",
+            )
+        need_folder(out.parent)
+        return [out]
+    need_folder(out)
+    return _named_after(images, out)
+
+
+def _named_after(images: Iterable[str], out: Path) -> list[Path]:
+    """Name each video after its image; equal names are numbered, past every name that is taken."""
+    from .._formats.filenames import safe_name, stem_of
+
+    paths: dict[str, Path] = {}
+    for image in images:
+        stem = unquote(stem_of(image)) if "://" in image else stem_of(image)
+        names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        path = next(
+            path
+            for path in (out / safe_name(f"{name}.mp4") for name in names)
+            # Some file systems take no notice of case.
+            if path.name.casefold() not in paths
+        )
+        paths[path.name.casefold()] = path
+    return list(paths.values())
+
+
+def _refuse_one_key_for_many(images: Sequence[str], key: str | None) -> None:
+    if key is not None and len(images) > 1:
+        raise ConfigurationError(
+            f"--idempotency-key is for one image, and there are {len(images)}",
+            next_step="Give one image, or leave the key out.",
+        )
 
 
 async def _checked_jobs(
-    session: Session, images: Sequence[str], out: Path, fields: dict[str, Any], *, overwrite: bool
+    session: Session,
+    images: Sequence[str],
+    paths: Sequence[Path],
+    fields: dict[str, Any],
+    *,
+    overwrite: bool,
 ) -> list[Job]:
     """Make the jobs, and refuse all of them when one is wrong: nothing has been paid yet."""
     problems: list[str] = []
     jobs: list[Job] = []
-    for image, path in zip(images, _paths(images, out), strict=True):
+    for image, path in zip(images, paths, strict=True):
         found = await session.problems(image, **fields)
         problems += [f"{image}: {problem}" for problem in found]
         if not found:
             jobs.append(_job(image, path, **fields))
     if problems:
         raise InvalidRequestError(problems)
-    taken = [str(job.path) for job in jobs if job.path.exists()]
-    if taken and not overwrite:
-        raise DestinationExistsError(
-            f"already there: {', '.join(taken)}",
-            charged="no",
-            next_step="Choose another folder with --out, or pass --overwrite.",
-        )
+    _refuse_taken(paths, overwrite=overwrite)
     return jobs
 
 
-def _paths(images: Iterable[str], out: Path) -> list[Path]:
-    """Name each video after its image; equal names are numbered, past every name that is taken."""
-    paths: dict[Path, None] = {}
-    for image in images:
-        stem = Path(image.partition("?")[0].rstrip("/")).stem or "video"
-        numbered = (f"{stem}-{number}.mp4" for number in count(2))
-        names = (out / name for name in chain([f"{stem}.mp4"], numbered))
-        paths[next(path for path in names if path not in paths)] = None
-    return list(paths)
+def _refuse_taken(paths: Iterable[Path], *, overwrite: bool) -> None:
+    """Raise an error when a video cannot be saved at one of the paths."""
+    from .._downloader.destinations import refuse_unusable
+
+    taken = []
+    for path in paths:
+        try:
+            refuse_unusable(str(path), known=True, overwrite=overwrite)
+        except DestinationExistsError:
+            taken.append(str(path))
+        except DownloadError as error:
+            raise ConfigurationError(
+                f"--out: {error}", next_step="Choose another place with --out."
+            ) from None
+    if taken:
+        raise DestinationExistsError(
+            f"already there: {', '.join(taken)}",
+            charged="no",
+            next_step="Choose another place with --out, or pass --overwrite.",
+        )
 
 
 def _job(image: str | Path, path: Path, **fields: Any) -> Job:
@@ -184,86 +255,8 @@ async def _agreed(session: Session, requests: list[ImageToVideo]) -> bool:
     shown = f"{what}: about {money(price.credits)} credits ({float(price.usd):.2f} USD)"
     if price.source == "bundled":
         shown += f", by the price list of {price.as_of} that came with this package"
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         say(f"{shown}. Nothing was sent: pass --yes to spend it.")
         return False
     say(shown)
     return agreed("Spend it?")
-
-
-async def _run_all(
-    session: Session,
-    jobs: Sequence[Job],
-    out: Path,
-    *,
-    as_json: bool,
-    overwrite: bool,
-    private: bool,
-) -> int:
-    """Make and save the videos; `private`: the service is a sandbox that ends with this process,
-    and its tasks with it.
-    """
-    import anyio
-
-    from ._display import Display
-
-    out.mkdir(parents=True, exist_ok=True)
-    videos: dict[Path, list[Video]] = {}
-    codes: list[Exit] = []
-    with Display(session, quiet=as_json) as display:
-
-        async def one(job: Job) -> None:
-            try:
-                videos[job.path] = await _make(session, job, display, overwrite=overwrite)
-            except HappyHorseError as error:
-                display.failed(job.path.name, type(error).__name__)
-                report(error, as_json=as_json, about=job.name)
-                codes.append(exit_code(error))
-            else:
-                codes.append(Exit.DONE)
-                for video in videos[job.path] if as_json else ():
-                    put({"ok": True, "image": job.name, **describe(video)})
-
-        try:
-            async with anyio.create_task_group() as group:
-                for job in jobs:
-                    display.add(job.path.name)
-                    group.start_soon(one, job)
-        except BaseException:
-            if not private:
-                display.say_how_to_resume()
-            raise
-    if not as_json:
-        display.table([video for job in jobs for video in videos.get(job.path, ())])
-        put(str(out.resolve()))
-    return overall(codes)
-
-
-async def _make(session: Session, job: Job, display: Display, *, overwrite: bool) -> list[Video]:
-    """Submit and follow one job, and save every video that it gives: their links die, so none is
-    left behind.
-    """
-    display.status(job.path.name, "submitting")
-    task = await session.submit(job.request)
-    display.submitted(job.path.name, task.id)
-    async for update in task.updates():
-        display.status(job.path.name, update.status, update.progress)
-    display.status(job.path.name, "downloading", 100)
-    videos = await task.download_all(job.path, overwrite=overwrite)
-    display.saved(job.path.name)
-    return videos
-
-
-def describe(video: Video) -> dict[str, Any]:
-    """Give a video's facts for JSON."""
-    return {
-        "file": str(video.path),
-        "task_id": video.task_id,
-        "duration": video.duration,
-        "width": video.width,
-        "height": video.height,
-        "bytes": video.size,
-        "sha256": video.sha256,
-        "credits": video.credits,
-        "seconds": video.task.seconds if video.task is not None else None,
-    }

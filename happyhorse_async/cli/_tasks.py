@@ -8,20 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import HappyHorseError
-from ._common import (
-    AsJson,
-    Exit,
-    exit_code,
-    money,
-    need_folder,
-    open_session,
-    overall,
-    put,
-    report,
-    run,
-    say,
-)
+from ..errors import ConfigurationError, HappyHorseError
+from ._common import Exit, exit_code, need_folder, open_session, overall, report, run
+from ._console import money, put, put_path, say
+from ._options import AsJson
 
 if TYPE_CHECKING:
     from .._models import Task, TaskSummary
@@ -36,7 +26,12 @@ app = typer.Typer(
 Ids = Annotated[
     list[str], typer.Argument(help="Ids of tasks: task-unified-...", metavar="TASK_ID...")
 ]
-Out = Annotated[Path, typer.Option("--out", help="The folder for the videos.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", help="A folder, where videos are named after tasks, or FILE.mp4 for one."
+    ),
+]
 
 
 def describe(task: Task) -> dict[str, Any]:
@@ -150,16 +145,26 @@ def download_tasks(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there already.")
     ] = False,
+    max_bytes: Annotated[
+        int | None, typer.Option("--max-bytes", help="Refuse larger videos.", min=1)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait for tasks and save their videos; what was fetched before is gone on with."""
+    """Wait for tasks and save their videos; resumes what was fetched before.
+
+    Example: happyhorse tasks download task-unified-1761313744-h1i2vcd9 -o cat.mp4
+    """
+    from .._config import Limits
 
     async def work() -> int:
-        need_folder(out)
-        async with open_session() as session:
+        one = _one_file(ids, out)
+        need_folder(out.parent if one else out)
+        place = _literally(out) if one else f"{_literally(out)}/"
+        limits = Limits(max_video_bytes=max_bytes) if max_bytes is not None else Limits()
+        async with open_session(limits=limits) as session:
             return await _download_all(
                 session,
-                [(task_id, f"{out}/", None) for task_id in ids],
+                [(task_id, place, None) for task_id in ids],
                 overwrite=overwrite,
                 as_json=as_json,
             )
@@ -198,6 +203,18 @@ def download(
     run(work, as_json=as_json)
 
 
+def _one_file(ids: Sequence[str], out: Path) -> bool:
+    """Whether --out is a file; raises `ConfigurationError` when it is one for several tasks."""
+    if out.suffix.lower() != ".mp4" or out.is_dir():
+        return False
+    if len(ids) > 1:
+        raise ConfigurationError(
+            f"--out: {out} is one file, and there are {len(ids)} tasks",
+            next_step="Give a folder with --out.",
+        )
+    return True
+
+
 def _literally(path: Path) -> str:
     """Write a path so that braces in it are no template's."""
     return str(path).replace("{", "{{").replace("}", "}}")
@@ -209,7 +226,7 @@ async def _download_all(
     """Save one video of each task, or, where no index is given, every one that it has."""
     import anyio
 
-    from ._generate import describe as describe_video
+    from ._making import describe as describe_video
 
     codes: list[Exit] = []
 
@@ -221,7 +238,7 @@ async def _download_all(
             else:
                 videos = [await task.download(to, overwrite=overwrite, index=index)]
             for video in videos:
-                put({"ok": True, **describe_video(video)} if as_json else str(video.path))
+                put({"ok": True, **describe_video(video)}) if as_json else put_path(video.path)
             codes.append(Exit.DONE)
         except HappyHorseError as error:
             report(error, as_json=as_json, about=task_id)

@@ -132,10 +132,10 @@ async def test_images_of_one_name_get_a_file_and_a_row_each(world: Sandbox, tmp_
     assert all(name in table for name in (" cat.mp4", " cat-2.mp4", " cat-2-2.mp4"))
 
 
-async def test_generate_for_people_ends_with_a_table_and_the_folder(
+async def test_generate_for_people_ends_with_a_table_and_the_paths(
     world: Sandbox, tmp_path: Path
 ) -> None:
-    """Without --json: plain lines and a table on stderr, the folder alone on stdout."""
+    """Without --json: plain lines and a table on stderr, the videos' paths alone on stdout."""
     ran = await happyhorse(
         "generate",
         LINK,
@@ -150,7 +150,7 @@ async def test_generate_for_people_ends_with_a_table_and_the_folder(
         world=world,
     )
     assert ran.code == 0, ran.err
-    assert ran.out.strip() == str(tmp_path / "out")
+    assert ran.out == "out/cat.mp4\n"
     assert "accepted as task-unified-" in ran.err
     assert "cat.mp4" in ran.err
 
@@ -214,7 +214,8 @@ async def test_ctrl_c_says_how_to_fetch_what_is_paid(world: Sandbox, tmp_path: P
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
     assert (process.returncode, out) == (130, b"")
-    assert f"happyhorse tasks download {world.tasks[0].id}" in err.decode()
+    line = f"happyhorse tasks download {world.tasks[0].id} --out videos/cat.mp4"
+    assert line in err.decode()
 
 
 async def test_a_cap_on_credits_holds(world: Sandbox, tmp_path: Path) -> None:
