@@ -308,6 +308,7 @@ class Session:
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         verify: bool = False,
+        wait_for_reset: bool = True,
     ) -> Batch:
         """Open a durable batch in a folder; an async context manager whose `run(requests)` yields
         each job's `Outcome`.
@@ -317,7 +318,9 @@ class Session:
         once. `budget` bounds what the folder's jobs may cost together, over all runs. `retry` says
         how often and how slowly a job is tried again; `timeout` (seconds) bounds a run's wait for
         one task. A run looks whether the saved videos are still here, and fetches missing ones
-        again as long as their links live; with `verify` it reads them all. Opening raises
+        again as long as their links live; with `verify` it reads them all. When the key's daily
+        limit is used up, a run waits until it resets; with `wait_for_reset=False` it stops instead.
+        Opening raises
         `LedgerError` when the ledger is damaged, when another process works on the folder, and when
         jobs of another account are unfinished in it.
         """
@@ -327,7 +330,11 @@ class Session:
         parts, settings = self._open(), self._settings
         settings.require_key()
         options = BatchOptions(
-            max_in_flight=max_in_flight, budget=budget, timeout=timeout, verify=verify
+            max_in_flight=max_in_flight,
+            budget=budget,
+            timeout=timeout,
+            verify=verify,
+            wait_for_reset=wait_for_reset,
         )
         return Batch(
             parts,

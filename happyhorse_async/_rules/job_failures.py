@@ -31,7 +31,7 @@ from ..errors import (
     TransportError,
     VideoTooLargeError,
 )
-from . import retry, wire
+from . import refusals, retry, wire
 from .lifecycle import JobState
 
 
@@ -55,6 +55,8 @@ class Trouble(StrEnum):
 
     ALL = "all"
     """The account, the machine or the session: every other job would fail in the same way."""
+    DAILY = "daily"
+    """The key's daily limit is used up, and it is waited for the next day."""
     PASSING = "passing"
     """It can work when it is tried again."""
     LOST = "lost"
@@ -76,6 +78,8 @@ class Next(StrEnum):
 
     AGAIN = "again"
     """Wait, then go on from where it stands; its key stays."""
+    RESET = "reset"
+    """Wait until the key's daily limit resets, then go on from where it stands; its key stays."""
     ANEW = "anew"
     """Wait, then make its next attempt: another task with another key, which costs again."""
     FAILED = "failed"
@@ -110,6 +114,8 @@ class Facts(NamedTuple):
     """What may be accepted already may be sent again with its key."""
     stopping: bool = False
     """The run submits nothing new."""
+    waits: bool = True
+    """The run waits until the key's daily limit resets, when that is used up."""
     others_go_on: bool = False
     """Another job was accepted since this one first failed: so its trouble is its own."""
     over: bool = False
@@ -123,9 +129,11 @@ HELD_AND_STOP = JobStep(Next.HELD, stops=True)
 
 TABLE: dict[tuple[Stage, Trouble], tuple[JobStep, JobStep]] = {
     (Stage.UNSENT, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
+    (Stage.UNSENT, Trouble.DAILY): (JobStep(Next.RESET), JobStep(Next.HELD)),
     (Stage.UNSENT, Trouble.PASSING): (JobStep(Next.AGAIN), HELD_AND_STOP),
     (Stage.UNSENT, Trouble.FINAL): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
     (Stage.DOUBT, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
+    (Stage.DOUBT, Trouble.DAILY): (JobStep(Next.RESET), JobStep(Next.HELD)),
     (Stage.DOUBT, Trouble.PASSING): (JobStep(Next.AGAIN), HELD_AND_STOP),
     (Stage.DOUBT, Trouble.LOST): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN, stops=True)),
     (Stage.DOUBT, Trouble.UNPROVEN): (JobStep(Next.UNKNOWN), JobStep(Next.UNKNOWN)),
@@ -152,6 +160,8 @@ def next_step(facts: Facts, error: HappyHorseError) -> JobStep:
     stage = stage_of(facts, error)
     trouble = trouble_of(stage, facts, error)
     allowed, exhausted = TABLE[stage, trouble]
+    if trouble is Trouble.DAILY:
+        return exhausted if facts.stopping else allowed
     if _more(stage, facts) and not (trouble is Trouble.BARRED and facts.others_go_on):
         return allowed
     if facts.others_go_on and exhausted.stops and trouble is not Trouble.ALL:
@@ -219,11 +229,18 @@ def trouble_of(stage: Stage, facts: Facts, error: HappyHorseError) -> Trouble:
     if stage in (Stage.WATCHED, Stage.FETCHED):
         return _trouble_of_paid(stage, facts, error)
     last = last_failure(error)
+    if facts.waits and refusals.is_daily_limit(last):
+        return Trouble.DAILY
     if _is_for_all(last):
         return Trouble.ALL
     if stage is Stage.DOUBT:
         return _trouble_in_doubt(error, last)
     return Trouble.PASSING if retry.worth_retrying(last) else Trouble.FINAL
+
+
+def counts(error: HappyHorseError) -> bool:
+    """Whether a failure counts as a try of its job: a night's wait is nothing that was tried."""
+    return not (isinstance(error, TaskFailedError) or refusals.is_daily_limit(last_failure(error)))
 
 
 def last_failure(error: HappyHorseError) -> HappyHorseError:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from .._rules.lifecycle import JobState
 from ._batch import Batch
+from ._daily_limit import WaitingForReset
 from ._jobs import Job, JobChanged, Outcome, SavedOutcome, Totals, UnsavedOutcome
 from ._run import Outcomes
 
@@ -19,4 +20,5 @@ __all__ = [
     "SavedOutcome",
     "Totals",
     "UnsavedOutcome",
+    "WaitingForReset",
 ]

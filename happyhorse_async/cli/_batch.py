@@ -44,6 +44,13 @@ SameFolder = Annotated[
 InFlight = Annotated[
     int, typer.Option("--max-in-flight", help="Tasks that are being made at once.", min=1)
 ]
+NoWait = Annotated[
+    bool,
+    typer.Option(
+        "--no-wait",
+        help="Stop when the key's daily limit is used up, and do not wait for its reset.",
+    ),
+]
 MOST_SHOWN = 50
 """Bad rows that are printed one by one."""
 
@@ -82,6 +89,7 @@ def run_command(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")
     ] = False,
+    no_wait: NoWait = False,
     sandbox: Sandboxed = False,
     speed: Speed = 20.0,
     yes: Yes = False,
@@ -109,7 +117,9 @@ def run_command(
             )
             if code is not None or dry_run:
                 return code or Exit.DONE
-            async with session.batch(out, **_limits(max_in_flight, max_credits)) as batch:
+            async with session.batch(
+                out, **_limits(max_in_flight, max_credits, no_wait=no_wait)
+            ) as batch:
                 outcomes = batch.run(manifest.jobs(), retry_failed=retry_failed)
                 return await _follow(session, batch, outcomes, as_json=as_json, private=sandbox)
 
@@ -122,6 +132,7 @@ def retry_command(
     out: SameFolder = None,
     max_in_flight: InFlight = 200,
     max_credits: MaxCredits = None,
+    no_wait: NoWait = False,
     sandbox: Sandboxed = False,
     speed: Speed = 20.0,
     yes: Yes = False,
@@ -136,7 +147,7 @@ def retry_command(
         _refuse_strange(where)
         async with (
             open_session(sandbox=sandbox, speed=speed) as session,
-            session.batch(where, **_limits(max_in_flight, max_credits)) as batch,
+            session.batch(where, **_limits(max_in_flight, max_credits, no_wait=no_wait)) as batch,
         ):
             jobs = sum((await batch.totals()).failures.values())
             if (
@@ -219,12 +230,13 @@ def _refuse_strange(folder: Path) -> None:
         )
 
 
-def _limits(max_in_flight: int, max_credits: float | None) -> dict[str, Any]:
+def _limits(max_in_flight: int, max_credits: float | None, *, no_wait: bool) -> dict[str, Any]:
     from .._config import Budget
 
     return {
         "max_in_flight": max_in_flight,
         "budget": Budget(credits=str(max_credits)) if max_credits is not None else None,
+        "wait_for_reset": not no_wait,
     }
 
 

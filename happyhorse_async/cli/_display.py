@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -17,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from .._rules.lifecycle import JobState
+from ..batch._daily_limit import WaitingForReset
 from ..batch._jobs import JobChanged
 from ..events import Downloading, LinkExpiring, Throttled
 from ._console import is_for_people, money, put, say, stream_for_people
@@ -173,7 +175,11 @@ class BatchDisplay:
         self._ended = 0
         self.signals = 0
         """How often the user asked to stop."""
-        self._unsubscribe = session.subscribe(self._heard, JobChanged, Throttled, LinkExpiring)
+        self._until: datetime | None = None
+        """Until when the key's daily limit is waited for."""
+        self._unsubscribe = session.subscribe(
+            self._heard, JobChanged, Throttled, LinkExpiring, WaitingForReset
+        )
 
     def __enter__(self) -> BatchDisplay:
         if self._live is not None:
@@ -190,7 +196,7 @@ class BatchDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def _heard(self, event: JobChanged | Throttled | LinkExpiring) -> None:
+    def _heard(self, event: JobChanged | Throttled | LinkExpiring | WaitingForReset) -> None:
         if isinstance(event, JobChanged):
             if self._as_json:
                 put(
@@ -204,6 +210,12 @@ class BatchDisplay:
                 )
         elif isinstance(event, Throttled):
             self._note(f"the service asks to slow down: next submission in {event.pause:.0f} s")
+        elif isinstance(event, WaitingForReset):
+            self._until = event.until
+            if self._as_json:
+                put({"event": "waiting", "until": event.until, "error": event.error.to_dict()})
+                return
+            self._note(f"{self._waiting()}. {event.error.next_step or ''}")
         else:
             self._note(
                 f"warning: the link of {event.task_id} dies in {event.seconds_left / 60:.0f} minutes, and its video is not here"
@@ -260,6 +272,12 @@ class BatchDisplay:
                 say(self._line(totals))
             await asyncio.sleep(LINE_SECONDS if self._live is None else max(0.5, 20 * took))
 
+    def _waiting(self) -> str:
+        """Say until when nothing is submitted, if so."""
+        if self._until is None or self._until <= datetime.now(UTC):
+            return ""
+        return f"waiting until {self._until:%Y-%m-%d %H:%M} UTC for the key's daily limit"
+
     def _rate(self) -> float:
         return self._ended / max(1.0, time.monotonic() - self._started)
 
@@ -270,7 +288,8 @@ class BatchDisplay:
     def _line(self, totals: Totals) -> str:
         states = ", ".join(f"{count:,} {WORDS[state]}" for state, count in totals.states.items())
         spent = f"{money(totals.spent)} credits spent, {money(totals.reserved)} reserved"
-        return f"{states or 'nothing yet'}; {60 * self._rate():.1f} a minute, about {self._eta(totals)} to go; {spent}"
+        waiting = f"; {self._waiting()}" if self._waiting() else ""
+        return f"{states or 'nothing yet'}{waiting}; {60 * self._rate():.1f} a minute, about {self._eta(totals)} to go; {spent}"
 
     def board(self, totals: Totals) -> Group:
         """Draw how the batch stands: a bar, the jobs in each state, the pace, the credits, failures
@@ -284,6 +303,8 @@ class BatchDisplay:
             "rate",
             f"{60 * self._rate():.1f} a minute, about {self._eta(totals)} to go for {totals.jobs:,} known jobs",
         )
+        if self._waiting():
+            table.add_row("[yellow]paused", self._waiting())
         table.add_row("credits", f"{money(totals.spent)} spent, {money(totals.reserved)} reserved")
         for code, count in list(totals.failures.items())[:8]:
             table.add_row(f"  {code}", f"{count:,}")

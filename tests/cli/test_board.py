@@ -11,15 +11,16 @@ import re
 import sys
 import termios
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from happyhorse_async import Session
+from happyhorse_async import InsufficientCreditsError, Session
 from happyhorse_async._rules.lifecycle import JobState
-from happyhorse_async.batch import Totals
+from happyhorse_async.batch import Totals, WaitingForReset
 from happyhorse_async.cli._display import BatchDisplay
 from happyhorse_async.sandbox import Sandbox
 from tests.batch.support import ROOT, until, write_manifest
@@ -262,3 +263,21 @@ async def test_links_about_to_die(display: BatchDisplay, dying: int) -> None:
     warned = re.findall(r"links about to die +([0-9,]+)", drawn.getvalue())
     assert warned == ([f"{dying:,}"] if dying else [])
     assert re.search(r"to be fetched +2,000\b", drawn.getvalue())
+
+
+async def test_a_wait_for_the_daily_limit(
+    session: Session, display: BatchDisplay, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line says until when nothing is submitted and where that can be mended, and the board says
+    so until then.
+    """
+    error = InsufficientCreditsError("no", status=402, next_step="See https://example.com/limits.")
+    for hours, shown in ((-1, False), (1, True)):
+        until = datetime.now(UTC) + timedelta(hours=hours)
+        session._open().events.emit(WaitingForReset(until=until, error=error))
+        drawn = io.StringIO()
+        Console(file=drawn, width=120).print(display.board(Totals(states={JobState.NEW: 5})))
+        assert (f"waiting until {until:%Y-%m-%d %H:%M} UTC" in drawn.getvalue()) is shown
+        said = " ".join(capsys.readouterr().err.split())
+        assert "https://example.com/limits" in said
+        assert (f"waiting until {until:%Y-%m-%d %H:%M} UTC" in said) is shown

@@ -72,6 +72,12 @@ def barred(status: int) -> SubmissionOutcomeUnknownError:
     return error
 
 
+def daily() -> InsufficientCreditsError:
+    """Make the refusal of a key whose daily limit is used up."""
+    code = "token_daily_quota_exceeded"
+    return InsufficientCreditsError("?", status=402, code=code, own_body=True)
+
+
 ALL_ERRORS = [
     *(
         kind("?")
@@ -83,6 +89,7 @@ ALL_ERRORS = [
     failed("service_error", retryable=True),
     barred(403),
     SubmissionOutcomeUnknownError("?", retryable=False),
+    daily(),
 ]
 
 
@@ -101,6 +108,10 @@ ALL_ERRORS = [
             HELD_AND_STOP,
             HELD_AND_STOP,
         ),
+        (Facts(SUBMITTING), daily(), Next.RESET, Next.RESET),
+        (Facts(SUBMITTING, stopping=True), daily(), Next.HELD, Next.HELD),
+        (Facts(SUBMITTING, waits=False), daily(), HELD_AND_STOP, HELD_AND_STOP),
+        (Facts(SUBMITTING, sent_before=True), daily(), Next.RESET, Next.RESET),
         # It may have been accepted.
         (
             Facts(SUBMITTING),
