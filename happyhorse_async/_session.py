@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import aiohttp
+    from rich.console import Console
 
     from ._downloader import Leftover
     from ._models import Credits, Estimate, Task, TaskPage, UploadedFile
     from ._parts import Parts
     from ._poller import Watch
+    from ._progress import Progress
     from ._submitter import Orphan
     from ._submitter.fan_out import Submissions
     from ._video import Video
@@ -448,6 +450,16 @@ class Session:
         Return a function that ends it.
         """
         return self._open(public=True).events.subscribe(listener, *kinds)
+
+    def progress(self, *, console: Console | None = None) -> Progress:
+        """Show live bars of all tasks, as long as it is open: `with session.progress():`.
+
+        On a terminal rich draws them, to stderr unless it is given a console; that needs the extra
+        `cli`. In a notebook they are the cell's output. Elsewhere only the last state appears.
+        """
+        from ._progress import Progress
+
+        return Progress(self._open(public=True).events, console)
 
     # --- callbacks --------------------------------------------------------------------------------
 

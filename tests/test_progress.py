@@ -1,0 +1,113 @@
+"""Live bars: what they show, on a terminal and in a notebook, and what they cost."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from happyhorse_async import ImageToVideo, Session, TaskFailedError, _progress
+from happyhorse_async._progress import MOST_ROWS, Board, page
+from happyhorse_async.errors import InvalidRequestError
+from happyhorse_async.events import SubmissionFailed, Submitting
+from happyhorse_async.sandbox import Sandbox
+
+pytestmark = pytest.mark.anyio
+
+LINK = "https://cdn.example.com/cat.png"
+
+
+def screen(width: int = 100) -> Console:
+    """A terminal that keeps what it shows."""
+    return Console(file=io.StringIO(), force_terminal=True, width=width)
+
+
+def shown(console: Console) -> str:
+    """What a terminal has been sent, with all its codes."""
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+async def test_a_terminal_shows_each_task_and_the_sum(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """At the end there is a line for each video, under its tag or its prompt, and a sum below."""
+    sandbox.speed = 1000
+    console = screen()
+    with session.progress(console=console):
+        await session.generate(LINK, prompt="a cat [bold]looks[/] up", save_to=tmp_path / "a.mp4")
+        await session.generate(LINK, tag="row 7", save_to=tmp_path / "b.mp4")
+    picture = shown(console)
+    for words in ("a cat [bold]looks[/] up", "row 7", "saved a.mp4", "saved b.mp4", "2 saved, 0:"):
+        assert words in picture
+    assert "100 %" in picture
+
+
+async def test_failures_show_the_services_code(sandbox: Sandbox, session: Session) -> None:
+    """A task that ends without a video says why, and counts as failed."""
+    console = screen()
+    with session.progress(console=console):
+        task = await session.submit(LINK, prompt="a dog")
+        sandbox.end(task.id, "failed", error_code="content_policy_violation")
+        with pytest.raises(TaskFailedError):
+            await task.wait()
+    assert "content_policy_violation" in shown(console)
+    assert "1 failed" in shown(console)
+
+
+async def test_nothing_listens_after_the_bars_have_closed(session: Session) -> None:
+    """What happens later is not noted, and nothing of it is drawn."""
+    console = screen()
+    with session.progress(console=console):
+        assert session._open().events
+    before = shown(console)
+    await session.submit(LINK)
+    assert not session._open().events
+    assert shown(console) == before
+
+
+def test_thousands_of_tasks_are_few_lines() -> None:
+    """Only the last to end and the first that go on have a line, and the sum knows all of them."""
+    board, request = Board(), ImageToVideo(image=LINK)
+    for number in range(5000):
+        key = f"key-{number:016}"
+        board.take(Submitting(idempotency_key=key, request=request))
+        if number % 2:
+            error = InvalidRequestError(["no"])
+            board.take(SubmissionFailed(idempotency_key=key, error=error))
+    assert len(board.lines) == MOST_ROWS
+    assert board.summary.startswith("2,500 failed, 2,500 going on, ")
+    assert len(board._rows) == 2500 + MOST_ROWS
+
+
+def test_a_notebooks_page_escapes_texts() -> None:
+    """Prompts are your users' text: nothing of them is markup."""
+    board = Board()
+    request = ImageToVideo(image=LINK, prompt="<img src=x onerror=alert(1)>")
+    board.take(Submitting(idempotency_key="k" * 16, request=request))
+    assert "<img" not in page(board)
+    assert "&lt;img src=x" in page(board)
+    assert "<progress max='100' value='0'" in page(board)
+
+
+async def test_a_notebook_is_drawn_a_few_times_a_second_however_much_happens(
+    sandbox: Sandbox, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred changes at once are one message to the browser, and the last one is never lost."""
+    drawn: list[str] = []
+
+    class Shown:
+        def update(self, html: object) -> None:
+            drawn.append(html.data)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(_progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(_progress, "REDRAW_SECONDS", 60.0)
+    monkeypatch.setattr("IPython.display.display", lambda *args, **how: Shown())
+    with session.progress():
+        await asyncio.gather(*(session.submit(LINK, seed=seed) for seed in range(1, 101)))
+        assert drawn == []
+    assert len(drawn) == 1
+    assert "100 going on" in drawn[0]
