@@ -165,6 +165,8 @@ class Session:
         before anything is sent; every other error says with `.charged` whether money was spent.
         """
         parts = self._open()
+        if (turn := parts.submitter.turn()) is not None:
+            await turn
         checked = await self._checked(parts, request, fields, idempotency_key)
         return await self._submit(parts, checked, idempotency_key, tag)
 
@@ -257,6 +259,8 @@ class Session:
         import asyncio
 
         parts = self._open()
+        if (turn := parts.submitter.turn()) is not None:
+            await turn
         checked = await self._checked(parts, request, fields, idempotency_key)
         async with parts.downloader.reserved(save_to, checked, overwrite=overwrite) as place:
             with parts.events.work("generate", request=checked):

@@ -38,6 +38,52 @@ class Group:
                 turn.set_exception(_stopped())
 
 
+SLICE = 100
+"""Submissions that begin in one turn of the event loop: about 8 ms of work."""
+AHEAD = 1000
+"""Single submissions that may wait at the gate. Others wait at the entrance, where they hold next to
+nothing: what waits in memory also costs time, since Python's collector looks at all of it."""
+
+
+class Entrance:
+    """Where very many callers at once begin in slices, so that each turn of the loop is short."""
+
+    def __init__(self, crowded: Callable[[], bool]) -> None:
+        self._crowded = crowded
+        self._loop = asyncio.get_running_loop()
+        self._begun = 0
+        """Those that began in this turn of the loop."""
+        self._line: deque[asyncio.Future[None]] = deque()
+        self._scheduled = False
+
+    def turn(self) -> asyncio.Future[None] | None:
+        """Enter at once, which is None, or return what to wait for."""
+        if not (self._line or self._begun >= SLICE or self._crowded()):
+            self._begun += 1
+            self.serve()
+            return None
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._line.append(turn)
+        return turn
+
+    def serve(self) -> None:
+        """Let the next ones in, from the next turn of the loop on."""
+        if not self._scheduled and (self._begun or self._line):
+            self._scheduled = True
+            self._loop.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        self._scheduled = False
+        self._begun = 0
+        while self._line and self._begun < SLICE and not self._crowded():
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._begun += 1
+        if self._begun:  # else the gate calls when there is room
+            self.serve()
+
+
 class Gate:
     """Slots for submissions on the wire, and places for tasks that have not ended.
 
@@ -49,6 +95,8 @@ class Gate:
 
     def __init__(self, limits: Limits, *, on_full: Callable[[], None]) -> None:
         self._on_full = on_full
+        self.entrance = Entrance(self._crowded)
+        """What single submissions pass first."""
         self.pace = Pace(ceiling=limits.max_submissions)
         self._places = limits.max_unfinished
         self._loop = asyncio.get_running_loop()
@@ -73,6 +121,9 @@ class Gate:
     def waiting(self) -> bool:
         """Whether any submission waits for its turn."""
         return bool(self._again.line or self._singles.line or self._ring)
+
+    def _crowded(self) -> bool:
+        return len(self._singles.line) >= AHEAD and not self._closed
 
     def try_enter(self, group: Group | None = None, *, again: bool = False) -> bool:
         """Enter without waiting, when nobody waits and nothing holds submissions back."""
@@ -121,6 +172,7 @@ class Gate:
                 self.leave()
             else:
                 self._drop_gone(self._again if again else group or self._singles)
+                self.entrance.serve()
             raise
 
     def _drop_gone(self, group: Group) -> None:
@@ -159,6 +211,7 @@ class Gate:
     def close(self) -> None:
         """Turn away all who wait and all who come."""
         self._closed = True
+        self.entrance.serve()
         if self._alarm is not None:
             self._alarm.cancel()
         for group in (self._again, self._singles, *self._ring):
@@ -172,9 +225,9 @@ class Gate:
         """Let in as many as may leave now, and come back when the next one may."""
         while self.waiting and self._on_wire < self.pace.limit:
             now = self._loop.time()
-            wait = max(self._paused_until, self._next_departure) - now
-            if wait > 0:
-                self._wake(now + wait)
+            when = max(self._paused_until, self._next_departure)
+            if when > now:
+                self._wake(when)
                 return
             turn = self._next()
             if turn is None:
@@ -186,6 +239,7 @@ class Gate:
                 self._next_departure = max(self._next_departure, now - 5 * interval) + interval
             self._on_wire += 1
             turn.set_result(None)
+            self.entrance.serve()
 
     def _next(self) -> asyncio.Future[None] | None:
         if self.full:
@@ -219,8 +273,14 @@ class Gate:
 
     def _wake(self, when: float) -> None:
         if self._alarm is not None:
+            if self._alarm.when() == when and not self._alarm.cancelled():
+                return  # very many may come while a pause lasts
             self._alarm.cancel()
-        self._alarm = self._loop.call_at(when, self._serve)
+        self._alarm = self._loop.call_at(when, self._resume)
+
+    def _resume(self) -> None:
+        self._alarm = None
+        self._serve()
 
 
 def _first(group: Group) -> asyncio.Future[None] | None:

@@ -85,6 +85,10 @@ class Submitter:
         if self._follows:
             beside.on_final(self._following.ended)
 
+    def turn(self) -> asyncio.Future[None] | None:
+        """Return what a single submission waits for before it begins; None: it begins at once."""
+        return self._gate.entrance.turn()
+
     @staticmethod
     def new_key() -> str:
         """Return an idempotency key that nobody has used."""
