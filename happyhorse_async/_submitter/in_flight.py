@@ -219,6 +219,8 @@ class InFlight:
         # the slot would be lost.
         self._begun = True
         try:
+            if self.road.permit is not None and not self._cut:
+                await self.road.permit()
             if not self._cut:
                 # A replay leaves on a new connection: the pool's others may be as dead as the last.
                 with sent_before(self._sent - 1):

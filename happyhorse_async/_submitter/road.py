@@ -97,6 +97,8 @@ class Road:
     heard: tuple[Answer, float] | None = None
     """The last response, and when it came: it tells the service's time."""
     opened: float = attrs.field(init=False)
+    permit: Callable[[], Awaitable[None]] | None = None
+    """Waited for right before a request is sent."""
 
     def __attrs_post_init__(self) -> None:
         self.opened = self.loop.time()

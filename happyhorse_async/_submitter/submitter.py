@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -88,6 +88,10 @@ class Submitter:
     def turn(self) -> asyncio.Future[None] | None:
         """Return what a single submission waits for before it begins; None: it begins at once."""
         return self._gate.entrance.turn()
+
+    def ask_before_sending(self, permit: Callable[[], Awaitable[None]]) -> None:
+        """Have every sending wait for a permit first, for limits that several processes share."""
+        self._road.permit = permit
 
     @staticmethod
     def new_key() -> str:

@@ -73,6 +73,12 @@ class Batch:
         loop = asyncio.get_running_loop()
         await to_the_end(loop.run_in_executor(None, _take, self._lock, self.folder))
         ledger = self._ledger = await Ledger.open(self.folder)
+        if await ledger.call(lambda database: database.fact("moved")) is not None:
+            raise LedgerError(
+                f"the batch in {self.folder} goes on in a cluster",
+                next_step="Look with `happyhorse cluster status`; `cluster enqueue --from` again "
+                "enters what was not entered.",
+            )
         await ledger.call(lambda database: database.bind(self._service))
         await check_account(ledger, self._parts)
 

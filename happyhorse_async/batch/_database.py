@@ -348,6 +348,12 @@ class Database:
             first_death=first,
         )
 
+    def rows_for_copy(self, columns: Sequence[str], after: int, size: int) -> list[tuple[Any, ...]]:
+        """Give some columns of the next jobs after some place, `seq` among them."""
+        sql = f"SELECT {', '.join(columns)} FROM jobs WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 our own names
+        with ledger_errors(self.path):
+            return self._db.execute(sql, (after, size)).fetchall()
+
     def ended_since(self, moment: float) -> int:
         """Count the jobs that ended since a time."""
         return int(self._one(self._sql["pace"], moment) or 0)
@@ -407,10 +413,17 @@ def queries() -> dict[str, str]:
     job, or for those that a change writes.
     """
     text = files(__package__).joinpath("ledger.sql").read_text("utf-8")
+    return {
+        name: sql.replace("{columns}", _columns_of(name))
+        for name, sql in named_queries(text).items()
+    }
+
+
+def named_queries(text: str) -> dict[str, str]:
+    """Return the queries of a file by their names, without comments."""
     _, *pieces = _NAME.split(text)
     return {
-        name: _without_comments(body).replace("{columns}", _columns_of(name))
-        for name, body in zip(pieces[::2], pieces[1::2], strict=True)
+        name: _without_comments(body) for name, body in zip(pieces[::2], pieces[1::2], strict=True)
     }
 
 

@@ -89,6 +89,17 @@ def write_reports(
     `verify` every video is read, and its digest counts too. Blocks. Raises `LedgerError` when there
     is no ledger.
     """
+    database = Database(folder / LEDGER_NAME, read_only=True)
+    try:
+        return write_reports_of(database, folder, kinds, verify=verify)
+    finally:
+        database.close(fold=False)
+
+
+def write_reports_of(
+    database: Database, folder: Path, kinds: Sequence[str], *, verify: bool = False
+) -> list[Path]:
+    """Write reports of an open ledger's jobs, whose videos lie in a folder, into it."""
     writers: dict[str, tuple[str, Callable[[Results, TextIO], None]]] = {
         "jsonl": ("results.jsonl", _write_jsonl),
         "csv": ("results.csv", _write_csv),
@@ -99,22 +110,18 @@ def write_reports(
         raise ConfigurationError(
             f"reports: expected some of {', '.join(writers)}, got {', '.join(unknown) or 'none'}"
         )
-    database = Database(folder / LEDGER_NAME, read_only=True)
 
     def results() -> Iterator[dict[str, Any]]:
         for job in database.pages("shown"):
             yield result_of(job, here=_is_here(folder, job, verify=verify))
 
-    try:
-        paths = []
-        for kind in kinds:
-            name, write = writers[kind]
-            with _replacing(folder / name) as file:
-                write(results, file)
-            paths.append(folder / name)
-        return paths
-    finally:
-        database.close(fold=False)
+    paths = []
+    for kind in kinds:
+        name, write = writers[kind]
+        with _replacing(folder / name) as file:
+            write(results, file)
+        paths.append(folder / name)
+    return paths
 
 
 def _is_here(folder: Path, job: JobRow, *, verify: bool) -> bool:

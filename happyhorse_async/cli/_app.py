@@ -9,6 +9,7 @@ import typer
 from .._version import __version__
 from ._account import credits_command, doctor, estimate, sandbox, upload
 from ._batch import app as batch
+from ._cluster import app as cluster
 from ._generate import demo, generate
 from ._tasks import app as tasks
 from ._tasks import download
@@ -52,6 +53,7 @@ def _options(
 app.command()(demo)
 app.command()(generate)
 app.add_typer(batch, name="batch")
+app.add_typer(cluster, name="cluster")
 app.add_typer(tasks, name="tasks")
 app.command()(download)
 app.command()(upload)

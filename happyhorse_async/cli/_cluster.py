@@ -1,0 +1,327 @@
+"""`happyhorse cluster`: enqueue, work, status, report."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ConfigurationError, HappyHorseError
+from ._batch import MOST_SHOWN, _checked, _code_of
+from ._common import (
+    AsJson,
+    Exit,
+    MaxCredits,
+    Yes,
+    exit_code,
+    money,
+    open_session,
+    overall,
+    put,
+    run,
+    say,
+)
+
+if TYPE_CHECKING:
+    from ..batch import Outcome
+    from ..integrations.dbos import Cluster, ClusterOverview, Enqueued
+
+app = typer.Typer(
+    help="Work on one batch with several machines, over PostgreSQL (the extra `dbos`).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Link = Annotated[
+    str,
+    typer.Option(
+        "--database",
+        envvar="HAPPYHORSE_DATABASE",
+        help="The database, like postgresql://user@host/name; one for each batch.",
+    ),
+]
+SomeOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="The shared folder for the videos.", show_default=False),
+]
+Unfinished = Annotated[
+    int | None,
+    typer.Option(
+        "--max-unfinished",
+        help="Tasks of all workers that have not ended, at most.",
+        min=1,
+        show_default=False,
+    ),
+]
+PerSecond = Annotated[
+    float | None,
+    typer.Option(
+        "--max-per-second",
+        help="Submissions of all workers a second, at most.",
+        min=0.01,
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def enqueue(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="As `batch run` takes it.", metavar="SOURCE", show_default=False),
+    ] = None,
+    database: Link = "",
+    out: SomeOut = None,
+    from_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Go on with the batch of this folder: what it has paid for is found.",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="For rows that have none.")] = None,
+    duration: Annotated[
+        int | None, typer.Option("--duration", help="Seconds, 3 to 15, for rows that have none.")
+    ] = None,
+    quality: Annotated[
+        str | None, typer.Option("--quality", help="720p or 1080p, for rows that have none.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="1 to 2147483647, for rows that have none.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Only the first rows.", min=1)
+    ] = None,
+    max_credits: MaxCredits = None,
+    max_unfinished: Unfinished = None,
+    max_per_second: PerSecond = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Enter the good rows although there are bad ones.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")
+    ] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Enter every row as a job. The same rows again add nothing, and a longer table what is new.
+
+    Limits hold over all workers together, and stay until they are said anew.
+    """
+    if (source is None) == (from_folder is None):
+        raise typer.BadParameter("give a SOURCE, or a folder with --from")
+
+    async def work() -> int:
+        from ..batch._manifest import Manifest
+
+        cluster = _cluster(database)
+        limits: dict[str, Any] = {
+            "unfinished": max_unfinished,
+            "rate": max_per_second,
+            "credits": max_credits,
+        }
+        if from_folder is not None:
+            told = await cluster.take_over(from_folder)
+        else:
+            defaults = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
+            manifest = Manifest(source or "", defaults=defaults, limit=limit)
+            async with open_session() as session:
+                code = await _checked(
+                    session, manifest, skip_bad=skip_bad, quiet=yes, as_json=as_json
+                )
+            if code is not None:
+                return code
+            await cluster.set_limits(**limits)
+            told = await cluster.enqueue(manifest.jobs(), out=out, retry_failed=retry_failed)
+        await cluster.set_limits(**limits)
+        _tell(told, as_json=as_json)
+        return overall(exit_code(refused.error) for refused in told.refused)
+
+    run(work, as_json=as_json)
+
+
+@app.command("work")
+def work_command(
+    database: Link = "",
+    out: SomeOut = None,
+    max_in_flight: Annotated[
+        int,
+        typer.Option(
+            "--max-in-flight", help="Jobs in each worker; the last one started says.", min=1
+        ),
+    ] = 300,
+    max_credits: MaxCredits = None,
+    max_unfinished: Unfinished = None,
+    max_per_second: PerSecond = None,
+    drain: Annotated[
+        float,
+        typer.Option("--drain", help="Seconds after SIGTERM in which paid jobs may end.", min=0),
+    ] = 25.0,
+    until_done: Annotated[
+        bool, typer.Option("--until-done", help="End when no job is left.", show_default=False)
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Work on the jobs of the database, until SIGTERM or Ctrl-C. Start as many as you like.
+
+    A worker that dies is noticed within seconds, and the others go on with its jobs.
+    """
+
+    async def work() -> int:
+        from ..integrations.dbos import WorkerOptions, draining_on_signals
+
+        cluster = _cluster(database)
+        await cluster.set_limits(
+            unfinished=max_unfinished, rate=max_per_second, credits=max_credits
+        )
+        folder = await cluster.folder(out)
+        codes: set[Exit] = set()
+
+        def told(outcome: Outcome) -> None:
+            codes.add(_code_of(outcome))
+            _show(outcome, as_json=as_json)
+
+        options = WorkerOptions(in_flight=max_in_flight, drain=drain, until_done=until_done)
+        async with open_session() as session:
+            worker = cluster.worker(session, out=folder, options=options, told=told)
+            with draining_on_signals(worker):
+                await worker.run()
+        return overall(codes)
+
+    run(work, as_json=as_json)
+
+
+@app.command()
+def status(
+    database: Link = "",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it anew every second.", show_default=False)
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say how the jobs, the money and the workers stand, also while they work."""
+
+    async def work() -> int:
+        cluster = _cluster(database)
+        if watch and not as_json:
+            await _watch(cluster)
+            return Exit.DONE
+        facts = await cluster.overview()
+        put(facts.to_dict() if as_json else "\n".join(lines_of(facts)))
+        return Exit.DONE
+
+    run(work, as_json=as_json)
+
+
+@app.command()
+def report(
+    database: Link = "",
+    out: SomeOut = None,
+    kind: Annotated[
+        str,
+        typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas."),
+    ] = "html,jsonl,csv",
+    as_json: AsJson = False,
+) -> None:
+    """Write what became of every job beside the videos, as `batch report` does."""
+
+    async def work() -> int:
+        kinds = tuple(word.strip() for word in kind.split(",") if word.strip())
+        for path in await _cluster(database).write_reports(kinds, out=out):
+            put({"path": str(path)} if as_json else str(path))
+        return Exit.DONE
+
+    run(work, as_json=as_json)
+
+
+def _cluster(database: str) -> Cluster:
+    try:
+        from ..integrations.dbos import Cluster
+    except ImportError as error:
+        raise ConfigurationError(
+            f"a cluster needs the extra `dbos` ({error})",
+            next_step="pip install 'happyhorse-async[cli,dbos]'",
+        ) from error
+    if not database:
+        raise ConfigurationError(
+            "no database was given",
+            next_step="Say --database postgresql://user@host/name, or set HAPPYHORSE_DATABASE.",
+        )
+    return Cluster(database)
+
+
+def _tell(told: Enqueued, *, as_json: bool) -> None:
+    for refused in told.refused[:MOST_SHOWN]:
+        if as_json:
+            put({"event": "refused", "id": refused.id, "error": refused.error.to_dict()})
+        else:
+            say(f"error: {refused.id}: {refused.error}")
+    facts: dict[str, Any] = {
+        "added": told.added,
+        "known": told.known,
+        "taken_over": told.taken_over,
+        "saved": told.saved,
+        "refused": len(told.refused),
+    }
+    if as_json:
+        put({"event": "enqueued", **facts})
+    else:
+        say(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in facts.items()))
+
+
+def _show(outcome: Outcome, *, as_json: bool) -> None:
+    if as_json:
+        put({"event": "outcome", "pid": os.getpid(), **outcome.to_dict()})
+    elif outcome.ok:
+        say(f"{outcome.id}: {outcome.video.path}")
+    else:
+        error: HappyHorseError = outcome.error
+        say(f"{outcome.id}: {outcome.state.value}: {error}")
+
+
+async def _watch(cluster: Cluster) -> None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=Console(stderr=True), auto_refresh=False) as live:
+        while True:
+            facts = await cluster.overview()
+            live.update(Text("\n".join(lines_of(facts))), refresh=True)
+            if not facts.left:
+                return
+            await asyncio.sleep(1.0)
+
+
+def lines_of(facts: ClusterOverview) -> list[str]:
+    """Write how a cluster stands, for people."""
+    totals, limits = facts.totals, facts.limits
+    lines = [
+        f"videos in {facts.out or '?'}: {totals.ended:,} of {totals.jobs:,} jobs have ended",
+        "  " + ", ".join(f"{count:,} {state.value}" for state, count in totals.states.items()),
+        f"  credits: {money(totals.spent)} spent, {money(totals.reserved)} reserved"
+        + (f", of {money(limits.budget / 1e6)}" if limits.budget is not None else ""),
+        f"  {facts.per_hour:,.0f} jobs an hour",
+    ]
+    if limits.unfinished is not None or limits.rate is not None:
+        lines.append(
+            f"  limits: {limits.unfinished or 'no'} unfinished tasks, "
+            f"{limits.rate or 'no'} submissions a second"
+        )
+    lines += [f"  {count:,} x {code}" for code, count in totals.failures.items()]
+    if totals.dying:
+        lines.append(f"  {totals.dying:,} links die within two hours, and are not fetched yet")
+    if not facts.workers:
+        lines.append("no worker: start one with `happyhorse cluster work`")
+    for worker in facts.workers:
+        word = "works on" if worker.alive else "is dead, and had"
+        lines.append(
+            f"worker {worker.id} ({worker.host}, process {worker.pid}) {word} "
+            f"{worker.in_hand:,} jobs" + (f"; {worker.word}" if worker.word else "")
+        )
+    return lines

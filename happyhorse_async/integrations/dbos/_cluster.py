@@ -1,0 +1,234 @@
+"""`Cluster`: a batch in a database: entering rows, looking how it stands, reporting, and working."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ..._rules.prices import to_credits
+from ...batch._admission import Input
+from ...batch._database import Database
+from ...batch._jobs import Outcome, Totals
+from ...batch.report import PACE_SECONDS, write_reports_of
+from ...errors import ConfigurationError, LedgerError
+from ._database import ClusterDatabase, ClusterLimits, LostError, check_url, cluster_errors
+from ._enqueue import Enqueued, Enqueuer, prepare
+from ._keeper import LOCKS, WorkerFacts
+from ._ledger import ClusterLedger
+from ._worker import Worker, WorkerOptions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ..._session import Session
+
+OUT = "out"
+"""The fact that says where the videos go."""
+
+
+@attrs.frozen(kw_only=True)
+class ClusterOverview:
+    """How a cluster stands."""
+
+    out: str
+    totals: Totals
+    per_hour: float
+    """Jobs that ended, by the pace of the last quarter of an hour."""
+    workers: tuple[WorkerFacts, ...]
+    limits: ClusterLimits
+    left: int
+    """Jobs that have not ended."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        totals, limits = self.totals, self.limits
+        return {
+            "out": self.out,
+            "states": {state.value: count for state, count in totals.states.items()},
+            "jobs": totals.jobs,
+            "left": self.left,
+            "credits_spent": totals.spent,
+            "credits_reserved": totals.reserved,
+            "failures": dict(totals.failures),
+            "links_about_to_die": totals.dying,
+            "first_death": totals.first_death,
+            "per_hour": round(self.per_hour, 1),
+            "limits": {
+                "unfinished": limits.unfinished,
+                "per_second": limits.rate,
+                "credits": None if limits.budget is None else to_credits(limits.budget),
+            },
+            "workers": [attrs.asdict(worker) for worker in self.workers],
+        }
+
+
+class Cluster:
+    """A batch in a PostgreSQL database. One database holds one batch, as one folder does."""
+
+    def __init__(self, database: str) -> None:
+        """Take a link like `postgresql://user@host/name`; raises `ConfigurationError` for others."""
+        self.url = check_url(database)
+
+    async def set_limits(
+        self,
+        *,
+        unfinished: int | None = None,
+        rate: float | None = None,
+        credits: float | str | None = None,  # noqa: A002 the service's word for its money
+    ) -> None:
+        """Set what holds over all workers together; what is None stays as it is.
+
+        `unfinished`: tasks that have not ended. `rate`: submissions a second. `credits`: what all
+        jobs may cost. Workers that run take note within a second.
+        """
+        async with self._open() as ledger:
+            await ledger.call_cluster(
+                "set_limits", unfinished=unfinished, rate=rate, credits=credits
+            )
+
+    async def enqueue(
+        self, requests: Input, *, out: Path | None = None, retry_failed: bool = False
+    ) -> Enqueued:
+        """Enter requests or `Job`s; those that were entered before are not entered again.
+
+        `out` is where the videos go, said once. With `retry_failed` failed jobs of the input begin
+        again, which costs money again; those of unknown fate are asked for with the same key.
+        """
+        async with self._entering(out) as enqueuer:
+            return await enqueuer.enqueue(requests, retry_failed=retry_failed)
+
+    async def take_over(self, folder: Path) -> Enqueued:
+        """Go on with a folder's batch in the cluster; what it has paid for is found.
+
+        The folder stays the place of the videos, and its own ledger is closed to `batch run`.
+        Raises `LedgerError` when another process works on it.
+        """
+        from ._take_over import taken_over
+
+        async with self._entering(folder) as enqueuer:
+            return await taken_over(enqueuer, folder)
+
+    async def overview(self) -> ClusterOverview:
+        """Read how the cluster stands, also while it works."""
+        async with self._open() as ledger:
+            return await ledger.call(lambda database: _overview(ledger.database))
+
+    async def write_reports(
+        self,
+        kinds: Sequence[str] = ("html", "jsonl", "csv"),
+        *,
+        out: Path | None = None,
+        verify: bool = False,
+    ) -> list[Path]:
+        """Write what became of every job, as a batch does; return the files' paths."""
+        async with self._open() as ledger:
+            folder = await _folder(ledger, out)
+            return await ledger.call(
+                lambda database: write_reports_of(database, folder, kinds, verify=verify)
+            )
+
+    async def folder(self, out: Path | None = None) -> Path:
+        """Return where the videos go: `out`, or what was said when jobs were entered."""
+        async with self._open() as ledger:
+            return await _folder(ledger, out)
+
+    def worker(
+        self,
+        session: Session,
+        *,
+        out: Path,
+        options: WorkerOptions | None = None,
+        told: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> Worker:
+        """Make a worker over an open session; `told` hears of each job that ends in it."""
+        parts, settings = session._open(), session._settings
+        service = "a service on this machine" if settings.on_loopback else settings.base_url
+        return Worker(
+            parts, self.url, options or WorkerOptions(), out=out, service=service, told=told
+        )
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[ClusterLedger]:
+        try:
+            ledger = await ClusterLedger.connect(self.url)
+        except LostError as error:
+            raise LedgerError(
+                f"the database cannot be reached: {error}",
+                next_step="Check the link, and that PostgreSQL runs there.",
+            ) from error
+        try:
+            yield ledger
+        finally:
+            await ledger.aclose()
+
+    @asynccontextmanager
+    async def _entering(self, out: Path | None) -> AsyncIterator[Enqueuer]:
+        await asyncio.to_thread(prepare, self.url)
+        async with self._open() as ledger:
+            folder = await _bound(ledger, out)
+            run = await ledger.call(lambda database: database.begin_run())
+            enqueuer = await asyncio.to_thread(Enqueuer, self.url, ledger, folder, run)
+            how = "failed"
+            try:
+                yield enqueuer
+                how = "done"
+            finally:
+                await asyncio.to_thread(enqueuer.close)
+                await ledger.call(lambda database: database.end_run(run, how))
+
+
+def _overview(database: ClusterDatabase) -> ClusterOverview:
+    with cluster_errors():
+        now = time.time()
+        return ClusterOverview(
+            out=database.fact(OUT) or "",
+            totals=database.totals(),
+            per_hour=3600 * database.ended_since(now - PACE_SECONDS) / PACE_SECONDS,
+            workers=tuple(
+                WorkerFacts(**dict(zip(WORKER_COLUMNS, row, strict=True)))
+                for row in database.rows("workers", LOCKS)
+            ),
+            limits=database.limits(),
+            left=database.left_to_do(),
+        )
+
+
+WORKER_COLUMNS = tuple(field.name for field in attrs.fields(WorkerFacts))
+
+
+async def _folder(ledger: ClusterLedger, out: Path | None) -> Path:
+    known = await ledger.call(lambda database: database.fact(OUT))
+    if out is None and known is None:
+        raise ConfigurationError(
+            "nothing was entered into this database yet",
+            next_step="Begin with `happyhorse cluster enqueue`.",
+        )
+    return out or Path(known or "")
+
+
+async def _bound(ledger: ClusterLedger, out: Path | None) -> Path:
+    """Return where the videos go, said once for the whole batch."""
+    wanted = out and disk.absolute(out)
+
+    def bind(database: Database) -> str:
+        known = database.fact(OUT)
+        if known is None:
+            known = str(wanted or Path("videos").absolute())
+            database.set_fact(OUT, known)
+            ledger.database.note_strangers(Path(known))
+        return known
+
+    known = Path(await ledger.call(bind))
+    if wanted is not None and wanted != known:
+        raise ConfigurationError(
+            f"--out: the videos of this database's jobs go to {known}",
+            next_step="Leave --out away, or use another database.",
+        )
+    return known

@@ -1,0 +1,471 @@
+"""The cluster's database: the jobs of a batch in PostgreSQL, as plain synchronous code.
+
+It is the ledger of `batch`, with its queries in another dialect, so that admission, reports and
+totals are the same code over both. What is added: a job is in the hands of one worker, and limits
+hold over all of them. Called by one thread only, the one that owns the connection.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import attrs
+import psycopg
+from psycopg.errors import DeadlockDetected, SerializationFailure
+
+from ..._rules.lifecycle import JobState
+from ..._rules.prices import to_credits, to_millionths
+from ...batch._database import Change, Database, named_queries
+from ...batch._jobs import CHANGES, COLUMNS, JobRow, folded
+from ...errors import BudgetExceededError, ConfigurationError, LedgerError
+
+logger = logging.getLogger("happyhorse_async")
+
+SCHEMA = "happyhorse"
+VERSION = "1"
+MIGRATION_LOCK = 0x48485232
+"""The advisory lock under which the tables are made."""
+DEAD_LINE = (
+    "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3 "
+    "-c tcp_user_timeout=15000 -c idle_in_transaction_session_timeout=20000"
+)
+"""Options of our connections, so that the server notices within 15 s that a machine is gone."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
+"""Seconds between attempts to reach a database that was lost."""
+LONGEST_TASK = 3600.0
+"""Seconds for which a task of unknown fate counts as unfinished."""
+BORN_AGAIN = (
+    *("key", "image_url", "uploaded", "callback_url", "task_id", "accepted", "completed"),
+    *("expires", "ended", "seconds"),
+)
+_FIXED = {
+    "submitting": ("state = 'submitting'", "error = NULL"),
+    "running": ("state = 'running'",),
+    "completed": ("state = 'completed'",),
+    "saved": ("state = 'saved'", "reserved = 0", "error = NULL"),
+    "ended": (),
+    "again": (
+        "state = 'new'",
+        "reserved = 0",
+        "ended_run = 0",
+        *(f"{name} = NULL" for name in BORN_AGAIN),
+    ),
+}
+"""What each kind of change sets beside its columns, as in `ledger.sql`."""
+
+
+class Entry(Enum):
+    """What became of a job's wish to be submitted."""
+
+    IN = "in"
+    FULL = "full"
+    """A limit is reached: others have to end first."""
+    LOST = "lost"
+    """Another worker has the job, or another request has replaced it."""
+
+
+@attrs.frozen
+class ClusterLimits:
+    """What holds over all workers together; None: no limit."""
+
+    unfinished: int | None = None
+    """Tasks that have not ended."""
+    rate: float | None = None
+    """Submissions a second."""
+    budget: int | None = None
+    """Millionths of a credit."""
+    spent: int = 0
+    reserved: int = 0
+
+
+class _Connection:
+    """A connection that takes the placeholders of SQLite, for the queries of `Database`."""
+
+    def __init__(self, raw: psycopg.Connection[Any]) -> None:
+        self.raw = raw
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
+        """Run a statement."""
+        return self.raw.execute(sql.replace("?", "%s").encode(), values or None)
+
+
+class ClusterDatabase(Database):
+    """An open database, over one connection."""
+
+    def __init__(self, url: str, *, worker: int = 0, out: Path | None = None) -> None:
+        """Connect; `worker` is in whose name jobs are written, `out` where the videos are."""
+        self.url = url
+        self.worker = worker
+        self.path = (out or Path()) / SCHEMA
+        self.lost: set[int] = set()
+        """Jobs that were in this worker's hands and are not any more, by their numbers."""
+        self._sql = cluster_queries()
+        self._closing = threading.Event()
+        with cluster_errors():
+            self._db: Any = _Connection(connect(url))
+            self._db.raw.autocommit = True
+            self._prepare()
+            self.batch_id = str(self.fact("batch") or "")
+
+    @classmethod
+    def over(cls, raw: psycopg.Connection[Any], out: Path) -> ClusterDatabase:
+        """Use somebody else's connection, whose transactions are theirs."""
+        self = cls.__new__(cls)
+        self.url, self.worker, self.path, self.lost = "", 0, out / SCHEMA, set()
+        self._sql, self._closing = cluster_queries(), threading.Event()
+        self._db = _Connection(raw)
+        self._db.execute(f"SET LOCAL search_path = {SCHEMA}")
+        self.batch_id = str(self.fact("batch") or "")
+        return self
+
+    def _prepare(self) -> bool:
+        """Make the tables when there are none."""
+        raw = self._db.raw
+        with raw.transaction():
+            raw.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+            fresh = raw.execute("SELECT to_regnamespace(%s) IS NULL", (SCHEMA,)).fetchone()[0]
+            if fresh:
+                raw.execute(f"CREATE SCHEMA {SCHEMA}")
+                raw.execute(self._sql["schema-1"])
+                raw.execute(
+                    "INSERT INTO facts VALUES ('batch', %s), ('version', %s)",
+                    (os.urandom(16).hex(), VERSION),
+                )
+            elif self.fact("version") != VERSION:
+                raise LedgerError(
+                    f"the schema {SCHEMA} of this database was not made by this version of the "
+                    "package",
+                    next_step="Upgrade happyhorse-async, or use another database.",
+                )
+        return bool(fresh)
+
+    def close(self, fold: bool = True) -> None:
+        """Close the connection, and wait for a lost database no longer."""
+        self._closing.set()
+        self._db.raw.close()
+
+    def give_up(self) -> None:
+        """Let nobody wait for a lost database any more; may be called from any thread."""
+        self._closing.set()
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        changes: Sequence[Change],
+        calls: Sequence[Callable[[Database], Any]],
+        fold: bool = False,
+    ) -> list[Any]:
+        """Write a group of changes and make calls, in one transaction; give the calls' results.
+
+        A lost database is waited for, and all is done again: every change, and every call that is
+        made here, may be done twice.
+        """
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                with cluster_errors(), self._db.raw.transaction():
+                    before = self._money(changes)
+                    self._write(changes)
+                    results = [call(self) for call in calls]
+                    self._move_money(changes, before)
+                return results
+            except LostError as error:
+                if self._closing.is_set():
+                    raise LedgerError(
+                        f"the database was lost: {error}", charged="unknown"
+                    ) from error
+                logger.warning(
+                    "the database is waited for: %s", error, extra={"action": "database_lost"}
+                )
+                self._closing.wait(pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
+                self._reconnect()
+
+    def _reconnect(self) -> None:
+        if not self._db.raw.closed and not self._db.raw.broken:
+            return
+        try:
+            raw = connect(self.url)
+            raw.autocommit = True
+        except psycopg.Error as error:
+            logger.debug("the database cannot be reached: %s", error)
+            return
+        self._db.raw.close()
+        self._db = _Connection(raw)
+
+    def _write(self, changes: Sequence[Change]) -> None:
+        rows: dict[str, list[Sequence[Any]]] = {}
+        for kind, row in changes:
+            rows.setdefault(kind, []).append(row)
+        for kind in CHANGES:
+            if kind in rows:
+                sql = self._sql["change"].format(sets=_sets(kind))
+                told = self._db.execute(sql, (json.dumps(rows[kind]), self.worker)).fetchall()
+                self.lost.update({row[0] for row in rows[kind]} - {seq for (seq,) in told})
+
+    def _money(self, changes: Sequence[Change]) -> tuple[int, int]:
+        numbers = [row[0] for kind, row in changes if kind in ("saved", "ended", "again")]
+        if not numbers:
+            return 0, 0
+        spent, reserved = self._db.execute(self._sql["money-of"], (numbers,)).fetchone()
+        return spent, reserved
+
+    def _move_money(self, changes: Sequence[Change], before: tuple[int, int]) -> None:
+        after = self._money(changes)
+        if after != before:
+            moved = (after[0] - before[0], after[1] - before[1])
+            self._db.execute(self._sql["move-money"], moved)
+
+    def submit(self, rows: Sequence[Sequence[Any]]) -> dict[int, Entry | BudgetExceededError]:
+        """Let jobs be submitted, in their order, as far as the limits have room.
+
+        Key, reservation and place are committed together, before the POST. The rows are those of
+        the change "submitting".
+        """
+        places = {name: place for place, name in enumerate(CHANGES["submitting"], 1)}
+        shown = json.dumps([(row[0], row[places["key"]]) for row in rows])
+        limits = self._limits(lock=True)
+        standing = {
+            seq: (let_in, replaced)
+            for seq, let_in, replaced in self._db.execute(
+                self._sql["standing"], (shown, self.worker)
+            ).fetchall()
+        }
+        told: dict[int, Entry | BudgetExceededError] = {}
+        entering: list[Sequence[Any]] = []
+        room = self._room(limits)
+        reserved = limits.reserved
+        for row in rows:
+            seq, price = row[0], row[places["reserved"]]
+            let_in, replaced = standing.get(seq, (False, True))
+            if let_in or replaced:
+                told[seq] = Entry.IN if let_in else Entry.LOST
+            elif limits.budget is not None and limits.spent + reserved + price > limits.budget:
+                # What others have reserved may come back, and only then there may be room.
+                fits = reserved and limits.spent + price <= limits.budget
+                told[seq] = Entry.FULL if fits else exceeded(limits, reserved, price)
+            elif len(entering) >= room:
+                told[seq] = Entry.FULL
+            else:
+                told[seq] = Entry.IN
+                reserved += price
+                entering.append(row)
+        if entering:
+            self._write([("submitting", row) for row in entering])
+            self._db.execute(self._sql["move-money"], (0, reserved - limits.reserved))
+        return told
+
+    def _room(self, limits: ClusterLimits) -> int:
+        if limits.unfinished is None:
+            return 1 << 30
+        [count] = self._db.execute(
+            self._sql["unfinished"], (time.time() - LONGEST_TASK,)
+        ).fetchone()
+        return max(0, limits.unfinished - int(count))
+
+    def _limits(self, *, lock: bool = False) -> ClusterLimits:
+        if lock:
+            row = self._db.execute(self._sql["lock-limits"]).fetchone()
+            return ClusterLimits(row[0], None, *row[1:])
+        return ClusterLimits(*self._db.execute(self._sql["get-limits"]).fetchone())
+
+    def limits(self) -> ClusterLimits:
+        """Read what holds over all workers."""
+        return self._limits()
+
+    def set_limits(
+        self,
+        *,
+        unfinished: int | None = None,
+        rate: float | None = None,
+        credits: float | str | None = None,  # noqa: A002 the service's word for its money
+    ) -> None:
+        """Set what is given; what is None stays as it is."""
+        budget = None if credits is None else to_millionths(credits_of(credits))
+        given: list[Any] = []
+        for value in (unfinished, rate, budget):
+            given += [value is not None, value]
+        self._db.execute(self._sql["set-limits"], given)
+
+    def note_strangers(self, folder: Path) -> None:
+        """Remember the videos that were in a folder before: they are never taken for a job's."""
+        names = [path.name for path in folder.glob("*.mp4")]
+        strangers = sorted({*names, *map(folded, names)})
+        self._db.execute(self._sql["add-strangers"], (json.dumps(strangers),))
+
+    def query(self, name: str) -> str:
+        """Return a named query's text."""
+        return self._sql[name]
+
+    def copied(self, sql: str, rows: str) -> list[str]:
+        """Write copied jobs; return the ids of those that were taken, and add up all money anew."""
+        self._limits(lock=True)
+        ids = [job_id for (job_id,) in self._db.execute(sql, (rows,)).fetchall()]
+        self._db.execute(self._sql["count-money"])
+        return ids
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run a query, and return its rows."""
+        return list(self._db.execute(self._sql[query], values).fetchall())
+
+    def begin_run(self) -> int:
+        """Note that rows are entered; return the number of this time."""
+        [number] = self._db.execute(self._sql["begin-run"], (os.getpid(), time.time())).fetchone()
+        return int(number)
+
+    # --- jobs and workers -------------------------------------------------------------------------
+
+    def claim(self, seq: int) -> JobRow | None:
+        """Take a job into this worker's hands: from now on nobody else's changes of it count."""
+        row = self._db.execute(self._sql["claim"], (self.worker, seq)).fetchone()
+        self.lost.discard(seq)
+        return JobRow.of_row(row) if row is not None else None
+
+    def begin_again(self, job: JobRow) -> None:
+        """Take an ended job to its next attempt at the user's word, or ask again whether it is paid.
+
+        Of a failed one the money stays spent. One of unknown fate keeps its key and reservation.
+        """
+        if job.state is JobState.FAILED:
+            before = self._money([("again", (job.seq,))])
+            self._db.execute(
+                self._sql["begin-again"].format(sets=", ".join(_FIXED["again"])), (job.seq,)
+            )
+            self._move_money([("again", (job.seq,))], before)
+            job.state, job.key, job.attempt = JobState.NEW, None, job.attempt + 1
+        else:
+            self._db.execute(self._sql["ask-again"], (job.seq,))
+            job.state = JobState.SUBMITTING
+
+    def leave(self, seq: int) -> bool:
+        """Let go of a job that was replaced; False when it is wanted again meanwhile."""
+        return self._db.execute(self._sql["leave"], (seq,)).fetchone() is not None
+
+    def orphans(self, worker: int, workflows: Sequence[str]) -> dict[str, str]:
+        """Return the states of jobs by their workflows, with those that a worker had in hand."""
+        return dict(self._db.execute(self._sql["orphans"], (list(workflows), worker)).fetchall())
+
+    def release(self, worker: int) -> None:
+        """Take all jobs out of a worker's hands: whatever it still writes does not count."""
+        self._db.execute(self._sql["release"], (worker,))
+
+    def in_hand(self) -> set[int]:
+        """Return the numbers of the jobs that workers have in their hands."""
+        return {seq for (seq,) in self._db.execute(self._sql["in-hand"]).fetchall()}
+
+    def left_to_do(self) -> int:
+        """Count the jobs that are to be worked on and have not ended."""
+        return int(self._one(self._sql["left-to-do"]))
+
+
+def exceeded(limits: ClusterLimits, reserved: int, price: int) -> BudgetExceededError:
+    """Make the error for a job that will not fit whatever the jobs under way cost."""
+    left = (limits.budget or 0) - limits.spent - reserved
+    return BudgetExceededError(
+        f"the next job needs about {to_credits(price)} credits, and {to_credits(left)} of the "
+        f"cluster's {to_credits(limits.budget or 0)} are left",
+        needed=str(to_credits(price)),
+        left=str(to_credits(left)),
+        next_step="Raise the limit with --max-credits, and start the workers again.",
+    )
+
+
+def credits_of(given: float | str) -> Any:
+    """Read an amount of credits; raises `ConfigurationError` for what is none."""
+    from ..._config import Budget
+
+    return Budget(credits=str(given)).credits
+
+
+# --- connections and errors -----------------------------------------------------------------------
+
+
+class LostError(Exception):
+    """The connection is gone, or the server asks to do the transaction again."""
+
+
+@contextmanager
+def cluster_errors() -> Iterator[None]:
+    """Turn psycopg's errors into ours, in this one place."""
+    try:
+        yield
+    except (DeadlockDetected, SerializationFailure) as error:
+        raise LostError(error) from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise LostError(error) from error
+    except psycopg.Error as error:
+        raise LedgerError(
+            f"the cluster's database cannot be used: {error}", charged="unknown"
+        ) from error
+
+
+def connect(url: str) -> psycopg.Connection[Any]:
+    """Open a connection that sees the cluster's tables."""
+    return psycopg.connect(url, **connection_settings())
+
+
+def connection_settings() -> dict[str, Any]:
+    """Return what a connection needs beside its URL."""
+    return {
+        "options": f"-c search_path={SCHEMA} {DEAD_LINE}",
+        "connect_timeout": 5,
+        "application_name": "happyhorse",
+        "keepalives_idle": 5,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15000,
+    }
+
+
+def check_url(url: str) -> str:
+    """Return a database's URL as psycopg takes it; raises `ConfigurationError` for another kind."""
+    scheme, mark, rest = url.partition("://")
+    if scheme.startswith("sqlite"):
+        raise ConfigurationError(
+            "a cluster needs PostgreSQL: SQLite has neither locks that end with their owner nor "
+            "many writers. For a quick try on one machine, `happyhorse batch run` keeps its ledger "
+            "in SQLite, and `cluster enqueue --from` takes its folder over later",
+        )
+    if not mark or scheme.split("+")[0] not in ("postgresql", "postgres"):
+        raise ConfigurationError(
+            f"--database: expected a link like postgresql://user@host/name, got {scheme}:..."
+        )
+    return f"postgresql://{rest}"
+
+
+# --- SQL ------------------------------------------------------------------------------------------
+
+
+@cache
+def cluster_queries() -> dict[str, str]:
+    """Return all queries by name."""
+    text = files(__package__).joinpath("cluster.sql").read_text("utf-8")
+    columns = ", ".join(f"j.{name}" for name in COLUMNS)
+    return {name: sql.replace("{columns}", columns) for name, sql in named_queries(text).items()}
+
+
+def type_of(column: str) -> str:
+    """Return PostgreSQL's type of a job's column, by the value that it is in Python."""
+    kind = str(getattr(attrs.fields(JobRow), column).type)
+    return "float8" if "float" in kind else "bigint" if "int" in kind else "text"
+
+
+@cache
+def _sets(kind: str) -> str:
+    columns = (
+        f"{name} = (v.value->>{place})::{type_of(name)}"
+        for place, name in enumerate(CHANGES[kind], 1)
+    )
+    return ", ".join((*_FIXED[kind], *columns))

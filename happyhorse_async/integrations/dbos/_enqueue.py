@@ -1,0 +1,185 @@
+"""From an input to jobs in the database, each with its key and its workflow, in one transaction.
+
+Admission is that of a batch: the same rows are the same jobs. A job whose workflow is alive is
+left alone, so the same input twice, or once more after a change, adds only what is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import attrs
+import sqlalchemy
+from dbos import DBOSClient, run_dbos_database_migrations
+
+from ..._request import ImageToVideo
+from ..._rules.lifecycle import AT_STAKE, JobState
+from ...batch._admission import (
+    GROUP,
+    Admission,
+    BadRow,
+    Candidate,
+    Input,
+    Intake,
+    Verdict,
+    admit,
+    rows_of,
+)
+from ...batch._jobs import Job, JobRow, key_of
+from ...errors import DestinationExistsError, HappyHorseError, InvalidRequestError
+from ._database import ClusterDatabase, cluster_errors
+from ._ledger import ClusterLedger
+from ._worker import APPLICATION, APPLICATION_VERSION, OWED, QUEUE, WORKFLOW
+
+logger = logging.getLogger("happyhorse_async")
+
+
+@attrs.frozen(kw_only=True)
+class Refused:
+    """A row that did not become a job."""
+
+    id: str
+    error: HappyHorseError
+
+
+@attrs.define(kw_only=True)
+class Enqueued:
+    """What became of an input."""
+
+    added: int = 0
+    """Jobs that were put into the queue."""
+    known: int = 0
+    """Rows whose jobs are in the queue, or have ended."""
+    taken_over: int = 0
+    """Jobs of a folder that are paid for, or may be."""
+    saved: int = 0
+    """Jobs of a folder whose videos are there."""
+    refused: list[Refused] = attrs.field(factory=list)
+
+
+class Enqueuer:
+    """Enters rows into a cluster's database."""
+
+    def __init__(self, url: str, ledger: ClusterLedger, out: Path, run: int) -> None:
+        self._ledger = ledger
+        self._out = out
+        self._run = run
+        self._intake = Intake(ledger)
+        self._engine = sqlalchemy.create_engine(_sqlalchemy(url), pool_size=2)
+        self._client = DBOSClient(system_database_engine=self._engine, application_name=APPLICATION)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.destroy()
+        self._engine.dispose()
+
+    async def enqueue(self, requests: Input, *, retry_failed: bool = False) -> Enqueued:
+        """Enter all rows, a group at a time; each group is there when it is told."""
+        told = Enqueued()
+        async with aclosing(_grouped(requests)) as groups:
+            async for rows in groups:
+                found = await self._intake.look(rows)
+                for bad in (row for row in found if isinstance(row, BadRow)):
+                    told.refused.append(Refused(id=bad.id, error=bad.error))
+                good = [row for row in found if isinstance(row, Candidate)]
+                await asyncio.to_thread(self._enter, good, retry_failed, told)
+        return told
+
+    def _enter(self, rows: Sequence[Candidate], retry: bool, told: Enqueued) -> None:
+        with cluster_errors(), self._engine.begin() as connection:
+            database = self.database(connection)
+            admissions = admit(
+                database, self._run, rows, live=database.in_hand(), retry=retry, verify=False
+            )
+            wanted: list[JobRow] = []
+            for row, admission in zip(rows, admissions, strict=True):
+                refused = self._refusal(row, admission)
+                if refused is not None:
+                    told.refused.append(refused)
+                elif admission.job is not None and admission.verdict is Verdict.WORK:
+                    wanted.append(admission.job)
+                else:
+                    told.known += 1
+            added = self.queue(connection, database, wanted, again=retry)
+            told.added += added
+            told.known += len(wanted) - added
+
+    def _refusal(self, row: Candidate, admission: Admission) -> Refused | None:
+        if admission.verdict is Verdict.TWICE or admission.job is None:
+            problem = f"id: {row.id!r} came before in this input"
+            return Refused(id=row.id, error=InvalidRequestError([problem]))
+        if admission.verdict is Verdict.STRANGER:
+            path = self._out / admission.job.name
+            text = f"{path} exists already, and is not this batch's"
+            error = DestinationExistsError(text, path=str(path), charged="no")
+            return Refused(id=admission.job.id, error=error)
+        return None
+
+    def database(self, connection: sqlalchemy.Connection) -> ClusterDatabase:
+        """Return the cluster's database in a transaction."""
+        raw: Any = connection.connection.driver_connection
+        return ClusterDatabase.over(raw, self._out)
+
+    def queue(
+        self,
+        connection: sqlalchemy.Connection,
+        database: ClusterDatabase,
+        jobs: Sequence[JobRow],
+        *,
+        again: bool = False,
+    ) -> int:
+        """Give each job its key and its workflow, unless it has one that is alive; count them."""
+        rounds = database.set_of("rounds", [job.seq for job in jobs]) or {}
+        drawn: list[list[Any]] = []
+        for job in jobs:
+            times, workflow = rounds[str(job.seq)]
+            begun = job.state in (JobState.FAILED, JobState.UNKNOWN) and again
+            if workflow is not None and not begun and job.state is not JobState.SAVED:
+                continue
+            if begun:
+                database.begin_again(job)
+            key = job.key or key_of(database.batch_id, job.id, job.fingerprint, job.attempt)
+            name = key if not times else f"{key}-{times + 1}"
+            drawn.append([job.seq, key, name])
+            self._client.enqueue_in_transaction(
+                connection,
+                {
+                    "queue_name": OWED if job.state in AT_STAKE else QUEUE,
+                    "workflow_name": WORKFLOW,
+                    "workflow_id": name,
+                    "app_version": APPLICATION_VERSION,
+                },
+                job.seq,
+            )
+        database.write_set("draw", drawn)
+        return len(drawn)
+
+    def transaction(self) -> Any:
+        """Begin a transaction; its connection is `queue`'s."""
+        return self._engine.begin()
+
+
+def prepare(url: str) -> None:
+    """Make DBOS's tables when there are none. Blocks."""
+    run_dbos_database_migrations(system_database_url=url)
+
+
+def _sqlalchemy(url: str) -> str:
+    return "postgresql+psycopg://" + url.partition("://")[2]
+
+
+async def _grouped(requests: Input) -> AsyncGenerator[list[ImageToVideo | Job], None]:
+    rows: list[ImageToVideo | Job] = []
+    async with aclosing(rows_of(requests)) as source:
+        async for row in source:
+            rows.append(row)
+            if len(rows) == GROUP:
+                yield rows
+                rows = []
+    if rows:
+        yield rows

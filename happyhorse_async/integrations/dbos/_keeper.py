@@ -1,0 +1,161 @@
+"""Who is alive: each worker holds a lock of the database's, which ends with its connection.
+
+The locks of the others are tried every few seconds. Whose lock can be had is dead, and its jobs
+are taken out of its hands and put back into the queue. This takes the place of the recovery that
+DBOS sells with its conductor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import psycopg
+from sqlalchemy.exc import SQLAlchemyError
+
+from ._database import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    MIGRATION_LOCK,
+    cluster_queries,
+    connection_settings,
+)
+
+logger = logging.getLogger("happyhorse_async")
+
+LOCKS = MIGRATION_LOCK + 1
+"""The first half of each worker's lock; the second is the worker's number."""
+ROUND = 2.0
+"""Seconds between two looks at the others."""
+GRACE = 12.0
+"""Seconds after a start of the database in which nobody is taken for dead: all have lost their
+locks, and those that live take them again."""
+
+_YOUNG = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8 < ?"
+
+
+@attrs.frozen(kw_only=True)
+class WorkerFacts:
+    """A worker as the others see it."""
+
+    id: int
+    host: str
+    pid: int
+    started: float
+    seen: float
+    """When it last said that it is there, in Unix seconds."""
+    in_hand: int
+    """Jobs that it works on."""
+    adopted: int
+    """Jobs that it has taken over from dead workers."""
+    word: str
+    """What it waits for, if it does."""
+    alive: bool
+    """Whether it holds its lock."""
+
+
+class Keeper:
+    """Keeps one worker's lock, and looks after the others. Belongs to one event loop."""
+
+    def __init__(self, url: str, adopt: Callable[[int], Awaitable[int]]) -> None:
+        """`adopt` takes over a dead worker's jobs, and says how many."""
+        self._url = url
+        self._adopt = adopt
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self.id = 0
+        """This worker's number."""
+        self.in_hand = 0
+        self.adopted = 0
+        self.word = ""
+
+    async def enter(self) -> None:
+        """Get a number and its lock; raises psycopg's errors when the database is not there."""
+        connection = await self._connect()
+        async with connection.transaction():
+            # In one transaction: a number without a lock would be taken for a dead worker's.
+            now = time.time()
+            row = await self._row("add-worker", socket.gethostname(), os.getpid(), now, now)
+            self.id = int(row[0])
+            await connection.execute("SELECT pg_advisory_lock(%s, %s)", (LOCKS, self.id))
+
+    async def keep(self) -> None:
+        """Say that this worker is there, and look after the others, until it is cancelled."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._round()
+                pause = FIRST_PAUSE
+                await asyncio.sleep(ROUND)
+            except (psycopg.Error, SQLAlchemyError, OSError) as error:
+                logger.debug("the others cannot be looked at now: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
+
+    async def aclose(self, *, finished: bool = False) -> None:
+        """Let go of the lock; unless all is `finished`, whoever looks next takes over the rest."""
+        if self._connection is None:
+            return
+        with suppress(psycopg.Error, OSError):
+            if finished:
+                await self._row("drop-worker", self.id, told=False)
+        await self._connection.close()
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        connection = self._connection
+        if connection is None or connection.closed or connection.broken:
+            connection = self._connection = await psycopg.AsyncConnection.connect(
+                self._url, autocommit=True, **connection_settings()
+            )
+            if self.id and not await self._lock(self.id):
+                await connection.close()
+                raise psycopg.OperationalError("somebody looks at this worker's lock just now")
+        return connection
+
+    async def _round(self) -> None:
+        await self._connect()
+        await self._row(
+            "note-worker", time.time(), self.in_hand, self.adopted, self.word, self.id, told=False
+        )
+        [young] = await self._row(_YOUNG, GRACE)
+        for other in await self._others() if not young else ():
+            if not await self._lock(other):
+                continue
+            try:
+                await self._bury(other)
+            finally:
+                await self._row("SELECT pg_advisory_unlock(?, ?)", LOCKS, other)
+
+    async def _bury(self, other: int) -> None:
+        count = await self._adopt(other)
+        self.adopted += count
+        await self._row("drop-worker", other, told=False)
+        if count:
+            logger.warning(
+                "worker %d is gone: its %d jobs go on elsewhere",
+                other,
+                count,
+                extra={"action": "worker_buried", "worker": other, "count": count},
+            )
+
+    async def _others(self) -> list[int]:
+        connection = await self._connect()
+        rows = await connection.execute("SELECT id FROM workers WHERE id <> %s", (self.id,))
+        return [number for (number,) in await rows.fetchall()]
+
+    async def _lock(self, number: int) -> bool:
+        [got] = await self._row("SELECT pg_try_advisory_lock(?, ?)", LOCKS, number)
+        return bool(got)
+
+    async def _row(self, query: str, *values: Any, told: bool = True) -> tuple[Any, ...]:
+        sql = cluster_queries().get(query, query).replace("?", "%s").encode()
+        assert self._connection is not None, "the connection is made first"  # noqa: S101
+        cursor = await self._connection.execute(sql, values)
+        row = await cursor.fetchone() if told else ()
+        return tuple(row or ())

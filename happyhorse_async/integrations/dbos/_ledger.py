@@ -1,0 +1,166 @@
+"""The cluster's ledger as the event loop sees it: groups of changes in one thread, like a batch's.
+
+What differs is who decides. A job that another worker has taken over is left at its next note. A
+submission waits here until the limits over all workers have room for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from ..._concurrency import to_the_end
+from ...batch._follow import LeftError
+from ...batch._jobs import JobRow, values_of
+from ...batch._ledger import Ledger
+from ._database import ClusterDatabase, Entry
+
+logger = logging.getLogger("happyhorse_async")
+
+T = TypeVar("T")
+
+LOOK_AGAIN = 0.25
+"""Seconds between looks for room that other workers may have made."""
+MOST_AT_ONCE = 200
+"""Jobs that ask to be let in with one transaction."""
+ROOM_MAKERS = frozenset({"completed", "saved", "ended", "again"})
+"""Changes after which there may be room."""
+
+
+@attrs.define(eq=False)
+class _Wish:
+    """A job that waits to be let in."""
+
+    row: tuple[Any, ...]
+    done: asyncio.Future[None]
+
+
+class ClusterLedger(Ledger):
+    """An open ledger of the cluster, for one event loop."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._cluster: ClusterDatabase | None = None
+        self._wishes: deque[_Wish] = deque()
+        self._room = asyncio.Event()
+        self._letting_in: asyncio.Task[None] | None = None
+        self._shut = False
+
+    @classmethod
+    async def connect(cls, url: str, *, worker: int = 0, out: Path | None = None) -> ClusterLedger:
+        """Connect to a cluster's database, whose tables are made when there are none.
+
+        Raises `LedgerError` when it cannot be reached or was made by another version.
+        """
+        ledger = cls(out or Path())
+        opening = ledger._loop.run_in_executor(
+            ledger._thread, partial(ClusterDatabase, url, worker=worker, out=out)
+        )
+        try:
+            ledger._cluster = ledger._database = await to_the_end(opening)
+        except BaseException:
+            ledger._thread.shutdown(wait=False)
+            raise
+        ledger.batch_id = ledger._cluster.batch_id
+        return ledger
+
+    @property
+    def database(self) -> ClusterDatabase:
+        """The open database; only for the ledger's own thread, and to be told to give up."""
+        assert self._cluster is not None, "a ledger is used while it is open"  # noqa: S101
+        return self._cluster
+
+    def post(self, change: str, job: JobRow) -> None:
+        """Hand a job's change over without waiting for it."""
+        super().post(change, job)
+        if change in ROOM_MAKERS:
+            self._room.set()
+
+    async def write(self, change: str, job: JobRow, *, fold: bool = False) -> None:
+        """Hand a job's change over and wait until it is committed.
+
+        Raises `LeftError` when another worker has the job by now.
+        """
+        if change == "submitting":
+            await self._let_in(job)
+            return
+        await super().write(change, job)
+        if job.seq in self.database.lost:
+            logger.warning(
+                "%s is in other hands by now", job.id, extra={"action": "job_taken_over"}
+            )
+            raise LeftError
+        if change in ROOM_MAKERS:
+            self._room.set()
+
+    async def claim(self, seq: int) -> JobRow | None:
+        """Take a job into this worker's hands; None when there is no such job."""
+        return await self.call(lambda _: self.database.claim(seq))
+
+    async def call_cluster(self, name: str, *values: Any, **named: Any) -> Any:
+        """Call a method of the cluster's database in the ledger's thread, in a transaction."""
+        method = partial(getattr(ClusterDatabase, name), self.database, *values, **named)
+        return await self.call(lambda _: method())
+
+    def shut(self) -> None:
+        """Let no more jobs in; those that wait are left as they are."""
+        self._shut = True
+        for wish in self._wishes:
+            if not wish.done.done():
+                wish.done.set_exception(LeftError())
+        self._wishes.clear()
+
+    async def aclose(self) -> None:
+        """Write what has gathered, as far as the database can be reached, and end the thread."""
+        self.shut()
+        if self._letting_in is not None:
+            self._letting_in.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._letting_in
+        if self._cluster is not None:
+            self._cluster.give_up()
+        await super().aclose()
+
+    # --- letting in -------------------------------------------------------------------------------
+
+    async def _let_in(self, job: JobRow) -> None:
+        """Commit a job's key, price and place as soon as the limits have room, in turns."""
+        if self._shut:
+            raise LeftError
+        wish = _Wish(values_of("submitting", job), self._loop.create_future())
+        self._wishes.append(wish)
+        if self._letting_in is None or self._letting_in.done():
+            self._letting_in = self._loop.create_task(self._let_all_in())
+        await wish.done
+
+    async def _let_all_in(self) -> None:
+        while self._wishes:
+            first = [w for w in self._wishes if not w.done.done()][:MOST_AT_ONCE]
+            self._room.clear()
+            try:
+                told = await self.call_cluster("submit", [wish.row for wish in first])
+            except Exception as error:  # noqa: BLE001 told to those who wait
+                told = {wish.row[0]: error for wish in first}
+            for wish in first:
+                _tell(wish, told.get(wish.row[0], Entry.LOST))
+            self._wishes = deque(wish for wish in self._wishes if not wish.done.done())
+            if Entry.FULL in told.values():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_AGAIN):
+                        await self._room.wait()
+
+
+def _tell(wish: _Wish, entry: Entry | Exception) -> None:
+    if wish.done.done() or entry is Entry.FULL:
+        return
+    if entry is Entry.IN:
+        wish.done.set_result(None)
+    else:
+        wish.done.set_exception(LeftError() if entry is Entry.LOST else entry)

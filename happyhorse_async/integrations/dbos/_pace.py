@@ -1,0 +1,148 @@
+"""How fast an account's workers submit together: each submission waits for a place in one row.
+
+The row is one number in the database, the moment of the next place, by the database's clock. A
+worker takes a few places at once and sends each request at its moment. A request that comes too
+late for its place leaves it empty and takes another one. So requests that a stalled machine held
+back never leave as a burst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import psycopg
+
+from ._database import FIRST_PAUSE, LONGEST_PAUSE, cluster_queries, connection_settings
+
+logger = logging.getLogger("happyhorse_async")
+
+TOLERANCE = 0.1
+"""Seconds by which a submission may come late for its place. Places are so much farther apart that
+no second can have more submissions than the rate, however their lateness falls."""
+MOST_AHEAD = 0.5
+"""Seconds of places that one worker takes at once: what it leaves empty when it dies."""
+LONGEST_LEAD = 1.0
+"""Seconds into the future from which places are taken at most, for a slow database's sake."""
+
+
+@attrs.frozen
+class Slot:
+    """A place in the row, by the event loop's clock."""
+
+    first: float
+    last: float
+
+
+def gap(rate: float) -> float:
+    """Return the seconds between two places, for a rate of submissions a second.
+
+    With places `(1 + TOLERANCE) / rate` apart, a second and its tolerance hold `rate` of them.
+    """
+    return (1 + TOLERANCE) / rate
+
+
+def most_in_a_second(rate: float) -> int:
+    """Return how many submissions can leave within any one second."""
+    return math.floor((1 + TOLERANCE) / gap(rate) + 1e-9) + 1
+
+
+@attrs.define
+class Clocks:
+    """How far the database's clock is ahead of the event loop's, by the quickest answer of late."""
+
+    ahead: float = 0.0
+    error: float = math.inf
+    measured: float = -math.inf
+    lead: float = 0.02
+
+    def learn(self, sent: float, received: float, database: float) -> None:
+        """Take note of an answer: when it was asked for, when it came, and what its clock said."""
+        trip = received - sent
+        self.lead = min(LONGEST_LEAD, 0.01 + 2 * trip)
+        if trip <= self.error or received - self.measured > 60:
+            self.ahead, self.error, self.measured = database - received + trip / 2, trip, received
+
+
+class AccountPace:
+    """The row of submissions as one worker sees it. Belongs to one event loop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.rate: float | None = None
+        """Submissions a second over all workers; None: no limit."""
+        self._clocks = Clocks()
+        self._waiting: deque[asyncio.Future[Slot]] = deque()
+        self._asking: asyncio.Task[None] | None = None
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+
+    async def permit(self) -> None:
+        """Wait for the moment at which one submission may leave."""
+        loop = asyncio.get_running_loop()
+        while self.rate is not None:
+            slot = await self._slot(loop)
+            await asyncio.sleep(max(0.0, slot.first - loop.time()))
+            if loop.time() <= slot.last:
+                return
+
+    async def aclose(self) -> None:
+        """Take no more places, and close the connection."""
+        if self._asking is not None:
+            self._asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._asking
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _slot(self, loop: asyncio.AbstractEventLoop) -> Slot:
+        told: asyncio.Future[Slot] = loop.create_future()
+        self._waiting.append(told)
+        if self._asking is None or self._asking.done():
+            self._asking = loop.create_task(self._ask())
+        return await told
+
+    async def _ask(self) -> None:
+        """Take places until nobody waits for one; a lost database is waited for."""
+        pause = FIRST_PAUSE
+        while self._live():
+            rate = self.rate or 1e6
+            count = min(len(self._waiting), max(1, int(rate * MOST_AHEAD)))
+            try:
+                slots = await self._take(count, gap(rate))
+            except (psycopg.Error, OSError) as error:
+                logger.debug("no place can be had now: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
+                continue
+            pause = FIRST_PAUSE
+            for slot in slots:
+                if self._live():
+                    self._waiting.popleft().set_result(slot)
+
+    def _live(self) -> bool:
+        """Forget those that wait no longer; return whether anybody does."""
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft()
+        return bool(self._waiting)
+
+    async def _take(self, count: int, apart: float) -> list[Slot]:
+        connection = self._connection
+        if connection is None or connection.closed or connection.broken:
+            connection = self._connection = await psycopg.AsyncConnection.connect(
+                self._url, autocommit=True, **connection_settings()
+            )
+        loop = asyncio.get_running_loop()
+        sql = cluster_queries()["slots"].replace("?", "%s").encode()
+        span, sent = count * apart, loop.time()
+        cursor = await connection.execute(sql, (self._clocks.lead, span, span))
+        row = await cursor.fetchone()
+        assert row is not None, "the row has always its one number"  # noqa: S101
+        start, now = row
+        self._clocks.learn(sent, loop.time(), now)
+        first = start - self._clocks.ahead
+        return [Slot(first + n * apart, first + n * apart + TOLERANCE) for n in range(count)]

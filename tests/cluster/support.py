@@ -1,0 +1,168 @@
+"""What the tests of clusters share: a PostgreSQL of their own, and workers that are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psycopg
+
+from happyhorse_async.sandbox import Sandbox
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def binaries() -> Path | None:
+    """Return the folder of the newest PostgreSQL's programs; None when there is none."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+class Postgres:
+    """A database server on a free port, in a folder of its own.
+
+    It refuses to be root's, so root starts it as the user `postgres`.
+    """
+
+    def __init__(self) -> None:
+        programs = binaries()
+        assert programs is not None, "PostgreSQL is not installed"
+        self._programs = programs
+        self._folder = Path(tempfile.mkdtemp(prefix="happyhorse-postgres-"))
+        self.port = _free_port()
+        self._count = 0
+        if os.getuid() == 0:
+            shutil.chown(self._folder, "postgres", "postgres")
+        self._do("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "-D", self._data)
+        self.start()
+
+    @property
+    def _data(self) -> str:
+        return str(self._folder / "data")
+
+    def _do(self, program: str, *words: str) -> None:
+        command = [str(self._programs / program), *words]
+        if os.getuid() == 0:
+            command = [
+                "setpriv",
+                "--reuid=postgres",
+                "--regid=postgres",
+                "--clear-groups",
+                *command,
+            ]
+        done = subprocess.run(command, cwd=self._folder, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        options = (
+            f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1 -c max_connections=200"
+        )
+        log = str(self._folder / "log")
+        self._do("pg_ctl", "-D", self._data, "-o", options, "-l", log, "-w", "start")
+
+    def stop(self, how: str = "immediate") -> None:
+        """Stop it; "immediate" is a crash."""
+        self._do("pg_ctl", "-D", self._data, "-m", how, "-w", "stop")
+
+    def database(self) -> str:
+        """Make a database; return its link."""
+        self._count += 1
+        name = f"cluster{self._count}"
+        with psycopg.connect(self._link("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        return self._link(name)
+
+    def _link(self, name: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
+
+    def close(self) -> None:
+        """Stop it, and remove its folder."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def rows(path: Path, count: int, **columns: object) -> Path:
+    """Write a table of jobs, each unlike the others."""
+    lines = (
+        {"image": f"https://example.com/{n}.png", "seed": n + 1, "duration": 3, **columns}
+        for n in range(count)
+    )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+async def command(*words: str, **environment: str) -> tuple[int, str]:
+    """Run a command of `happyhorse` to its end; return its exit code and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "happyhorse_async", *words),
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()
+
+
+class WorkerProcess:
+    """One `happyhorse cluster work`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.outcomes: list[dict[str, object]] = []
+        self._reading = asyncio.ensure_future(self._read())
+        self._more = asyncio.Condition()
+
+    @classmethod
+    async def start(cls, sandbox: Sandbox, database: str, *words: str) -> WorkerProcess:
+        """Start it."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "happyhorse_async", "cluster", "work", "--json"),
+            *("--database", database, *words),
+            cwd=ROOT,
+            env={**os.environ, **sandbox.env()},
+            stdout=asyncio.subprocess.PIPE,
+            limit=1 << 22,
+        )
+        return cls(process)
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            async with self._more:
+                self.outcomes.append(json.loads(line))
+                self._more.notify_all()
+
+    async def told(self, count: int) -> None:
+        """Wait until it has told of so many jobs."""
+        async with self._more:
+            await self._more.wait_for(lambda: len(self.outcomes) >= count)
+
+    def kill(self) -> None:
+        """Kill it, as a power cut would."""
+        self._process.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._process.send_signal(signal.SIGTERM)
+
+    async def ended(self) -> int:
+        """Wait for its end; return its exit code."""
+        code = await self._process.wait()
+        await self._reading
+        return code
