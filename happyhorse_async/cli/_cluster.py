@@ -173,7 +173,7 @@ def work_command(
     """
 
     async def work() -> int:
-        from ..integrations.dbos import WorkerOptions, draining_on_signals
+        from ..integrations.dbos import WorkerOptions
 
         cluster = _cluster(database)
         await cluster.set_limits(
@@ -189,7 +189,7 @@ def work_command(
         options = WorkerOptions(in_flight=max_in_flight, drain=drain, until_done=until_done)
         async with open_session() as session:
             worker = cluster.worker(session, out=folder, options=options, told=told)
-            with draining_on_signals(worker):
+            with worker.draining_on_signals():
                 await worker.run()
         return overall(codes)
 

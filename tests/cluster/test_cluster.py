@@ -10,7 +10,7 @@ import pytest
 from happyhorse_async.sandbox import Sandbox
 from tests.cluster.support import WorkerProcess, command, rows
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 async def test_every_job_is_paid_once_and_entering_it_again_adds_nothing(

@@ -1,13 +1,10 @@
 """Batches on several machines: the same jobs, in PostgreSQL, worked on by any number of processes.
 
-The extra `dbos`. `happyhorse cluster` is made of this; from code, `Cluster` and `Worker` do.
+The extra `dbos`. `happyhorse cluster` is made of this; from code, `Cluster` is the front door.
 """
 
 from ._cluster import Cluster, ClusterOverview
-from ._database import ClusterLimits
-from ._enqueue import Enqueued, Refused
-from ._keeper import WorkerFacts
-from ._worker import Worker, WorkerOptions, draining_on_signals
+from ._values import ClusterLimits, Enqueued, Refused, WorkerFacts, WorkerOptions
 
 __all__ = [
     "Cluster",
@@ -15,8 +12,6 @@ __all__ = [
     "ClusterOverview",
     "Enqueued",
     "Refused",
-    "Worker",
     "WorkerFacts",
     "WorkerOptions",
-    "draining_on_signals",
 ]

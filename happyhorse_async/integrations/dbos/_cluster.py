@@ -18,16 +18,16 @@ from ...batch._database import Database
 from ...batch._jobs import Outcome, Totals
 from ...batch.report import PACE_SECONDS, write_reports_of
 from ...errors import ConfigurationError, LedgerError
-from ._database import ClusterDatabase, ClusterLimits, LostError, check_url, cluster_errors
-from ._enqueue import Enqueued, Enqueuer, prepare
-from ._keeper import LOCKS, WorkerFacts
+from ._database import WORKER_LOCKS, ClusterDatabase, LostError, check_url, cluster_errors
 from ._ledger import ClusterLedger
-from ._worker import Worker, WorkerOptions
+from ._values import ClusterLimits, Enqueued, WorkerFacts, WorkerOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ..._session import Session
+    from ._enqueue import Enqueuer
+    from ._worker import Worker
 
 OUT = "out"
 """The fact that says where the videos go."""
@@ -148,6 +148,8 @@ class Cluster:
         told: Callable[[Outcome], None] = lambda outcome: None,
     ) -> Worker:
         """Make a worker over an open session; `told` hears of each job that ends in it."""
+        from ._worker import Worker
+
         parts, settings = session._open(), session._settings
         service = "a service on this machine" if settings.on_loopback else settings.base_url
         return Worker(
@@ -170,6 +172,8 @@ class Cluster:
 
     @asynccontextmanager
     async def _entering(self, out: Path | None) -> AsyncIterator[Enqueuer]:
+        from ._enqueue import Enqueuer, prepare
+
         await asyncio.to_thread(prepare, self.url)
         async with self._open() as ledger:
             folder = await _bound(ledger, out)
@@ -193,7 +197,7 @@ def _overview(database: ClusterDatabase) -> ClusterOverview:
             per_hour=3600 * database.ended_since(now - PACE_SECONDS) / PACE_SECONDS,
             workers=tuple(
                 WorkerFacts(**dict(zip(WORKER_COLUMNS, row, strict=True)))
-                for row in database.rows("workers", LOCKS)
+                for row in database.rows("workers", WORKER_LOCKS)
             ),
             limits=database.limits(),
             left=database.left_to_do(),
@@ -215,18 +219,17 @@ async def _folder(ledger: ClusterLedger, out: Path | None) -> Path:
 
 async def _bound(ledger: ClusterLedger, out: Path | None) -> Path:
     """Return where the videos go, said once for the whole batch."""
-    wanted = out and disk.absolute(out)
 
-    def bind(database: Database) -> str:
+    def bind(database: Database) -> tuple[Path, Path]:
+        wanted = Path(os.path.abspath(out or database.fact(OUT) or "videos"))
         known = database.fact(OUT)
         if known is None:
-            known = str(wanted or Path("videos").absolute())
-            database.set_fact(OUT, known)
-            ledger.database.note_strangers(Path(known))
-        return known
+            database.set_fact(OUT, str(wanted))
+            ledger.database.note_strangers(wanted)
+        return wanted, Path(known or wanted)
 
-    known = Path(await ledger.call(bind))
-    if wanted is not None and wanted != known:
+    wanted, known = await ledger.call(bind)
+    if wanted != known:
         raise ConfigurationError(
             f"--out: the videos of this database's jobs go to {known}",
             next_step="Leave --out away, or use another database.",

@@ -29,6 +29,7 @@ from ..._rules.prices import to_credits, to_millionths
 from ...batch._database import Change, Database, named_queries
 from ...batch._jobs import CHANGES, COLUMNS, JobRow, folded
 from ...errors import BudgetExceededError, ConfigurationError, LedgerError
+from ._values import ClusterLimits
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -36,6 +37,8 @@ SCHEMA = "happyhorse"
 VERSION = "1"
 MIGRATION_LOCK = 0x48485232
 """The advisory lock under which the tables are made."""
+WORKER_LOCKS = MIGRATION_LOCK + 1
+"""The first half of each worker's lock; the second is the worker's number."""
 DEAD_LINE = (
     "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3 "
     "-c tcp_user_timeout=15000 -c idle_in_transaction_session_timeout=20000"
@@ -73,20 +76,6 @@ class Entry(Enum):
     """A limit is reached: others have to end first."""
     LOST = "lost"
     """Another worker has the job, or another request has replaced it."""
-
-
-@attrs.frozen
-class ClusterLimits:
-    """What holds over all workers together; None: no limit."""
-
-    unfinished: int | None = None
-    """Tasks that have not ended."""
-    rate: float | None = None
-    """Submissions a second."""
-    budget: int | None = None
-    """Millionths of a credit."""
-    spent: int = 0
-    reserved: int = 0
 
 
 class _Connection:

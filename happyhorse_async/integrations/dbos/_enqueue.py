@@ -13,7 +13,6 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import attrs
 import sqlalchemy
 from dbos import DBOSClient, run_dbos_database_migrations
 
@@ -31,35 +30,13 @@ from ...batch._admission import (
     rows_of,
 )
 from ...batch._jobs import Job, JobRow, key_of
-from ...errors import DestinationExistsError, HappyHorseError, InvalidRequestError
+from ...errors import DestinationExistsError, InvalidRequestError
 from ._database import ClusterDatabase, cluster_errors
 from ._ledger import ClusterLedger
+from ._values import Enqueued, Refused
 from ._worker import APPLICATION, APPLICATION_VERSION, OWED, QUEUE, WORKFLOW
 
 logger = logging.getLogger("happyhorse_async")
-
-
-@attrs.frozen(kw_only=True)
-class Refused:
-    """A row that did not become a job."""
-
-    id: str
-    error: HappyHorseError
-
-
-@attrs.define(kw_only=True)
-class Enqueued:
-    """What became of an input."""
-
-    added: int = 0
-    """Jobs that were put into the queue."""
-    known: int = 0
-    """Rows whose jobs are in the queue, or have ended."""
-    taken_over: int = 0
-    """Jobs of a folder that are paid for, or may be."""
-    saved: int = 0
-    """Jobs of a folder whose videos are there."""
-    refused: list[Refused] = attrs.field(factory=list)
 
 
 class Enqueuer:

@@ -16,22 +16,19 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-import attrs
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
 from ._database import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
-    MIGRATION_LOCK,
+    WORKER_LOCKS,
     cluster_queries,
     connection_settings,
 )
 
 logger = logging.getLogger("happyhorse_async")
 
-LOCKS = MIGRATION_LOCK + 1
-"""The first half of each worker's lock; the second is the worker's number."""
 ROUND = 2.0
 """Seconds between two looks at the others."""
 GRACE = 12.0
@@ -39,26 +36,6 @@ GRACE = 12.0
 locks, and those that live take them again."""
 
 _YOUNG = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8 < ?"
-
-
-@attrs.frozen(kw_only=True)
-class WorkerFacts:
-    """A worker as the others see it."""
-
-    id: int
-    host: str
-    pid: int
-    started: float
-    seen: float
-    """When it last said that it is there, in Unix seconds."""
-    in_hand: int
-    """Jobs that it works on."""
-    adopted: int
-    """Jobs that it has taken over from dead workers."""
-    word: str
-    """What it waits for, if it does."""
-    alive: bool
-    """Whether it holds its lock."""
 
 
 class Keeper:
@@ -83,7 +60,7 @@ class Keeper:
             now = time.time()
             row = await self._row("add-worker", socket.gethostname(), os.getpid(), now, now)
             self.id = int(row[0])
-            await connection.execute("SELECT pg_advisory_lock(%s, %s)", (LOCKS, self.id))
+            await connection.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_LOCKS, self.id))
 
     async def keep(self) -> None:
         """Say that this worker is there, and look after the others, until it is cancelled."""
@@ -130,7 +107,7 @@ class Keeper:
             try:
                 await self._bury(other)
             finally:
-                await self._row("SELECT pg_advisory_unlock(?, ?)", LOCKS, other)
+                await self._row("SELECT pg_advisory_unlock(?, ?)", WORKER_LOCKS, other)
 
     async def _bury(self, other: int) -> None:
         count = await self._adopt(other)
@@ -150,7 +127,7 @@ class Keeper:
         return [number for (number,) in await rows.fetchall()]
 
     async def _lock(self, number: int) -> bool:
-        [got] = await self._row("SELECT pg_try_advisory_lock(?, ?)", LOCKS, number)
+        [got] = await self._row("SELECT pg_try_advisory_lock(?, ?)", WORKER_LOCKS, number)
         return bool(got)
 
     async def _row(self, query: str, *values: Any, told: bool = True) -> tuple[Any, ...]:

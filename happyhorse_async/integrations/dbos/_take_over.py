@@ -20,7 +20,8 @@ from ...batch._jobs import COLUMNS, JobRow
 from ...batch._videos import has_size
 from ...errors import LedgerError
 from ._database import ClusterDatabase, cluster_errors, type_of
-from ._enqueue import Enqueued, Enqueuer
+from ._enqueue import Enqueuer
+from ._values import Enqueued
 
 MOVED = "moved"
 """The fact in a folder's ledger that says that its jobs are a cluster's."""

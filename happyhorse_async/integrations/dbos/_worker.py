@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import attrs
 from dbos import DBOS
 
 from ..._budget import BatchBook
@@ -24,13 +23,13 @@ from ..._config import Budget, RetryPolicy
 from ..._rules import retry
 from ..._rules.lifecycle import AT_STAKE, JobState
 from ...batch._batch import check_account
-from ...batch._follow import PAUSES, BatchOptions, Follower
+from ...batch._follow import BatchOptions, Follower
 from ...batch._jobs import JobRow, Outcome
 from ...errors import ConfigurationError, LedgerError
-from ._database import ClusterLimits
 from ._keeper import Keeper
 from ._ledger import ClusterLedger
 from ._pace import AccountPace
+from ._values import ClusterLimits, WorkerOptions
 
 if TYPE_CHECKING:
     from ..._parts import Parts
@@ -48,25 +47,10 @@ POLLING = 0.5
 LATER = RetryPolicy(first_pause=30.0, longest_pause=600.0)
 """Pauses before a paid job whose video cannot be had now is looked at again."""
 NO_LIMIT = 1 << 30
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GOODBYE = 5.0
 """Seconds that DBOS has to note the ends of jobs when a worker ends."""
 ENDED = frozenset({JobState.FAILED, JobState.UNKNOWN})
-
-
-@attrs.frozen(kw_only=True)
-class WorkerOptions:
-    """How a worker works."""
-
-    in_flight: int = 300
-    """Jobs that each worker has in its hands at once; the same for all, the last one started says."""
-    drain: float = 25.0
-    """Seconds after SIGTERM in which paid jobs may end; the rest goes on in other workers."""
-    until_done: bool = False
-    """End when no job is left."""
-    retry: RetryPolicy = PAUSES
-    """As in a batch."""
-    timeout: float | None = None
-    """Seconds to wait for one task before it is told as not ended, and waited for again."""
 
 
 class Worker:
@@ -117,6 +101,22 @@ class Worker:
         self._deadline = asyncio.get_running_loop().time() + drain
         self._stopped.set()
         self._emptied.set()
+
+    @contextmanager
+    def draining_on_signals(self) -> Iterator[None]:
+        """Stop on SIGINT and SIGTERM while this is open; only in the main thread."""
+        loop = asyncio.get_running_loop()
+
+        def heard(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self.stop)
+
+        # signal.signal rather than the loop's own handlers: those do not exist on Windows.
+        before = {number: signal.signal(number, heard) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def run(self) -> None:
         """Work until it is stopped, or with `until_done` until no job is left.
@@ -354,23 +354,3 @@ async def _first_of(wanted: asyncio.Future[Any], *others: asyncio.Future[Any]) -
         if other.done():
             wanted.cancel()
             other.result()
-
-
-# --- SIGINT and SIGTERM: the first one drains, the second one ends at once.
-
-
-@contextmanager
-def draining_on_signals(worker: Worker) -> Iterator[None]:
-    """Stop a worker on signals while this is open; only in the main thread."""
-    loop = asyncio.get_running_loop()
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(worker.stop)
-
-    # signal.signal rather than the loop's own handlers: those do not exist on Windows.
-    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,82 @@
+"""What a cluster is told and what it tells, as values; loads neither DBOS nor SQLAlchemy."""
+
+from __future__ import annotations
+
+import attrs
+
+from ..._config import RetryPolicy
+from ...batch._follow import PAUSES
+from ...errors import HappyHorseError
+
+
+@attrs.frozen
+class ClusterLimits:
+    """What holds over all workers together; None: no limit."""
+
+    unfinished: int | None = None
+    """Tasks that have not ended."""
+    rate: float | None = None
+    """Submissions a second."""
+    budget: int | None = None
+    """Millionths of a credit."""
+    spent: int = 0
+    reserved: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class WorkerOptions:
+    """How a worker works."""
+
+    in_flight: int = 300
+    """Jobs that each worker has in its hands at once; the same for all, the last one started says."""
+    drain: float = 25.0
+    """Seconds after SIGTERM in which paid jobs may end; the rest goes on in other workers."""
+    until_done: bool = False
+    """End when no job is left."""
+    retry: RetryPolicy = PAUSES
+    """As in a batch."""
+    timeout: float | None = None
+    """Seconds to wait for one task before it is told as not ended, and waited for again."""
+
+
+@attrs.frozen(kw_only=True)
+class WorkerFacts:
+    """A worker as the others see it."""
+
+    id: int
+    host: str
+    pid: int
+    started: float
+    seen: float
+    """When it last said that it is there, in Unix seconds."""
+    in_hand: int
+    """Jobs that it works on."""
+    adopted: int
+    """Jobs that it has taken over from dead workers."""
+    word: str
+    """What it waits for, if it does."""
+    alive: bool
+    """Whether it holds its lock."""
+
+
+@attrs.frozen(kw_only=True)
+class Refused:
+    """A row that did not become a job."""
+
+    id: str
+    error: HappyHorseError
+
+
+@attrs.define(kw_only=True)
+class Enqueued:
+    """What became of an input."""
+
+    added: int = 0
+    """Jobs that were put into the queue."""
+    known: int = 0
+    """Rows whose jobs are in the queue, or have ended."""
+    taken_over: int = 0
+    """Jobs of a folder that are paid for, or may be."""
+    saved: int = 0
+    """Jobs of a folder whose videos are there."""
+    refused: list[Refused] = attrs.field(factory=list)
