@@ -10,7 +10,7 @@ import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -51,7 +51,7 @@ class Doubts(NamedTuple):
 
     since: float | None
     """None of them was sent before this time, in Unix seconds: the first run began then."""
-    claimed: frozenset[str]
+    claimed: Set[str]
     """The tasks of other jobs since the first of them was sent."""
 
 

@@ -11,19 +11,9 @@ import typer
 
 from ..errors import ConfigurationError, HappyHorseError
 from ._batch import MOST_SHOWN, _checked, _code_of
-from ._common import (
-    AsJson,
-    Exit,
-    MaxCredits,
-    Yes,
-    exit_code,
-    money,
-    open_session,
-    overall,
-    put,
-    run,
-    say,
-)
+from ._common import Exit, exit_code, open_session, overall, run
+from ._console import money, put, say
+from ._options import AsJson, MaxCredits, Yes
 
 if TYPE_CHECKING:
     from ..batch import Outcome

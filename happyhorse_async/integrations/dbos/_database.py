@@ -342,6 +342,10 @@ class ClusterDatabase(Database):
         """Let go of a job that was replaced; False when it is wanted again meanwhile."""
         return self._db.execute(self._sql["leave"], (seq,)).fetchone() is not None
 
+    def claimed(self, since: float) -> set[str]:
+        """Return the tasks that are jobs' own since some time."""
+        return {task_id for (task_id,) in self._db.execute(self._sql["claimed"], (since,))}
+
     def orphans(self, worker: int, workflows: Sequence[str]) -> dict[str, str]:
         """Return the states of jobs by their workflows, with those that a worker had in hand."""
         return dict(self._db.execute(self._sql["orphans"], (list(workflows), worker)).fetchall())

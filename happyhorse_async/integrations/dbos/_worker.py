@@ -23,6 +23,7 @@ from ..._config import Budget, RetryPolicy
 from ..._rules import retry
 from ..._rules.lifecycle import AT_STAKE, JobState
 from ...batch._batch import check_account
+from ...batch._database import Doubts
 from ...batch._follow import BatchOptions, Follower
 from ...batch._jobs import JobRow, Outcome
 from ...errors import ConfigurationError, LedgerError
@@ -81,6 +82,9 @@ class Worker:
         """Workflows under way."""
         self._parked: set[asyncio.Task[Any]] = set()
         """Those of them that wait for the end of the process."""
+        self._claimed: set[str] = set()
+        """Tasks that are other jobs', as far as it was worth looking."""
+        self._first_run: float | None = None
         self._in_hand: dict[int, JobRow] = {}
         self._emptied = asyncio.Event()
         self._ledger: ClusterLedger
@@ -145,8 +149,16 @@ class Worker:
         options = BatchOptions(
             max_in_flight=NO_LIMIT, retry=self._options.retry, timeout=self._options.timeout
         )
+        self._first_run = (await self._ledger.call(lambda database: database.doubts())).since
         self._follower = Follower(
-            self._parts, self._ledger, self._out, unkept, options, run=run, on_stop=self._halt
+            self._parts,
+            self._ledger,
+            self._out,
+            unkept,
+            options,
+            run=run,
+            doubts=Doubts(self._first_run, self._claimed),
+            on_stop=self._halt,
         )
         self._parts.submitter.ask_before_sending(self._pace.permit)
 
@@ -279,6 +291,10 @@ class Worker:
             job = await self._ledger.claim(seq)
             if job is None or job.state in ENDED:
                 return job.state.value if job is not None else "gone"
+            if job.state is JobState.SUBMITTING:
+                # What it is looked for in the list of tasks must not be another worker's.
+                since = job.accepted or self._first_run or 0.0
+                self._claimed |= await self._ledger.call_cluster("claimed", since)
             outcome = await self._follow(job)
             if outcome is not None and outcome.state in (JobState.SAVED, *ENDED):
                 self._told(outcome)

@@ -70,6 +70,12 @@ SELECT count(*) FROM jobs WHERE state IN ('submitting', 'running', 'completed', 
 -- name: proofs
 SELECT task_id FROM jobs WHERE task_id IS NOT NULL ORDER BY state IN ('running', 'completed') DESC, accepted DESC LIMIT 5;
 
+-- name: doubts
+SELECT min(r.started), (SELECT min(coalesce(j.accepted, 0)) FROM json_array_elements_text(?::json) AS v JOIN jobs AS j ON j.state = v.value) FROM runs AS r;
+
+-- name: claimed
+SELECT task_id FROM jobs WHERE task_id IS NOT NULL AND accepted >= ?;
+
 -- name: add-strangers
 INSERT INTO strangers (name) SELECT value FROM json_array_elements_text(?::json) ON CONFLICT DO NOTHING;
 
