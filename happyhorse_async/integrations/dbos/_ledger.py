@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import attrs
 
 from ..._concurrency import to_the_end
-from ...batch._follow import LeftError
 from ...batch._jobs import JobRow, values_of
 from ...batch._ledger import Ledger
+from ...batch._steps import LeftError
 from ._database import ClusterDatabase, Entry
 
 logger = logging.getLogger("happyhorse_async")
