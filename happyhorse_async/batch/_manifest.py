@@ -2,17 +2,15 @@
 Parquet.
 
 A table's columns are a request's fields (`image`, `prompt`, `quality`, `duration`, `seed`,
-`model`, `callback_url`) and `id`; `image_url`, `image_path`, `file` and `url` also mean the image. Every
-other column is kept and given back in the results. Rows are read as they are needed, in worker
-threads, so a table may be longer than memory.
+`model`, `callback_url`) and `id`; `image_url`, `image_path`, `file` and `url` also mean the image.
+Case, blanks and hyphens do not matter. Every other column is kept and given back in the results,
+unless it looks like a field that was misspelt. Rows are read as they are needed, in worker threads,
+so a table may be longer than memory.
 """
 
 from __future__ import annotations
 
-import csv
-import glob
 import itertools
-import json
 import warnings
 from collections.abc import (
     AsyncGenerator,
@@ -37,17 +35,13 @@ from .._formats import images
 from .._formats.urls import looks_like_link
 from .._models import Estimate
 from .._request import ImageToVideo
-from ..errors import ConfigurationError, InvalidRequestError
-from ._jobs import Job, text_problem
+from ..errors import InvalidRequestError
+from ._columns import FIELDS, IMAGE_COLUMNS, meaning, near_miss
+from ._jobs import Job
+from ._tables import Line, Source
 
-FIELDS = ("image", "prompt", "quality", "duration", "seed", "model", "callback_url")
-IMAGE_COLUMNS = ("image", "image_url", "image_path", "file", "url")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 CHUNK = 256
 """Rows that are read in one go."""
-
-Line = tuple[int, "dict[str, Any] | str"]
-"""A line's number and its row, or what is wrong with the line."""
 
 
 @attrs.frozen
@@ -59,9 +53,16 @@ class BadLine:
     line: int
     """The line in it, from 1; for Parquet and folders the row."""
     problems: tuple[str, ...]
+    name: str | None = None
+    """The file itself, in a folder."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, as people look for it."""
+        return self.name or f"{self.source}:{self.line}"
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.line}: {'; '.join(self.problems)}"
+        return f"{self.place}: {'; '.join(self.problems)}"
 
 
 @attrs.frozen
@@ -73,8 +74,11 @@ class Row:
 
 
 class Manifest:
-    """An input of jobs; it can be walked several times. `defaults` are fields for rows that do not
-    have them.
+    """An input of jobs; it can be walked several times.
+
+    `defaults` are fields for rows that do not have them. `encoding` is a table's, if it is not
+    Unicode. A column that looks like a misspelt field makes its rows bad ones, for it would be paid
+    for and ignored; `ignore_unknown` keeps it as the caller's own.
     """
 
     def __init__(
@@ -83,14 +87,21 @@ class Manifest:
         *,
         defaults: Mapping[str, Any] | None = None,
         limit: int | None = None,
+        encoding: str | None = None,
+        ignore_unknown: bool = False,
     ) -> None:
         self.source = str(source)
-        self._path = Path(source)
+        self._source = Source(self.source, encoding=encoding)
+        self._ignore_unknown = ignore_unknown
         self._defaults = {
             name: value for name, value in (defaults or {}).items() if value is not None
         }
         self._limit = limit
-        self._read = _reader_of(self.source)
+
+    @property
+    def skipped(self) -> tuple[int, list[str]]:
+        """How many files were skipped as no images at the last walk, and the first of their names."""
+        return self._source.skipped, self._source.skipped_names
 
     async def rows(self, *, look: bool = False) -> AsyncGenerator[Row | BadLine, None]:
         """Walk the rows, good and bad, in order; with `look` local images are opened, and ids that
@@ -118,40 +129,65 @@ class Manifest:
 
     def _walk(self, *, look: bool) -> Generator[Row | BadLine, None, None]:
         seen: set[int] = set()
-        for number, line in itertools.islice(self._read(self._path), self._limit):
-            row = self._row(number, line)
+        for line in itertools.islice(self._source.lines(), self._limit):
+            row = self._row(line)
             problems = _second_look(row.job, seen) if look and isinstance(row, Row) else ()
-            yield BadLine(self.source, number, problems) if problems else row
+            yield BadLine(self.source, line.number, problems, line.name) if problems else row
 
-    def _row(self, number: int, line: dict[str, Any] | str) -> Row | BadLine:
-        if isinstance(line, str):
-            return BadLine(self.source, number, (line,))
+    def _row(self, line: Line) -> Row | BadLine:
+        if isinstance(line.row, str):
+            return BadLine(self.source, line.number, (line.row,), line.name)
         # Not a number is how many a tool writes an empty cell; JSON, which the results are written
         # in, has no word for it.
         values = {
-            str(name).strip(): None if value != value else value for name, value in line.items()
+            str(name).strip(): None if value != value else value for name, value in line.row.items()
         }
-        job_id = None if _absent(values.get("id")) else str(values["id"])
-        fields, extra = self._fields(values)
+        problems = list(self._column_problems(values))
+        known = {meaning(name): value for name, value in values.items() if not _absent(value)}
+        job_id = None if _absent(known.get("id")) else str(known["id"])
         try:
-            return Row(number, Job(_request_of(fields), id=job_id, extra=extra))
+            if problems:
+                raise InvalidRequestError(problems)
+            fields, extra = self._fields(known, values)
+            return Row(line.number, Job(_request_of(fields), id=job_id, extra=extra))
         except InvalidRequestError as error:
-            return BadLine(self.source, number, error.problems)
+            return BadLine(self.source, line.number, error.problems, line.name)
 
-    def _fields(self, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _column_problems(self, values: Mapping[str, Any]) -> Iterator[str]:
+        """Name the columns that mean the same, and those that only look as if they meant something."""
+        found: dict[str, str] = {}
+        for name, value in values.items():
+            field = meaning(name)
+            if _absent(value):
+                continue
+            if field in found:
+                yield f"the columns {found[field]!r} and {name!r} both mean {field}"
+            if field is not None:
+                found[field] = name
+            near = None if self._ignore_unknown else near_miss(name)
+            if near is not None:
+                yield (
+                    f"the column {name!r} is not known: did you mean {near}? Rename it, or pass "
+                    "--ignore-unknown to keep it as a column of your own"
+                )
+
+    def _fields(
+        self, known: Mapping[str | None, Any], values: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Sort a row's values into a request's fields and the caller's own columns."""
-        image = next((name for name in IMAGE_COLUMNS if not _absent(values.get(name))), None)
+        image = next((name for name in IMAGE_COLUMNS if name in known), None)
         fields = dict(self._defaults)
-        fields |= {name: values[name] for name in FIELDS[1:] if not _absent(values.get(name))}
+        fields |= {name: known[name] for name in FIELDS[1:] if name in known}
         if image is not None:
-            fields["image"] = self._image(values[image])
+            fields["image"] = self._image(known[image])
         taken = {"id", image, *FIELDS}
-        return fields, {name: value for name, value in values.items() if name not in taken}
+        return fields, {name: value for name, value in values.items() if meaning(name) not in taken}
 
     def _image(self, image: Any) -> Any:
         """A relative path in a table is meant from where the table lies."""
-        if isinstance(image, str) and not looks_like_link(image) and self._path.is_file():
-            return self._path.parent / image
+        base = self._source.base
+        if isinstance(image, str) and not looks_like_link(image) and base is not None:
+            return base / image
         return image
 
 
@@ -203,119 +239,6 @@ def _whole(value: Any) -> Any:
         return int(number) if number == number.to_integral_value() else value
     except (InvalidOperation, ValueError, OverflowError):
         return value
-
-
-# --- the kinds of sources -------------------------------------------------------------------------
-
-
-def _reader_of(source: str) -> Callable[[Path], Iterator[Line]]:
-    path = Path(source)
-    if path.is_dir():
-        return _folder
-    if not path.exists() and glob.has_magic(source):
-        return _globbed
-    if not path.exists():
-        raise ConfigurationError(
-            f"there is nothing at {source!r}",
-            next_step="Give a folder or a glob of images, or a table of them.",
-        )
-    kinds: dict[str, Callable[[Path], Iterator[Line]]] = {
-        ".csv": _csv,
-        ".tsv": _csv,
-        ".parquet": _parquet,
-        **dict.fromkeys((".jsonl", ".ndjson", ".json"), _jsonl),
-        **dict.fromkeys(SUFFIXES, _single),
-    }
-    reader = kinds.get(path.suffix.lower())
-    if reader is None:
-        raise ConfigurationError(
-            f"{source!r}: expected a folder, a glob, an image, or a .csv, .tsv, .jsonl or .parquet file"
-        )
-    return reader
-
-
-def _folder(path: Path) -> Iterator[Line]:
-    yield from _images(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
-
-
-def _globbed(path: Path) -> Iterator[Line]:
-    found = (Path(name) for name in glob.iglob(str(path), recursive=True))
-    yield from _images(entry for entry in found if entry.suffix.lower() in SUFFIXES)
-
-
-def _single(path: Path) -> Iterator[Line]:
-    yield from _images(iter([path]))
-
-
-def _images(paths: Iterator[Path]) -> Iterator[Line]:
-    # Sorted, so that a report is in the order in which people look at a folder.
-    for number, path in enumerate(
-        sorted(entry for entry in paths if not entry.name.startswith(".")), 1
-    ):
-        yield number, {"image": path}
-
-
-def _csv(path: Path) -> Iterator[Line]:
-    # Bytes that are no UTF-8 become lone surrogates, so that they spoil their own row and not the
-    # file.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        line = 1
-        try:
-            delimiter = _delimiter(file.readline())
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=delimiter)
-            for row in reader:
-                line = reader.line_num
-                yield line, _row_problem(row) or row
-        except csv.Error as error:
-            yield line + 1, f"cannot be read, nor what follows: {error}"
-
-
-def _row_problem(row: dict[Any, Any]) -> str | None:
-    if row.pop(None, None) is not None:
-        return f"has more values than the header's {len(row)} columns"
-    spoiled = [
-        name for name, value in row.items() if text_problem(name) or text_problem(value or "")
-    ]
-    return f"is not UTF-8 text: {spoiled[0]!r}" if spoiled else None
-
-
-def _delimiter(header: str) -> str:
-    """Choose what separates the header's columns: spreadsheets in many countries write semicolons."""
-    return max(",;\t", key=header.count)
-
-
-def _jsonl(path: Path) -> Iterator[Line]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                yield number, f"is not JSON: {error}"
-                continue
-            yield (
-                number,
-                row
-                if isinstance(row, dict)
-                else f"expected a JSON object, got {type(row).__name__}",
-            )
-
-
-def _parquet(path: Path) -> Iterator[Line]:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise ConfigurationError(
-            "Parquet needs one more package: pip install 'happyhorse-async[parquet]'"
-        ) from None
-    number = 0
-    with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=CHUNK):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
 
 
 # --- A look at every row of a manifest before anything is spent: what is wrong with which line, and

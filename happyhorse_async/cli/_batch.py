@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ from ._signals import stopping_on_signals
 if TYPE_CHECKING:
     from .._session import Session
     from ..batch import Batch, Outcome, Outcomes
-    from ..batch._manifest import Manifest
+    from ..batch._manifest import BadLine, Manifest
     from ._display import BatchDisplay
 
 app = typer.Typer(
@@ -60,7 +61,8 @@ def run_command(
     source: Annotated[
         str,
         typer.Argument(
-            help="A folder or a glob of images, or a .csv, .tsv, .jsonl or .parquet table of them.",
+            help="A folder or a glob of images; or a .csv, .tsv, .json, .jsonl or .parquet table of "
+            "them; or - for a table from standard input.",
             metavar="SOURCE",
         ),
     ],
@@ -86,6 +88,16 @@ def run_command(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Work on the good rows although there are bad ones.")
     ] = False,
+    encoding: Annotated[
+        str | None,
+        typer.Option("--encoding", help="Of a table that is not Unicode: gbk, cp1252, ..."),
+    ] = None,
+    ignore_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unknown", help="Keep columns that look like misspelt fields as your own."
+        ),
+    ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")
     ] = False,
@@ -106,7 +118,13 @@ def run_command(
 
         need_folder(out)
         defaults = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
-        manifest = Manifest(source, defaults=defaults, limit=limit)
+        manifest = Manifest(
+            source,
+            defaults=defaults,
+            limit=limit,
+            encoding=encoding,
+            ignore_unknown=ignore_unknown,
+        )
         async with open_session(sandbox=sandbox, speed=speed) as session:
             code = await _checked(
                 session,
@@ -250,12 +268,8 @@ async def _checked(
     from ..batch._manifest import check
 
     found = await check(manifest, session.estimate)
-    for bad in found.bad[:MOST_SHOWN]:
-        put({"event": "bad_row", "line": bad.line, "problems": bad.problems}) if as_json else say(
-            f"error: {bad}"
-        )
-    if found.bad_rows > MOST_SHOWN:
-        say(f"... and {found.bad_rows - MOST_SHOWN} more")
+    _show_bad(found.bad, found.bad_rows, as_json=as_json)
+    _show_skipped(*manifest.skipped, as_json=as_json)
     if found.cut_prompts:
         say(
             f"warning: {found.cut_prompts} prompts are longer than the service reads, and will be cut"
@@ -275,9 +289,35 @@ async def _checked(
     if found.bad_rows and not skip_bad:
         say("nothing was sent: mend the bad rows, or leave them out with --skip-bad")
         return Exit.WRONG_INPUT
-    if not quiet and found.good and not agreed("Go on?"):
+    if not found.good:
+        say(f"nothing was sent: there is no job in {manifest.source}")
+        return Exit.WRONG_INPUT
+    if not quiet and not agreed("Go on?"):
         return Exit.NOT_WANTED
     return None
+
+
+def _show_bad(bad: Sequence[BadLine], count: int, *, as_json: bool) -> None:
+    """Name the bad rows; those that follow each other with the same problem share a line."""
+    groups = [list(group) for _, group in itertools.groupby(bad, key=lambda row: row.problems)]
+    for group in groups[:MOST_SHOWN]:
+        for row in group if as_json else ():
+            put(
+                {"event": "bad_row", "place": row.place, "line": row.line, "problems": row.problems}
+            )
+        more = f", and the next {len(group) - 1:,} alike" if len(group) > 1 else ""
+        say(f"error: {group[0]}{more}")
+    left = count - sum(map(len, groups[:MOST_SHOWN]))
+    if left:
+        say(f"... and {left:,} more bad rows")
+
+
+def _show_skipped(count: int, names: Sequence[str], *, as_json: bool) -> None:
+    if as_json and count:
+        put({"event": "skipped", "files": count, "names": list(names)})
+    if count:
+        named = ", ".join(names) + (", ..." if count > len(names) else "")
+        say(f"skipped, as no JPEG, PNG or WEBP by name: {count:,} ({named})")
 
 
 # --- while it runs --------------------------------------------------------------------------------

@@ -1,0 +1,310 @@
+"""Rows from files: folders and globs of images, CSV, JSON, JSON Lines, Parquet, standard input.
+
+What is wrong with a row is a text in its place, so that one look names everything.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import glob
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from .._formats.texts import has_surrogate
+from ..errors import ConfigurationError
+from ._jobs import text_problem
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
+CHUNK = 256
+"""Rows of Parquet that are read in one go."""
+STANDARD_INPUT = "-"
+SAMPLE = 1 << 20
+"""Bytes by which an encoding is guessed."""
+MOST_NAMED = 10
+"""Skipped files that are remembered by name."""
+
+
+class Line(NamedTuple):
+    """One row of a source."""
+
+    number: int
+    """Its line, from 1; in folders and Parquet its place."""
+    row: dict[str, Any] | str
+    """The row, or what is wrong with it."""
+    name: str | None = None
+    """The file that the row is, in a folder."""
+
+
+class Source:
+    """What a manifest is read from; it can be read several times."""
+
+    def __init__(self, source: str, *, encoding: str | None = None) -> None:
+        self.path = Path(source)
+        self.skipped = 0
+        """Files of a folder or glob that are no images, at the last reading."""
+        self.skipped_names: list[str] = []
+        """The first of those."""
+        self._encoding = _known_encoding(encoding)
+        self._content = sys.stdin.buffer.read() if source == STANDARD_INPUT else None
+        self._read = self._json if self._content is not None else self._reader(source)
+        if self._content is not None and self._content.lstrip()[:1] not in (b"[", b"{"):
+            self._read = self._csv
+
+    @property
+    def base(self) -> Path | None:
+        """Return the folder that relative paths in a table are meant from; None: from here."""
+        return self.path.parent if self._content is None and self.path.is_file() else None
+
+    def lines(self) -> Iterator[Line]:
+        """Read every row, from the first one on."""
+        self.skipped, self.skipped_names = 0, []
+        return self._read()
+
+    def _reader(self, source: str) -> Callable[[], Iterator[Line]]:
+        if self.path.is_dir():
+            return lambda: self._images(self.path.iterdir())
+        if not self.path.exists() and glob.has_magic(source):
+            return lambda: self._images(map(Path, glob.iglob(source, recursive=True)))
+        if not self.path.exists():
+            raise ConfigurationError(
+                f"there is nothing at {source!r}",
+                next_step="Give a folder or a glob of images, or a table of them.",
+            )
+        kinds: dict[str, Callable[[], Iterator[Line]]] = {
+            **dict.fromkeys((".csv", ".tsv"), self._csv),
+            **dict.fromkeys((".jsonl", ".ndjson", ".json"), self._json),
+            **dict.fromkeys(SUFFIXES, lambda: self._images([self.path])),
+            ".parquet": self._parquet,
+        }
+        reader = kinds.get(self.path.suffix.lower())
+        if reader is None:
+            raise ConfigurationError(
+                f"{source!r}: expected a folder, a glob, an image, or a .csv, .tsv, .json, .jsonl "
+                "or .parquet file"
+            )
+        return reader
+
+    def _open(self) -> BinaryIO:
+        return io.BytesIO(self._content) if self._content is not None else self.path.open("rb")
+
+    # --- folders ------------------------------------------------------------------------------
+
+    def _images(self, paths: Iterable[Path]) -> Iterator[Line]:
+        # Sorted, so that a report is in the order in which people look at a folder.
+        number = 0
+        for path in sorted(path for path in paths if not path.name.startswith(".")):
+            if path.suffix.lower() in SUFFIXES:
+                number += 1
+                yield Line(number, {"image": path}, str(path))
+            else:
+                self.skipped += 1
+                if len(self.skipped_names) < MOST_NAMED:
+                    self.skipped_names.append(f"{path.name}/" if path.is_dir() else path.name)
+
+    # --- CSV ----------------------------------------------------------------------------------
+
+    def _csv(self) -> Iterator[Line]:
+        with self._open() as file:
+            encoding = self._encoding or _marked_encoding(file.read(4)) or "utf-8"
+            file.seek(0)
+            # Bytes that are no such text become lone surrogates, and spoil their own row only.
+            errors = (
+                "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
+            )
+            number = 0
+            try:
+                with io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="") as text:
+                    for line in _rows(text):
+                        number, row, _ = line
+                        spoiled = _spoiled(row) if isinstance(row, dict) else None
+                        if spoiled is not None:
+                            line = line._replace(row=self._not_text(encoding, spoiled))
+                        yield line
+            except UnicodeDecodeError as error:
+                yield Line(number + 1, f"cannot be read, nor what follows: {error}")
+
+    def _not_text(self, encoding: str, column: str) -> str:
+        """Say what is wrong with a cell that is no text, and what to do."""
+        with self._open() as file:
+            guess = guessed_encoding(file.read(SAMPLE))
+        shown = encoding.removesuffix("-sig").upper()
+        if guess in (None, encoding):
+            return f"is not {shown} text: {column!r}"
+        return (
+            f'is not {shown} text: {column!r}. The table looks like {guess}: save it as "CSV UTF-8"'
+            f", or pass --encoding {guess}"
+        )
+
+    # --- JSON ---------------------------------------------------------------------------------
+
+    def _json(self) -> Iterator[Line]:
+        with self._open() as file:
+            encoding = self._encoding or _marked_encoding(file.read(4)) or "utf-8"
+            file.seek(0)
+            if encoding != "utf-8":
+                text = io.TextIOWrapper(file, encoding=encoding, errors="replace").read()
+                file = io.BytesIO(text.removeprefix("\ufeff").encode())
+            first = file.readline().strip()
+            file.seek(0)
+            if first.startswith(b"[") or first == b"{":
+                yield from _array(file.read())
+            else:
+                yield from _json_lines(file)
+
+    # --- Parquet ------------------------------------------------------------------------------
+
+    def _parquet(self) -> Iterator[Line]:
+        try:
+            from pyarrow import parquet
+        except ImportError:
+            raise ConfigurationError(
+                "Parquet needs one more package: pip install 'happyhorse-async[parquet]'"
+            ) from None
+        number = 0
+        with parquet.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(batch_size=CHUNK):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Line(number, row)
+
+
+# --- CSV ------------------------------------------------------------------------------------------
+
+
+def _rows(text: io.TextIOWrapper) -> Iterator[Line]:
+    first = text.readline()
+    # Excel's own way to say what separates: a line before the header.
+    said = re.fullmatch(r'"?sep=(.)"?\s*', first.lstrip("\ufeff"))
+    before = 1 if said else 0
+    if not said:
+        text.seek(0)
+    # Strict: a quotation mark that is never closed would swallow the rows after it.
+    reader = csv.reader(text, delimiter=said[1] if said else _delimiter(first), strict=True)
+    header: list[str] | None = None
+    while True:
+        number = reader.line_num + before + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield Line(number, _crooked(error, reader.line_num + before))
+            if header is None or "larger than field limit" in str(error):
+                return
+            continue
+        if cells is None:
+            return
+        if header is None:
+            header = [name.strip().removeprefix("\ufeff") for name in cells]
+            twice = [name for name in header if name and header.count(name) > 1]
+            if twice:
+                yield Line(number, f"the column {twice[0]!r} comes twice")
+                return
+        elif cells:
+            yield Line(number, _row(header, cells))
+
+
+def _row(header: list[str], cells: list[str]) -> dict[str, Any] | str:
+    if any(cells[len(header) :]):
+        return f"has more values than the header's {len(header)} columns"
+    missing = [""] * (len(header) - len(cells))
+    return dict(zip(header, [*cells, *missing], strict=False))
+
+
+def _crooked(error: csv.Error, last: int) -> str:
+    if "unexpected end" in str(error):
+        return (
+            "a quotation mark that opens here is never closed: what follows, up to line "
+            f"{last}, is inside of it"
+        )
+    if "larger than field limit" in str(error):
+        return f"cannot be read, nor what follows: {error}. Is a quotation mark never closed?"
+    return f"the quotation marks do not match: {error}"
+
+
+def _delimiter(header: str) -> str:
+    """Choose what separates columns: spreadsheets in many countries write semicolons."""
+    return max(",;\t", key=header.count)
+
+
+def _spoiled(row: dict[str, Any]) -> str | None:
+    """Return the first column that is no text; None when all are."""
+    return next(
+        (name for name, value in row.items() if text_problem(name) or text_problem(value)), None
+    )
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def _array(content: bytes) -> Iterator[Line]:
+    try:
+        rows = json.loads(content)
+    except ValueError as error:
+        yield Line(getattr(error, "lineno", 1), f"is not JSON: {error}")
+        return
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
+        yield Line(number, _object(row))
+
+
+def _json_lines(file: BinaryIO) -> Iterator[Line]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            yield Line(number, _object(json.loads(line)))
+        except ValueError as error:
+            yield Line(number, f"is not JSON: {error}")
+
+
+def _object(row: Any) -> dict[str, Any] | str:
+    return row if isinstance(row, dict) else f"expected a JSON object, got {type(row).__name__}"
+
+
+# --- encodings ------------------------------------------------------------------------------------
+
+
+def _known_encoding(encoding: str | None) -> str | None:
+    """Return the codec of a name; raises `ConfigurationError` for one that is none of text."""
+    if encoding is None:
+        return None
+    try:
+        codec = codecs.lookup(encoding)
+        "".encode(codec.name)
+    except (LookupError, ValueError):
+        raise ConfigurationError(
+            f"--encoding: {encoding!r} is not known; expected utf-8, gbk, cp1252 or the like"
+        ) from None
+    return "utf-8-sig" if codec.name == "utf-8" else codec.name
+
+
+def _marked_encoding(beginning: bytes) -> str | None:
+    """Return the encoding that a byte order mark says; None without one."""
+    marks = (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF32_LE, "utf-32"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    )
+    return next((name for mark, name in marks if beginning.startswith(mark)), None)
+
+
+def guessed_encoding(sample: bytes) -> str | None:
+    """Guess the encoding of text that is not UTF-8: "gbk", "cp1252", "utf-16"; None for no text.
+
+    Chinese texts in GBK are pairs of high bytes; in Western ones high bytes stand alone.
+    """
+    if b"\0" in sample:
+        even, odd = sample[0::2].count(0), sample[1::2].count(0)
+        return "utf-16" if max(even, odd) > len(sample) / 4 else None
+    high = re.findall(rb"[\x80-\xff]+", sample)
+    paired = sum(len(run) for run in high if len(run) % 2 == 0)
+    if paired > 0.8 * sum(map(len, high)):
+        text = sample.decode("gb18030", "replace")
+        if not has_surrogate(text) and text.count("\ufffd") <= len(text) / 100:
+            return "gbk"
+    return "cp1252"

@@ -1,0 +1,210 @@
+"""Tables as people have them: misspelt columns, other encodings, quotation marks, JSON, a pipe."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from happyhorse_async.batch._columns import KNOWN, meaning, near_miss
+from happyhorse_async.batch._manifest import BadLine, Manifest, Row
+from happyhorse_async.batch._tables import guessed_encoding
+from happyhorse_async.errors import ConfigurationError
+
+pytestmark = pytest.mark.anyio
+LINK = "https://cdn.example.com/1.png"
+
+
+async def walk(source: str | Path, **how: object) -> list[Row | BadLine]:
+    """Read all rows."""
+    manifest = Manifest(source, **how)  # type: ignore[arg-type]
+    return [row async for row in manifest.rows()]
+
+
+async def prompts(source: str | Path, **how: object) -> list[str | None]:
+    """Read the prompts of a table whose rows are all good."""
+    rows = await walk(source, **how)
+    assert not [row for row in rows if isinstance(row, BadLine)], rows
+    return [row.job.request.prompt for row in rows if isinstance(row, Row)]
+
+
+def table(folder: Path, content: str | bytes, name: str = "in.csv") -> Path:
+    """Write a table."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+# --- columns --------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from(KNOWN), st.sampled_from(["upper", "title", "camel", "blanks", "wide"]))
+def test_case_and_blanks_do_not_matter(name: str, how: str) -> None:
+    """A known column keeps its meaning in whatever case and with whatever blanks it is written."""
+    written = {
+        "upper": name.upper(),
+        "title": name.replace("_", " ").title(),
+        "camel": name.title().replace("_", ""),
+        "blanks": f" {name.replace('_', '-')} ",
+        "wide": "".join(chr(ord(c) + 0xFEE0) if c.isalpha() else c for c in name),
+    }[how]
+    assert meaning(written) == name
+    assert near_miss(written) is None
+
+
+@given(st.sampled_from([name for name in KNOWN if len(name) > 4]), st.data())
+def test_a_letter_that_is_missing_or_doubled_is_noticed(name: str, data: st.DataObject) -> None:
+    """No slip of one letter in a field's name goes unnoticed."""
+    at = data.draw(st.integers(0, len(name) - 1))
+    if name[at] == "_":
+        return
+    for slip in (name[:at] + name[at + 1 :], name[:at] + name[at] + name[at:]):
+        assert near_miss(slip) is not None or meaning(slip) is not None, slip
+
+
+@pytest.mark.parametrize(
+    "name", ["sku", "title", "prompt_id", "image_id", "seconds", "credits", "notes", "客户", "ids"]
+)
+def test_columns_of_ones_own_are_left_alone(name: str) -> None:
+    """What is not like a field is the caller's own."""
+    assert (meaning(name), near_miss(name)) == (None, None)
+
+
+async def test_a_misspelt_column_is_a_bad_row_until_it_is_wanted(tmp_path: Path) -> None:
+    """`promt` would be paid for and ignored: the row says what was probably meant."""
+    path = table(tmp_path, f"image,promt,sku\n{LINK},run,7\n{LINK},,8\n")
+    bad, good = await walk(path)
+    assert isinstance(bad, BadLine)
+    assert "did you mean prompt?" in str(bad)
+    assert isinstance(good, Row), "an empty cell means nothing"
+    kept, _ = await walk(path, ignore_unknown=True)
+    assert isinstance(kept, Row)
+    assert dict(kept.job.extra) == {"promt": "run", "sku": "7"}
+
+
+async def test_columns_are_read_as_they_are_meant(tmp_path: Path) -> None:
+    """`Image URL`, `PROMPT` and `Duration` are the fields; two columns for one field are refused."""
+    path = table(tmp_path, f"ID,Image URL,PROMPT,Duration\na,{LINK},run,7\n")
+    [row] = await walk(path)
+    assert isinstance(row, Row)
+    request = row.job.request
+    assert (row.job.id, request.image, request.prompt, request.duration) == ("a", LINK, "run", 7)
+    [both] = await walk(table(tmp_path, f"image,prompt,Prompt\n{LINK},run,jump\n"))
+    assert isinstance(both, BadLine)
+    assert "both mean prompt" in str(both)
+    [twice] = await walk(table(tmp_path, f"image,prompt,prompt\n{LINK},run,jump\n"))
+    assert isinstance(twice, BadLine)
+    assert "comes twice" in str(twice)
+
+
+# --- encodings ------------------------------------------------------------------------------------
+
+CHINESE = f"image,prompt\n{LINK},猫在看镜头 阳光很好\n"
+WESTERN = f"image,prompt\n{LINK},été à la plage, très doux\n".replace("plage,", "plage")
+
+
+@pytest.mark.parametrize(("text", "encoding"), [(CHINESE, "gbk"), (WESTERN, "cp1252")])
+async def test_another_encoding_is_named_and_can_be_given(
+    tmp_path: Path, text: str, encoding: str
+) -> None:
+    """A table in GBK or Latin-1 is refused with its encoding's name, and read when that is given."""
+    path = table(tmp_path, text.encode(encoding))
+    [bad] = await walk(path)
+    assert isinstance(bad, BadLine)
+    assert f"pass --encoding {encoding}" in str(bad)
+    assert await prompts(path, encoding=encoding) == [text.strip().rpartition(",")[2]]
+    with pytest.raises(ConfigurationError, match="--encoding"):
+        Manifest(path, encoding="no-such")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+async def test_tables_with_a_byte_order_mark_need_no_option(tmp_path: Path, encoding: str) -> None:
+    """Excel's "Unicode text" and "CSV UTF-8" are read as they are."""
+    path = table(tmp_path, CHINESE.replace(",", "\t").encode(encoding))
+    assert await prompts(path) == ["猫在看镜头 阳光很好"]
+
+
+async def test_bytes_that_are_not_of_the_given_encoding_spoil_their_row(tmp_path: Path) -> None:
+    """A wrong --encoding puts no guessed characters into a prompt that is paid."""
+    path = table(tmp_path, f"image,prompt\n{LINK},ok\n{LINK},".encode() + b"\xff\xff\n")
+    good, bad = await walk(path, encoding="gbk")
+    assert (type(good), type(bad)) == (Row, BadLine)
+    assert guessed_encoding(b"\0\x01" * 10) == "utf-16"
+
+
+# --- CSV ------------------------------------------------------------------------------------------
+
+
+async def test_excels_word_on_the_separator(tmp_path: Path) -> None:
+    """`sep=;` before the header is obeyed, and lines keep their numbers."""
+    path = table(tmp_path, f"sep=|\r\nimage|prompt\r\n{LINK}|run, now\r\n{LINK}|a|b|c\r\n")
+    good, bad = await walk(path)
+    assert isinstance(good, Row)
+    assert (good.job.request.prompt, good.line) == ("run, now", 3)
+    assert (str(bad).partition(": ")[0]) == f"{path}:4"
+
+
+async def test_a_quotation_mark_that_is_never_closed(tmp_path: Path) -> None:
+    """It would swallow the rows after it: the row where it opens is refused."""
+    path = table(tmp_path, f'image,prompt\n{LINK},ok\n{LINK},"run\n{LINK},b\n{LINK},c\n')
+    good, bad = await walk(path)
+    assert isinstance(good, Row)
+    assert isinstance(bad, BadLine)
+    assert bad.line == 3
+    assert "never closed" in str(bad)
+    assert "up to line 5" in str(bad)
+    crooked = await walk(table(tmp_path, f'image,prompt\n{LINK},"cat" runs\n{LINK},ok\n'))
+    assert [type(row) for row in crooked] == [BadLine, Row]
+
+
+# --- JSON and pipes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+async def test_json_arrays_and_single_objects(tmp_path: Path, indent: int | None) -> None:
+    """A JSON array is its objects, however it is laid out; an object over several lines is one row."""
+    rows = [{"image": LINK, "prompt": "a"}, {"image": LINK, "prompt": "b"}]
+    path = table(tmp_path, json.dumps(rows, indent=indent), "in.json")
+    assert await prompts(path) == ["a", "b"]
+    assert await prompts(table(tmp_path, json.dumps(rows[0], indent=indent), "in.json")) == ["a"]
+    [broken] = await walk(table(tmp_path, "[{]", "in.json"))
+    [number] = await walk(table(tmp_path, "[1]", "in.json"))
+    assert "is not JSON" in str(broken)
+    assert "expected a JSON object" in str(number)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"image,prompt\n{LINK},a\n{LINK},b\n",
+        json.dumps([{"image": LINK, "prompt": "a"}, {"image": LINK, "prompt": "b"}]),
+        "".join(json.dumps({"image": LINK, "prompt": p}) + "\n" for p in "ab"),
+    ],
+)
+async def test_standard_input(monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    """`-` is a table from a pipe, of any kind; it can be walked as often as a file."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    manifest = Manifest("-")
+    for _ in range(2):
+        rows = [row async for row in manifest.rows()]
+        assert [row.job.request.prompt for row in rows if isinstance(row, Row)] == ["a", "b"]
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+async def test_what_is_no_image_is_counted_and_named(tmp_path: Path) -> None:
+    """Other files and folders of a folder are not passed over in silence; hidden ones are."""
+    for name in ("a.jpg", "b.gif", "c.heic", ".hidden"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "sub").mkdir()
+    manifest = Manifest(tmp_path)
+    assert len([row async for row in manifest.rows()]) == 1
+    assert manifest.skipped == (3, ["b.gif", "c.heic", "sub/"])
+    bad = [row async for row in manifest.rows(look=True)]
+    assert str(bad[0]).startswith(str(tmp_path / "a.jpg: "))
