@@ -52,10 +52,10 @@ class Parts:
         self._closing: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop = _running_loop()
         """The event loop in which everything here lives."""
+        self._route = Route(settings.network)  # first: it raises for certificates of no use
         self._life = close_with_loop(self._close)
         self.events: Events = Events()
         self.background: Background = Background()
-        self._route = Route(settings.network)
         self.http: Http = Http(
             key=settings.key,
             base_url=settings.base_url,

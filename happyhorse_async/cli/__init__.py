@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 
+from . import _help
+
 
 def main() -> None:
     """Run the command line; the entry point of the console script."""
+    if sys.argv[1:] in ([], ["-h"], ["--help"]):
+        print(_help.page())  # noqa: T201
+        sys.exit(0 if sys.argv[1:] else 2)
     try:
-        import typer  # noqa: F401 only to see whether the extra is there
-    except ImportError:
+        from ._app import start
+    except ModuleNotFoundError as error:
+        if error.name != "typer":
+            raise
         sys.exit(
-            "happyhorse: the command line needs two more packages: pip install 'happyhorse-async[cli]'"
+            "happyhorse: the command line needs two more packages: "
+            "pip install 'happyhorse-async[cli]'"
         )
-    from ._app import app
-
-    app()
+    start()

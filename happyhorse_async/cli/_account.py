@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from itertools import repeat
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .._version import __version__
-from ..errors import ConfigurationError, HappyHorseError
-from ._common import Exit, open_session, run
+from ._common import run
+from ._connection import open_session
 from ._console import money, put
 from ._options import AsJson, Sandboxed
 
@@ -30,7 +27,10 @@ def estimate(
     sandbox: Sandboxed = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what COUNT videos will cost; nothing is submitted, and no key is needed."""
+    """Say what COUNT videos will cost; nothing is submitted, and no key is needed.
+
+    Example: happyhorse estimate 10 --duration 8 --quality 1080p
+    """
 
     async def work() -> None:
         from .._request import ImageToVideo
@@ -52,7 +52,10 @@ def estimate(
 
 
 def credits_command(sandbox: Sandboxed = False, as_json: AsJson = False) -> None:
-    """Show what is left in the account and in the key."""
+    """Show what is left in the account and in the key.
+
+    Example: happyhorse credits
+    """
 
     async def work() -> None:
         async with open_session(sandbox=sandbox) as session:
@@ -76,7 +79,10 @@ def upload(
     sandbox: Sandboxed = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check first frames and put them on the service's file host, public for 72 hours."""
+    """Check first frames and put them on the service's file host, public for 72 hours.
+
+    Example: happyhorse upload cat.jpg
+    """
 
     async def work() -> None:
         async with open_session(sandbox=sandbox) as session:
@@ -87,7 +93,21 @@ def upload(
     run(work, as_json=as_json)
 
 
-# --- `happyhorse sandbox` and `happyhorse doctor`.
+def models(as_json: AsJson = False) -> None:
+    """List the ids of the models that the key may use.
+
+    Example: happyhorse models
+    """
+
+    async def work() -> None:
+        async with open_session() as session:
+            for model in await session.models():
+                put({"id": model} if as_json else model)
+
+    run(work, as_json=as_json)
+
+
+# --- `happyhorse sandbox`.
 
 
 def sandbox(
@@ -121,7 +141,10 @@ def sandbox(
         bool, typer.Option("--list-faults", help="Show every fault, and end.")
     ] = False,
 ) -> None:
-    """Run the service on this machine, for trying things out; ends with Ctrl-C."""
+    """Run the service on this machine, for trying things out; ends with Ctrl-C.
+
+    Example: happyhorse sandbox --speed 20
+    """
     from ..sandbox._serve import fault_list, serve
 
     if list_faults:
@@ -138,64 +161,3 @@ def sandbox(
             faults=faults or (),
         )
     )
-
-
-def doctor(sandboxed: Sandboxed = False, as_json: AsJson = False) -> None:
-    """Check versions, settings, and whether the service takes the key; spends nothing."""
-
-    async def work() -> int:
-        facts = {
-            "happyhorse-async": __version__,
-            "python": platform.python_version(),
-            **_versions(),
-            **_settings(),
-        }
-        code = Exit.DONE
-        try:
-            async with open_session(sandbox=sandboxed) as session:
-                facts["credits"] = f"{money((await session.credits()).spendable)} to spend"
-        except ConfigurationError as error:
-            facts["credits"], code = f"not asked: {error}", Exit.WRONG_INPUT
-        except HappyHorseError as error:
-            facts["credits"], code = f"{type(error).__name__}: {error}", Exit.SERVICE
-        if as_json:
-            put(facts)
-        else:
-            for name, fact in facts.items():
-                put(f"{name:<24} {fact}")
-        return code
-
-    run(work, as_json=as_json)
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in (
-        "aiohttp",
-        "attrs",
-        "cattrs",
-        "anyio",
-        "av",
-        "pillow",
-        "orjson",
-        "uvloop",
-        "obstore",
-        "pyarrow",
-    ):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _settings() -> dict[str, str]:
-    from .._config import API_URL, API_VARIABLE, FILES_URL, FILES_VARIABLE, KEY_VARIABLE
-
-    return {
-        KEY_VARIABLE: "set" if os.environ.get(KEY_VARIABLE) else "not set",
-        API_VARIABLE: os.environ.get(API_VARIABLE) or f"not set: {API_URL}",
-        FILES_VARIABLE: os.environ.get(FILES_VARIABLE) or f"not set: {FILES_URL}",
-    }

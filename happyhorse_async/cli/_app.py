@@ -1,34 +1,78 @@
-"""All commands of `happyhorse`, put together."""
+"""All commands of `happyhorse`, put together; a command's module is loaded when it is used."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import sys
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer import completion as shells
+from typer.core import TyperGroup
 
 from .._version import __version__
-from ._account import credits_command, doctor, estimate, sandbox, upload
-from ._batch import app as batch
-from ._cluster import app as cluster
-from ._generate import demo, generate
-from ._tasks import app as tasks
-from ._tasks import download
+from ._help import COMMANDS, EXITS, VARIABLES, page
+from ._options import shared
 
-EXITS = """
-Exit codes: 0 all is done; 1 a task or a download failed; 2 wrong usage, settings or input, nothing was sent; 3 not wanted at this price;
-4 it is not known whether money was spent, see what is printed; 5 the service refused or cannot be reached; 130 interrupted.
-Of several failures: 4 when one of them is that, the code that all share, otherwise 1.
-"""
+NEEDS_NO_KEY = ("demo", "sandbox", "completion", "profile")
+"""Commands that speak to no service of the user's: they get no options for one."""
+
+
+class _Commands(TyperGroup):
+    """The commands, each loaded by its name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        found = getattr(import_module(f".{module}", __package__), attribute)
+        command = _made(found, cmd_name)
+        if cmd_name not in NEEDS_NO_KEY:
+            _share(command)
+        return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(page() + "\n")
+
+
+def _made(found: Any, name: str) -> Any:
+    """Return the command of a function, or of a group of functions."""
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(name, context_settings=HELP)(found)
+        found = single
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+def _share(command: Any) -> None:
+    """Give a command, or each one of a group, the options that all have, and say the variables."""
+    for inner in getattr(command, "commands", {}).values():
+        _share(inner)
+    if not hasattr(command, "commands"):
+        command.params.extend(typer.main.get_command(_SHARED).params)
+        command.epilog = " ".join(f"{VARIABLES} {EXITS}".split())
+
+
+HELP = {"help_option_names": ["-h", "--help"]}
+_SHARED = typer.Typer(add_completion=False)
+_SHARED.command()(shared)
 
 app = typer.Typer(
     name="happyhorse",
-    help="Turn images into videos with HappyHorse 1.0.",
-    epilog=EXITS,
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
 )
 
 
@@ -41,23 +85,44 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
-        ),
+        bool, typer.Option("--version", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Turn images into videos with HappyHorse 1.0."""
+    pass
 
 
-app.command()(demo)
-app.command()(generate)
-app.add_typer(batch, name="batch")
-app.add_typer(cluster, name="cluster")
-app.add_typer(tasks, name="tasks")
-app.command()(download)
-app.command()(upload)
-app.command()(estimate)
-app.command("credits")(credits_command)
-app.command()(sandbox)
-app.command()(doctor)
+class Shell(StrEnum):
+    """The shells that can complete the command."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:
+    """Print a script that makes a shell complete the command.
+
+    Example: happyhorse completion bash >> ~/.bashrc
+    """
+    # Typer's own options for this would stand on the page of every command.
+    name = Path(sys.argv[0]).name
+    name = name if name in NAMES else NAMES[0]
+    script = shells.get_completion_script(  # type: ignore[attr-defined]
+        prog_name=name, complete_var=_variable(name), shell=shell.value
+    )
+    typer.echo(script)
+
+
+def _variable(name: str) -> str:
+    return f"_{name}_COMPLETE".replace("-", "_").upper()
+
+
+NAMES = ("happyhorse", "happyhorse-async")
+"""What the command may be called."""
+
+
+def start() -> None:
+    """Run the command that the arguments name; a shell that completes it asks here as well."""
+    if any(_variable(name) in os.environ for name in NAMES):
+        shells.completion_init()  # type: ignore[attr-defined]
+    app()

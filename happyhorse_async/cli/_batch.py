@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import HappyHorseError, LedgerError
-from ._common import Exit, exit_code, need_folder, open_session, overall, run
+from ._common import Exit, exit_code, need_folder, overall, run
+from ._connection import open_session
 from ._console import agreed, money, put, say
 from ._options import AsJson, MaxCredits, Sandboxed, Speed, Yes
 from ._signals import stopping_on_signals
@@ -111,6 +112,8 @@ def run_command(
     on where it stopped.
 
     Every row is checked, and the price shown, before anything is spent.
+
+    Example: happyhorse batch run photos.csv --out videos --max-credits 500
     """
 
     async def work() -> int:
@@ -158,6 +161,8 @@ def retry_command(
 ) -> None:
     """Begin the failed jobs of a folder again, and ask for those whose fate is not known with the
     same key.
+
+    Example: happyhorse batch retry videos
     """
     where = _folder_of(folder, out)
 
@@ -181,7 +186,10 @@ def retry_command(
 
 @app.command()
 def status(folder: Folder = None, out: SameFolder = None, as_json: AsJson = False) -> None:
-    """Say how a folder's batch stands, also while it runs."""
+    """Say how a folder's batch stands, also while it runs.
+
+    Example: happyhorse batch status videos
+    """
     where = _folder_of(folder, out)
 
     async def work() -> int:
@@ -211,6 +219,8 @@ def report(
 ) -> None:
     """Write what became of every job: results.jsonl, results.csv, and gallery.html, which works
     without a server.
+
+    Example: happyhorse batch report videos --kind html
     """
     where = _folder_of(folder, out)
 

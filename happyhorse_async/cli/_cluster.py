@@ -11,7 +11,8 @@ import typer
 
 from ..errors import ConfigurationError, HappyHorseError
 from ._batch import MOST_SHOWN, _checked, _code_of
-from ._common import Exit, exit_code, open_session, overall, run
+from ._common import Exit, exit_code, overall, run
+from ._connection import open_session
 from ._console import money, put, say
 from ._options import AsJson, MaxCredits, Yes
 
@@ -102,6 +103,8 @@ def enqueue(
     """Enter every row as a job. The same rows again add nothing, and a longer table what is new.
 
     Limits hold over all workers together, and stay until they are said anew.
+
+    Example: happyhorse cluster enqueue photos.csv --out /shared/videos
     """
     if (source is None) == (from_folder is None):
         raise typer.BadParameter("give a SOURCE, or a folder with --from")
@@ -160,6 +163,8 @@ def work_command(
     """Work on the jobs of the database, until SIGTERM or Ctrl-C. Start as many as you like.
 
     A worker that dies is noticed within seconds, and the others go on with its jobs.
+
+    Example: happyhorse cluster work
     """
 
     async def work() -> int:
@@ -194,7 +199,10 @@ def status(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say how the jobs, the money and the workers stand, also while they work."""
+    """Say how the jobs, the money and the workers stand, also while they work.
+
+    Example: happyhorse cluster status --watch
+    """
 
     async def work() -> int:
         cluster = _cluster(database)
@@ -218,7 +226,10 @@ def report(
     ] = "html,jsonl,csv",
     as_json: AsJson = False,
 ) -> None:
-    """Write what became of every job beside the videos, as `batch report` does."""
+    """Write what became of every job beside the videos, as `batch report` does.
+
+    Example: happyhorse cluster report --kind html
+    """
 
     async def work() -> int:
         kinds = tuple(word.strip() for word in kind.split(",") if word.strip())

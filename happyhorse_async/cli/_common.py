@@ -1,13 +1,11 @@
-"""What all commands share: options, the session they speak through, errors, and exit codes."""
+"""What all commands share: running, errors, and exit codes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -25,10 +23,7 @@ from ..errors import (
 )
 from ._advice import LINE_BELOW, SAME_LINE, spelled
 from ._console import be_tolerant, put, say
-
-if TYPE_CHECKING:
-    from .._config import Polling
-    from .._session import Session
+from ._options import CHOSEN
 
 
 class Exit(IntEnum):
@@ -89,68 +84,6 @@ def need_folder(out: Path) -> None:
         ) from None
 
 
-def sandbox_speed(url: str) -> float:
-    """Return how much faster than real time the sandbox at a URL of this machine runs; 1.0 when
-    there is none.
-    """
-    from http.client import HTTPConnection, HTTPException
-    from urllib.parse import urlsplit
-
-    address = urlsplit(url)
-    connection = HTTPConnection(address.hostname or "", address.port, timeout=2)
-    try:
-        connection.request("GET", "/sandbox/state")
-        return float(json.loads(connection.getresponse().read())["speed"])
-    except (OSError, HTTPException, ValueError, LookupError, TypeError):
-        return 1.0
-    finally:
-        connection.close()
-
-
-def eager_polling() -> Polling:
-    """Return how to look at tasks that take seconds: so often that their progress is seen to move."""
-    from .._config import Polling
-
-    return Polling(target_delay=0.2, min_interval=0.2, max_interval=0.5, max_reads_per_minute=6000)
-
-
-@asynccontextmanager
-async def open_session(
-    *, sandbox: bool = False, speed: float = 30.0, public: bool = False, **settings: Any
-) -> AsyncIterator[Session]:
-    """Open a session to the real service, or to a sandbox started for it; `settings` are those of
-    `Session`. A command that is not `public` needs a key, and says so before it does anything.
-    """
-    import asyncio
-
-    from .._config import Budget, Network
-    from .._session import Session
-
-    max_credits = settings.pop("max_credits", None)
-    if max_credits is not None:
-        settings["budget"] = Budget(credits=max_credits)
-    if not sandbox:
-        session = Session(**settings)
-        if session._settings.on_loopback and "polling" not in settings:
-            speed = await asyncio.to_thread(sandbox_speed, session._settings.base_url)
-            if speed > 1:
-                session = Session(**settings, polling=eager_polling())
-        async with session:
-            if not public:
-                session._settings.require_key()
-            yield session
-        return
-    from ..sandbox import Sandbox
-
-    settings.setdefault("polling", eager_polling())
-    settings.setdefault("network", Network(trust_env=False))  # no proxy leads to this machine
-    async with (
-        Sandbox(speed=speed) as world,
-        Session(world.key, base_url=world.url, files_url=world.files_url, **settings) as session,
-    ):
-        yield session
-
-
 def run(
     work: Callable[[], Awaitable[int | None]],
     *,
@@ -170,6 +103,8 @@ def run(
         code = asyncio.run(_entered(work))
     except HappyHorseError as error:
         report(error, as_json=as_json)
+        if CHOSEN.get("debug"):
+            traceback.print_exc()
         raise typer.Exit(exit_code(error)) from None
     except (
         KeyboardInterrupt,

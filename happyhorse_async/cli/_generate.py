@@ -13,7 +13,8 @@ from urllib.parse import unquote
 import typer
 
 from ..errors import ConfigurationError, DestinationExistsError, DownloadError, InvalidRequestError
-from ._common import Exit, need_folder, open_session, run
+from ._common import Exit, need_folder, run
+from ._connection import open_session
 from ._console import agreed, money, say
 from ._making import Job, Making
 from ._options import AsJson, Duration, MaxCredits, ModelName, Quality, Sandboxed, Seed, Speed, Yes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -40,3 +41,94 @@ ModelName = Annotated[
     str | None,
     typer.Option("--model", help="Another model; `happyhorse models` lists them.", metavar="ID"),
 ]
+
+
+def _chosen(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
+    """Keep a shared option for the session that the command opens."""
+    if value:
+        CHOSEN[param.name or ""] = value
+    return value
+
+
+CHOSEN: dict[str, Any] = {}
+"""What was chosen of the shared options; a process runs one command."""
+
+
+def shared(
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            help="The key; others on this machine can read it here: see `happyhorse profile`.",
+            callback=_chosen,
+            expose_value=False,
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            help="A key and hosts kept by `happyhorse profile`.",
+            callback=_chosen,
+            expose_value=False,
+        ),
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url", help="Another service's host.", callback=_chosen, expose_value=False
+        ),
+    ] = None,
+    files_url: Annotated[
+        str | None,
+        typer.Option("--files-url", help="Its file host.", callback=_chosen, expose_value=False),
+    ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            "--proxy",
+            help="An http or https proxy, also for downloads; - for none at all.",
+            callback=_chosen,
+            expose_value=False,
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            help="Certificates to trust beside the system's, as a PEM file.",
+            callback=_chosen,
+            expose_value=False,
+        ),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow",
+            help="Addresses off the public internet that result links may lead to, such as "
+            "198.18.0.0/15; may be repeated.",
+            callback=_chosen,
+            expose_value=False,
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Say everything that happens.",
+            callback=_chosen,
+            expose_value=False,
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            help="Also log, and show where errors come from.",
+            callback=_chosen,
+            expose_value=False,
+        ),
+    ] = False,
+) -> None:
+    """Hold the options that every command has."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigurationError, HappyHorseError
-from ._common import Exit, exit_code, need_folder, open_session, overall, report, run
+from ._common import Exit, exit_code, need_folder, overall, report, run
+from ._connection import open_session
 from ._console import money, put, put_path, say
 from ._options import AsJson
 
@@ -67,7 +68,10 @@ def _show(task: Task, *, as_json: bool) -> None:
 
 @app.command()
 def get(ids: Ids, as_json: AsJson = False) -> None:
-    """Show the state of tasks."""
+    """Show the state of tasks.
+
+    Example: happyhorse tasks get task-unified-1761313744-h1i2vcd9
+    """
 
     async def work() -> int:
         async with open_session() as session:
@@ -93,7 +97,10 @@ def list_tasks(
     page_size: Annotated[int, typer.Option("--page-size", min=1, max=50)] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List the account's tasks, newest first."""
+    """List the account's tasks, newest first.
+
+    Example: happyhorse tasks list --status completed
+    """
 
     async def work() -> None:
         async with open_session() as session:
@@ -123,7 +130,10 @@ def _summary_line(item: TaskSummary) -> str:
 
 @app.command()
 def watch(ids: Ids, as_json: AsJson = False) -> None:
-    """Follow tasks until all have ended, a line for each change."""
+    """Follow tasks until all have ended, a line for each change.
+
+    Example: happyhorse tasks watch task-unified-1761313744-h1i2vcd9
+    """
 
     async def work() -> int:
         from .._rules.lifecycle import is_completed
@@ -181,7 +191,10 @@ def download(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Finish the downloads that were interrupted in FOLDER (with --resume)."""
+    """Finish the downloads that were interrupted in FOLDER (with --resume).
+
+    Example: happyhorse download videos --resume
+    """
     if not resume:
         say(
             "error: say --resume to finish what is left as .part; for single tasks use `happyhorse tasks download TASK_ID`"

@@ -462,18 +462,6 @@ async def test_money_and_files(world: Sandbox, tmp_path: Path) -> None:
     assert wrong.code == 2
 
 
-async def test_the_doctor_says_what_is_there(world: Sandbox, tmp_path: Path) -> None:
-    """Versions, settings and whether the key works; without a key it says so."""
-    ran = await happyhorse("doctor", "--json", cwd=tmp_path, world=world)
-    assert (ran.code, ran.lines()[0]["EVOLINK_API_KEY"], ran.lines()[0]["credits"]) == (
-        0,
-        "set",
-        "1,000,000 to spend",
-    )
-    assert world.key not in ran.out
-    assert (await happyhorse("doctor", cwd=tmp_path)).code == 2
-
-
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_the_sandbox_command_runs_every_scenario_until_ctrl_c(
     tmp_path: Path, name: str

@@ -1,0 +1,125 @@
+"""`happyhorse doctor`: what would keep the command from working here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import APIStatusError, ConfigurationError, HappyHorseError
+from ._advice import spelled
+from ._common import Exit, run
+from ._connection import chosen_settings, open_session
+from ._console import money, put
+from ._options import CHOSEN, AsJson, Sandboxed
+
+if TYPE_CHECKING:
+    from ._checks import Finding
+
+_MARKS = {True: "ok", False: "FAILS", None: "note"}
+_SERVICE = ("proxy", "API host", "file host", "API host's name", "file host's name", "key")
+
+
+def doctor(sandbox: Sandboxed = False, as_json: AsJson = False) -> None:
+    """Check this machine, the way to the service, and the key; spends nothing.
+
+    Example: happyhorse doctor
+    """
+
+    async def work() -> int:
+        findings = []
+        async for finding in _all(sandbox=sandbox):
+            findings.append(finding)
+            _tell(finding, as_json=as_json)
+        return _code(findings)
+
+    run(work, as_json=as_json)
+
+
+async def _all(*, sandbox: bool) -> AsyncIterator[Finding]:
+    """Make every check, the quick ones first."""
+    import asyncio
+
+    from ._checks import machine
+
+    for finding in await asyncio.to_thread(lambda: list(machine(Path.cwd()))):
+        yield finding
+    for finding in await asyncio.to_thread(lambda: [] if sandbox else list(_way())):
+        yield finding
+    async for finding in _account(sandbox=sandbox):
+        yield finding
+
+
+def _tell(finding: Finding, *, as_json: bool) -> None:
+    if as_json:
+        put(finding.to_dict())
+        return
+    put(f"{_MARKS[finding.ok]:<6}{finding.check:<18}{finding.fact}")
+    if finding.next_step:
+        put(f"{'':<24}{finding.next_step}")
+
+
+def _way() -> Iterator[Finding]:
+    from .._edges.route import Route
+    from .._session import Session
+    from ._checks import way
+
+    settings = Session(**chosen_settings())._settings
+    yield from way(settings.base_url, settings.files_url, Route(settings.network))
+
+
+async def _account(*, sandbox: bool) -> AsyncIterator[Finding]:
+    """Check the key, where it is from, and its limits."""
+    from .._config import KEY_VARIABLE
+    from ._checks import Finding
+
+    profile = CHOSEN.get("profile") or os.environ.get("HAPPYHORSE_PROFILE")
+    origin = (
+        "of the sandbox"
+        if sandbox
+        else "from --api-key"
+        if CHOSEN.get("api_key")
+        else f"from the profile {profile}"
+        if profile
+        else f"from {KEY_VARIABLE}"
+    )
+    try:
+        async with open_session(sandbox=sandbox) as session:
+            left = await session.credits()
+    except ConfigurationError as error:
+        yield Finding(check="key", ok=False, fact=str(error), next_step=spelled(error.next_step))
+        return
+    except HappyHorseError as error:
+        code = error.code if isinstance(error, APIStatusError) else ""
+        yield Finding(
+            check="key",
+            ok=False,
+            fact=f"{origin}: {error}",
+            next_step=spelled(error.next_step),
+            more={"error": type(error).__name__, "code": code},
+        )
+        return
+    limit = (
+        "no limit of its own"
+        if left.key_unlimited
+        else f"{money(left.key_remaining)} left of its own limit"
+    )
+    enough = bool(left.spendable)
+    yield Finding(
+        check="key",
+        ok=enough,
+        fact=f"{origin}: {money(left.spendable)} credits to spend, {limit}",
+        next_step="" if enough else "Top up on the service's dashboard, or raise the key's limit.",
+        more={"credits": left.spendable, "key_unlimited": left.key_unlimited},
+    )
+
+
+def _code(findings: list[Finding]) -> Exit:
+    """Return the exit code: the key's absence, then the service's, then the machine's."""
+    failed = [finding for finding in findings if finding.ok is False]
+    if any(finding.check == "key" and "error" not in finding.more for finding in failed):
+        return Exit.WRONG_INPUT
+    if any(finding.check in _SERVICE for finding in failed):
+        return Exit.SERVICE
+    return Exit.FAILED if failed else Exit.DONE

@@ -1,0 +1,92 @@
+"""Profiles: keys and hosts under names, in a file that only its owner can read."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigurationError
+
+FIELDS = ("api_key", "base_url", "files_url", "proxy", "ca_file")
+"""What a profile may say."""
+VARIABLE = "HAPPYHORSE_CONFIG_DIR"
+
+
+def config_folder(platform: str, variables: Mapping[str, str], home: Path) -> Path:
+    """Return the folder for settings, as the platform has it.
+
+    `HAPPYHORSE_CONFIG_DIR` wins; else APPDATA on Windows, "Application Support" on a Mac, and
+    XDG_CONFIG_HOME (which counts only as an absolute path) or ~/.config elsewhere.
+    """
+    if variables.get(VARIABLE):
+        return Path(variables[VARIABLE])
+    if platform == "win32":
+        return Path(variables.get("APPDATA") or home / "AppData" / "Roaming") / "happyhorse"
+    if platform == "darwin":
+        return home / "Library" / "Application Support" / "happyhorse"
+    said = variables.get("XDG_CONFIG_HOME", "")
+    return (Path(said) if said.startswith("/") else home / ".config") / "happyhorse"
+
+
+def profiles_file() -> Path:
+    """Return the file of all profiles."""
+    return config_folder(sys.platform, os.environ, Path.home()) / "profiles.json"
+
+
+def profiles() -> dict[str, dict[str, Any]]:
+    """Read all profiles; raises `ConfigurationError` for a file that others can read."""
+    path = profiles_file()
+    try:
+        with path.open(encoding="utf-8") as file:
+            if os.name == "posix" and os.fstat(file.fileno()).st_mode & (
+                stat.S_IRWXG | stat.S_IRWXO
+            ):
+                raise ConfigurationError(
+                    f"{path} can be read by others, and keys are in it",
+                    next_step=f"Run: chmod 600 {path}",
+                )
+            found = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(it, dict) for it in found.values()):
+        raise ConfigurationError(f"{path} is no file of profiles")
+    return found
+
+
+def profile(name: str) -> dict[str, Any]:
+    """Return one profile; raises `ConfigurationError` when there is none of that name."""
+    found = profiles()
+    if name not in found:
+        known = f"known are {', '.join(sorted(found))}" if found else "there is none yet"
+        raise ConfigurationError(
+            f"--profile: there is no profile {name!r}; {known}",
+            next_step=f"Make it: happyhorse profile set {name}",
+        )
+    return {field: found[name][field] for field in FIELDS if found[name].get(field)}
+
+
+def keep(found: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write all profiles, for their owner alone, whole or not at all."""
+    path = profiles_file()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        # 0600 from its first moment on: nobody can open it in between.
+        number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(number, "w", encoding="utf-8") as file:
+            json.dump(found, file, indent=2)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ConfigurationError(f"{path} cannot be written: {error}") from None
+    return path
