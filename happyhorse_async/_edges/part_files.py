@@ -443,8 +443,15 @@ class FolderLock:
         self._descriptor = descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock_at_once(descriptor)
-        except OSError:
+        except OSError as error:
             self._close()
+            if error.errno not in _HELD:
+                raise LedgerError(
+                    f"the file system of {self._path.parent} has no locks that work: "
+                    f"{error.strerror or error}",
+                    next_step="Put the folder on a local disk: network file systems often have no "
+                    "locks.",
+                ) from error
             raise LedgerError(
                 f"the batch in {self._path.parent} is being worked on by {self.holder()}",
                 next_step="Wait for that process, stop it, or use another folder.",
@@ -483,6 +490,8 @@ class FolderLock:
             os.close(descriptor)
 
 
+_HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
+"""How systems say that another process has a lock."""
 _LOCKS: WeakSet[FolderLock] = WeakSet()
 
 

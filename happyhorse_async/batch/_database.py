@@ -7,33 +7,43 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .._edges.disk import sync_folder
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from ..errors import LedgerError
 from ._jobs import CHANGES, COLUMNS, JobRow, Totals, folded
+from ._ledger_file import (
+    APPLICATION_ID,
+    LEDGER_NAME,
+    WRITER_PATIENCE,
+    Patience,
+    clear_draft,
+    connect,
+    connect_for_reading,
+    damaged,
+    foreign,
+    ledger_errors,
+    log_of,
+    look_at_file,
+    newer,
+)
 from ._videos import has_size
 
-LEDGER_NAME = "happyhorse.sqlite"
-APPLICATION_ID = 0x48485232
-OLDEST_SQLITE = (3, 33)
-"""The first with UPDATE ... FROM."""
 MIGRATIONS = ("schema-1",)
 """Named queries; the n-th leads from version n - 1 to version n."""
 LARGEST_LOG = 16 * 1024 * 1024
 """The write-ahead log is folded into the database when it is longer than this many bytes."""
-READER_PATIENCE, WRITER_PATIENCE = 200, 5000
-"""Milliseconds to wait for readers before the log is left as it is for now, and for another writer
-before giving up."""
+READER_PATIENCE = 200
+"""Milliseconds to wait for readers before the log is left as it is for now."""
 FOLD_PAUSE = 1.0
 """Seconds between two attempts to fold the log in."""
 PAGE_CACHE = 8 * 1024
@@ -42,6 +52,8 @@ the log before their time."""
 DYING_SECONDS = 2 * 3600
 LOOKED_AT = 2000
 """Saved videos that are looked at in one go."""
+
+__all__ = ["LEDGER_NAME", "Change", "Database", "Doubts", "ledger_errors", "queries"]
 
 Change = tuple[str, Sequence[Any]]
 
@@ -62,34 +74,73 @@ class Database:
     """An open ledger."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open a ledger, made when there is none; raises `LedgerError` when it cannot be used."""
         self.path = path
         self._sql = queries()
-        self._log = Path(f"{path}-wal")
+        self._log = log_of(path)
         self._fold_due = False
         self._folded = 0.0
+        self._copy: Path | None = None
+        self._patience = Patience(path)
+        there = look_at_file(path, newest=len(MIGRATIONS))
+        if not there and read_only:
+            raise LedgerError(
+                f"there is no ledger in {path.parent}",
+                next_step="Give the folder that `batch run` was given with --out.",
+            )
         with ledger_errors(path):
-            self._db = _connect(path, read_only=read_only)
-            try:
-                fresh = not read_only and self._prepare()
-                self._check_version()
-                if not read_only:
-                    # Not for readers: it takes a while, in which the log cannot be folded in.
-                    self._check_pages()
-                    self._migrate(fresh=fresh)
-                self.batch_id = str(self.fact("batch") or "")
-                facts = os.stat(path)
-                self._file = facts.st_dev, facts.st_ino
-            except BaseException:
-                self._db.close()
-                raise
+            if not there:
+                self._make()
+            self._patience.wait(lambda: self._open(read_only=read_only))
 
     # --- opening and closing ----------------------------------------------------------------------
 
-    def _prepare(self) -> bool:
-        """Set the connection up for writing; says whether the file is new."""
-        fresh = not self._one("PRAGMA user_version") and not self._one(
-            "SELECT count(*) FROM sqlite_master"
-        )
+    def _make(self) -> None:
+        """Make a ledger under another name, and give it its own when it is whole."""
+        draft = clear_draft(self.path)
+        self._db = connect(draft, "mode=rwc")
+        try:
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("BEGIN IMMEDIATE")
+            self._run_script(MIGRATIONS[0])
+            self._db.execute("PRAGMA user_version = 1")
+            self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._db.execute(self._sql["set-fact"], ("batch", uuid.uuid4().hex))
+            names = [path.name for path in self.path.parent.glob("*.mp4")]
+            strangers = sorted({*names, *map(folded, names)})
+            self._db.execute(self._sql["add-strangers"], (json.dumps(strangers),))
+            self._db.execute("COMMIT")
+        finally:
+            self._db.close()
+        draft.rename(self.path)
+        sync_folder(self.path.parent)
+
+    def _run_script(self, name: str) -> None:
+        for statement in self._sql[name].split(";"):
+            if statement.strip():
+                self._db.execute(statement)
+
+    def _open(self, *, read_only: bool) -> None:
+        self._db, self._copy = connect_for_reading(self.path)
+        try:
+            # Before anything may change: even closing a connection that may write folds a log in.
+            self._check_version()
+            if not read_only:
+                self._disconnect()
+                self._db = connect(self.path, "mode=rw")
+                self._set_up()
+                # Not for readers: it takes a while, in which the log cannot be folded in.
+                self._check_pages()
+                self._migrate()
+            self.batch_id = str(self.fact("batch") or "")
+            facts = os.stat(self.path)
+            self._file = facts.st_dev, facts.st_ino
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _set_up(self) -> None:
+        """Set the connection up for writing."""
         self._db.execute("PRAGMA journal_mode = WAL")
         # FULL: a commit is on the platter before the POST that it allows. No automatic checkpoints:
         # those leave the log at its full length with its pages copied already, and a log like that,
@@ -97,49 +148,29 @@ class Database:
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA wal_autocheckpoint = 0")
         self._db.execute(f"PRAGMA cache_size = {-PAGE_CACHE}")
-        return fresh
 
     def _check_version(self) -> None:
+        """Look at what the log says too, which the file's first bytes do not."""
         version, mark = self._one("PRAGMA user_version"), self._one("PRAGMA application_id")
-        if version and mark != APPLICATION_ID:
-            raise LedgerError(f"{self.path} is a database, but not a ledger of this package")
+        if not version or mark != APPLICATION_ID:
+            raise foreign(self.path)
         if version > len(MIGRATIONS):
-            raise LedgerError(
-                f"{self.path} was made by a newer version of this package (ledger version {version}, known here {len(MIGRATIONS)})",
-                next_step="Upgrade happyhorse-async.",
-            )
+            raise newer(self.path, version, len(MIGRATIONS))
 
     def _check_pages(self) -> None:
         found = self._one("PRAGMA integrity_check(1)")
         if found != "ok":
-            raise LedgerError(
-                f"{self.path} is damaged: {found}",
-                charged="unknown",
-                next_step="Restore it from a backup, or recover it with `sqlite3 happyhorse.sqlite .recover`; do not start a new ledger "
-                "for the same input, which would pay again.",
-            )
+            raise damaged(self.path, found)
 
-    def _migrate(self, *, fresh: bool) -> None:
+    def _migrate(self) -> None:
         version = self._one("PRAGMA user_version")
         for number in range(version + 1, len(MIGRATIONS) + 1):
             self._db.execute("BEGIN IMMEDIATE")
-            for statement in self._sql[MIGRATIONS[number - 1]].split(";"):
-                if statement.strip():
-                    self._db.execute(statement)
+            self._run_script(MIGRATIONS[number - 1])
             self._db.execute(f"PRAGMA user_version = {number}")
-            if fresh and number == 1:
-                self._found()
             self._db.execute("COMMIT")
         if version < len(MIGRATIONS):
-            # The batch's id is part of every key: it must not hang on the log.
             self.checkpoint()
-
-    def _found(self) -> None:
-        self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        self._db.execute(self._sql["set-fact"], ("batch", uuid.uuid4().hex))
-        names = [path.name for path in self.path.parent.glob("*.mp4")]
-        strangers = sorted({*names, *map(folded, names)})
-        self._db.execute(self._sql["add-strangers"], (json.dumps(strangers),))
 
     def checkpoint(self) -> None:
         """Fold the log into the database and empty it; when a reader is in the way, this is made up
@@ -158,7 +189,17 @@ class Database:
                 if fold:
                     self.checkpoint()
         finally:
-            self._db.close()
+            self._disconnect()
+
+    def hurry(self) -> None:
+        """Wait only a little longer for other programs: the ledger is to be closed."""
+        self._patience.hurry()
+
+    def _disconnect(self) -> None:
+        self._db.close()
+        if self._copy is not None:
+            shutil.rmtree(self._copy, ignore_errors=True)
+            self._copy = None
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -189,7 +230,7 @@ class Database:
                 next_step="Put the folder back where it was before you run the batch again: a new ledger would pay again.",
             )
         with ledger_errors(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
+            self._patience.wait(lambda: self._db.execute("BEGIN IMMEDIATE"))
             try:
                 self._write(changes)
                 results = [call(self) for call in calls]
@@ -364,41 +405,6 @@ class Database:
             self._sql["last-run"]
         ).fetchone()
         return row
-
-
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        raise LedgerError(
-            f"Python's SQLite is {sqlite3.sqlite_version}; the ledger needs 3.33 or newer"
-        )
-    if read_only and not path.exists():
-        raise LedgerError(
-            f"there is no ledger in {path.parent}",
-            next_step="Give the folder that `batch run` was given with --out.",
-        )
-    mode = "ro" if read_only else "rwc"
-    target = f"{path.absolute().as_uri()}?mode={mode}"
-    # The connection is made in one thread and may be closed in another after that one has ended.
-    return sqlite3.connect(
-        target,
-        uri=True,
-        timeout=WRITER_PATIENCE / 1000,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-
-
-@contextmanager
-def ledger_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, in this one place."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise LedgerError(
-            f"the ledger {path} cannot be used: {error}",
-            charged="unknown",
-            next_step="Look at the disk's space and health, then run the batch again: what was paid is found again by its key.",
-        ) from error
 
 
 # --- Reads `ledger.sql`: SQL lives there, named and commented, and nowhere else.

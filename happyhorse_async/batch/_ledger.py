@@ -164,7 +164,12 @@ class Ledger:
         self.lost.exception()  # looked at: there may be no run that waits for it
 
     async def aclose(self) -> None:
-        """Write what has gathered, fold the log in, and end the thread; may be called twice."""
+        """Write what has gathered, fold the log in, and end the thread; may be called twice.
+
+        Another program that holds the ledger is waited for only a little longer.
+        """
+        if self._database is not None:
+            self._database.hurry()
         while self._timer is not None or self._writing is not None:
             if self._timer is not None:
                 self._timer.cancel()

@@ -128,10 +128,15 @@ INSERT OR IGNORE INTO jobs (id, fingerprint, request, extra, name, own, seen_run
            json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]') FROM json_each(?);
 
 -- name: renew
--- The extra columns may change at any time; the request as long as nothing of it has left.
+-- The extra columns may change at any time; the request as long as nothing of it has left. Its local image may lie elsewhere by now: its
+-- content is the same, or else this would be another job.
 UPDATE jobs SET
     extra = json_extract(v.value, '$[2]'), seen_run = json_extract(v.value, '$[3]'),
-    request = CASE WHEN jobs.state = 'new' THEN json_extract(v.value, '$[1]') ELSE jobs.request END
+    request = CASE
+        WHEN jobs.state = 'new' THEN json_extract(v.value, '$[1]')
+        WHEN json_extract(json_extract(v.value, '$[1]'), '$.image.path') <> coalesce(json_extract(jobs.request, '$.image.path'), '')
+            THEN json_set(jobs.request, '$.image', json(json_extract(json_extract(v.value, '$[1]'), '$.image')))
+        ELSE jobs.request END
     FROM json_each(?) AS v WHERE jobs.id = json_extract(v.value, '$[0]');
 
 -- name: count-twins

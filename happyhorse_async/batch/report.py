@@ -9,7 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,7 +17,7 @@ import attrs
 
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, LedgerError
 from . import _gallery
 from ._database import LEDGER_NAME, Database
 from ._jobs import JobRow, Totals
@@ -139,9 +139,21 @@ def _replacing(path: Path) -> Iterator[TextIO]:
         with draft.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
         draft.replace(path)
+    except OSError as error:
+        _drop(draft)
+        raise LedgerError(
+            f"nothing can be written in {path.parent}: {error.strerror or error}",
+            next_step="Make room or get the right to write there, or copy the folder elsewhere and "
+            "report there.",
+        ) from error
     except BaseException:
-        draft.unlink(missing_ok=True)
+        _drop(draft)
         raise
+
+
+def _drop(draft: Path) -> None:
+    with suppress(OSError):
+        draft.unlink()
 
 
 def _write_jsonl(results: Results, file: TextIO) -> None:

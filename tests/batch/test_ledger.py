@@ -83,16 +83,6 @@ def test_newer_ledger_is_refused(tmp_path: Path) -> None:
         Database(tmp_path / LEDGER_NAME)
 
 
-def test_foreign_database_is_refused(tmp_path: Path) -> None:
-    """Some other program's database is left alone."""
-    other = sqlite3.connect(tmp_path / LEDGER_NAME)
-    other.execute("CREATE TABLE theirs (a)")
-    other.execute("PRAGMA user_version = 1")
-    other.close()
-    with pytest.raises(LedgerError, match="not a ledger"):
-        Database(tmp_path / LEDGER_NAME)
-
-
 @pytest.mark.parametrize("offset", [0, 40, 4096, 3 * 4096])
 def test_damage_is_found_at_opening(tmp_path: Path, offset: int) -> None:
     """A ledger with damaged pages is refused when it is opened, before anything is paid by it."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async import ImageToVideo, Session
+from happyhorse_async import ImageToVideo, LedgerError, Session
 from happyhorse_async.batch import Job
 from happyhorse_async.batch.report import _replacing, write_reports
 from happyhorse_async.sandbox import Fault, Sandbox
@@ -62,7 +62,7 @@ def test_a_report_that_fails_leaves_the_last_one(tmp_path: Path) -> None:
     """A report that cannot be written to its end changes nothing, and leaves no draft."""
     path = tmp_path / "results.csv"
     path.write_text("before")
-    with pytest.raises(OSError, match="full"), _replacing(path) as file:  # noqa: PT012 half a report
+    with pytest.raises(LedgerError, match="full"), _replacing(path) as file:  # noqa: PT012 half a report
         file.write("half")
         raise OSError("full")
     assert path.read_text() == "before"

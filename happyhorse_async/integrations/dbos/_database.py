@@ -144,6 +144,9 @@ class ClusterDatabase(Database):
         self._closing.set()
         self._db.raw.close()
 
+    def hurry(self) -> None:
+        """Nothing: `give_up` ends the waiting."""
+
     def give_up(self) -> None:
         """Let nobody wait for a lost database any more; may be called from any thread."""
         self._closing.set()
