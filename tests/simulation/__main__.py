@@ -11,99 +11,21 @@ import argparse
 import ctypes
 import json
 import os
-import subprocess
 import sys
-import time
-import traceback
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.simulation.crowd import Crowd
-from tests.simulation.night import Night
 from tests.simulation.overnight import Overnight
-
-KINDS: dict[str, type[Night]] = {"batch": Overnight, "crowd": Crowd}
-CHUNK = 25
-"""Nights that one process plays: it keeps the killed processes' loops, and ends with them."""
-
-
-def play(kind: str, seed: int, without: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """Play one night and return what happened in it."""
-    night = KINDS[kind](seed, without)
-    started = time.perf_counter()
-    failure = law = ""
-    try:
-        night.play()
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is the night's failure
-        law = getattr(error, "law", type(error).__name__)
-        failure = "".join(traceback.format_exception(error))
-    return {
-        "kind": kind,
-        "seed": seed,
-        "law": law,
-        "failure": failure,
-        "kills": night.kills,
-        "faults": night.faults,
-        "troubles": list(night.used),
-        "visited": sorted(night.visited),
-        "virtual": night.world.now - 1000.0,
-        "real": time.perf_counter() - started,
-        "trace": night.world.trace,
-        "steps": sum(loop.steps for loop in night.world.loops),
-    }
-
-
-def _chunk(kind: str, first: int, count: int) -> list[dict[str, Any]]:
-    """Play nights one after the other; only those that broke a law keep their last events."""
-    played = []
-    for seed in range(first, first + count):
-        happened = play(kind, seed)
-        happened["trace"] = happened["trace"][-100:] if happened["law"] else []
-        played.append(happened)
-    return played
-
-
-def _in_a_process(chunk: tuple[str, int, int]) -> list[dict[str, Any]]:
-    kind, first, count = chunk
-    command = [
-        sys.executable,
-        "-m",
-        "tests.simulation",
-        "--chunk",
-        "--kind",
-        kind,
-        "--first",
-        str(first),
-        "--nights",
-        str(count),
-    ]
-    # Sets of texts are walked in the same order in every process.
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{kind} {first}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    nights: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return nights
-
-
-def play_many(kinds: list[str], first: int, nights: int, jobs: int) -> list[dict[str, Any]]:
-    """Play nights in processes of their own, each of which ends after a few."""
-    chunks = [
-        (kind, at, min(CHUNK, first + nights - at))
-        for at in range(first, first + nights, CHUNK)
-        for kind in kinds
-    ]
-    with ThreadPoolExecutor(jobs) as pool:
-        return [night for chunk in pool.map(_in_a_process, chunks) for night in chunk]
+from tests.simulation.runner import KINDS, alone, play_many
 
 
 def shrink(kind: str, seed: int) -> frozenset[str]:
     """Take troubles out of a failing night for as long as the same law breaks; return what is left out."""
-    happened, without = play(kind, seed), frozenset[str]()
+    happened, without = alone(kind, seed), frozenset[str]()
     for trouble in happened["troubles"]:
-        fewer = play(kind, seed, without | {trouble})
+        fewer = alone(kind, seed, without | {trouble})
         if fewer["law"] == happened["law"]:
             without |= {trouble}
     return without
@@ -145,17 +67,18 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--trace", help="with --seed: write all events to this file")
     parser.add_argument("--nights", type=int, default=300, help="of each kind")
+    parser.add_argument("--size", type=int, default=50, help="jobs of a batch")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--chunk", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--into", help="add each night to this file as a line of JSON; do not play it again"
+    )
     asked = parser.parse_args(arguments)
     kinds = asked.kind or sorted(KINDS)
-    if asked.chunk:
-        print(json.dumps(_chunk(kinds[0], asked.first, asked.nights)))
-        return 0
+    Overnight.size = asked.size
     if asked.seed is not None:
         without = shrink(kinds[0], asked.seed) if asked.shrink else frozenset[str]()
-        happened = play(kinds[0], asked.seed, without)
+        happened = alone(kinds[0], asked.seed, without)
         if asked.trace:
             Path(asked.trace).write_text("\n".join(happened["trace"]))
         print("\n".join(happened["trace"][-100:]))
@@ -168,7 +91,24 @@ def main(arguments: list[str]) -> int:
             )
         )
         return report([happened])
-    return min(report(play_many(kinds, asked.first, asked.nights, asked.jobs)), 1)
+    nights = [
+        (kind, seed) for seed in range(asked.first, asked.first + asked.nights) for kind in kinds
+    ]
+    played = (
+        kept(nights, asked.jobs, Path(asked.into)) if asked.into else play_many(nights, asked.jobs)
+    )
+    return min(report(list(played)), 1)
+
+
+def kept(nights: list[tuple[str, int]], jobs: int, into: Path) -> Iterator[dict[str, Any]]:
+    """Play the nights that a file does not have yet, and add them to it; yield those and the others."""
+    before = [json.loads(line) for line in into.read_text().splitlines()] if into.exists() else []
+    yield from before
+    known = {(night["kind"], night["seed"]) for night in before}
+    with into.open("a") as file:
+        for played in play_many((night for night in nights if night not in known), jobs):
+            print(json.dumps(played), file=file, flush=True)
+            yield played
 
 
 NO_RANDOM_ADDRESSES = 0x0040000
@@ -195,4 +135,4 @@ if __name__ == "__main__":
     steady()
     code = main(sys.argv[1:])
     sys.stdout.flush()
-    os._exit(code)  # killed processes must not come back to life while the interpreter ends
+    os._exit(code)  # killed processes of the first nights must not come back to life

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 import selectors
 import socket
@@ -124,11 +125,23 @@ class Loop(asyncio.SelectorEventLoop):
         return timers[0]._when if timers else None
 
     def step(self) -> None:
-        """Run what is ready, once."""
+        """Run what is ready, once: what `_run_once` does, without a selector in between."""
         self.steps += 1
+        ready, timers = self._ready, self._scheduled  # type: ignore[attr-defined]
+        end = self.world.now + self._clock_resolution  # type: ignore[attr-defined]
+        while timers and timers[0]._when < end:
+            timer = heapq.heappop(timers)
+            timer._scheduled = False
+            if timer._cancelled:
+                self._timer_cancelled_count -= 1
+            else:
+                ready.append(timer)
         events._set_running_loop(self)
         try:
-            self._run_once()  # type: ignore[attr-defined]
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if not handle._cancelled:
+                    handle._run()
         finally:
             events._set_running_loop(None)
 
@@ -150,7 +163,6 @@ class World:
         """Loops of killed processes, kept so that none of their `finally` ever runs."""
         self.trace: list[str] = []
         self.disk_fault: Callable[[], OSError | None] = lambda: None
-        self.on_step: Callable[[Loop], None] = lambda loop: None
         self._steps = 0
 
     def wall(self) -> float:
@@ -237,20 +249,23 @@ class World:
         self._steps += 1
         if self._steps > MOST_STEPS:
             raise StuckError(f"{MOST_STEPS:,} steps, and no end")
-        loop = next((loop for loop in self.loops if loop.ready), None)
-        if loop is None:
-            timers = [
-                (timer, n)
-                for n, loop in enumerate(self.loops)
-                if (timer := loop.next_timer) is not None
-            ]
-            if not timers:
-                raise StuckError("nothing will ever happen again")
-            when, number = min(timers)
-            if when > deadline:
-                raise StuckError(f"still going on after {LATEST:,.0f} virtual seconds")
-            self.now = max(self.now, when)
-            loop = self.loops[number]
-        self.on_step(loop)
-        if loop in self.loops:
-            loop.step()
+        for loop in self.loops:
+            if loop._ready:  # type: ignore[attr-defined]
+                break
+        else:
+            loop = self._sleep(deadline)
+        loop.step()
+
+    def _sleep(self, deadline: float) -> Loop:
+        """Go on to the earliest timer of all; return its loop."""
+        earliest, found = math.inf, None
+        for loop in self.loops:
+            when = loop.next_timer
+            if when is not None and when < earliest:
+                earliest, found = when, loop
+        if found is None:
+            raise StuckError("nothing will ever happen again")
+        if earliest > deadline:
+            raise StuckError(f"still going on after {LATEST:,.0f} virtual seconds")
+        self.now = max(self.now, earliest)
+        return found

@@ -14,7 +14,6 @@ from tests.simulation.faults import draw_service_faults
 from tests.simulation.loop import Loop
 from tests.simulation.night import Night, leftovers_of
 
-JOBS = 50
 MOST_LIVES = 5
 PRICE = Decimal("22.848")
 """Credits of the shortest video, by the public rule of 2026-10-10."""
@@ -24,6 +23,8 @@ class Overnight(Night):
     """One folder, several lives of the process that works on it."""
 
     kind = "batch"
+    size = 50
+    """Jobs in the manifest."""
 
     def act(self) -> None:
         """Play disturbed lives, then a quiet one."""
@@ -31,7 +32,9 @@ class Overnight(Night):
         self.place = self.folder / "videos"
         self.outcomes: dict[str, Any] = {}
         self.jobs = self._manifest()
-        self.budget = chance.choice([None, None, Budget(credits=float(PRICE) * 30)])
+        self.budget = chance.choice(
+            [None, None, Budget(credits=float(PRICE) * (self.size * 3 // 5))]
+        )
         self.outages()
         self.clock_steps()
         for life in range(chance.randint(1, MOST_LIVES)):
@@ -50,7 +53,7 @@ class Overnight(Night):
 
     def _manifest(self) -> list[Job]:
         jobs = []
-        for n in range(JOBS):
+        for n in range(self.size):
             image: str | bytes = f"https://cdn.example.com/{n}.png"
             jobs.append(Job(ImageToVideo(image, duration=3, seed=n + 1), id=f"row-{n}"))
         return jobs
@@ -62,7 +65,7 @@ class Overnight(Night):
             if disturbed
             else "end"
         )
-        after = chance.randint(10, chance.choice([300, 1500, 6000]))
+        after = chance.randint(10, chance.choice([300, 1500, 6000]) * (self.size + 10) // 60)
         if how != "end" and not self.may(f"life:{how}"):
             how = "end"
         self.world.note(f"{name} begins: {how} after {after} steps")
@@ -124,9 +127,9 @@ class Overnight(Night):
         tasks = self.sandbox.tasks
         failed = [task for task in tasks if task.status in ("failed", "cancelled")]
         laws.require(
-            len(tasks) <= JOBS + len(failed),
+            len(tasks) <= self.size + len(failed),
             "paid twice",
-            f"{len(tasks)} tasks for {JOBS} jobs, {len(failed)} of them failed",
+            f"{len(tasks)} tasks for {self.size} jobs, {len(failed)} of them failed",
         )
         states = {str(state): count for state, count in self.totals.states.items()}
         for outcome in self.outcomes.values():
@@ -140,7 +143,7 @@ class Overnight(Night):
                 "a wanted video is missing",
                 f"{outcome.id}: {outcome.state} {outcome.error!r}",
             )
-        laws.require(len(self.outcomes) == JOBS, "a job without an outcome", states)
+        laws.require(len(self.outcomes) == self.size, "a job without an outcome", states)
         saved = [outcome for outcome in self.outcomes.values() if outcome.ok]
         laws.whole_videos(self, [outcome.video.path for outcome in saved])
         known = {outcome.task_id for outcome in self.outcomes.values()}
