@@ -31,7 +31,9 @@ class TimingWheel(Generic[D]):
 
     def __init__(self, grain: float) -> None:
         self._grain = grain
-        self._buckets: dict[int, set[D]] = {}
+        # Dicts, not sets: what is due at one moment comes in the order in which it was entered,
+        # which no memory address decides.
+        self._buckets: dict[int, dict[D, None]] = {}
         self._order: list[int] = []
         self._count = 0
 
@@ -44,7 +46,7 @@ class TimingWheel(Generic[D]):
             self.remove(thing)
         slot = thing.slot = max(0, -int(-when // self._grain))
         bucket = self._buckets.get(slot)
-        (self._bucket(slot) if bucket is None else bucket).add(thing)
+        (self._bucket(slot) if bucket is None else bucket)[thing] = None
         self._count += 1
 
     def enter_all(self, things: Collection[D], when: float) -> None:
@@ -54,13 +56,13 @@ class TimingWheel(Generic[D]):
                 self.remove(thing)
         slot = max(0, -int(-when // self._grain))
         bucket = self._buckets.get(slot)
-        (self._bucket(slot) if bucket is None else bucket).update(things)
+        (self._bucket(slot) if bucket is None else bucket).update(dict.fromkeys(things))
         for thing in things:
             thing.slot = slot
         self._count += len(things)
 
-    def _bucket(self, slot: int) -> set[D]:
-        bucket = self._buckets[slot] = set()
+    def _bucket(self, slot: int) -> dict[D, None]:
+        bucket = self._buckets[slot] = {}
         heapq.heappush(self._order, slot)
         return bucket
 
@@ -68,7 +70,7 @@ class TimingWheel(Generic[D]):
         """Take a thing out, if it is in."""
         if thing.slot >= 0:
             # An empty bucket stays until its time has come: the heap has its number.
-            self._buckets[thing.slot].discard(thing)
+            self._buckets[thing.slot].pop(thing, None)
             thing.slot = -1
             self._count -= 1
 
@@ -110,7 +112,7 @@ class TimingWheel(Generic[D]):
                 taken += bucket
                 bucket.clear()
             else:
-                taken += [bucket.pop() for _ in range(most - len(taken))]
+                taken += [bucket.popitem()[0] for _ in range(most - len(taken))]
         for thing in taken:
             thing.slot = -1
         self._count -= len(taken)

@@ -92,7 +92,10 @@ async def _send_in_pieces(
     piece = delivery.chunk or _PIECE
     end = len(body) if delivery.stop_after is None else delivery.stop_after
     for at in range(0, end, piece):
-        await response.write(body[at : min(at + piece, end)])
+        try:
+            await response.write(body[at : min(at + piece, end)])
+        except ConnectionResetError:  # whoever asked has hung up meanwhile
+            return response
         await _pause(delivery.interval, closing)
     if delivery.stop_after is not None:
         _close(request, reset=delivery.reset)

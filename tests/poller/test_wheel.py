@@ -69,3 +69,12 @@ def test_when_so_many_will_be_due() -> None:
     assert wheel.when(3, 100.0) == 2.0
     assert wheel.when(10, 4.0) == math.inf
     assert TimingWheel[Thing](0.5).when(1, 3.0) == math.inf
+
+
+def test_what_is_due_together_comes_in_the_order_in_which_it_was_entered() -> None:
+    """No memory address decides who is first: equal nights can be played again."""
+    wheel: TimingWheel[Thing] = TimingWheel(0.1)
+    things = [Thing() for _ in range(100)]
+    wheel.enter_all(things[1:], 1.0)
+    wheel.enter(things[0], 1.0)
+    assert wheel.take(1.0, 100) == [*things[1:], things[0]]

@@ -8,7 +8,6 @@ python -m tests.simulation --kind batch --seed 1234   # the same night again, wi
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import sys
@@ -111,28 +110,7 @@ def kept(nights: list[tuple[str, int]], jobs: int, into: Path) -> Iterator[dict[
             yield played
 
 
-NO_RANDOM_ADDRESSES = 0x0040000
-"""Linux's ADDR_NO_RANDOMIZE: sets of objects are walked in the order of their addresses."""
-
-
-def steady() -> None:
-    """Begin again in a process in which nothing depends on its luck: hashes of texts, and addresses."""
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    now = libc.personality(0xFFFFFFFF)
-    if now & NO_RANDOM_ADDRESSES and os.environ.get("PYTHONHASHSEED") == "0":
-        return
-    if libc.personality(now | NO_RANDOM_ADDRESSES) == -1 or "SIMULATION_STEADY" in os.environ:
-        return
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "SIMULATION_STEADY": "1"}
-    os.execve(
-        sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], environment
-    )
-
-
 if __name__ == "__main__":
-    steady()
     code = main(sys.argv[1:])
     sys.stdout.flush()
     os._exit(code)  # killed processes of the first nights must not come back to life

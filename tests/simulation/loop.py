@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import math
 import random
 import selectors
@@ -57,6 +58,28 @@ class _Selector(selectors.BaseSelector):
         self._map.clear()
 
 
+class _Numbered:
+    """Has a hash that does not depend on where the memory is, so that sets are walked in one order."""
+
+    def __hash__(self) -> int:
+        try:
+            return self._number
+        except AttributeError:
+            self._number: int = next(NUMBERS)
+            return self._number
+
+
+class _Future(_Numbered, asyncio.Future):  # type: ignore[type-arg]
+    pass
+
+
+class _Task(_Numbered, asyncio.Task):  # type: ignore[type-arg]
+    pass
+
+
+NUMBERS = itertools.count()
+
+
 class Loop(asyncio.SelectorEventLoop):
     """The loop of one simulated process."""
 
@@ -67,6 +90,11 @@ class Loop(asyncio.SelectorEventLoop):
         self.errors: list[dict[str, Any]] = []
         super().__init__(_Selector())
         self.set_exception_handler(lambda _, context: self.errors.append(context))
+        self.set_task_factory(lambda loop, work, **how: _Task(work, loop=loop, **how))
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Make a future with a hash of its own."""
+        return _Future(loop=self)
 
     def time(self) -> float:
         """Return the world's time."""

@@ -60,6 +60,10 @@ class _Options:
         return self._quiet
 
 
+HEADS = b"HTTP/", b"GET ", b"POST ", b"DELETE "
+"""How a message begins whose first line stands in the trace."""
+
+
 class Pipe(asyncio.Transport):
     """One end of a connection."""
 
@@ -122,6 +126,9 @@ class Pipe(asyncio.Transport):
         if self.closed or self.peer is None:
             return
         network, data, weather = self._network, bytes(data), self._network.weather
+        if data.startswith(HEADS):
+            first = data[: data.find(b"\r\n")].decode("latin-1")
+            network.note(f"{self.number} {self.loop.name}: {first}")
         chance = network.world.chance
         if weather.silent and chance.random() < weather.silent:
             self.silent = self.peer.silent = True
