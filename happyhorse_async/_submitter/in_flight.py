@@ -276,6 +276,7 @@ class InFlight:
             )
             self._to(SubmissionStage.IN_DOUBT)
             return
+        self.road.proof.sample = self.key
         self._accept(task, request_id=answer.request_id, replayed=said == "true")
 
     def _accept(
@@ -406,7 +407,8 @@ class InFlight:
         if road.proof.shown:
             self._to(SubmissionStage.WAITING)
             return
-        self.found = await self._find(until=road.opened + LATEST)
+        with road.proof.undecided():
+            self.found = await self._find(until=road.opened + LATEST)
         if self._adopt(self.found):
             return
         if not self.found.candidates and not self.found.why:

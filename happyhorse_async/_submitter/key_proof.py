@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .._concurrency import Closing
 from .._config import RetryPolicy
@@ -17,8 +19,11 @@ from ..errors import APIStatusError, HappyHorseError, RateLimitError
 
 REPLAYED = "idempotency-replayed"
 """The header with which the service says whether it recognised a key."""
-MOST_ASKED = 3
-"""How often a service that will not say whether it keeps keys is asked in a session."""
+MOST_ASKED = 32
+"""How often a service that will not say whether it keeps keys is asked in a session.
+
+One killed process leaves several requests in doubt, and the first of them may never have arrived.
+"""
 
 
 class KeyProof:
@@ -33,8 +38,12 @@ class KeyProof:
         self._closing = closing
         self._turn = asyncio.Lock()
         self._in_vain = 0
+        self._undecided = 0
+        self._decided = asyncio.Event()
         self.shown = False
         """The service has shown that it keeps keys: sending one again is free."""
+        self.sample: str | None = None
+        """A key that the service certainly has had, of another submission."""
 
     def can_be_asked(self, *, by_user: bool = False) -> bool:
         """Whether asking may help. With replays=0 no key is sent again, not even to ask, but at the
@@ -47,8 +56,30 @@ class KeyProof:
         if isinstance(error, APIStatusError) and error.own_body:
             self.shown = self.shown or error.code in (retry.CONFLICT, retry.PENDING_OUTCOME)
 
+    @contextmanager
+    def undecided(self) -> Iterator[None]:
+        """Count a submission that may yet show that the service keeps keys."""
+        self._undecided += 1
+        try:
+            yield
+        finally:
+            self._undecided -= 1
+            self._decided.set()
+
     async def ask(self, key: str, *, by_user: bool = False) -> Answer | None:
         """Ask whether the service keeps keys, with one that it may know: see `shown` afterwards.
+
+        A key that never arrived shows nothing, so whoever asked in vain waits for the others.
+        """
+        with self.undecided():
+            answer = await self._ask(key, by_user=by_user)
+        while answer is None and self._undecided and not self.shown:
+            self._decided.clear()
+            await self._decided.wait()
+        return answer
+
+    async def _ask(self, key: str, *, by_user: bool) -> Answer | None:
+        """Ask with a key until the service has said something.
 
         The key is sent with an empty body, which nobody can accept. By the contract a known key
         with another body is a conflict, which proves it and costs nothing. A service that looks at
@@ -59,11 +90,14 @@ class KeyProof:
             for attempt in range(1, self._policy.attempts + 1):
                 if self.shown or not self.can_be_asked(by_user=by_user):
                     break
-                answer, error = await self._ask_once(key)
+                sample = self.sample
+                answer, error = await self._ask_once(sample or key)
                 if answer is not None:
-                    return answer
+                    self.shown = self.shown or sample is not None
+                    return answer if sample is None else None
                 if self._is_final(error):
-                    self._in_vain += 1
+                    # Where a key that arrived shows nothing, no other one will.
+                    self._in_vain += 1 if sample is None else MOST_ASKED
                     break
                 pause = retry.pause_before(self._policy, attempt, error, random.random())
                 if self.shown or not await self._closing.pause(pause):

@@ -144,6 +144,20 @@ async def test_without_keys_nothing_is_sent_again_blindly(tmp_path: Path) -> Non
         assert sandbox.paid == sent + 2
 
 
+async def test_one_request_that_arrived_proves_the_keys_of_all(tmp_path: Path) -> None:
+    """A killed run left six requests, of which the last alone arrived: five ask in vain whether
+    keys are kept, wait for the sixth, and are then sent again. Nobody has to decide anything.
+    """
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox:
+        sandbox.fail(Fault("drop-before", path=SUBMIT, times=5))
+        left = await killed_while_submitting(sandbox, tmp_path / "first", rows(6), sent=6)
+        assert sandbox.paid == 1
+        async with open_session(sandbox) as session:
+            outcomes = await run(session, left, rows(6))
+        assert [outcome.state for outcome in outcomes] == [JobState.SAVED] * 6
+        assert sandbox.paid == 6
+
+
 async def test_bytes_begin_again_with_their_row(tmp_path: Path, cat: Path) -> None:
     """A resumed job whose image was bytes fails retryably: it goes on when its row comes, and harms
     no other job until then.
