@@ -171,3 +171,24 @@ class WorkerProcess:
         code = await self._process.wait()
         await self._reading
         return code
+
+
+async def in_hand(database: str, worker: int | None = None) -> set[tuple[int, int]]:
+    """Return the jobs in workers' hands that have not ended, with those workers."""
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        found = await connection.execute(
+            "SELECT seq, worker FROM happyhorse.jobs WHERE worker IS NOT NULL "
+            "AND state NOT IN ('saved', 'failed', 'unknown') AND (worker = %s OR %s::bigint IS NULL)",
+            (worker, worker),
+        )
+        return set(await found.fetchall())
+
+
+async def number_of(database: str, worker: WorkerProcess) -> int:
+    """Return a worker's number in the cluster."""
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        found = await connection.execute(
+            "SELECT id FROM happyhorse.workers WHERE pid = %s", (worker.pid,)
+        )
+        [number] = await found.fetchone() or (0,)
+        return int(number)

@@ -14,7 +14,7 @@ import pytest
 
 from happyhorse_async.sandbox import Sandbox
 from happyhorse_async.sandbox._service import RequestRecord
-from tests.cluster.support import Postgres, WorkerProcess, command, rows
+from tests.cluster.support import Postgres, WorkerProcess, command, in_hand, number_of, rows
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -66,36 +66,15 @@ async def entered(sandbox: Sandbox, database: str, folder: Path) -> Path:
 
 async def all_is_there(sandbox: Sandbox, database: str, videos: Path) -> None:
     """Every job has its video and was paid for once, and the books say so."""
-    assert (JOBS, JOBS) == (len(list(videos.glob("*.mp4"))), sandbox.paid)
+    assert (len(list(videos.glob("*.mp4"))), sandbox.paid) == (JOBS, JOBS)
     code, told = await command("cluster", "status", "--json", "--database", database)
     facts = json.loads(told)
-    assert (0, {"saved": JOBS}, 0) == (code, facts["states"], facts["left"])
+    assert (code, facts["states"], facts["left"]) == (0, {"saved": JOBS}, 0)
     async with await psycopg.AsyncConnection.connect(database) as connection:
         kept = await connection.execute(
             "SELECT spent = (SELECT sum(spent) FROM happyhorse.jobs), reserved FROM happyhorse.limits"
         )
-        assert [(True, 0)] == await kept.fetchall()
-
-
-async def in_hand(database: str, worker: int | None = None) -> set[tuple[int, int]]:
-    """Return the jobs in workers' hands that have not ended, with those workers."""
-    async with await psycopg.AsyncConnection.connect(database) as connection:
-        found = await connection.execute(
-            "SELECT seq, worker FROM happyhorse.jobs WHERE worker IS NOT NULL "
-            "AND state NOT IN ('saved', 'failed', 'unknown') AND (worker = %s OR %s::bigint IS NULL)",
-            (worker, worker),
-        )
-        return set(await found.fetchall())
-
-
-async def number_of(database: str, worker: WorkerProcess) -> int:
-    """Return a worker's number in the cluster."""
-    async with await psycopg.AsyncConnection.connect(database) as connection:
-        found = await connection.execute(
-            "SELECT id FROM happyhorse.workers WHERE pid = %s", (worker.pid,)
-        )
-        [number] = await found.fetchone() or (0,)
-        return int(number)
+        assert await kept.fetchall() == [(True, 0)]
 
 
 async def test_a_killed_worker_s_jobs_go_on_in_the_other_one(
@@ -116,7 +95,7 @@ async def test_a_killed_worker_s_jobs_go_on_in_the_other_one(
     while await in_hand(database, number):
         await asyncio.sleep(0.2)
     assert time.monotonic() - killed < LONGEST_ORPHANHOOD
-    assert 0 == await alive.ended()
+    assert await alive.ended() == 0
     await all_is_there(busy, database, videos)
 
 
@@ -131,7 +110,7 @@ async def test_when_all_workers_are_killed_the_next_one_goes_on(
     for worker in workers:
         worker.kill()
     last = await WorkerProcess.start(busy, database, "--until-done")
-    assert 0 == await last.ended()
+    assert await last.ended() == 0
     await all_is_there(busy, database, videos)
 
 
@@ -145,5 +124,5 @@ async def test_workers_outlive_their_database(
     await submissions.reach(JOBS // 2)
     await asyncio.to_thread(postgres.stop, "immediate")
     await asyncio.to_thread(postgres.start)
-    assert [0, 0] == [await worker.ended() for worker in workers]
+    assert [await worker.ended() for worker in workers] == [0, 0]
     await all_is_there(busy, database, videos)

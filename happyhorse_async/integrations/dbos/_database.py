@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from enum import Enum
 from functools import cache
 from importlib.resources import files
@@ -245,9 +246,9 @@ class ClusterDatabase(Database):
             if let_in or replaced:
                 told[seq] = Entry.IN if let_in else Entry.LOST
             elif limits.budget is not None and limits.spent + reserved + price > limits.budget:
-                # What others have reserved may come back, and only then there may be room.
-                fits = reserved and limits.spent + price <= limits.budget
-                told[seq] = Entry.FULL if fits else exceeded(limits, reserved, price)
+                # What is paid for may cost less, and its worker may die: nobody ends before it has.
+                waits = bool(entering) or bool(self._one(self._sql["any-at-stake"]))
+                told[seq] = Entry.FULL if waits else exceeded(limits, reserved, price)
             elif len(entering) >= room:
                 told[seq] = Entry.FULL
             else:
@@ -378,11 +379,11 @@ def exceeded(limits: ClusterLimits, reserved: int, price: int) -> BudgetExceeded
     )
 
 
-def credits_of(given: float | str) -> Any:
+def credits_of(given: float | str) -> Decimal:
     """Read an amount of credits; raises `ConfigurationError` for what is none."""
     from ..._config import Budget
 
-    return Budget(credits=str(given)).credits
+    return Decimal(str(Budget(credits=str(given)).credits))
 
 
 # --- connections and errors -----------------------------------------------------------------------

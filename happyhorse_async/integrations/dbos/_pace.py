@@ -25,6 +25,8 @@ logger = logging.getLogger("happyhorse_async")
 TOLERANCE = 0.1
 """Seconds by which a submission may come late for its place. Places are so much farther apart that
 no second can have more submissions than the rate, however their lateness falls."""
+MOST_OVER = 1.2
+"""How many times the rate any one second may have at the service."""
 MOST_AHEAD = 0.5
 """Seconds of places that one worker takes at once: what it leaves empty when it dies."""
 LONGEST_LEAD = 1.0
@@ -42,14 +44,12 @@ class Slot:
 def gap(rate: float) -> float:
     """Return the seconds between two places, for a rate of submissions a second.
 
-    With places `(1 + TOLERANCE) / rate` apart, a second and its tolerance hold `rate` of them.
+    A second and its tolerance hold `rate` places. That leaves a fifth of the rate for what comes
+    after: the way to the service, and a service that looks late. At low rates the places are so
+    far apart that no second holds more than 1.2 times the rate, or one.
     """
-    return (1 + TOLERANCE) / rate
-
-
-def most_in_a_second(rate: float) -> int:
-    """Return how many submissions can leave within any one second."""
-    return math.floor((1 + TOLERANCE) / gap(rate) + 1e-9) + 1
+    most = max(1, math.floor(MOST_OVER * rate))
+    return (1 + TOLERANCE) * max(1 / rate, 1.001 / most)
 
 
 @attrs.define

@@ -260,3 +260,6 @@ UPDATE limits SET spent = (SELECT coalesce(sum(jobs.spent), 0) FROM jobs), reser
 
 -- name: any-job
 SELECT 1 FROM jobs LIMIT 1;
+
+-- name: any-at-stake
+SELECT 1 FROM jobs WHERE state IN ('submitting', 'running', 'completed') LIMIT 1;
