@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 
 from happyhorse_async.sandbox import Sandbox
+from happyhorse_async.sandbox._service import RequestRecord
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -192,3 +193,24 @@ async def number_of(database: str, worker: WorkerProcess) -> int:
         )
         [number] = await found.fetchone() or (0,)
         return int(number)
+
+
+class Submissions:
+    """Counts the submissions that arrive, and says when there were so many."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.count = 0
+        self._more = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        sandbox.watch_requests(self._hear)
+
+    def _hear(self, request: RequestRecord) -> None:
+        if request.method == "POST" and request.path == "/v1/videos/generations":
+            self.count += 1
+            self._loop.call_soon_threadsafe(self._more.set)
+
+    async def reach(self, count: int) -> None:
+        """Wait for so many."""
+        while self.count < count:
+            self._more.clear()
+            await self._more.wait()

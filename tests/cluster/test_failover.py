@@ -13,8 +13,15 @@ import psycopg
 import pytest
 
 from happyhorse_async.sandbox import Sandbox
-from happyhorse_async.sandbox._service import RequestRecord
-from tests.cluster.support import Postgres, WorkerProcess, command, in_hand, number_of, rows
+from tests.cluster.support import (
+    Postgres,
+    Submissions,
+    WorkerProcess,
+    command,
+    in_hand,
+    number_of,
+    rows,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -29,27 +36,6 @@ async def busy(anyio_backend: str) -> AsyncIterator[Sandbox]:
     """A service whose tasks take 10 s, so that hundreds are unfinished at once."""
     async with Sandbox(video="stub", task_seconds=200, speed=20, credits=10_000_000) as sandbox:
         yield sandbox
-
-
-class Submissions:
-    """Counts the submissions that arrive, and says when there were so many."""
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        self.count = 0
-        self._more = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        sandbox.watch_requests(self._hear)
-
-    def _hear(self, request: RequestRecord) -> None:
-        if request.method == "POST" and request.path == "/v1/videos/generations":
-            self.count += 1
-            self._loop.call_soon_threadsafe(self._more.set)
-
-    async def reach(self, count: int) -> None:
-        """Wait for so many."""
-        while self.count < count:
-            self._more.clear()
-            await self._more.wait()
 
 
 async def entered(sandbox: Sandbox, database: str, folder: Path) -> Path:

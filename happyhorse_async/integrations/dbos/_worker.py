@@ -11,6 +11,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -257,6 +258,8 @@ class Worker:
             await asyncio.wait(self._tasks)
         if _worker is self:
             await asyncio.to_thread(DBOS.destroy)
+            # DBOS has put its own threads in the place of the loop's, and ends them.
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
             _worker = None
         await self._pace.aclose()
         await self._ledger.aclose()
