@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import time
 from array import array
 from base64 import b64encode
@@ -54,8 +55,10 @@ class _Sums:
             self.examples.setdefault(result["error_code"], result["error"] or "")
 
 
-def write(folder: Path, results: Iterable[dict[str, Any]], file: TextIO) -> None:
-    """Write the gallery of a folder's results."""
+def write(
+    folder: Path, results: Iterable[dict[str, Any]], file: TextIO, *, title: str | None = None
+) -> None:
+    """Write the gallery of a folder's results; `title` is the folder's name by default."""
     sums = _Sums()
     cards: list[dict[str, Any]] = []
     for result in results:
@@ -65,50 +68,65 @@ def write(folder: Path, results: Iterable[dict[str, Any]], file: TextIO) -> None
     script, style = _asset("gallery.js"), _asset("gallery.css")
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     jobs = sum(sums.states.values())
+    # "<" would let a text end the script element that it stands in.
+    data = json.dumps(cards, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     file.write(
         Template(_asset("gallery.html")).substitute(
             script_digest=digest,
             style=style,
             script=script,
-            title=escape(folder.resolve().name or "batch"),
-            made=time.strftime("%Y-%m-%d %H:%M"),
-            summary=escape(_summary(sums, jobs)),
-            charts=chart("Credits for each video", "credits", sums.credits, name="credits")
-            + chart("Seconds until each video was made", "seconds", sums.seconds, name="seconds"),
+            title=escape(title or _title(folder)),
+            videos=_count(sums.states["saved"], "video"),
+            made=time.strftime("%d %B %Y, %H:%M"),
+            tiles=_tiles(sums, jobs),
+            numbers=_numbers(sums),
             failures=_failures(sums),
-            note=f"The first {MOST_SHOWN:,} of {jobs:,} jobs are shown."
-            if jobs > MOST_SHOWN
-            else "",
-            # "<" would let a text end the script element that it stands in.
-            data=json.dumps(cards, ensure_ascii=False, separators=(",", ":")).replace(
-                "<", "\\u003c"
-            ),
+            note=_note(jobs),
+            data=data,
         )
     )
+
+
+def _title(folder: Path) -> str:
+    """Return a folder's name as people write titles: "spring_campaign" is "Spring campaign"."""
+    words = re.sub(r"[_\-\s]+", " ", folder.resolve().name).strip() or "Videos"
+    return words[0].upper() + words[1:]
+
+
+def _note(jobs: int) -> str:
+    if jobs <= MOST_SHOWN:
+        return ""
+    return f"<p>The first {MOST_SHOWN:,} of {jobs:,} jobs are shown.</p>"
 
 
 def _asset(name: str) -> str:
     return files(__package__).joinpath("templates", name).read_text("utf-8")
 
 
+_SHOWN = (
+    "id",
+    "state",
+    "prompt",
+    "seed",
+    "quality",
+    "duration",
+    "credits",
+    "seconds",
+    "attempts",
+    "task_id",
+    "error_code",
+    "error",
+)
+
+
 def _card(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
-    names = (
-        "id",
-        "state",
-        "prompt",
-        "seed",
-        "quality",
-        "duration",
-        "credits",
-        "seconds",
-        "attempts",
-        "task_id",
-        "error_code",
-        "error",
-    )
-    card = {name: result[name] for name in names if result[name] is not None}
+    card = {name: result[name] for name in _SHOWN if result[name] is not None}
     if result["video"] is not None:
         card["video"] = quote(result["video"])
+    width, height = result.get("width"), result.get("height")
+    if width and height:
+        card["ratio"] = round(width / height, 4)
+    card["image"] = _image_name(result["image"])
     frame = _frame(folder, result["image"])
     if frame is not None:
         card["frame"] = frame
@@ -118,6 +136,15 @@ def _card(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
             for name, value in result["extra"].items()
         }
     return card
+
+
+def _image_name(image: str) -> str:
+    """Return how people call a first frame. Where its folder is on this machine is nobody's concern
+    who is sent the page.
+    """
+    if image.startswith("sha256:"):
+        return f"image {image[7:15]}"
+    return image.rstrip("/").replace("\\", "/").rpartition("/")[2] or image
 
 
 def _frame(folder: Path, image: str) -> str | None:
@@ -132,21 +159,82 @@ def _frame(folder: Path, image: str) -> str | None:
         return Path(image).as_uri()
 
 
-def _summary(sums: _Sums, jobs: int) -> str:
-    words = ", ".join(f"{count:,} {state}" for state, count in sums.states.most_common())
-    return f"{jobs:,} jobs: {words or 'none'}; {sums.spent:,.2f} credits spent"
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _tiles(sums: _Sums, jobs: int) -> str:
+    """Say the most important numbers, each with its word."""
+    saved = sums.states["saved"]
+    tiles = [(f"{saved:,}", "video" if saved == 1 else "videos", "")]
+    for state, number in sums.states.most_common():
+        if state != "saved":
+            tiles.append((f"{number:,}", state, "bad" if state in _BAD else ""))
+    if len(tiles) > 1:
+        tiles.append((f"{jobs:,}", "jobs in all", ""))
+    tiles.append((f"{sums.spent:,.2f}", "credits spent", ""))
+    if saved > 1:
+        if _differ(sums.credits):
+            low, high = _number(min(sums.credits)), _number(max(sums.credits))
+            tiles.append((_number(_middle(sums.credits)), f"credits each ({low} to {high})", ""))
+        else:
+            each = _number(min(sums.credits))
+            tiles[-1] = (tiles[-1][0], f"credits spent, {each} each", "")
+    if sums.seconds:
+        tiles.append((_span(_middle(sums.seconds)), "to make one", ""))
+    return "".join(
+        f'<li class="{kind}"><b>{escape(number)}</b><span>{escape(word)}</span></li>'
+        for number, word, kind in tiles
+    )
+
+
+_BAD = ("failed", "unknown", "missing")
+
+
+def _differ(values: Sequence[float]) -> bool:
+    return len(values) > 1 and max(values) > min(values)
+
+
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _span(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _numbers(sums: _Sums) -> str:
+    """Draw what differs; a chart of values that are all the same would say nothing."""
+    drawn = ""
+    if _differ(sums.credits):
+        drawn += chart("Credits for each video", "credits", sums.credits, name="credits")
+    if _differ(sums.seconds):
+        title = "Seconds until each video was made"
+        drawn += chart(title, "seconds", sums.seconds, name="seconds")
+    return _panel("Cost and time", f'<div class="charts">{drawn}</div>') if drawn else ""
+
+
+def _panel(title: str, content: str) -> str:
+    return (
+        f'<details class="panel"><summary>{escape(title)}</summary><div>{content}</div></details>'
+    )
 
 
 def _failures(sums: _Sums) -> str:
     if not sums.failures:
-        return "<p>None.</p>"
+        return ""
     rows = "".join(
-        f'<tr><th scope="row">{escape(code)}</th><td>{count:,}</td><td>{escape(sums.examples[code][:300])}</td></tr>'
+        f'<tr><th scope="row">{escape(code)}</th><td>{count:,}</td>'
+        f"<td>{escape(sums.examples[code][:300])}</td></tr>"
         for code, count in sums.failures.most_common()
     )
-    head = '<tr><th scope="col">Code</th><th scope="col">Jobs</th><th scope="col">For example</th></tr>'
-    table = f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="Failures by code">{table}</div>'
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Code", "Jobs", "For example"))
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    title = f"Why {_count(sums.failures.total(), 'job')} failed"
+    where = 'class="scroll" tabindex="0" role="region" aria-label="Failures by code"'
+    return _panel(title, f"<div {where}>{table}</div>")
 
 
 # --- Bar charts as inline SVG: numbers in, text out. They scale with the page, take its colours,
@@ -189,16 +277,14 @@ def _round_step(step: float) -> float:
 
 
 def chart(title: str, unit: str, values: Sequence[float], *, name: str) -> str:
-    """Draw the distribution of values; `name` makes the ids in the page unique."""
-    bars = histogram(values)
-    if not bars.counts:
-        return f'<figure class="chart"><figcaption>{escape(title)}</figcaption><p>Nothing to show yet.</p></figure>'
-    ordered = sorted(values)
-    middle = ordered[len(ordered) // 2]
-    words = f"{len(values):,} jobs, from {_number(ordered[0])} to {_number(ordered[-1])} {unit}, half of them up to {_number(middle)}."
+    """Draw the distribution of values, at least one; `name` makes the ids in the page unique."""
+    bars, low, high = histogram(values), _number(min(values)), _number(max(values))
+    middle = _number(_middle(values))
+    words = f"{len(values):,} jobs, from {low} to {high} {unit}, half of them up to {middle}."
     return (
         f'<figure class="chart"><figcaption id="{name}-title">{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-title {name}-words">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-labelledby="{name}-title {name}-words">'
         f"{_bars(bars, unit)}{_axis(bars)}</svg>"
         f'<p id="{name}-words">{escape(words)}</p></figure>'
     )
@@ -212,8 +298,9 @@ def _bars(bars: Bars, unit: str) -> str:
         tall = height * count / most
         label = f"{_number(bars.edges[n])} to {_number(bars.edges[n + 1])} {unit}: {count:,}"
         parts.append(
-            f'<rect x="{LEFT + n * width + 1:.1f}" y="{TOP + height - tall:.1f}" width="{max(1.0, width - 2):.1f}" '
-            f'height="{tall:.1f}"><title>{escape(label)}</title></rect>'
+            f'<rect x="{LEFT + n * width + 1:.1f}" y="{TOP + height - tall:.1f}" '
+            f'width="{max(1.0, width - 2):.1f}" height="{tall:.1f}">'
+            f"<title>{escape(label)}</title></rect>"
         )
     return "".join(parts)
 
@@ -224,7 +311,8 @@ def _axis(bars: Bars) -> str:
     every = max(1, math.ceil(len(bars.edges) / 6))
     anchors = {len(bars.counts): "end"}  # the last label would stick out of the picture
     marks = "".join(
-        f'<text x="{LEFT + n * width:.1f}" y="{HEIGHT - 6}" text-anchor="{anchors.get(n, "middle")}">{_number(edge)}</text>'
+        f'<text x="{LEFT + n * width:.1f}" y="{HEIGHT - 6}" '
+        f'text-anchor="{anchors.get(n, "middle")}">{_number(edge)}</text>'
         for n, edge in enumerate(bars.edges)
         if n % every == 0
     )

@@ -81,29 +81,42 @@ Results = Callable[[], Iterator[dict[str, Any]]]
 
 
 def write_reports(
-    folder: Path, kinds: Sequence[str] = ("html", "jsonl", "csv"), *, verify: bool = False
+    folder: Path,
+    kinds: Sequence[str] = ("html", "jsonl", "csv"),
+    *,
+    verify: bool = False,
+    title: str | None = None,
 ) -> list[Path]:
     """Write reports of a folder's batch into it, also while the batch runs; return their paths.
 
     A saved video that does not lie in the folder with its size is reported as missing. With
-    `verify` every video is read, and its digest counts too. Blocks. Raises `LedgerError` when there
-    is no ledger.
+    `verify` every video is read, and its digest counts too. The gallery's `title` is the folder's
+    name by default. Blocks. Raises `LedgerError` when there is no ledger.
     """
     database = Database(folder / LEDGER_NAME, read_only=True)
     try:
-        return write_reports_of(database, folder, kinds, verify=verify)
+        return write_reports_of(database, folder, kinds, verify=verify, title=title)
     finally:
         database.close(fold=False)
 
 
 def write_reports_of(
-    database: Database, folder: Path, kinds: Sequence[str], *, verify: bool = False
+    database: Database,
+    folder: Path,
+    kinds: Sequence[str],
+    *,
+    verify: bool = False,
+    title: str | None = None,
 ) -> list[Path]:
     """Write reports of an open ledger's jobs, whose videos lie in a folder, into it."""
+
+    def gallery(results: Results, file: TextIO) -> None:
+        _gallery.write(folder, results(), file, title=title)
+
     writers: dict[str, tuple[str, Callable[[Results, TextIO], None]]] = {
         "jsonl": ("results.jsonl", _write_jsonl),
         "csv": ("results.csv", _write_csv),
-        "html": ("gallery.html", lambda results, file: _gallery.write(folder, results(), file)),
+        "html": ("gallery.html", gallery),
     }
     unknown = [kind for kind in kinds if kind not in writers]
     if unknown or not kinds:

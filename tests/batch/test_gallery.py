@@ -34,6 +34,8 @@ EVIL = (
     "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 )
 
+CODES = ("content_policy_violation", "generation_timeout")
+
 
 def result(n: int) -> dict[str, Any]:
     """Make one result; every 25th has failed, and some are hostile."""
@@ -53,8 +55,10 @@ def result(n: int) -> dict[str, Any]:
         "attempts": 1 + n % 2,
         "task_id": f"task-unified-1795391156-{n:08}",
         "seconds": None if failed else 60.0 + n * 37 % 900,
-        "error_code": "content_policy_violation" if failed else None,
+        "error_code": CODES[n // 25 % 2] if failed else None,
         "error": EVIL if failed else None,
+        "width": (1280, 720)[n % 2],
+        "height": (720, 1280)[n % 2],
         "extra": {"shelf": n % 7, "note": EVIL} if n % 3 else {},
     }
 
@@ -150,12 +154,16 @@ async def test_filter(page: Any) -> None:
     await page.get_by_label("saved (960)").check()
     await page.get_by_label("Order").select_option("credits")
     assert "114.05 credits" in await page.locator("#cards > li").first.inner_text()
+    await page.get_by_label("generation_timeout (20)").check()
+    assert await page.text_content("#count") == "20 of 1,000 jobs"
+    assert "generation_timeout" in await page.locator("#cards > li").first.inner_text()
 
 
 async def test_texts_stay_texts(page: Any) -> None:
     """Hostile prompts, errors and columns are shown as they are, and do nothing."""
-    assert await page.title() == "batch of cats0: batch of videos"
+    assert await page.title() == "Batch of cats0: 960 videos"
     assert EVIL in await page.locator("#cards > li").nth(2).text_content()
+    await page.get_by_text("Why 40 jobs failed").click()
     assert EVIL in await page.locator("table").inner_text()
 
 
@@ -168,7 +176,111 @@ def test_chart_says_it_in_words() -> None:
     assert 'aria-labelledby="c-title c-words"' in drawn
     assert sum(_gallery.histogram([1.0, 2.0, 2.0, 40.0]).counts) == 4
     assert _gallery.histogram([5.0] * 3).counts == (3,)
-    assert "Nothing to show" in _gallery.chart("Credits", "credits", [], name="c")
+
+
+def written(folder: Path, *results: dict[str, Any], **how: Any) -> str:
+    """Write a gallery of some results, and read it."""
+    with (folder / "gallery.html").open("w", encoding="utf-8") as file:
+        _gallery.write(folder, results, file, **how)
+    return (folder / "gallery.html").read_text("utf-8")
+
+
+def test_what_says_nothing_is_left_out(tmp_path: Path) -> None:
+    """Where all cost the same there is no chart of one block, and without failures no word of
+    them.
+    """
+    same = [{**result(n), "credits": 22.848, "seconds": 61.0} for n in range(3)]
+    page = written(tmp_path, *same)
+    assert "<svg" not in page
+    assert "failed" not in page.partition("<script")[0].partition("</style>")[2]
+    assert "<b>68.54</b><span>credits spent, 22.85 each</span>" in page
+    assert "<svg" in written(tmp_path, *map(result, range(3)))
+
+
+def test_the_title_is_one_that_people_would_write(tmp_path: Path) -> None:
+    """A folder's name without its underscores, or what the caller says, as text."""
+    folder = tmp_path / "spring_campaign-2"
+    folder.mkdir()
+    assert "<h1>Spring campaign 2</h1>" in written(folder, result(0))
+    assert "<title>Spring campaign 2: 1 video</title>" in written(folder, result(0))
+    assert "<h1>A &lt;b&gt; title</h1>" in written(folder, result(0), title="A <b> title")
+
+
+def test_nobody_learns_where_the_images_are(tmp_path: Path) -> None:
+    """Who is sent the page sees a first frame's name, and no folder above the batch's own parent."""
+    folder = tmp_path / "sent"
+    folder.mkdir()
+    image = tmp_path / "private" / "cat.jpg"
+    page = written(folder, {**result(1), "image": str(image)})
+    assert '"image":"cat.jpg"' in page
+    assert '"frame":"../private/cat.jpg"' in page
+    assert str(tmp_path) not in page
+
+
+async def test_the_buttons_do_what_they_say(page: Any) -> None:
+    """A video can be downloaded under its own name, and the id of its task be copied."""
+    first = page.locator("#cards > li").nth(1)
+    link = first.get_by_role("link", name="Download")
+    assert await link.get_attribute("download") == ""
+    assert await link.get_attribute("href") == "job%20%230001.mp4"
+    await first.get_by_role("button", name="Copy id").click()
+    await page.get_by_text("Copied task-unified-1795391156-00000001").wait_for(state="attached")
+
+
+async def test_a_video_fills_its_box(page: Any) -> None:
+    """The box has the shape of the video, upright ones too: no bar lies below the controls."""
+    await page.locator("#cards > li").nth(1).scroll_into_view_if_needed()
+    for number, shape in ((1, 720 / 1280), (4, 1280 / 720)):
+        box = await page.locator("#cards > li").nth(number).locator("video").bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(shape, rel=0.01)
+
+
+async def test_scrolling_lays_out_only_what_is_near(page: Any) -> None:
+    """Of a thousand cards, those far away are skipped by the browser."""
+    await page.evaluate(
+        "() => { const more = document.getElementById('more'); while (!more.hidden) more.click(); }"
+    )
+    skipped = """() => [...document.querySelectorAll('.card')]
+        .filter((card) => !card.checkVisibility({ contentVisibilityAuto: true })
+            || !card.querySelector('.body').checkVisibility({ contentVisibilityAuto: true })).length"""
+    await page.wait_for_function(f"() => ({skipped})() > 900")
+
+
+async def test_a_sweep_stands_side_by_side(anyio_backend: str, tmp_path: Path) -> None:
+    """What was made from one first frame is one group; each card's caption is what differs."""
+    playwright = pytest.importorskip("playwright.async_api")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    sweep = [
+        {
+            **result(1),
+            "id": f"{image}-{seed}-{quality}",
+            "image": str(PHOTOS / image),
+            "prompt": "It comes alive",
+            "seed": seed,
+            "quality": quality,
+            "extra": {},
+        }
+        for image in ("cat.jpg", "coffee.jpg")
+        for seed in (1, 2)
+        for quality in ("720p", "1080p")
+    ]
+    written(tmp_path, *sweep)
+    async with playwright.async_playwright() as browsers:
+        browser = await browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = await browser.new_page()
+        await page.goto((tmp_path / "gallery.html").as_uri())
+        groups = page.locator("#cards > .group")
+        heads = [await groups.nth(n).locator("header").inner_text() for n in range(2)]
+        captions = await groups.nth(0).locator("h4").all_inner_texts()
+        await page.get_by_label("Group").select_option("")
+        flat = await page.locator("#cards > .card").count()
+        await browser.close()
+    assert [head.splitlines()[0] for head in heads] == ["cat.jpg", "coffee.jpg"]
+    assert "4 jobs; they differ by seed, quality" in heads[0]
+    assert "It comes alive" in heads[0]
+    assert captions == ["seed 1 · 720p", "seed 1 · 1080p", "seed 2 · 720p", "seed 2 · 1080p"]
+    assert flat == 8
 
 
 def test_page_holds_its_data(page_path: Path) -> None:
