@@ -1,9 +1,8 @@
 """A web app that turns an image into a video, with live progress: FastAPI and one page.
 
-    export EVOLINK_API_KEY=...                      # or the three variables that `happyhorse
-    sandbox` prints python examples/fastapi_app.py                  # then open
-    http://127.0.0.1:8000 python examples/fastapi_app.py --once cat.jpg   # serve, make one video
-    through the app's own HTTP interface, and end
+    export EVOLINK_API_KEY=...  # or the three variables that `happyhorse sandbox` prints
+    python examples/fastapi_app.py  # then open http://127.0.0.1:8000
+    python examples/fastapi_app.py --once cat.jpg  # serve, make one video over HTTP, and end
 
 The session lives in the app's lifespan. Every job is a small file, written before anything is paid,
 so that a restart goes on where it stopped: a job without a task is submitted again with the same
@@ -22,8 +21,9 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import uvicorn
@@ -50,25 +50,26 @@ HOSTS = frozenset(os.environ.get("HOSTS", ",".join(OWN_MACHINE)).split(","))
 LARGEST_IMAGE = 10 * 1024 * 1024
 RETRY_SECONDS = 30.0
 
+Quality = Literal["720p", "1080p"]
 
+
+@dataclass(eq=False)
 class Job:
     """One video that somebody asked for: a file beside the image and, in the end, the video."""
 
-    def __init__(
-        self,
-        job_id: str,
-        prompt: str,
-        link: str | None = None,
-        task_id: str | None = None,
-        problem: str | None = None,
-    ) -> None:
-        self.id = job_id
-        self.prompt = prompt
-        self.link = link
-        """Where the image was uploaded: the same key needs the same request."""
-        self.task_id = task_id
-        self.problem = problem
-        """Why it ended without a video, and for good: it is not taken up again."""
+    id: str
+    prompt: str
+    duration: int = 5
+    quality: Quality = "720p"
+    link: str | None = None
+    """Where the image was uploaded: the same key needs the same request."""
+    task_id: str | None = None
+    credits: str | None = None
+    """What it has cost."""
+    problem: str | None = None
+    """Why it ended without a video, and for good: it is not taken up again."""
+
+    def __post_init__(self) -> None:
         self.state: dict[str, Any] = {"status": "waiting", "progress": 0}
         """What the page shows."""
 
@@ -85,19 +86,13 @@ class Job:
     def write(self) -> None:
         """Put the job on disk, whole or not at all."""
         part = FOLDER / f"{self.id}.part"
-        facts = {
-            "id": self.id,
-            "prompt": self.prompt,
-            "link": self.link,
-            "task_id": self.task_id,
-            "problem": self.problem,
-        }
-        part.write_text(json.dumps(facts))
+        part.write_text(json.dumps(asdict(self)))
         part.replace(FOLDER / f"{self.id}.json")
 
     def describe(self) -> dict[str, Any]:
         """What the page needs to know."""
-        return {"id": self.id, "prompt": self.prompt}
+        names = ("id", "prompt", "duration", "quality")
+        return {name: getattr(self, name) for name in names}
 
 
 class Studio:
@@ -114,8 +109,7 @@ class Studio:
         """Take up every job that is on disk."""
         FOLDER.mkdir(parents=True, exist_ok=True)
         for path in sorted(FOLDER.glob("*.json"), key=lambda path: path.stat().st_mtime):
-            job = json.loads(path.read_text())
-            self.start(Job(job["id"], job["prompt"], job["link"], job["task_id"], job["problem"]))
+            self.start(Job(**json.loads(path.read_text())))
 
     def start(self, job: Job) -> None:
         """Work on a job, whoever is looking."""
@@ -137,7 +131,8 @@ class Studio:
         while not job.problem:
             try:
                 await self._make(job)
-                self._tell(job, status="saved", progress=100, video=f"/videos/{job.id}.mp4")
+                video = f"/videos/{job.id}.mp4"
+                self._tell(job, status="saved", progress=100, video=video, credits=job.credits)
                 return
             except (LinkExpiredError, UnsafeLinkError, NotAVideoError) as error:
                 job.problem = str(error)
@@ -162,7 +157,10 @@ class Studio:
         task = await self._task_of(job)
         async for update in task.updates():
             self._tell(job, status=str(update.status), progress=update.progress)
-        await task.download(job.video, overwrite=True)
+        video = await task.download(job.video, overwrite=True)
+        if video.credits is not None:
+            job.credits = f"{video.credits:f}"
+            await asyncio.to_thread(job.write)
 
     async def _task_of(self, job: Job) -> TaskHandle:
         if job.task_id is not None:
@@ -170,7 +168,9 @@ class Studio:
         if job.link is None:
             job.link = (await self.session.upload(job.image)).url
             await asyncio.to_thread(job.write)
-        request = ImageToVideo(job.link, prompt=job.prompt or None, duration=3)
+        request = ImageToVideo(
+            job.link, prompt=job.prompt or None, duration=job.duration, quality=job.quality
+        )
         task = await self.session.submit(request, idempotency_key=job.id)
         job.task_id = task.id
         await asyncio.to_thread(job.write)
@@ -246,8 +246,24 @@ async def videos(request: Request) -> list[dict[str, Any]]:
     return [job.describe() for job in studio_of(request).jobs.values()]
 
 
+@app.get("/price")
+async def price(request: Request, duration: int = 5, quality: Quality = "720p") -> dict[str, Any]:
+    """What a video will cost, in credits; null when nobody can say."""
+    try:
+        # The price does not hang on the image, so any link will do.
+        wanted = ImageToVideo("https://example.com/", duration=duration, quality=quality)
+        estimate = await studio_of(request).session.estimate(wanted)
+    except InvalidRequestError as error:
+        raise HTTPException(422, "; ".join(error.problems)) from None
+    except HappyHorseError:
+        return {"credits": None}
+    return {"credits": f"{estimate.credits:f}"}
+
+
 @app.post("/videos", status_code=202)
-async def make(request: Request, prompt: str = "") -> dict[str, Any]:
+async def make(
+    request: Request, prompt: str = "", duration: int = 5, quality: Quality = "720p"
+) -> dict[str, Any]:
     """Start a video: the body is the image."""
     image = bytearray()
     async for chunk in request.stream():
@@ -255,14 +271,25 @@ async def make(request: Request, prompt: str = "") -> dict[str, Any]:
         if len(image) > LARGEST_IMAGE:
             raise HTTPException(413, "the image must not be larger than 10 MB")
     try:
-        ImageToVideo(bytes(image), prompt=prompt or None)
+        ImageToVideo(bytes(image), prompt=prompt or None, duration=duration, quality=quality)
     except InvalidRequestError as error:
         raise HTTPException(422, "; ".join(error.problems)) from None
-    job = Job(secrets.token_hex(16), prompt)
+    job = Job(secrets.token_hex(16), prompt, duration, quality)
     await asyncio.to_thread(job.image.write_bytes, image)
     await asyncio.to_thread(job.write)
     studio_of(request).start(job)
     return job.describe()
+
+
+@app.get("/videos/{job_id}.image")
+async def first_frame(request: Request, job_id: str) -> FileResponse:
+    """The image that a video is made from."""
+    image = job_of(request, job_id).image
+    with image.open("rb") as file:
+        start = file.read(4)
+    kinds = {b"\x89PNG": "image/png", b"RIFF": "image/webp"}
+    kind = kinds.get(start, "image/jpeg")  # a request takes no others
+    return FileResponse(image, media_type=kind, headers={"X-Content-Type-Options": "nosniff"})
 
 
 @app.get("/events")
