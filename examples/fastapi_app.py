@@ -21,11 +21,11 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
+import attrs
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, StreamingResponse
@@ -53,7 +53,7 @@ RETRY_SECONDS = 30.0
 Quality = Literal["720p", "1080p"]
 
 
-@dataclass(eq=False)
+@attrs.define(eq=False, slots=False)
 class Job:
     """One video that somebody asked for: a file beside the image and, in the end, the video."""
 
@@ -69,7 +69,7 @@ class Job:
     problem: str | None = None
     """Why it ended without a video, and for good: it is not taken up again."""
 
-    def __post_init__(self) -> None:
+    def __attrs_post_init__(self) -> None:
         self.state: dict[str, Any] = {"status": "waiting", "progress": 0}
         """What the page shows."""
 
@@ -86,7 +86,7 @@ class Job:
     def write(self) -> None:
         """Put the job on disk, whole or not at all."""
         part = FOLDER / f"{self.id}.part"
-        part.write_text(json.dumps(asdict(self)))
+        part.write_text(json.dumps(attrs.asdict(self)))
         part.replace(FOLDER / f"{self.id}.json")
 
     def describe(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class Studio:
                 self._tell(job, status=f"trying again: {error}", progress=100)
                 await asyncio.sleep(RETRY_SECONDS)
             except HappyHorseError as error:
-                problem = f"{error} {error.next_step or ''}".strip()
+                problem = f"{str(error).rstrip('.')}. {error.next_step or ''}".strip()
                 if error.charged == "unknown":
                     # Not for good: when the app starts next, the same key tells what became of it.
                     self._tell(job, status="failed", progress=job.state["progress"], error=problem)

@@ -11,13 +11,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from happyhorse_async.sandbox import Sandbox
+from happyhorse_async.sandbox import Fault, Sandbox
 from tests.conftest import PHOTOS
 from tests.examples.test_examples import EXAMPLES, ROOT, free_port
 
@@ -67,6 +68,9 @@ async def page(anyio_backend: str) -> AsyncIterator[Page]:
         )
         page = await browser.new_page(viewport={"width": 900, "height": 1000})
         page.on("pageerror", lambda problem: problems.append(problem))
+        page.on(
+            "console", lambda said: problems.append(said.text) if said.type == "error" else None
+        )
         yield page
         await browser.close()
     assert problems == []
@@ -161,3 +165,74 @@ async def test_a_refused_image_is_explained(page: Page, tmp_path: Path) -> None:
         await page.click("#go")
         await expect(page.locator("#problem")).to_contain_text("image")
         assert sandbox.paid == 0
+
+
+@needs_chromium
+async def test_the_price_stands_there_before_the_click_and_the_cost_after(
+    page: Page, tmp_path: Path
+) -> None:
+    """Length and quality are chosen, the price follows them; the card says what was paid and has a
+    link to download the video.
+    """
+    async with (
+        Sandbox(video="stub", task_seconds=60, speed=120) as sandbox,
+        serving(sandbox, tmp_path / "videos", free_port()) as url,
+    ):
+        await page.goto(url)
+        await expect(page.locator("#price")).to_have_text("about 38.08 credits")
+        await page.select_option("#duration", "4")
+        await page.select_option("#quality", "1080p")
+        await expect(page.locator("#price")).to_have_text("about 52.4 credits")
+        await page.set_input_files("#image", str(PHOTOS / "cat.jpg"))
+        await page.click("#go")
+        card = page.locator("article")
+        await expect(card.locator(".facts")).to_have_text(
+            "4 s · 1080p · cost 52.4 credits", timeout=60_000
+        )
+        async with page.expect_download() as downloading:
+            await card.get_by_role("link", name="Download").click()
+        saved = await (await downloading.value).path()
+        assert saved.read_bytes() == next((tmp_path / "videos").glob("*.mp4")).read_bytes()
+        assert sandbox.tasks[0].request["quality"] == "1080p"
+
+
+@needs_chromium
+async def test_a_refusal_stands_on_its_card_with_what_helps(page: Page, tmp_path: Path) -> None:
+    """What the service refuses is said where the video would be, and the page goes on."""
+    body = {"error": {"code": "insufficient_quota", "message": "The balance is too low"}}
+    async with (
+        Sandbox(video="stub", speed=0) as sandbox,
+        serving(sandbox, tmp_path / "videos", free_port()) as url,
+    ):
+        sandbox.fail(Fault("refuse", path="/v1/videos*", status=402, body=body))
+        await page.goto(url)
+        await page.set_input_files("#image", str(PHOTOS / "cat.jpg"))
+        await page.click("#go")
+        await expect(page.locator("article .bad")).to_contain_text("top up")
+        await expect(page.locator("article progress")).to_have_count(0)
+        await page.click("#go")
+        await expect(page.locator("article .state").first).to_contain_text("%")
+
+
+@needs_chromium
+async def test_the_page_is_accessible_in_the_light_and_in_the_dark(
+    page: Page, tmp_path: Path
+) -> None:
+    """The accessibility check finds nothing, and nothing sticks out of a phone."""
+    scripts = pytest.importorskip("axe_playwright_python")
+    axe = files(scripts).joinpath("axe.min.js").read_text("utf-8")
+    async with (
+        Sandbox(video="stub", task_seconds=1, speed=60) as sandbox,
+        serving(sandbox, tmp_path / "videos", free_port()) as url,
+    ):
+        await page.set_viewport_size({"width": 390, "height": 844})
+        await page.goto(url)
+        await page.set_input_files("#image", str(PHOTOS / "cat.jpg"))
+        await page.click("#go")
+        await expect(page.locator("article video")).to_have_count(1, timeout=60_000)
+        await page.evaluate(axe)
+        for scheme in ("light", "dark"):
+            await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            found = await page.evaluate("axe.run(document)")
+            assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found["violations"]] == []
+        assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
