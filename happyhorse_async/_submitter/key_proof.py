@@ -52,9 +52,13 @@ class KeyProof:
         return (by_user or bool(self._policy.replays)) and self._in_vain < MOST_ASKED
 
     def learn(self, error: HappyHorseError) -> None:
-        """Learn from a failed attempt: only a service that keeps keys has these codes."""
+        """Learn from a failed attempt: only a service that keeps keys has these codes.
+
+        Codes were seen as integers once: then either of them is a bare 409.
+        """
         if isinstance(error, APIStatusError) and error.own_body:
-            self.shown = self.shown or error.code in (retry.CONFLICT, retry.PENDING_OUTCOME)
+            known = error.code == retry.CONFLICT or retry.is_pending(error)
+            self.shown = self.shown or known
 
     @contextmanager
     def undecided(self) -> Iterator[None]:

@@ -69,11 +69,12 @@ async def again(
     return await submitter.submit(request, idempotency_key=key, resent=earlier)
 
 
-async def test_a_service_that_keeps_keys_gives_the_task_back(anyio_backend: str) -> None:
+@pytest.mark.parametrize("integer_codes", [False, True])
+async def test_a_service_that_keeps_keys_gives_the_task_back(integer_codes: bool) -> None:
     """The list has a task that fits; the service says that it knows the key; the key is sent again,
     and nothing is paid for it.
     """
-    async with sandbox_with() as sandbox:
+    async with sandbox_with(integer_codes=integer_codes) as sandbox:
         before = await lost(sandbox)
         async with open_session(sandbox, retry=QUICK) as session:
             accepted = await again(session)
