@@ -315,6 +315,7 @@ class Session:
         timeout: float | None = None,
         verify: bool = False,
         wait_for_reset: bool = True,
+        out: str | None = None,
     ) -> Batch:
         """Open a durable batch in a folder; an async context manager whose `run(requests)` yields
         each job's `Outcome`.
@@ -326,6 +327,8 @@ class Session:
         one task. A run looks whether the saved videos are still here, and fetches missing ones
         again as long as their links live; with `verify` it reads them all. When the key's daily
         limit is used up, a run waits until it resets; with `wait_for_reset=False` it stops instead.
+        `out` is an object store's link such as "s3://bucket/prefix": the videos go there, and only
+        the ledger into the folder. The store is asked for its rights before anything is paid.
         Opening raises
         `LedgerError` when the ledger is damaged, when another process works on the folder, and when
         jobs of another account are unfinished in it.
@@ -348,6 +351,7 @@ class Session:
             options if retry is None else attrs.evolve(options, retry=retry),
             # A sandbox comes back on another port, and is the same one to the user.
             service="a service on this machine" if settings.on_loopback else settings.base_url,
+            out=out,
         )
 
     # --- money and files --------------------------------------------------------------------------

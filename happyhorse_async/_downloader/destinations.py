@@ -82,7 +82,7 @@ def look_at(to: str | os.PathLike[str], *, exact: bool = False) -> Destination:
     text = os.fspath(to)
     if not isinstance(text, str):
         raise _refusal(repr(text), "a path as bytes is not taken; os.fsdecode() makes it text")
-    if _BENT_LINK.match(text):
+    if is_bent_link(text):
         raise _refusal(text, "pass an object store's link as text, with two slashes, not as a Path")
     problem = disk.name_problem(text)
     if problem:
@@ -98,6 +98,11 @@ def is_object_link(to: str) -> bool:
     """Whether a destination is in an object store."""
     scheme, mark, _ = to.partition("://")
     return bool(mark) and scheme.lower() in OBJECT_SCHEMES
+
+
+def is_bent_link(to: str) -> bool:
+    """Whether this was an object store's link before it was made a path."""
+    return bool(_BENT_LINK.match(to))
 
 
 def template_fields(template: str) -> frozenset[str]:

@@ -62,7 +62,8 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
-def _obstore() -> Any:
+def library() -> Any:
+    """Return the package obstore; raises `ConfigurationError` when it is not installed."""
     try:
         import obstore
         import obstore.store
@@ -103,22 +104,25 @@ def key_problem(key: str) -> str:
 # --- A bucket.
 
 
-class _TransientError(Exception):
+class StoreBusyError(Exception):
     """The store did not answer, or was busy; it may have done what was asked all the same."""
 
 
 @contextmanager
-def _our_errors(link: str) -> Iterator[None]:
-    exceptions = _obstore().exceptions
+def our_errors(link: str, *, missing: bool = False) -> Iterator[None]:
+    """Turn the library's errors into ours; with `missing` an object may be missing."""
+    exceptions = library().exceptions
     try:
         yield
     except (HappyHorseError, exceptions.AlreadyExistsError, exceptions.PreconditionError):
         raise
     except FileNotFoundError as error:
+        if missing:
+            raise
         raise _refusal(link, "there is no such bucket") from error
     except (TimeoutError, exceptions.GenericError) as error:
         if _is_transient(str(error)):
-            raise _TransientError(_first_line(error) or "no answer in time") from error
+            raise StoreBusyError(_first_line(error) or "no answer in time") from error
         raise _refusal(link, _first_line(error)) from error
     except (exceptions.BaseError, OSError, ValueError) as error:
         raise _refusal(link, _first_line(error)) from error
@@ -171,10 +175,10 @@ class Bucket:
         link = f"{self.link}/{key}"
         for attempt in range(1, self._policy.attempts + 1):
             try:
-                with _our_errors(link):
+                with our_errors(link):
                     async with asyncio.timeout(seconds):
                         return await once()
-            except _TransientError as error:
+            except StoreBusyError as error:
                 failed = _refusal(link, str(error))
                 if attempt == self._policy.attempts:
                     raise failed from error
@@ -192,8 +196,8 @@ class Bucket:
     async def _head(self, key: str) -> Any:
         async def once() -> Any:
             try:
-                return await _obstore().head_async(self._store, key)
-            except (FileNotFoundError, _obstore().exceptions.PermissionDeniedError):
+                return await library().head_async(self._store, key)
+            except (FileNotFoundError, library().exceptions.PermissionDeniedError):
                 return None
 
         return await self._retried(key, once, CALL_SECONDS)
@@ -201,10 +205,10 @@ class Bucket:
     async def _look(self, key: str) -> Any:
         """Look at an object that the store says is there; None when it is not."""
         try:
-            return await _obstore().head_async(self._store, key)
+            return await library().head_async(self._store, key)
         except FileNotFoundError:
             return None
-        except _obstore().exceptions.PermissionDeniedError as error:
+        except library().exceptions.PermissionDeniedError as error:
             link = f"{self.link}/{key}"
             raise DestinationExistsError(
                 f"{link} exists already, and may not be looked at", path=link
@@ -218,11 +222,11 @@ class Bucket:
         our own bytes are not another object.
         """
         size = len(data)
-        exists = (_obstore().exceptions.AlreadyExistsError, _obstore().exceptions.PreconditionError)
+        exists = (library().exceptions.AlreadyExistsError, library().exceptions.PreconditionError)
 
         async def once() -> bool:
             try:
-                await _obstore().put_async(
+                await library().put_async(
                     self._store,
                     key,
                     data,
@@ -233,7 +237,7 @@ class Bucket:
             except exists as error:
                 found = await self._look(key)
                 if found is None:
-                    raise _TransientError("another request for this key is under way") from error
+                    raise StoreBusyError("another request for this key is under way") from error
                 return await self._is(key, found, data)
             return True
 
@@ -259,7 +263,7 @@ class Bucket:
             if tag == (await self._threads.run(md5)).hexdigest():
                 return True
         digest = hashlib.sha256()
-        answer = await _obstore().get_async(self._store, key)
+        answer = await library().get_async(self._store, key)
         async for piece in answer.stream():
             await self._threads.run(partial(digest.update, piece))
         mine = await self._threads.run(partial(hashlib.sha256, data))
@@ -300,9 +304,7 @@ class Bucket:
     async def _remove(self, key: str) -> None:
         # Without the right to delete, one empty object stays under each prefix.
         with suppress(DownloadError, FileNotFoundError):
-            await self._retried(
-                key, lambda: _obstore().delete_async(self._store, key), CALL_SECONDS
-            )
+            await self._retried(key, lambda: library().delete_async(self._store, key), CALL_SECONDS)
 
 
 class Buckets:
@@ -318,14 +320,14 @@ class Buckets:
         """Return a bucket; raises `ConfigurationError` when it cannot be opened."""
         async with self._opening:
             if link not in self._open:
-                store = await self._threads.run(partial(_opened, link))
+                store = await self._threads.run(partial(opened, link))
                 self._open[link] = Bucket(link, store, threads=self._threads, **self._settings)
             return self._open[link]
 
 
-def _opened(link: str) -> Any:
+def opened(link: str) -> Any:
     """Open a bucket; the environment says how."""
-    obstore = _obstore()
+    obstore = library()
     # Plain http is for an endpoint that the user has named so. Time limits and repetitions are
     # ours.
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)

@@ -7,7 +7,8 @@ from __future__ import annotations
 from .._rules.lifecycle import JobState
 from ._batch import Batch
 from ._daily_limit import WaitingForReset
-from ._jobs import Job, JobChanged, Outcome, SavedOutcome, Totals, UnsavedOutcome
+from ._jobs import Job, JobChanged
+from ._outcome import Outcome, SavedOutcome, Totals, UnsavedOutcome
 from ._run import Outcomes
 
 __all__ = [

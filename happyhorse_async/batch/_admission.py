@@ -18,11 +18,11 @@ from .._edges.local_images import look_at
 from .._request import ImageToVideo
 from .._rules.lifecycle import JobState
 from ..errors import InvalidRequestError
-from . import _jobs
+from . import _identity
 from ._database import Database
-from ._jobs import Job, JobRow, write_extra, write_request
+from ._identity import write_extra
+from ._jobs import Job, JobRow, write_request
 from ._ledger import Ledger
-from ._videos import has_size
 
 
 class Verdict(Enum):
@@ -66,10 +66,10 @@ class Admission:
 
 def candidate_of(job: Job, image_digest: str | None) -> Candidate:
     """Give a row its identity."""
-    digest = _jobs.fingerprint(job.request, image_digest)
+    digest = _identity.fingerprint(job.request, image_digest)
     return Candidate(
         job.request,
-        job.id if job.id is not None else digest[: _jobs.ID_LENGTH],
+        job.id if job.id is not None else digest[: _identity.ID_LENGTH],
         job.id is not None,
         digest,
         write_request(job.request, image_digest),
@@ -136,7 +136,7 @@ def _number(
             ids.append(None)
             continue
         counts[base] = ordinal
-        ids.append(_jobs.twin_id(base, ordinal))
+        ids.append(_identity.twin_id(base, ordinal))
     return ids, counts
 
 
@@ -218,37 +218,37 @@ def _names(database: Database, rows: Sequence[tuple[Candidate, str]], run: int) 
     choices = [_choices(candidate, job_id, run) for candidate, job_id in rows]
     wanted = sorted({name for names in choices if len(names) > 1 for name in names})
     taken = (
-        {_jobs.folded(name) for name in database.set_of("taken-names", wanted) or ()}
+        {_identity.folded(name) for name in database.set_of("taken-names", wanted) or ()}
         if wanted
         else set[str]()
     )
     chosen = []
     for names in choices:
-        name = next((name for name in names if _jobs.folded(name) not in taken), names[-1])
-        taken.add(_jobs.folded(name))
+        name = next((name for name in names if _identity.folded(name) not in taken), names[-1])
+        taken.add(_identity.folded(name))
         chosen.append(name)
     return chosen
 
 
 def _choices(candidate: Candidate, job_id: str, run: int) -> list[str]:
-    plain = _jobs.video_name(candidate.request, job_id, own=candidate.own)
+    plain = _identity.video_name(candidate.request, job_id, own=candidate.own)
     if not candidate.own:
         return [plain]
-    stem = _jobs.hashed_stem(job_id, candidate.fingerprint)
+    stem = _identity.hashed_stem(job_id, candidate.fingerprint)
     return [plain, f"{stem}.mp4", f"{stem}-{run}.mp4"]
 
 
 def _verdict(database: Database, record: JobRow, *, retry: bool, verify: bool) -> Verdict:
     state = record.state
     if state is JobState.SAVED and (
-        verify or not has_size(database.path.parent / record.name, record.size)
+        verify or not database.videos.has_size(record.name, record.size)
     ):
         return Verdict.WORK
     if state in (JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED):
         return Verdict.IN_HAND
     if state is JobState.SAVED or (state in (JobState.FAILED, JobState.UNKNOWN) and not retry):
         return Verdict.TOLD
-    if database.is_stranger(record.name) and (database.path.parent / record.name).exists():
+    if database.is_stranger(record.name) and database.videos.exists(record.name):
         return Verdict.STRANGER
     return Verdict.WORK
 

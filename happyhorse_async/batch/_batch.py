@@ -12,17 +12,22 @@ from typing import TYPE_CHECKING
 
 from .._budget import BatchBook
 from .._concurrency import to_the_end
+from .._downloader.destinations import is_bent_link, is_object_link
 from .._edges.part_files import FolderLock
-from ..errors import HappyHorseError, LedgerError, TaskNotFoundError
+from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
 from ._admission import Input
-from ._database import Database
+from ._database import STORE, Database
 from ._follow import BatchOptions
-from ._jobs import Totals
 from ._ledger import Ledger
+from ._outcome import Totals
 from ._run import Outcomes
+from ._videos import StoreFolder, VideoFolder
 
 if TYPE_CHECKING:
     from .._parts import Parts
+
+LONGEST_NAME = 130
+"""Characters of the longest name that a video has, and what is put beside it."""
 
 
 class Batch:
@@ -40,9 +45,14 @@ class Batch:
         options: BatchOptions,
         *,
         service: str,
+        out: str | None = None,
     ) -> None:
+        for each in (folder, out):
+            _refuse_place(each, is_out=each is out)
         self.folder: Path = Path(folder)
-        """Where the videos go."""
+        """Where the ledger is, and the videos when they go to no object store."""
+        self._out = out.rstrip("/") if out is not None else None
+        self._videos = VideoFolder(self.folder)
         self._parts = parts
         self._options = options
         self._service = service
@@ -51,6 +61,11 @@ class Batch:
         self._book = BatchBook(options.budget)
         self._outcomes: Outcomes | None = None
         self._closing: asyncio.Future[None] | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the videos go: the folder, or an object store's link."""
+        return str(self._videos)
 
     def __repr__(self) -> str:
         return f"<Batch {str(self.folder)!r} {'open' if self._ledger is not None else 'not open'}>"
@@ -81,6 +96,34 @@ class Batch:
             )
         await ledger.call(lambda database: database.bind(self._service))
         await check_account(ledger, self._parts)
+        await self._open_store(ledger)
+
+    async def _open_store(self, ledger: Ledger) -> None:
+        """Find out where the videos go, and ask an object store whether they can, before anything
+        is paid.
+        """
+        noted = await ledger.call(lambda database: database.fact(STORE))
+        if self._out is None and noted is None:
+            return
+        totals = await ledger.call(Database.totals)
+        if self._out not in (None, noted) and (noted is not None or totals.jobs):
+            raise LedgerError(
+                f"the videos of the batch in {self.folder} are in {noted or 'that folder'}, and not "
+                f"in {self._out}",
+                next_step="Leave out= away, or use another folder for another place.",
+            )
+        link = noted or self._out or ""
+        async with self._parts.downloader.reserved(f"{link}/{'_' * LONGEST_NAME}"):
+            videos = await asyncio.to_thread(StoreFolder, link)
+        if noted is None:
+            names = await asyncio.to_thread(videos.names)
+            await ledger.call(lambda database: database.bind_store(link, names))
+
+        def use(database: Database) -> None:
+            database.videos = videos
+
+        await ledger.call(use)
+        self._videos = videos
 
     async def __aexit__(
         self,
@@ -157,7 +200,7 @@ class Batch:
         self._outcomes = Outcomes(
             self._parts,
             self._ledger,
-            self.folder,
+            self._videos,
             self._book,
             self._options,
             feed,
@@ -177,6 +220,23 @@ class Batch:
         if self._ledger is None:
             raise LedgerError("the batch is not open")
         return await self._ledger.call(Database.totals)
+
+
+def _refuse_place(place: str | os.PathLike[str] | None, *, is_out: bool) -> None:
+    """Refuse an object store where a folder must be, and a folder where a store is meant."""
+    if place is None:
+        return
+    text = os.fspath(place)
+    in_store = is_object_link(text)
+    if in_store is is_out and not is_bent_link(text):
+        return
+    if is_out:
+        problem = f"out: expected an object store's link such as s3://bucket/prefix, got {text!r}"
+        raise ConfigurationError(problem, next_step="For a folder, pass it as the first argument.")
+    raise ConfigurationError(
+        f"a batch's ledger needs a folder on this machine, and {text!r} is an object store",
+        next_step='Pass a folder for the ledger, and the store as out="s3://bucket/prefix".',
+    )
 
 
 def _take(lock: FolderLock, folder: Path) -> None:

@@ -20,7 +20,8 @@ from .._edges.disk import sync_folder
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from ..errors import LedgerError
-from ._jobs import CHANGES, COLUMNS, JobRow, Totals, folded
+from ._identity import folded
+from ._jobs import CHANGES, COLUMNS, JobRow
 from ._ledger_file import (
     APPLICATION_ID,
     LEDGER_NAME,
@@ -36,7 +37,8 @@ from ._ledger_file import (
     look_at_file,
     newer,
 )
-from ._videos import has_size
+from ._outcome import Totals
+from ._videos import VideoFolder
 
 MIGRATIONS = ("schema-1",)
 """Named queries; the n-th leads from version n - 1 to version n."""
@@ -49,6 +51,8 @@ FOLD_PAUSE = 1.0
 PAGE_CACHE = 8 * 1024
 """KiB of the database kept in memory: with less, a group's own pages do not fit, and are written to
 the log before their time."""
+STORE = "store"
+"""The fact that says under which link the videos lie, when they are in an object store."""
 DYING_SECONDS = 2 * 3600
 LOOKED_AT = 2000
 """Saved videos that are looked at in one go."""
@@ -73,6 +77,8 @@ NO_DOUBTS = Doubts(None, frozenset())
 class Database:
     """An open ledger."""
 
+    _videos: VideoFolder | None = None
+
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """Open a ledger, made when there is none; raises `LedgerError` when it cannot be used."""
         self.path = path
@@ -93,6 +99,17 @@ class Database:
                 self._make()
             self._patience.wait(lambda: self._open(read_only=read_only))
 
+    @property
+    def videos(self) -> VideoFolder:
+        """Where the videos of its jobs lie: beside it, unless it was said."""
+        if self._videos is None:
+            self._videos = VideoFolder(self.path.parent)
+        return self._videos
+
+    @videos.setter
+    def videos(self, videos: VideoFolder) -> None:
+        self._videos = videos
+
     # --- opening and closing ----------------------------------------------------------------------
 
     def _make(self) -> None:
@@ -106,9 +123,7 @@ class Database:
             self._db.execute("PRAGMA user_version = 1")
             self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self._db.execute(self._sql["set-fact"], ("batch", uuid.uuid4().hex))
-            names = [path.name for path in self.path.parent.glob("*.mp4")]
-            strangers = sorted({*names, *map(folded, names)})
-            self._db.execute(self._sql["add-strangers"], (json.dumps(strangers),))
+            self.add_strangers(self.videos.names())
             self._db.execute("COMMIT")
         finally:
             self._db.close()
@@ -313,6 +328,15 @@ class Database:
             first_run, frozenset(row[0] for row in self._db.execute(self._sql["claimed"], (since,)))
         )
 
+    def add_strangers(self, names: Sequence[str]) -> None:
+        """Note videos that are not this batch's: they were there before it."""
+        self.write_set("add-strangers", sorted({*names, *map(folded, names)}))
+
+    def bind_store(self, link: str, names: Sequence[str]) -> None:
+        """Note that the videos lie under a prefix of an object store, where some are already."""
+        self.set_fact(STORE, link)
+        self.add_strangers(names)
+
     def is_stranger(self, name: str) -> bool:
         """Whether a video of this name was in the folder before the ledger."""
         return bool(self._one("SELECT 1 FROM strangers WHERE name IN (?, ?)", name, folded(name)))
@@ -344,10 +368,8 @@ class Database:
         not here any more; with `every` all of the page.
         """
         rows = self._db.execute(self._sql["saved-files"], (after, run, run, LOOKED_AT)).fetchall()
-        folder = self.path.parent
-        ids = [
-            job_id for _, job_id, name, size in rows if every or not has_size(folder / name, size)
-        ]
+        has_size = self.videos.has_size
+        ids = [job_id for _, job_id, name, size in rows if every or not has_size(name, size)]
         return (rows[-1][0] if len(rows) == LOOKED_AT else None), ids
 
     def count_missing(self) -> int:

@@ -36,10 +36,11 @@ from ..errors import (
 )
 from ._daily_limit import DailyLimit
 from ._database import NO_DOUBTS, Doubts
-from ._jobs import JobRow, Outcome, outcome_of
+from ._jobs import JobRow
 from ._ledger import Ledger
+from ._outcome import Outcome, outcome_of
 from ._steps import LeftError, Steps, is_stale
-from ._videos import is_here
+from ._videos import VideoFolder
 
 if TYPE_CHECKING:
     from .._parts import Parts
@@ -89,7 +90,7 @@ class Follower:
         self,
         parts: Parts,
         ledger: Ledger,
-        folder: Path,
+        videos: VideoFolder | Path,
         book: BatchBook,
         options: BatchOptions,
         *,
@@ -97,9 +98,9 @@ class Follower:
         doubts: Doubts = NO_DOUBTS,
         on_stop: Callable[[], object],
     ) -> None:
-        self.steps = Steps(parts, ledger, folder, run=run)
+        self._videos = VideoFolder(videos) if isinstance(videos, Path) else videos
+        self.steps = Steps(parts, ledger, self._videos, run=run)
         self._parts = parts
-        self._folder = folder
         self._book = book
         self._options = options
         self._doubts = doubts
@@ -151,7 +152,7 @@ class Follower:
                 # Here nothing is held: downloads wait in the downloader's own queue, where those
                 # whose links die first go first.
                 self._book.settle(job.seq, await self.steps.save(job))
-                return outcome_of(job, self._folder)
+                return outcome_of(job, self._videos)
             except LeftError:
                 await self._hold(job)
                 return None
@@ -166,7 +167,7 @@ class Follower:
                     return None
                 if following is not Next.AGAIN:
                     self._book.park(job.seq)
-                    return outcome_of(job, self._folder, error=error)
+                    return outcome_of(job, self._videos, error=error)
 
     async def _make(self, job: JobRow) -> None:
         """Have the service make a job's video."""
@@ -226,22 +227,21 @@ class Follower:
         The ledger keeps such a job as saved: it was paid for and delivered, so `retry` must never
         buy it again.
         """
-        path = self._folder / job.name
-        if await asyncio.to_thread(is_here, path, job, digest=self._options.verify):
-            return outcome_of(job, self._folder, resumed=True)
+        if await asyncio.to_thread(self._videos.is_here, job, digest=self._options.verify):
+            return outcome_of(job, self._videos, resumed=True)
         over = job.is_over(time.time())
         try:
             if over:
-                raise lost(path, job)
+                raise lost(self._videos.place(job.name), job)
             await self.steps.fetch_again(job)
-            return outcome_of(job, self._folder)
+            return outcome_of(job, self._videos)
         except HappyHorseError as error:
             facts = Facts(JobState.COMPLETED, tries_left=False, over=over)
             if job_failures.next_step(facts, error).stops:
                 self.stop(error)
                 return None
             state = JobState.FAILED if over else JobState.COMPLETED
-            return outcome_of(job, self._folder, error=error, state=state, resumed=True)
+            return outcome_of(job, self._videos, error=error, state=state, resumed=True)
 
     def _earlier(self, job: JobRow) -> Earlier | None:
         """Say what is known of a key that an earlier run may have sent. Before it is sent again the
@@ -348,12 +348,12 @@ class Follower:
         await self.steps.renew(job)
 
 
-def lost(path: Path, job: JobRow) -> LinkExpiredError:
+def lost(place: str | Path, job: JobRow) -> LinkExpiredError:
     """Make the error for a video that was saved, is not here any more, and has no link either."""
     return LinkExpiredError(
-        f"{path}: the video of task {job.task_id} was saved here and is not here any more, or not "
+        f"{place}: the video of task {job.task_id} was saved here and is not here any more, or not "
         "as it was; its link is dead by now",
-        path=str(path),
+        path=str(place),
         task_id=job.task_id,
         next_step="Put the file back. To have the video made again, which costs money, give its row "
         "another id.",

@@ -4,35 +4,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import unicodedata
 from collections.abc import Mapping
-from decimal import Decimal
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
 import attrs
 
-from .._formats.filenames import safe_name
-from .._models import MODEL, Task, TaskError, TaskStatus
+from .._models import MODEL, Task
 from .._request import Image, ImageToVideo
-from .._rules import job_failures, lifecycle
+from .._rules import job_failures
 from .._rules.lifecycle import JobState
-from .._rules.prices import to_credits
 from .._submitter import Earlier
 from .._values import Value
-from .._video import Video
 from ..errors import (
     HappyHorseError,
     InvalidRequestError,
-    TaskCancelledError,
-    TaskFailedError,
 )
 from ..events import Event
+from ._identity import job_problems
 
 
 @attrs.frozen
@@ -237,160 +228,6 @@ def read_request(text: str, *, image: Image | None = None) -> ImageToVideo:
 
 
 @attrs.frozen(kw_only=True)
-class _Ended(Value):
-    """What is told of each job."""
-
-    id: str
-    """The caller's id, or the one made from the request's content."""
-    state: JobState
-    """SAVED: the video is on disk. FAILED: it ended without one. UNKNOWN: it may have been paid,
-    see `error`. COMPLETED: the service has the video, and it could not be fetched yet: the next run
-    tries again. RUNNING: the wait was given up, the next run goes on."""
-    request: ImageToVideo | None = None
-    """The request, unless its image was given as bytes in an earlier run."""
-    extra: Mapping[str, Any] = attrs.field(factory=dict)
-    """The caller's own columns."""
-    task_id: str | None = None
-    credits: Decimal = Decimal(0)
-    """What the job has cost so far, over all attempts."""
-    attempts: int = 1
-    """How many tasks were asked for."""
-    resumed: bool = False
-    """Whether it had ended in an earlier run, and is only told again."""
-    ok: ClassVar[bool]
-    """Whether there is a video."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the outcome as JSON has it, with `ok`, and with what is None of its two endings."""
-        ending = {"video": None, "error": None}
-        return {"ok": self.ok, **ending, **super().to_dict()}
-
-
-@attrs.frozen(kw_only=True)
-class SavedOutcome(_Ended):
-    """What became of a job whose video is on the disk and verified."""
-
-    video: Video
-    """The saved video."""
-    ok: ClassVar[Literal[True]] = True
-    error: ClassVar[None] = None
-
-    def _repr_html_(self) -> str:
-        return self.video._repr_html_() + super()._repr_html_()
-
-
-@attrs.frozen(kw_only=True)
-class UnsavedOutcome(_Ended):
-    """What became of a job that has no video, or none yet."""
-
-    error: HappyHorseError
-    """Why there is none; see its `charged`."""
-    ok: ClassVar[Literal[False]] = False
-    # Never to checkers: some do not narrow a union by the truth of a member, and so `video` is a
-    # Video behind `if outcome.ok` to them as well.
-    if TYPE_CHECKING:
-        video: ClassVar[Never]
-    else:
-        video = None
-
-
-Outcome = SavedOutcome | UnsavedOutcome
-"""What became of one job: behind `if outcome.ok:` a checker knows that `outcome.video` is a `Video`,
-and behind `if outcome.error is not None:` why there is none."""
-
-
-def outcome_of(
-    job: JobRow,
-    folder: Path,
-    *,
-    error: HappyHorseError | None = None,
-    state: JobState | None = None,
-    resumed: bool = False,
-) -> Outcome:
-    """Tell what became of a job, from its row; with `state`, as if it stood there."""
-    state = job.state if state is None else state
-    request = job.asked
-    if request is None and '"sha256"' not in job.request:
-        request = read_request(job.request)
-    told: dict[str, Any] = {
-        "id": job.id,
-        "state": state,
-        "request": request,
-        "extra": job.columns,
-        "task_id": job.task_id,
-        "credits": to_credits(job.spent),
-        "attempts": job.attempt,
-        "resumed": resumed,
-    }
-    if state is JobState.SAVED:
-        return SavedOutcome(video=_video_of(job, folder, request), **told)
-    return UnsavedOutcome(error=error or _error_of(job), **told)
-
-
-def _video_of(job: JobRow, folder: Path, request: ImageToVideo | None) -> Video:
-    task = job.task or (Task(id=job.task_id, status=TaskStatus.COMPLETED) if job.task_id else None)
-    return Video(
-        path=folder / job.name,
-        size=job.size or 0,
-        sha256=job.sha256 or "",
-        duration=job.length,
-        width=job.width,
-        height=job.height,
-        task=task,
-        request=request,
-        credits=to_credits(job.spent),
-    )
-
-
-def _error_of(job: JobRow) -> HappyHorseError:
-    fault = job.fault or {"message": "nothing is known of why there is no video yet"}
-    facts = {
-        "charged": fault.get("charged", "unknown"),
-        "task_id": job.task_id,
-        "idempotency_key": job.key,
-    }
-    if not fault.get("task"):
-        return HappyHorseError(fault.get("message", ""), next_step=fault.get("next_step"), **facts)
-    failed = TaskError(code=fault.get("code", "unknown_error"), message=fault.get("message", ""))
-    task = job.task or Task(id=job.task_id or "", status=TaskStatus.FAILED, error=failed)
-    kind = TaskCancelledError if lifecycle.is_cancelled(task) else TaskFailedError
-    return kind(
-        fault.get("message", ""), task=task, retryable=bool(fault.get("retryable")), **facts
-    )
-
-
-@attrs.frozen(kw_only=True)
-class Totals(Value):
-    """How a batch stands."""
-
-    states: Mapping[JobState, int]
-    """Jobs in each state."""
-    spent: Decimal = Decimal(0)
-    """Credits settled."""
-    reserved: Decimal = Decimal(0)
-    """Credits that running jobs may still cost."""
-    failures: Mapping[str, int] = attrs.field(factory=dict)
-    """Failed and unknown jobs by the service's code."""
-    dying: int = 0
-    """Videos not fetched yet whose links die within the next two hours."""
-    first_death: float | None = None
-    """When the first of those links dies, in Unix seconds."""
-
-    @property
-    def jobs(self) -> int:
-        """All jobs."""
-        return sum(self.states.values())
-
-    @property
-    def ended(self) -> int:
-        """Jobs that nothing more will happen to by itself."""
-        return sum(
-            self.states.get(state, 0)
-            for state in (JobState.SAVED, JobState.FAILED, JobState.UNKNOWN)
-        )
-
-
-@attrs.frozen(kw_only=True)
 class JobChanged(Event):
     """A job of a batch has entered another state."""
 
@@ -401,149 +238,3 @@ class JobChanged(Event):
     task_id: str | None = None
     code: str | None = None
     """The code of the failure, if it is one."""
-
-
-# --- Who a job of a batch is: its identity, its idempotency key, and its video's name.
-
-
-ID_LENGTH = 16
-LONGEST_STEM = 80
-"""Bytes: file systems count those, and digests, suffixes and the mark of a part file come on top.
-"""
-
-_DERIVED = re.compile(rf"-[0-9a-f]{{{ID_LENGTH}}}(-\d+)?\Z", re.IGNORECASE)
-
-
-def fingerprint(request: ImageToVideo, image_digest: str | None) -> str:
-    """Give the digest of what a request asks for.
-
-    `image_digest` is the SHA-256 of a local image's content; a link counts as it is. A moved or
-    touched image is the same request, a changed one is another. The callback URL does not count: it
-    says who is told, not what is made, and often holds a token per process.
-    """
-    image = request.image if isinstance(request.image, str) else f"sha256:{image_digest}"
-    # The default model stands where it always stood, so ledgers of earlier versions keep their keys.
-    fields = [request.model, image, request.prompt, request.quality, request.duration, request.seed]
-    return hashlib.sha256(
-        json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    ).hexdigest()
-
-
-def twin_id(base: str, ordinal: int) -> str:
-    """Give the id of the n-th equal request of one input: two equal rows are two videos that are
-    wanted, not one.
-    """
-    return base if ordinal == 1 else f"{base}-{ordinal}"
-
-
-def key_of(batch_id: str, job_id: str, digest: str, attempt: int) -> str:
-    """Give the idempotency key of one attempt at a job; 43 of the 16 to 96 characters that the
-    service takes.
-    """
-    parts = json.dumps([batch_id, job_id, digest, attempt])
-    return "hh-" + hashlib.sha256(parts.encode()).hexdigest()[:40]
-
-
-def video_name(request: ImageToVideo, job_id: str, *, own: bool) -> str:
-    """Give the name of a job's video: the caller's own id, or the image's stem and the job's id.
-
-    The two kinds never meet: an own id that ends as the other names do is hashed, so names of the
-    other kind need not be compared.
-    """
-    if own:
-        stem = _stem(job_id)
-        plain = stem == job_id and _same_everywhere(stem) and not _DERIVED.search(stem)
-        return f"{stem if plain else hashed_stem(job_id)}.mp4"
-    return f"{_stem(image_stem(request))}-{job_id}.mp4"
-
-
-def hashed_stem(job_id: str, salt: str = "") -> str:
-    """Give a safe stem for an id that is no file's name, or whose name another job has."""
-    return f"{_stem(job_id)}-{hashlib.sha256((job_id + salt).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-
-
-def folded(name: str) -> str:
-    """Give what two names have in common that are one file where file systems take no notice of
-    case or of how accents are written.
-    """
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
-def _stem(text: str) -> str:
-    return safe_name(text, fallback="_", room=LONGEST_STEM)
-
-
-def image_stem(request: ImageToVideo) -> str:
-    """Give a first frame's name without its suffix; "video" for bytes and nameless links."""
-    image = request.image
-    if isinstance(image, bytes):
-        return "video"
-    name = (
-        image.name if isinstance(image, Path) else unquote(urlsplit(image).path).rpartition("/")[2]
-    )
-    return Path(name).stem or "video"
-
-
-def _same_everywhere(stem: str) -> bool:
-    """Whether a name is folded already but for ASCII letters, whose case the ledger itself takes no
-    notice of.
-
-    Of all names that fold into one, only such a one is used as it is: the others get a digest,
-    without asking which of them are there.
-    """
-    return folded(stem) == "".join(sign.lower() if sign.isascii() else sign for sign in stem)
-
-
-# --- What a job's texts must be for the ledger to keep them: SQLite's text is UTF-8, and ends for
-# some of its functions at a NUL.
-
-
-def job_problems(request: Any, job_id: Any, extra: Any) -> list[str]:
-    """List what the ledger cannot keep of a row; what the service thinks of its request is not
-    asked here.
-    """
-    texts: dict[str, Any] = {}
-    if isinstance(request, ImageToVideo):
-        image = None if isinstance(request.image, bytes) else str(request.image)
-        texts = {"image": image, "prompt": request.prompt, "callback_url": request.callback_url}
-    problems = [
-        f"{name}: {problem}"
-        for name, text in texts.items()
-        if text and (problem := text_problem(text))
-    ]
-    return [*_id_problems(job_id), *problems, *_extra_problems(extra)]
-
-
-def text_problem(text: str) -> str | None:
-    """Say what is wrong with a text; None when nothing is."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return f"expected text that UTF-8 can hold, got a lone surrogate in {text!r:.200}"
-    return f"expected text without a NUL character, got {text!r:.200}" if "\0" in text else None
-
-
-def _id_problems(job_id: Any) -> list[str]:
-    if job_id is None:
-        return []
-    problem = (
-        text_problem(job_id)
-        if isinstance(job_id, str)
-        else f"expected text or None, got {job_id!r:.200}"
-    )
-    return [f"id: {problem}"] if problem else []
-
-
-def _extra_problems(extra: Any) -> list[str]:
-    if not isinstance(extra, Mapping):
-        return [f"extra: expected a mapping of columns, got {extra!r:.200}"]
-    try:
-        problem = text_problem(write_extra(extra))
-    except (TypeError, ValueError, RecursionError) as error:
-        problem = f"cannot be written as JSON: {error}"
-    return [f"extra: {problem}"] if problem else []
-
-
-def write_extra(extra: Mapping[str, Any]) -> str:
-    """Write the caller's own columns as the ledger keeps them; JSON escapes a NUL in them."""
-    return json.dumps(dict(extra), ensure_ascii=False, allow_nan=False, default=str)

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._budget import BatchBook
@@ -25,9 +24,10 @@ from ..errors import (
 from ._admission import GROUP, Admission, BadRow, Candidate, Input, Intake, Verdict, admit, rows_of
 from ._database import Database
 from ._follow import BatchOptions, Follower
-from ._jobs import Job, JobRow, Outcome, UnsavedOutcome, outcome_of
+from ._jobs import Job, JobRow
 from ._ledger import Ledger
-from ._videos import is_here
+from ._outcome import Outcome, UnsavedOutcome, outcome_of
+from ._videos import VideoFolder
 
 if TYPE_CHECKING:
     from .._parts import Parts
@@ -46,7 +46,7 @@ class Outcomes:
         self,
         parts: Parts,
         ledger: Ledger,
-        folder: Path,
+        videos: VideoFolder,
         book: BatchBook,
         options: BatchOptions,
         feed: Callable[[Outcomes], Awaitable[None]],
@@ -55,7 +55,7 @@ class Outcomes:
     ) -> None:
         self._parts = parts
         self._ledger = ledger
-        self._folder = folder
+        self._videos = videos
         self._book = book
         self._options = options
         self._feed = feed
@@ -145,11 +145,13 @@ class Outcomes:
     async def _work(self) -> None:
         self._number = await self._ledger.call(Database.begin_run)
         totals = await self._ledger.call(Database.totals)
+        if totals.states:
+            await asyncio.to_thread(self._videos.look)
         self._book.begin(spent=totals.spent, reserved=totals.reserved)
         follower = self._follower = Follower(
             self._parts,
             self._ledger,
-            self._folder,
+            self._videos,
             self._book,
             self._options,
             run=self._number,
@@ -257,8 +259,7 @@ class Outcomes:
         while after is not None:
             after, jobs = await self._ledger.call(look)
             for job in jobs:
-                path = self._folder / job.name
-                if verify and await asyncio.to_thread(is_here, path, job, digest=True):
+                if verify and await asyncio.to_thread(self._videos.is_here, job, digest=True):
                     continue
                 if job.is_over(time.time()):
                     gone += 1  # nothing can be done: not told at every run
@@ -269,7 +270,7 @@ class Outcomes:
             logger.warning(
                 "%d saved videos are not in %s any more, and their links are dead",
                 gone,
-                self._folder,
+                self._videos,
                 extra={"action": "videos_missing", "count": gone},
             )
 
@@ -310,7 +311,7 @@ class Outcomes:
             elif job.state is JobState.NEW:
                 job.image_url = job.uploaded = None
         except HappyHorseError as error:
-            self._told.put_nowait(outcome_of(job, self._folder, error=error, resumed=True))
+            self._told.put_nowait(outcome_of(job, self._videos, error=error, resumed=True))
             return
         await self._admit(job)
 
@@ -351,13 +352,13 @@ class Outcomes:
                 row.request,
             )
         elif verdict is Verdict.STRANGER:
-            path = self._folder / job.name
+            path = self._videos.place(job.name)
             taken = DestinationExistsError(
                 f"{path} exists already, and is not this batch's", path=str(path), charged="no"
             )
             self._refuse(job.id, taken, row.request, job.columns)
         elif verdict is Verdict.TOLD:
-            self._told.put_nowait(outcome_of(job, self._folder, resumed=True))
+            self._told.put_nowait(outcome_of(job, self._videos, resumed=True))
         elif verdict is Verdict.IN_HAND:
             await self._hand_over(row.request, job)
         else:

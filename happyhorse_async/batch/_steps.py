@@ -12,9 +12,10 @@ import json
 import time
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .._concurrency import to_the_end
 from .._models import Task, TaskStatus
 from .._rules import job_failures, lifecycle, wire
 from .._rules.lifecycle import JOB_TRANSITIONS, JobState
@@ -28,9 +29,10 @@ from ..errors import (
     TaskFailedError,
     TaskNotFoundError,
 )
-from ._jobs import JobChanged, JobRow, key_of
+from ._identity import key_of
+from ._jobs import JobChanged, JobRow
 from ._ledger import Ledger
-from ._videos import put_aside, put_back, verified
+from ._videos import VideoFolder
 
 if TYPE_CHECKING:
     from .._parts import Parts
@@ -54,10 +56,10 @@ class Steps:
     Of the ledger they need `batch_id`, `post` and `write`.
     """
 
-    def __init__(self, parts: Parts, ledger: Ledger, folder: Path, *, run: int) -> None:
+    def __init__(self, parts: Parts, ledger: Ledger, videos: VideoFolder, *, run: int) -> None:
         self._parts = parts
         self._ledger = ledger
-        self._folder = folder
+        self._videos = videos
         self._run = run
 
     async def upload(self, job: JobRow) -> None:
@@ -129,7 +131,7 @@ class Steps:
 
         The service may not know it any more. Whether the video is whole is seen when it is saved.
         """
-        if job.task is not None or not (self._folder / job.name).exists():
+        if job.task is not None or not self._videos.exists(job.name):
             return None
         task_id = job.task_id or ""
         try:
@@ -163,14 +165,14 @@ class Steps:
         return cost
 
     async def _video(self, job: JobRow) -> Video:
-        path, task = self._folder / job.name, job.task
+        place, task = self._videos.place(job.name), job.task
         assert task is not None, "a job is saved after it was watched"  # noqa: S101
         try:
-            return await self._parts.downloader.download(task, path, request=job.asked, exact=True)
+            return await self._parts.downloader.download(task, place, request=job.asked, exact=True)
         except (DestinationExistsError, TaskNotFoundError):
             # Whatever was there before the ledger is known as a stranger: this is ours, renamed
             # before the ledger could note it.
-            video = await asyncio.to_thread(verified, path, task, job.asked)
+            video = await asyncio.to_thread(self._videos.verified, job.name, task, job.asked)
             if video is None:
                 raise
             return video
@@ -180,16 +182,17 @@ class Steps:
 
         What lies in its place is put aside first, and put back when the video cannot be had.
         """
-        path, task_id = self._folder / job.name, job.task_id or ""
+        place, task_id = self._videos.place(job.name), job.task_id or ""
         job.task = await self._parts.poller.read(task_id)
-        aside = await asyncio.to_thread(put_aside, path)
+        aside = await asyncio.to_thread(self._videos.put_aside, job.name)
         try:
             video = await self._parts.downloader.download(
-                job.task, path, request=job.asked, exact=True
+                job.task, place, request=job.asked, exact=True
             )
         except BaseException:
             if aside is not None:
-                put_back(aside, path)
+                back = partial(self._videos.put_back, aside, job.name)
+                await to_the_end(asyncio.get_running_loop().run_in_executor(None, back))
             raise
         self._describe(job, video)
         await self._ledger.write("saved", job)

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from .._formats.texts import has_surrogate
 from ..errors import ConfigurationError
-from ._jobs import text_problem
+from ._identity import text_problem
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 CHUNK = 256

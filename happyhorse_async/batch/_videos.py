@@ -1,4 +1,6 @@
-"""The videos of a batch as its folder has them: whether each is there and whole. Blocks."""
+"""The videos of a batch where they lie, in a folder or under a prefix of an object store: whether
+each is there and whole. Blocks.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,10 @@ import hashlib
 import itertools
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
+from .._edges.object_folder import ObjectFolder
 from .._edges.part_files import BLOCK, Tally
 from .._formats.mp4 import BrokenVideoError
 from .._models import Task
@@ -17,6 +21,180 @@ from ..errors import NotAVideoError
 from ._jobs import JobRow
 
 
+class VideoFolder:
+    """The folder of a batch's videos. Names are those of the ledger."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def place(self, name: str) -> str | Path:
+        """Return where a video lies, as downloads take it."""
+        return self._folder / name
+
+    def path(self, name: str) -> Path:
+        """Return the path that a `Video` tells."""
+        return self._folder / name
+
+    def url(self, name: str) -> str | None:
+        """Return the link that a `Video` tells; None outside of object stores."""
+        return None
+
+    def look(self) -> None:
+        """Look at what is there, where that is not done for each video."""
+
+    def names(self) -> list[str]:
+        """List the videos that are there."""
+        return [path.name for path in self._folder.glob("*.mp4")]
+
+    def exists(self, name: str) -> bool:
+        """Whether anything lies in a video's place."""
+        return (self._folder / name).exists()
+
+    def has_size(self, name: str, size: int | None) -> bool:
+        """Whether a file lies in a video's place and has the size that the ledger knows."""
+        return has_size(self._folder / name, size)
+
+    def is_here(self, job: JobRow, *, digest: bool = False) -> bool:
+        """Whether a saved job's video is still in its place, by its size; with `digest` by its
+        content too.
+        """
+        if not self.has_size(job.name, job.size):
+            return False
+        return not digest or self._digest(job.name) == job.sha256
+
+    def _digest(self, name: str) -> str:
+        digest = hashlib.sha256()
+        for piece in self._pieces(name):
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def _pieces(self, name: str) -> Iterator[bytes]:
+        with (self._folder / name).open("rb") as file:
+            while data := file.read(BLOCK):
+                yield data
+
+    def put_aside(self, name: str) -> str | None:
+        """Give another name to what lies in a video's place and is not that video; None when
+        nothing does.
+        """
+        if not self._is_taken(name):
+            return None
+        for number in itertools.count(1):
+            aside = f"{name}.changed{'' if number == 1 else f'-{number}'}"
+            if not self._is_taken(aside):
+                self._move(name, aside)
+                return aside
+        return None
+
+    def put_back(self, aside: str, name: str) -> None:
+        """Give a file its name back, unless another one has it by now."""
+        if not self._is_taken(name):
+            self._move(aside, name)
+
+    def _is_taken(self, name: str) -> bool:
+        return os.path.lexists(self._folder / name)
+
+    def _move(self, name: str, to: str) -> None:
+        (self._folder / name).rename(self._folder / to)
+
+    def verified(self, name: str, task: Task, request: ImageToVideo | None) -> Video | None:
+        """Return the video in a place after reading and checking all of it; None when there is
+        none.
+
+        A crash may have come between the rename and the ledger's note of it. Raises
+        `NotAVideoError` when something else lies there.
+        """
+        tally, place = Tally(), self.place(name)
+        try:
+            for piece in self._pieces(name):
+                tally.feed(piece)
+            sha256, movie = tally.finish()
+        except FileNotFoundError:
+            return None
+        except BrokenVideoError as error:
+            raise NotAVideoError(
+                f"{place}: this file lies where the video of task {task.id} should go, and is no "
+                f"whole video: {error}",
+                path=str(place),
+                task_id=task.id,
+                next_step="Move the file away, then run the batch again.",
+            ) from error
+        return Video(
+            path=self.path(name),
+            url=self.url(name),
+            size=tally.size,
+            sha256=sha256,
+            duration=movie.duration,
+            width=movie.width,
+            height=movie.height,
+            task=task,
+            request=request,
+            credits=task.usage.credits_used,
+        )
+
+
+class StoreFolder(VideoFolder):
+    """The same under a prefix of an object store. What is there is listed once for a run or a
+    report: a question for each video would cost a request.
+    """
+
+    def __init__(self, link: str) -> None:
+        """Raises `ConfigurationError` when the store cannot be opened."""
+        self._objects = ObjectFolder(link)
+        self._sizes: dict[str, int] = {}
+
+    def __str__(self) -> str:
+        return self._objects.link
+
+    def place(self, name: str) -> str:
+        """Return a video's link, as downloads take it."""
+        return f"{self._objects.link}/{name}"
+
+    def path(self, name: str) -> Path:
+        """Return a video's key."""
+        return Path(self._objects.key(name))
+
+    def url(self, name: str) -> str:
+        """Return a video's link."""
+        return self.place(name)
+
+    def look(self) -> None:
+        """List what is there."""
+        self._sizes = self._objects.sizes()
+
+    def names(self) -> list[str]:
+        """List the videos that are there."""
+        self.look()
+        return [name for name in self._sizes if name.endswith(".mp4")]
+
+    def exists(self, name: str) -> bool:
+        """Whether anything lay in a video's place when the store was listed."""
+        return name in self._sizes
+
+    def has_size(self, name: str, size: int | None) -> bool:
+        """Whether an object of this size lay in a video's place when the store was listed."""
+        return size is not None and self._sizes.get(name) == size
+
+    def is_here(self, job: JobRow, *, digest: bool = False) -> bool:
+        """Whether a saved job's video is in its place now."""
+        size = self._objects.size(job.name)
+        if size is None or size != job.size:
+            return False
+        return not digest or self._digest(job.name) == job.sha256
+
+    def _pieces(self, name: str) -> Iterator[bytes]:
+        return self._objects.pieces(name)
+
+    def _is_taken(self, name: str) -> bool:
+        return self._objects.size(name) is not None
+
+    def _move(self, name: str, to: str) -> None:
+        self._objects.move(name, to)
+
+
 def has_size(path: Path, size: int | None) -> bool:
     """Whether a file lies at a path and has the size that the ledger knows."""
     try:
@@ -24,70 +202,3 @@ def has_size(path: Path, size: int | None) -> bool:
     except OSError:
         return False
     return stat.S_ISREG(facts.st_mode) and facts.st_size == size
-
-
-def is_here(path: Path, job: JobRow, *, digest: bool = False) -> bool:
-    """Whether a saved job's video is still in its place, by its size; with `digest` by its content
-    too.
-    """
-    if not has_size(path, job.size):
-        return False
-    if not digest:
-        return True
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == job.sha256
-
-
-def put_aside(path: Path) -> Path | None:
-    """Give another name to what lies in a video's place and is not that video; None when nothing
-    does.
-    """
-    if not os.path.lexists(path):
-        return None
-    for number in itertools.count(1):
-        aside = path.with_name(f"{path.name}.changed{'' if number == 1 else f'-{number}'}")
-        if not os.path.lexists(aside):
-            path.rename(aside)
-            return aside
-    return None
-
-
-def put_back(aside: Path, path: Path) -> None:
-    """Give a file its name back, unless another one has it by now."""
-    if not os.path.lexists(path):
-        aside.rename(path)
-
-
-def verified(path: Path, task: Task, request: ImageToVideo | None) -> Video | None:
-    """Return the video at a path after reading and checking all of it; None when there is none.
-
-    A crash may have come between the rename and the ledger's note of it. Raises `NotAVideoError`
-    when something else lies there.
-    """
-    tally = Tally()
-    try:
-        with path.open("rb") as file:
-            while data := file.read(BLOCK):
-                tally.feed(data)
-        sha256, movie = tally.finish()
-    except FileNotFoundError:
-        return None
-    except BrokenVideoError as error:
-        raise NotAVideoError(
-            f"{path}: this file lies where the video of task {task.id} should go, and is no whole "
-            f"video: {error}",
-            path=str(path),
-            task_id=task.id,
-            next_step="Move the file away, then run the batch again.",
-        ) from error
-    return Video(
-        path=path,
-        size=tally.size,
-        sha256=sha256,
-        duration=movie.duration,
-        width=movie.width,
-        height=movie.height,
-        task=task,
-        request=request,
-        credits=task.usage.credits_used,
-    )

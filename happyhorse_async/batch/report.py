@@ -17,11 +17,12 @@ import attrs
 
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
-from ..errors import ConfigurationError, LedgerError
+from ..errors import ConfigurationError, HappyHorseError, LedgerError
 from . import _gallery
-from ._database import LEDGER_NAME, Database
-from ._jobs import JobRow, Totals
-from ._videos import is_here
+from ._database import LEDGER_NAME, STORE, Database
+from ._jobs import JobRow
+from ._outcome import Totals
+from ._videos import StoreFolder, VideoFolder
 
 COLUMNS = (
     *(
@@ -50,10 +51,13 @@ not as it was."""
 GONE = {"code": "video_missing", "message": "the saved video is not in the folder any more"}
 
 
-def result_of(job: JobRow, *, here: bool = True) -> dict[str, Any]:
+def result_of(
+    job: JobRow, *, here: bool = True, videos: VideoFolder | None = None
+) -> dict[str, Any]:
     """Return a job as one flat result; the caller's own columns are under "extra".
 
-    `here`: whether the video of a saved job lies in the folder.
+    `here`: whether the video of a saved job lies in the folder. `videos`: where they lie, when that
+    is not beside the report.
     """
     request, image = json.loads(job.request), json.loads(job.request)["image"]
     saved = job.state is JobState.SAVED and here
@@ -66,7 +70,14 @@ def result_of(job: JobRow, *, here: bool = True) -> dict[str, Any]:
         ),
         *(request.get(name) for name in ("prompt", "quality", "duration", "seed")),
         *(
-            (job.name, job.size, job.sha256, job.length, job.width, job.height)
+            (
+                (videos.url(job.name) if videos else None) or job.name,
+                job.size,
+                job.sha256,
+                job.length,
+                job.width,
+                job.height,
+            )
             if saved
             else (None,) * 6
         ),
@@ -124,9 +135,11 @@ def write_reports_of(
             f"reports: expected some of {', '.join(writers)}, got {', '.join(unknown) or 'none'}"
         )
 
+    videos = _videos_of(database)
+
     def results() -> Iterator[dict[str, Any]]:
         for job in database.pages("shown"):
-            yield result_of(job, here=_is_here(folder, job, verify=verify))
+            yield result_of(job, here=_is_here(videos, job, verify=verify), videos=videos)
 
     paths = []
     for kind in kinds:
@@ -137,8 +150,20 @@ def write_reports_of(
     return paths
 
 
-def _is_here(folder: Path, job: JobRow, *, verify: bool) -> bool:
-    return job.state is not JobState.SAVED or is_here(folder / job.name, job, digest=verify)
+def _videos_of(database: Database) -> VideoFolder:
+    """Return where a ledger's videos lie, after a look at an object store."""
+    link = database.fact(STORE)
+    if link is not None:
+        database.videos = StoreFolder(link)
+        database.videos.look()
+    return database.videos
+
+
+def _is_here(videos: VideoFolder, job: JobRow, *, verify: bool) -> bool:
+    if job.state is not JobState.SAVED:
+        return True
+    # Of a store its list is enough, unless each video is to be read.
+    return videos.is_here(job, digest=True) if verify else videos.has_size(job.name, job.size)
 
 
 @contextmanager
@@ -224,8 +249,9 @@ class Overview:
     pid: int
     started: float
     """Unix seconds."""
-    missing: int
-    """Saved videos that are not in the folder any more, or not with their size."""
+    missing: int | None
+    """Saved videos that are not in their place any more, or not with their size; None: their object
+    store could not be looked at."""
     how: str | None
     """How the last run ended: "done", "stopped", "failed", "cancelled"; None while it goes on, or
     when it was killed."""
@@ -267,7 +293,7 @@ def overview(folder: Path) -> Overview:
         return Overview(
             folder=str(folder),
             totals=database.totals(),
-            missing=database.count_missing(),
+            missing=_count_missing(database),
             per_hour=3600 * ended / span,
             run=number,
             pid=pid,
@@ -276,3 +302,11 @@ def overview(folder: Path) -> Overview:
         )
     finally:
         database.close(fold=False)
+
+
+def _count_missing(database: Database) -> int | None:
+    try:
+        _videos_of(database)
+    except HappyHorseError:
+        return None
+    return database.count_missing()

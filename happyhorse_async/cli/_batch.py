@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import HappyHorseError, LedgerError
+from ..errors import ConfigurationError, HappyHorseError, LedgerError
 from ._common import Exit, exit_code, need_folder, overall, run
 from ._connection import open_session
 from ._console import agreed, money, put, say
@@ -31,10 +31,20 @@ app = typer.Typer(
 )
 
 Out = Annotated[
-    Path,
+    str,
     typer.Option(
-        "--out", help="The folder for the videos and the ledger; the same one again goes on."
+        "--out",
+        help="The folder for the videos and the ledger; the same one again goes on. Or an object "
+        "store, such as s3://bucket/prefix, with --ledger.",
     ),
+]
+LedgerFolder = Annotated[
+    Path | None,
+    typer.Option("--ledger", help="The folder for the ledger, when --out is an object store."),
+]
+Verify = Annotated[
+    bool,
+    typer.Option("--verify", help="Read every saved video, and do not only look at its size."),
 ]
 Folder = Annotated[
     Path | None,
@@ -67,7 +77,8 @@ def run_command(
             metavar="SOURCE",
         ),
     ],
-    out: Out = Path("videos"),
+    out: Out = "videos",
+    ledger: LedgerFolder = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="For rows that have none.")] = None,
     duration: Annotated[
         int | None, typer.Option("--duration", help="Seconds, 3 to 15, for rows that have none.")
@@ -103,6 +114,7 @@ def run_command(
         bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")
     ] = False,
     no_wait: NoWait = False,
+    verify: Verify = False,
     sandbox: Sandboxed = False,
     speed: Speed = 20.0,
     yes: Yes = False,
@@ -119,7 +131,8 @@ def run_command(
     async def work() -> int:
         from ..batch._manifest import Manifest
 
-        need_folder(out)
+        folder, store = _places(out, ledger)
+        need_folder(folder)
         defaults = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
         manifest = Manifest(
             source,
@@ -138,9 +151,8 @@ def run_command(
             )
             if code is not None or dry_run:
                 return code or Exit.DONE
-            async with session.batch(
-                out, **_limits(max_in_flight, max_credits, no_wait=no_wait)
-            ) as batch:
+            options = _limits(max_in_flight, max_credits, no_wait=no_wait)
+            async with session.batch(folder, out=store, verify=verify, **options) as batch:
                 outcomes = batch.run(manifest.jobs(), retry_failed=retry_failed)
                 return await _follow(session, batch, outcomes, as_json=as_json, private=sandbox)
 
@@ -154,6 +166,7 @@ def retry_command(
     max_in_flight: InFlight = 200,
     max_credits: MaxCredits = None,
     no_wait: NoWait = False,
+    verify: Verify = False,
     sandbox: Sandboxed = False,
     speed: Speed = 20.0,
     yes: Yes = False,
@@ -170,7 +183,9 @@ def retry_command(
         _refuse_strange(where)
         async with (
             open_session(sandbox=sandbox, speed=speed) as session,
-            session.batch(where, **_limits(max_in_flight, max_credits, no_wait=no_wait)) as batch,
+            session.batch(
+                where, verify=verify, **_limits(max_in_flight, max_credits, no_wait=no_wait)
+            ) as batch,
         ):
             jobs = sum((await batch.totals()).failures.values())
             if (
@@ -215,6 +230,7 @@ def report(
         str,
         typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas."),
     ] = "html,jsonl,csv",
+    verify: Verify = False,
     as_json: AsJson = False,
 ) -> None:
     """Write what became of every job: results.jsonl, results.csv, and gallery.html, which works
@@ -228,9 +244,8 @@ def report(
 
         from ..batch.report import write_reports
 
-        paths = await asyncio.to_thread(
-            write_reports, where, tuple(word.strip() for word in kind.split(",") if word.strip())
-        )
+        kinds = tuple(word.strip() for word in kind.split(",") if word.strip())
+        paths = await asyncio.to_thread(write_reports, where, kinds, verify=verify)
         for path in paths:
             put({"path": str(path)} if as_json else str(path))
         return Exit.DONE
@@ -243,6 +258,25 @@ def _folder_of(folder: Path | None, out: Path | None) -> Path:
     if folder is not None and out is not None and folder != out:
         raise typer.BadParameter(f"two folders were given: {folder} and {out}", param_hint="--out")
     return folder or out or Path("videos")
+
+
+def _places(out: str, ledger: Path | None) -> tuple[Path, str | None]:
+    """Return the folder for the ledger, and the object store for the videos if it is one."""
+    from .._downloader.destinations import is_object_link
+
+    if not is_object_link(out):
+        if ledger is not None and ledger != Path(out):
+            raise ConfigurationError(
+                f"--ledger is for videos in an object store, and --out is the folder {out}",
+                next_step="Leave --ledger away: the ledger lies beside the videos.",
+            )
+        return Path(out), None
+    if ledger is None:
+        raise ConfigurationError(
+            f"--out: {out} is an object store, and the ledger needs a folder on this machine",
+            next_step="Say where with --ledger FOLDER; the same one again goes on.",
+        )
+    return ledger, out
 
 
 def _refuse_strange(folder: Path) -> None:
@@ -341,7 +375,7 @@ async def _follow(
     """
     from ._display import BatchDisplay
 
-    command = f"happyhorse batch ... --out {batch.folder}"
+    command = f"happyhorse batch ... --out {batch.place}"
     counts = {True: 0, False: 0}
     codes: set[Exit] = set()
 

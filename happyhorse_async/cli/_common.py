@@ -74,8 +74,14 @@ def need_folder(out: Path) -> None:
     """Raise `ConfigurationError` when --out is no folder and cannot become one: to be found out
     before anything is paid.
     """
-    from .._downloader.destinations import refuse_unwritable
+    from .._downloader.destinations import is_bent_link, refuse_unwritable
 
+    if is_bent_link(str(out)):
+        raise ConfigurationError(
+            f"--out: {out} is an object store, and this command saves into folders",
+            next_step="Use `happyhorse batch run --out s3://bucket/prefix --ledger FOLDER`, or a "
+            "folder.",
+        )
     try:
         refuse_unwritable(out, f"a video in {out}")
     except DownloadError as error:

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from happyhorse_async import ImageToVideo, Model
-from happyhorse_async.batch import _jobs
+from happyhorse_async.batch import _identity, _jobs
 
 LINK = "https://e.com/cat.png"
 
@@ -21,7 +21,7 @@ LINK = "https://e.com/cat.png"
 )
 def test_every_field_counts(change: dict[str, object]) -> None:
     """Another prompt, quality, length, seed or model is another job."""
-    assert _jobs.fingerprint(ImageToVideo(LINK), None) != _jobs.fingerprint(
+    assert _identity.fingerprint(ImageToVideo(LINK), None) != _identity.fingerprint(
         ImageToVideo(LINK, **change), None
     )  # type: ignore[arg-type]
 
@@ -32,8 +32,10 @@ def test_jobs_of_earlier_versions_keep_their_digests() -> None:
     """
     request = ImageToVideo(LINK, prompt="run", duration=9, seed=3)
     expected = "335263d4b1ba6e79ff3438a0594bc01b4e70ade5616d60960e7cc897ad6dfd89"
-    assert expected == _jobs.fingerprint(request, None)
-    assert expected == _jobs.fingerprint(attrs.evolve(request, model=Model.HAPPYHORSE_1_0), None)
+    assert expected == _identity.fingerprint(request, None)
+    assert expected == _identity.fingerprint(
+        attrs.evolve(request, model=Model.HAPPYHORSE_1_0), None
+    )
 
 
 def test_a_ledger_keeps_the_model_only_when_it_is_another_one() -> None:
@@ -49,11 +51,11 @@ def test_a_ledger_keeps_the_model_only_when_it_is_another_one() -> None:
 def test_what_does_not_count() -> None:
     """The callback URL, and the path of an image whose content is known, do not make another job."""
     called = ImageToVideo(LINK, callback_url="https://e.com/hook/secret")
-    assert _jobs.fingerprint(called, None) == _jobs.fingerprint(ImageToVideo(LINK), None)
-    assert _jobs.fingerprint(ImageToVideo("a.png"), "d") == _jobs.fingerprint(
+    assert _identity.fingerprint(called, None) == _identity.fingerprint(ImageToVideo(LINK), None)
+    assert _identity.fingerprint(ImageToVideo("a.png"), "d") == _identity.fingerprint(
         ImageToVideo(Path("b.png")), "d"
     )
-    assert _jobs.fingerprint(ImageToVideo("a.png"), "d") != _jobs.fingerprint(
+    assert _identity.fingerprint(ImageToVideo("a.png"), "d") != _identity.fingerprint(
         ImageToVideo("a.png"), "e"
     )
 
@@ -63,7 +65,7 @@ def test_keys() -> None:
     takes.
     """
     keys = {
-        _jobs.key_of(*parts)
+        _identity.key_of(*parts)
         for parts in [
             ("b", "j", "f", 1),
             ("c", "j", "f", 1),
@@ -73,7 +75,7 @@ def test_keys() -> None:
     }
     assert len(keys) == 4
     assert all(16 <= len(key) <= 96 and set(key) <= set("abcdefh0123456789-") for key in keys)
-    assert _jobs.key_of("b", "j", "f", 1) == _jobs.key_of("b", "j", "f", 1)
+    assert _identity.key_of("b", "j", "f", 1) == _identity.key_of("b", "j", "f", 1)
 
 
 @pytest.mark.parametrize(
@@ -99,13 +101,13 @@ def test_keys() -> None:
 )
 def test_names_stay_in_the_folder(job_id: str) -> None:
     """Whatever the id, the video's name is one plain file name of a bearable length."""
-    name = _jobs.video_name(ImageToVideo(LINK), job_id, own=True)
+    name = _identity.video_name(ImageToVideo(LINK), job_id, own=True)
     assert Path(name).name == name
     # Beside a video lie its part and the part's note; a name has room for 255 bytes.
     assert len(f"{name}.part.json".encode()) <= 255
     assert (
         len(
-            _jobs.video_name(
+            _identity.video_name(
                 ImageToVideo(f"https://e.com/{'猫' * 80}.png"), "0" * 16, own=False
             ).encode()
         )
@@ -118,9 +120,11 @@ def test_names_stay_in_the_folder(job_id: str) -> None:
 
 def test_plain_ids_are_plain_names() -> None:
     """An id that is a good file name is the file's name; other jobs are named after their image."""
-    assert _jobs.video_name(ImageToVideo(LINK), "SKU-12.a", own=True) == "SKU-12.a.mp4"
-    assert _jobs.video_name(ImageToVideo(LINK), "0123", own=False) == "cat-0123.mp4"
-    assert _jobs.video_name(ImageToVideo("https://e.com/"), "0123", own=False) == "video-0123.mp4"
+    assert _identity.video_name(ImageToVideo(LINK), "SKU-12.a", own=True) == "SKU-12.a.mp4"
+    assert _identity.video_name(ImageToVideo(LINK), "0123", own=False) == "cat-0123.mp4"
+    assert (
+        _identity.video_name(ImageToVideo("https://e.com/"), "0123", own=False) == "video-0123.mp4"
+    )
 
 
 @pytest.mark.parametrize("job_id", ["cat-0123456789abcdef", "CAT-0123456789ABCDEF-2"])
@@ -128,9 +132,9 @@ def test_own_names_never_look_like_the_others(job_id: str) -> None:
     """An own id that ends as a name made from a digest does is hashed: the two kinds cannot meet,
     and the ledger need not compare them.
     """
-    name = _jobs.video_name(ImageToVideo(LINK), job_id, own=True)
-    assert name == f"{_jobs.hashed_stem(job_id)}.mp4"
-    assert name.lower() != _jobs.video_name(ImageToVideo(LINK), "0123456789abcdef", own=False)
+    name = _identity.video_name(ImageToVideo(LINK), job_id, own=True)
+    assert name == f"{_identity.hashed_stem(job_id)}.mp4"
+    assert name.lower() != _identity.video_name(ImageToVideo(LINK), "0123456789abcdef", own=False)
 
 
 def test_names_that_are_one_file_elsewhere() -> None:
@@ -149,6 +153,9 @@ def test_names_that_are_one_file_elsewhere() -> None:
         "\u0130x",
         "i\u0307x",
     ]
-    names = {_jobs.folded(_jobs.video_name(ImageToVideo(LINK), job_id, own=True)) for job_id in ids}
+    names = {
+        _identity.folded(_identity.video_name(ImageToVideo(LINK), job_id, own=True))
+        for job_id in ids
+    }
     assert len(names) == len(ids)
-    assert _jobs.video_name(ImageToVideo(LINK), "\u00e9", own=True) == "\u00e9.mp4"
+    assert _identity.video_name(ImageToVideo(LINK), "\u00e9", own=True) == "\u00e9.mp4"

@@ -221,3 +221,22 @@ async def test_two_processes_on_one_folder(sandbox: Sandbox, tmp_path: Path) -> 
     sandbox.finish()
     await process.communicate()
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--out", "s3://bucket/prefix"), "--ledger FOLDER"),
+        (("--out", "videos", "--ledger", "elsewhere"), "Leave --ledger away"),
+    ],
+)
+async def test_where_the_ledger_goes(
+    sandbox: Sandbox, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    """An object store needs a folder for the ledger, and a folder needs none: both are said before
+    anything is paid.
+    """
+    manifest = write_manifest(tmp_path, links=1, files=0)
+    code, _, err = await happyhorse(sandbox, "run", manifest, *options, "--yes")
+    assert (code, sandbox.paid) == (2, 0), err
+    assert said in " ".join(err.split())

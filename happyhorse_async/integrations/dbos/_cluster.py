@@ -15,7 +15,7 @@ import attrs
 from ..._rules.prices import to_credits
 from ...batch._admission import Input
 from ...batch._database import Database
-from ...batch._jobs import Outcome, Totals
+from ...batch._outcome import Outcome, Totals
 from ...batch.report import PACE_SECONDS, write_reports_of
 from ...errors import ConfigurationError, LedgerError
 from ._database import WORKER_LOCKS, ClusterDatabase, LostError, check_url, cluster_errors

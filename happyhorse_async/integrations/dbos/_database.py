@@ -28,7 +28,8 @@ from psycopg.errors import DeadlockDetected, SerializationFailure
 from ..._rules.lifecycle import JobState
 from ..._rules.prices import to_credits, to_millionths
 from ...batch._database import Change, Database, named_queries
-from ...batch._jobs import CHANGES, COLUMNS, JobRow, folded
+from ...batch._identity import folded
+from ...batch._jobs import CHANGES, COLUMNS, JobRow
 from ...errors import BudgetExceededError, ConfigurationError, LedgerError
 from ._values import ClusterLimits
 

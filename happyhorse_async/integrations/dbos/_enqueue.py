@@ -29,7 +29,8 @@ from ...batch._admission import (
     admit,
     rows_of,
 )
-from ...batch._jobs import Job, JobRow, key_of
+from ...batch._identity import key_of
+from ...batch._jobs import Job, JobRow
 from ...errors import DestinationExistsError, InvalidRequestError
 from ._database import ClusterDatabase, cluster_errors
 from ._ledger import ClusterLedger

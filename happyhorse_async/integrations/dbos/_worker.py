@@ -26,7 +26,8 @@ from ..._rules.lifecycle import AT_STAKE, JobState
 from ...batch._batch import check_account
 from ...batch._database import Doubts
 from ...batch._follow import BatchOptions, Follower
-from ...batch._jobs import JobRow, Outcome
+from ...batch._jobs import JobRow
+from ...batch._outcome import Outcome
 from ...errors import ConfigurationError, LedgerError
 from ._keeper import Keeper
 from ._ledger import ClusterLedger
