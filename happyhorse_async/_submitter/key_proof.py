@@ -5,9 +5,11 @@ accepted is not sent again blindly.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from .._concurrency import Closing
 from .._config import RetryPolicy
@@ -17,6 +19,8 @@ from .._rules import retry, wire
 from .._rules.responses import Answer
 from ..errors import APIStatusError, HappyHorseError, RateLimitError
 
+logger = logging.getLogger("happyhorse_async")
+
 REPLAYED = "idempotency-replayed"
 """The header with which the service says whether it recognised a key."""
 MOST_ASKED = 32
@@ -24,6 +28,8 @@ MOST_ASKED = 32
 
 One killed process leaves several requests in doubt, and the first of them may never have arrived.
 """
+ROUNDED = 2.0
+"""Seconds by which the service's times may be rounded, taken together."""
 
 
 class KeyProof:
@@ -42,8 +48,8 @@ class KeyProof:
         self._decided = asyncio.Event()
         self.shown = False
         """The service has shown that it keeps keys: sending one again is free."""
-        self.sample: str | None = None
-        """A key that the service certainly has had, of another submission."""
+        self.sample: tuple[str, str] | None = None
+        """A key that the service certainly has had, of another submission, and its task's id."""
 
     def can_be_asked(self, *, by_user: bool = False) -> bool:
         """Whether asking may help. With replays=0 no key is sent again, not even to ask, but at the
@@ -95,10 +101,11 @@ class KeyProof:
                 if self.shown or not self.can_be_asked(by_user=by_user):
                     break
                 sample = self.sample
-                answer, error = await self._ask_once(sample or key)
+                began = asyncio.get_running_loop().time()
+                answer, error = await self._ask_once(sample[0] if sample else key)
                 if answer is not None:
-                    self.shown = self.shown or sample is not None
-                    return answer if sample is None else None
+                    took = asyncio.get_running_loop().time() - began
+                    return answer if self._believed(answer, sample, took) and not sample else None
                 if self._is_final(error):
                     # Where a key that arrived shows nothing, no other one will.
                     self._in_vain += 1 if sample is None else MOST_ASKED
@@ -107,6 +114,27 @@ class KeyProof:
                 if self.shown or not await self._closing.pause(pause):
                     break
         return None
+
+    def _believed(self, answer: Answer, sample: tuple[str, str] | None, took: float) -> bool:
+        """Whether an accepted question gave the key's own task, and not a new one.
+
+        A server that takes anything, and keeps no keys, has made a task of the empty body. Then
+        nothing more is asked: each question would make another one.
+        """
+        task = wire.decode_task(answer)
+        if sample is not None:
+            old = task.id == sample[1]
+        else:
+            old = answer.headers.get(REPLAYED) == "true" or _is_old(task.created, answer.date, took)
+        if not old:
+            logger.warning(
+                "the service took an empty request for a new task, %s: it is asked no more",
+                task.id,
+                extra={"action": "question_accepted", "task_id": task.id},
+            )
+            self._in_vain = MOST_ASKED
+        self.shown = self.shown or (old and sample is not None)
+        return old
 
     async def _ask_once(self, key: str) -> tuple[Answer | None, HappyHorseError | None]:
         nothing = TrackedBody(b"", content_type="application/json")
@@ -124,3 +152,13 @@ class KeyProof:
         """Whether the service itself has refused, so that it would refuse again."""
         refused = error is not None and retry.certainty_of(error) is retry.Certainty.REFUSED
         return refused and not isinstance(error, RateLimitError)
+
+
+def _is_old(created: datetime | None, answered: datetime | None, took: float) -> bool:
+    """Whether a task is older than the question that was answered with it, by the service's clock.
+
+    `took` is how long that was, in seconds. Without both times nothing is proven.
+    """
+    if created is None or answered is None:
+        return False
+    return (answered - created).total_seconds() > took + ROUNDED

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from aiohttp import web
 
 from happyhorse_async import (
     ImageToVideo,
@@ -107,6 +108,73 @@ async def test_a_service_without_a_list_that_keeps_keys_gives_the_task_back() ->
         async with open_session(sandbox, retry=QUICK) as session:
             assert (await again(session)).task.id == sandbox.tasks[0].id
         assert sandbox.paid == 1
+
+
+class Lax:
+    """A service of the test's own that takes any body, an empty one too, and keeps no keys."""
+
+    def __init__(self, *, aged: float) -> None:
+        self._aged = aged
+        self.tasks: list[dict[str, Any]] = []
+        self.url = ""
+
+    async def submitted(self, request: web.Request) -> web.Response:
+        """Make a task of whatever came."""
+        await request.read()
+        task = {
+            "id": f"task-unified-{len(self.tasks) + 1:06d}",
+            "created": int(time.time() - self._aged),
+            "model": "happyhorse-1.0-image-to-video",
+            "status": "pending",
+            "progress": 0,
+        }
+        self.tasks.append(task)
+        return web.json_response(task)
+
+    async def listed(self, request: web.Request) -> web.Response:
+        """Show nothing, as a service without a list."""
+        error = {"code": "not_found", "message": "no", "type": "invalid_request_error"}
+        return web.json_response({"error": error}, status=404)
+
+    async def __aenter__(self) -> Lax:
+        app = web.Application()
+        app.router.add_post(SUBMIT, self.submitted)
+        app.router.add_get("/v1/tasks", self.listed)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = self._runner.addresses[0]
+        self.url = f"http://{host}:{port}"
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._runner.cleanup()
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_service_that_takes_anything_proves_nothing(known: bool) -> None:
+    """It makes a task of the question itself: that proves no keys, is nobody's video, and the
+    question is not put again, whoever else is in doubt.
+    """
+    async with Lax(aged=0) as service:
+        session = Session("key", base_url=service.url, files_url=service.url, retry=QUICK)
+        async with session:
+            if known:
+                await session.submit(REQUEST, idempotency_key="of-a-known-task-01")
+            for key in (KEY, "a-key-of-my-own-0002"):
+                with pytest.raises(SubmissionOutcomeUnknownError):
+                    await again(session, key)
+        assert len(service.tasks) == 1 + known, "one question, and never the request itself"
+
+
+async def test_a_task_that_is_older_than_the_question_is_the_keys_own() -> None:
+    """A service that looks at the key alone, and has no header for it, gives the old task back."""
+    async with Lax(aged=600) as service:
+        session = Session("key", base_url=service.url, files_url=service.url, retry=QUICK)
+        async with session:
+            assert (await again(session)).task.id == service.tasks[0]["id"]
+        assert len(service.tasks) == 1
 
 
 @pytest.mark.parametrize("keys", [True, False])
