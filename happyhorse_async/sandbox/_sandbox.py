@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -201,6 +202,11 @@ class Sandbox:
             if (asked.hostname, asked.port) == (own.hostname, own.port):
                 return listener.protocol()
         raise ConnectionRefusedError(f"nothing of the sandbox listens at {url}")
+
+    @property
+    def photo(self) -> Path:
+        """The path of a photograph that the service takes, for a first try."""
+        return Path(__file__).parent / "photos" / "cat.jpg"
 
     @property
     def url(self) -> str:

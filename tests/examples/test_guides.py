@@ -34,7 +34,11 @@ from tests.conftest import PHOTOS, open_session
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "examples" / "guides").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / ".github" / "llms.txt",
+    *sorted((ROOT / "examples" / "guides").glob("*.md")),
+]
 PLUGIN = "happyhorse_async.pytest_plugin"
 BLOCK = re.compile(
     r"(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<language>python|sh)\n(?P<text>.*?)```", re.DOTALL
@@ -136,6 +140,22 @@ async def test_a_program_runs_and_runs_again(block: Block, place: Path) -> None:
             assert code == 0, said
 
 
+async def test_the_first_block_of_the_readme_needs_nothing(tmp_path: Path) -> None:
+    """Who copies it into an empty folder, without a key, gets a real video; and again the second
+    time, beside the first.
+    """
+    first = next(block for block in BLOCKS if block.page == "README.md" and block.kind == "program")
+    (tmp_path / "first.py").write_text(first.text)
+    bare = {name: "" for name in os.environ if name.startswith("EVOLINK_")}
+    for count in (1, 2):
+        code, said = await run(
+            sys.executable, "-W", "error", "first.py", place=tmp_path, environment=bare
+        )
+        assert code == 0, said
+        assert "seconds" in said
+        assert len(list((tmp_path / "videos").glob("*.mp4"))) == count
+
+
 @pytest.mark.parametrize("block", blocks("command"), ids=str)
 async def test_commands_run(block: Block, place: Path) -> None:
     """Each command of a marked block succeeds against the sandbox."""
@@ -151,7 +171,7 @@ async def test_the_tests_pass_in_a_users_project(tmp_path: Path) -> None:
     shown = blocks("test")
     for block in shown:
         (
-            tmp_path / f"test_{block.page.removesuffix('.md').replace('-', '_')}_{block.number}.py"
+            tmp_path / f"test_{block.page.partition('.')[0].replace('-', '_')}_{block.number}.py"
         ).write_text(block.text)
     installed = any(entry.value == PLUGIN for entry in entry_points(group="pytest11"))
     code, said = await run(
