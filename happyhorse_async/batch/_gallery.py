@@ -126,7 +126,7 @@ def _card(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     width, height = result.get("width"), result.get("height")
     if width and height:
         card["ratio"] = round(width / height, 4)
-    card["image"] = _image_name(result["image"])
+    card["image"] = _image_name(result["image"] or result["id"])
     frame = _frame(folder, result["image"])
     if frame is not None:
         card["frame"] = frame
@@ -147,9 +147,9 @@ def _image_name(image: str) -> str:
     return image.rstrip("/").replace("\\", "/").rpartition("/")[2] or image
 
 
-def _frame(folder: Path, image: str) -> str | None:
+def _frame(folder: Path, image: str | None) -> str | None:
     """Where the page finds a first frame: its link, or its path as seen from the page."""
-    if image.startswith("sha256:"):
+    if not image or image.startswith("sha256:"):
         return None
     if image.startswith(("http://", "https://")):
         return image

@@ -20,6 +20,7 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
+    Sequence,
 )
 from contextlib import aclosing, suppress
 from decimal import Decimal, InvalidOperation
@@ -245,7 +246,8 @@ def _whole(value: Any) -> Any:
 # what the good ones will cost.
 
 
-MOST_KEPT = 1000
+MOST_KEPT = 10_000
+"""Bad rows that are remembered."""
 
 
 @attrs.define
@@ -257,20 +259,34 @@ class Checked:
     bad_rows: int = 0
     """Rows that cannot."""
     bad: list[BadLine] = attrs.field(factory=list)
-    """The first thousand of those."""
+    """The first of those."""
+    settled: int = 0
+    """Good rows for which earlier runs leave nothing to buy."""
     cut_prompts: int = 0
     """Prompts that are longer than the service reads."""
     credits: Decimal = Decimal(0)
-    """What the good rows cost together, by the pricing rule."""
+    """What the rows that are left cost together, by the pricing rule."""
     usd: Decimal = Decimal(0)
+
+    @property
+    def left_out(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The bad rows as places and problems, for those who read the results."""
+        kept = [(row.place, row.problems) for row in self.bad]
+        more = self.bad_rows - len(kept)
+        return kept + ([("...", (f"{more:,} more rows like these",))] if more else [])
 
 
 async def check(
-    manifest: Manifest, estimate: Callable[[Iterable[ImageToVideo]], Awaitable[Estimate]]
+    manifest: Manifest,
+    estimate: Callable[[Iterable[ImageToVideo]], Awaitable[Estimate]],
+    settled: Callable[[Sequence[Job]], Sequence[bool]] = lambda jobs: [False] * len(jobs),
 ) -> Checked:
-    """Walk all rows once, opening local images, and add up the price."""
+    """Walk all rows once, opening local images, and add up the price of what is left.
+
+    `settled` says of each job whether there is nothing left to buy for it; it runs in a thread.
+    """
     found = Checked()
-    chunk: list[ImageToVideo] = []
+    chunk: list[Job] = []
     async with aclosing(manifest.rows(look=True)) as rows:
         async for row in rows:
             if isinstance(row, BadLine):
@@ -281,20 +297,24 @@ async def check(
             found.good += 1
             request = row.job.request
             found.cut_prompts += bool(request.prompt and images.prompt_cut(request.prompt))
-            chunk.append(request)
+            chunk.append(row.job)
             if len(chunk) == CHUNK:
-                await _add(found, chunk, estimate)
-    await _add(found, chunk, estimate)
+                await _add(found, chunk, estimate, settled)
+                chunk = []
+    await _add(found, chunk, estimate, settled)
     return found
 
 
 async def _add(
     found: Checked,
-    chunk: list[ImageToVideo],
+    jobs: Sequence[Job],
     estimate: Callable[[Iterable[ImageToVideo]], Awaitable[Estimate]],
+    settled: Callable[[Sequence[Job]], Sequence[bool]],
 ) -> None:
-    if chunk:
-        price = await estimate(chunk)
+    done = await anyio.to_thread.run_sync(settled, jobs) if jobs else ()
+    left = [job.request for job, is_done in zip(jobs, done, strict=True) if not is_done]
+    found.settled += len(jobs) - len(left)
+    if left:
+        price = await estimate(left)
         found.credits += price.credits
         found.usd += price.usd
-        chunk.clear()

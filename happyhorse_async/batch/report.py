@@ -18,7 +18,7 @@ import attrs
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from ..errors import ConfigurationError, HappyHorseError, LedgerError
-from . import _gallery
+from . import _gallery, _left_out
 from ._database import LEDGER_NAME, STORE, Database
 from ._jobs import JobRow
 from ._outcome import Totals
@@ -48,6 +48,8 @@ COLUMNS = (
 MISSING = "missing"
 """The state in a result of a job that was saved, and whose video is not in the folder any more, or
 not as it was."""
+LEFT_OUT = "left out"
+"""The state in a result of a row of the input that could not become a job."""
 GONE = {"code": "video_missing", "message": "the saved video is not in the folder any more"}
 
 
@@ -85,6 +87,18 @@ def result_of(
         *(fault.get("code"), fault.get("message"), fault.get("charged")),
     )
     return {**dict(zip(COLUMNS, values, strict=True)), "extra": job.columns}
+
+
+def _left_out_result(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row that could not become a job as a result; nothing was sent for it."""
+    known = {
+        "id": row["place"],
+        "state": LEFT_OUT,
+        "error_code": "left_out",
+        "error": "; ".join(row["problems"]),
+        "charged": "no",
+    }
+    return {**dict.fromkeys(COLUMNS), **known, "credits": 0.0, "attempts": 0, "extra": {}}
 
 
 Results = Callable[[], Iterator[dict[str, Any]]]
@@ -140,6 +154,7 @@ def write_reports_of(
     def results() -> Iterator[dict[str, Any]]:
         for job in database.pages("shown"):
             yield result_of(job, here=_is_here(videos, job, verify=verify), videos=videos)
+        yield from map(_left_out_result, _left_out.read(folder))
 
     paths = []
     for kind in kinds:
@@ -252,6 +267,8 @@ class Overview:
     missing: int | None
     """Saved videos that are not in their place any more, or not with their size; None: their object
     store could not be looked at."""
+    left_out: int = 0
+    """Rows that the last run's input had and that could not become jobs."""
     how: str | None
     """How the last run ended: "done", "stopped", "failed", "cancelled"; None while it goes on, or
     when it was killed."""
@@ -269,6 +286,7 @@ class Overview:
             "links_about_to_die": totals.dying,
             "first_death": totals.first_death,
             "missing": self.missing,
+            "left_out": self.left_out,
             "per_hour": round(self.per_hour, 1),
             "run": {
                 "number": self.run,
@@ -294,6 +312,7 @@ def overview(folder: Path) -> Overview:
             folder=str(folder),
             totals=database.totals(),
             missing=_count_missing(database),
+            left_out=sum(1 for _ in _left_out.read(folder)),
             per_hour=3600 * ended / span,
             run=number,
             pid=pid,

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import ConfigurationError, HappyHorseError, LedgerError
-from ._common import Exit, exit_code, need_folder, overall, run
+from ..errors import ConfigurationError, LedgerError
+from ._batch_follow import Follow
+from ._batch_look import Look
+from ._common import Exit, need_folder, run
 from ._connection import open_session
-from ._console import agreed, money, put, say
-from ._options import AsJson, MaxCredits, Sandboxed, Speed, Yes
-from ._signals import stopping_on_signals
-
-if TYPE_CHECKING:
-    from .._session import Session
-    from ..batch import Batch, Outcome, Outcomes
-    from ..batch._manifest import BadLine, Manifest
-    from ._display import BatchDisplay
+from ._console import agreed, put
+from ._options import AsJson, Sandboxed, Speed, Yes
 
 app = typer.Typer(
     help="Turn many images into videos: durable, resumable, within a budget.",
@@ -63,8 +56,15 @@ NoWait = Annotated[
         help="Stop when the key's daily limit is used up, and do not wait for its reset.",
     ),
 ]
-MOST_SHOWN = 50
-"""Bad rows that are printed one by one."""
+MaxCredits = Annotated[
+    float | None,
+    typer.Option(
+        "--max-credits",
+        help="The most that all jobs of the folder may cost together, over all runs. Nothing more is "
+        "begun that could go beyond it; what was begun is finished.",
+        min=0,
+    ),
+]
 
 
 @app.command("run")
@@ -129,6 +129,7 @@ def run_command(
     """
 
     async def work() -> int:
+        from ..batch import _left_out as left_out
         from ..batch._manifest import Manifest
 
         folder, store = _places(out, ledger)
@@ -142,19 +143,16 @@ def run_command(
             ignore_unknown=ignore_unknown,
         )
         async with open_session(sandbox=sandbox, speed=speed) as session:
-            code = await _checked(
-                session,
-                manifest,
-                skip_bad=skip_bad,
-                quiet=dry_run or yes or sandbox,
-                as_json=as_json,
-            )
+            looked = Look(skip_bad=skip_bad, quiet=dry_run or yes or sandbox, as_json=as_json)
+            found, code = await looked.at(session, manifest, folder, retry=retry_failed)
             if code is not None or dry_run:
                 return code or Exit.DONE
+            await asyncio.to_thread(left_out.write, folder, found.left_out)
             options = _limits(max_in_flight, max_credits, no_wait=no_wait)
             async with session.batch(folder, out=store, verify=verify, **options) as batch:
                 outcomes = batch.run(manifest.jobs(), retry_failed=retry_failed)
-                return await _follow(session, batch, outcomes, as_json=as_json, private=sandbox)
+                follow = Follow(session, batch, as_json=as_json, private=sandbox)
+                return await follow.to_the_end(outcomes, expected=found.good)
 
     run(work, as_json=as_json)
 
@@ -194,29 +192,31 @@ def retry_command(
                 and not agreed(f"Begin {jobs} jobs again? Each is charged again.")
             ):
                 return Exit.NOT_WANTED
-            return await _follow(session, batch, batch.retry(), as_json=as_json, private=sandbox)
+            follow = Follow(session, batch, as_json=as_json, private=sandbox)
+            return await follow.to_the_end(batch.retry())
 
     run(work, as_json=as_json)
 
 
 @app.command()
-def status(folder: Folder = None, out: SameFolder = None, as_json: AsJson = False) -> None:
+def status(
+    folder: Folder = None,
+    out: SameFolder = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on showing it until the run has ended.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Say how a folder's batch stands, also while it runs.
 
-    Example: happyhorse batch status videos
+    Example: happyhorse batch status videos --watch
     """
     where = _folder_of(folder, out)
 
     async def work() -> int:
+        from ._batch_status import show, watched
 
-        from ..batch.report import overview
-        from ._display import lines_of
-
-        facts = await asyncio.to_thread(overview, where)
-        if as_json:
-            put(facts.as_json())
-        else:
-            put("\n".join(lines_of(facts)))
+        await (watched if watch else show)(where, as_json=as_json)
         return Exit.DONE
 
     run(work, as_json=as_json)
@@ -300,159 +300,3 @@ def _limits(max_in_flight: int, max_credits: float | None, *, no_wait: bool) -> 
         "budget": Budget(credits=str(max_credits)) if max_credits is not None else None,
         "wait_for_reset": not no_wait,
     }
-
-
-# --- before ---------------------------------------------------------------------------------------
-
-
-async def _checked(
-    session: Session, manifest: Manifest, *, skip_bad: bool, quiet: bool, as_json: bool
-) -> int | None:
-    """Look at every row and say the price; gives an exit code when this is the end."""
-    from ..batch._manifest import check
-
-    found = await check(manifest, session.estimate)
-    _show_bad(found.bad, found.bad_rows, as_json=as_json)
-    _show_skipped(*manifest.skipped, as_json=as_json)
-    if found.cut_prompts:
-        say(
-            f"warning: {found.cut_prompts} prompts are longer than the service reads, and will be cut"
-        )
-    price = {
-        "event": "checked",
-        "jobs": found.good,
-        "bad_rows": found.bad_rows,
-        "credits": found.credits,
-        "usd": found.usd,
-    }
-    if as_json:
-        put(price)
-    else:
-        cost = f"about {money(found.credits)} credits (${found.usd:,.2f})"
-        say(f"{found.good:,} jobs, {found.bad_rows:,} bad rows: {cost} if none is done yet")
-    if found.bad_rows and not skip_bad:
-        say("nothing was sent: mend the bad rows, or leave them out with --skip-bad")
-        return Exit.WRONG_INPUT
-    if not found.good:
-        say(f"nothing was sent: there is no job in {manifest.source}")
-        return Exit.WRONG_INPUT
-    if not quiet and not agreed("Go on?"):
-        return Exit.NOT_WANTED
-    return None
-
-
-def _show_bad(bad: Sequence[BadLine], count: int, *, as_json: bool) -> None:
-    """Name the bad rows; those that follow each other with the same problem share a line."""
-    groups = [list(group) for _, group in itertools.groupby(bad, key=lambda row: row.problems)]
-    for group in groups[:MOST_SHOWN]:
-        for row in group if as_json else ():
-            put(
-                {"event": "bad_row", "place": row.place, "line": row.line, "problems": row.problems}
-            )
-        more = f", and the next {len(group) - 1:,} alike" if len(group) > 1 else ""
-        say(f"error: {group[0]}{more}")
-    left = count - sum(map(len, groups[:MOST_SHOWN]))
-    if left:
-        say(f"... and {left:,} more bad rows")
-
-
-def _show_skipped(count: int, names: Sequence[str], *, as_json: bool) -> None:
-    if as_json and count:
-        put({"event": "skipped", "files": count, "names": list(names)})
-    if count:
-        named = ", ".join(names) + (", ..." if count > len(names) else "")
-        say(f"skipped, as no JPEG, PNG or WEBP by name: {count:,} ({named})")
-
-
-# --- while it runs --------------------------------------------------------------------------------
-
-
-async def _follow(
-    session: Session, batch: Batch, outcomes: Outcomes, *, as_json: bool, private: bool
-) -> int:
-    """Take the outcomes to the end; `private`: the service is a sandbox that ends with this
-    process, and its tasks with it.
-    """
-    from ._display import BatchDisplay
-
-    command = f"happyhorse batch ... --out {batch.place}"
-    counts = {True: 0, False: 0}
-    codes: set[Exit] = set()
-
-    def take(outcome: Outcome) -> None:
-        counts[outcome.ok] += 1
-        codes.add(_code_of(outcome))
-        _show(outcome, display, as_json=as_json)
-
-    display = BatchDisplay(session, batch, as_json=as_json, private=private)
-    with display, stopping_on_signals(batch, display.signalled):
-        try:
-            error = await _take_all(outcomes, display, take)
-            totals = await batch.totals()
-        except asyncio.CancelledError:
-            kept = f"What is paid is not lost: run the same line again ({command})"
-            say(
-                f"stopped at once. {kept if not private else 'What was being made has ended with the sandbox.'}"
-            )
-            raise typer.Exit(Exit.INTERRUPTED) from None
-    display.final(totals, counts)
-    if error is not None:
-        say(f"the batch stopped: {error}")
-        say(
-            f"  next: {error.next_step or 'Run the same line again.'} Run the same line again to go on."
-        )
-        if as_json:
-            put({"event": "stopped", "error": error.to_dict()})
-        # What stopped the batch says more than the jobs that failed before, unless their money is
-        # in doubt.
-        return overall({exit_code(error)} | (codes & {Exit.OUTCOME_UNKNOWN}))
-    if display.signals:
-        say(f"stopped after what was paid. To go on, run the same line again ({command})")
-        return Exit.INTERRUPTED
-    return overall(codes)
-
-
-async def _take_all(
-    outcomes: Outcomes, display: BatchDisplay, take: Callable[[Outcome], None]
-) -> HappyHorseError | None:
-    """Take every outcome; gives what stopped the batch before its end."""
-    try:
-        async with display.refreshing():
-            async for outcome in outcomes:
-                take(outcome)
-    except HappyHorseError as stopped:
-        return stopped
-    return None
-
-
-def _code_of(outcome: Outcome) -> Exit:
-    """Give a job's code from its state, which the next run tells again, rather than from its error,
-    which keeps no class in the ledger.
-    """
-    from .._rules.lifecycle import JobState
-
-    if outcome.ok:
-        return Exit.DONE
-    return Exit.OUTCOME_UNKNOWN if outcome.state is JobState.UNKNOWN else Exit.FAILED
-
-
-def _show(outcome: Outcome, display: Any, *, as_json: bool) -> None:
-    if as_json:
-        video, error = outcome.video, outcome.error
-        put(
-            {
-                "event": "outcome",
-                "id": outcome.id,
-                "state": outcome.state.value,
-                "path": str(video.path) if video is not None else None,
-                "sha256": video.sha256 if video is not None else None,
-                "task_id": outcome.task_id,
-                "credits": outcome.credits,
-                "attempts": outcome.attempts,
-                "resumed": outcome.resumed,
-                **({"error": error.to_dict()} if error is not None else {}),
-                **({"extra": dict(outcome.extra)} if outcome.extra else {}),
-            }
-        )
-    elif not outcome.resumed:
-        display.outcome(outcome)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigurationError, HappyHorseError
-from ._batch import MOST_SHOWN, _checked, _code_of
+from ._batch_follow import code_of
+from ._batch_look import MOST_SHOWN, Look
 from ._common import Exit, exit_code, overall, run
 from ._connection import open_session
 from ._console import money, put, say
@@ -124,9 +125,8 @@ def enqueue(
             defaults = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
             manifest = Manifest(source or "", defaults=defaults, limit=limit)
             async with open_session() as session:
-                code = await _checked(
-                    session, manifest, skip_bad=skip_bad, quiet=yes, as_json=as_json
-                )
+                look = Look(skip_bad=skip_bad, quiet=yes, as_json=as_json)
+                _, code = await look.at(session, manifest)
             if code is not None:
                 return code
             await cluster.set_limits(**limits)
@@ -178,7 +178,7 @@ def work_command(
         codes: set[Exit] = set()
 
         def told(outcome: Outcome) -> None:
-            codes.add(_code_of(outcome))
+            codes.add(code_of(outcome))
             _show(outcome, as_json=as_json)
 
         options = WorkerOptions(in_flight=max_in_flight, drain=drain, until_done=until_done)

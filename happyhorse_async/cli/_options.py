@@ -27,7 +27,10 @@ Yes = Annotated[
     bool, typer.Option("--yes", "-y", help="Do not ask before spending.", show_default=False)
 ]
 MaxCredits = Annotated[
-    float | None, typer.Option("--max-credits", help="Never spend more than this.", min=0)
+    float | None,
+    typer.Option(
+        "--max-credits", help="Send nothing whose estimate goes beyond this in all.", min=0
+    ),
 ]
 Duration = Annotated[
     int, typer.Option("--duration", "-d", help="Seconds, 3 to 15; changes the price.")

@@ -21,7 +21,7 @@ from rich.console import Console
 from happyhorse_async import InsufficientCreditsError, Session
 from happyhorse_async._rules.lifecycle import JobState
 from happyhorse_async.batch import Totals, WaitingForReset
-from happyhorse_async.cli._display import BatchDisplay
+from happyhorse_async.cli._board import BatchDisplay
 from happyhorse_async.sandbox import Sandbox
 from tests.batch.support import ROOT, until, write_manifest
 
@@ -147,7 +147,8 @@ async def test_the_live_board(
     await terminal.shows(
         r"waiting +1\b",
         r"being made +2\b",
-        r"rate +0\.0 a minute, about \? to go for 3 known jobs",
+        r"0/3  0 %  \? to go",
+        r"rate +0\.0 a minute",
         r"credits +0 spent, 45\.7 reserved",
     )
     assert HIDE in terminal.raw
@@ -162,8 +163,9 @@ async def test_the_live_board(
         r"being made +1\b",
         r"saved +1\b",
         r"failed +1\b",
-        r"content_policy_violation +1\b",
-        r"rate +\d+\.\d a minute, about [\d.]+ (s|min|h) to go for 3 known jobs",
+        r"content_policy_violation 1\b",
+        r"2/3  66 %  about [\d.]+ (s|min|h) to go",
+        r"rate +\d+\.\d a minute",
         r"credits +22\.85 spent, 22\.85 reserved",
     )
     sandbox.finish()
@@ -211,9 +213,9 @@ async def test_plain_lines_without_a_terminal(sandbox: Sandbox, tmp_path: Path) 
     text = (begun + err).decode()
     assert all(character.isprintable() or character == "\n" for character in text), text
     lines = text.splitlines()
-    assert lines[0] == "2 jobs, 0 bad rows: about 45.7 credits ($0.67) if none is done yet"
+    assert lines[0] == "2 jobs; 0 bad rows: about 45.7 credits ($0.67)"
     assert re.fullmatch(
-        r".*; 0\.0 a minute, about \? to go; 0 credits spent, [\d.]+ reserved", lines[1]
+        r".*; 0 %; 0\.0 a minute, \? to go; 0 credits spent, [\d.]+ reserved", lines[1]
     )
     *others, end = lines[2:]
     # Every half a minute there is another line like the second one.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from happyhorse_async import Polling
-from happyhorse_async.cli._common import eager_polling, open_session
+from happyhorse_async.cli._connection import eager_polling, open_session
 from happyhorse_async.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -35,7 +36,7 @@ async def test_a_misspelt_column_stops_the_run_before_it_is_paid(
     dry = await happyhorse(
         "batch", "run", "in.csv", "--dry-run", "--ignore-unknown", cwd=tmp_path, world=world
     )
-    assert (dry.code, "3 jobs, 0 bad rows" in dry.err) == (0, True), dry.err
+    assert (dry.code, "3 jobs; 0 bad rows" in dry.err) == (0, True), dry.err
 
 
 async def test_a_folder_without_images_is_wrong_input(world: Sandbox, tmp_path: Path) -> None:
@@ -61,3 +62,60 @@ async def test_a_table_from_a_pipe(world: Sandbox, tmp_path: Path) -> None:
     assert (refused.code, world.paid) == (3, 0), refused.err
     ran = await happyhorse("batch", "run", "-", "--yes", cwd=tmp_path, world=world, stdin=piped)
     assert (ran.code, world.paid) == (0, 1), ran.err
+
+
+async def test_a_run_that_goes_on_is_priced_by_what_is_left(world: Sandbox, tmp_path: Path) -> None:
+    """Rows that are paid cost nothing more, also equal ones and local images; changed ones do."""
+    (tmp_path / "cat.jpg").write_bytes((PHOTOS / "cat.jpg").read_bytes())
+    table = tmp_path / "in.csv"
+    table.write_text(f"image,prompt\n{LINK},run\n{LINK},run\ncat.jpg,\n")
+    line = ("batch", "run", "in.csv", "--yes")
+    first = await happyhorse(*line, cwd=tmp_path, world=world)
+    assert (first.code, world.paid) == (0, 3), first.err
+    assert "3 jobs; 0 bad rows: about 114.24 credits" in first.err
+    table.write_text(f"image,prompt\n{LINK},run\n{LINK},run\ncat.jpg,\n{LINK},jump\n")
+    dry = await happyhorse(*line, "--dry-run", cwd=tmp_path, world=world)
+    one = await happyhorse("estimate", "--json", cwd=tmp_path, world=world)
+    price = f"{float(str(one.lines()[0]['credits'])):.2f}"
+    assert "4 jobs, 3 of them paid or ended before, 1 left" in dry.err
+    assert f"about {price} credits" in dry.err
+    again = await happyhorse(*line, "--json", cwd=tmp_path, world=world)
+    checked = next(line for line in again.lines() if line["event"] == "checked")
+    assert (checked["settled"], world.paid) == (3, 4)
+
+
+async def test_rows_that_were_left_out_are_told(world: Sandbox, tmp_path: Path) -> None:
+    """With --skip-bad the bad rows stand in status and results, until an input has none."""
+    table = tmp_path / "in.csv"
+    table.write_text(f"image,duration\n{LINK},5\n{LINK},99\n")
+    line = ("batch", "run", "in.csv", "--yes", "--skip-bad")
+    ran = await happyhorse(*line, cwd=tmp_path, world=world)
+    assert (ran.code, world.paid) == (0, 1), ran.err
+    shown = await happyhorse("batch", "status", cwd=tmp_path)
+    assert "1  rows left out" in shown.out
+    status = await happyhorse("batch", "status", "--json", cwd=tmp_path)
+    assert status.lines()[0]["left_out"] == 1
+    written = await happyhorse("batch", "report", cwd=tmp_path)
+    assert written.code == 0, written.err
+    results = [
+        json.loads(it) for it in (tmp_path / "videos/results.jsonl").read_text().splitlines()
+    ]
+    left = [result for result in results if result["state"] == "left out"]
+    assert [(result["id"], result["charged"]) for result in left] == [("in.csv:3", "no")]
+    assert "duration" in left[0]["error"]
+    table.write_text(f"image,duration\n{LINK},5\n")
+    await happyhorse(*line, cwd=tmp_path, world=world)
+    assert not (tmp_path / "videos" / "left-out.jsonl").exists()
+
+
+async def test_watching_a_folder_ends_with_its_run(world: Sandbox, tmp_path: Path) -> None:
+    """`status --watch` shows the batch until its run has ended."""
+    ran = await happyhorse(
+        "batch", "run", LINK_TABLE, "--yes", cwd=tmp_path, world=world, stdin=ROW
+    )
+    assert ran.code == 0, ran.err
+    watched = await happyhorse("batch", "status", "--watch", cwd=tmp_path)
+    assert (watched.code, "1 of 1 jobs have ended" in watched.out) == (0, True), watched.err
+
+
+LINK_TABLE, ROW = "-", f"image\n{LINK}\n".encode()

@@ -1,0 +1,74 @@
+"""Which rows of an input a folder's ledger has dealt with already: what is left is what costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .._rules.lifecycle import JobState
+from ._admission import _key, _stamps, candidate_of
+from ._database import LEDGER_NAME, Database
+from ._identity import twin_id
+from ._jobs import Job
+
+PAID = (JobState.RUNNING, JobState.COMPLETED, JobState.SAVED)
+"""States of jobs that cost nothing more."""
+
+
+class Earlier:
+    """What earlier runs in a folder have dealt with; read-only, also while a batch runs there.
+
+    Use it in one thread at a time, and close it. Raises `LedgerError` for a ledger of no use.
+    """
+
+    def __init__(self, folder: Path, *, retry: bool) -> None:
+        path = folder / LEDGER_NAME
+        self._database = Database(path, read_only=True) if path.exists() else None
+        self._retry = retry
+        self._seen: dict[str, int] = {}
+
+    def settled(self, jobs: Sequence[Job]) -> list[bool]:
+        """Return of each row whether a run over it would buy nothing for it.
+
+        Rows must come in the input's order, for equal rows are counted. A local image that has
+        changed, or was never read, makes a new job.
+        """
+        if self._database is None:
+            return [False] * len(jobs)
+        digests = self._digests(self._database, jobs)
+        wanted: list[tuple[str, str] | None] = []
+        for job in jobs:
+            digest = None
+            image = job.request.image
+            if isinstance(image, Path):
+                digest = digests.get(_key(image))
+                if digest is None:
+                    wanted.append(None)
+                    continue
+            candidate = candidate_of(job, digest)
+            self._seen[candidate.id] = ordinal = self._seen.get(candidate.id, 0) + 1
+            wanted.append((twin_id(candidate.id, ordinal), candidate.fingerprint))
+        rows = {row.id: row for row in self._database.jobs([one[0] for one in wanted if one])}
+        return [
+            one is not None
+            and one[0] in rows
+            and rows[one[0]].fingerprint == one[1]
+            and self._is_settled(rows[one[0]].state)
+            for one in wanted
+        ]
+
+    def _is_settled(self, state: JobState) -> bool:
+        """Failed jobs, and those in doubt, are begun again only when that is asked for."""
+        ended = (JobState.FAILED, JobState.UNKNOWN)
+        return state in PAID or (state in ended and not self._retry)
+
+    def _digests(self, database: Database, jobs: Sequence[Job]) -> dict[str, str]:
+        """Look the contents of local images up by their size and times, as the ledger knows them."""
+        images = [job.request.image for job in jobs if isinstance(job.request.image, Path)]
+        stamps = _stamps(images)
+        return database.set_of("digests", list(stamps.items())) or {} if stamps else {}
+
+    def close(self) -> None:
+        """Close the ledger."""
+        if self._database is not None:
+            self._database.close(fold=False)
