@@ -22,6 +22,8 @@ from .events import Events
 
 logger = logging.getLogger("happyhorse_async")
 
+DEARNESS = 10_000
+"""The unit in which a batch keeps how much more tasks cost than their estimates."""
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0, 420.0)
 """Seconds before each look at a charge that was not settled when its task ended: 15 minutes in all,
 within which nothing that the service says about an ended task is final."""
@@ -244,8 +246,9 @@ class BatchBook:
     """Keeps a batch's jobs within its budget, in whole millionths of a credit, like the ledger.
 
     It begins with what earlier runs left there. What is reserved counts as gone until the charge is
-    known, and is committed to the ledger before the request leaves. So the budget holds across a
-    crash too, as far as the service charges no more than its own pricing rule says.
+    known, and is committed to the ledger before the request leaves. A charge above its estimate
+    raises all reservations by the same factor, as in a session's book. So the budget is passed by
+    no more than what was under way when a dearer price could first be known, across crashes too.
 
     Reservations are known by the job. Those of jobs that this run works on will be settled, and may
     leave room. The others stay as they are in this run, so nobody waits for them.
@@ -257,9 +260,16 @@ class BatchBook:
         self._parked = 0
         """Reserved for jobs that nobody works on in this run."""
         self._reserved: dict[int, int] = {}
-        """Reserved for the jobs that this run works on, by their numbers in the ledger."""
+        """Estimates of the jobs that this run works on, by their numbers in the ledger."""
         self._promised = 0
         """The sum of those."""
+        self._rounds: dict[int, int] = {}
+        """How often prices had risen when each of those was reserved."""
+        self._round = 0
+        self._late: dict[int, int] = {}
+        """Estimates of jobs whose charge is not settled yet; they count as parked."""
+        self.dearness: int = DEARNESS
+        """What tasks cost of late, in ten thousandths of their estimates; at least 1.0."""
         self._turn = asyncio.Lock()
         self._change = asyncio.Event()
         self._closed = False
@@ -269,10 +279,13 @@ class BatchBook:
         """Whether there is a budget at all."""
         return self._cap is not None
 
-    def begin(self, *, spent: Decimal, reserved: Decimal) -> None:
+    def begin(self, *, spent: Decimal, reserved: Decimal, dearness: int = DEARNESS) -> None:
         """Take over what the ledger says when a run begins."""
         self._reserved.clear()
+        self._rounds.clear()
+        self._late.clear()
         self._spent, self._parked, self._promised = to_millionths(spent), to_millionths(reserved), 0
+        self.dearness = max(DEARNESS, dearness)
         self._closed = False
 
     async def reserve(self, job: int, amount: int) -> bool:
@@ -287,17 +300,21 @@ class BatchBook:
             return True
         async with self._turn:
             while not self._closed:
-                if self._spent + self._parked + self._promised + amount <= self._cap:
+                if self._spent + self._dear(self._parked + self._promised + amount) <= self._cap:
                     self._reserve(job, amount)
                     return True
-                if not self._promised or self._spent + self._parked + amount > self._cap:
+                alone = self._spent + self._dear(self._parked + amount)
+                if not self._promised or alone > self._cap:
                     raise self._exceeded(self._cap, amount)
                 self._change.clear()
                 await self._change.wait()
         return False
 
+    def _dear(self, estimates: int) -> int:
+        return -(-estimates * self.dearness // DEARNESS)
+
     def _reserve(self, job: int, amount: int) -> None:
-        self._reserved[job] = amount
+        self._reserved[job], self._rounds[job] = amount, self._round
         self._promised += amount
 
     def claim(self, job: int, amount: int) -> None:
@@ -310,10 +327,40 @@ class BatchBook:
         """Keep a job's reservation, though nothing more happens to it in this run."""
         self._parked += self._release(job)
 
+    def await_charge(self, job: int) -> None:
+        """Keep the estimate of a job that has ended until its charge is settled. Nobody waits for
+        that: it leaves room only if the task has cost less.
+        """
+        self._late[job] = self._release(job)
+        self._parked += self._late[job]
+
     def settle(self, job: int, cost: int) -> None:
         """Replace a job's reservation by what its task has cost."""
+        self._parked -= self._late.pop(job, 0)
         self._release(job)
         self._spent += cost
+
+    def fits(self) -> bool:
+        """Whether all that is reserved fits into the budget, which rising prices can end."""
+        held = self._dear(self._parked + self._promised)
+        return self._cap is None or self._spent + held <= self._cap
+
+    def learn(self, job: int, cost: int) -> None:
+        """Take note of the settled charge of a job's video, before that replaces its estimate."""
+        estimate, since = self._reserved.get(job, self._late.get(job, 0)), self._rounds.get(job, 0)
+        if estimate <= 0:
+            return
+        factor = -(-cost * DEARNESS // estimate)
+        if factor > self.dearness:
+            self.dearness, self._round = factor, self._round + 1
+            logger.warning(
+                "a task has cost %.3g times its estimate: reservations rise to that",
+                factor / DEARNESS,
+                extra={"action": "dearer_than_estimated"},
+            )
+        elif since == self._round:
+            # Estimated since prices rose, and cheaper: by now the estimates know of it.
+            self.dearness = max(DEARNESS, factor)
 
     def free(self, job: int) -> None:
         """Give back the reservation of a job that was certainly not accepted."""
@@ -321,6 +368,7 @@ class BatchBook:
 
     def _release(self, job: int) -> int:
         amount = self._reserved.pop(job, 0)
+        self._rounds.pop(job, None)
         self._promised -= amount
         self._change.set()
         return amount
@@ -331,11 +379,12 @@ class BatchBook:
         self._change.set()
 
     def _exceeded(self, cap: int, amount: int) -> BudgetExceededError:
-        left = cap - self._spent - self._parked - self._promised
+        needed = self._dear(amount)
+        left = cap - self._spent - self._dear(self._parked + self._promised)
         return BudgetExceededError(
-            f"the next job needs about {to_credits(amount)} credits, and {to_credits(left)} of "
+            f"the next job needs about {to_credits(needed)} credits, and {to_credits(left)} of "
             f"the batch's {to_credits(cap)} are left",
-            needed=str(to_credits(amount)),
+            needed=str(to_credits(needed)),
             left=str(to_credits(left)),
             next_step="Run the batch again with a higher limit: it goes on where it stopped.",
         )

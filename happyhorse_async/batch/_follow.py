@@ -37,6 +37,7 @@ from ..errors import (
 from ._daily_limit import DailyLimit
 from ._database import NO_DOUBTS, Doubts
 from ._jobs import JobRow
+from ._late_charges import LateCharges
 from ._ledger import Ledger
 from ._outcome import Outcome, outcome_of
 from ._steps import LeftError, Steps, is_stale
@@ -111,6 +112,7 @@ class Follower:
         self._ahead = asyncio.Semaphore(MOST_AHEAD)
         self._in_flight = asyncio.Semaphore(options.max_in_flight)
         self._prices: dict[tuple[str, str, int], int] = {}
+        self.charges = LateCharges(parts, ledger, book)
         self._daily = DailyLimit(parts.events, self.pause)
         self._accepted = 0
         """Submissions of this run that were accepted."""
@@ -151,7 +153,8 @@ class Follower:
                     await self._make(job)
                 # Here nothing is held: downloads wait in the downloader's own queue, where those
                 # whose links die first go first.
-                self._book.settle(job.seq, await self.steps.save(job))
+                estimate = job.reserved
+                self.charges.settle(job, estimate, await self.steps.save(job))
                 return outcome_of(job, self._videos)
             except LeftError:
                 await self._hold(job)
@@ -171,17 +174,30 @@ class Follower:
 
     async def _make(self, job: JobRow) -> None:
         """Have the service make a job's video."""
-        if job.state is JobState.NEW:
-            await self._daily.passed()
-        async with self._ahead if job.awaits_upload else NOWHERE:
-            await self._upload(job)
-            await self._reserve(job)
-            await self._in_flight.acquire()
+        await self._take_place(job)
         try:
             await self._submit(job)
             await self.steps.watch(job, timeout=self._options.timeout)
+            # While the place is held: what takes it next must know what videos cost by now.
+            await self.charges.learn(job)
         finally:
             self._in_flight.release()
+
+    async def _take_place(self, job: JobRow) -> None:
+        """Prepare a job, and take one of the places of jobs that are under way."""
+        while True:
+            if job.state is JobState.NEW:
+                await self._daily.passed()
+            async with self._ahead if job.awaits_upload else NOWHERE:
+                await self._upload(job)
+                await self._reserve(job)
+                await self._in_flight.acquire()
+            if job.state is not JobState.NEW or self._book.fits():
+                return
+            # Prices have risen since its money was set aside: that may be too little now.
+            self._in_flight.release()
+            self._book.free(job.seq)
+            job.reserved = 0
 
     async def _upload(self, job: JobRow) -> None:
         if self.stopping and job.awaits_upload:

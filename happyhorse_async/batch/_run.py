@@ -25,6 +25,7 @@ from ._admission import GROUP, Admission, BadRow, Candidate, Input, Intake, Verd
 from ._database import Database
 from ._follow import BatchOptions, Follower
 from ._jobs import Job, JobRow
+from ._late_charges import DEARNESS_FACT, dearness_of
 from ._ledger import Ledger
 from ._outcome import Outcome, UnsavedOutcome, outcome_of
 from ._videos import VideoFolder
@@ -147,7 +148,8 @@ class Outcomes:
         totals = await self._ledger.call(Database.totals)
         if totals.states:
             await asyncio.to_thread(self._videos.look)
-        self._book.begin(spent=totals.spent, reserved=totals.reserved)
+        said = await self._ledger.call(lambda database: database.fact(DEARNESS_FACT))
+        self._book.begin(spent=totals.spent, reserved=totals.reserved, dearness=dearness_of(said))
         follower = self._follower = Follower(
             self._parts,
             self._ledger,
@@ -160,12 +162,16 @@ class Outcomes:
         )
         if self._stop_asked:
             follower.stop()
-        async with asyncio.TaskGroup() as around:
-            # Nothing may be paid that cannot be noted: when the ledger is lost, all ends at once.
-            guard = around.create_task(_raised_by(self._ledger.lost))
-            async with asyncio.TaskGroup() as self._jobs:
-                await self._feed(self)
-            guard.cancel()
+        try:
+            async with asyncio.TaskGroup() as around:
+                # Nothing may be paid that cannot be noted: when the ledger is lost, all ends at
+                # once.
+                guard = around.create_task(_raised_by(self._ledger.lost))
+                async with asyncio.TaskGroup() as self._jobs:
+                    await self._feed(self)
+                guard.cancel()
+        finally:
+            await follower.charges.end()
         self._failure = follower.reason
 
     async def _note_end(self, how: str) -> None:

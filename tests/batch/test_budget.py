@@ -13,13 +13,14 @@ import anyio
 import pytest
 
 from happyhorse_async import Budget, BudgetExceededError, ImageToVideo, RetryPolicy, Session
-from happyhorse_async.batch import JobState
+from happyhorse_async.batch import Batch, JobState, _late_charges
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.batch.support import Worker, killed_after, until, write_manifest
 from tests.conftest import open_session
 
 pytestmark = pytest.mark.anyio
 
+SUBMIT = "/v1/videos/generations"
 PRICE = Decimal("22.848")
 """Of three seconds at 720p."""
 
@@ -134,3 +135,120 @@ async def test_never_exceeded_across_crashes(tmp_path: Path) -> None:
         assert not (await worker.ended()).endswith("done\n")
         assert spent(sandbox) == cap
         assert len(list(folder.glob("*.mp4"))) == 20
+
+
+# --- prices that nobody could foresee -------------------------------------------------------------
+
+
+def charged(sandbox: Sandbox) -> Decimal:
+    """Add up what the service has really taken, and what it still holds."""
+    entries: dict[str, Decimal] = {}
+    for entry in sandbox.ledger:
+        before = entries.get(entry.task_id, Decimal(0))
+        entries[entry.task_id] = before - entry.credits if entry.kind == "refund" else entry.credits
+    return sum(entries.values(), Decimal(0))
+
+
+ATTACKS: dict[str, tuple[tuple[Fault, ...], Decimal]] = {
+    "prices rise tenfold": (
+        (Fault("odd-charge", path=SUBMIT, after=4, times=None, factor=10),),
+        PRICE * 10,
+    ),
+    "and the rule says so": ((Fault("price", path=SUBMIT, after=4, factor=10),), PRICE * 10),
+    "negative charges": (
+        (
+            Fault(
+                "odd-number",
+                path="/v1/tasks",
+                times=None,
+                fields=("credits_used", "charged_credits", "credits"),
+                value=-1e6,
+            ),
+        ),
+        PRICE,
+    ),
+    "answers are lost": ((Fault("drop-after", path=SUBMIT, times=7),), PRICE),
+    "all replays are told as replayed": (
+        (
+            Fault("drop-after", path=SUBMIT, times=3),
+            Fault("odd-charge", path=SUBMIT, after=3, times=None, factor=10),
+        ),
+        PRICE * 10,
+    ),
+    "failures are charged": (
+        (Fault("fail-task", path=SUBMIT, times=3, refund=False),),
+        PRICE,
+    ),
+}
+"""What a service may do to a budget, and the most that one task then costs."""
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_a_budget_under_attack(tmp_path: Path, attack: str) -> None:
+    """Whatever the service charges, a batch spends no more than its budget and what was under way
+    when a dearer price could first be known, in three runs together; nothing stays reserved.
+    """
+    faults, dearest = ATTACKS[attack]
+    cap, at_once = PRICE * 20, 3
+    quick = RetryPolicy(attempts=3, first_pause=0.01, longest_pause=0.02)
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox:
+        for fault in faults:
+            sandbox.fail(fault)
+        for _ in range(3):
+            async with (
+                open_session(sandbox) as session,
+                session.batch(
+                    tmp_path, budget=Budget(credits=cap), max_in_flight=at_once, retry=quick
+                ) as batch,
+            ):
+                try:
+                    with anyio.fail_after(100):
+                        async for _outcome in batch.run(rows(60)):
+                            pass
+                except BudgetExceededError:
+                    pass
+                totals = await batch.totals()
+                assert totals.reserved == 0
+        sandbox.finish()
+        assert charged(sandbox) <= cap + at_once * dearest, (charged(sandbox), sandbox.paid)
+        assert sandbox.paid >= at_once
+
+
+async def test_charges_that_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch looks again at charges that were not settled when their videos came: from the first
+    dearer one on nothing is bought that the budget cannot bear, and the ledger has what was charged.
+    """
+    monkeypatch.setattr(_late_charges, "PAUSES", (0.01,) * 10_000)
+    async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox:
+        sandbox.fail(Fault("odd-charge", path=SUBMIT, times=None, factor=10))
+        sandbox.fail(Fault("late-settlement", path=SUBMIT, times=None, seconds=600))
+        async with (
+            open_session(sandbox) as session,
+            session.batch(tmp_path, budget=Budget(credits=PRICE * 20), max_in_flight=3) as batch,
+        ):
+            ending = asyncio.create_task(ends(batch))
+            await until(lambda: sandbox.paid == 3)
+            sandbox.advance(10)
+            await until(lambda: sandbox.paid == 6)
+            sandbox.advance(1000)
+            while (await batch.totals()).spent < PRICE * 30:
+                await asyncio.sleep(0)
+            sandbox.advance(1000)
+            with anyio.fail_after(60):
+                assert await ending == 6
+            assert sandbox.paid == 6
+        async with (
+            open_session(sandbox) as session,
+            session.batch(tmp_path, budget=Budget(credits=PRICE * 61)) as batch,
+        ):
+            assert await ends(batch) == 6
+            assert sandbox.paid == 6, "what videos cost is remembered"
+
+
+async def ends(batch: Batch) -> int:
+    """Run a batch until its money is used up; return how many outcomes were told."""
+    told = 0
+    with pytest.raises(BudgetExceededError, match="left"):  # noqa: PT012 outcomes come before the error
+        async for _ in batch.run(rows(60)):
+            told += 1
+    return told
