@@ -17,7 +17,7 @@ import attrs
 from ._config import Budget, Limits, Network, Polling, RetryPolicy, Settings, Timeouts
 from ._models import TASK_ID
 from ._request import ImageLike, ImageToVideo, RequestFields, made_request, made_requests
-from ._tasks import Submission, TaskHandle, handle_of, submission_of
+from ._tasks import FoundTasks, Submission, TaskHandle, handle_of, submission_of
 from .errors import InvalidRequestError, SessionClosedError
 from .events import on_behalf_of
 
@@ -220,23 +220,28 @@ class Session:
             [task if isinstance(task, str) else task.id for task in tasks], timeout=timeout
         )
 
-    async def find_tasks(
+    def find_tasks(
         self,
         *,
         status: str | None = None,
         model: str | None = None,
         page: int = 1,
         page_size: int = 50,
-    ) -> TaskPage:
-        """Read one page of the account's tasks, newest first.
+    ) -> FoundTasks:
+        """Read the account's tasks, newest first: `await` gives one page, `async for` all of them.
 
-        `status` is "processing" (queued ones included), "completed", "failed" or "cancelled";
-        `page_size` at most 50. Seen in the vendor's clients, not promised: a server without it
-        gives `NotFoundError`.
+        `async for` begins with `page` and reads further pages as they are needed; of a task that
+        moves to the next page meanwhile, it tells once. `status` is "processing" (queued ones
+        included), "completed", "failed" or "cancelled"; `page_size` at most 50. Seen in the
+        vendor's clients, not promised: a server without it gives `NotFoundError`.
         """
-        return await self._open().api.list_tasks(
-            status=status, model=model, page=page, page_size=page_size
-        )
+
+        async def read(number: int) -> TaskPage:
+            return await self._open().api.list_tasks(
+                status=status, model=model, page=number, page_size=page_size
+            )
+
+        return FoundTasks(read, page)
 
     # --- all in one -------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never
 
@@ -16,7 +16,7 @@ from .events import on_behalf_of
 
 if TYPE_CHECKING:
     from ._downloader.destinations import Destination
-    from ._models import Task
+    from ._models import Task, TaskPage, TaskSummary
     from ._parts import Parts
     from ._poller import Updates
     from ._request import ImageToVideo
@@ -157,6 +157,56 @@ def handle_of(parts: Parts, acceptance: Acceptance, *, tag: Any = None) -> TaskH
         accepted=acceptance.task,
         tag=tag,
     )
+
+
+class FoundTasks(Coroutine[Any, Any, "TaskPage"]):
+    """The account's tasks: `await` it for one page, or iterate over all of them with `async for`.
+
+    Made by `Session.find_tasks`. Each iteration begins anew.
+    """
+
+    __slots__ = ("_first", "_page", "_read")
+
+    def __init__(self, read: Callable[[int], Coroutine[Any, Any, TaskPage]], page: int) -> None:
+        self._read = read
+        self._page = page
+        self._first: Coroutine[Any, Any, TaskPage] | None = None
+
+    def __await__(self) -> Generator[Any, Any, TaskPage]:
+        return self._read(self._page).__await__()
+
+    async def __aiter__(self) -> AsyncGenerator[TaskSummary, None]:
+        told: set[str] = set()
+        number = self._page
+        while True:
+            page = await self._read(number)
+            # A page that brings nothing new is the end, also where a service pages for ever.
+            fresh = [item for item in page.items if item.id not in told]
+            told.update(item.id for item in fresh)
+            for item in fresh:
+                yield item
+            if not fresh or len(page.items) < page.page_size:
+                return
+            number += 1
+
+    # --- A coroutine to asyncio.create_task and asyncio.run.
+
+    def send(self, value: Any, /) -> Any:
+        """Go on reading the page, as a coroutine does."""
+        if self._first is None:
+            self._first = self._read(self._page)
+        return self._first.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error where the reading stands, as a coroutine does."""
+        if self._first is None:
+            self._first = self._read(self._page)
+        return self._first.throw(*error)
+
+    def close(self) -> None:
+        """End the reading, as a coroutine does."""
+        if self._first is not None:
+            self._first.close()
 
 
 @attrs.frozen(kw_only=True)

@@ -280,6 +280,46 @@ async def test_a_wait_that_is_over_says_how_to_go_on(session: Session) -> None:
     assert task.id in (caught.value.next_step or "")
 
 
+async def test_all_tasks_can_be_iterated_over_page_by_page(
+    sandbox: Sandbox, session: Session
+) -> None:
+    """`async for` reads as many pages as it needs, newest first, and tells each task once, although
+    a task that is submitted meanwhile moves all others on.
+    """
+    tasks = [await session.submit(LINK, seed=seed) for seed in range(1, 8)]
+    found = []
+    async for item in session.find_tasks(page_size=3):
+        if not found:
+            await session.submit(LINK, seed=99)
+        found.append(item.id)
+    assert found == [task.id for task in reversed(tasks)]
+    assert sandbox.count("GET", "/v1/tasks") == 3
+    assert [item.id async for item in session.find_tasks(page=3, page_size=3)] == [
+        task.id for task in tasks[1::-1]
+    ]
+    (early,) = [item async for item in session.find_tasks(page_size=1, page=8)]
+    assert early.id == tasks[0].id
+
+
+async def test_one_page_is_awaited_wherever_a_coroutine_is_taken(session: Session) -> None:
+    """A page can be awaited, gathered, and made an asyncio task, as before."""
+    await session.submit(LINK)
+    first, second = await asyncio.gather(
+        asyncio.create_task(session.find_tasks()), session.find_tasks()
+    )
+    assert first == second == await session.find_tasks()
+    assert (await session.find_tasks(status="completed")).items == ()
+
+
+async def test_pages_that_repeat_for_ever_are_the_end(sandbox: Sandbox, session: Session) -> None:
+    """A server that knows no pages, and gives the same tasks to each question, is asked twice."""
+    task = await session.submit(LINK)
+    body = {"data": [{"id": task.id, "status": "pending"}], "total": 999}
+    sandbox.fail(Fault("refuse", method="GET", path="/v1/tasks", status=200, body=body, times=None))
+    assert [item.id async for item in session.find_tasks(page_size=1)] == [task.id]
+    assert sandbox.count("GET", "/v1/tasks") == 2
+
+
 async def test_the_list_endpoint_is_open_to_callers(sandbox: Sandbox, session: Session) -> None:
     """find_tasks gives a page; on a server without it, the documented error."""
     task = await session.submit(LINK)

@@ -6,6 +6,7 @@ be refused carries a comment that says so, and a checker complains when it is no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, assert_type
@@ -21,10 +22,13 @@ from happyhorse_async import (
     Submission,
     Task,
     TaskHandle,
+    TaskPage,
+    TaskSummary,
     Video,
 )
 from happyhorse_async.batch import Outcome
-from happyhorse_async.events import BudgetChanged, Downloading, Event, Submitted
+from happyhorse_async.events import BudgetChanged, Downloading, Ended, Event, Submitted
+from happyhorse_async.integrations.otel import instrument
 
 
 async def one_video(session: Session) -> Video:
@@ -100,6 +104,25 @@ async def watched(session: Session, tasks: list[TaskHandle]) -> None:
     async for update in tasks[0].updates():
         assert_type(update, Task)
     assert_type((await tasks[0].wait(timeout=60)).usage.credits_used, Decimal | None)
+
+
+async def found(session: Session) -> None:
+    """A search is one page to `await`, and all tasks to `async for`."""
+    page = await session.find_tasks(status="completed")
+    assert_type(page, TaskPage)
+    assert_type(page.items[0], TaskSummary)
+    async for summary in session.find_tasks(page_size=20):
+        assert_type(summary, TaskSummary)
+    await session.find_tasks(pages=2)  # type: ignore[call-arg]
+
+
+def traced(session: Session) -> None:
+    """Bars and traces are taken off again."""
+    with session.progress():
+        pass
+    stop = instrument(session, prompts=True)
+    assert_type(stop, Callable[[], None])
+    session.subscribe(lambda event: print(event.work, event.seconds), Ended)
 
 
 def listening(session: Session) -> None:
