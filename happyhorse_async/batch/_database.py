@@ -147,7 +147,7 @@ class Database:
                 # Not for readers: it takes a while, in which the log cannot be folded in.
                 self._check_pages()
                 self._migrate()
-            self.batch_id = str(self.fact("batch") or "")
+            self.batch_id: str = str(self.fact("batch") or "")
             facts = os.stat(self.path)
             self._file = facts.st_dev, facts.st_ino
         except BaseException:

@@ -74,7 +74,7 @@ class Cluster:
 
     def __init__(self, database: str) -> None:
         """Take a link like `postgresql://user@host/name`; raises `ConfigurationError` for others."""
-        self.url = check_url(database)
+        self.url: str = check_url(database)
 
     async def set_limits(
         self,
