@@ -276,7 +276,7 @@ class InFlight:
             )
             self._to(SubmissionStage.IN_DOUBT)
             return
-        self.road.proof.sample = self.key, task.id
+        self.road.proof.offer((self.key, task.id))
         self._accept(task, request_id=answer.request_id, replayed=said == "true")
 
     def _accept(

@@ -48,8 +48,9 @@ class KeyProof:
         self._decided = asyncio.Event()
         self.shown = False
         """The service has shown that it keeps keys: sending one again is free."""
-        self.sample: tuple[str, str] | None = None
+        self._sample: tuple[str, str] | None = None
         """A key that the service certainly has had, of another submission, and its task's id."""
+        self._sampled = False
 
     def can_be_asked(self, *, by_user: bool = False) -> bool:
         """Whether asking may help. With replays=0 no key is sent again, not even to ask, but at the
@@ -65,6 +66,11 @@ class KeyProof:
         if isinstance(error, APIStatusError) and error.own_body:
             known = error.code == retry.CONFLICT or retry.is_pending(error)
             self.shown = self.shown or known
+
+    def offer(self, sample: tuple[str, str] | None) -> None:
+        """Take a key to ask with that has become a task, and the task's id; the first one counts."""
+        if sample is not None and not self._sampled:
+            self._sample, self._sampled = sample, True
 
     @contextmanager
     def undecided(self) -> Iterator[None]:
@@ -100,15 +106,17 @@ class KeyProof:
             for attempt in range(1, self._policy.attempts + 1):
                 if self.shown or not self.can_be_asked(by_user=by_user):
                     break
-                sample = self.sample
+                sample = self._sample
                 began = asyncio.get_running_loop().time()
                 answer, error = await self._ask_once(sample[0] if sample else key)
                 if answer is not None:
                     took = asyncio.get_running_loop().time() - began
                     return answer if self._believed(answer, sample, took) and not sample else None
                 if self._is_final(error):
-                    # Where a key that arrived shows nothing, no other one will.
-                    self._in_vain += 1 if sample is None else MOST_ASKED
+                    if sample is not None:
+                        self._sample = None  # it may be too old to be known: on with the own key
+                        continue
+                    self._in_vain += 1
                     break
                 pause = retry.pause_before(self._policy, attempt, error, random.random())
                 if self.shown or not await self._closing.pause(pause):

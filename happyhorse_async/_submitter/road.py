@@ -72,6 +72,8 @@ class Earlier:
     word."""
     by_user: bool = False
     """The user has asked for it now: the service is asked for the key with replays=0 too."""
+    known: tuple[str, str] | None = None
+    """A key that has become another task, and that one's id: to ask with whether keys are kept."""
 
 
 UNKNOWN_TO_US = Earlier()

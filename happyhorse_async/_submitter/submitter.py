@@ -338,6 +338,7 @@ class Submitter:
                 # Clocks are set now and then: a window that is too narrow would hide the task.
                 ago = max(0.0, time.time() - earlier.since) + MARGIN
                 sub.left_at = self._road.loop.time() - ago
+            self._road.proof.offer(earlier.known)
             if earlier.look:
                 sub.stage = SubmissionStage.CHECKING
 

@@ -69,6 +69,8 @@ class Doubts(NamedTuple):
     """None of them was sent before this time, in Unix seconds: the first run began then."""
     claimed: Set[str]
     """The tasks of other jobs since the first of them was sent."""
+    known: tuple[str, str] | None = None
+    """The key and the id of another job's task, the newest: the service has had that key."""
 
 
 NO_DOUBTS = Doubts(None, frozenset())
@@ -324,9 +326,9 @@ class Database:
         first_run, since = self._db.execute(self._sql["doubts"], (json.dumps(states),)).fetchone()
         if since is None:
             return Doubts(first_run, frozenset())
-        return Doubts(
-            first_run, frozenset(row[0] for row in self._db.execute(self._sql["claimed"], (since,)))
-        )
+        claimed = frozenset(row[0] for row in self._db.execute(self._sql["claimed"], (since,)))
+        known = self._db.execute(self._sql["known-key"]).fetchone()
+        return Doubts(first_run, claimed, known)
 
     def add_strangers(self, names: Sequence[str]) -> None:
         """Note videos that are not this batch's: they were there before it."""

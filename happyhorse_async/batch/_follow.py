@@ -270,6 +270,7 @@ class Follower:
             since=since,
             claimed=self._doubts.claimed.__contains__,
             by_user=job.state is JobState.UNKNOWN,
+            known=self._doubts.known,
         )
 
     # --- when it fails ----------------------------------------------------------------------------

@@ -76,6 +76,10 @@ SELECT min(r.started), (SELECT min(coalesce(j.accepted, 0)) FROM json_each(?) AS
 -- The tasks that are jobs' own since some time.
 SELECT task_id FROM jobs WHERE task_id IS NOT NULL AND accepted >= ?;
 
+-- name: known-key
+-- The key of the newest task, and its id.
+SELECT key, task_id FROM jobs WHERE task_id IS NOT NULL AND key IS NOT NULL ORDER BY accepted DESC LIMIT 1;
+
 -- name: begin-run
 INSERT INTO runs (pid, started) VALUES (?, ?);
 

@@ -149,13 +149,32 @@ async def test_one_request_that_arrived_proves_the_keys_of_all(tmp_path: Path) -
     keys are kept, wait for the sixth, and are then sent again. Nobody has to decide anything.
     """
     async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox:
-        sandbox.fail(Fault("drop-before", path=SUBMIT, times=5))
+        lost = [*range(1, 6), *range(7, 100)]
+        sandbox.fail(Fault("drop-before", path=SUBMIT, nth=lost, times=None))
         left = await killed_while_submitting(sandbox, tmp_path / "first", rows(6), sent=6)
         assert sandbox.paid == 1
         async with open_session(sandbox) as session:
             outcomes = await run(session, left, rows(6))
         assert [outcome.state for outcome in outcomes] == [JobState.SAVED] * 6
         assert sandbox.paid == 6
+
+
+async def test_a_saved_job_proves_the_keys_of_one_that_never_arrived(tmp_path: Path) -> None:
+    """A killed run left one request, which never arrived, and somebody else's task looks like it:
+    the key of a job that was saved shows that keys are kept, and the request is sent again.
+    """
+    async with Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox:
+        async with open_session(sandbox) as session:
+            await run(session, tmp_path / "first", rows(1))
+        left = await killed_while_submitting(
+            sandbox, tmp_path / "first", rows(2), fault="drop-before", sent=2
+        )
+        async with open_session(sandbox) as neighbour:
+            await neighbour.submit(rows(2)[1])
+        async with open_session(sandbox) as session:
+            outcomes = await run(session, left, rows(2))
+        assert [outcome.state for outcome in outcomes] == [JobState.SAVED] * 2
+        assert sandbox.paid == 3
 
 
 async def test_bytes_begin_again_with_their_row(tmp_path: Path, cat: Path) -> None:

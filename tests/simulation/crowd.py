@@ -59,11 +59,13 @@ class Crowd(Night):
         ]
         self.outages()
         self.clock_steps()
+        self.neighbours()
         for life in range(chance.randint(1, MOST_LIVES)):
             self.storm()
             self.faults += draw_service_faults(self)
             self._live(f"life {life}", disturbed=True)
         self.calm()
+        self.neighbours_leave()
         self.world.settle(1200)
         for wish in self.wishes:
             wish.given_up = wish.given_up if wish.given_up.startswith("final") else ""
@@ -96,8 +98,8 @@ class Crowd(Night):
             ]
             if disturbed:
                 for caller in callers:
-                    wish, when = self.chance.random() < 0.25, self.chance.uniform(0, 400)
-                    if wish and self.may("a caller is cancelled"):
+                    cancelled, when = self.chance.random() < 0.25, self.chance.uniform(0, 400)
+                    if cancelled and self.may("a caller is cancelled"):
                         asyncio.get_running_loop().call_later(when, caller.cancel)
             await asyncio.gather(*callers, return_exceptions=True)
             orphans = list(session.orphans)
@@ -151,12 +153,12 @@ class Crowd(Night):
         if not self.features.idempotency:  # who asks again after a doubt pays again, and was told
             self._check_always()
             return
-        paid = self.sandbox.paid
+        paid = len(self.tasks)
         laws.require(
             paid <= len(self.wishes), "paid twice", f"{paid} paid for {len(self.wishes)} wishes"
         )
         known = {wish.task_id for wish in self.wishes}
-        unknown = [task.id for task in self.sandbox.tasks if task.id not in known]
+        unknown = [task.id for task in self.tasks if task.id not in known]
         laws.require(not unknown, "a paid task that nobody knows", unknown)
         missing = [
             wish
@@ -168,6 +170,14 @@ class Crowd(Night):
 
     def _check_always(self) -> None:
         laws.whole_videos(self, [wish.path for wish in self.wishes if wish.path is not None])
+        laws.true_videos(
+            self,
+            [
+                (wish.path, wish.task_id)
+                for wish in self.wishes
+                if wish.path is not None and wish.task_id is not None
+            ],
+        )
         laws.no_scraps(self.folder)
         laws.never_free_when_paid(self)
         laws.key_nowhere(self, self.folder)

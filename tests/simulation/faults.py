@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SUBMIT = "/v1/videos/generations"
 PAGE = "<html><head><title>502 Bad Gateway</title></head><body>502 Bad Gateway</body></html>"
 
+OWN = {"error": {"code": "service_unavailable", "message": "down", "type": "api_error"}}
+
 Details = Callable[[random.Random], dict[str, Any]]
 POST = {"method": "POST", "path": SUBMIT}
 
@@ -35,6 +37,14 @@ KINDS: dict[str, tuple[str, Details]] = {
     "page-after-submission": (
         "answer-after",
         lambda c: {**POST, "status": c.choice([400, 403, 500, 502, 504]), "body": PAGE},
+    ),
+    "answer-after-submission": (
+        "answer-after",
+        lambda c: {**POST, "status": c.choice([500, 502, 503]), "body": OWN},
+    ),
+    "refused-replay": (
+        "refuse",
+        lambda c: {**POST, "sending": [2, 3, 4], "status": c.choice([400, 402, 403])},
     ),
     "page-after-read": (
         "answer-after",
@@ -92,6 +102,7 @@ def draw_service_faults(night: Night) -> list[str]:
     """Let the service misbehave in a few ways; return their names."""
     chance, sandbox = night.chance, night.sandbox
     names = chance.sample(sorted(KINDS), chance.randint(0, 6))
+    night.count_faults()
     sandbox.clear_faults()
     drawn = []
     for name in names:
@@ -102,7 +113,7 @@ def draw_service_faults(night: Night) -> list[str]:
             **details(chance),
         }
         if night.may(f"service:{name}"):
-            sandbox.fail(Fault(action, **how))
+            night.drawn.append((name, sandbox.fail(Fault(action, **how))))
             drawn.append(name)
     return drawn
 

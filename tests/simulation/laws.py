@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,23 @@ def whole_videos(night: Night, paths: Iterable[Path]) -> None:
         require(path.is_file(), "a saved video is not there", path)
         data = path.read_bytes()
         require(data[4:8] == b"ftyp" and b"mdat" in data, "a saved video is none", path)
+
+
+def true_videos(night: Night, saved: Iterable[tuple[Path, str]]) -> None:
+    """Every saved video is the one that the service made, byte for byte.
+
+    No client can tell bytes that a host has falsified within a box.
+    """
+    if "corrupt" in night.faults:
+        return
+    for path, task_id in saved:
+        require(path.read_bytes() == night.truth(task_id), "a saved video is another", path)
+
+
+def named_once(night: Night) -> None:
+    """No video is fetched again after it got its name."""
+    twice = [name for name, times in Counter(night.named).items() if times > 1]
+    require(not twice, "a video is fetched again after it was saved", twice)
 
 
 def nothing_left(things: list[str], whose: str) -> None:

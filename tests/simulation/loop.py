@@ -190,7 +190,10 @@ class World:
         self.dead: list[Any] = []
         """Loops of killed processes, kept so that none of their `finally` ever runs."""
         self.trace: list[str] = []
-        self.disk_fault: Callable[[], OSError | None] = lambda: None
+        self.stepping = False
+        """A loop is running."""
+        self.inlined = False
+        """It does what a thread would do."""
         self._steps = 0
 
     def wall(self) -> float:
@@ -216,15 +219,15 @@ class World:
 
     def inline(self, loop: Loop, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
         """Make a blocking call now; its end is told after the time that it may have taken."""
-        error = self.disk_fault()
+        self.inlined = True
         try:
-            if error is not None:
-                raise error
             result = call()
         except BaseException as raised:  # noqa: BLE001  # as a thread hands it on
             self._tell(loop, future, None, raised)
         else:
             self._tell(loop, future, result, None)
+        finally:
+            self.inlined = False
 
     def _tell(
         self, loop: Loop, future: asyncio.Future[Any], result: Any, error: BaseException | None
@@ -239,6 +242,14 @@ class World:
 
         loop.call_at(self.now + self.chance.expovariate(500), tell)
 
+    def start(self, loop: Loop, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Start some work of a process, beside whatever else goes on."""
+        events._set_running_loop(loop)
+        try:
+            return loop.create_task(work, name="main")
+        finally:
+            events._set_running_loop(None)
+
     def run(
         self,
         loop: Loop,
@@ -247,11 +258,7 @@ class World:
         until: Callable[[], bool] = lambda: False,
     ) -> Any:
         """Run the world until some work of one process has ended, or until a condition holds; then None."""
-        events._set_running_loop(loop)
-        try:
-            task = loop.create_task(work, name="main")
-        finally:
-            events._set_running_loop(None)
+        task = self.start(loop, work)
         deadline = self.now + LATEST
         while not task.done():
             if until():
@@ -282,7 +289,11 @@ class World:
                 break
         else:
             loop = self._sleep(deadline)
-        loop.step()
+        self.stepping = True
+        try:
+            loop.step()
+        finally:
+            self.stepping = False
 
     def _sleep(self, deadline: float) -> Loop:
         """Go on to the earliest timer of all; return its loop."""

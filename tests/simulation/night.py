@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import random
@@ -11,8 +12,9 @@ import shutil
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, tzinfo
 from importlib import import_module
 from pathlib import Path
@@ -21,10 +23,14 @@ from typing import Any
 import anyio._backends._asyncio as anyio_asyncio
 
 from happyhorse_async import HappyHorseError, Limits, Polling, RetryPolicy, Session, Timeouts
-from happyhorse_async.sandbox import Features, Sandbox
+from happyhorse_async.sandbox import Fault, Features, Sandbox
+from happyhorse_async.sandbox._sandbox_task import SandboxTask
+from happyhorse_async.webhooks import Webhooks
+from tests.simulation import laws
 from tests.simulation.faults import draw_features
 from tests.simulation.loop import Loop, World
 from tests.simulation.network import Weather
+from tests.simulation.watch import watched
 
 for _part in (
     "_downloader",
@@ -40,6 +46,8 @@ for _part in (
         f"happyhorse_async.{_part}"
     )  # all that is loaded late, so that the first night is as the others
 
+NEIGHBOUR = "neighbour"
+"""The prompt of what another session asks for."""
 TMPFS = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
 PORTS = 41001, 41002
 """The service's ports; they are bound and never listened to, so that nights may run side by side."""
@@ -69,6 +77,13 @@ class Night:
         self.is_calm = False
         self.graves: list[Path] = []
         self.visited: set[str] = set()
+        self.broken: list[tuple[str, str]] = []
+        """Laws that were broken on the way."""
+        self.named: list[str] = []
+        """Videos that got their names, in order."""
+        self.drawn: list[tuple[str, Fault]] = []
+        self.moves: Counter[str] = Counter()
+        self.neighbour: Loop | None = None
         self.faults: list[str] = []
 
     # --- the world ---------------------------------------------------------------------------------
@@ -80,14 +95,29 @@ class Night:
         handler = _Keep(self.logged)
         logging.getLogger("happyhorse_async").addHandler(handler)
         try:
-            with virtual(self.world, self.seed):
+            with virtual(self.world, self.seed), watched(self):
                 self.sandbox = self.world.run(self.server, self._serve())
                 self.act()
+                self.count_faults()
+                for law, why in self.broken:
+                    laws.require(False, law, why)
                 self.check()
         finally:
             logging.getLogger("happyhorse_async").removeHandler(handler)
             self.bury()
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def break_law(self, law: str, why: object) -> None:
+        """Take note of a law that was broken; the night goes on, and fails at its end."""
+        self.world.note(f"BROKEN {law}: {why}")
+        self.broken.append((law, str(why)))
+
+    def count_faults(self) -> None:
+        """Take note of the faults that have struck."""
+        for name, fault in self.drawn:
+            if self.sandbox.fired(fault):
+                self.visited.add(f"fault:{name}")
+        self.drawn.clear()
 
     def act(self) -> None:
         """Let happen what the seed says."""
@@ -142,9 +172,9 @@ class Night:
     def calm(self) -> None:
         """Let all faults stop."""
         self.is_calm = True
+        self.count_faults()
         self.world.network.weather = Weather.fair()
         self.world.network.down = False
-        self.world.disk_fault = lambda: None
         self.sandbox.clear_faults()
         self.world.note("calm")
 
@@ -162,6 +192,56 @@ class Night:
             return
         self.world.network.down = down
         self.world.note("outage" if down else "outage ends")
+
+    def neighbours(self) -> None:
+        """Let another session use the same account, for tasks that look much the same."""
+        count = self.chance.choice([0, 0, 1, 3])
+        if count and self.may("a neighbour"):
+            self.neighbour = self.world.process("neighbour")
+            self.world.start(self.neighbour, self._neighbour(count))
+
+    async def _neighbour(self, count: int) -> None:
+        async with self.session() as session:
+            for n in range(count):
+                await asyncio.sleep(self.chance.uniform(0, 300))
+                with suppress(HappyHorseError):
+                    await session.submit(
+                        f"https://cdn.example.com/{n}.png", prompt=NEIGHBOUR, duration=3
+                    )
+
+    def neighbours_leave(self) -> None:
+        """End the other session."""
+        if self.neighbour is not None:
+            self.world.kill(self.neighbour)
+            self.neighbour = None
+
+    @property
+    def tasks(self) -> list[SandboxTask]:
+        """Return the tasks that were paid for by the processes that are watched."""
+        return [task for task in self.sandbox.tasks if task.request.get("prompt") != NEIGHBOUR]
+
+    def truth(self, task_id: str) -> bytes:
+        """Return the bytes of a task's video as the service made it."""
+        service: Any = self.sandbox._service
+        record = self.sandbox.task(task_id)._record
+        data: bytes = self.world.run(self.server, service.videos.video(record)).data
+        return data
+
+    async def call_back(self, session: Session) -> None:
+        """Bring callbacks late, twice, for tasks of others, with nonsense in them, or not at all."""
+        webhooks = Webhooks(session)
+        token = str(session.webhook_url).rpartition("/")[2]
+        while True:
+            await asyncio.sleep(self.chance.uniform(0, 60))
+            about = [task.id for task in self.sandbox.tasks] + ["task-of-nobody"]
+            body: bytes = json.dumps({"id": self.chance.choice(about)}).encode()
+            body = self.chance.choice([body, body, body, b"{", b'{"id": 3}', body[:-3]])
+            for _ in range(self.chance.randint(0, 2)):
+                said = webhooks.receive(token, body)
+                self.visited.add(f"callback:{said}")
+            said = webhooks.receive("another", body)
+            if said != 404:
+                self.break_law("a callback is taken without its token", said)
 
     def clock_steps(self) -> None:
         """Let the wall clock step, forwards and back."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from decimal import Decimal
 from typing import Any
 
 from happyhorse_async import Budget, HappyHorseError, ImageToVideo
-from happyhorse_async.batch import Job
+from happyhorse_async.batch import Batch, Job, JobState
+from happyhorse_async.batch._database import LEDGER_NAME
 from tests.simulation import laws
 from tests.simulation.disk import bad_disk
 from tests.simulation.faults import draw_service_faults
@@ -32,31 +35,59 @@ class Overnight(Night):
         self.place = self.folder / "videos"
         self.outcomes: dict[str, Any] = {}
         self.jobs = self._manifest()
-        self.budget = chance.choice(
-            [None, None, Budget(credits=float(PRICE) * (self.size * 3 // 5))]
-        )
+        self.wanted = {_name(job): job for job in self.jobs}
+        """All that was ever in the manifest."""
+        self.cap = self.size * 3 // 5
+        self.budget = chance.choice([None, None, Budget(credits=float(PRICE) * self.cap)])
         self.outages()
         self.clock_steps()
+        self.neighbours()
         for life in range(chance.randint(1, MOST_LIVES)):
             self.storm()
             self.faults += draw_service_faults(self)
             with bad_disk(self, chance.choice(["", "", "full", "descriptors", "broken"])):
                 self._live(f"life {life}", disturbed=True)
+            self._keep_to_the_budget()
             asleep, hours = chance.random() < 0.2, chance.uniform(0.02, 6)
             if asleep and self.may("the machine sleeps"):
                 self.world.settle(hours * 3600)
+            self._edit()
         self.calm()
+        self.neighbours_leave()
         self.budget = None
         self.world.settle(1200)
-        for life in ("quiet life", "and once more"):
-            self._live(life, disturbed=False)
+        for name in ("quiet life", "and once more"):
+            self._live(name, disturbed=False)
 
     def _manifest(self) -> list[Job]:
-        jobs = []
-        for n in range(self.size):
-            image: str | bytes = f"https://cdn.example.com/{n}.png"
-            jobs.append(Job(ImageToVideo(image, duration=3, seed=n + 1), id=f"row-{n}"))
-        return jobs
+        return [_job(n, seed=n + 1) for n in range(self.size)]
+
+    def _edit(self) -> None:
+        """Edit the manifest between two runs: other rows, another order, another wish for an id."""
+        chance = self.chance
+        how = chance.choice(["", "", "", "order", "more", "fewer", "other"])
+        if not how or not self.may(f"the manifest is edited: {how}"):
+            return
+        self.visited.add(f"edited:{how}")
+        if how == "order":
+            chance.shuffle(self.jobs)
+        elif how == "more":
+            first = self.size + len(self.wanted)
+            self.jobs += [_job(n, seed=n + 1) for n in range(first, first + 2)]
+        elif how == "fewer":
+            self.jobs = self.jobs[: -max(1, len(self.jobs) // 10)] or self.jobs
+        else:
+            at = chance.randrange(len(self.jobs))
+            row = int(str(self.jobs[at].id).removeprefix("row-"))
+            self.jobs[at] = _job(row, seed=1_000_000 + len(self.wanted))
+        self.wanted |= {_name(job): job for job in self.jobs}
+
+    def _keep_to_the_budget(self) -> None:
+        """Check that no more was promised than the budget has, while prices are what they seem."""
+        if self.budget is None or {"price", "odd-number"} & set(self.faults):
+            return
+        paid = [task for task in self.tasks if task.status not in ("failed", "cancelled")]
+        laws.require(len(paid) <= self.cap, "the budget is passed", f"{len(paid)} of {self.cap}")
 
     def _live(self, name: str, *, disturbed: bool) -> Loop:
         chance, loop = self.chance, self.world.process(name)
@@ -109,54 +140,89 @@ class Overnight(Night):
             task.cancel()
 
     async def _work(self, how: str, loop: Loop, after: int) -> None:
+        called_back = not self.is_calm and self.chance.random() < 0.2 and self.may("callbacks")
+        where = {"public_url": "https://hooks.example.com/h"} if called_back else {}
         async with (
-            self.session() as session,
+            self.session(**where) as session,
             session.batch(self.place, max_in_flight=20, budget=self.budget) as batch,
         ):
-            async for outcome in batch.run(self.jobs):
+            caller = asyncio.create_task(self.call_back(session)) if called_back else None
+            try:
+                await self._outcomes(batch, how, loop, after)
+            finally:
+                if caller is not None:
+                    caller.cancel()
+            self.totals = await batch.totals()
+
+    async def _outcomes(self, batch: Batch, how: str, loop: Loop, after: int) -> None:
+        # At the user's word what has failed is bought again, and what is in doubt is asked for.
+        again = not self.is_calm and self.chance.random() < 0.15 and self.features.idempotency
+        runs = [batch.run(self.jobs)]
+        if again and self.may("the user says retry"):
+            runs = [batch.retry()]
+        for outcomes in runs:
+            async for outcome in outcomes:
                 self.outcomes[outcome.id] = outcome
                 self.visited.add(f"outcome:{outcome.state}")
                 if outcome.error is not None:
                     self.failed(outcome.error)
                 if how == "stop" and loop.steps >= after:
                     batch.stop()
-            self.totals = await batch.totals()
 
     def check(self) -> None:
         """Check what holds for a batch."""
-        tasks = self.sandbox.tasks
+        tasks = self.tasks
         failed = [task for task in tasks if task.status in ("failed", "cancelled")]
+        again = max(len(failed), self.moves["failed>new"])
         laws.require(
-            len(tasks) <= self.size + len(failed),
+            len(tasks) <= len(self.wanted) + again,
             "paid twice",
-            f"{len(tasks)} tasks for {self.size} jobs, {len(failed)} of them failed",
+            f"{len(tasks)} tasks for {len(self.wanted)} jobs, {len(failed)} of them failed",
         )
-        states = {str(state): count for state, count in self.totals.states.items()}
         # A server without keys would be paid again for a replay, so replays are off there, and what
         # was lost stays in doubt until somebody decides.
         in_doubt = () if self.features.idempotency else ("unknown",)
+        wanted = {str(job.id) for job in self.jobs}
         for outcome in self.outcomes.values():
             fair = (
                 outcome.ok
                 or outcome.error is None
                 or type(outcome.error).__name__ in ("TaskFailedError", "TaskCancelledError")
                 or str(outcome.state) in in_doubt
+                or outcome.id not in wanted
             )
             laws.require(
                 fair,
                 "a wanted video is missing",
                 f"{outcome.id}: {outcome.state} {outcome.error!r}",
             )
-        laws.require(len(self.outcomes) == self.size, "a job without an outcome", states)
+        missing = wanted - self.outcomes.keys()
+        laws.require(not missing, "a job without an outcome", missing)
         saved = [outcome for outcome in self.outcomes.values() if outcome.ok]
         laws.whole_videos(self, [outcome.video.path for outcome in saved])
-        known = {outcome.task_id for outcome in self.outcomes.values()}
+        laws.true_videos(self, [(outcome.video.path, outcome.task_id) for outcome in saved])
+        known = {outcome.task_id for outcome in self.outcomes.values()} | self._in_the_ledger()
         lost = [task.id for task in tasks if task.id not in known and task not in failed]
-        doubts = sum(str(outcome.state) == "unknown" for outcome in self.outcomes.values())
+        doubts = self.totals.states.get(JobState.UNKNOWN, 0)
         laws.require(len(lost) <= doubts, "a paid task that nobody knows", lost)
         laws.require(
             doubts or not self.totals.reserved, "money is still reserved", self.totals.reserved
         )
+        laws.named_once(self)
         laws.never_free_when_paid(self)
         laws.no_scraps(self.place)
         laws.key_nowhere(self, self.place)
+
+    def _in_the_ledger(self) -> set[str]:
+        with closing(sqlite3.connect(self.place / LEDGER_NAME)) as database:
+            rows = database.execute("SELECT task_id FROM jobs WHERE task_id IS NOT NULL")
+            return {task_id for (task_id,) in rows}
+
+
+def _job(row: int, seed: int) -> Job:
+    link = f"https://cdn.example.com/{row}.png"
+    return Job(ImageToVideo(link, duration=3, seed=seed), id=f"row-{row}")
+
+
+def _name(job: Job) -> str:
+    return f"{job.id} {job.request.seed}"

@@ -1,0 +1,133 @@
+"""What is watched while a night goes on: states that are visited, and laws of every single step."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from happyhorse_async._rules.lifecycle import JOB_TRANSITIONS
+from happyhorse_async._submitter.in_flight import STAGES, InFlight
+from happyhorse_async.batch._steps import Steps
+
+if TYPE_CHECKING:
+    from tests.simulation.night import Night
+
+TRANSITIONS = [
+    *(f"job:{was}>{then}" for was, following in JOB_TRANSITIONS.items() for then in following),
+    *(f"submission:{was}>{then}" for was, following in STAGES.items() for then in following),
+]
+"""Every transition of the job table and of the submission table."""
+
+_WATCHED: list[Night] = []
+"""The night that is on, if one is; an audit hook cannot be taken away again."""
+
+
+@contextmanager
+def watched(night: Night) -> Iterator[None]:
+    """Watch a night: its states, its disk, and whether its loops are held."""
+    replaced: list[tuple[Any, str, Any]] = [
+        (InFlight, "_to", _noting(night, InFlight._to, lambda sub: f"submission:{sub.stage}")),
+        (Steps, "move", _noting_job(night, Steps.move)),
+        *_disk(night),
+    ]
+    before = [(owner, name, owner.__dict__[name]) for owner, name, _ in replaced]
+    for owner, name, value in replaced:
+        setattr(owner, name, value)
+    _WATCHED.append(night)
+    try:
+        yield
+    finally:
+        _WATCHED.clear()
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def _noting(
+    night: Night, true: Callable[..., Any], was: Callable[[Any], str]
+) -> Callable[..., Any]:
+    def to(sub: Any, stage: Any) -> None:
+        before = was(sub)
+        true(sub, stage)
+        night.visited.add(f"{before}>{stage}")
+
+    return to
+
+
+def _noting_job(night: Night, true: Callable[..., Any]) -> Callable[..., Any]:
+    def move(steps: Any, job: Any, state: Any, code: Any = None) -> None:
+        before = job.state
+        true(steps, job, state, code)
+        night.visited.add(f"job:{before}>{state}")
+        night.moves[f"{before}>{state}"] += 1
+
+    return move
+
+
+# --- A video gets its name only when its bytes are on the disk ------------------------------------
+
+
+def _disk(night: Night) -> Iterator[tuple[Any, str, Any]]:
+    synced: set[tuple[int, int]] = set()
+    yield os, "fsync", _syncing(synced, os.fsync)
+    for name in ("write", "writev"):
+        yield os, name, _writing(synced, getattr(os, name))
+    for name in ("link", "replace", "rename"):
+        yield os, name, _naming(night, synced, getattr(os, name))
+
+
+def _syncing(synced: set[tuple[int, int]], true: Callable[..., Any]) -> Callable[..., Any]:
+    def fsync(file: Any) -> None:
+        true(file)
+        synced.add(_inode(os.fstat(file)))
+
+    return fsync
+
+
+def _writing(synced: set[tuple[int, int]], true: Callable[..., Any]) -> Callable[..., Any]:
+    def write(file: int, *rest: Any) -> Any:
+        synced.discard(_inode(os.fstat(file)))
+        return true(file, *rest)
+
+    return write
+
+
+def _naming(
+    night: Night, synced: set[tuple[int, int]], true: Callable[..., Any]
+) -> Callable[..., Any]:
+    def name(source: Any, target: Any, **how: Any) -> Any:
+        video = str(target).endswith(".mp4") and str(source).endswith(".part")
+        if video and _inode(os.stat(source)) not in synced:
+            night.break_law("a video has its name before its bytes are synced", target)
+        done = true(source, target, **how)
+        if video:
+            night.named.append(str(target))
+        return done
+
+    return name
+
+
+def _inode(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+# --- No loop is held by a file --------------------------------------------------------------------
+
+
+def _hook(event: str, facts: tuple[Any, ...]) -> None:
+    if event != "open" or not _WATCHED:
+        return
+    night = _WATCHED[0]
+    path = facts[0]
+    if (
+        night.world.stepping
+        and not night.world.inlined
+        and isinstance(path, (str, bytes))
+        and os.fsdecode(path).startswith(str(night.folder))
+    ):
+        night.break_law("an event loop is held by a file", os.fsdecode(path))
+
+
+sys.addaudithook(_hook)
