@@ -10,6 +10,7 @@ from ._daily_limit import WaitingForReset
 from ._jobs import Job, JobChanged
 from ._outcome import Outcome, SavedOutcome, Totals, UnsavedOutcome
 from ._run import Outcomes
+from ._sweep import sweep
 
 __all__ = [
     "Batch",
@@ -22,4 +23,5 @@ __all__ = [
     "Totals",
     "UnsavedOutcome",
     "WaitingForReset",
+    "sweep",
 ]

@@ -110,6 +110,7 @@ _SHOWN = (
     "seed",
     "quality",
     "duration",
+    "model",
     "credits",
     "seconds",
     "attempts",
@@ -120,7 +121,7 @@ _SHOWN = (
 
 
 def _card(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
-    card = {name: result[name] for name in _SHOWN if result[name] is not None}
+    card = {name: result[name] for name in _SHOWN if result.get(name) is not None}
     if result["video"] is not None:
         card["video"] = quote(result["video"])
     width, height = result.get("width"), result.get("height")

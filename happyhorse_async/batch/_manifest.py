@@ -39,6 +39,7 @@ from .._request import ImageToVideo
 from ..errors import InvalidRequestError
 from ._columns import FIELDS, IMAGE_COLUMNS, meaning, near_miss
 from ._jobs import Job
+from ._sweep import combinations_of, varied
 from ._tables import Line, Source
 
 CHUNK = 256
@@ -90,10 +91,12 @@ class Manifest:
         limit: int | None = None,
         encoding: str | None = None,
         ignore_unknown: bool = False,
+        vary: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self.source = str(source)
         self._source = Source(self.source, encoding=encoding)
         self._ignore_unknown = ignore_unknown
+        self._combinations = combinations_of(vary or {})
         self._defaults = {
             name: value for name, value in (defaults or {}).items() if value is not None
         }
@@ -133,7 +136,24 @@ class Manifest:
         for line in itertools.islice(self._source.lines(), self._limit):
             row = self._row(line)
             problems = _second_look(row.job, seen) if look and isinstance(row, Row) else ()
-            yield BadLine(self.source, line.number, problems, line.name) if problems else row
+            if problems:
+                yield BadLine(self.source, line.number, problems, line.name)
+            elif isinstance(row, Row):
+                yield from self._varied(row, line)
+            else:
+                yield row
+
+    def _varied(self, row: Row, line: Line) -> Iterator[Row | BadLine]:
+        """Give a row's jobs, one for each combination; their ids follow from their content."""
+        if self._combinations == [{}]:
+            yield row
+            return
+        extra = {**row.job.extra, **({"row": row.job.id} if row.job.id is not None else {})}
+        for combination in self._combinations:
+            try:
+                yield Row(row.line, varied(row.job.request, combination, extra))
+            except InvalidRequestError as error:
+                yield BadLine(self.source, line.number, error.problems, line.name)
 
     def _row(self, line: Line) -> Row | BadLine:
         if isinstance(line.row, str):

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import attrs
 
+from .._models import MODEL
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from ..errors import ConfigurationError, HappyHorseError, LedgerError
@@ -40,7 +41,7 @@ COLUMNS = (
         "width",
         "height",
     ),
-    *("credits", "attempts", "task_id", "seconds", "error_code", "error", "charged"),
+    *("credits", "attempts", "task_id", "seconds", "error_code", "error", "charged", "model"),
 )
 """The columns of a result, in order; the caller's own come after them."""
 
@@ -85,6 +86,7 @@ def result_of(
         ),
         *(float(to_credits(job.spent)), job.attempt, job.task_id, job.seconds),
         *(fault.get("code"), fault.get("message"), fault.get("charged")),
+        request.get("model", MODEL),
     )
     return {**dict(zip(COLUMNS, values, strict=True)), "extra": job.columns}
 

@@ -89,6 +89,15 @@ def run_command(
     seed: Annotated[
         int | None, typer.Option("--seed", help="1 to 2147483647, for rows that have none.")
     ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary",
+            help="Try every combination for each row: seed=1..8, quality=720p,1080p, "
+            "prompt=@prompts.txt (one a line); may be repeated.",
+            metavar="NAME=VALUES",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", help="Only the first rows.", min=1)
     ] = None,
@@ -131,6 +140,7 @@ def run_command(
     async def work() -> int:
         from ..batch import _left_out as left_out
         from ..batch._manifest import Manifest
+        from ..batch._sweep import read_vary
 
         folder, store = _places(out, ledger)
         need_folder(folder)
@@ -141,6 +151,7 @@ def run_command(
             limit=limit,
             encoding=encoding,
             ignore_unknown=ignore_unknown,
+            vary=read_vary(vary or ()),
         )
         async with open_session(sandbox=sandbox, speed=speed) as session:
             looked = Look(skip_bad=skip_bad, quiet=dry_run or yes or sandbox, as_json=as_json)
