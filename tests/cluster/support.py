@@ -75,6 +75,11 @@ class Postgres:
         """Stop it; "immediate" is a crash."""
         self._do("pg_ctl", "-D", self._data, "-m", how, "-w", "stop")
 
+    @property
+    def pid(self) -> int:
+        """The process that all others of it come from."""
+        return int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+
     def database(self) -> str:
         """Make a database; return its link."""
         self._count += 1

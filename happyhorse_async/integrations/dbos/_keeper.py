@@ -101,7 +101,7 @@ class Keeper:
             "note-worker", time.time(), self.in_hand, self.adopted, self.word, self.id, told=False
         )
         [young] = await self._row(_YOUNG, GRACE)
-        for other in await self._others() if not young else ():
+        for other in await self._suspects() if not young else ():
             if not await self._lock(other):
                 continue
             try:
@@ -121,9 +121,11 @@ class Keeper:
                 extra={"action": "worker_buried", "worker": other, "count": count},
             )
 
-    async def _others(self) -> list[int]:
+    async def _suspects(self) -> list[int]:
+        """Return the workers whose locks nobody holds, with one look at all locks."""
         connection = await self._connect()
-        rows = await connection.execute("SELECT id FROM workers WHERE id <> %s", (self.id,))
+        sql = cluster_queries()["suspects"].replace("?", "%s").encode()
+        rows = await connection.execute(sql, (WORKER_LOCKS, self.id))
         return [number for (number,) in await rows.fetchall()]
 
     async def _lock(self, number: int) -> bool:

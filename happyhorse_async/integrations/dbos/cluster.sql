@@ -243,7 +243,7 @@ DELETE FROM workers WHERE id = ?;
 -- A worker lives as long as it holds its lock.
 SELECT w.id, w.host, w.pid, w.started, w.seen, w.in_hand, w.adopted, w.word, EXISTS (SELECT 1 FROM pg_locks AS l
     WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND l.classid = ? AND l.objid = w.id AND l.objsubid = 2) FROM workers AS w ORDER BY w.id;
+    AND l.classid = ? AND l.objid::bigint = w.id AND l.objsubid = 2) FROM workers AS w ORDER BY w.id;
 
 -- name: left-to-do
 SELECT count(*) FROM jobs WHERE workflow IS NOT NULL AND state NOT IN ('saved', 'failed', 'unknown');
@@ -263,3 +263,9 @@ SELECT 1 FROM jobs LIMIT 1;
 
 -- name: any-at-stake
 SELECT 1 FROM jobs WHERE state IN ('submitting', 'running', 'completed') LIMIT 1;
+
+-- name: suspects
+-- One look for all: a thousand workers that try each other's locks would do nothing else.
+SELECT w.id FROM workers AS w WHERE w.id NOT IN (SELECT l.objid::bigint FROM pg_locks AS l
+    WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.classid = ? AND l.objsubid = 2) AND w.id <> ?;
