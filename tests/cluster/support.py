@@ -135,13 +135,19 @@ class WorkerProcess:
         self._more = asyncio.Condition()
 
     @classmethod
-    async def start(cls, sandbox: Sandbox, database: str, *words: str) -> WorkerProcess:
+    async def start(
+        cls,
+        sandbox: Sandbox,
+        database: str,
+        *words: str,
+        environment: dict[str, str] | None = None,
+    ) -> WorkerProcess:
         """Start it."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "happyhorse_async", "cluster", "work", "--json"),
             *("--database", database, *words),
             cwd=ROOT,
-            env={**os.environ, **sandbox.env()},
+            env={**os.environ, **sandbox.env(), **(environment or {})},
             stdout=asyncio.subprocess.PIPE,
             limit=1 << 22,
         )
@@ -167,6 +173,14 @@ class WorkerProcess:
     def kill(self) -> None:
         """Kill it, as a power cut would."""
         self._process.send_signal(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Stop it in its tracks."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
         """Ask it to end."""

@@ -45,7 +45,7 @@ WORKFLOW = "happyhorse.job"
 QUEUE = "happyhorse"
 OWED = "happyhorse-owed"
 """The queue of jobs that are paid for, or may be: it is never held up by those that are not."""
-POLLING = 0.5
+POLLING = 1.0
 """Seconds between two looks into a queue."""
 LATER = RetryPolicy(first_pause=30.0, longest_pause=600.0)
 """Pauses before a paid job whose video cannot be had now is looked at again."""

@@ -1,0 +1,139 @@
+"""How workers end, and what the others see of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from happyhorse_async.sandbox import Sandbox
+from tests.cluster.support import Submissions, WorkerProcess, command, in_hand, number_of, rows
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+async def enter(sandbox: Sandbox, database: str, folder: Path, count: int, *words: str) -> Path:
+    """Enter jobs; return the folder of their videos."""
+    table = rows(folder / "rows.jsonl", count)
+    code, _ = await command(
+        *("cluster", "enqueue", str(table), "--yes", "--database", database),
+        *("--out", str(folder / "videos"), *words),
+        **sandbox.env(),
+    )
+    assert code == 0
+    return folder / "videos"
+
+
+async def test_sigterm_drains_and_the_rest_goes_on_elsewhere(
+    anyio_backend: str, database: str, tmp_path: Path
+) -> None:
+    """A worker that is asked to end fetches what ends in its time, and submits nothing more.
+
+    What is left goes on in the next worker, and each job is paid for once.
+    """
+    async with Sandbox(video="stub", speed=0) as sandbox:
+        videos = await enter(sandbox, database, tmp_path, 30, "--max-unfinished", "10")
+        submissions = Submissions(sandbox)
+        first = await WorkerProcess.start(sandbox, database, "--drain", "3600")
+        await submissions.reach(10)
+        while sandbox.paid < 10:
+            await asyncio.sleep(0.01)
+        number = await number_of(database, first)
+        first.terminate()
+        for task in sandbox.tasks[:4]:
+            sandbox.finish(task.id)
+        await first.told(4)
+        assert (sandbox.paid, len(list(videos.glob("*.mp4")))) == (10, 4)
+        first.terminate()  # once more: at once
+        assert await first.ended() == 0
+        assert await in_hand(database, number), "its jobs are still in its name"
+        sandbox.speed = 1000.0
+        last = await WorkerProcess.start(sandbox, database, "--until-done")
+        assert await last.ended() == 0
+        assert 30 == sandbox.paid == len(list(videos.glob("*.mp4")))
+
+
+async def test_a_refused_key_ends_a_worker_and_costs_nothing(
+    service: Sandbox, database: str, tmp_path: Path
+) -> None:
+    """A worker whose key is refused says so and ends; the jobs wait for one with a good key."""
+    videos = await enter(service, database, tmp_path, 5)
+    wrong = await WorkerProcess.start(
+        service, database, "--until-done", environment={"EVOLINK_API_KEY": "sk-wrong"}
+    )
+    assert await wrong.ended() == 5, "the code of a service that refuses"
+    right = await WorkerProcess.start(service, database, "--until-done")
+    assert await right.ended() == 0
+    assert 5 == service.paid == len(list(videos.glob("*.mp4")))
+
+
+async def test_status_tells_the_living_from_the_dead(
+    anyio_backend: str, database: str, tmp_path: Path
+) -> None:
+    """Status shows a worker with its jobs, alive by its lock, and dead when that is free."""
+    async with Sandbox(video="stub", speed=0) as sandbox:
+        await enter(sandbox, database, tmp_path, 4)
+        submissions = Submissions(sandbox)
+        worker = await WorkerProcess.start(sandbox, database)
+        await submissions.reach(4)
+
+        async def seen() -> dict[str, object]:
+            code, told = await command("cluster", "status", "--json", "--database", database)
+            assert code == 0
+            facts = json.loads(told)
+            assert facts["left"] == 4
+            [found] = facts["workers"]
+            return dict(found)
+
+        while (await seen())["in_hand"] != 4:
+            await asyncio.sleep(0.1)
+        assert (await seen())["alive"]
+        worker.kill()
+        await worker.ended()
+        assert not (await seen())["alive"]
+        code, told = await command("cluster", "status", "--database", database)
+        assert code == 0
+        assert "is dead, and had 4 jobs" in told
+
+
+async def test_a_worker_that_only_seemed_dead_writes_nothing_any_more(
+    anyio_backend: str, database: str, tmp_path: Path
+) -> None:
+    """A worker is stopped in its tracks, and its connections are cut; another one takes over.
+
+    When it wakes, its notes do not count, and every job is paid for once.
+    """
+    async with Sandbox(video="stub", task_seconds=40, speed=20) as sandbox:
+        videos = await enter(sandbox, database, tmp_path, 40)
+        submissions = Submissions(sandbox)
+        sleeper = await WorkerProcess.start(sandbox, database)
+        await submissions.reach(20)
+        sleeper.freeze()
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+        other = await WorkerProcess.start(sandbox, database)
+        await other.told(10)
+        sleeper.thaw()
+        await asyncio.gather(_all_there(videos, 40), _all_done(database))
+        for worker in (sleeper, other):
+            worker.terminate()
+            assert await worker.ended() == 0
+        assert sandbox.paid == 40
+        ids = [outcome["id"] for w in (sleeper, other) for outcome in w.outcomes]
+        assert len(ids) == len(set(ids)) == 40, "no job is told twice"
+
+
+async def _all_there(videos: Path, count: int) -> None:
+    while len(list(videos.glob("*.mp4"))) < count:
+        await asyncio.sleep(0.1)
+
+
+async def _all_done(database: str) -> None:
+    while await in_hand(database):
+        await asyncio.sleep(0.1)
