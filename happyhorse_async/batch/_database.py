@@ -334,6 +334,11 @@ class Database:
         """Note videos that are not this batch's: they were there before it."""
         self.write_set("add-strangers", sorted({*names, *map(folded, names)}))
 
+    def strangers(self) -> list[str]:
+        """List the videos that were there before the batch."""
+        with ledger_errors(self.path):
+            return [name for (name,) in self._db.execute("SELECT name FROM strangers")]
+
     def bind_store(self, link: str, names: Sequence[str]) -> None:
         """Note that the videos lie under a prefix of an object store, where some are already."""
         self.set_fact(STORE, link)

@@ -37,8 +37,12 @@ Link = Annotated[
     ),
 ]
 SomeOut = Annotated[
-    Path | None,
-    typer.Option("--out", help="The shared folder for the videos.", show_default=False),
+    str | None,
+    typer.Option(
+        "--out",
+        help="Where the videos go: a folder that all workers see, or s3://bucket/prefix.",
+        show_default=False,
+    ),
 ]
 Unfinished = Annotated[
     int | None,
@@ -174,7 +178,7 @@ def work_command(
         await cluster.set_limits(
             unfinished=max_unfinished, rate=max_per_second, credits=max_credits
         )
-        folder = await cluster.folder(out)
+        place = await cluster.place(out)
         codes: set[Exit] = set()
 
         def told(outcome: Outcome) -> None:
@@ -183,7 +187,7 @@ def work_command(
 
         options = WorkerOptions(in_flight=max_in_flight, drain=drain, until_done=until_done)
         async with open_session() as session:
-            worker = cluster.worker(session, out=folder, options=options, told=told)
+            worker = cluster.worker(session, out=place, options=options, told=told)
             with worker.draining_on_signals():
                 await worker.run()
         return overall(codes)
@@ -219,7 +223,12 @@ def status(
 @app.command()
 def report(
     database: Link = "",
-    out: SomeOut = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The folder for the reports; beside the videos.", show_default=False
+        ),
+    ] = None,
     kind: Annotated[
         str,
         typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas."),

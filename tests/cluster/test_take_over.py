@@ -44,8 +44,8 @@ def results(folder: Path) -> list[dict[str, object]]:
 async def worked(cluster: Cluster, sandbox: Sandbox) -> None:
     """Let one worker bring all to its end."""
     async with session(sandbox) as opened:
-        folder = await cluster.folder()
-        await cluster.worker(opened, out=folder, options=WorkerOptions(until_done=True)).run()
+        place = await cluster.place()
+        await cluster.worker(opened, out=place, options=WorkerOptions(until_done=True)).run()
 
 
 async def test_the_report_is_that_of_a_local_batch(

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ..._downloader.destinations import is_object_link
 from ..._rules.prices import to_credits
 from ...batch._admission import Input
-from ...batch._database import Database
+from ...batch._database import STORE, Database
 from ...batch._outcome import Outcome, Totals
+from ...batch._videos import VideoFolder
 from ...batch.report import PACE_SECONDS, write_reports_of
 from ...errors import ConfigurationError, LedgerError
 from ._database import WORKER_LOCKS, ClusterDatabase, LostError, check_url, cluster_errors
 from ._ledger import ClusterLedger
+from ._places import folder_of, place_of, videos_at
 from ._values import ClusterLimits, Enqueued, WorkerFacts, WorkerOptions
 
 if TYPE_CHECKING:
@@ -94,12 +97,17 @@ class Cluster:
             )
 
     async def enqueue(
-        self, requests: Input, *, out: Path | None = None, retry_failed: bool = False
+        self,
+        requests: Input,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        retry_failed: bool = False,
     ) -> Enqueued:
         """Enter requests or `Job`s; those that were entered before are not entered again.
 
-        `out` is where the videos go, said once. With `retry_failed` failed jobs of the input begin
-        again, which costs money again; those of unknown fate are asked for with the same key.
+        `out` is where the videos go, said once: a folder that all workers see, or an object store's
+        link. With `retry_failed` failed jobs of the input begin again, which costs money again;
+        those of unknown fate are asked for with the same key.
         """
         async with self._entering(out) as enqueuer:
             return await enqueuer.enqueue(requests, retry_failed=retry_failed)
@@ -107,13 +115,14 @@ class Cluster:
     async def take_over(self, folder: Path) -> Enqueued:
         """Go on with a folder's batch in the cluster; what it has paid for is found.
 
-        The folder stays the place of the videos, and its own ledger is closed to `batch run`.
-        Raises `LedgerError` when another process works on it.
+        The videos stay where they are, and the folder's own ledger is closed to `batch run`. Raises
+        `LedgerError` when there is none, and when another process works on it.
         """
-        from ._take_over import taken_over
+        from ._take_over import OpenFolder
 
-        async with self._entering(folder) as enqueuer:
-            return await taken_over(enqueuer, folder)
+        with await asyncio.to_thread(OpenFolder, folder) as opened:
+            async with self._entering(opened.place, strangers=opened.strangers) as enqueuer:
+                return await asyncio.to_thread(opened.copy_to, enqueuer)
 
     async def overview(self) -> ClusterOverview:
         """Read how the cluster stands, also while it works."""
@@ -127,33 +136,48 @@ class Cluster:
         out: Path | None = None,
         verify: bool = False,
     ) -> list[Path]:
-        """Write what became of every job, as a batch does; return the files' paths."""
-        async with self._open() as ledger:
-            folder = await _folder(ledger, out)
-            return await ledger.call(
-                lambda database: write_reports_of(database, folder, kinds, verify=verify)
-            )
+        """Write what became of every job, as a batch does; return the files' paths.
 
-    async def folder(self, out: Path | None = None) -> Path:
+        They lie beside the videos, or in `out`; those of an object store's videos lie here.
+        """
+        async with self._open() as ledger:
+            place = await _place(ledger, None)
+            folder = out or folder_of(place)
+
+            def write(database: Database) -> list[Path]:
+                database.videos = videos_at(place)
+                return write_reports_of(database, folder, kinds, verify=verify)
+
+            return await ledger.call(write)
+
+    async def place(self, out: str | os.PathLike[str] | None = None) -> str:
         """Return where the videos go: `out`, or what was said when jobs were entered."""
         async with self._open() as ledger:
-            return await _folder(ledger, out)
+            return await _place(ledger, out)
 
     def worker(
         self,
         session: Session,
         *,
-        out: Path,
+        out: str | os.PathLike[str],
         options: WorkerOptions | None = None,
         told: Callable[[Outcome], None] = lambda outcome: None,
     ) -> Worker:
-        """Make a worker over an open session; `told` hears of each job that ends in it."""
+        """Make a worker over an open session; `told` hears of each job that ends in it.
+
+        `out` is where this machine sees the place of the videos, see `place`.
+        """
         from ._worker import Worker
 
         parts, settings = session._open(), session._settings
         service = "a service on this machine" if settings.on_loopback else settings.base_url
         return Worker(
-            parts, self.url, options or WorkerOptions(), out=out, service=service, told=told
+            parts,
+            self.url,
+            options or WorkerOptions(),
+            videos=videos_at(place_of(out)),
+            service=service,
+            told=told,
         )
 
     @asynccontextmanager
@@ -171,14 +195,19 @@ class Cluster:
             await ledger.aclose()
 
     @asynccontextmanager
-    async def _entering(self, out: Path | None) -> AsyncIterator[Enqueuer]:
+    async def _entering(
+        self,
+        out: str | os.PathLike[str] | None,
+        *,
+        strangers: Sequence[str] | None = None,
+    ) -> AsyncIterator[Enqueuer]:
         from ._enqueue import Enqueuer, prepare
 
-        await asyncio.to_thread(prepare, self.url)
         async with self._open() as ledger:
-            folder = await _bound(ledger, out)
+            await asyncio.to_thread(prepare, self.url)
+            videos = await _bound(ledger, out, strangers)
             run = await ledger.call(lambda database: database.begin_run())
-            enqueuer = await asyncio.to_thread(Enqueuer, self.url, ledger, folder, run)
+            enqueuer = await asyncio.to_thread(Enqueuer, self.url, ledger, videos, run)
             how = "failed"
             try:
                 yield enqueuer
@@ -207,31 +236,46 @@ def _overview(database: ClusterDatabase) -> ClusterOverview:
 WORKER_COLUMNS = tuple(field.name for field in attrs.fields(WorkerFacts))
 
 
-async def _folder(ledger: ClusterLedger, out: Path | None) -> Path:
+async def _place(ledger: ClusterLedger, out: str | os.PathLike[str] | None) -> str:
     known = await ledger.call(lambda database: database.fact(OUT))
     if out is None and known is None:
         raise ConfigurationError(
             "nothing was entered into this database yet",
             next_step="Begin with `happyhorse cluster enqueue`.",
         )
-    return out or Path(known or "")
+    return place_of(out or known or "")
 
 
-async def _bound(ledger: ClusterLedger, out: Path | None) -> Path:
-    """Return where the videos go, said once for the whole batch."""
+async def _bound(
+    ledger: ClusterLedger,
+    out: str | os.PathLike[str] | None,
+    strangers: Sequence[str] | None,
+) -> VideoFolder:
+    """Return where the videos go, said once for the whole batch.
 
-    def bind(database: Database) -> tuple[Path, Path]:
-        wanted = Path(os.path.abspath(out or database.fact(OUT) or "videos"))
-        known = database.fact(OUT)
-        if known is None:
-            database.set_fact(OUT, str(wanted))
-            ledger.database.note_strangers(wanted)
-        return wanted, Path(known or wanted)
-
-    wanted, known = await ledger.call(bind)
-    if wanted != known:
+    What lay there before is no job's own, unless it is said which of it (`strangers`) are not.
+    """
+    known = await ledger.call(lambda database: database.fact(OUT))
+    wanted = place_of(out or known or "videos")
+    if known is not None and wanted != known:
         raise ConfigurationError(
             f"--out: the videos of this database's jobs go to {known}",
             next_step="Leave --out away, or use another database.",
         )
-    return known
+
+    def look() -> tuple[VideoFolder, list[str]]:
+        videos = videos_at(wanted)
+        videos.look()
+        return videos, videos.names()
+
+    videos, names = await asyncio.to_thread(look)
+
+    def bind(database: Database) -> None:
+        if database.fact(OUT) is None:
+            database.set_fact(OUT, wanted)
+            database.add_strangers(names if strangers is None else strangers)
+            if is_object_link(wanted):
+                database.set_fact(STORE, wanted)
+
+    await ledger.call(bind)
+    return videos

@@ -25,11 +25,13 @@ import attrs
 import psycopg
 from psycopg.errors import DeadlockDetected, SerializationFailure
 
+from ..._budget import DEARNESS
 from ..._rules.lifecycle import JobState
 from ..._rules.prices import to_credits, to_millionths
 from ...batch._database import Change, Database, named_queries
-from ...batch._identity import folded
 from ...batch._jobs import CHANGES, COLUMNS, JobRow
+from ...batch._late_charges import DEARNESS_FACT, dearness_of
+from ...batch._videos import VideoFolder
 from ...errors import BudgetExceededError, ConfigurationError, LedgerError
 from ._values import ClusterLimits
 
@@ -94,11 +96,11 @@ class _Connection:
 class ClusterDatabase(Database):
     """An open database, over one connection."""
 
-    def __init__(self, url: str, *, worker: int = 0, out: Path | None = None) -> None:
-        """Connect; `worker` is in whose name jobs are written, `out` where the videos are."""
+    def __init__(self, url: str, *, worker: int = 0) -> None:
+        """Connect; `worker` is in whose name jobs are written."""
         self.url = url
         self.worker = worker
-        self.path = (out or Path()) / SCHEMA
+        self.path = Path(SCHEMA)
         self.lost: set[int] = set()
         """Jobs that were in this worker's hands and are not any more, by their numbers."""
         self._sql = cluster_queries()
@@ -110,10 +112,11 @@ class ClusterDatabase(Database):
             self.batch_id = str(self.fact("batch") or "")
 
     @classmethod
-    def over(cls, raw: psycopg.Connection[Any], out: Path) -> ClusterDatabase:
+    def over(cls, raw: psycopg.Connection[Any], videos: VideoFolder) -> ClusterDatabase:
         """Use somebody else's connection, whose transactions are theirs."""
         self = cls.__new__(cls)
-        self.url, self.worker, self.path, self.lost = "", 0, out / SCHEMA, set()
+        self.url, self.worker, self.path, self.lost = "", 0, Path(SCHEMA), set()
+        self.videos = videos
         self._sql, self._closing = cluster_queries(), threading.Event()
         self._db = _Connection(raw)
         self._db.execute(f"SET LOCAL search_path = {SCHEMA}")
@@ -231,6 +234,7 @@ class ClusterDatabase(Database):
         places = {name: place for place, name in enumerate(CHANGES["submitting"], 1)}
         shown = json.dumps([(row[0], row[places["key"]]) for row in rows])
         limits = self._limits(lock=True)
+        dearness = dearness_of(self.fact(DEARNESS_FACT))
         standing = {
             seq: (let_in, replaced)
             for seq, let_in, replaced in self._db.execute(
@@ -246,7 +250,10 @@ class ClusterDatabase(Database):
             let_in, replaced = standing.get(seq, (False, True))
             if let_in or replaced:
                 told[seq] = Entry.IN if let_in else Entry.LOST
-            elif limits.budget is not None and limits.spent + reserved + price > limits.budget:
+            elif limits.budget is not None and (
+                # What tasks cost of late counts, and not what was estimated.
+                limits.spent - (-(reserved + price) * dearness // DEARNESS) > limits.budget
+            ):
                 # What is paid for may cost less, and its worker may die: nobody ends before it has.
                 waits = bool(entering) or bool(self._one(self._sql["any-at-stake"]))
                 told[seq] = Entry.FULL if waits else exceeded(limits, reserved, price)
@@ -292,12 +299,6 @@ class ClusterDatabase(Database):
         for value in (unfinished, rate, budget):
             given += [value is not None, value]
         self._db.execute(self._sql["set-limits"], given)
-
-    def note_strangers(self, folder: Path) -> None:
-        """Remember the videos that were in a folder before: they are never taken for a job's."""
-        names = [path.name for path in folder.glob("*.mp4")]
-        strangers = sorted({*names, *map(folded, names)})
-        self._db.execute(self._sql["add-strangers"], (json.dumps(strangers),))
 
     def query(self, name: str) -> str:
         """Return a named query's text."""

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy
@@ -31,6 +30,7 @@ from ...batch._admission import (
 )
 from ...batch._identity import key_of
 from ...batch._jobs import Job, JobRow
+from ...batch._videos import VideoFolder
 from ...errors import DestinationExistsError, InvalidRequestError
 from ._database import ClusterDatabase, cluster_errors
 from ._ledger import ClusterLedger
@@ -43,9 +43,9 @@ logger = logging.getLogger("happyhorse_async")
 class Enqueuer:
     """Enters rows into a cluster's database."""
 
-    def __init__(self, url: str, ledger: ClusterLedger, out: Path, run: int) -> None:
+    def __init__(self, url: str, ledger: ClusterLedger, videos: VideoFolder, run: int) -> None:
         self._ledger = ledger
-        self._out = out
+        self.videos = videos
         self._run = run
         self._intake = Intake(ledger)
         self._engine = sqlalchemy.create_engine(_sqlalchemy(url), pool_size=2)
@@ -92,16 +92,16 @@ class Enqueuer:
             problem = f"id: {row.id!r} came before in this input"
             return Refused(id=row.id, error=InvalidRequestError([problem]))
         if admission.verdict is Verdict.STRANGER:
-            path = self._out / admission.job.name
-            text = f"{path} exists already, and is not this batch's"
-            error = DestinationExistsError(text, path=str(path), charged="no")
+            place = self.videos.place(admission.job.name)
+            text = f"{place} exists already, and is not this batch's"
+            error = DestinationExistsError(text, path=str(place), charged="no")
             return Refused(id=admission.job.id, error=error)
         return None
 
     def database(self, connection: sqlalchemy.Connection) -> ClusterDatabase:
         """Return the cluster's database in a transaction."""
         raw: Any = connection.connection.driver_connection
-        return ClusterDatabase.over(raw, self._out)
+        return ClusterDatabase.over(raw, self.videos)
 
     def queue(
         self,

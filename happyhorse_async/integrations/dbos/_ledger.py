@@ -54,14 +54,14 @@ class ClusterLedger(Ledger):
         self._shut = False
 
     @classmethod
-    async def connect(cls, url: str, *, worker: int = 0, out: Path | None = None) -> ClusterLedger:
+    async def connect(cls, url: str, *, worker: int = 0) -> ClusterLedger:
         """Connect to a cluster's database, whose tables are made when there are none.
 
         Raises `LedgerError` when it cannot be reached or was made by another version.
         """
-        ledger = cls(out or Path())
+        ledger = cls(Path())
         opening = ledger._loop.run_in_executor(
-            ledger._thread, partial(ClusterDatabase, url, worker=worker, out=out)
+            ledger._thread, partial(ClusterDatabase, url, worker=worker)
         )
         try:
             ledger._cluster = ledger._database = await to_the_end(opening)

@@ -6,7 +6,6 @@ meanwhile. Then its ledger is marked, so that no `batch run` goes on beside the 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,9 @@ from pathlib import Path
 from ..._edges.part_files import FolderLock
 from ..._rules.lifecycle import JobState
 from ...batch._admission import GROUP
-from ...batch._database import LEDGER_NAME, Database
+from ...batch._database import LEDGER_NAME, STORE, Database
 from ...batch._jobs import COLUMNS, JobRow
-from ...batch._videos import has_size
+from ...batch._videos import VideoFolder
 from ...errors import LedgerError
 from ._database import ClusterDatabase, cluster_errors, type_of
 from ._enqueue import Enqueuer
@@ -30,45 +29,53 @@ BESIDE = ("own", "twins", "was")
 COPIED = tuple(name for name in COLUMNS if name != "seq") + BESIDE
 
 
-async def taken_over(enqueuer: Enqueuer, folder: Path) -> Enqueued:
-    """Copy a folder's jobs, and put into the queue what has not ended."""
-    return await asyncio.to_thread(_take_over, enqueuer, folder)
+class OpenFolder:
+    """A folder's batch that this process alone has, until it is closed. Blocks."""
 
-
-def _take_over(enqueuer: Enqueuer, folder: Path) -> Enqueued:
-    if not (folder / LEDGER_NAME).exists():
-        raise LedgerError(
-            f"there is no ledger in {folder}",
-            next_step="Give the folder that `batch run` was given with --out.",
-        )
-    lock = FolderLock(folder)
-    lock.take()
-    try:
-        local = Database(folder / LEDGER_NAME)
+    def __init__(self, folder: Path) -> None:
+        if not (folder / LEDGER_NAME).exists():
+            raise LedgerError(
+                f"there is no ledger in {folder}",
+                next_step="Give the folder that `batch run` was given.",
+            )
+        self._lock = FolderLock(folder)
+        self._lock.take()
         try:
-            return _copy(enqueuer, local, folder)
+            self._local = Database(folder / LEDGER_NAME)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.place: str | Path = self._local.fact(STORE) or folder
+        """Where its videos are."""
+        self.strangers: list[str] = self._local.strangers()
+        """Videos there that are not its own."""
+
+    def __enter__(self) -> OpenFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._local.close()
         finally:
-            local.close()
-    finally:
-        lock.release()
+            self._lock.release()
 
-
-def _copy(enqueuer: Enqueuer, local: Database, folder: Path) -> Enqueued:
-    told = Enqueued()
-    with cluster_errors(), enqueuer.transaction() as connection:
-        database = enqueuer.database(connection)
-        _take_facts(database, local)
-    # Marked before the copy: should this stop half-way, nobody but the cluster goes on with it.
-    local.apply([], [lambda opened: opened.set_fact(MOVED, database.batch_id)])
-    for rows in _pages(local):
+    def copy_to(self, enqueuer: Enqueuer) -> Enqueued:
+        """Copy the jobs, and put into the queue what has not ended."""
+        told, local = Enqueued(), self._local
         with cluster_errors(), enqueuer.transaction() as connection:
             database = enqueuer.database(connection)
-            jobs = _enter(database, rows)
-            told.saved += sum(job.state is JobState.SAVED for job in jobs)
-            wanted = [job for job in jobs if _goes_on(job, folder)]
-            told.taken_over += sum(job.state is not JobState.NEW for job in wanted)
-            told.added += enqueuer.queue(connection, database, wanted)
-    return told
+            _take_facts(database, local)
+        # Marked before the copy: should this stop half-way, only the cluster goes on with it.
+        local.apply([], [lambda opened: opened.set_fact(MOVED, database.batch_id)])
+        for rows in _pages(local):
+            with cluster_errors(), enqueuer.transaction() as connection:
+                database = enqueuer.database(connection)
+                jobs = _enter(database, rows)
+                told.saved += sum(job.state is JobState.SAVED for job in jobs)
+                wanted = [job for job in jobs if _goes_on(job, enqueuer.videos)]
+                told.taken_over += sum(job.state is not JobState.NEW for job in wanted)
+                told.added += enqueuer.queue(connection, database, wanted)
+        return told
 
 
 def _take_facts(database: ClusterDatabase, local: Database) -> None:
@@ -107,7 +114,7 @@ def _type(column: str) -> str:
     return {"own": "int", "twins": "int", "was": "text"}.get(column) or type_of(column)
 
 
-def _goes_on(job: JobRow, folder: Path) -> bool:
+def _goes_on(job: JobRow, videos: VideoFolder) -> bool:
     if job.state is JobState.SAVED:
-        return not has_size(folder / job.name, job.size) and not job.is_over(time.time())
+        return not videos.has_size(job.name, job.size) and not job.is_over(time.time())
     return job.state not in (JobState.FAILED, JobState.UNKNOWN)

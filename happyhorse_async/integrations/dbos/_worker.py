@@ -13,7 +13,6 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,13 @@ from ..._budget import BatchBook
 from ..._config import Budget, RetryPolicy
 from ..._rules import retry
 from ..._rules.lifecycle import AT_STAKE, JobState
-from ...batch._batch import check_account
+from ...batch._batch import LONGEST_NAME, check_account
 from ...batch._database import Doubts
 from ...batch._follow import BatchOptions, Follower
 from ...batch._jobs import JobRow
+from ...batch._late_charges import LateCharges
 from ...batch._outcome import Outcome
+from ...batch._videos import VideoFolder
 from ...errors import ConfigurationError, LedgerError
 from ._keeper import Keeper
 from ._ledger import ClusterLedger
@@ -65,7 +66,7 @@ class Worker:
         url: str,
         options: WorkerOptions,
         *,
-        out: Path,
+        videos: VideoFolder,
         service: str,
         told: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
@@ -73,7 +74,7 @@ class Worker:
         self._parts = parts
         self._url = url
         self._options = options
-        self._out = out
+        self._videos = videos
         self._service = service
         self._told = told
         self._keeper = Keeper(url, self._adopt)
@@ -89,6 +90,7 @@ class Worker:
         self._first_run: float | None = None
         self._in_hand: dict[int, JobRow] = {}
         self._emptied = asyncio.Event()
+        self._charges: LateCharges | None = None
         self._ledger: ClusterLedger
         self._follower: Follower
 
@@ -131,7 +133,7 @@ class Worker:
         jobs have come to their ends.
         """
         await self._keeper.enter()
-        self._ledger = await ClusterLedger.connect(self._url, worker=self._keeper.id, out=self._out)
+        self._ledger = await ClusterLedger.connect(self._url, worker=self._keeper.id)
         try:
             await self._prepare()
             await self._launch()
@@ -144,6 +146,9 @@ class Worker:
     async def _prepare(self) -> None:
         await self._ledger.call(lambda database: database.bind(self._service))
         await check_account(self._ledger, self._parts)
+        # A place that cannot be written is found out before anything is paid.
+        async with self._parts.downloader.reserved(self._videos.place("_" * LONGEST_NAME)):
+            await asyncio.to_thread(self._videos.look)
         run = await self._ledger.call(lambda database: database.begin_run())
         limits = await self._take_limits()
         # The money is kept in the database. This book only says whether a price must be known.
@@ -155,13 +160,14 @@ class Worker:
         self._follower = Follower(
             self._parts,
             self._ledger,
-            self._out,
+            self._videos,
             unkept,
             options,
             run=run,
             doubts=Doubts(self._first_run, self._claimed),
             on_stop=self._halt,
         )
+        self._charges = self._follower.charges
         self._parts.submitter.ask_before_sending(self._pace.permit)
 
     async def _take_limits(self) -> ClusterLimits:
@@ -262,6 +268,8 @@ class Worker:
             # DBOS has put its own threads in the place of the loop's, and ends them.
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
             _worker = None
+        if self._charges is not None:
+            await self._charges.end()
         await self._pace.aclose()
         await self._ledger.aclose()
         await self._keeper.aclose(finished=not left)
