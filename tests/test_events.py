@@ -8,7 +8,15 @@ from datetime import UTC, datetime
 import pytest
 
 from happyhorse_async._models import Task
-from happyhorse_async.events import Completed, Event, Events, Throttled, Updated
+from happyhorse_async.events import (
+    Began,
+    Completed,
+    Ended,
+    Event,
+    Events,
+    Throttled,
+    Updated,
+)
 
 NOW = datetime(2026, 10, 10, 12, 0, 0, tzinfo=UTC)
 
@@ -48,3 +56,33 @@ def test_a_listener_that_raises_is_logged_and_disturbs_nobody(
         events.emit(Throttled(pause=1, until=NOW, concurrency=2))
     assert len(heard) == 1
     assert [record.__dict__["action"] for record in caplog.records] == ["listener_failed"]
+
+
+def test_beginnings_and_ends_go_to_those_who_name_them() -> None:
+    """There are many, so a listener to everything gets none of them, and nobody makes them for
+    him; one that names them gets both, with what was learned and why it failed.
+    """
+    events, everything, named = Events(), list[Event](), list[Began]()
+    events.subscribe(everything.append)
+    with events.work("call", url="u"):
+        assert not events.traced
+    stop = events.subscribe(named.append, Began)
+
+    def fail() -> None:
+        with events.work("call", task_id="t", url="u") as facts:
+            facts["status"] = 200
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    stop()
+    with events.work("call", url="u"):
+        assert not events.traced
+    began, ended = named
+    assert everything == []
+    assert (began.work, began.task_id, dict(began.facts)) == ("call", "t", {"url": "u"})
+    assert isinstance(ended, Ended)
+    assert ended.number == began.number
+    assert dict(ended.facts) == {"url": "u", "status": 200}
+    assert isinstance(ended.error, KeyError)
+    assert ended.seconds >= 0

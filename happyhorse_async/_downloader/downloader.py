@@ -226,7 +226,7 @@ class Downloader:
                 )
                 with self._events.work("download", task_id=task.id) as learned:
                     verified = await transfer.run()
-                    learned.update(bytes=verified.size, resumed=transfer.found)
+                    learned.update(bytes=verified.size, resumed=transfer.resumed)
         video = _video(verified, transfer.task, request, path, url)
         self._events.emit(Saved(video=video))
         return video

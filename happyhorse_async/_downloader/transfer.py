@@ -176,8 +176,8 @@ class Transfer:
         """Bytes of the file that are there."""
         self._asked = 0
         """How often the link was asked."""
-        self.found = 0
-        """Bytes that were there before this call."""
+        self.resumed = False
+        """Some bytes were there already when the link was asked."""
         self._length: int | None = None
         self._ended_at = -1
         """Where a body of unknown length has ended too early."""
@@ -256,7 +256,8 @@ class Transfer:
         try:
             held = await self._sink.open()
             if self._inherited is None:
-                self._inherited, self.found = held.size > 0, held.size
+                self._inherited = held.size > 0
+            self.resumed = self.resumed or held.size > 0
             self._received, self._length = held.size, held.length
             if held.whole:
                 return await self._publish([])

@@ -95,7 +95,8 @@ class Spans:
         self._waits: dict[str, list[Span]] = {}
         """Waits for tasks that were submitted elsewhere."""
         self._by_key: OrderedDict[str, Generation] = OrderedDict()
-        self._by_task: OrderedDict[str, Generation] = OrderedDict()
+        self._by_task: OrderedDict[str, list[Generation]] = OrderedDict()
+        """Several when a key was used again, which is the same task."""
 
     # --- what the session tells -------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ class Spans:
         if one is None or one.over:
             return
         one.task_id, task = event.task_id, event.task
-        self._remember(self._by_task, event.task_id, one)
+        self._accepted(one, event.task_id)
         one.span.set_attributes(
             {
                 "gen_ai.response.id": task.id,
@@ -153,16 +154,17 @@ class Spans:
         task = event.task
         for span in self._waits.get(task.id, ()):
             self._tell(task, span)
-        one = self._by_task.get(task.id)
-        if one is not None and not one.over:
-            self._tell(task, one.wait)
-            if lifecycle.is_final(task):
-                self._finish(one, task)
+        for one in self._by_task.get(task.id, ()):
+            if not one.over:
+                self._tell(task, one.wait)
+                if lifecycle.is_final(task):
+                    self._finish(one, task)
 
     def close(self) -> None:
         """End every span that is open; may be called twice."""
         held = [one.generation for one in self._open.values() if one.generation is not None]
-        for one in (*self._by_key.values(), *self._by_task.values(), *held):
+        accepted = [one for several in self._by_task.values() for one in several]
+        for one in (*self._by_key.values(), *accepted, *held):
             self._end(one)
         self._by_key.clear()
         self._by_task.clear()
@@ -177,7 +179,7 @@ class Spans:
     # --- generations ------------------------------------------------------------------------------
 
     def _of(self, event: Event) -> Generation | None:
-        known = self._by_task.get(event.task_id or "")
+        known = self._newest(event.task_id)
         if known is not None and not isinstance(event, Submitted):
             return known
         return _CURRENT.get() or self._by_key.get(event.idempotency_key or "")
@@ -193,11 +195,14 @@ class Spans:
             self._describe(one, event.facts["request"])
         if key is not None and one.key is None:
             one.key = key
-            self._remember(self._by_key, key, one)
+            self._by_key[key] = one
+            self._by_key.move_to_end(key)
+            if len(self._by_key) > MOST_KNOWN:
+                self._end(self._by_key.popitem(last=False)[1])
         if event.task_id is not None and one.task_id is None:
             one.task_id = event.task_id
             one.span.set_attribute("gen_ai.response.id", event.task_id)
-            self._remember(self._by_task, event.task_id, one)
+            self._accepted(one, event.task_id)
         one.holders += 1
         return _Open(None, one, _attach(one.span), _CURRENT.set(one))
 
@@ -218,12 +223,17 @@ class Spans:
             facts["gen_ai.input.messages"] = json.dumps([{"role": "user", "parts": text}])
         one.span.set_attributes(facts)
 
-    def _remember(self, known: OrderedDict[str, Generation], name: str, one: Generation) -> None:
-        known[name] = one
-        known.move_to_end(name)
-        if len(known) > MOST_KNOWN:
-            _, oldest = known.popitem(last=False)
-            self._end(oldest)
+    def _newest(self, task_id: str | None) -> Generation | None:
+        known = self._by_task.get(task_id or "")
+        return known[-1] if known else None
+
+    def _accepted(self, one: Generation, task_id: str) -> None:
+        known = self._by_task.setdefault(task_id, [])
+        known[:] = [*(other for other in known if not other.over and other is not one), one]
+        self._by_task.move_to_end(task_id)
+        if len(self._by_task) > MOST_KNOWN:
+            for oldest in self._by_task.popitem(last=False)[1]:
+                self._end(oldest)
 
     def _release(self, one: Generation, event: Ended) -> None:
         one.holders -= 1
@@ -267,7 +277,7 @@ class Spans:
 
     def _join(self, event: Began) -> _Open:
         """Let a caller do something with a task that is known, or wait for one that is not."""
-        one = self._by_task.get(event.task_id or "")
+        one = self._newest(event.task_id)
         if one is None and event.work == "wait":
             span = self._tracer.start_span("happyhorse.wait", attributes=_task(event))
             self._waits.setdefault(event.task_id or "", []).append(span)
@@ -315,7 +325,7 @@ class Spans:
     # --- parts of the work ------------------------------------------------------------------------
 
     def _part(self, event: Began) -> _Open:
-        one = self._by_task.get(event.task_id or "") if event.work == "download" else None
+        one = self._newest(event.task_id) if event.work == "download" else None
         parent = None if one is None else set_span_in_context(one.span)
         if event.work == "call":
             name, kind, facts = event.facts["method"], SpanKind.CLIENT, _call(event.facts)
@@ -332,8 +342,8 @@ class Spans:
     def _links(self, event: Began) -> list[Link]:
         found: list[Span] = []
         for task_id in event.facts["task_ids"]:
-            one = self._by_task.get(task_id)
-            found += [] if one is None or one.over else [one.wait or one.span]
+            known = self._by_task.get(task_id, ())
+            found += [one.wait or one.span for one in known if not one.over]
             found += self._waits.get(task_id, ())
         return [Link(span.get_span_context()) for span in found]
 
@@ -382,7 +392,7 @@ def _learn(span: Span, event: Ended) -> None:
     if event.work == "download" and event.error is None:
         facts = event.facts
         span.set_attribute("happyhorse.download.bytes", facts["bytes"])
-        span.set_attribute("happyhorse.download.resumed", facts["resumed"] > 0)
+        span.set_attribute("happyhorse.download.resumed", facts["resumed"])
     if event.error is not None:
         _fail(span, error_type(event.error))
 

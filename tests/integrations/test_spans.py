@@ -214,6 +214,60 @@ async def test_a_shared_read_is_a_root_with_links_to_all_who_wait(
     assert all(span.name in ("GET", "POST") for read in reads for span in traces.below(read))
 
 
+async def test_a_download_that_was_cut_says_how_often_it_asked(
+    sandbox: Sandbox, session: Session, traces: Traces, tmp_path: Path
+) -> None:
+    """Each request for the rest is a span with its number, and the download says that it was
+    resumed.
+    """
+    instrument(session, tracer_provider=traces.provider)
+    sandbox.fail(Fault("truncate", fraction=0.5, times=2))
+    task = await session.submit(LINK)
+    sandbox.finish()
+    video = await task.download(tmp_path / "a.mp4")
+    download = traces.only("happyhorse.download")
+    facts = said(download)
+    assert facts["happyhorse.download.bytes"] == video.size
+    assert facts["happyhorse.download.resumed"] is True
+    asked = [span for span in traces.below(download) if span.name == "GET"]
+    assert [said(span).get("http.request.resend_count") for span in asked] == [None, 1, 2]
+    assert [said(span)["http.response.status_code"] for span in asked] == [200, 206, 206]
+
+
+async def test_a_cancelled_caller_ends_its_span(
+    sandbox: Sandbox, session: Session, traces: Traces, tmp_path: Path
+) -> None:
+    """Whoever is cancelled while waiting leaves no open span; it names the task that goes on."""
+    instrument(session, tracer_provider=traces.provider)
+    making = asyncio.create_task(session.generate(LINK, save_to=tmp_path / "a.mp4"))
+    while not traces.named("happyhorse.read"):
+        await asyncio.sleep(0)
+    making.cancel()
+    await asyncio.wait([making])
+    root = traces.only("generate_content")
+    assert said(root)["error.type"] == "CancelledError"
+    assert said(root)["gen_ai.response.id"] == sandbox.tasks[0].id
+    assert traces.only("happyhorse.wait").end_time
+
+
+async def test_a_key_that_is_used_again_is_another_span_with_the_same_task(
+    sandbox: Sandbox, session: Session, traces: Traces
+) -> None:
+    """The second submission of a key is a generation of its own, which says that it was replayed:
+    nothing was paid.
+    """
+    instrument(session, tracer_provider=traces.provider)
+    key = "the-same-key-twice"
+    first = await session.submit(LINK, idempotency_key=key)
+    second = await session.submit(LINK, idempotency_key=key)
+    sandbox.finish()
+    await second.wait()
+    await session.aclose()
+    roots = traces.named("generate_content")
+    assert sorted(bool(said(root)["happyhorse.replayed"]) for root in roots) == [False, True]
+    assert {said(root)["gen_ai.response.id"] for root in roots} == {first.id}
+
+
 async def test_a_hundred_callers_at_once_keep_their_traces_apart(
     sandbox: Sandbox, traces: Traces, tmp_path: Path
 ) -> None:
