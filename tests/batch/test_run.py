@@ -458,17 +458,18 @@ async def test_first_stop_finishes_what_is_paid(
     sandbox: Sandbox, session: Session, tmp_path: Path
 ) -> None:
     """After `stop` nothing new is submitted, and everything that is paid is saved."""
+    sandbox.speed = 0
     async with session.batch(tmp_path, max_in_flight=4) as batch:
-        outcomes = []
-        async for outcome in batch.run(rows(200)):
-            outcomes.append(outcome)
-            batch.stop()
-        assert all(outcome.ok for outcome in outcomes)
-        assert len(outcomes) == sandbox.paid < 20
-        assert (await batch.totals()).states == {
-            JobState.SAVED: sandbox.paid,
-            JobState.NEW: (await batch.totals()).jobs - sandbox.paid,
-        }
+        outcomes = batch.run(rows(200))
+        first = asyncio.create_task(anext(outcomes))
+        await until(lambda: sandbox.paid == 4)
+        batch.stop()
+        sandbox.speed = 1000
+        told = [await first, *[outcome async for outcome in outcomes]]
+        assert [outcome.ok for outcome in told] == [True] * 4
+        totals = await batch.totals()
+        assert totals.states == {JobState.SAVED: 4, JobState.NEW: totals.jobs - 4}
+        assert sandbox.paid == 4
     assert (
         len([outcome for outcome in await run(session, tmp_path, rows(200)) if outcome.ok]) == 200
     )
