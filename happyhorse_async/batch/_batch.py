@@ -17,6 +17,7 @@ from .._edges.part_files import FolderLock
 from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
 from ._admission import Input
 from ._database import STORE, Database
+from ._feed import Feed
 from ._follow import BatchOptions
 from ._ledger import Ledger
 from ._outcome import Totals
@@ -108,8 +109,8 @@ class Batch:
         totals = await ledger.call(Database.totals)
         if self._out not in (None, noted) and (noted is not None or totals.jobs):
             raise LedgerError(
-                f"the videos of the batch in {self.folder} are in {noted or 'that folder'}, and not "
-                f"in {self._out}",
+                f"the videos of the batch in {self.folder} are in {noted or 'that folder'}, and "
+                f"not in {self._out}",
                 next_step="Leave out= away, or use another folder for another place.",
             )
         link = noted or self._out or ""
@@ -170,7 +171,7 @@ class Batch:
         What was not submitted stays for the next run.
         """
         return self._start(
-            lambda run: run.over_input(requests, retry=retry_failed), retry=retry_failed
+            lambda feed: feed.input(requests, retry=retry_failed), retry=retry_failed
         )
 
     def retry(self) -> Outcomes:
@@ -180,15 +181,13 @@ class Batch:
         where the service keeps keys; until it has shown that it does, the list of tasks is looked
         at first. Failed ones become new tasks, which are charged.
         """
-        return self._start(lambda run: run.over_failed(), retry=True)
+        return self._start(Feed.failed, retry=True)
 
     def resume(self) -> Outcomes:
         """Finish what earlier runs have paid for, and submit nothing."""
-        return self._start(lambda run: run.over_input(()))
+        return self._start(lambda feed: feed.input(()))
 
-    def _start(
-        self, feed: Callable[[Outcomes], Awaitable[None]], *, retry: bool = False
-    ) -> Outcomes:
+    def _start(self, source: Callable[[Feed], Awaitable[None]], *, retry: bool = False) -> Outcomes:
         if self._ledger is None:
             raise HappyHorseError(
                 "this batch is not open: use `async with session.batch(folder) as batch`"
@@ -203,7 +202,7 @@ class Batch:
             self._videos,
             self._book,
             self._options,
-            feed,
+            source,
             retry=retry,
         )
         return self._outcomes
@@ -267,8 +266,10 @@ async def check_account(ledger: Ledger, parts: Parts) -> None:
     at_stake, task_ids = await ledger.call(lambda database: database.proofs())
     if at_stake and not await _knows_one(parts, task_ids):
         raise LedgerError(
-            f"{at_stake} jobs in this folder were submitted with another API key, and this one knows none of their tasks",
-            next_step="Open the batch with a key of the account that it was begun with, or use another folder.",
+            f"{at_stake} jobs in this folder were submitted with another API key, and this one "
+            "knows none of their tasks",
+            next_step="Open the batch with a key of the account that it was begun with, or use "
+            "another folder.",
         )
     await ledger.call(lambda database: database.set_fact("account", mark))
 

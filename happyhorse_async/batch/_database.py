@@ -6,13 +6,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence, Set
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +18,7 @@ from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from ..errors import LedgerError
 from ._identity import folded
-from ._jobs import CHANGES, COLUMNS, JobRow
+from ._jobs import CHANGES, JobRow
 from ._ledger_file import (
     APPLICATION_ID,
     LEDGER_NAME,
@@ -38,6 +35,7 @@ from ._ledger_file import (
     newer,
 )
 from ._outcome import Totals
+from ._queries import queries
 from ._videos import VideoFolder
 
 MIGRATIONS = ("schema-1",)
@@ -57,7 +55,7 @@ DYING_SECONDS = 2 * 3600
 LOOKED_AT = 2000
 """Saved videos that are looked at in one go."""
 
-__all__ = ["LEDGER_NAME", "Change", "Database", "Doubts", "ledger_errors", "queries"]
+__all__ = ["LEDGER_NAME", "Change", "Database", "Doubts", "ledger_errors"]
 
 Change = tuple[str, Sequence[Any]]
 
@@ -244,7 +242,8 @@ class Database:
             raise LedgerError(
                 f"the ledger {self.path} was removed while the batch ran",
                 charged="unknown",
-                next_step="Put the folder back where it was before you run the batch again: a new ledger would pay again.",
+                next_step="Put the folder back where it was before you run the batch again: a new "
+                "ledger would pay again.",
             )
         with ledger_errors(self.path):
             self._patience.wait(lambda: self._db.execute("BEGIN IMMEDIATE"))
@@ -305,7 +304,8 @@ class Database:
             self.set_fact("service", service)
         elif bound != service:
             raise LedgerError(
-                f"the batch in {self.path.parent} belongs to {bound}, and this session speaks to {service}",
+                f"the batch in {self.path.parent} belongs to {bound}, and this session speaks to "
+                f"{service}",
                 next_step="Use another folder, or a session to that service.",
             )
 
@@ -434,43 +434,3 @@ class Database:
             self._sql["last-run"]
         ).fetchone()
         return row
-
-
-# --- Reads `ledger.sql`: SQL lives there, named and commented, and nowhere else.
-
-
-_NAME = re.compile(r"^-- name: (\S+)$", re.MULTILINE)
-
-
-@cache
-def queries() -> dict[str, str]:
-    """Return all queries by name, without their comments; "{columns}" stands for the columns of a
-    job, or for those that a change writes.
-    """
-    text = files(__package__).joinpath("ledger.sql").read_text("utf-8")
-    return {
-        name: sql.replace("{columns}", _columns_of(name))
-        for name, sql in named_queries(text).items()
-    }
-
-
-def named_queries(text: str) -> dict[str, str]:
-    """Return the queries of a file by their names, without comments."""
-    _, *pieces = _NAME.split(text)
-    return {
-        name: _without_comments(body) for name, body in zip(pieces[::2], pieces[1::2], strict=True)
-    }
-
-
-def _columns_of(query: str) -> str:
-    """Write the columns that a query gives, or that a change sets."""
-    if query not in CHANGES:
-        return ", ".join(f"j.{column}" for column in COLUMNS)
-    return ", ".join(
-        f"{column} = json_extract(v.value, '$[{place}]')"
-        for place, column in enumerate(CHANGES[query], 1)
-    )
-
-
-def _without_comments(body: str) -> str:
-    return "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip()

@@ -372,6 +372,6 @@ def lost(place: str | Path, job: JobRow) -> LinkExpiredError:
         "as it was; its link is dead by now",
         path=str(place),
         task_id=job.task_id,
-        next_step="Put the file back. To have the video made again, which costs money, give its row "
-        "another id.",
+        next_step="Put the file back. To have the video made again, which costs money, give its "
+        "row another id.",
     )

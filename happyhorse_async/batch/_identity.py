@@ -32,7 +32,7 @@ def fingerprint(request: ImageToVideo, image_digest: str | None) -> str:
     says who is told, not what is made, and often holds a token per process.
     """
     image = request.image if isinstance(request.image, str) else f"sha256:{image_digest}"
-    # The default model stands where it always stood, so ledgers of earlier versions keep their keys.
+    # The default model stands where it always stood, so older ledgers keep their keys.
     fields = [request.model, image, request.prompt, request.quality, request.duration, request.seed]
     return hashlib.sha256(
         json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -69,7 +69,8 @@ def video_name(request: ImageToVideo, job_id: str, *, own: bool) -> str:
 
 def hashed_stem(job_id: str, salt: str = "") -> str:
     """Give a safe stem for an id that is no file's name, or whose name another job has."""
-    return f"{_stem(job_id)}-{hashlib.sha256((job_id + salt).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    digest = hashlib.sha256((job_id + salt).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{_stem(job_id)}-{digest[:8]}"
 
 
 def folded(name: str) -> str:

@@ -120,7 +120,7 @@ class JobRow:
 
     @property
     def is_local(self) -> bool:
-        """Whether its first frame must be uploaded; also known of images whose bytes are not here."""
+        """Whether its first frame must be uploaded; also known where its bytes are not here."""
         return (
             self.asked.is_local
             if self.asked is not None

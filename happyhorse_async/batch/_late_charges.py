@@ -1,5 +1,6 @@
-"""Charges that the service settles after their videos are here: a budget that took estimates for the
-last word would be passed as soon as prices rise.
+"""Charges that the service settles after their videos are here.
+
+A budget that took estimates for the last word would be passed as soon as prices rise.
 """
 
 from __future__ import annotations

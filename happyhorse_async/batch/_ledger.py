@@ -82,7 +82,7 @@ class Ledger:
     async def open(cls, folder: Path) -> Ledger:
         """Open a folder's ledger, made when there is none.
 
-        Raises `LedgerError` when it is damaged, newer, or no ledger. A cancellation closes it again.
+        Raises `LedgerError` when it is no whole ledger, or newer. A cancellation closes it again.
         """
         ledger = cls(folder / LEDGER_NAME)
         opening = ledger._loop.run_in_executor(ledger._thread, Database, ledger._path)

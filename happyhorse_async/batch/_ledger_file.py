@@ -42,8 +42,8 @@ _MAGIC = b"SQLite format 3\0"
 _MINE = "If no batch ever ran in this folder, move the file away. Else restore it from a backup."
 _OTHER = "Use another folder, or move the file away if no batch ever ran in this one."
 _DAMAGED = (
-    f"Restore it from a backup, or recover it with `sqlite3 {LEDGER_NAME} .recover`; do not start a "
-    "new ledger for the same input, which would pay again."
+    f"Restore it from a backup, or recover it with `sqlite3 {LEDGER_NAME} .recover`; do not start "
+    "a new ledger for the same input, which would pay again."
 )
 _LOOK = (
     "Look at the disk's space, rights and health, then run the batch again: what was paid is found "
@@ -79,7 +79,8 @@ def look_at_file(path: Path, *, newest: int) -> bool:
     except FileNotFoundError:
         if _size_of(log_of(path)):
             raise _refused(
-                f"{log_of(path)} is the log of a ledger that is not there: it may hold what was paid",
+                f"{log_of(path)} is the log of a ledger that is not there: it may hold what was "
+                "paid",
                 f"Put {path.name} back beside it, from where the folder was copied or moved.",
             ) from None
         return False
@@ -296,7 +297,7 @@ def connect_for_reading(path: Path) -> tuple[sqlite3.Connection, Path | None]:
 
 
 def clear_draft(path: Path) -> Path:
-    """Return the name under which a ledger is made, after removing what is left of an earlier try."""
+    """Return the name under which a ledger is made, with nothing left of an earlier try."""
     draft = path.with_name(path.name + DRAFT_SUFFIX)
     for suffix in ("", "-journal", "-wal", "-shm"):
         with suppress(FileNotFoundError):

@@ -63,7 +63,7 @@ class Earlier:
         return state in PAID or (state in ended and not self._retry)
 
     def _digests(self, database: Database, jobs: Sequence[Job]) -> dict[str, str]:
-        """Look the contents of local images up by their size and times, as the ledger knows them."""
+        """Look the contents of local images up by their size and times, as the ledger has them."""
         images = [job.request.image for job in jobs if isinstance(job.request.image, Path)]
         stamps = _stamps(images)
         return database.set_of("digests", list(stamps.items())) or {} if stamps else {}

@@ -104,7 +104,7 @@ class Manifest:
 
     @property
     def skipped(self) -> tuple[int, list[str]]:
-        """How many files were skipped as no images at the last walk, and the first of their names."""
+        """How many files were skipped as no images at the last walk, and the first names."""
         return self._source.skipped, self._source.skipped_names
 
     async def rows(self, *, look: bool = False) -> AsyncGenerator[Row | BadLine, None]:
@@ -175,7 +175,7 @@ class Manifest:
             return BadLine(self.source, line.number, error.problems, line.name)
 
     def _column_problems(self, values: Mapping[str, Any]) -> Iterator[str]:
-        """Name the columns that mean the same, and those that only look as if they meant something."""
+        """Name the columns that mean the same, and those that only look like fields."""
         found: dict[str, str] = {}
         for name, value in values.items():
             field = meaning(name)

@@ -45,7 +45,7 @@ class _Ended(Value):
     """Whether there is a video."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the outcome as JSON has it, with `ok`, and with what is None of its two endings."""
+        """Return the outcome as JSON has it, with `ok`, and with the ending that is None."""
         ending = {"video": None, "error": None}
         return {"ok": self.ok, **ending, **super().to_dict()}
 
@@ -79,8 +79,8 @@ class UnsavedOutcome(_Ended):
 
 
 Outcome = SavedOutcome | UnsavedOutcome
-"""What became of one job: behind `if outcome.ok:` a checker knows that `outcome.video` is a `Video`,
-and behind `if outcome.error is not None:` why there is none."""
+"""What became of one job: behind `if outcome.ok:` a checker knows that `outcome.video` is a
+`Video`, and behind `if outcome.error is not None:` why there is none."""
 
 
 def outcome_of(

@@ -1,6 +1,8 @@
--- The ledger's queries. Each is named by a line "-- name: ..."; the lines of comment after it say what it is for.
+-- The ledger's queries. Each is named by a line "-- name: ..."; the lines of comment after it
+-- say what it is for.
 --
--- A group of changes of one kind is one statement over a JSON array: SQLite then walks the rows without giving Python's lock back in
+-- A group of changes of one kind is one statement over a JSON array: SQLite then walks the rows
+-- without giving Python's lock back in
 -- between, which a thread beside a busy event loop would have to wait for at every single row.
 
 -- name: schema-1
@@ -43,7 +45,8 @@ CREATE TABLE jobs (
     superseded INTEGER NOT NULL DEFAULT 0,
     was TEXT
 );
--- A name made from a request's digest is no other job's, so only those made from callers' ids are compared: an entry at a random place in
+-- A name made from a request's digest is no other job's, so only those made from callers' ids
+-- are compared: an entry at a random place in
 -- an index of all jobs costs the more, the more jobs there are.
 CREATE UNIQUE INDEX jobs_own_names ON jobs (name) WHERE own = 1;
 CREATE INDEX jobs_at_stake ON jobs (state, seq) WHERE state IN ('submitting', 'running', 'completed');
@@ -69,7 +72,8 @@ SELECT task_id FROM jobs WHERE task_id IS NOT NULL ORDER BY state IN ('running',
 INSERT OR IGNORE INTO strangers (name) SELECT value FROM json_each(?);
 
 -- name: doubts
--- When the first run began, and when the first of the requests in some states was sent, as far as is known.
+-- When the first run began, and when the first of the requests in some states was sent, as far
+-- as is known.
 SELECT min(r.started), (SELECT min(coalesce(j.accepted, 0)) FROM json_each(?) AS v JOIN jobs AS j ON j.state = v.value) FROM runs AS r;
 
 -- name: claimed
@@ -100,7 +104,8 @@ INSERT INTO digests (path, stamp, sha256)
     ON CONFLICT (path) DO UPDATE SET stamp = excluded.stamp, sha256 = excluded.sha256;
 
 -- name: known
--- What is known of the ids of an input group. "superseded": of a job that another request has replaced, whose id only looks like a caller's.
+-- What is known of the ids of an input group. "superseded": of a job that another request has
+-- replaced, whose id only looks like a caller's.
 SELECT json_group_object(j.id, json_array(j.fingerprint, j.seen_run, j.twins, j.superseded, j.seq))
     FROM json_each(?) AS v JOIN jobs AS j ON j.id = v.value;
 
@@ -109,8 +114,10 @@ SELECT json_group_object(j.id, json_array(j.fingerprint, j.seen_run, j.twins, j.
 SELECT json_group_array(t.name) FROM json_each(?) AS v JOIN jobs AS t ON t.name = v.value AND t.own = 1;
 
 -- name: supersede
--- An id that stands for another request now: the old job keeps its fate, its video and its cost under another id, and the id it had.
--- One that has no video, and will have none because nobody works on it, gives its video's name away.
+-- An id that stands for another request now: the old job keeps its fate, its video and its cost
+-- under another id, and the id it had.
+-- One that has no video, and will have none because nobody works on it, gives its video's name
+-- away.
 UPDATE jobs SET id = json_extract(v.value, '$[1]'), superseded = 1, was = coalesce(jobs.was, jobs.id),
     name = CASE WHEN jobs.state IN ('new', 'failed') AND NOT json_extract(v.value, '$[2]') THEN '~' || jobs.seq ELSE jobs.name END
     FROM json_each(?) AS v WHERE jobs.id = json_extract(v.value, '$[0]');
@@ -132,7 +139,8 @@ INSERT OR IGNORE INTO jobs (id, fingerprint, request, extra, name, own, seen_run
            json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]') FROM json_each(?);
 
 -- name: renew
--- The extra columns may change at any time; the request as long as nothing of it has left. Its local image may lie elsewhere by now: its
+-- The extra columns may change at any time; the request as long as nothing of it has left. Its
+-- local image may lie elsewhere by now: its
 -- content is the same, or else this would be another job.
 UPDATE jobs SET
     extra = json_extract(v.value, '$[2]'), seen_run = json_extract(v.value, '$[3]'),
@@ -163,7 +171,8 @@ SELECT seq, id, name, size FROM jobs
 state = '{state}' AND state IN ('submitting', 'running', 'completed')
 
 -- name: where-begun-again
--- What the user has begun again and an earlier run did not come to, or a failure has that the service calls retryable.
+-- What the user has begun again and an earlier run did not come to, or a failure has that the
+-- service calls retryable.
 state = 'new' AND attempt > 1 AND superseded = 0
 
 -- name: where-in-trouble
@@ -175,7 +184,8 @@ state = '{state}' AND state IN ('failed', 'unknown') AND (superseded = 0 OR stat
 (superseded = 0 OR state NOT IN ('new', 'failed') OR spent > 0)
 
 -- name: submitting
--- Before the POST: the key, what it may cost, and what of the body that the key stands for another run may not know: an uploaded
+-- Before the POST: the key, what it may cost, and what of the body that the key stands for
+-- another run may not know: an uploaded
 -- first frame's link, and where the service is to call back (an empty text: nowhere).
 UPDATE jobs SET state = 'submitting', {columns}, error = NULL
     FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
@@ -191,7 +201,8 @@ UPDATE jobs SET state = 'saved', {columns}, reserved = 0, error = NULL
     FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
 
 -- name: ended
--- Ended without a video, now or for good: failed, unknown, or completed whose video could not be fetched yet.
+-- Ended without a video, now or for good: failed, unknown, or completed whose video could not be
+-- fetched yet.
 UPDATE jobs SET {columns} FROM json_each(?) AS v WHERE jobs.seq = json_extract(v.value, '$[0]');
 
 -- name: again

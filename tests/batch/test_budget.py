@@ -59,7 +59,7 @@ async def test_cap(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
 
 
 async def test_freed_money_is_used(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """A task that fails without a charge gives its reservation to the next job, which waits for it."""
+    """A task that fails without a charge gives its reservation to the next job, which waits."""
     sandbox.speed = 0
     async with session.batch(tmp_path, budget=Budget(credits=PRICE)) as batch:
         outcomes = batch.run(rows(2))
@@ -216,7 +216,8 @@ async def test_a_budget_under_attack(tmp_path: Path, attack: str) -> None:
 
 async def test_charges_that_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch looks again at charges that were not settled when their videos came: from the first
-    dearer one on nothing is bought that the budget cannot bear, and the ledger has what was charged.
+    dearer one on nothing is bought that the budget cannot bear, and the ledger has what was
+    charged.
     """
     monkeypatch.setattr(_late_charges, "PAUSES", (0.01,) * 10_000)
     async with Sandbox(video="stub", speed=0, task_seconds=5) as sandbox:

@@ -49,7 +49,7 @@ def test_a_ledger_keeps_the_model_only_when_it_is_another_one() -> None:
 
 
 def test_what_does_not_count() -> None:
-    """The callback URL, and the path of an image whose content is known, do not make another job."""
+    """The callback URL, and the path of an image whose content is known, make no other job."""
     called = ImageToVideo(LINK, callback_url="https://e.com/hook/secret")
     assert _identity.fingerprint(called, None) == _identity.fingerprint(ImageToVideo(LINK), None)
     assert _identity.fingerprint(ImageToVideo("a.png"), "d") == _identity.fingerprint(

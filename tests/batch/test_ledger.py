@@ -19,9 +19,10 @@ from happyhorse_async import LedgerError
 from happyhorse_async._edges.part_files import FolderLock
 from happyhorse_async.batch import JobState
 from happyhorse_async.batch import _database as database_module
-from happyhorse_async.batch._database import LEDGER_NAME, Database, queries
+from happyhorse_async.batch._database import LEDGER_NAME, Database
 from happyhorse_async.batch._jobs import CHANGES, COLUMNS, JobRow
 from happyhorse_async.batch._ledger import Ledger
+from happyhorse_async.batch._queries import queries
 from tests.batch.support import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -129,7 +130,7 @@ def test_one_index_over_all_jobs(tmp_path: Path) -> None:
 
 
 async def test_one_group_one_transaction(tmp_path: Path) -> None:
-    """Changes that come together are written together, and reads see what was posted before them."""
+    """Changes that come together are written together, and reads see what was posted before."""
     ledger = await Ledger.open(tmp_path)
     [job] = await entered(ledger, 1)
     job.task_id = "task"
@@ -180,7 +181,7 @@ async def test_a_calls_own_error_is_its_callers(tmp_path: Path) -> None:
 
 
 def test_lock_names_its_holder(tmp_path: Path) -> None:
-    """A second holder is refused with the first one's process id; after the release it is let in."""
+    """A second holder is refused with the first one's process id; after the release it gets in."""
     first, second = FolderLock(tmp_path), FolderLock(tmp_path)
     first.take()
     with pytest.raises(LedgerError, match=rf"process {os.getpid()} on "):
@@ -193,7 +194,10 @@ def test_lock_names_its_holder(tmp_path: Path) -> None:
 
 def test_lock_of_another_process_ends_with_it(tmp_path: Path) -> None:
     """The lock of a process that is killed -9 is free at once, although its note is still there."""
-    code = "import sys, time; from pathlib import Path; from happyhorse_async._edges.part_files import FolderLock\n"
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from happyhorse_async._edges.part_files import FolderLock\n"
+    )
     code += "FolderLock(Path(sys.argv[1])).take(); print('held', flush=True); time.sleep(600)"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True

@@ -157,8 +157,8 @@ async def test_a_ledger_that_was_emptied_is_no_new_batch(tmp_path: Path) -> None
 def test_a_ledger_is_there_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that dies while it makes a ledger leaves none: the next one begins, and removes what
-    was left.
+    """A process that dies while it makes a ledger leaves none: the next one begins, and removes
+    what was left.
     """
 
     def dies(path: Path, target: Path) -> None:
@@ -179,8 +179,8 @@ def test_a_ledger_is_there_whole_or_not_at_all(
 async def test_another_program_that_writes_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A database browser with an edit that is not committed holds the ledger: the batch says that it
-    waits, submits nothing meanwhile, and goes on by itself.
+    """A database browser with an edit that is not committed holds the ledger: the batch says that
+    it waits, submits nothing meanwhile, and goes on by itself.
     """
     monkeypatch.setattr(_ledger_file, "WRITER_PATIENCE", 20)
     monkeypatch.setattr(_ledger_file, "LOOK_AGAIN", 0.01)

@@ -124,7 +124,8 @@ async def test_empty_cells_of_floating_columns(tmp_path: Path) -> None:
     """
     table = tmp_path / "rows.jsonl"
     table.write_text(
-        '{"image": "https://e.com/a.png", "seed": NaN, "weight": NaN}\n{"image": "https://e.com/a.png", "weight": Infinity}\n'
+        '{"image": "https://e.com/a.png", "seed": NaN, "weight": NaN}\n'
+        '{"image": "https://e.com/a.png", "weight": Infinity}\n'
     )
     good, bad = await walk(Manifest(table))
     assert (good.job.request.seed, good.job.extra) == (None, {"weight": None})

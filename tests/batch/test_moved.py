@@ -1,4 +1,4 @@
-"""A project that was moved: its images are known by their content, and where they lie now counts."""
+"""A project that was moved: its images are known by their content, and where they lie now."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_project_that_was_moved(tmp_path: Path) -> None:
-    """Jobs that failed, or that are saved, know where their image lies after a run at the new place:
-    `retry` sends it, and the gallery shows it.
+    """Jobs that failed, or that are saved, know where their image lies after a run at the new
+    place: `retry` sends it, and the gallery shows it.
     """
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     home.mkdir()

@@ -25,7 +25,8 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 async def test_no_cell_is_a_formula(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
-    """What a caller or the service wrote is never a formula in a spreadsheet; numbers and other text
+    """What a caller or the service wrote is never a formula in a spreadsheet; numbers and other
+    text
     stay as they are.
     """
     request = ImageToVideo("https://example.com/1.png", prompt='=HYPERLINK("http://x.example","y")')

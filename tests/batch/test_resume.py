@@ -378,7 +378,8 @@ async def test_a_task_that_the_service_has_forgotten(tmp_path: Path) -> None:
         await run(session, tmp_path, rows(1))
         ledger = sqlite3.connect(tmp_path / LEDGER_NAME)
         ledger.execute(
-            "UPDATE jobs SET state = 'running', task_id = 'task-unified-1-gone', reserved = spent, spent = 0, ended_run = 0"
+            "UPDATE jobs SET state = 'running', task_id = 'task-unified-1-gone', reserved = spent, "
+            "spent = 0, ended_run = 0"
         )
         ledger.commit()
         ledger.close()

@@ -245,7 +245,7 @@ async def test_retry_failed_with_the_input(
 async def test_refused_key_stops_everything(
     sandbox: Sandbox, session: Session, tmp_path: Path
 ) -> None:
-    """What every job would meet stops the batch with its error, and leaves all jobs as they were."""
+    """What every job would meet stops the batch with its error, and leaves all jobs alone."""
     fault = sandbox.fail(
         Fault(
             "refuse",
@@ -353,7 +353,8 @@ async def test_links_that_are_long_dead(sandbox: Sandbox, session: Session, tmp_
 async def test_a_task_that_is_denied_is_left_to_the_next_run(
     sandbox: Sandbox, session: Session, tmp_path: Path
 ) -> None:
-    """However long the service denies an accepted task, its job is not failed: it stays running, and
+    """However long the service denies an accepted task, its job is not failed: it stays running,
+    and
     the next run brings it home without paying.
     """
     denial = {"error": {"code": "task_not_found", "message": "no", "type": "invalid_request_error"}}

@@ -88,7 +88,7 @@ async def test_a_misspelt_column_is_a_bad_row_until_it_is_wanted(tmp_path: Path)
 
 
 async def test_columns_are_read_as_they_are_meant(tmp_path: Path) -> None:
-    """`Image URL`, `PROMPT` and `Duration` are the fields; two columns for one field are refused."""
+    """`Image URL`, `PROMPT` and `Duration` are the fields; two columns for a field are refused."""
     path = table(tmp_path, f"ID,Image URL,PROMPT,Duration\na,{LINK},run,7\n")
     [row] = await walk(path)
     assert isinstance(row, Row)
@@ -112,7 +112,7 @@ WESTERN = f"image,prompt\n{LINK},été à la plage, très doux\n".replace("plage
 async def test_another_encoding_is_named_and_can_be_given(
     tmp_path: Path, text: str, encoding: str
 ) -> None:
-    """A table in GBK or Latin-1 is refused with its encoding's name, and read when that is given."""
+    """A table in GBK or Latin-1 is refused with its encoding's name, and read if that is given."""
     path = table(tmp_path, text.encode(encoding))
     [bad] = await walk(path)
     assert isinstance(bad, BadLine)
@@ -167,7 +167,7 @@ async def test_a_quotation_mark_that_is_never_closed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("indent", [None, 2])
 async def test_json_arrays_and_single_objects(tmp_path: Path, indent: int | None) -> None:
-    """A JSON array is its objects, however it is laid out; an object over several lines is one row."""
+    """A JSON array is its objects, however it is laid out; an object over many lines is a row."""
     rows = [{"image": LINK, "prompt": "a"}, {"image": LINK, "prompt": "b"}]
     path = table(tmp_path, json.dumps(rows, indent=indent), "in.json")
     assert await prompts(path) == ["a", "b"]

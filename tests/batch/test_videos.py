@@ -1,4 +1,4 @@
-"""Saved videos that are not in the folder any more: runs and reports look, and say what they see."""
+"""Saved videos that are not in the folder any more: runs and reports look, and say so."""
 
 from __future__ import annotations
 

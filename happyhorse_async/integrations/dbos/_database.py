@@ -28,9 +28,10 @@ from psycopg.errors import DeadlockDetected, SerializationFailure
 from ..._budget import DEARNESS
 from ..._rules.lifecycle import JobState
 from ..._rules.prices import to_credits, to_millionths
-from ...batch._database import Change, Database, named_queries
+from ...batch._database import Change, Database
 from ...batch._jobs import CHANGES, COLUMNS, JobRow
 from ...batch._late_charges import DEARNESS_FACT, dearness_of
+from ...batch._queries import named_queries
 from ...batch._videos import VideoFolder
 from ...errors import BudgetExceededError, ConfigurationError, LedgerError
 from ._values import ClusterLimits
