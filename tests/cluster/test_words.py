@@ -1,0 +1,100 @@
+"""What a cluster says before it has a database, and what its values show; needs no PostgreSQL."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from typer.testing import CliRunner
+
+from happyhorse_async import ConfigurationError
+from happyhorse_async._rules.lifecycle import JobState
+from happyhorse_async.batch._jobs import CHANGES, COLUMNS
+from happyhorse_async.batch._outcome import Totals
+from happyhorse_async.cli._app import app
+from happyhorse_async.cli._cluster import lines_of
+from happyhorse_async.integrations.dbos import (
+    Cluster,
+    ClusterLimits,
+    ClusterOverview,
+    WorkerFacts,
+)
+from happyhorse_async.integrations.dbos._database import _FIXED, check_url, cluster_queries
+from happyhorse_async.integrations.dbos._places import folder_of, place_of
+
+OVERVIEW = ClusterOverview(
+    out="/videos",
+    totals=Totals(states={JobState.SAVED: 3, JobState.RUNNING: 2}, dying=1, failures={"x": 1}),
+    per_hour=60.0,
+    workers=(
+        WorkerFacts(
+            id=1, host="a", pid=7, started=0.0, seen=1.0, in_hand=2,
+            adopted=0,
+            word="",
+            alive=False,
+        ),
+    ),
+    limits=ClusterLimits(unfinished=100, rate=5.0, budget=7_000_000),
+    left=2,
+)
+
+
+def test_sqlite_is_refused_with_what_to_take_instead() -> None:
+    """SQLite is for a try on one machine, which `batch run` is; a cluster says so."""
+    with pytest.raises(ConfigurationError, match="batch run"):
+        Cluster("sqlite:///videos.sqlite")
+    with pytest.raises(ConfigurationError, match="postgresql://"):
+        Cluster("videos")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_every_spelling_of_a_link_to_postgresql_is_taken(scheme: str) -> None:
+    """The spellings of psycopg and SQLAlchemy mean one database."""
+    assert check_url(f"{scheme}://me@host/name?sslmode=require") == (
+        "postgresql://me@host/name?sslmode=require"
+    )
+
+
+def test_commands_without_a_database_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command names the option and the variable, and exits with the code of wrong settings."""
+    monkeypatch.delenv("HAPPYHORSE_DATABASE", raising=False)
+    for words in (["work"], ["status"], ["report"], ["enqueue", "--from", "videos"]):
+        told = CliRunner().invoke(app, ["cluster", *words])
+        assert (told.exit_code, "HAPPYHORSE_DATABASE" in told.output) == (2, True), words
+
+
+def test_an_input_and_a_folder_are_not_entered_at_once() -> None:
+    """Either a SOURCE or --from, and nothing is guessed."""
+    for words in ([], ["photos.csv", "--from", "videos"]):
+        assert CliRunner().invoke(app, ["cluster", "enqueue", *words]).exit_code == 2
+
+
+def test_status_says_what_people_must_know() -> None:
+    """Jobs, money, limits, dying links, and which workers are dead."""
+    text = "\n".join(lines_of(OVERVIEW))
+    for word in (
+        "3 of 5",
+        "2 running",
+        "of 7",
+        "100 unfinished",
+        "1 links die",
+        "is dead",
+        "1 x x",
+    ):
+        assert word in text
+    assert OVERVIEW.to_dict()["workers"] == [attrs.asdict(OVERVIEW.workers[0])]
+
+
+def test_the_database_has_every_column_and_change_of_a_batch() -> None:
+    """A column or a change that the batch's ledger gets must come to the cluster's too."""
+    schema = cluster_queries()["schema-1"]
+    table = schema[schema.index("CREATE TABLE jobs (") :]
+    defined = {line.split()[0] for line in table[: table.index(");")].splitlines()[1:]}
+    assert set(COLUMNS) <= defined
+    assert set(CHANGES) == set(_FIXED)
+
+
+def test_a_place_is_known_by_one_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link has no slash at its end, and a path is absolute; reports lie beside the videos."""
+    assert place_of("s3://bucket/night/") == "s3://bucket/night"
+    assert place_of("/a/b/../c") == "/a/c"
+    assert (str(folder_of("/a/c")), str(folder_of("s3://bucket/night"))) == ("/a/c", ".")
