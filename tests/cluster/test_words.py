@@ -27,7 +27,12 @@ OVERVIEW = ClusterOverview(
     per_hour=60.0,
     workers=(
         WorkerFacts(
-            id=1, host="a", pid=7, started=0.0, seen=1.0, in_hand=2,
+            id=1,
+            host="a",
+            pid=7,
+            started=0.0,
+            seen=1.0,
+            in_hand=2,
             adopted=0,
             word="",
             alive=False,
