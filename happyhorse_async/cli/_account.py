@@ -44,7 +44,8 @@ def estimate(
             put(total.to_dict())
             return
         put(
-            f"{money(total.credits)} credits ({float(total.usd):.2f} USD) for {count} x {duration} s at {quality}"
+            f"{money(total.credits)} credits ({float(total.usd):.2f} USD) for {count} x "
+            f"{duration} s at {quality}"
         )
         put(f"{_BY[total.source]}{f', of {total.as_of}' if total.as_of else ''}")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import ConfigurationError, LedgerError
+from ..errors import ConfigurationError
 from ._batch_follow import Follow
 from ._batch_look import Look
 from ._common import Exit, need_folder, run
@@ -60,7 +60,7 @@ MaxCredits = Annotated[
     float | None,
     typer.Option(
         "--max-credits",
-        help="The most that all jobs of the folder may cost together, over all runs. Nothing more is "
+        help="The most that all jobs of the folder may cost together, over all runs. Nothing is "
         "begun that could go beyond it; what was begun is finished.",
         min=0,
     ),
@@ -72,8 +72,8 @@ def run_command(
     source: Annotated[
         str,
         typer.Argument(
-            help="A folder or a glob of images; or a .csv, .tsv, .json, .jsonl or .parquet table of "
-            "them; or - for a table from standard input.",
+            help="A folder or a glob of images; or a .csv, .tsv, .json, .jsonl or .parquet table "
+            "of them; or - for a table from standard input.",
             metavar="SOURCE",
         ),
     ],
@@ -227,6 +227,7 @@ def status(
     async def work() -> int:
         from ._batch_status import show, watched
 
+        _refuse_strange(where)
         await (watched if watch else show)(where, as_json=as_json)
         return Exit.DONE
 
@@ -252,9 +253,9 @@ def report(
     where = _folder_of(folder, out)
 
     async def work() -> int:
-
         from ..batch.report import write_reports
 
+        _refuse_strange(where)
         kinds = tuple(word.strip() for word in kind.split(",") if word.strip())
         paths = await asyncio.to_thread(write_reports, where, kinds, verify=verify)
         for path in paths:
@@ -291,13 +292,14 @@ def _places(out: str, ledger: Path | None) -> tuple[Path, str | None]:
 
 
 def _refuse_strange(folder: Path) -> None:
-    """Raise `LedgerError` for a folder without a ledger: a name that was mistyped must not become a
-    new batch.
+    """Raise `ConfigurationError` for a folder without a ledger.
+
+    A name that was mistyped is wrong input, and must not become a new batch.
     """
     from ..batch._database import LEDGER_NAME
 
     if not (folder / LEDGER_NAME).exists():
-        raise LedgerError(
+        raise ConfigurationError(
             f"there is no ledger in {folder}",
             next_step="Give the folder that `batch run` was given with --out.",
         )

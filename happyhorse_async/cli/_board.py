@@ -227,7 +227,7 @@ class BatchDisplay:
 
 
 def name_of(outcome: Outcome) -> str:
-    """Name a job as people know it: the caller's id, with the image where the id does not say it."""
+    """Name a job as people know it: by the caller's id, and the image if the id lacks it."""
     from .._formats.filenames import stem_of
 
     image = outcome.request.image if outcome.request is not None else None

@@ -39,7 +39,7 @@ def sandbox_speed(url: str) -> float:
 
 
 def eager_polling() -> Polling:
-    """Return how to look at tasks that take seconds: so often that their progress is seen to move."""
+    """Return how to look at tasks that take seconds: so often that progress moves."""
     from .._config import Polling
 
     return Polling(target_delay=0.2, min_interval=0.2, max_interval=0.5, max_reads_per_minute=6000)

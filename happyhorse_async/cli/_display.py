@@ -101,10 +101,11 @@ class Display:
         if not videos:
             return
         table = Table(
-            title=f"{len(videos)} video{'s' * (len(videos) != 1)} in {time.monotonic() - self._started:.1f} s"
+            title=f"{len(videos)} video{'s' * (len(videos) != 1)} in "
+            f"{time.monotonic() - self._started:.1f} s"
         )
         table.add_column("file")
-        for heading in ("length", "size", "pixels", "credits", "seconds"):
+        for heading in ("length", "size", "pixels", "credits", "made in"):
             table.add_column(heading, justify="right")
         for video in videos:
             seconds = video.task.seconds if video.task is not None else None
@@ -114,6 +115,6 @@ class Display:
                 f"{video.size / 1e6:.2f} MB",
                 f"{video.width} x {video.height}" if video.width else "?",
                 money(video.credits),
-                f"{seconds:.0f}" if seconds is not None else "?",
+                f"{seconds:.0f} s" if seconds is not None else "?",
             )
         self._console.print(table)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
 from ..errors import ConfigurationError, HappyHorseError
@@ -58,7 +60,10 @@ def line_of(task: Task) -> str:
     if task.error is not None:
         line += f"  {task.error.code}: {task.error.message}"
     elif task.expires_at is not None:
-        line += f"  {money(task.usage.credits_used)} credits, links die at {task.expires_at:%Y-%m-%d %H:%M} UTC or later"
+        line += (
+            f"  {money(task.usage.credits_used)} credits, links die at "
+            f"{task.expires_at:%Y-%m-%d %H:%M} UTC or later"
+        )
     return line
 
 
@@ -93,23 +98,79 @@ def list_tasks(
     status: Annotated[
         str | None, typer.Option("--status", help="processing, completed, failed or cancelled.")
     ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option("--since", help="Only tasks made at this UTC time or later.", formats=DATES),
+    ] = None,
+    before: Annotated[
+        datetime | None,
+        typer.Option("--before", help="Only tasks made before this UTC time.", formats=DATES),
+    ] = None,
     page: Annotated[int, typer.Option("--page", help="From 1, newest first.", min=1)] = 1,
     page_size: Annotated[int, typer.Option("--page-size", min=1, max=50)] = 20,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every page, from --page on.", show_default=False)
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the account's tasks, newest first.
+    """List the account's tasks, newest first, a page or all of them.
 
-    Example: happyhorse tasks list --status completed
+    Example: happyhorse tasks list --status completed --since 2026-11-01 --all
     """
+    if status is not None and status not in STATUSES:
+        raise typer.BadParameter(f"expected one of {', '.join(STATUSES)}", param_hint="--status")
 
     async def work() -> None:
+        shown = _Shown(since=_utc(since), before=_utc(before), as_json=as_json)
         async with open_session() as session:
-            found = await session.find_tasks(status=status, page=page, page_size=page_size)
+            find = session.find_tasks
+            # By dates, what is looked for may be on any page.
+            if every or since is not None or before is not None:
+                async for item in find(status=status, page=page, page_size=50):
+                    if shown.is_over(item):
+                        break
+                    shown.show(item)
+                say(f"{shown.count} tasks")
+                return
+            found = await find(status=status, page=page, page_size=page_size)
         for item in found.items:
-            put(_summary(item) if as_json else _summary_line(item))
-        say(f"{len(found.items)} of {found.total}")
+            shown.show(item)
+        pages = max(1, -(-found.total // found.page_size))
+        more = f"; the next: --page {page + 1}" if page < pages else ""
+        say(f"{shown.count} of {found.total} tasks, page {page} of {pages}{more}")
 
     run(work, as_json=as_json)
+
+
+STATUSES = ("processing", "completed", "failed", "cancelled")
+DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment is not None else None
+
+
+@attrs.define(kw_only=True)
+class _Shown:
+    """Prints tasks of the list, as far as they lie between two moments."""
+
+    since: datetime | None
+    before: datetime | None
+    as_json: bool
+    count: int = 0
+
+    def is_over(self, item: TaskSummary) -> bool:
+        """Return whether this one, and so all that follow, are too old."""
+        return self.since is not None and item.created is not None and item.created < self.since
+
+    def show(self, item: TaskSummary) -> None:
+        """Print a task under a header, which goes where no program reads it."""
+        if self.before is not None and item.created is not None and item.created >= self.before:
+            return
+        if not self.count and not self.as_json:
+            say(f"{'TASK':<37} {'STATUS':<11} {'MADE (UTC)':<17} {'CREDITS':>9}  PROMPT OR MODEL")
+        self.count += 1
+        put(_summary(item) if self.as_json else _summary_line(item))
 
 
 def _summary(item: TaskSummary) -> dict[str, Any]:
@@ -117,15 +178,29 @@ def _summary(item: TaskSummary) -> dict[str, Any]:
     return {
         "id": item.id,
         "status": item.status,
+        "model": item.model,
         "created": created,
         "has_results": item.has_results,
         "credits": item.credits_used,
+        "prompt": _prompt(item),
     }
 
 
+def _prompt(item: TaskSummary) -> str | None:
+    """Return the prompt where the service tells it, which it does not promise."""
+    said = item.raw.get("prompt")
+    return said if isinstance(said, str) and said else None
+
+
 def _summary_line(item: TaskSummary) -> str:
-    created = f"{item.created:%Y-%m-%d %H:%M}" if item.created is not None else "?" * 16
-    return f"{item.id}  {item.status:<10}  {created}  {money(item.credits_used)} credits"
+    created = f"{item.created:%Y-%m-%d %H:%M}" if item.created is not None else "?"
+    what = " ".join((_prompt(item) or item.model).split())
+    shown = what if len(what) <= LONGEST_PROMPT else what[: LONGEST_PROMPT - 1] + "…"
+    cost = money(item.credits_used)
+    return f"{item.id:<37} {item.status:<11} {created:<17} {cost:>9}  {shown}".rstrip()
+
+
+LONGEST_PROMPT = 50
 
 
 @app.command()
@@ -179,7 +254,7 @@ def download_tasks(
                 as_json=as_json,
             )
 
-    run(work, as_json=as_json)
+    run(work, as_json=as_json, hint=_resumes)
 
 
 def download(
@@ -197,11 +272,16 @@ def download(
     """
     if not resume:
         say(
-            "error: say --resume to finish what is left as .part; for single tasks use `happyhorse tasks download TASK_ID`"
+            "error: say --resume to finish what is left as .part; for single tasks use "
+            "`happyhorse tasks download TASK_ID`"
         )
         raise typer.Exit(Exit.WRONG_INPUT)
 
     async def work() -> int:
+        if not folder.is_dir():
+            raise ConfigurationError(
+                f"{folder} is no folder", next_step="Give the folder with the .part files."
+            )
         async with open_session() as session:
             leftovers = await session.leftovers(folder)
             if not leftovers:
@@ -213,7 +293,11 @@ def download(
                 as_json=as_json,
             )
 
-    run(work, as_json=as_json)
+    run(work, as_json=as_json, hint=_resumes)
+
+
+def _resumes() -> None:
+    say("What came is kept: the same line goes on with it.")
 
 
 def _one_file(ids: Sequence[str], out: Path) -> bool:

@@ -84,7 +84,7 @@ async def test_run_status_report(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 async def test_dry_run_and_question(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A dry run prints the price; without --yes the price is asked about, and "no" spends nothing."""
+    """A dry run prints the price; without --yes it is asked about, and "no" spends nothing."""
     manifest = write_manifest(tmp_path / "in", links=2, files=0)
     code, _, err = await happyhorse(
         sandbox, "run", manifest, "--out", tmp_path / "out", "--dry-run"
@@ -109,7 +109,7 @@ async def test_no_answer_is_a_no(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 async def test_bad_rows(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Bad rows are named with file and line, and nothing is sent; --skip-bad works on the others."""
+    """Bad rows are named with file and line, nothing is sent; --skip-bad does the others."""
     table = tmp_path / "rows.jsonl"
     table.write_text(
         '{"image": "https://e.com/a.png"}\n{"image": "https://e.com/a.png", "duration": 1}\n'
@@ -159,7 +159,7 @@ async def test_folders_as_the_readme_says_them(sandbox: Sandbox, tmp_path: Path)
         assert (code, sandbox.paid) == (0, 1), err
         typo = tmp_path / f"typo-{command}"
         code, _, err = await happyhorse(sandbox, command, typo)
-        assert (code, "no ledger" in err, typo.exists()) == (1, True, False)
+        assert (code, "no ledger" in err, typo.exists()) == (2, True, False)
     assert (await happyhorse(sandbox, "status", out, "--out", out))[0] == 0
     assert (await happyhorse(sandbox, "status", out, "--out", tmp_path))[0] == 2
 

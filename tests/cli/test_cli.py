@@ -339,7 +339,7 @@ async def test_tasks_are_shown_listed_watched_and_downloaded(
 
 
 async def test_every_video_of_a_task_is_saved(world: Sandbox, tmp_path: Path) -> None:
-    """A task with two results gives two files and two lines, from generate and from tasks download."""
+    """A task with two results gives two files and lines, from generate and tasks download."""
     async with open_session(world) as session:
         task_id = (await session.submit(LINK)).id
         [link] = (await session.task(task_id).wait()).results
@@ -466,7 +466,7 @@ async def test_money_and_files(world: Sandbox, tmp_path: Path) -> None:
 async def test_the_sandbox_command_runs_every_scenario_until_ctrl_c(
     tmp_path: Path, name: str
 ) -> None:
-    """Its faults are there, stdout has what to export and two remarks, and Ctrl-C is a clean end."""
+    """Its faults are there, stdout has what to export, and Ctrl-C is a clean end."""
     process = await asyncio.create_subprocess_exec(
         *(
             sys.executable,

@@ -40,7 +40,7 @@ async def test_a_misspelt_column_stops_the_run_before_it_is_paid(
 
 
 async def test_a_folder_without_images_is_wrong_input(world: Sandbox, tmp_path: Path) -> None:
-    """No job is exit code 2; what was skipped is counted and named, and bad images by their name."""
+    """No job is exit code 2; skipped files are counted and named, bad images by name."""
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "notes.txt").write_text("no image")

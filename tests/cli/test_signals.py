@@ -82,7 +82,7 @@ async def test_limit(sandbox: Sandbox, tmp_path: Path, line: tuple[object, ...])
     await made_by_the_same_line(sandbox, line, tmp_path / "out")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_the_first_signal(
     sandbox: Sandbox, tmp_path: Path, line: tuple[object, ...], number: int
 ) -> None:
@@ -120,8 +120,8 @@ async def test_the_second_signal(
     err = await ended(process)
     assert (process.returncode, sandbox.paid, videos(tmp_path / "out")) == (130, IN_FLIGHT, set())
     assert (
-        f"What is paid is not lost: run the same line again (happyhorse batch ... --out {tmp_path / 'out'})"
-        in err
+        "What is paid is not lost: run the same line again "
+        f"(happyhorse batch ... --out {tmp_path / 'out'})" in err
     )
     await made_by_the_same_line(sandbox, line, tmp_path / "out")
 

@@ -1,0 +1,66 @@
+"""Wrong words and folders are exit code 2; the list of tasks reads well."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async import Session
+from happyhorse_async.sandbox import Sandbox
+from tests.cli.process import LINK, happyhorse
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
+    """The service in the test's process, for a command in another one."""
+    async with Sandbox(video="stub", task_seconds=0.2) as sandbox:
+        yield sandbox
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("batch status nowhere", "there is no ledger in nowhere"),
+        ("batch report nowhere", "there is no ledger in nowhere"),
+        ("batch retry nowhere", "there is no ledger in nowhere"),
+        ("batch run nowhere.csv", "there is nothing at 'nowhere.csv'"),
+        ("download nowhere --resume", "nowhere is no folder"),
+        ("tasks list --status done", "expected one of processing, completed"),
+        ("estimate --quality 4k", "quality"),
+        ("generate cat.jpg --duration 99", "duration"),
+        ("batch run - --vary sed=1", "did you mean seed?"),
+        ("completion tcsh", "bash"),
+    ],
+)
+async def test_wrong_words_and_folders(
+    world: Sandbox, tmp_path: Path, line: str, said: str
+) -> None:
+    """Each is exit code 2 with what would be right; nothing is sent that costs."""
+    ran = await happyhorse(*line.split(), cwd=tmp_path, world=world)
+    assert (ran.code, said in ran.err) == (2, True), ran.err
+    assert "Traceback" not in ran.err
+    assert world.paid == 0
+
+
+async def test_the_list_of_tasks(world: Sandbox, tmp_path: Path) -> None:
+    """A header for people alone, pages that name the next one, and dates that look through all."""
+    async with Session(world.key, base_url=world.url, files_url=world.files_url) as session:
+        ids = [(await session.submit(LINK, seed=seed)).id for seed in range(1, 4)]
+    first = await happyhorse("tasks", "list", "--page-size", "2", cwd=tmp_path, world=world)
+    assert first.err.startswith("TASK ")
+    assert "2 of 3 tasks, page 1 of 2; the next: --page 2" in first.err
+    every = await happyhorse("tasks", "list", "--all", cwd=tmp_path, world=world)
+    assert {line.split()[0] for line in every.out.splitlines()} == set(ids)
+    now = datetime.now(UTC)
+    soon, past = (f"{now + timedelta(days=days):%Y-%m-%d}" for days in (2, -2))
+    none = await happyhorse("tasks", "list", "--since", soon, cwd=tmp_path, world=world)
+    assert (none.out, "0 tasks" in none.err) == ("", True)
+    dated = await happyhorse(
+        *("tasks", "list", "--since", past, "--before", soon, "--json"), cwd=tmp_path, world=world
+    )
+    assert {line["id"] for line in dated.lines()} == set(ids)
