@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from happyhorse_async import Session
 from happyhorse_async.batch._manifest import Manifest
 from happyhorse_async.batch.report import write_reports
+from happyhorse_async.cli._app import app
 from happyhorse_async.errors import LedgerError
 from happyhorse_async.integrations.dbos import Cluster, WorkerOptions
 from happyhorse_async.sandbox import Fault, Sandbox
@@ -116,6 +118,21 @@ async def test_a_half_done_folder_goes_on_in_the_cluster(
 
 
 @pytest.mark.slow
+async def test_the_same_rows_entered_by_two_at_once_are_entered_once(
+    quick: Sandbox, database: str, tmp_path: Path
+) -> None:
+    """Two people enter one table at the same moment: each row becomes one job and one workflow."""
+    manifest = write_manifest(tmp_path / "input", links=300, files=0)
+    both = [Cluster(database), Cluster(database)]
+    await both[0].enqueue([], out=tmp_path / "videos")
+    told = await asyncio.gather(
+        *(cluster.enqueue(Manifest(str(manifest)).jobs()) for cluster in both)
+    )
+    assert 300 == sum(each.added for each in told) == sum(each.known for each in told)
+    assert (await both[0].overview()).left == 300
+
+
+@pytest.mark.slow
 async def test_failed_jobs_begin_again_at_the_user_s_word(
     quick: Sandbox, database: str, tmp_path: Path
 ) -> None:
@@ -125,6 +142,8 @@ async def test_failed_jobs_begin_again_at_the_user_s_word(
     quick.fail(Fault("fail-task", code="content_policy_violation"))
     await cluster.enqueue(Manifest(str(manifest)).jobs(), out=tmp_path / "videos")
     await worked(cluster, quick)
+    watch = ["cluster", "status", "--watch", "--database", database]
+    assert (await asyncio.to_thread(CliRunner().invoke, app, watch)).exit_code == 0
     states = {s.value: n for s, n in (await cluster.overview()).totals.states.items()}
     assert states == {"saved": 2, "failed": 1}
     assert (await cluster.enqueue(Manifest(str(manifest)).jobs())).added == 0

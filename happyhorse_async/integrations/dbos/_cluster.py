@@ -212,6 +212,11 @@ class Cluster:
             try:
                 yield enqueuer
                 how = "done"
+            except LostError as error:
+                raise LedgerError(
+                    f"the database was lost: {error}",
+                    next_step="Run the same line again: what was entered is not entered twice.",
+                ) from error
             finally:
                 await asyncio.to_thread(enqueuer.close)
                 await ledger.call(lambda database: database.end_run(run, how))

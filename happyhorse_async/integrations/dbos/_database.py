@@ -44,6 +44,8 @@ MIGRATION_LOCK = 0x48485232
 """The advisory lock under which the tables are made."""
 WORKER_LOCKS = MIGRATION_LOCK + 1
 """The first half of each worker's lock; the second is the worker's number."""
+ENTER_LOCK = MIGRATION_LOCK + 2
+"""Held by whoever enters jobs, until they are committed."""
 DEAD_LINE = (
     "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3 "
     "-c tcp_user_timeout=15000 -c idle_in_transaction_session_timeout=20000"

@@ -7,9 +7,8 @@ left alone, so the same input twice, or once more after a change, adds only what
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import sqlalchemy
@@ -32,12 +31,23 @@ from ...batch._identity import key_of
 from ...batch._jobs import Job, JobRow
 from ...batch._videos import VideoFolder
 from ...errors import DestinationExistsError, InvalidRequestError
-from ._database import ClusterDatabase, cluster_errors
+from ._database import ENTER_LOCK, ClusterDatabase, LostError, cluster_errors
 from ._ledger import ClusterLedger
 from ._values import Enqueued, Refused
 from ._worker import APPLICATION, APPLICATION_VERSION, OWED, QUEUE, WORKFLOW
 
-logger = logging.getLogger("happyhorse_async")
+PAUSES = (0.1, 0.5, 2.0)
+"""Seconds before a transaction is made again."""
+
+
+@contextmanager
+def entering() -> Iterator[None]:
+    """Turn the errors of a transaction over SQLAlchemy into ours."""
+    with cluster_errors():
+        try:
+            yield
+        except sqlalchemy.exc.DBAPIError as error:
+            raise error.orig or error from error
 
 
 class Enqueuer:
@@ -65,16 +75,30 @@ class Enqueuer:
                 for bad in (row for row in found if isinstance(row, BadRow)):
                     told.refused.append(Refused(id=bad.id, error=bad.error))
                 good = [row for row in found if isinstance(row, Candidate)]
-                await asyncio.to_thread(self._enter, good, retry_failed, told)
+                await self._enter_surely(good, retry_failed, told)
         return told
 
-    def _enter(self, rows: Sequence[Candidate], retry: bool, told: Enqueued) -> None:
-        with cluster_errors(), self._engine.begin() as connection:
+    async def _enter_surely(self, rows: list[Candidate], retry: bool, told: Enqueued) -> None:
+        """Enter a group; a transaction that met another one's locks is made again."""
+        for pause in (*PAUSES, None):
+            try:
+                entered = await asyncio.to_thread(self._enter, rows, retry)
+                break
+            except LostError:
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+        told.added += entered.added
+        told.known += entered.known
+        told.refused += entered.refused
+
+    def _enter(self, rows: Sequence[Candidate], retry: bool) -> Enqueued:
+        told, wanted = Enqueued(), list[JobRow]()
+        with entering(), self._engine.begin() as connection:
             database = self.database(connection)
             admissions = admit(
                 database, self._run, rows, live=database.in_hand(), retry=retry, verify=False
             )
-            wanted: list[JobRow] = []
             for row, admission in zip(rows, admissions, strict=True):
                 refused = self._refusal(row, admission)
                 if refused is not None:
@@ -83,9 +107,9 @@ class Enqueuer:
                     wanted.append(admission.job)
                 else:
                     told.known += 1
-            added = self.queue(connection, database, wanted, again=retry)
-            told.added += added
-            told.known += len(wanted) - added
+            told.added = self.queue(connection, database, wanted, again=retry)
+            told.known += len(wanted) - told.added
+        return told
 
     def _refusal(self, row: Candidate, admission: Admission) -> Refused | None:
         if admission.verdict is Verdict.TWICE or admission.job is None:
@@ -101,7 +125,10 @@ class Enqueuer:
     def database(self, connection: sqlalchemy.Connection) -> ClusterDatabase:
         """Return the cluster's database in a transaction."""
         raw: Any = connection.connection.driver_connection
-        return ClusterDatabase.over(raw, self.videos)
+        database = ClusterDatabase.over(raw, self.videos)
+        # Who enters the same rows at this moment waits, and finds them entered.
+        database.rows("enter-alone", ENTER_LOCK)
+        return database
 
     def queue(
         self,

@@ -77,6 +77,11 @@ class ClusterLedger(Ledger):
         assert self._cluster is not None, "a ledger is used while it is open"  # noqa: S101
         return self._cluster
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait until the limits over all workers have room."""
+        return len(self._wishes)
+
     def post(self, change: str, job: JobRow) -> None:
         """Hand a job's change over without waiting for it."""
         super().post(change, job)

@@ -96,6 +96,8 @@ class AccountPace:
             self._asking.cancel()
             with suppress(asyncio.CancelledError):
                 await self._asking
+        for told in self._waiting:
+            told.cancel()
         if self._connection is not None:
             await self._connection.close()
 

@@ -18,8 +18,8 @@ from ...batch._database import LEDGER_NAME, STORE, Database
 from ...batch._jobs import COLUMNS, JobRow
 from ...batch._videos import VideoFolder
 from ...errors import LedgerError
-from ._database import ClusterDatabase, cluster_errors, type_of
-from ._enqueue import Enqueuer
+from ._database import ClusterDatabase, type_of
+from ._enqueue import Enqueuer, entering
 from ._values import Enqueued
 
 MOVED = "moved"
@@ -62,13 +62,13 @@ class OpenFolder:
     def copy_to(self, enqueuer: Enqueuer) -> Enqueued:
         """Copy the jobs, and put into the queue what has not ended."""
         told, local = Enqueued(), self._local
-        with cluster_errors(), enqueuer.transaction() as connection:
+        with entering(), enqueuer.transaction() as connection:
             database = enqueuer.database(connection)
             _take_facts(database, local)
         # Marked before the copy: should this stop half-way, only the cluster goes on with it.
         local.apply([], [lambda opened: opened.set_fact(MOVED, database.batch_id)])
         for rows in _pages(local):
-            with cluster_errors(), enqueuer.transaction() as connection:
+            with entering(), enqueuer.transaction() as connection:
                 database = enqueuer.database(connection)
                 jobs = _enter(database, rows)
                 told.saved += sum(job.state is JobState.SAVED for job in jobs)

@@ -225,6 +225,8 @@ class Worker:
         while True:
             await self._take_limits()
             self._keeper.in_hand = len(self._in_hand)
+            waiting = self._ledger.waiting
+            self._keeper.word = f"{waiting:,} of them wait for a limit" if waiting else ""
             idle = self._options.until_done and not self._in_hand
             if idle and not await self._ledger.call_cluster("left_to_do"):
                 self._deadline = 0.0

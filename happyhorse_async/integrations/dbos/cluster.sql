@@ -269,3 +269,6 @@ SELECT 1 FROM jobs WHERE state IN ('submitting', 'running', 'completed') LIMIT 1
 SELECT w.id FROM workers AS w WHERE w.id NOT IN (SELECT l.objid::bigint FROM pg_locks AS l
     WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND l.classid = ? AND l.objsubid = 2) AND w.id <> ?;
+
+-- name: enter-alone
+SELECT pg_advisory_xact_lock(?);
