@@ -77,7 +77,7 @@ def write(
             script=script,
             title=escape(title or _title(folder)),
             videos=_count(sums.states["saved"], "video"),
-            made=time.strftime("%d %B %Y, %H:%M"),
+            made=_today() + time.strftime(", %H:%M"),
             tiles=_tiles(sums, jobs),
             numbers=_numbers(sums),
             failures=_failures(sums),
@@ -89,8 +89,18 @@ def write(
 
 def _title(folder: Path) -> str:
     """Return a folder's name as people write titles: "spring_campaign" is "Spring campaign"."""
-    words = re.sub(r"[_\-\s]+", " ", folder.resolve().name).strip() or "Videos"
+    words = re.sub(r"[_\-\s]+", " ", folder.resolve().name).strip()
+    if words.lower() in _NO_TITLES:
+        return f"Videos of {_today()}"
     return words[0].upper() + words[1:]
+
+
+_NO_TITLES = ("", "batch", "out", "output", "results", "tmp", "videos")
+"""Names of folders that say nothing."""
+
+
+def _today() -> str:
+    return time.strftime("%d %B %Y").lstrip("0")
 
 
 def _note(jobs: int) -> str:

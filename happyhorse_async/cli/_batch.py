@@ -243,12 +243,15 @@ def report(
         typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas."),
     ] = "html,jsonl,csv",
     verify: Verify = False,
+    title: Annotated[
+        str | None, typer.Option("--title", help="The gallery's title; by default the folder's.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write what became of every job: results.jsonl, results.csv, and gallery.html, which works
     without a server.
 
-    Example: happyhorse batch report videos --kind html
+    Example: happyhorse batch report videos --title "Spring campaign"
     """
     where = _folder_of(folder, out)
 
@@ -257,7 +260,7 @@ def report(
 
         _refuse_strange(where)
         kinds = tuple(word.strip() for word in kind.split(",") if word.strip())
-        paths = await asyncio.to_thread(write_reports, where, kinds, verify=verify)
+        paths = await asyncio.to_thread(write_reports, where, kinds, verify=verify, title=title)
         for path in paths:
             put({"path": str(path)} if as_json else str(path))
         return Exit.DONE

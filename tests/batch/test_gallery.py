@@ -204,6 +204,9 @@ def test_the_title_is_one_that_people_would_write(tmp_path: Path) -> None:
     assert "<h1>Spring campaign 2</h1>" in written(folder, result(0))
     assert "<title>Spring campaign 2: 1 video</title>" in written(folder, result(0))
     assert "<h1>A &lt;b&gt; title</h1>" in written(folder, result(0), title="A <b> title")
+    nameless = tmp_path / "out"
+    nameless.mkdir()
+    assert "<h1>Videos of " in written(nameless, result(0))
 
 
 def test_nobody_learns_where_the_images_are(tmp_path: Path) -> None:
@@ -256,7 +259,7 @@ async def test_a_sweep_stands_side_by_side(anyio_backend: str, tmp_path: Path) -
             **result(1),
             "id": f"{image}-{seed}-{quality}",
             "image": str(PHOTOS / image),
-            "prompt": "It comes alive",
+            "prompt": "It comes alive" if image == "cat.jpg" else f"Steam rises, take {seed}",
             "seed": seed,
             "quality": quality,
             "extra": {},
@@ -273,6 +276,8 @@ async def test_a_sweep_stands_side_by_side(anyio_backend: str, tmp_path: Path) -
         groups = page.locator("#cards > .group")
         heads = [await groups.nth(n).locator("header").inner_text() for n in range(2)]
         captions = await groups.nth(0).locator("h4").all_inner_texts()
+        prompts = await groups.nth(1).locator(".card .prompt").all_inner_texts()
+        assert await groups.nth(0).locator(".card .prompt").count() == 0
         await page.get_by_label("Group").select_option("")
         flat = await page.locator("#cards > .card").count()
         await browser.close()
@@ -280,6 +285,7 @@ async def test_a_sweep_stands_side_by_side(anyio_backend: str, tmp_path: Path) -
     assert "4 jobs; they differ by seed, quality" in heads[0]
     assert "It comes alive" in heads[0]
     assert captions == ["seed 1 · 720p", "seed 1 · 1080p", "seed 2 · 720p", "seed 2 · 1080p"]
+    assert prompts == [f"Steam rises, take {seed}" for seed in (1, 1, 2, 2)]
     assert flat == 8
 
 

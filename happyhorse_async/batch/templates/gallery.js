@@ -159,12 +159,13 @@
 
   const card = (job, common) => {
     const item = make("li", undefined, "card"), body = make("div", undefined, "body");
-    const caption = common ? common.differing.map((name) => tell(name, job)).filter(Boolean).join(" · ") : "";
+    const differing = common ? common.differing : [];
+    const caption = differing.filter((name) => name !== "prompt").map((name) => tell(name, job)).filter(Boolean).join(" · ");
     const head = make(common ? "h4" : "h3");
-    head.append(make("span", caption || nameOf(job)));
+    head.append(make("span", caption || (differing.length ? "" : nameOf(job))));
     if (job.state !== "saved") head.append(make("span", job.state, "badge " + job.state));
     body.append(head);
-    if (job.prompt && !common) body.append(...prompt(job));
+    if (job.prompt && (!common || differing.includes("prompt"))) body.append(...prompt(job));
     if (job.error_code) {
       const reason = make("p", undefined, "reason");
       reason.append(make("b", job.error_code), job.error || "");
@@ -182,7 +183,7 @@
   const tell = (name, job) => {
     const it = value(name, job);
     if (it === undefined) return "";
-    return name === "prompt" || name === "quality" || name === "model" ? it : name === "duration" ? it + " s" : name + " " + it;
+    return name === "quality" || name === "model" ? it : name === "duration" ? it + " s" : name + " " + it;
   };
 
   const frameOf = (job) => job.frame || job.image || "";
