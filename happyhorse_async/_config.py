@@ -64,8 +64,8 @@ class Limits:
     max_connections: int = attrs.field(default=100, validator=_number(1, whole=True))
     """Sockets that the session keeps, over all hosts."""
     max_submissions: int = attrs.field(default=100, validator=_number(1, whole=True))
-    """Submissions on the wire at once; the session adapts downwards from here when the service
-    answers 429."""
+    """Submissions on the wire at once, at most. A session begins with eight, and with more as they
+    are accepted. After a 429 it spreads them over time, at the rate that it finds."""
     max_unfinished: int | None = attrs.field(
         default=None, validator=_number(1, whole=True, optional=True)
     )

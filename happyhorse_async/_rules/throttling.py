@@ -1,98 +1,374 @@
-"""How fast may we submit: submissions at once (additive increase, halved on 429) and, once the
-service has said 429, a rate as well.
+"""How fast may we submit: the service's limit, found without being told.
 
-The service's limits differ by model and account and are not published, so they are learned. Halving
-alone cannot find a limit of requests a second: on a fast line even one submission at a time is too
-quick. So each 429 also measures how many were accepted since the last one, and the next ones are
-spread over time at that rate, which grows again slowly. Arithmetic over numbers that are passed in:
-no clock.
+The limits differ by model and account and are not published. So a session begins with few
+submissions at once, and with more as they are accepted. The first 429 measures a rate, at which the
+next ones are spread over time. Now and then the rate is tried a little higher. Each 429 then tells
+again where the limit is, whatever its kind: a bucket of tokens, a sliding or a fixed window, of a
+second or of a minute, shared with others or not. Headers that tell the limit are believed at once.
+
+Arithmetic over numbers that are passed in: no clock, no randomness.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
 import attrs
 
-DOUBLING = 10.0
-"""Seconds without a 429 after which the rate has doubled."""
+FIRST = 8.0
+"""Submissions at once to begin with: what is too many is refused before anybody knows better."""
+CAREFUL = 300
+"""Acceptances during which a session grows slowly: the least that a minute's limit allows, as far
+as services are known. What is on the wire when the limit is met is refused."""
+SLOWLY = 1 / 40
+"""Submissions at once that each of those adds; later ones add a whole one."""
+SILENCE = 0.5
+"""Seconds without any answer after which a session that still grows sends more: the service may be
+slow, and has refused nothing."""
+SHORTEST = 1.0
+"""Seconds that a measurement takes at least: limits are counted over a second or longer."""
+MEMORY = 6.0
+"""Seconds after which a measurement forgets its older half."""
+SOON = 0.15
+"""Seconds of a refusal that the service asked no pause for: it costs no more than that."""
+LONG = 5.0
+"""Seconds of refusals that show a window much longer than a second."""
+TRIAL = 2.0
+"""Seconds until another submission leaves after a pause, unless the first is answered before."""
+ENOUGH = 20
+"""Acceptances within a second that tell more than chance does."""
+MARGIN = 0.98
+"""The share of a measured rate that is used."""
+PAUSED, REFUSED = 0.015, 0.01
+"""The share of the time, and of the requests, that looking for a higher rate may cost."""
+HOLDS = 5.0, 90.0
+"""The least and the most seconds for which a rate is kept before a higher one is tried."""
+CREEP = 0.02
+"""How much faster it grows each second then, in shares of the rate."""
+SPRINT = 3.0, 2.0
+"""Seconds after which that growth doubles the rate every so many seconds: the limit has changed."""
+MOST_PAUSE = 10.0
+"""Seconds between two looks whether a window is over whose end nobody tells."""
+MINUTE = 60.0
+"""The window of nearly all limits that are longer than seconds."""
 FASTEST = 1000.0
 """Submissions a second from which on they are not spread at all."""
-SHORTEST = 1.0
-"""Seconds that a measurement takes at least: limits are counted over a second or longer, and a
-burst says nothing of them."""
 IDLE = 1.0
-"""Seconds without any submission after which what was counted before says nothing of the service's
-limit."""
+"""Seconds without any answer after which what was counted before says nothing of the limit."""
+
+
+TOLD_FOR = 60.0
+"""Seconds for which a rate that a header told is believed."""
+
+
+class Told(NamedTuple):
+    """What the headers of an answer say of the limit."""
+
+    remaining: float
+    """Requests that may still come in this window."""
+    reset: float
+    """Seconds until the next window."""
+    rate: float | None
+    """Requests a second, when the length of the window is told too."""
+
+
+_NUMBER = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)")
+_WINDOW = re.compile(r";\s*w=(\d{1,9}(?:\.\d{1,9})?)")
+_FAMILIES = "ratelimit-", "x-ratelimit-"
+_EPOCH = 1e9
+"""A reset that is larger is a moment in Unix seconds and no duration."""
+_LEAST_RESET = 10.0
+"""Resets come in whole seconds: from so many on they tell a rate."""
+
+
+def told_by(headers: Mapping[str, str], date: datetime | None = None) -> Told | None:
+    """Read `RateLimit-*` or `X-RateLimit-*` headers; None when there are none that make sense.
+
+    `date` is the service's time of the answer, for a reset that is a moment. The names and forms
+    are those of the IETF's drafts on RateLimit header fields, and of GitHub's API.
+    """
+    for family in _FAMILIES:
+        said = headers.get(family + "remaining")
+        if said is not None:
+            return _read(said, family, headers, date)
+    return None
+
+
+def _read(said: str, family: str, headers: Mapping[str, str], date: datetime | None) -> Told | None:
+    remaining, reset = _NUMBER.match(said), _NUMBER.match(headers.get(family + "reset", ""))
+    if remaining is None or reset is None:
+        return None
+    seconds = float(reset[1])
+    if seconds > _EPOCH:
+        if date is None:
+            return None
+        seconds = max(0.0, seconds - date.timestamp())
+    limit = headers.get(family + "limit", "")
+    most = _NUMBER.match(limit)
+    window = _WINDOW.search(limit) or _WINDOW.search(headers.get(family + "policy", ""))
+    rate = None
+    if most is not None and window is not None and float(window[1]) > 0:
+        rate = float(most[1]) / float(window[1])
+    elif seconds >= _LEAST_RESET:
+        rate = float(remaining[1]) / seconds
+    return Told(float(remaining[1]), seconds, rate or None)
 
 
 @attrs.define(kw_only=True)
-class Pace:
-    """What is allowed at present."""
+class RateFinder:
+    """What is allowed at present, and what was learned of it. Times are seconds of one clock."""
 
     ceiling: int
     """The most submissions at once, whatever is learned."""
-    limit: float = attrs.field(init=False)
-    """Submissions at once; never below 1."""
     epoch: int = 0
-    """How often it was halved. A 429 to a submission of an earlier epoch says nothing new."""
+    """How often a 429 was news. One to a submission of an earlier epoch says nothing new."""
     refusals: int = 0
-    """Halvings since the last acceptance."""
+    """News of 429 since the last acceptance."""
+    _limit: float = attrs.field(init=False)
+    _growing: bool = True
+    _answers: int = 0
+    _heard_at: float = -math.inf
+    _grown_at: float = -math.inf
+    # The rate, and what is known of it.
     _rate: float | None = None
-    _rate_at: float = 0.0
+    _hold_until: float = 0.0
+    _candidate: float | None = None
+    _back_to: float = 0.0
+    """A rate that was a little too high; the present one grows back towards it during the hold."""
+    _held_since: float = 0.0
+    _tried: int = 0
+    """Acceptances since the hold was over."""
+    # The measurement since the last pause, the last second, and the time since the last starvation.
     _since: float | None = None
-    _accepted: int = 0
-    _latest: float = 0.0
+    _accepted: float = 0.0
+    _before: float | None = None
+    """The rate before one that is a guess, since what a bucket had saved may have let more in."""
+    _second: deque[float] = attrs.field(factory=deque)
+    _cycle_since: float = 0.0
+    _cycle_accepted: int = 0
+    _refused_at: float = 0.0
+    _looked_at: float = 0.0
+    """When the first and the last of the refusals in a row came."""
+    _sure_until: float = -math.inf
+    _asked: bool = False
+    """The service said how long to pause."""
+
+    # What headers told.
+    _told_rate: float | None = None
+    _told_until: float = -math.inf
+    _told_at: float = -math.inf
+    _remaining: float = math.inf
+    _reset_at: float = -math.inf
 
     def __attrs_post_init__(self) -> None:
-        self.limit = float(self.ceiling)
+        self._limit = min(FIRST, float(self.ceiling))
+
+    @property
+    def limit(self) -> float:
+        """Submissions at once; never below 1."""
+        return self._limit
 
     @property
     def free(self) -> bool:
-        """Whether nothing holds submissions back but the ceiling."""
-        return self._rate is None and self.limit >= self.ceiling
+        """Whether submissions need not be spread over time."""
+        return self._rate is None and not self.refusals and self._told_at == -math.inf
 
     def interval(self, now: float) -> float:
         """Seconds between two submissions; 0 while no rate is known."""
-        if self._rate is None:
+        if self.refusals:
+            return TRIAL
+        rate = self._told_rate if now < self._told_until else self._rate_at(now)
+        if rate is None:
             return 0.0
-        rate: float = self._rate * 2.0 ** min(32.0, max(0.0, now - self._rate_at) / DOUBLING)
         if rate >= FASTEST:
             self._rate = None
             return 0.0
-        return 1.0 / rate
+        return min(MINUTE, 1.0 / rate)
 
-    def accepted(self, now: float) -> None:
-        """Learn from a submission that was not answered with 429."""
-        if self._since is None or now - self._latest > IDLE:
-            self._since, self._accepted = now, 0
-        self._latest = now
+    def _rate_at(self, now: float) -> float | None:
+        if self._rate is None:
+            return None
+        base = self._rate
+        if now < self._hold_until:
+            back = max(0.0, self._back_to - base)
+            return base + back * (now - self._held_since) / (self._hold_until - self._held_since)
+        base = max(base, self._back_to)
+        tried = now - self._hold_until
+        sprint = min(32.0, max(0.0, tried - SPRINT[0]) / SPRINT[1])
+        return float(base * (1 + CREEP * tried) * 2.0**sprint)
+
+    # --- headers ----------------------------------------------------------------------------------
+
+    def tell(self, now: float, told: Told, on_wire: int) -> None:
+        """Take what an answer told of the limit, while `on_wire` submissions are on their way."""
+        self._told_at = now
+        self._remaining, self._reset_at = told.remaining - on_wire, now + told.reset
+        if told.rate is not None:
+            self._told_rate, self._told_until = MARGIN * told.rate, now + TOLD_FOR
+            self._growing, self._limit = False, float(self.ceiling)
+
+    def departed(self) -> None:
+        """Note that a submission leaves."""
+        self._remaining -= 1
+
+    def open_at(self, now: float) -> float:
+        """Return when the told limit lets the next one leave; it may be long ago."""
+        if self._remaining < 1 and now < self._reset_at:
+            return self._reset_at
+        if now >= self._told_at + TOLD_FOR:
+            self._remaining, self._told_at = math.inf, -math.inf
+        elif now >= self._reset_at:
+            # A new window, of which the answer to the first of it tells.
+            self._remaining, self._reset_at = 1, now + TRIAL
+        return 0.0
+
+    # --- while nothing was refused yet ------------------------------------------------------------
+
+    def patient_until(self, now: float) -> float | None:
+        """Return when a session that still grows may send more although nothing was answered."""
+        if not self._growing or self._limit >= self.ceiling:
+            return None
+        return max(self._heard_at, self._grown_at, now - SILENCE) + SILENCE
+
+    def silent(self, now: float) -> None:
+        """Send more: all that may be on the wire is, and for long nothing was answered."""
+        until = self.patient_until(now)
+        if until is not None and self._grown_at > -math.inf and now >= until:
+            self._limit = min(float(self.ceiling), self._limit * 2)
+            self._grown_at = now
+        elif self._grown_at == -math.inf:
+            self._grown_at = now
+
+    def _grow(self) -> None:
+        self._answers += 1
+        step = 1 / self._limit
+        if self._growing:
+            step = SLOWLY if self._answers <= CAREFUL else 1.0
+        self._limit = min(float(self.ceiling), self._limit + step)
+
+    # --- answers ----------------------------------------------------------------------------------
+
+    def accepted(self, now: float, epoch: int) -> bool:
+        """Learn that a submission of `epoch` was not answered with 429; return whether it ended a
+        trial.
+        """
+        trial = self.refusals > 0 and epoch == self.epoch
+        if trial:
+            self._resume(now)
+        elif self._since is None or now - self._heard_at > max(IDLE, 3 * self.interval(now)):
+            self._since, self._accepted = now, 0.0
+            self._cycle_since, self._cycle_accepted = now, 0
+        elif now - self._since > MEMORY:
+            self._since += (now - self._since) / 2
+            self._accepted /= 2
+        self._heard_at = now
         self._accepted += 1
-        self.refusals = 0
-        if self.limit < self.ceiling:
-            self.limit = min(float(self.ceiling), self.limit + 1.0 / self.limit)
+        if now > self._hold_until:
+            self._tried += 1
+        self._cycle_accepted += 1
+        self._second.append(now)
+        self._forget(now)
+        if self._limit < self.ceiling:
+            self._grow()
+        return trial
+
+    def _forget(self, now: float) -> None:
+        while self._second and self._second[0] <= now - SHORTEST:
+            self._second.popleft()
 
     def refused(self, now: float, epoch: int, pause: float) -> bool:
-        """Learn from a 429 to a submission that left in `epoch`; gives whether it is news. No
+        """Learn from a 429 to a submission that left in `epoch`; return whether it is news. No
         submission leaves for `pause` seconds.
         """
         if epoch != self.epoch:
             return False
         self.epoch += 1
         self.refusals += 1
-        self.limit = max(1.0, self.limit / 2)
-        self._measure(now)
-        # The rate grows from the end of the pause on. The pause itself is part of the measurement.
-        self._rate_at = self._latest = now + pause
+        self._looked_at = now
+        if self.refusals == 1:
+            self._refused_at = now
+            self._candidate = self._judge(now, pause)
+            if self._growing:
+                self._growing = False
+                self._limit = max(1.0, self._limit / 2)
+        self._heard_at = now + pause
         return True
 
-    def _measure(self, now: float) -> None:
-        """Take the rate at which submissions were accepted since the last measurement."""
-        if self._since is None:
-            self._since = now
-        elapsed = now - self._since
-        if elapsed < SHORTEST:
+    def pause(self, now: float, epoch: int, asked: float | None, wanted: float) -> float:
+        """Return how many seconds to pause after a 429: what the service `asked` for, else what the
+        retry policy `wanted`, or next to nothing while a rate is tried that is hardly too high.
+        """
+        if asked is not None:
+            self._asked = True
+            return wanted
+        if epoch != self.epoch:
+            return 0.0
+        self._asked = False
+        if self._rate is not None and not self.refusals:
+            return min(wanted, self.interval(now))
+        minute = self._cycle_since + MINUTE + SOON - now
+        return min(wanted, MOST_PAUSE, minute if minute > 0 else wanted)
+
+    def _resume(self, now: float) -> None:
+        """Go on after a pause, at the rate that the refusals have shown."""
+        starved = now - self._refused_at
+        rate = self._candidate
+        if starved >= LONG and self._cycle_accepted:
+            # The window's budget was used up: what it held, over all of its time, is the rate.
+            took = now - self._cycle_since
+            if self._looked_at - self._cycle_since < MINUTE < took:
+                took = MINUTE
+            rate = MARGIN * self._cycle_accepted / took
+            self._back_to = 0.0
+            self._cycle_since, self._cycle_accepted = now, 0
+            self._sure_until = now + MINUTE
+        self.refusals = 0
+        self._since, self._accepted = now, 0.0
+        if rate is None:
             return
-        if self._accepted:
-            self._rate = self._accepted / elapsed
-        elif self._rate is not None:
-            self._rate /= 2
-        self._since, self._accepted = now, 0
+        self._rate = rate
+        dear = starved if self._asked or starved >= LONG else min(starved, SOON)
+        hold = max(dear / PAUSED, 2 / (REFUSED * rate))
+        self._held_since, self._tried = now, 0
+        self._hold_until = now + min(max(hold, HOLDS[0]), HOLDS[1])
+
+    def _judge(self, now: float, pause: float) -> float | None:
+        """Return the rate that follows from what was accepted before a 429."""
+        self._forget(now)
+        second = len(self._second) / SHORTEST
+        rate = self._rate_at(now)
+        back, self._back_to = self._back_to, 0.0
+        before, self._before = self._before, None
+        if self._rate is None or rate is None:
+            return MARGIN * second if second else None
+        took = max(SHORTEST, now - self._since) if self._since is not None else SHORTEST
+        if now >= self._hold_until:
+            return self._beyond(now, rate, max(self._rate, back), second, took)
+        if before is not None:
+            return 1.03 * before
+        if now < self._sure_until:
+            return 0.98 * rate  # a whole window was measured, and frees up unevenly
+        if second and second < 0.8 * rate - 1:
+            return MARGIN * second  # the limit has become lower
+        # Refused at a rate that was thought to be allowed: the sooner, and the dearer, the slower.
+        step = max(0.3 / max(1.0, self._accepted), 0.15 * pause / took)
+        lower = rate * (1 - min(0.1, max(0.005, step)))
+        if second >= ENOUGH:
+            lower = min(lower, max(MARGIN * second, 0.95 * rate))
+        self._back_to = MARGIN * rate
+        return lower
+
+    def _beyond(self, now: float, rate: float, base: float, second: float, took: float) -> float:
+        """Return the rate that follows from a 429 to one that was tried beyond a kept one."""
+        saved = (1 - MARGIN) * base * (self._hold_until - self._held_since)
+        if self._tried - base * (now - self._hold_until) > saved + base:
+            # More than a bucket can have saved meanwhile, if it was known to the percent.
+            self._before = base
+            return min(0.85 * rate, 0.95 * second)
+        better = min(MARGIN * min(rate, second), 1.01 * self._accepted / took, 1.03 * base)
+        return max(base, better)

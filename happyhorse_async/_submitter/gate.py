@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from .._config import Limits
-from .._rules.throttling import Pace
+from .._rules.throttling import RateFinder, Told
 from ..errors import SessionClosedError
 
 
@@ -40,6 +40,8 @@ class Group:
 
 SLICE = 100
 """Submissions that begin in one turn of the event loop: about 8 ms of work."""
+LATE = 0.05
+"""Seconds that a timer rings late at most, as far as that is made up for."""
 AHEAD = 1000
 """Single submissions that may wait at the gate. Others wait at the entrance, where they hold next to
 nothing: what waits in memory also costs time, since Python's collector looks at all of it."""
@@ -97,7 +99,7 @@ class Gate:
         self._on_full = on_full
         self.entrance = Entrance(self._crowded)
         """What single submissions pass first."""
-        self.pace = Pace(ceiling=limits.max_submissions)
+        self.pace = RateFinder(ceiling=limits.max_submissions)
         self._places = limits.max_unfinished
         self._loop = asyncio.get_running_loop()
         self._on_wire = 0
@@ -132,7 +134,7 @@ class Gate:
             or self.waiting
             or self._on_wire >= self.pace.limit
             or not self.pace.free
-            or self._paused_until
+            or self._paused_until > self._loop.time()
         ):
             return False
         if group is not None and group.closed:
@@ -196,17 +198,29 @@ class Gate:
         if self.waiting:
             self._serve()
 
-    def answered(self) -> None:
-        """Learn that a submission was answered with something else than 429."""
-        self.pace.accepted(self._loop.time())
+    def answered(self, epoch: int) -> None:
+        """Learn that a submission of `epoch` was answered with something else than 429."""
+        now = self._loop.time()
+        if self.pace.accepted(now, epoch):
+            # The first one after a pause was let in: the others follow at the rate that was found.
+            self._next_departure = now + self.pace.interval(now)
+            if self.waiting:
+                self._serve()
 
-    def hold(self, epoch: int, pause: float) -> bool:
-        """Let nothing leave for `pause` seconds, because of a 429; gives whether it changed the
-        pace.
+    def told(self, told: Told) -> None:
+        """Learn what an answer told of the limit."""
+        self.pace.tell(self._loop.time(), told, self._on_wire)
+
+    def hold(self, epoch: int, asked: float | None, wanted: float) -> tuple[bool, float]:
+        """Let nothing leave for a while, because of a 429 to a submission of `epoch`.
+
+        `asked` are the seconds of its Retry-After, `wanted` those of the retry policy. Return
+        whether it was news, and the seconds.
         """
         now = self._loop.time()
+        pause = self.pace.pause(now, epoch, asked, wanted)
         self._paused_until = max(self._paused_until, now + pause)
-        return self.pace.refused(now, epoch, pause)
+        return self.pace.refused(now, epoch, pause), pause
 
     def close(self) -> None:
         """Turn away all who wait and all who come."""
@@ -223,9 +237,12 @@ class Gate:
 
     def _serve(self) -> None:
         """Let in as many as may leave now, and come back when the next one may."""
-        while self.waiting and self._on_wire < self.pace.limit:
+        while self.waiting:
             now = self._loop.time()
-            when = max(self._paused_until, self._next_departure)
+            if self._on_wire >= self.pace.limit:
+                self._be_patient(now)
+                return
+            when = max(self._paused_until, self._next_departure, self.pace.open_at(now))
             if when > now:
                 self._wake(when)
                 return
@@ -235,11 +252,20 @@ class Gate:
             self._paused_until = 0.0
             interval = self.pace.interval(now)
             if interval:
-                # Timers ring late: lost time is made up for, up to a few departures.
-                self._next_departure = max(self._next_departure, now - 5 * interval) + interval
+                # Timers ring late: lost time is made up for, but never a pause.
+                late = min(5 * interval, LATE)
+                self._next_departure = max(self._next_departure, now - late) + interval
             self._on_wire += 1
+            self.pace.departed()
             turn.set_result(None)
             self.entrance.serve()
+
+    def _be_patient(self, now: float) -> None:
+        """Come back when silence may be broken: a session that grows waits for answers."""
+        self.pace.silent(now)
+        until = self.pace.patient_until(now)
+        if until is not None:
+            self._wake(max(until, self._paused_until))
 
     def _next(self) -> asyncio.Future[None] | None:
         if self.full:

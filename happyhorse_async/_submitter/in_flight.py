@@ -14,7 +14,7 @@ import attrs
 from .._edges.http import TrackedBody
 from .._models import Task
 from .._request import ImageToVideo
-from .._rules import retry, wire
+from .._rules import retry, throttling, wire
 from .._rules.responses import Answer
 from ..errors import (
     APIConnectionError,
@@ -252,10 +252,13 @@ class InFlight:
             self._judge(outcome or APIConnectionError("the submission was cut off"))
             return
         self.road.heard = outcome, self.road.loop.time()
+        told = throttling.told_by(outcome.headers, outcome.date)
+        if told is not None:
+            self.road.gate.told(told)
         if self._heard is None:
             self._heard = self.road.heard  # the first of all: the nearest to when it left
         if outcome.status != 429:
-            self.road.gate.answered()
+            self.road.gate.answered(self._epoch)
         self._take(outcome)
 
     def _take(self, answer: Answer) -> None:
@@ -314,6 +317,8 @@ class InFlight:
             self._again(error, step.pause)
 
     def _again(self, error: HappyHorseError, pause: float) -> None:
+        if isinstance(error, RateLimitError):
+            pause = self._hold_all(error, pause)
         if self.road.events:
             from ..events import Retrying
 
@@ -321,22 +326,24 @@ class InFlight:
                 Retrying(what="submitting", error=error, pause=pause, attempt=self.failures.so_far)
             )
         if isinstance(error, RateLimitError):
-            self._hold_all(pause)
             self._to(SubmissionStage.WAITING)
         else:
             self._pause = pause
             self._to(SubmissionStage.PAUSING)
 
-    def _hold_all(self, pause: float) -> None:
-        """Make the whole session pause after a 429."""
+    def _hold_all(self, error: RateLimitError, wanted: float) -> float:
+        """Make the whole session pause after a 429; return the seconds."""
         gate = self.road.gate
-        if gate.hold(self._epoch, pause) and self.road.events:
+        asked = wanted if error.retry_after is not None else None
+        news, pause = gate.hold(self._epoch, asked, wanted)
+        if news and self.road.events:
             from ..events import Throttled
 
             until = datetime.now(UTC) + timedelta(seconds=pause)
             self.road.events.emit(
                 Throttled(pause=pause, until=until, concurrency=int(gate.pace.limit))
             )
+        return pause
 
     # --- pausing, looking -------------------------------------------------------------------------
 

@@ -1,108 +1,355 @@
-"""How the pace of submissions is learned."""
+"""How a limit is found that nobody tells, and how one is kept that headers tell."""
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from happyhorse_async._rules.throttling import DOUBLING, Pace
+from happyhorse_async._rules.throttling import (
+    FIRST,
+    TOLD_FOR,
+    TRIAL,
+    RateFinder,
+    Told,
+    told_by,
+)
+
+Ask = Callable[[float], float]
+"""Lets a request in, which is 0.0, or says after how many seconds there is room."""
 
 
-def test_it_is_halved_by_news_and_grows_by_one_a_round() -> None:
-    """A 429 halves the submissions at once; as many acceptances as are allowed at once add one."""
-    pace = Pace(ceiling=16)
-    assert pace.refused(0.0, 0, 1.0)
-    assert pace.limit == 8
-    for _ in range(9):
-        pace.accepted(1.0)
-    assert 9 <= pace.limit < 9.1
+def sliding(rate: float) -> Ask:
+    """Make a limiter that lets in so many within any second."""
+    times: deque[float] = deque()
+
+    def ask(now: float) -> float:
+        while times and times[0] <= now - 1:
+            times.popleft()
+        if len(times) < rate:
+            times.append(now)
+            return 0.0
+        return times[0] + 1 - now
+
+    return ask
 
 
-def test_one_storm_halves_once() -> None:
-    """Many 429 answers to submissions that left before the first of them was known are one piece of
-    news.
+def bucket(rate: float, holds: float) -> Ask:
+    """Make a token bucket."""
+    tokens, at = holds, 0.0
+
+    def ask(now: float) -> float:
+        nonlocal tokens, at
+        tokens, at = min(holds, tokens + (now - at) * rate), now
+        if tokens >= 1:
+            tokens -= 1
+            return 0.0
+        return (1 - tokens) / rate
+
+    return ask
+
+
+class Wire:
+    """A finder that submits without end, as the gate does, in time that is only counted."""
+
+    def __init__(self, finder: RateFinder, ask: Ask, *, answer: float = 0.08) -> None:
+        self.finder = finder
+        self.ask = ask
+        self.tells: Callable[[float], Told | None] = lambda now: None
+        self.says_when = True
+        self.now = 0.0
+        self.accepted = self.refused = self.pauses = 0
+        self.left: list[float] = []
+        self._answer = answer
+        self._paused_until = self._next = 0.0
+        self._flying: list[tuple[float, int, int, float, Told | None]] = []
+
+    def run(self, until: float) -> None:
+        """Go on until then."""
+        while True:
+            departure = math.inf
+            if len(self._flying) < self.finder.limit:
+                departure = max(self.now, self._paused_until, self._next)
+                departure = max(departure, self.finder.open_at(departure))
+            answer = self._flying[0][0] if self._flying else math.inf
+            if min(departure, answer) > until:
+                self.now = until
+                return
+            if departure <= answer:
+                self._depart(departure)
+            else:
+                self._take(*heapq.heappop(self._flying))
+
+    def _depart(self, now: float) -> None:
+        self.now = now
+        self.left.append(now)
+        self._next = max(self._next, now) + self.finder.interval(now)
+        self.finder.departed()
+        wait = self.ask(now)
+        entry = (now + self._answer, len(self.left), self.finder.epoch, wait, self.tells(now))
+        heapq.heappush(self._flying, entry)
+
+    def _take(self, now: float, _: int, epoch: int, wait: float, told: Told | None) -> None:
+        self.now = now
+        if told is not None:
+            self.finder.tell(now, told, len(self._flying))
+        if wait <= 0:
+            self.accepted += 1
+            if self.finder.accepted(now, epoch):
+                self._next = now + self.finder.interval(now)
+            return
+        self.refused += 1
+        asked = float(math.ceil(wait)) if self.says_when else None
+        wanted = asked if asked is not None else 0.5 * 2.0 ** min(6, self.finder.refusals)
+        pause = self.finder.pause(now, epoch, asked, wanted)
+        self._paused_until = max(self._paused_until, now + pause)
+        self.pauses += self.finder.refused(now, epoch, pause)
+
+
+@pytest.mark.parametrize("says_when", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (sliding(5), 5),
+        lambda: (sliding(50), 50),
+        lambda: (bucket(5, 5), 5),
+        lambda: (bucket(50, 50), 50),
+    ],
+    ids=["sliding-5", "sliding-50", "bucket-5", "bucket-50"],
+)
+def test_an_unknown_limit_is_used_up_and_hardly_ever_hit(
+    make: Callable[[], tuple[Ask, float]], says_when: bool
+) -> None:
+    """Within 200 seconds at least 95 % of what is allowed is used, and 2 % are refused at most."""
+    ask, rate = make()
+    wire = Wire(RateFinder(ceiling=100), ask)
+    wire.says_when = says_when
+    wire.run(200)
+    assert wire.accepted >= 0.95 * rate * 200
+    assert wire.refused <= 0.02 * (wire.accepted + wire.refused)
+
+
+def test_a_limit_that_changes_is_found_again() -> None:
+    """After it has halved and doubled, the rate is within 10 % of it half a minute later."""
+    limits = {0: sliding(50), 60: sliding(25), 130: sliding(50)}
+    wire = Wire(
+        RateFinder(ceiling=100), lambda now: limits[max(t for t in limits if t <= now)](now)
+    )
+    wire.says_when = False
+    seen, last = [], 0
+    for moment in (60, 90, 120, 160, 190):
+        before = wire.accepted
+        wire.run(moment)
+        seen.append((wire.accepted - before) / (moment - last))
+        last = moment
+    assert seen[0] > 45
+    assert 22 < seen[2] < 26
+    assert seen[4] > 45
+
+
+def test_a_session_begins_with_few_and_becomes_unlimited() -> None:
+    """Eight leave at once to begin with; when a thousand were accepted, as many as may."""
+    finder = RateFinder(ceiling=100)
+    wire = Wire(finder, lambda now: 0.0)
+    wire.run(0.0)
+    assert len(wire.left) == FIRST
+    wire.run(10)
+    assert (finder.limit, finder.interval(10.0), finder.free) == (100, 0, True)
+
+
+def test_silence_lets_more_out() -> None:
+    """A service that answers nothing for long gets more, up to the ceiling, and is never awaited
+    for ever.
     """
-    pace = Pace(ceiling=100)
-    assert [pace.refused(0.0, 0, 1.0) for _ in range(50)] == [True] + [False] * 49
-    assert (pace.limit, pace.epoch) == (50, 1)
+    finder = RateFinder(ceiling=30)
+    finder.silent(0.0)
+    limits = [finder.limit]
+    for _ in range(4):
+        until = finder.patient_until(0.0)
+        if until is not None:
+            finder.silent(until)
+        limits.append(finder.limit)
+    assert limits == [8, 16, 30, 30, 30]
+    assert finder.patient_until(9.0) is None
 
 
+def test_a_pause_is_followed_by_one_and_no_burst() -> None:
+    """After a 429 one submission leaves; when it is let in, the others follow at the rate found."""
+    wire = Wire(RateFinder(ceiling=100), sliding(50))
+    wire.run(30)
+    assert wire.pauses >= 1
+    first = next(
+        gap for gap in range(1, len(wire.left)) if wire.left[gap] - wire.left[gap - 1] > 0.9
+    )
+    after = wire.left[first : first + 20]
+    assert after[1] - after[0] >= 0.08, "the second waits for the answer to the first"
+    assert min(b - a for a, b in itertools.pairwise(after)) > 1 / 60
+
+
+def test_one_storm_is_one_piece_of_news() -> None:
+    """Many 429 to submissions that left before the first of them was known are one; an acceptance
+    of theirs ends no pause.
+    """
+    finder = RateFinder(ceiling=100)
+    finder.accepted(0.0, 0)
+    assert [finder.refused(0.1, 0, 1.0) for _ in range(50)] == [True] + [False] * 49
+    assert not finder.accepted(0.2, 0)
+    assert finder.interval(1.2) == TRIAL
+    assert finder.accepted(1.2, 1)
+    assert (finder.epoch, finder.refusals) == (1, 0)
+
+
+def test_nobody_pauses_long_for_what_nobody_asked() -> None:
+    """Of a rate that is hardly too high one interval is enough; what left before says nothing new;
+    what the service asks for is obeyed.
+    """
+    wire = Wire(RateFinder(ceiling=100), sliding(50))
+    wire.run(30)
+    finder = wire.finder
+    assert finder.refusals == 0
+    assert finder.pause(30.0, finder.epoch, None, 5.0) == pytest.approx(1 / 50, rel=0.1)
+    assert finder.pause(30.0, finder.epoch - 1, None, 5.0) == 0.0
+    assert finder.pause(30.0, finder.epoch - 1, 7.0, 7.0) == 7.0
+
+
+def test_a_used_up_minute_is_looked_at_when_it_is_over() -> None:
+    """Nobody tells when; the last look comes a moment after a minute."""
+    finder = RateFinder(ceiling=100)
+    for number in range(300):
+        finder.accepted(number / 150, 0)
+    now = 2.0
+    looks = []
+    while now < 60:
+        pause = finder.pause(now, finder.epoch, None, 30.0)
+        finder.refused(now, finder.epoch, pause)
+        now += pause
+        looks.append(now)
+    assert 60 < looks[-1] < 60.5
+    assert finder.accepted(looks[-1], finder.epoch)
+    assert 1 / finder.interval(looks[-1]) == pytest.approx(4.9, rel=0.01)
+
+
+@settings(max_examples=50)
 @given(
     ceiling=st.integers(1, 200),
-    moves=st.lists(st.tuples(st.booleans(), st.floats(0, 5), st.integers(0, 2)), max_size=100),
+    moves=st.lists(
+        st.tuples(st.sampled_from("aarts"), st.floats(0, 90), st.integers(0, 2), st.floats(0, 600)),
+        max_size=40,
+    ),
 )
-def test_it_stays_between_one_and_the_ceiling(
-    ceiling: int, moves: list[tuple[bool, float, int]]
-) -> None:
-    """Whatever is answered, the limit is at least 1 and at most the ceiling, and the interval
-    finite and not negative.
+def test_it_never_stands_still(ceiling: int, moves: list[tuple[str, float, int, float]]) -> None:
+    """Whatever was answered, told and refused: at least one may be on the wire, intervals are
+    finite, and a service that refuses nothing more gets submissions again.
     """
-    pace, now = Pace(ceiling=ceiling), 1000.0
-    for accepted, seconds, behind in moves:
+    finder, now = RateFinder(ceiling=ceiling), 1000.0
+    for kind, seconds, behind, number in moves:
         now += seconds
-        if accepted:
-            pace.accepted(now)
+        epoch = max(0, finder.epoch - behind)
+        if kind == "a":
+            finder.accepted(now, epoch)
+        elif kind == "r":
+            finder.refused(now, epoch, finder.pause(now, epoch, number if behind else None, number))
+        elif kind == "t":
+            finder.tell(now, Told(number, seconds, number or None), behind)
         else:
-            pace.refused(now, max(0, pace.epoch - behind), seconds)
-        assert 1 <= pace.limit <= ceiling
-        assert 0 <= pace.interval(now) < float("inf")
+            finder.silent(now)
+        assert 1 <= finder.limit <= ceiling
+        assert 0 <= finder.interval(now) < math.inf
+        assert finder.open_at(now) <= now + 600
+    wire = Wire(finder, lambda now: 0.0, answer=20.0)
+    wire.now = now
+    wire.run(now + 700)
+    assert wire.accepted > 0
+    before = wire.accepted
+    wire.run(now + 1400)
+    assert wire.accepted > before
 
 
-def test_the_rate_is_what_was_accepted_since_the_last_measurement() -> None:
-    """100 acceptances within two seconds, then a 429: submissions are spread at 50 a second, from
-    the end of the pause on.
+@settings(max_examples=40)
+@given(
+    most=st.integers(9, 400),
+    window=st.sampled_from([1.0, 7.0, 60.0]),
+    offset=st.floats(0, 0.99),
+    policy=st.booleans(),
+    answer=st.floats(0.01, 0.9),
+)
+def test_a_told_limit_is_never_exceeded(
+    most: int, window: float, offset: float, policy: bool, answer: float
+) -> None:
+    """A fixed window that tells what remains of it never has to refuse anything, however slow its
+    answers and whether or not it tells its length.
     """
-    pace = Pace(ceiling=10)
-    for number in range(100):
-        pace.accepted(number * 0.02)
-    assert pace.interval(2.0) == 0
-    pace.refused(2.0, 0, 1.0)
-    assert pace.interval(3.0) == pytest.approx(1 / 50)
-    assert pace.interval(3.0 + DOUBLING) == pytest.approx(1 / 100)
+    counts: Counter[int] = Counter()
+
+    def at(now: float) -> int:
+        return math.floor(now / window + offset)
+
+    def ask(now: float) -> float:
+        counts[at(now)] += 1
+        return 0.0 if counts[at(now)] <= most else 1.0
+
+    def tells(now: float) -> Told:
+        reset = math.ceil((at(now) + 1 - offset) * window - now)
+        return Told(most - counts[at(now)], reset, most / window if policy else None)
+
+    wire = Wire(RateFinder(ceiling=100), ask, answer=answer)
+    wire.tells = tells
+    wire.run(150)
+    assert wire.refused == 0
 
 
-def test_a_burst_is_not_measured() -> None:
-    """What was accepted within a moment says nothing of a limit: the pause and the halving are all
-    that follows.
-    """
-    pace = Pace(ceiling=10)
-    for _ in range(3):
-        pace.accepted(0.0)
-    pace.refused(0.1, 0, 0.0)
-    assert pace.interval(0.2) == 0
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({}, None),
+        ({"ratelimit-remaining": "7"}, None),
+        ({"ratelimit-remaining": "7", "ratelimit-reset": "3"}, Told(7, 3, None)),
+        ({"ratelimit-remaining": "90", "ratelimit-reset": "30"}, Told(90, 30, 3)),
+        (
+            {
+                "ratelimit-remaining": "7",
+                "ratelimit-reset": "3",
+                "ratelimit-limit": "100, 100;w=60",
+            },
+            Told(7, 3, 100 / 60),
+        ),
+        (
+            {
+                "ratelimit-remaining": "7",
+                "ratelimit-reset": "3",
+                "ratelimit-limit": "50",
+                "ratelimit-policy": '50;w=1;comment="a"',
+            },
+            Told(7, 3, 50),
+        ),
+        ({"x-ratelimit-remaining": "60", "x-ratelimit-reset": "1760000020"}, Told(60, 20, 3)),
+        ({"x-ratelimit-remaining": "x", "x-ratelimit-reset": "1"}, None),
+        ({"x-ratelimit-remaining": "-1", "x-ratelimit-reset": "1"}, None),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "60"}, Told(0, 60, None)),
+    ],
+)
+def test_headers_are_read(headers: Mapping[str, str], told: Told | None) -> None:
+    """The forms of the IETF's drafts, and a reset that is a moment by the service's clock."""
+    assert told_by(headers, datetime.fromtimestamp(1760000000, UTC)) == told
 
 
-def test_idle_time_is_not_measured() -> None:
-    """An hour without submissions does not look like a limit of a few an hour."""
-    pace = Pace(ceiling=10)
-    pace.accepted(0.0)
-    for number in range(200):
-        pace.accepted(3600 + number * 0.01)
-    pace.refused(3602.0, 0, 0.0)
-    assert pace.interval(3602.0) == pytest.approx(1 / 100)
+def test_a_moment_without_the_services_time_is_not_believed() -> None:
+    """The clock of this machine may be wrong by hours."""
+    assert told_by({"x-ratelimit-remaining": "6", "x-ratelimit-reset": "1760000020"}) is None
 
 
-def test_without_refusals_it_becomes_free_again() -> None:
-    """After long enough without a 429, neither a rate nor a limit below the ceiling is left."""
-    pace = Pace(ceiling=4)
-    for number in range(20):
-        pace.accepted(number * 0.1)
-    pace.refused(2.0, 0, 0.0)
-    assert not pace.free
-    for number in range(200):
-        pace.accepted(2.0 + number)
-    assert pace.interval(2.0 + 10 * DOUBLING) == 0
-    assert pace.free
-
-
-def test_refusals_alone_slow_down_further() -> None:
-    """While nothing is accepted, each further measurement halves the rate that is known."""
-    pace = Pace(ceiling=4)
-    for number in range(20):
-        pace.accepted(number * 0.1)
-    pace.refused(2.0, 0, 0.0)
-    before = pace.interval(4.0)
-    pace.refused(4.0, 1, 0.0)
-    assert pace.interval(4.0) == pytest.approx(before * 2, rel=0.2)
-    assert pace.refusals == 2
+def test_what_was_told_is_forgotten() -> None:
+    """A service that has stopped to tell its limit is not held to the last word for ever."""
+    finder = RateFinder(ceiling=10)
+    finder.tell(0.0, Told(0, 5, 1), 0)
+    assert finder.open_at(1.0) == 5.0
+    assert finder.interval(1.0) == pytest.approx(1, rel=0.05)
+    assert finder.open_at(TOLD_FOR) == 0.0
+    assert (finder.interval(TOLD_FOR), finder.free) == (0.0, True)
