@@ -50,7 +50,7 @@ class Stage(StrEnum):
     """The service has its video, which is not here yet."""
 
 
-class Trouble(StrEnum):
+class JobTrouble(StrEnum):
     """What is wrong, as far as it matters for what to do."""
 
     ALL = "all"
@@ -127,30 +127,30 @@ class Facts(NamedTuple):
 
 HELD_AND_STOP = JobStep(Next.HELD, stops=True)
 
-TABLE: dict[tuple[Stage, Trouble], tuple[JobStep, JobStep]] = {
-    (Stage.UNSENT, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
-    (Stage.UNSENT, Trouble.DAILY): (JobStep(Next.RESET), JobStep(Next.HELD)),
-    (Stage.UNSENT, Trouble.PASSING): (JobStep(Next.AGAIN), HELD_AND_STOP),
-    (Stage.UNSENT, Trouble.FINAL): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
-    (Stage.DOUBT, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
-    (Stage.DOUBT, Trouble.DAILY): (JobStep(Next.RESET), JobStep(Next.HELD)),
-    (Stage.DOUBT, Trouble.PASSING): (JobStep(Next.AGAIN), HELD_AND_STOP),
-    (Stage.DOUBT, Trouble.LOST): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN, stops=True)),
-    (Stage.DOUBT, Trouble.UNPROVEN): (JobStep(Next.UNKNOWN), JobStep(Next.UNKNOWN)),
-    (Stage.DOUBT, Trouble.BARRED): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN, stops=True)),
+TABLE: dict[tuple[Stage, JobTrouble], tuple[JobStep, JobStep]] = {
+    (Stage.UNSENT, JobTrouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
+    (Stage.UNSENT, JobTrouble.DAILY): (JobStep(Next.RESET), JobStep(Next.HELD)),
+    (Stage.UNSENT, JobTrouble.PASSING): (JobStep(Next.AGAIN), HELD_AND_STOP),
+    (Stage.UNSENT, JobTrouble.FINAL): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
+    (Stage.DOUBT, JobTrouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
+    (Stage.DOUBT, JobTrouble.DAILY): (JobStep(Next.RESET), JobStep(Next.HELD)),
+    (Stage.DOUBT, JobTrouble.PASSING): (JobStep(Next.AGAIN), HELD_AND_STOP),
+    (Stage.DOUBT, JobTrouble.LOST): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN, stops=True)),
+    (Stage.DOUBT, JobTrouble.UNPROVEN): (JobStep(Next.UNKNOWN), JobStep(Next.UNKNOWN)),
+    (Stage.DOUBT, JobTrouble.BARRED): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN, stops=True)),
     # A refusal of what was sent before says nothing of the first sending, and may be a gateway's.
-    (Stage.DOUBT, Trouble.FINAL): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN)),
-    (Stage.WATCHED, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
-    (Stage.WATCHED, Trouble.GONE): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
-    (Stage.WATCHED, Trouble.OVER): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
-    (Stage.WATCHED, Trouble.PASSING): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
-    (Stage.ENDED, Trouble.PASSING): (JobStep(Next.ANEW), JobStep(Next.FAILED)),
-    (Stage.ENDED, Trouble.FINAL): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
-    (Stage.FETCHED, Trouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
-    (Stage.FETCHED, Trouble.GONE): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
-    (Stage.FETCHED, Trouble.OVER): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
-    (Stage.FETCHED, Trouble.PASSING): (JobStep(Next.AGAIN), JobStep(Next.LEFT)),
-    (Stage.FETCHED, Trouble.FINAL): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
+    (Stage.DOUBT, JobTrouble.FINAL): (JobStep(Next.AGAIN), JobStep(Next.UNKNOWN)),
+    (Stage.WATCHED, JobTrouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
+    (Stage.WATCHED, JobTrouble.GONE): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
+    (Stage.WATCHED, JobTrouble.OVER): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
+    (Stage.WATCHED, JobTrouble.PASSING): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
+    (Stage.ENDED, JobTrouble.PASSING): (JobStep(Next.ANEW), JobStep(Next.FAILED)),
+    (Stage.ENDED, JobTrouble.FINAL): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
+    (Stage.FETCHED, JobTrouble.ALL): (HELD_AND_STOP, HELD_AND_STOP),
+    (Stage.FETCHED, JobTrouble.GONE): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
+    (Stage.FETCHED, JobTrouble.OVER): (JobStep(Next.FAILED), JobStep(Next.FAILED)),
+    (Stage.FETCHED, JobTrouble.PASSING): (JobStep(Next.AGAIN), JobStep(Next.LEFT)),
+    (Stage.FETCHED, JobTrouble.FINAL): (JobStep(Next.LEFT), JobStep(Next.LEFT)),
 }
 """What to do while more tries (of what has ended: attempts) are allowed, and what after them."""
 
@@ -160,14 +160,14 @@ def next_step(facts: Facts, error: HappyHorseError) -> JobStep:
     stage = stage_of(facts, error)
     trouble = trouble_of(stage, facts, error)
     allowed, exhausted = TABLE[stage, trouble]
-    if trouble is Trouble.DAILY:
+    if trouble is JobTrouble.DAILY:
         return exhausted if facts.stopping else allowed
-    if _more(stage, facts) and not (trouble is Trouble.BARRED and facts.others_go_on):
+    if _more(stage, facts) and not (trouble is JobTrouble.BARRED and facts.others_go_on):
         return allowed
-    if facts.others_go_on and exhausted.stops and trouble is not Trouble.ALL:
+    if facts.others_go_on and exhausted.stops and trouble is not JobTrouble.ALL:
         # It is this job's alone: it ends, so that it stops no run, and no later one either.
         return JobStep(Next.FAILED if stage is Stage.UNSENT else Next.UNKNOWN)
-    if stage is Stage.DOUBT and trouble in (Trouble.LOST, Trouble.BARRED):
+    if stage is Stage.DOUBT and trouble in (JobTrouble.LOST, JobTrouble.BARRED):
         if facts.stopping:
             return HELD_AND_STOP  # it stays submitting: the next run asks again
         return exhausted if facts.replays else JobStep(Next.UNKNOWN)
@@ -219,23 +219,23 @@ _FOR_ALL = (
 )
 
 
-def trouble_of(stage: Stage, facts: Facts, error: HappyHorseError) -> Trouble:
+def trouble_of(stage: Stage, facts: Facts, error: HappyHorseError) -> JobTrouble:
     """Say what is wrong with a job that failed at a stage."""
     if isinstance(error, TaskFailedError):
         # What was charged is not bought again by itself, whatever is said of the input.
         too_old = facts.stale_upload and error.code == "image_processing_error"
         again = (error.retryable or too_old) and error.charged != "yes"
-        return Trouble.PASSING if again else Trouble.FINAL
+        return JobTrouble.PASSING if again else JobTrouble.FINAL
     if stage in (Stage.WATCHED, Stage.FETCHED):
         return _trouble_of_paid(stage, facts, error)
     last = last_failure(error)
     if facts.waits and refusals.is_daily_limit(last):
-        return Trouble.DAILY
+        return JobTrouble.DAILY
     if _is_for_all(last):
-        return Trouble.ALL
+        return JobTrouble.ALL
     if stage is Stage.DOUBT:
         return _trouble_in_doubt(error, last)
-    return Trouble.PASSING if retry.worth_retrying(last) else Trouble.FINAL
+    return JobTrouble.PASSING if retry.worth_retrying(last) else JobTrouble.FINAL
 
 
 def counts(error: HappyHorseError) -> bool:
@@ -250,38 +250,38 @@ def last_failure(error: HappyHorseError) -> HappyHorseError:
 
 
 def _is_for_all(error: HappyHorseError) -> bool:
-    """Whether every job would fail so; a page of something before the service says nothing of it."""
+    """Whether every job would fail so; a page from before the service says nothing of it."""
     own = not isinstance(error, APIStatusError) or error.own_body
     return isinstance(error, _FOR_ALL) and own
 
 
-def _trouble_in_doubt(error: HappyHorseError, last: HappyHorseError) -> Trouble:
+def _trouble_in_doubt(error: HappyHorseError, last: HappyHorseError) -> JobTrouble:
     if isinstance(error, SubmissionOutcomeUnknownError) and not error.retryable:
-        return Trouble.UNPROVEN
+        return JobTrouble.UNPROVEN
     if isinstance(last, APIStatusError) and not last.own_body and _refuses(last.status):
-        return Trouble.BARRED
+        return JobTrouble.BARRED
     if isinstance(last, BadRequestError):
-        return Trouble.FINAL
+        return JobTrouble.FINAL
     if isinstance(last, TransportError) and not last.sent:
-        return Trouble.PASSING
-    return Trouble.LOST if may_be_paid(error) else Trouble.PASSING
+        return JobTrouble.PASSING
+    return JobTrouble.LOST if may_be_paid(error) else JobTrouble.PASSING
 
 
 def _refuses(status: int) -> bool:
     return 400 <= status < 500 and status not in (408, 409, 425, 429)
 
 
-def _trouble_of_paid(stage: Stage, facts: Facts, error: HappyHorseError) -> Trouble:
+def _trouble_of_paid(stage: Stage, facts: Facts, error: HappyHorseError) -> JobTrouble:
     if isinstance(error, (TaskNotFoundError, LinkExpiredError)):
-        return Trouble.OVER if facts.over else Trouble.GONE
+        return JobTrouble.OVER if facts.over else JobTrouble.GONE
     # A bare DownloadError is this machine's: no room, no right to write. Paying for more videos
     # would not help.
     local = stage is Stage.FETCHED and type(error) is DownloadError
     if local or isinstance(error, _FOR_ALL):
-        return Trouble.ALL
+        return JobTrouble.ALL
     # What came whole and is refused here would be refused again at once.
     refused = stage is Stage.FETCHED and isinstance(error, (NotAVideoError, VideoTooLargeError))
-    return Trouble.FINAL if refused else Trouble.PASSING
+    return JobTrouble.FINAL if refused else JobTrouble.PASSING
 
 
 LONGEST_LIFE = 48 * 3600.0

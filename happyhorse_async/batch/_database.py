@@ -79,7 +79,9 @@ class Database:
 
     _videos: VideoFolder | None = None
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool = False, patience: Patience | None = None
+    ) -> None:
         """Open a ledger, made when there is none; raises `LedgerError` when it cannot be used."""
         self.path = path
         self._sql = queries()
@@ -87,7 +89,7 @@ class Database:
         self._fold_due = False
         self._folded = 0.0
         self._copy: Path | None = None
-        self._patience = Patience(path)
+        self._patience = patience or Patience(path)
         there = look_at_file(path, newest=len(MIGRATIONS))
         if not there and read_only:
             raise LedgerError(

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from .._concurrency import to_the_end
 from ..errors import LedgerError
 from ._database import LEDGER_NAME, Change, Database
 from ._jobs import JobRow, values_of
+from ._ledger_file import Patience
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -85,10 +87,16 @@ class Ledger:
         Raises `LedgerError` when it is no whole ledger, or newer. A cancellation closes it again.
         """
         ledger = cls(folder / LEDGER_NAME)
-        opening = ledger._loop.run_in_executor(ledger._thread, Database, ledger._path)
+        patience = Patience(ledger._path)
+        opening = ledger._loop.run_in_executor(
+            ledger._thread, partial(Database, ledger._path, patience=patience)
+        )
         try:
-            ledger._database = await to_the_end(opening)
+            ledger._database = await asyncio.shield(opening)
         except BaseException:
+            # Whoever is cancelled waits for no other program.
+            patience.hurry(0.0)
+            await to_the_end(asyncio.ensure_future(asyncio.wait([opening])))
             if not opening.cancelled() and opening.exception() is None:
                 ledger._database = opening.result()
             await to_the_end(ledger._loop.create_task(ledger.aclose()))

@@ -77,6 +77,11 @@ def look_at_file(path: Path, *, newest: int) -> bool:
     try:
         facts = path.stat()
     except FileNotFoundError:
+        if path.is_symlink():
+            raise _refused(
+                f"{path} leads to {os.readlink(path)}, which is not there",
+                "Bring the ledger back to where the link leads, or take the link away.",
+            ) from None
         if _size_of(log_of(path)):
             raise _refused(
                 f"{log_of(path)} is the log of a ledger that is not there: it may hold what was "
@@ -218,9 +223,9 @@ class Patience:
         self._path = path
         self._deadline: float | None = None
 
-    def hurry(self) -> None:
+    def hurry(self, seconds: float = GOODBYE) -> None:
         """Wait only a little longer from now on: the ledger is to be closed."""
-        self._deadline = time.monotonic() + GOODBYE
+        self._deadline = time.monotonic() + seconds
 
     def wait(self, call: Callable[[], T]) -> T:
         """Make a call as often as another program is in its way."""

@@ -15,7 +15,7 @@ PAID = (JobState.RUNNING, JobState.COMPLETED, JobState.SAVED)
 """States of jobs that cost nothing more."""
 
 
-class Earlier:
+class EarlierRuns:
     """What earlier runs in a folder have dealt with; read-only, also while a batch runs there.
 
     Use it in one thread at a time, and close it. Raises `LedgerError` for a ledger of no use.

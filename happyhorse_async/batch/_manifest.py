@@ -40,7 +40,7 @@ from ..errors import InvalidRequestError
 from ._columns import FIELDS, IMAGE_COLUMNS, meaning, near_miss
 from ._jobs import Job
 from ._sweep import combinations_of, varied
-from ._tables import Line, Source
+from ._tables import Source, TableLine
 
 CHUNK = 256
 """Rows that are read in one go."""
@@ -143,7 +143,7 @@ class Manifest:
             else:
                 yield row
 
-    def _varied(self, row: Row, line: Line) -> Iterator[Row | BadLine]:
+    def _varied(self, row: Row, line: TableLine) -> Iterator[Row | BadLine]:
         """Give a row's jobs, one for each combination; their ids follow from their content."""
         if self._combinations == [{}]:
             yield row
@@ -155,7 +155,7 @@ class Manifest:
             except InvalidRequestError as error:
                 yield BadLine(self.source, line.number, error.problems, line.name)
 
-    def _row(self, line: Line) -> Row | BadLine:
+    def _row(self, line: TableLine) -> Row | BadLine:
         if isinstance(line.row, str):
             return BadLine(self.source, line.number, (line.row,), line.name)
         # Not a number is how many a tool writes an empty cell; JSON, which the results are written

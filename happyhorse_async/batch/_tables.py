@@ -30,7 +30,7 @@ MOST_NAMED = 10
 """Skipped files that are remembered by name."""
 
 
-class Line(NamedTuple):
+class TableLine(NamedTuple):
     """One row of a source."""
 
     number: int
@@ -61,12 +61,12 @@ class Source:
         """Return the folder that relative paths in a table are meant from; None: from here."""
         return self.path.parent if self._content is None and self.path.is_file() else None
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[TableLine]:
         """Read every row, from the first one on."""
         self.skipped, self.skipped_names = 0, []
         return self._read()
 
-    def _reader(self, source: str) -> Callable[[], Iterator[Line]]:
+    def _reader(self, source: str) -> Callable[[], Iterator[TableLine]]:
         if self.path.is_dir():
             return lambda: self._images(self.path.iterdir())
         if not self.path.exists() and glob.has_magic(source):
@@ -76,7 +76,7 @@ class Source:
                 f"there is nothing at {source!r}",
                 next_step="Give a folder or a glob of images, or a table of them.",
             )
-        kinds: dict[str, Callable[[], Iterator[Line]]] = {
+        kinds: dict[str, Callable[[], Iterator[TableLine]]] = {
             **dict.fromkeys((".csv", ".tsv"), self._csv),
             **dict.fromkeys((".jsonl", ".ndjson", ".json"), self._json),
             **dict.fromkeys(SUFFIXES, lambda: self._images([self.path])),
@@ -95,13 +95,13 @@ class Source:
 
     # --- folders ------------------------------------------------------------------------------
 
-    def _images(self, paths: Iterable[Path]) -> Iterator[Line]:
+    def _images(self, paths: Iterable[Path]) -> Iterator[TableLine]:
         # Sorted, so that a report is in the order in which people look at a folder.
         number = 0
         for path in sorted(path for path in paths if not path.name.startswith(".")):
             if path.suffix.lower() in SUFFIXES:
                 number += 1
-                yield Line(number, {"image": path}, str(path))
+                yield TableLine(number, {"image": path}, str(path))
             else:
                 self.skipped += 1
                 if len(self.skipped_names) < MOST_NAMED:
@@ -109,7 +109,7 @@ class Source:
 
     # --- CSV ----------------------------------------------------------------------------------
 
-    def _csv(self) -> Iterator[Line]:
+    def _csv(self) -> Iterator[TableLine]:
         with self._open() as file:
             encoding = self._encoding or _marked_encoding(file.read(4)) or "utf-8"
             file.seek(0)
@@ -127,7 +127,7 @@ class Source:
                             line = line._replace(row=self._not_text(encoding, spoiled))
                         yield line
             except UnicodeDecodeError as error:
-                yield Line(number + 1, f"cannot be read, nor what follows: {error}")
+                yield TableLine(number + 1, f"cannot be read, nor what follows: {error}")
 
     def _not_text(self, encoding: str, column: str) -> str:
         """Say what is wrong with a cell that is no text, and what to do."""
@@ -143,7 +143,7 @@ class Source:
 
     # --- JSON ---------------------------------------------------------------------------------
 
-    def _json(self) -> Iterator[Line]:
+    def _json(self) -> Iterator[TableLine]:
         with self._open() as file:
             encoding = self._encoding or _marked_encoding(file.read(4)) or "utf-8"
             file.seek(0)
@@ -159,7 +159,7 @@ class Source:
 
     # --- Parquet ------------------------------------------------------------------------------
 
-    def _parquet(self) -> Iterator[Line]:
+    def _parquet(self) -> Iterator[TableLine]:
         try:
             from pyarrow import parquet
         except ImportError:
@@ -171,13 +171,13 @@ class Source:
             for batch in file.iter_batches(batch_size=CHUNK):
                 for row in batch.to_pylist():
                     number += 1
-                    yield Line(number, row)
+                    yield TableLine(number, row)
 
 
 # --- CSV ------------------------------------------------------------------------------------------
 
 
-def _rows(text: io.TextIOWrapper) -> Iterator[Line]:
+def _rows(text: io.TextIOWrapper) -> Iterator[TableLine]:
     first = text.readline()
     # Excel's own way to say what separates: a line before the header.
     said = re.fullmatch(r'"?sep=(.)"?\s*', first.lstrip("\ufeff"))
@@ -192,7 +192,7 @@ def _rows(text: io.TextIOWrapper) -> Iterator[Line]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield Line(number, _crooked(error, reader.line_num + before))
+            yield TableLine(number, _crooked(error, reader.line_num + before))
             if header is None or "larger than field limit" in str(error):
                 return
             continue
@@ -202,10 +202,10 @@ def _rows(text: io.TextIOWrapper) -> Iterator[Line]:
             header = [name.strip().removeprefix("\ufeff") for name in cells]
             twice = [name for name in header if name and header.count(name) > 1]
             if twice:
-                yield Line(number, f"the column {twice[0]!r} comes twice")
+                yield TableLine(number, f"the column {twice[0]!r} comes twice")
                 return
         elif cells:
-            yield Line(number, _row(header, cells))
+            yield TableLine(number, _row(header, cells))
 
 
 def _row(header: list[str], cells: list[str]) -> dict[str, Any] | str:
@@ -241,24 +241,24 @@ def _spoiled(row: dict[str, Any]) -> str | None:
 # --- JSON -----------------------------------------------------------------------------------------
 
 
-def _array(content: bytes) -> Iterator[Line]:
+def _array(content: bytes) -> Iterator[TableLine]:
     try:
         rows = json.loads(content)
     except ValueError as error:
-        yield Line(getattr(error, "lineno", 1), f"is not JSON: {error}")
+        yield TableLine(getattr(error, "lineno", 1), f"is not JSON: {error}")
         return
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
-        yield Line(number, _object(row))
+        yield TableLine(number, _object(row))
 
 
-def _json_lines(file: BinaryIO) -> Iterator[Line]:
+def _json_lines(file: BinaryIO) -> Iterator[TableLine]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            yield Line(number, _object(json.loads(line)))
+            yield TableLine(number, _object(json.loads(line)))
         except ValueError as error:
-            yield Line(number, f"is not JSON: {error}")
+            yield TableLine(number, f"is not JSON: {error}")
 
 
 def _object(row: Any) -> dict[str, Any] | str:

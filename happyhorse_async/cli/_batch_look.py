@@ -106,11 +106,11 @@ class Look:
 async def _checked(
     session: Session, manifest: Manifest, folder: Path | None, *, retry: bool
 ) -> Checked:
-    from ..batch._left import Earlier
+    from ..batch._left import EarlierRuns
     from ..batch._manifest import check
 
     if folder is None:
         return await check(manifest, session.estimate)
-    earlier = await asyncio.to_thread(Earlier, folder, retry=retry)
+    earlier = await asyncio.to_thread(EarlierRuns, folder, retry=retry)
     with closing(earlier):
         return await check(manifest, session.estimate, earlier.settled)

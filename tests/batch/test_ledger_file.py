@@ -4,6 +4,7 @@ are waited for; a ledger is read where nobody may write.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import logging
@@ -22,6 +23,7 @@ from happyhorse_async import LedgerError
 from happyhorse_async._edges.part_files import FolderLock
 from happyhorse_async.batch import JobState, _ledger_file
 from happyhorse_async.batch._database import LEDGER_NAME, Database
+from happyhorse_async.batch._ledger import Ledger
 from happyhorse_async.batch.report import overview, write_reports
 from happyhorse_async.sandbox import Sandbox
 from tests.batch.test_resume import rows, run
@@ -102,6 +104,10 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a text": (lambda path: path.write_text("my notes\n" * 100), "no database at all"),
     "a short text": (lambda path: path.write_text("notes"), "no database at all"),
     "a folder": (lambda path: path.mkdir(), "is no file"),
+    "a link to nothing": (
+        lambda path: path.symlink_to(path.with_name("not there")),
+        "leads to .*not there",
+    ),
     "a log alone": (log_alone, "ledger that is not there"),
 }
 """Each kind of thing that may lie where the ledger should, and what is said of it."""
@@ -219,6 +225,38 @@ async def test_another_program_that_writes_is_waited_for(
     assert actions[:2] == ["ledger_held", "ledger_free"]
     assert paid[0] == paid[1]
     assert sandbox.paid == 8
+
+
+async def test_a_cancelled_opening_waits_for_no_other_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gives up opening a ledger that another program keeps to itself is let go, and can open it
+    later.
+    """
+    Database(tmp_path / LEDGER_NAME).close()
+    monkeypatch.setattr(_ledger_file, "WRITER_PATIENCE", 10)
+    other = sqlite3.connect(tmp_path / LEDGER_NAME, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    held = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def watch(record: logging.LogRecord) -> bool:
+        if getattr(record, "action", "") == "ledger_held":
+            loop.call_soon_threadsafe(held.set)
+        return True
+
+    logging.getLogger("happyhorse_async").addFilter(watch)
+    try:
+        opening = asyncio.create_task(Ledger.open(tmp_path))
+        await held.wait()
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    finally:
+        logging.getLogger("happyhorse_async").removeFilter(watch)
+        other.close()
+    await (await Ledger.open(tmp_path)).aclose()
 
 
 def test_a_program_that_never_lets_go_is_named(

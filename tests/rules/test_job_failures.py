@@ -37,9 +37,9 @@ from happyhorse_async._rules.job_failures import (
     TABLE,
     Facts,
     JobStep,
+    JobTrouble,
     Next,
     Stage,
-    Trouble,
     code_of,
     next_step,
     stage_of,
@@ -242,7 +242,7 @@ def test_the_trouble_of_one_job_stops_no_run(facts: Facts, error: HappyHorseErro
     """While others are accepted, only what concerns the account or the machine stops a run."""
     facts = facts._replace(others_go_on=True, stopping=False)
     if next_step(facts, error).stops:
-        assert trouble_of(stage_of(facts, error), facts, error) is Trouble.ALL
+        assert trouble_of(stage_of(facts, error), facts, error) is JobTrouble.ALL
 
 
 @given(facts=FACTS, error=st.sampled_from(ALL_ERRORS))
@@ -265,7 +265,7 @@ def test_without_replays_nothing_in_doubt_is_sent_again(
 def test_an_error_that_says_nothing_of_others_stops_nothing() -> None:
     """An error that is this job's alone ends this job, and the run goes on."""
     facts = Facts(NEW)
-    assert trouble_of(Stage.UNSENT, facts, HappyHorseError("?")) is Trouble.FINAL
+    assert trouble_of(Stage.UNSENT, facts, HappyHorseError("?")) is JobTrouble.FINAL
     assert next_step(facts, HappyHorseError("?")) == JobStep(Next.FAILED)
 
 
