@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..events import Downloading, Throttled
-from ._console import is_for_people, money, say, stream_for_people
+from ._console import harmless, is_for_people, money, say, stream_for_people
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -66,13 +68,15 @@ class Display:
 
     def _note(self, text: str) -> None:
         if self._live:
-            self._console.log(text)
+            self._console.log(Text(harmless(text)))
         elif not self._quiet:
             say(text)
 
     def add(self, name: str) -> None:
         """Show a job that has not been submitted yet."""
-        self._rows[name] = self._progress.add_task(name, total=100, status="waiting")
+        self._rows[name] = self._progress.add_task(
+            escape(harmless(name)), total=100, status="waiting"
+        )
 
     def submitted(self, name: str, task_id: str) -> None:
         """Note the id of a job's task: it is paid for now."""
@@ -82,7 +86,7 @@ class Display:
 
     def status(self, name: str, status: str, percent: float = 0) -> None:
         """Show where a job stands."""
-        self._progress.update(self._rows[name], completed=percent, status=str(status))
+        self._progress.update(self._rows[name], completed=percent, status=escape(str(status)))
         if not self._live and self._shown.get(name) != status:
             self._note(f"{name}: {status}")
         self._shown[name] = status
@@ -93,7 +97,7 @@ class Display:
 
     def failed(self, name: str, why: str) -> None:
         """Show that a job ended without a video."""
-        self._progress.update(self._rows[name], status=f"[red]{why}")
+        self._progress.update(self._rows[name], status=f"[red]{escape(why)}")
         self._progress.stop_task(self._rows[name])
 
     def table(self, videos: Sequence[Video]) -> None:
@@ -110,7 +114,7 @@ class Display:
         for video in videos:
             seconds = video.task.seconds if video.task is not None else None
             table.add_row(
-                video.path.name,
+                Text(harmless(video.path.name)),
                 f"{video.duration:.2f} s" if video.duration is not None else "?",
                 f"{video.size / 1e6:.2f} MB",
                 f"{video.width} x {video.height}" if video.width else "?",

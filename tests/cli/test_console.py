@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from happyhorse_async.cli import _console
+from happyhorse_async.cli._display import Display
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.cli.process import LINK, PHOTOS, happyhorse, start
 
@@ -143,3 +144,34 @@ async def test_a_long_link_names_a_file_that_fits(world: Sandbox, tmp_path: Path
     assert (ran.code, world.paid) == (0, 1), ran.err
     [video] = (tmp_path / "videos").glob("*.mp4")
     assert len(os.fsencode(video.name)) <= 255
+
+
+@pytest.mark.anyio
+async def test_names_and_states_are_no_markup(world: Sandbox, tmp_path: Path) -> None:
+    """Brackets in a file's name or in a word of the service's are shown, and end no work."""
+    name = "[red][link=x] cat.jpg"
+    (tmp_path / name).write_bytes(IMAGE)
+    world.fail(Fault("newer-status", status="[/red]done", times=None))
+    ran = await happyhorse("generate", name, "-y", cwd=tmp_path, world=world)
+    assert "Traceback" not in ran.err
+    assert world.paid == 1
+    table = ran.err.partition("1 video in")[2]
+    assert "[red][link=x] cat.mp4" in table
+
+
+def test_a_live_display_shows_brackets_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal too: a name, a state and a reason with brackets in them are text."""
+    drawn = io.StringIO()
+    drawn.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stderr", drawn)
+
+    class Quiet:
+        def subscribe(self, *_: object) -> object:
+            return lambda: None
+
+    with Display(Quiet()) as display:  # type: ignore[arg-type]
+        for step in (display.add, display.saved):
+            step("[/bold]x.mp4")
+        display.status("[/bold]x.mp4", "[/red]odd", 50)
+        display.failed("[/bold]x.mp4", "[/]")
+    assert "[/bold]x.mp4" in drawn.getvalue()
