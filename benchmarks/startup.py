@@ -122,7 +122,7 @@ def cli_help(effort: Effort) -> list[Line]:
             what="`happyhorse --help`, more than Python itself",
             value=figures.spread(extra),
             unit="ms",
-            bound=150,
+            bound=60,
             against=against,
         )
     ]

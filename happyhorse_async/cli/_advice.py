@@ -84,6 +84,10 @@ _WORDS = tuple(
             "Run {line}: a task that was submitted goes on",
         ),
         (r"Open a new Session", "Run {line}"),
+        (
+            r'Pass a folder for the ledger, and the store as out="(.*?)"',
+            r"Give a folder with --ledger, and the store as --out \1",
+        ),
         (r"Raise the budget", "Raise --max-credits"),
         (r"Without a budget, requests", "Without --max-credits, requests"),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -92,7 +92,7 @@ class Follow:
                 "credits": outcome.credits,
                 "attempts": outcome.attempts,
                 "resumed": outcome.resumed,
-                **({"error": error.to_dict()} if error is not None else {}),
+                **({"error": _told(error)} if error is not None else {}),
                 **({"extra": dict(outcome.extra)} if outcome.extra else {}),
             }
         )
@@ -103,7 +103,7 @@ class Follow:
             say(f"the batch stopped: {error}")
             say(f"  next: {spelled(error.next_step)} Run the same line again to go on.")
             if self._as_json:
-                put({"event": "stopped", "error": error.to_dict()})
+                put({"event": "stopped", "error": _told(error)})
             # What stopped the batch says more than the jobs that failed before, unless their money
             # is in doubt.
             return overall({exit_code(error)} | (self._codes & {Exit.OUTCOME_UNKNOWN}))
@@ -111,6 +111,11 @@ class Follow:
             say(f"stopped after what was paid. To go on, run the same line again ({self._line})")
             return Exit.INTERRUPTED
         return overall(self._codes)
+
+
+def _told(error: HappyHorseError) -> dict[str, Any]:
+    """Return an error for JSON, with its next step in the command's words."""
+    return {**error.to_dict(), "next_step": spelled(error.next_step)}
 
 
 def code_of(outcome: Outcome) -> Exit:

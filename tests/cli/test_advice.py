@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import os
 import re
 import shlex
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -180,6 +182,24 @@ async def test_no_wait_prints_ids_that_download_takes(world: Sandbox, tmp_path: 
     assert f"happyhorse tasks download {task.id} --out videos/cat.mp4" in ran.err
     refused = await happyhorse("generate", LINK, "--no-wait", "--sandbox", cwd=tmp_path)
     assert (refused.code, "end with the command" in refused.err) == (2, True)
+
+
+@pytest.mark.anyio
+async def test_open_shows_what_was_saved(world: Sandbox, tmp_path: Path) -> None:
+    """--open hands each saved video to the platform's own opener."""
+    if sys.platform != "linux":
+        pytest.skip("the opener of Linux is stood in for")
+    opener, told = tmp_path / "bin" / "xdg-open", tmp_path / "told"
+    opener.parent.mkdir()
+    opener.write_text(f'#!/bin/sh\necho "$1" > {told}.new && mv {told}.new {told}\n')
+    opener.chmod(0o755)
+    path = f"{opener.parent}{os.pathsep}{os.environ['PATH']}"
+    ran = await happyhorse("generate", LINK, "-y", "--open", cwd=tmp_path, world=world, PATH=path)
+    assert ran.code == 0, ran.err
+    async with asyncio.timeout(60):
+        while not told.exists():
+            await asyncio.sleep(0.01)
+    assert told.read_text() == ran.out
 
 
 @pytest.mark.anyio

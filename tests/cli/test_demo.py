@@ -49,6 +49,7 @@ async def test_the_demo_turns_three_photographs_into_three_videos(tmp_path: Path
     """What the README's first command promises, file by file."""
     ran = await happyhorse("demo", "--json", "--speed", "200", cwd=tmp_path)
     assert ran.code == 0, ran.err
+    assert ran.err.startswith("This starts a sandbox of the service on this machine"), "it says why"
     described = {
         Path(str(line["file"])).stem: line for line in map(json.loads, ran.out.splitlines())
     }
