@@ -99,6 +99,10 @@ class Opened:
         self.handle = await self.session.submit(LINK)
         self.watch = self.session.watch([self.handle])
         self.updates = self.handle.updates()
+        self.begun = self.handle.updates()
+        await anext(self.begun)
+        self.begun_watch = self.session.watch([self.handle])
+        await anext(self.begun_watch)
         self.batch = self.session.batch("never-made")
         self.many = self.session.submit_many([ImageToVideo(LINK)])
         return self
@@ -140,6 +144,8 @@ VERBS: dict[str, Callable[[Opened], Awaitable[Any]]] = {
     "handle.download": lambda it: it.handle.download("never.mp4", timeout=5),
     "handle.download_all": lambda it: it.handle.download_all("never.mp4", timeout=5),
     "updates that were made": lambda it: first(it.updates),
+    "updates that were begun": lambda it: first(it.begun),
+    "a watch that was begun": lambda it: first(it.begun_watch),
     "a watch that was made": lambda it: entered(it.watch),
     "submissions that were made": lambda it: entered(it.many),
     "a batch that was made": lambda it: entered(it.batch),

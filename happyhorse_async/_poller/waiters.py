@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._rules import lifecycle
-from ..errors import HappyHorseError, WaitTimeoutError
+from ..errors import HappyHorseError, WaitTimeoutError, WrongEventLoopError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,13 +24,22 @@ if TYPE_CHECKING:
 class Channel(ABC):
     """Holds states for one consumer, who sleeps until something is there."""
 
-    __slots__ = ("bell", "error", "slot")
+    __slots__ = ("_loop", "bell", "error", "slot")
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.bell: asyncio.Future[None] | None = None
         self.error: HappyHorseError | None = None
         self.slot: int = -1
         """Belongs to the wheel of time limits."""
+
+    def here(self) -> None:
+        """Note where it is first used; raises `WrongEventLoopError` in any other event loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise WrongEventLoopError("these updates were begun in another event loop")
 
     @abstractmethod
     def publish(self, task: Task) -> None:
@@ -198,6 +207,7 @@ class Updates:
         if attach is not None:
             attach(channel)
             self._attach, self._under_way = None, True
+        channel.here()
         while channel.latest is None:
             if channel.error is not None:
                 error, channel.error = channel.error, None
@@ -265,9 +275,10 @@ class Watch(Channel):
         await self.aclose()
 
     def _begin(self) -> None:
-        attach, self._attach = self._attach, None
-        if attach is not None:
-            attach(self)
+        if self._attach is not None:
+            self._attach(self)
+            self._attach = None
+        self.here()
 
     def __aiter__(self) -> Watch:
         return self

@@ -61,11 +61,12 @@ class KeyProof:
     def learn(self, error: HappyHorseError) -> None:
         """Learn from a failed attempt: only a service that keeps keys has these codes.
 
-        Codes were seen as integers once: then either of them is a bare 409.
+        Codes were seen as integers once: then either of them is 409. A 409 with another number, or
+        with none, may be a firewall's and proves nothing.
         """
         if isinstance(error, APIStatusError) and error.own_body:
-            known = error.code == retry.CONFLICT or retry.is_pending(error)
-            self.shown = self.shown or known
+            known = error.code in (retry.CONFLICT, retry.PENDING_OUTCOME)
+            self.shown = self.shown or known or (error.status == 409 and error.code == "409")
 
     def offer(self, sample: tuple[str, str] | None) -> None:
         """Take a key to ask with that has become a task, and the task's id; the first one counts."""

@@ -168,6 +168,22 @@ async def test_a_service_that_takes_anything_proves_nothing(known: bool) -> None
         assert len(service.tasks) == 1 + known, "one question, and never the request itself"
 
 
+@pytest.mark.parametrize("code", [None, 1010, "blocked"])
+async def test_a_conflict_of_a_firewall_proves_nothing(code: int | str | None) -> None:
+    """A 409 that does not name the key's conflict may be anybody's: the request is not sent again."""
+    blocked = {"message": "blocked", "type": "firewall"} | ({"code": code} if code else {})
+    async with sandbox_with() as sandbox:
+        before = await lost(sandbox)
+        sandbox.fail(Fault("refuse", path=SUBMIT, status=409, body={"error": blocked}, times=None))
+        async with open_session(sandbox, retry=QUICK) as session:
+            with pytest.raises(SubmissionOutcomeUnknownError):
+                await again(session)
+        assert set(since(sandbox, before)) == {409}
+        sent = [record for record in sandbox.requests[before:] if record.path == SUBMIT]
+        assert not any(record.body for record in sent), "only questions, which are empty"
+        assert sandbox.paid == 1
+
+
 async def test_a_task_that_is_older_than_the_question_is_the_keys_own() -> None:
     """A service that looks at the key alone, and has no header for it, gives the old task back."""
     async with Lax(aged=600) as service:
