@@ -88,6 +88,7 @@ _WORDS = tuple(
             r'Pass a folder for the ledger, and the store as out="(.*?)"',
             r"Give a folder with --ledger, and the store as --out \1",
         ),
+        (r"Leave out= away", "Give the --out that the batch was begun with"),
         (r"Raise the budget", "Raise --max-credits"),
         (r"Without a budget, requests", "Without --max-credits, requests"),
     )

@@ -57,6 +57,20 @@ CHOSEN: dict[str, Any] = {}
 """What was chosen of the shared options; a process runs one command."""
 
 
+REPEATED = ("profile", "base_url", "files_url", "proxy", "ca_file", "allow")
+"""Options that a line to type next must have as well. Not the key, which is nobody's to read."""
+
+
+def repeated() -> list[str]:
+    """Return the chosen options that lead to the same service and account, as words of a line."""
+    words: list[str] = []
+    for name in REPEATED:
+        values = CHOSEN.get(name, ())
+        for value in values if isinstance(values, (list, tuple)) else [values]:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
 def shared(
     api_key: Annotated[
         str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import attrs
 from ..events import Orphaned, Submitted, Submitting, Uploaded
 from ._advice import fetch_line, submit_line
 from ._console import say
+from ._options import repeated
 
 if TYPE_CHECKING:
     from .._request import ImageToVideo
@@ -57,9 +59,12 @@ class Paid:
         fate = self._fates.get(path)
         if fate is None or fate.key is None:
             return ""
+        line = ""
         if fate.task_id is not None:
-            return fetch_line(fate.task_id, path)
-        return submit_line(fate.request, fate.key, path, fate.link) if fate.request else ""
+            line = fetch_line(fate.task_id, path)
+        elif fate.request is not None:
+            line = submit_line(fate.request, fate.key, path, fate.link)
+        return shlex.join([*shlex.split(line), *repeated()])
 
     def say(self) -> None:
         """Say how to get what is paid; nothing when all is saved."""

@@ -16,6 +16,7 @@ import pytest
 
 from happyhorse_async import ImageToVideo, errors
 from happyhorse_async.cli._advice import LINE_BELOW, SAME_LINE, fetch_line, spelled, submit_line
+from happyhorse_async.cli._signals import heard
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.cli.process import LINK, PHOTOS, ROOT, Ran, happyhorse, start
 
@@ -182,6 +183,34 @@ async def test_no_wait_prints_ids_that_download_takes(world: Sandbox, tmp_path: 
     assert f"happyhorse tasks download {task.id} --out videos/cat.mp4" in ran.err
     refused = await happyhorse("generate", LINK, "--no-wait", "--sandbox", cwd=tmp_path)
     assert (refused.code, "end with the command" in refused.err) == (2, True)
+
+
+@pytest.mark.anyio
+async def test_a_line_leads_to_the_same_account(world: Sandbox, tmp_path: Path) -> None:
+    """The profile and hosts that a command was given stand in the line that goes on; no key does."""
+    made = await happyhorse(
+        *("profile", "set", "mine", "--base-url", world.url, "--files-url", world.files_url),
+        cwd=tmp_path,
+        stdin=f"{world.key}\n".encode(),
+    )
+    assert made.code == 0, made.err
+    line = ("generate", LINK, "-y", "--no-wait", "--profile", "mine", "--proxy", "-")
+    ran = await happyhorse(*line, cwd=tmp_path)
+    [said] = [it for it in ran.err.splitlines() if it.startswith("  happyhorse tasks download")]
+    assert said.endswith("--profile mine --proxy -")
+    assert world.key not in ran.err
+    fetched = await happyhorse(*shlex.split(said)[1:], cwd=tmp_path)
+    assert (fetched.code, fetched.out, world.paid) == (0, "videos/cat.mp4\n", 1), fetched.err
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """`nohup` has SIGHUP ignored: the command does not hear it, and hears the others."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert (signal.SIGHUP in heard(), signal.SIGTERM in heard()) == (False, True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.SIGHUP in heard()
 
 
 @pytest.mark.anyio
