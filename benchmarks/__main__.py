@@ -15,6 +15,7 @@ from benchmarks.harness import Effort
 
 BENCHMARKS: dict[str, Callable[[Effort], list[Line]]] = {
     "submit": calls.submit,
+    "submit-distinct": calls.submit_distinct,
     "read": calls.read,
     "batch-read": calls.read_many,
     "latency": calls.latency,

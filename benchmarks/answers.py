@@ -15,10 +15,17 @@ from typing import Any
 
 loads: Callable[[bytes], Any]
 """The fastest reader of JSON that is installed."""
+dumps: Callable[[Any], bytes]
+"""The fastest writer."""
 try:
-    from orjson import loads
+    from orjson import dumps, loads
 except ImportError:
     loads = json.loads
+
+    def dumps(value: Any) -> bytes:
+        """Write compact JSON."""
+        return json.dumps(value, separators=(",", ":")).encode()
+
 
 DONE = "task-unified-0-"
 NEVER = "task-unified-9999999999999-"

@@ -5,7 +5,7 @@ there is nothing else to do.
 from __future__ import annotations
 
 from benchmarks import harness, loopback
-from benchmarks.candidates import BARE, LEAN, OURS, PEERS
+from benchmarks.candidates import BARE, HAND, LEAN, OURS, PEERS
 from benchmarks.figures import Line
 from benchmarks.harness import Effort, compare, rounds
 
@@ -27,6 +27,27 @@ def submit(effort: Effort) -> list[Line]:
         for worker in workers
         if worker.name in PEERS
     ]
+
+
+def submit_distinct(effort: Effort) -> list[Line]:
+    """Submissions that are all different, made in the timed part, on asyncio and on uvloop."""
+    lines = []
+    for uvloop in (False, True):
+        title = f"submit, all distinct, CPU, 100 at once, {'uvloop' if uvloop else 'asyncio'}"
+        names = (OURS, BARE, LEAN, HAND)
+        with (
+            loopback.start() as server,
+            harness.workers(names, server.url, uvloop=uvloop) as workers,
+        ):
+            if not workers:
+                continue  # uvloop is not installed
+            found = rounds(server, workers, "submit_distinct", 100, effort)
+        lines += [
+            compare(f"{title}, stdlib json", found, OURS, BARE, bound=1.15),
+            compare(f"{title}, orjson", found, OURS, LEAN, bound=None),
+            compare(f"{title}, by hand", found, OURS, HAND, bound=1.0),
+        ]
+    return lines
 
 
 def read(effort: Effort) -> list[Line]:

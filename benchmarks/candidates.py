@@ -12,9 +12,12 @@ import json
 import os
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Protocol
 
-from benchmarks.answers import NEVER, loads
+from benchmarks.answers import NEVER, dumps, loads
 
 KEY = "sk-benchmark-0123456789abcdef"
 IMAGE = "https://cdn.example.com/images/cat-0123456789.png"
@@ -27,6 +30,27 @@ BODY = {
     "duration": 5,
 }
 IDS = [f"{NEVER}{number}" for number in range(50)]
+
+
+def distinct(number: int) -> dict[str, Any]:
+    """Make what a submission asks for, different from all others: so that no cache helps."""
+    return {
+        "image": f"https://cdn.example.com/images/cat-{number:012}.png",
+        "prompt": f"{PROMPT}, take {number}",
+        "duration": 3 + number % 13,
+    }
+
+
+def body_of(number: int) -> dict[str, Any]:
+    """Make the body of such a submission."""
+    wanted = distinct(number)
+    return {
+        "model": "happyhorse-1.0-image-to-video",
+        "image_urls": [wanted["image"]],
+        "prompt": wanted["prompt"],
+        "quality": "720p",
+        "duration": wanted["duration"],
+    }
 
 
 class Candidate(Protocol):
@@ -46,14 +70,18 @@ class Ours:
         self._session = Session(KEY, base_url=url)
         self._parts = self._session._open()
         self._values: dict[str, Any] = {}
+        self._count = 0
 
     async def submit(self) -> None:
         """Submit."""
         await self._session.submit(self._request)
 
-    async def make_and_submit(self) -> None:
-        """Make a request, which checks itself, and submit it."""
-        await self._session.submit(IMAGE, prompt=PROMPT)
+    async def submit_distinct(self) -> None:
+        """Make a request that is different from all others, which checks itself, and submit it."""
+        self._count += 1
+        wanted = distinct(self._count)
+        image = wanted.pop("image")
+        await self._session.submit(image, **wanted)
 
     async def read(self) -> None:
         """Read one task."""
@@ -95,6 +123,7 @@ class Bare:
         import aiohttp
 
         self._url = url
+        self._count = 0
         self._client = aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"})
 
     async def submit(self) -> None:
@@ -104,6 +133,17 @@ class Bare:
             {"Idempotency-Key": secrets.token_hex(16)},
         )
         async with self._client.post(url, json=BODY, headers=headers) as response:
+            response.raise_for_status()
+            await response.json()
+
+    async def submit_distinct(self) -> None:
+        """Submit what is different from all others."""
+        self._count += 1
+        url, headers = (
+            f"{self._url}/v1/videos/generations",
+            {"Idempotency-Key": secrets.token_hex(16)},
+        )
+        async with self._client.post(url, json=body_of(self._count), headers=headers) as response:
             response.raise_for_status()
             await response.json()
 
@@ -128,6 +168,7 @@ class Lean:
 
         self._url = url
         self._body = json.dumps(BODY, separators=(",", ":")).encode()
+        self._count = 0
         self._ids = json.dumps({"task_ids": IDS}, separators=(",", ":")).encode()
         self._client = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
@@ -140,6 +181,18 @@ class Lean:
             {"Idempotency-Key": secrets.token_hex(16)},
         )
         async with self._client.post(url, data=self._body, headers=headers) as response:
+            loads(await response.read())
+
+    async def submit_distinct(self) -> None:
+        """Submit what is different from all others."""
+        self._count += 1
+        url, headers = (
+            f"{self._url}/v1/videos/generations",
+            {"Idempotency-Key": secrets.token_hex(16)},
+        )
+        body = dumps(body_of(self._count))
+        async with self._client.post(url, data=body, headers=headers) as response:
+            response.raise_for_status()
             loads(await response.read())
 
     async def read(self) -> None:
@@ -155,6 +208,55 @@ class Lean:
     async def aclose(self) -> None:
         """Close."""
         await self._client.close()
+
+
+class Hand:
+    """aiohttp as a careful user writes it: a key, a time-out, the status looked at, typed values."""
+
+    def __init__(self, url: str) -> None:
+        import aiohttp
+
+        self._url = f"{url}/v1/videos/generations"
+        self._count = 0
+        self._client = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {KEY}"}, timeout=aiohttp.ClientTimeout(total=60)
+        )
+
+    async def submit_distinct(self) -> None:
+        """Submit what is different from all others, and make a value of the answer."""
+        self._count += 1
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        body = body_of(self._count)
+        async with self._client.post(self._url, json=body, headers=headers) as response:
+            said = await response.json()
+            if response.status != 200:
+                raise RuntimeError(said["error"]["message"])
+        Accepted(
+            id=str(said["id"]),
+            status=str(said["status"]),
+            progress=int(said["progress"]),
+            created=datetime.fromtimestamp(said["created"], UTC),
+            model=str(said["model"]),
+            estimated_seconds=float(said["task_info"]["estimated_time"]),
+            credits_reserved=Decimal(str(said["usage"]["credits_reserved"])),
+        )
+
+    async def aclose(self) -> None:
+        """Close."""
+        await self._client.close()
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a careful user keeps of the answer."""
+
+    id: str
+    status: str
+    progress: int
+    created: datetime
+    model: str
+    estimated_seconds: float
+    credits_reserved: Decimal
 
 
 class Fal:
@@ -231,11 +333,13 @@ class OpenAI:
 
 
 OURS, BARE, LEAN = "happyhorse_async", "bare aiohttp", "bare aiohttp + bytes + orjson"
+HAND = "aiohttp by hand: key, time-out, typed values"
 PEERS = ("fal-client", "replicate", "openai")
 CANDIDATES: dict[str, Callable[[str], Candidate]] = {
     OURS: Ours,
     BARE: Bare,
     LEAN: Lean,
+    HAND: Hand,
     "fal-client": Fal,
     "replicate": Replicate,
     "openai": OpenAI,

@@ -57,12 +57,13 @@ class Worker:
 
 
 @contextmanager
-def workers(names: Sequence[str], url: str) -> Iterator[list[Worker]]:
+def workers(names: Sequence[str], url: str, *, uvloop: bool = False) -> Iterator[list[Worker]]:
     """Run candidates, each in a process; those that are not installed are left out."""
     with ExitStack() as stack:
         started = []
         for name in names:
             command = [sys.executable, "-m", "benchmarks.worker", name, url]
+            command += ["--uvloop"] * uvloop
             process = subprocess.Popen(
                 command,
                 env=machine.environment(),

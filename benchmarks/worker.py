@@ -46,9 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("candidate", choices=sorted(CANDIDATES))
     parser.add_argument("url")
+    parser.add_argument("--uvloop", action="store_true")
     given = parser.parse_args()
     apart = machine.pin(machine.CLIENT)
-    with asyncio.Runner() as runner:
+    factory = None
+    if given.uvloop:
+        from uvloop import new_event_loop as factory
+    with asyncio.Runner(loop_factory=factory) as runner:
         try:
             candidate: Candidate = runner.run(opened(given.candidate, given.url))
         except ImportError as error:
