@@ -211,7 +211,7 @@ class Lean:
 
 
 class Hand:
-    """aiohttp as a careful user writes it: a key, a time-out, the status looked at, typed values."""
+    """aiohttp as a careful user writes it: a key, a time-out, a look at the status, values."""
 
     def __init__(self, url: str) -> None:
         import aiohttp

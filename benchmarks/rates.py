@@ -31,7 +31,7 @@ Rate = Callable[[float], float]
 
 
 class Limiter:
-    """What a server allows: `ask` says when a refused request may come back, 0 when it is let in."""
+    """What a server allows: `ask` says when a refused request may come back, 0: it is let in."""
 
     def __init__(self, rate: Rate, window: float = 1.0) -> None:
         self.rate = rate
@@ -156,7 +156,8 @@ def rows() -> Iterator[Row]:
         word = "Retry-After" if said else "nothing said"
         shared = Sliding(steady(50.0))
         yield Row(
-            f"sliding second, 50, a neighbour takes half, {word}", shared, said, lambda end: 25 * end,
+            f"sliding second, 50, a neighbour takes half, {word}",
+            shared, said, lambda end: 25 * end,
             neighbour=25.0,
         )  # fmt: skip
         changing = Sliding(lambda now: 25.0 if 60 <= now < 130 else 50.0)

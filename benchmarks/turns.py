@@ -5,7 +5,7 @@
 A loop that times itself runs the session. A callback is what nothing can interrupt; a turn is all
 callbacks that are ready together, so that a timer of the caller's may have to wait for all of them.
 Both are counted in CPU of the loop's own thread, since the machine may be busy. Python's collector
-looks at all objects that live, also at the caller's own, so the longest callbacks are its work: they
+looks at all objects that live, also at the caller's own: the longest callbacks are its work, and
 are shown beside those without it. For comparison the same crowd does nothing but wait: that is
 asyncio's own share.
 """

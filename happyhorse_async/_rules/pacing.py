@@ -345,6 +345,10 @@ class Skew:
         if not is_moment(created):
             return
         ahead = created - now
+        if self._recent and self._recent[-1][0] > now - 1 and ahead <= self._recent[-1][1]:
+            # Moments come in whole seconds: a second sample of the same second tells less.
+            self._doubted = None
+            return
         agreed = self._doubted is not None and abs(ahead - self._doubted) <= SKEW_JUMP
         if created > self.at_service(wall, now) + SKEW_JUMP and not agreed:
             self._doubted = ahead

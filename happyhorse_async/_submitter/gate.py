@@ -43,8 +43,8 @@ SLICE = 100
 LATE = 0.05
 """Seconds that a timer rings late at most, as far as that is made up for."""
 AHEAD = 1000
-"""Single submissions that may wait at the gate. Others wait at the entrance, where they hold next to
-nothing: what waits in memory also costs time, since Python's collector looks at all of it."""
+"""Single submissions that may wait at the gate. Others wait at the entrance, where they hold next
+to nothing: what waits in memory costs time too, since Python's collector looks at all of it."""
 
 
 class Entrance:

@@ -69,7 +69,7 @@ class KeyProof:
             self.shown = self.shown or known or (error.status == 409 and error.code == "409")
 
     def offer(self, sample: tuple[str, str] | None) -> None:
-        """Take a key to ask with that has become a task, and the task's id; the first one counts."""
+        """Take a key to ask with that has become a task, and the task's id; the first counts."""
         if sample is not None and not self._sampled:
             self._sample, self._sampled = sample, True
 

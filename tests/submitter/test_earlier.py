@@ -170,7 +170,7 @@ async def test_a_service_that_takes_anything_proves_nothing(known: bool) -> None
 
 @pytest.mark.parametrize("code", [None, 1010, "blocked"])
 async def test_a_conflict_of_a_firewall_proves_nothing(code: int | str | None) -> None:
-    """A 409 that does not name the key's conflict may be anybody's: the request is not sent again."""
+    """A 409 that does not name the key's conflict may be anybody's: nothing is sent again."""
     blocked = {"message": "blocked", "type": "firewall"} | ({"code": code} if code else {})
     async with sandbox_with() as sandbox:
         before = await lost(sandbox)
@@ -272,8 +272,8 @@ async def test_tasks_of_others_and_older_ones_are_no_candidates(
 
 
 async def test_a_noted_time_counts_only_while_the_clocks_agree() -> None:
-    """A service whose clock has run ahead since the key was sent shows its task as long past: by the
-    noted time alone it would be overlooked, and paid for twice.
+    """A service whose clock has run ahead since the key was sent shows its task as long past: by
+    the noted time alone it would be overlooked, and paid for twice.
     """
     async with sandbox_with(idempotency=False) as sandbox:
         sent = time.time()
