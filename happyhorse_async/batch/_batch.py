@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .._budget import BatchBook
 from .._concurrency import to_the_end
 from .._downloader.destinations import is_bent_link, is_object_link
-from .._edges.part_files import FolderLock
+from .._edges.folder_lock import FolderLock
 from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
 from ._admission import Input
 from ._database import STORE, Database

@@ -23,7 +23,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 import attrs
 
-from .._edges.part_files import FolderLock
+from .._edges.folder_lock import FolderLock
 from .._edges.route import Route
 from .._formats import proxies, urls
 from .._version import __version__

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..._edges.part_files import FolderLock
+from ..._edges.folder_lock import FolderLock
 from ..._rules.lifecycle import JobState
 from ...batch._admission import GROUP
 from ...batch._database import LEDGER_NAME, STORE, Database

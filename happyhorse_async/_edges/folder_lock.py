@@ -1,0 +1,117 @@
+"""One writer for one folder: a lock that the operating system lets go when its holder dies, however
+it dies, and that says who holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from weakref import WeakSet
+
+from ..errors import LedgerError
+
+LOCK_NAME = "happyhorse.lock"
+
+if sys.platform == "win32":
+    import msvcrt
+
+    # A byte far behind the text is locked: on Windows a locked byte cannot be read, and the text
+    # says who holds the lock.
+    _FAR = 1 << 30
+
+    def _lock_at_once(descriptor: int) -> None:
+        os.lseek(descriptor, _FAR, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock_at_once(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class FolderLock:
+    """The right to write in a batch's folder, held from `take` to `release` or until the process
+    ends.
+
+    It is this process's alone. A forked child shares open files, and would keep the lock after this
+    process has ended, so its copy is closed as soon as it exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_NAME
+        self._descriptor: int | None = None
+        _LOCKS.add(self)
+
+    def take(self) -> None:
+        """Take the lock; raises `LedgerError` with the holder's process id when another process has
+        it.
+        """
+        self._descriptor = descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock_at_once(descriptor)
+        except OSError as error:
+            self._close()
+            if error.errno not in _HELD:
+                raise LedgerError(
+                    f"the file system of {self._path.parent} has no locks that work: "
+                    f"{error.strerror or error}",
+                    next_step="Put the folder on a local disk: network file systems often have no "
+                    "locks.",
+                ) from error
+            raise LedgerError(
+                f"the batch in {self._path.parent} is being worked on by {self.holder()}",
+                next_step="Wait for that process, stop it, or use another folder.",
+            ) from None
+        note = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        }
+        # The lock holds without its note, which a full disk does not take.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, json.dumps(note).encode())
+
+    def holder(self) -> str:
+        """Say who wrote into the lock's file last."""
+        try:
+            note = json.loads(self._path.read_bytes())
+            return f"process {note['pid']} on {note['host']}, since {note['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def release(self) -> None:
+        """Let go; the file stays, because taking it away could hit the lock of a process that came
+        right after.
+        """
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+            self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+_HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
+"""How systems say that another process has a lock."""
+_LOCKS: WeakSet[FolderLock] = WeakSet()
+
+
+def _forked() -> None:
+    for lock in tuple(_LOCKS):
+        lock._close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
