@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.simulation.overnight import Overnight
+from tests.simulation.night import Night
 from tests.simulation.runner import KINDS, alone, play_many
 
 
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--trace", help="with --seed: write all events to this file")
     parser.add_argument("--nights", type=int, default=300, help="of each kind")
-    parser.add_argument("--size", type=int, default=50, help="jobs of a batch")
+    parser.add_argument("--size", type=int, default=50, help="jobs of a batch, and most callers")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     )
     asked = parser.parse_args(arguments)
     kinds = asked.kind or sorted(KINDS)
-    Overnight.size = asked.size
+    Night.size = asked.size
     if asked.seed is not None:
         without = shrink(kinds[0], asked.seed) if asked.shrink else frozenset[str]()
         happened = alone(kinds[0], asked.seed, without)

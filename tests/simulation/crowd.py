@@ -48,7 +48,7 @@ class Crowd(Night):
     def act(self) -> None:
         """Play lives until everything is known, the last in calm."""
         chance = self.chance
-        count = chance.randint(2, 10)
+        count = chance.randint(2, max(4, min(10, self.size)))
         self.wishes = [
             Wish(
                 number=n,

@@ -57,6 +57,8 @@ class Night:
     """One simulated night."""
 
     kind = ""
+    size = 50
+    """Jobs of a batch; a crowd has at most as many callers, and at most ten."""
 
     def __init__(self, seed: int, without: frozenset[str] = frozenset()) -> None:
         self.seed = seed

@@ -26,8 +26,6 @@ class Overnight(Night):
     """One folder, several lives of the process that works on it."""
 
     kind = "batch"
-    size = 50
-    """Jobs in the manifest."""
 
     def act(self) -> None:
         """Play disturbed lives, then a quiet one."""
