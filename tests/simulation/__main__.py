@@ -70,6 +70,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
+        "--until-broken", action="store_true", help="stop at the first broken law, and tell it"
+    )
+    parser.add_argument(
         "--into", help="add each night to this file as a line of JSON; do not play it again"
     )
     asked = parser.parse_args(arguments)
@@ -97,6 +100,17 @@ def main(arguments: list[str]) -> int:
         kept(nights, asked.jobs, Path(asked.into)) if asked.into else play_many(nights, asked.jobs)
     )
     return min(report(list(played)), 1)
+
+
+def until_broken(nights: list[tuple[str, int]], jobs: int) -> int:
+    """Play nights until a law breaks; print it, and how many seeds it took, as JSON."""
+    seeds, law = 0, ""
+    for played in play_many(nights, jobs):
+        seeds, law = played["seed"] + 1, played["law"]
+        if law:
+            break
+    print(json.dumps({"law": law, "seeds": seeds}))
+    return 0
 
 
 def kept(nights: list[tuple[str, int]], jobs: int, into: Path) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from happyhorse_async import Budget, HappyHorseError, ImageToVideo
+from happyhorse_async._rules.lifecycle import AT_STAKE
 from happyhorse_async.batch import Batch, Job, JobState
 from happyhorse_async.batch._database import LEDGER_NAME
 from tests.simulation import laws
@@ -142,7 +143,9 @@ class Overnight(Night):
         where = {"public_url": "https://hooks.example.com/h"} if called_back else {}
         async with (
             self.session(**where) as session,
-            session.batch(self.place, max_in_flight=20, budget=self.budget) as batch,
+            session.batch(
+                self.place, max_in_flight=max(2, self.size // 3), budget=self.budget
+            ) as batch,
         ):
             caller = asyncio.create_task(self.call_back(session)) if called_back else None
             try:
@@ -206,6 +209,8 @@ class Overnight(Night):
         laws.require(
             doubts or not self.totals.reserved, "money is still reserved", self.totals.reserved
         )
+        left = [state for state in AT_STAKE if self.totals.states.get(state)]
+        laws.require(not left, "what was begun is not brought to its end", self.totals.states)
         laws.named_once(self)
         laws.never_free_when_paid(self)
         laws.no_scraps(self.place)

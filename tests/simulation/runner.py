@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import selectors
+import signal
 import sys
 import time
 import traceback
@@ -73,16 +74,21 @@ def warm() -> Iterator[None]:
 def play_many(nights: Iterable[tuple[str, int]], jobs: int) -> Iterator[Played]:
     """Play nights in children of this process, at most `jobs` at a time; yield them as they end."""
     waiting, running = iter(nights), selectors.DefaultSelector()
-    with warm():
-        for _, night in zip(range(jobs), waiting, strict=False):
-            _begin(night, running)
-        while running.get_map():
-            for key, _ in running.select():
-                running.unregister(key.fileobj)
-                yield _result(key.fileobj, *key.data)  # type: ignore[arg-type]
-                for night in waiting:
-                    _begin(night, running)
-                    break
+    try:
+        with warm():
+            for _, night in zip(range(jobs), waiting, strict=False):
+                _begin(night, running)
+            while running.get_map():
+                for key, _ in running.select():
+                    running.unregister(key.fileobj)
+                    yield _result(key.fileobj, *key.data)  # type: ignore[arg-type]
+                    for night in waiting:
+                        _begin(night, running)
+                        break
+    finally:
+        for key in list(running.get_map().values()):
+            os.kill(key.data[0], signal.SIGKILL)
+            os.waitpid(key.data[0], 0)
 
 
 def alone(kind: str, seed: int, without: frozenset[str] = frozenset()) -> Played:

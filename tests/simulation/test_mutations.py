@@ -1,0 +1,42 @@
+"""The list of wrong changes fits the product, and the nights catch them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.mutations import MUTATIONS, ROOT, Mutation, hunt, mutate
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="nights are played in children of one process"
+)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_each_wrong_change_fits_the_product(mutation: Mutation, tmp_path: Path) -> None:
+    """The text of each change stands in its file exactly once, and what it becomes is Python."""
+    target = tmp_path / mutation.file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ROOT / "happyhorse_async" / mutation.file, target)
+    mutate(mutation, tmp_path)
+    compile(target.read_text(), mutation.file, "exec")
+
+
+def test_there_are_enough_and_no_two_are_one() -> None:
+    """At least twenty-five changes, each with a name and an effect of its own."""
+    assert len(MUTATIONS) >= 25
+    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS)
+    assert all(mutation.right != mutation.wrong for mutation in MUTATIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_each_wrong_change_is_caught(mutation: Mutation) -> None:
+    """Within three hundred seeds of each kind a law breaks."""
+    law, seeds = hunt(mutation)
+    print(mutation.name, law, seeds)
+    assert law
+    assert not law.startswith("does not even start")
