@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.simulation.faults import KINDS as FAULTS
 from tests.simulation.night import Night
 from tests.simulation.runner import KINDS, alone, play_many
+from tests.simulation.watch import TRANSITIONS
 
 
 def shrink(kind: str, seed: int) -> frozenset[str]:
@@ -42,6 +44,13 @@ def report(played: list[dict[str, Any]]) -> int:
     )
     print("faults: " + ", ".join(f"{name} {count}" for name, count in sorted(faults.items())))
     print("visited: " + ", ".join(f"{name} {count}" for name, count in sorted(visited.items())))
+    states = [name for name in TRANSITIONS if name not in visited]
+    spared = [name for name in FAULTS if f"fault:{name}" not in visited]
+    print(
+        f"coverage: {len(TRANSITIONS) - len(states)} of {len(TRANSITIONS)} transitions, "
+        f"{len(FAULTS) - len(spared)} of {len(FAULTS)} faults; never: "
+        + (", ".join([*states, *spared]) or "none")
+    )
     for law, count in Counter(night["law"] for night in broken).most_common():
         seeds = [f"{night['kind']} {night['seed']}" for night in broken if night["law"] == law]
         print(f"BROKEN {law}: {count} nights, {', '.join(seeds[:8])}")

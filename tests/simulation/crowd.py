@@ -60,6 +60,7 @@ class Crowd(Night):
         self.outages()
         self.clock_steps()
         self.neighbours()
+        self.settings()
         for life in range(chance.randint(1, MOST_LIVES)):
             self.storm()
             self.faults += draw_service_faults(self)

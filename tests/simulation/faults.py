@@ -42,6 +42,7 @@ KINDS: dict[str, tuple[str, Details]] = {
         "answer-after",
         lambda c: {**POST, "status": c.choice([500, 502, 503]), "body": OWN},
     ),
+    "refused": ("refuse", lambda c: {**POST, "sending": 1, "status": 400}),
     "refused-replay": (
         "refuse",
         lambda c: {**POST, "sending": [2, 3, 4], "status": c.choice([400, 402, 403])},

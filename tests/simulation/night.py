@@ -195,10 +195,22 @@ class Night:
         self.world.network.down = down
         self.world.note("outage" if down else "outage ends")
 
+    def settings(self) -> None:
+        """Draw how all our sessions are set."""
+        chance = self.chance
+        self.at_once = chance.choice([1, 8, 8])
+        # A server that keeps no keys would be paid again for a replay.
+        how: dict[str, Any] = {} if self.features.idempotency else {"replays": 0}
+        # The only task that fits is taken for ours where nobody else makes any.
+        if self.neighbour is None and chance.random() < 0.2 and self.may("adopt single"):
+            how["adopt"] = "single"
+        self.policy = RetryPolicy(**how)
+
     def neighbours(self) -> None:
         """Let another session use the same account, for tasks that look much the same."""
         count = self.chance.choice([0, 0, 1, 3])
         if count and self.may("a neighbour"):
+            self.policy, self.at_once = RetryPolicy(), 8
             self.neighbour = self.world.process("neighbour")
             self.world.start(self.neighbour, self._neighbour(count))
 
@@ -262,10 +274,9 @@ class Night:
     def session(self, **settings: Any) -> Session:
         """Make a session of ours."""
         defaults: dict[str, Any] = {
-            "limits": Limits(max_submissions=8, max_downloads=4),
+            "limits": Limits(max_submissions=self.at_once, max_downloads=4),
             "timeouts": Timeouts(),
-            # A server that keeps no keys would be paid again for a replay.
-            "retry": RetryPolicy() if self.features.idempotency else RetryPolicy(replays=0),
+            "retry": self.policy,
             "polling": Polling(),
         }
         return Session(

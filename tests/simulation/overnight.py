@@ -18,6 +18,8 @@ from tests.simulation.faults import draw_service_faults
 from tests.simulation.loop import Loop
 from tests.simulation.night import Night, leftovers_of
 
+HOPELESS = "hopeless"
+"""The id of a row that no video can be made of."""
 MOST_LIVES = 5
 PRICE = Decimal("22.848")
 """Credits of the shortest video, by the public rule of 2026-10-10."""
@@ -38,17 +40,27 @@ class Overnight(Night):
         """All that was ever in the manifest."""
         self.cap = self.size * 3 // 5
         self.budget = chance.choice([None, None, Budget(credits=float(PRICE) * self.cap)])
+        self.last_word = False
+        """All that is left is what the user has to decide, and does."""
+        self.days_off = False
+        """So long that links have died."""
+        if chance.random() < 0.1 and self.may("a row that has no image"):
+            self.jobs.append(Job(ImageToVideo(self.folder / "none.png", duration=3), id=HOPELESS))
         self.outages()
         self.clock_steps()
         self.neighbours()
+        self.settings()
         for life in range(chance.randint(1, MOST_LIVES)):
             self.storm()
             self.faults += draw_service_faults(self)
             with bad_disk(self, chance.choice(["", "", "full", "descriptors", "broken"])):
                 self._live(f"life {life}", disturbed=True)
             self._keep_to_the_budget()
-            asleep, hours = chance.random() < 0.2, chance.uniform(0.02, 6)
-            if asleep and self.may("the machine sleeps"):
+            asleep, hours = chance.random(), chance.uniform(0.02, 6)
+            if asleep < 0.04 and self.may("the machine is off for days"):
+                self.days_off = True
+                self.world.settle(60 * 3600)
+            elif asleep < 0.2 and self.may("the machine sleeps"):
                 self.world.settle(hours * 3600)
             self._edit()
         self.calm()
@@ -57,6 +69,9 @@ class Overnight(Night):
         self.world.settle(1200)
         for name in ("quiet life", "and once more"):
             self._live(name, disturbed=False)
+        self.last_word = bool(self.totals.states.get(JobState.UNKNOWN))
+        if self.last_word:
+            self._live("at the user's word", disturbed=False)
 
     def _manifest(self) -> list[Job]:
         return [_job(n, seed=n + 1) for n in range(self.size)]
@@ -77,8 +92,9 @@ class Overnight(Night):
             self.jobs = self.jobs[: -max(1, len(self.jobs) // 10)] or self.jobs
         else:
             at = chance.randrange(len(self.jobs))
-            row = int(str(self.jobs[at].id).removeprefix("row-"))
-            self.jobs[at] = _job(row, seed=1_000_000 + len(self.wanted))
+            row = str(self.jobs[at].id).removeprefix("row-")
+            if row != HOPELESS:
+                self.jobs[at] = _job(int(row), seed=1_000_000 + len(self.wanted))
         self.wanted |= {_name(job): job for job in self.jobs}
 
     def _keep_to_the_budget(self) -> None:
@@ -125,6 +141,7 @@ class Overnight(Night):
             self.visited.add("cancelled")
         except HappyHorseError as error:
             self.failed(error)
+            self.world.note(f"the run ends: {error!r}")
             self.visited.add(f"run:{type(error).__name__}")
 
     async def _cancel(
@@ -157,18 +174,18 @@ class Overnight(Night):
 
     async def _outcomes(self, batch: Batch, how: str, loop: Loop, after: int) -> None:
         # At the user's word what has failed is bought again, and what is in doubt is asked for.
-        again = not self.is_calm and self.chance.random() < 0.15 and self.features.idempotency
-        runs = [batch.run(self.jobs)]
-        if again and self.may("the user says retry"):
-            runs = [batch.retry()]
-        for outcomes in runs:
-            async for outcome in outcomes:
-                self.outcomes[outcome.id] = outcome
-                self.visited.add(f"outcome:{outcome.state}")
-                if outcome.error is not None:
-                    self.failed(outcome.error)
-                if how == "stop" and loop.steps >= after:
-                    batch.stop()
+        again = not self.is_calm and self.chance.random() < 0.15
+        if self.last_word or (again and self.may("the user says retry")):
+            outcomes = batch.retry()
+        else:
+            outcomes = batch.run(self.jobs)
+        async for outcome in outcomes:
+            self.outcomes[outcome.id] = outcome
+            self.visited.add(f"outcome:{outcome.state}")
+            if outcome.error is not None:
+                self.failed(outcome.error)
+            if how == "stop" and loop.steps >= after:
+                batch.stop()
 
     def check(self) -> None:
         """Check what holds for a batch."""
@@ -180,20 +197,10 @@ class Overnight(Night):
             "paid twice",
             f"{len(tasks)} tasks for {len(self.wanted)} jobs, {len(failed)} of them failed",
         )
-        # A server without keys would be paid again for a replay, so replays are off there, and what
-        # was lost stays in doubt until somebody decides.
-        in_doubt = () if self.features.idempotency else ("unknown",)
         wanted = {str(job.id) for job in self.jobs}
         for outcome in self.outcomes.values():
-            fair = (
-                outcome.ok
-                or outcome.error is None
-                or type(outcome.error).__name__ in ("TaskFailedError", "TaskCancelledError")
-                or str(outcome.state) in in_doubt
-                or outcome.id not in wanted
-            )
             laws.require(
-                fair,
+                outcome.ok or outcome.id not in wanted or self._is_fair(outcome),
                 "a wanted video is missing",
                 f"{outcome.id}: {outcome.state} {outcome.error!r}",
             )
@@ -207,14 +214,35 @@ class Overnight(Night):
         doubts = self.totals.states.get(JobState.UNKNOWN, 0)
         laws.require(len(lost) <= doubts, "a paid task that nobody knows", lost)
         laws.require(
-            doubts or not self.totals.reserved, "money is still reserved", self.totals.reserved
+            doubts or self.days_off or not self.totals.reserved,
+            "money is still reserved",
+            f"{self.totals.reserved}: {self.totals.states}",
         )
         left = [state for state in AT_STAKE if self.totals.states.get(state)]
-        laws.require(not left, "what was begun is not brought to its end", self.totals.states)
+        laws.require(
+            self.days_off or not left,
+            "what was begun is not brought to its end",
+            self.totals.states,
+        )
         laws.named_once(self)
         laws.never_free_when_paid(self)
         laws.no_scraps(self.place)
         laws.key_nowhere(self, self.place)
+
+    def _is_fair(self, outcome: Any) -> bool:
+        """Whether a job may end without a video."""
+        if outcome.id == HOPELESS or type(outcome.error).__name__ in (
+            "TaskFailedError",
+            "TaskCancelledError",
+        ):
+            return True
+        if outcome.state == JobState.UNKNOWN:
+            # A server without keys would be paid again for a replay, so replays are off there, and
+            # what was lost stays in doubt until somebody decides.
+            return not self.features.idempotency
+        if outcome.state == JobState.FAILED and outcome.error.charged == "no":
+            return "refused" in self.faults
+        return self.days_off
 
     def _in_the_ledger(self) -> set[str]:
         with closing(sqlite3.connect(self.place / LEDGER_NAME)) as database:
