@@ -91,6 +91,7 @@ class Crowd(Night):
         return loop
 
     async def _callers(self, disturbed: bool) -> None:
+        before = {task.id for task in self.tasks}
         async with self.session() as session:
             callers = [
                 asyncio.create_task(self._call(session, wish))
@@ -108,19 +109,23 @@ class Crowd(Night):
             wish = next(wish for wish in self.wishes if wish.key == orphan.idempotency_key)
             wish.task_id = wish.task_id or orphan.task_id
             self.visited.add("orphan")
-        self._all_known([orphan.idempotency_key for orphan in orphans])
+        self._all_known([orphan.idempotency_key for orphan in orphans], before)
         for caller in callers:
             error = None if caller.cancelled() else caller.exception()
             if error is not None:
                 raise error
 
-    def _all_known(self, orphans: list[str]) -> None:
+    def _all_known(self, orphans: list[str], before: set[str]) -> None:
         """Check that a session that was closed in peace left no task that nobody was told of."""
         told = {wish.task_id for wish in self.wishes}
         in_doubt = {error.idempotency_key for error, _ in self.errors if error.charged != "no"}
         for task in self.tasks:
             key = task.idempotency_key
-            if key is not None and not ({key} & {*orphans, *in_doubt} or task.id in told):
+            if (
+                key is not None
+                and task.id not in before
+                and not ({key} & {*orphans, *in_doubt} or task.id in told)
+            ):
                 self.break_law("a paid task that nobody was told of", f"{task.id} {key}")
 
     async def _call(self, session: Any, wish: Wish) -> None:
