@@ -48,6 +48,8 @@ class Crowd(Night):
     def act(self) -> None:
         """Play lives until everything is known, the last in calm."""
         chance = self.chance
+        self.calls = 0
+        """Calls that may have paid for a task."""
         count = chance.randint(2, max(4, min(10, self.size)))
         self.wishes = [
             Wish(
@@ -148,6 +150,7 @@ class Crowd(Night):
 
     async def _try(self, session: Any, wish: Wish) -> None:
         target = self.folder / f"{wish.number}.mp4"
+        self.calls += wish.task_id is None
         if wish.task_id is None and wish.how == "generate":
             video = await session.generate(
                 wish.request, save_to=target, idempotency_key=wish.key, overwrite=True
@@ -167,6 +170,8 @@ class Crowd(Night):
     def check(self) -> None:
         """Check what holds for a crowd."""
         if not self.features.idempotency:  # who asks again after a doubt pays again, and was told
+            paid = len(self.tasks)
+            laws.require(paid <= self.calls, "paid twice", f"{paid} paid for {self.calls} calls")
             self._check_always()
             return
         paid = len(self.tasks)

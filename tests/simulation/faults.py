@@ -132,7 +132,7 @@ def draw_features(night: Night) -> Features:
         "missing": chance.choice([404, 405]),
         "retry_after": chance.choice(["seconds", "date", "absent"]),
         "integer_codes": chance.random() < 0.1,
-        "idempotency": chance.random() > 0.1,
+        "idempotency": chance.random() > 0.2,
     }
     plain = Features()
     other = {name: value for name, value in drawn.items() if value != getattr(plain, name)}

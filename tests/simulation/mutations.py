@@ -148,14 +148,14 @@ MUTATIONS = (
     Mutation(
         "a denied task ends its job",
         "_rules/job_failures.py",
-        "(Stage.WATCHED, Trouble.GONE): (JobStep(Next.LEFT), JobStep(Next.LEFT)),",
-        "(Stage.WATCHED, Trouble.GONE): (JobStep(Next.FAILED), JobStep(Next.FAILED)),",
+        "(Stage.WATCHED, JobTrouble.GONE): (JobStep(Next.LEFT), JobStep(Next.LEFT)),",
+        "(Stage.WATCHED, JobTrouble.GONE): (JobStep(Next.FAILED), JobStep(Next.FAILED)),",
     ),
     Mutation(
         "a link that gives nothing ends its job",
         "_rules/job_failures.py",
-        "(Stage.FETCHED, Trouble.PASSING): (JobStep(Next.AGAIN), JobStep(Next.LEFT)),",
-        "(Stage.FETCHED, Trouble.PASSING): (JobStep(Next.FAILED), JobStep(Next.FAILED)),",
+        "(Stage.FETCHED, JobTrouble.PASSING): (JobStep(Next.AGAIN), JobStep(Next.LEFT)),",
+        "(Stage.FETCHED, JobTrouble.PASSING): (JobStep(Next.FAILED), JobStep(Next.FAILED)),",
     ),
     Mutation(
         "a video has its name before it is synced",
