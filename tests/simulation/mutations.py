@@ -189,7 +189,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what was begun is not brought home without its row",
-        "batch/_run.py",
+        "batch/_feed.py",
         "        for state in AT_STAKE:\n",
         "        for state in AT_STAKE[:0]:\n",
     ),
