@@ -99,8 +99,8 @@ MUTATIONS = (
     Mutation(
         "an integer code shows no keys",
         "_submitter/key_proof.py",
-        "known = error.code == retry.CONFLICT or retry.is_pending(error)",
-        "known = error.code in (retry.CONFLICT, retry.PENDING_OUTCOME)",
+        'self.shown = self.shown or known or (error.status == 409 and error.code == "409")',
+        "self.shown = self.shown or known",
     ),
     Mutation(
         "a cancelled caller's task is no orphan",
