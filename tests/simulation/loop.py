@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tests.simulation.network import Network
 
-LATEST = 5 * 24 * 3600.0
+LATEST = 16 * 3600.0
 """Virtual seconds after which a world that still goes on counts as one that never ends."""
 MOST_STEPS = 150_000
 """Steps after which a world counts as one that runs in circles."""
