@@ -123,6 +123,9 @@ class Stub:
     def close(self) -> None:
         """End."""
 
+    def here(self) -> None:
+        """Allow any event loop."""
+
     async def credits_for(self, request: ImageToVideo) -> Any:
         """Price a request."""
         from decimal import Decimal
