@@ -71,19 +71,9 @@ def _way() -> Iterator[Finding]:
 
 async def _account(*, sandbox: bool) -> AsyncIterator[Finding]:
     """Check the key, where it is from, and its limits."""
-    from .._config import KEY_VARIABLE
     from ._checks import Finding
 
-    profile = CHOSEN.get("profile") or os.environ.get("HAPPYHORSE_PROFILE")
-    origin = (
-        "of the sandbox"
-        if sandbox
-        else "from --api-key"
-        if CHOSEN.get("api_key")
-        else f"from the profile {profile}"
-        if profile
-        else f"from {KEY_VARIABLE}"
-    )
+    origin = _origin(sandbox=sandbox)
     try:
         async with open_session(sandbox=sandbox) as session:
             left = await session.credits()
@@ -113,6 +103,18 @@ async def _account(*, sandbox: bool) -> AsyncIterator[Finding]:
         next_step="" if enough else "Top up on the service's dashboard, or raise the key's limit.",
         more={"credits": left.spendable, "key_unlimited": left.key_unlimited},
     )
+
+
+def _origin(*, sandbox: bool) -> str:
+    """Say where the key is from; options win over a profile, and that over the environment."""
+    from .._config import KEY_VARIABLE
+
+    if sandbox:
+        return "of the sandbox"
+    if CHOSEN.get("api_key"):
+        return "from --api-key"
+    profile = CHOSEN.get("profile") or os.environ.get("HAPPYHORSE_PROFILE")
+    return f"from the profile {profile}" if profile else f"from {KEY_VARIABLE}"
 
 
 def _code(findings: list[Finding]) -> Exit:
