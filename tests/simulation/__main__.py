@@ -105,6 +105,8 @@ def main(arguments: list[str]) -> int:
     nights = [
         (kind, seed) for seed in range(asked.first, asked.first + asked.nights) for kind in kinds
     ]
+    if asked.until_broken:
+        return until_broken(nights, asked.jobs)
     played = (
         kept(nights, asked.jobs, Path(asked.into)) if asked.into else play_many(nights, asked.jobs)
     )

@@ -283,10 +283,9 @@ def hunt(mutation: Mutation, nights: int = MOST) -> tuple[str, int]:
             text=True,
             check=False,
         )
-    try:
-        last = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        return f"does not even start: {done.stderr[-300:]}", 0
+    if done.returncode != 0:
+        raise RuntimeError(f"{mutation.name}: no night was played\n{done.stderr[-2000:]}")
+    last = json.loads(done.stdout.splitlines()[-1])
     return last["law"], last["seeds"]
 
 
