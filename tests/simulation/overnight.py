@@ -40,6 +40,7 @@ class Overnight(Night):
         """All that was ever in the manifest."""
         self.cap = self.size * 3 // 5
         self.budget = chance.choice([None, None, Budget(credits=float(PRICE) * self.cap)])
+        self.totals: Any = None
         self.last_word = False
         """All that is left is what the user has to decide, and does."""
         self.days_off = False
@@ -67,8 +68,10 @@ class Overnight(Night):
         self.neighbours_leave()
         self.budget = None
         self.world.settle(1200)
+        self.totals = None
         for name in ("quiet life", "and once more"):
             self._live(name, disturbed=False)
+        laws.require(self.totals is not None, "a quiet run does not come to its end")
         self.last_word = bool(self.totals.states.get(JobState.UNKNOWN))
         if self.last_word:
             self._live("at the user's word", disturbed=False)
