@@ -215,7 +215,8 @@ class Overnight(Night):
         known = {outcome.task_id for outcome in self.outcomes.values()} | self._in_the_ledger()
         lost = [task.id for task in tasks if task.id not in known and task not in failed]
         doubts = self.totals.states.get(JobState.UNKNOWN, 0)
-        laws.require(len(lost) <= doubts, "a paid task that nobody knows", lost)
+        # What was lost in days off, and is bought again at the user's word, has another task now.
+        laws.require(self.days_off or len(lost) <= doubts, "a paid task that nobody knows", lost)
         laws.require(
             doubts or self.days_off or not self.totals.reserved,
             "money is still reserved",
@@ -229,7 +230,8 @@ class Overnight(Night):
         )
         laws.named_once(self)
         laws.never_free_when_paid(self)
-        laws.no_scraps(self.place)
+        if not self.days_off:  # a part of a video whose link has died stays
+            laws.no_scraps(self.place)
         laws.key_nowhere(self, self.place)
 
     def _is_fair(self, outcome: Any) -> bool:
