@@ -177,7 +177,12 @@ class Http:
                     **how,
                 )
                 facts["status"] = response.status
-                return await self._answer(response)
+                answer = await self._answer(response)
+                if answer.status == 408 and self._pool is not None:
+                    # It may be an answer too many, and what was asked for comes behind it: then
+                    # the next request on that connection would be given another one's answer.
+                    self._pool.distrust()
+                return answer
         except HappyHorseError:  # ours may be foreign by one of their bases
             raise
         except FOREIGN_ERRORS as error:
