@@ -40,7 +40,9 @@ class MakeVideos:
     """
 
     def __init__(self, folder: str, run: str = "", at_once: int = 4, **fields: Any) -> None:
-        """`folder` is seen by all nodes; another `run` makes the same images anew, and pays anew."""
+        """`folder` is seen by all nodes; another `run` makes the same images anew, and pays
+        anew.
+        """
         self._folder = Path(folder)
         self._run = run
         self._at_once = at_once

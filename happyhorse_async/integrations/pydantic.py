@@ -1,8 +1,9 @@
 """Values of this package in pydantic's models, and as FastAPI's response models.
 
-Importing this is enough: then `async def get(...) -> Task` and `-> Video` work, as do fields of these
-types. A value is written as its `to_dict` says, and the OpenAPI document describes that. From JSON
-nothing is read: what the service says comes from the service. Needs pydantic 2, as FastAPI does.
+Importing this is enough: then `async def get(...) -> Task` and `-> Video` work, as do fields of
+these types. A value is written as its `to_dict` says, and the OpenAPI document describes that. From
+JSON nothing is read: what the service says comes from the service. Needs pydantic 2, as FastAPI
+does.
 """
 
 from __future__ import annotations

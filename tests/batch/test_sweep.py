@@ -90,7 +90,9 @@ def test_a_text_that_says_nothing_usable(text: str, said: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_sweep_is_priced_made_once_and_gone_on_with(world: Sandbox, tmp_path: Path) -> None:
-    """`--vary` prices every combination first; the same line again, or a wider one, pays the new."""
+    """`--vary` prices every combination first; the same line again, or a wider one, pays the
+    new.
+    """
     (tmp_path / "in.csv").write_text(f"id,image,prompt\ncat,{LINK},run\n")
     line = ("batch", "run", "in.csv", "--vary", "quality=720p,1080p", "--yes")
     dry = await happyhorse(*line, "--vary", "seed=1,2", "--dry-run", cwd=tmp_path, world=world)

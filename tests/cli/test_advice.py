@@ -187,7 +187,9 @@ async def test_no_wait_prints_ids_that_download_takes(world: Sandbox, tmp_path: 
 
 @pytest.mark.anyio
 async def test_a_line_leads_to_the_same_account(world: Sandbox, tmp_path: Path) -> None:
-    """The profile and hosts that a command was given stand in the line that goes on; no key does."""
+    """The profile and hosts that a command was given stand in the line that goes on; no key
+    does.
+    """
     made = await happyhorse(
         *("profile", "set", "mine", "--base-url", world.url, "--files-url", world.files_url),
         cwd=tmp_path,

@@ -198,7 +198,8 @@ async def in_hand(database: str, worker: int | None = None) -> set[tuple[int, in
     async with await psycopg.AsyncConnection.connect(database) as connection:
         found = await connection.execute(
             "SELECT seq, worker FROM happyhorse.jobs WHERE worker IS NOT NULL "
-            "AND state NOT IN ('saved', 'failed', 'unknown') AND (worker = %s OR %s::bigint IS NULL)",
+            "AND state NOT IN ('saved', 'failed', 'unknown') "
+            "AND (worker = %s OR %s::bigint IS NULL)",
             (worker, worker),
         )
         return set(await found.fetchall())

@@ -58,7 +58,8 @@ async def all_is_there(sandbox: Sandbox, database: str, videos: Path) -> None:
     assert (code, facts["states"], facts["left"]) == (0, {"saved": JOBS}, 0)
     async with await psycopg.AsyncConnection.connect(database) as connection:
         kept = await connection.execute(
-            "SELECT spent = (SELECT sum(spent) FROM happyhorse.jobs), reserved FROM happyhorse.limits"
+            "SELECT spent = (SELECT sum(spent) FROM happyhorse.jobs), reserved "
+            "FROM happyhorse.limits"
         )
         assert await kept.fetchall() == [(True, 0)]
 

@@ -86,7 +86,9 @@ def words_of_a_worker(words: list[str]) -> None:
 
 
 def test_the_systemd_unit_starts_a_worker_and_lets_it_drain() -> None:
-    """Its command is one of this package, and it waits longer for the end than the worker drains."""
+    """Its command is one of this package, and it waits longer for the end than the worker
+    drains.
+    """
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(EXAMPLES / "happyhorse-worker@.service")

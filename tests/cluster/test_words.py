@@ -60,7 +60,9 @@ def test_every_spelling_of_a_link_to_postgresql_is_taken(scheme: str) -> None:
 
 
 def test_commands_without_a_database_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command names the option and the variable, and exits with the code of wrong settings."""
+    """Every command names the option and the variable, and exits with the code of wrong
+    settings.
+    """
     monkeypatch.delenv("HAPPYHORSE_DATABASE", raising=False)
     for words in (["work"], ["status"], ["report"], ["enqueue", "--from", "videos"]):
         told = CliRunner().invoke(app, ["cluster", *words])

@@ -2,7 +2,8 @@
 
 python -m tests.simulation                            # 300 nights of each kind
 python -m tests.simulation --nights 20000 --jobs 2
-python -m tests.simulation --kind batch --seed 1234   # the same night again, with its last hundred events
+python -m tests.simulation --kind batch --seed 1234   # the same night again, with its last hundred
+events
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from tests.simulation.watch import TRANSITIONS
 
 
 def shrink(kind: str, seed: int) -> frozenset[str]:
-    """Take troubles out of a failing night for as long as the same law breaks; return what is left out."""
+    """Take troubles out of a failing night for as long as the same law breaks; return what is left
+    out.
+    """
     happened, without = alone(kind, seed), frozenset[str]()
     for trouble in happened["troubles"]:
         fewer = alone(kind, seed, without | {trouble})
@@ -39,7 +42,8 @@ def report(played: list[dict[str, Any]]) -> int:
     visited = Counter(name for night in played for name in night["visited"])
     print(
         f"{len(played):,} nights, {sum(night['kills'] for night in played):,} kills, "
-        f"{sum(faults.values()):,} faults, {sum(night['virtual'] for night in played) / 3600:,.0f} virtual hours, "
+        f"{sum(faults.values()):,} faults, "
+        f"{sum(night['virtual'] for night in played) / 3600:,.0f} virtual hours, "
         f"{sum(night['real'] for night in played):,.0f} s of work, {len(broken)} laws broken"
     )
     print("faults: " + ", ".join(f"{name} {count}" for name, count in sorted(faults.items())))
@@ -125,7 +129,9 @@ def until_broken(nights: list[tuple[str, int]], jobs: int) -> int:
 
 
 def kept(nights: list[tuple[str, int]], jobs: int, into: Path) -> Iterator[dict[str, Any]]:
-    """Play the nights that a file does not have yet, and add them to it; yield those and the others."""
+    """Play the nights that a file does not have yet, and add them to it; yield those and the
+    others.
+    """
     before = [json.loads(line) for line in into.read_text().splitlines()] if into.exists() else []
     yield from before
     known = {(night["kind"], night["seed"]) for night in before}

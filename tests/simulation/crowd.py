@@ -24,7 +24,9 @@ MOST_LIVES = 6
 
 @attrs.define
 class Wish:
-    """What one caller wants, and what it knows by now; it writes each down as a careful caller does."""
+    """What one caller wants, and what it knows by now; it writes each down as a careful caller
+    does.
+    """
 
     number: int
     key: str

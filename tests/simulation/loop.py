@@ -1,8 +1,9 @@
-"""Event loops in virtual time: several processes of one simulated world, each with a loop of its own.
+"""Event loops in virtual time: several processes of one simulated world, each with a loop of its
+own.
 
-A world has one clock. It steps whichever loop has something to do now, and else jumps to the earliest timer of all.
-What a loop would ask of the operating system is answered by the world: names, connections, worker threads. Nothing
-above the loop is replaced.
+A world has one clock. It steps whichever loop has something to do now, and else jumps to the
+earliest timer of all. What a loop would ask of the operating system is answered by the world:
+names, connections, worker threads. Nothing above the loop is replaced.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class StuckError(AssertionError):
 
 
 class _Selector(selectors.BaseSelector):
-    """A selector on which nothing real ever happens; the loop's own wake-up pipe is registered and never read."""
+    """A selector on which nothing real ever happens; the loop's own wake-up pipe is registered and
+    never read.
+    """
 
     def __init__(self) -> None:
         self._map: dict[int, selectors.SelectorKey] = {}
@@ -59,7 +62,9 @@ class _Selector(selectors.BaseSelector):
 
 
 class _Numbered:
-    """Has a hash that does not depend on where the memory is, so that sets are walked in one order."""
+    """Has a hash that does not depend on where the memory is, so that sets are walked in one
+    order.
+    """
 
     def __hash__(self) -> int:
         try:
@@ -104,7 +109,7 @@ class Loop(asyncio.SelectorEventLoop):
         """Run a callback soon; there are no threads, so nobody has to be woken."""
         return self.call_soon(callback, *args, context=context)
 
-    # --- what the world answers --------------------------------------------------------------------
+    # --- what the world answers -------------------------------------------------------------------
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
         """Do what blocks inline, at one moment, and tell its end a little later."""
@@ -135,7 +140,7 @@ class Loop(asyncio.SelectorEventLoop):
         """Serve a bound socket's address within the world."""
         return self.world.network.serve(self, sock, protocol_factory)
 
-    # --- stepping ----------------------------------------------------------------------------------
+    # --- stepping ---------------------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
@@ -257,7 +262,9 @@ class World:
         *,
         until: Callable[[], bool] = lambda: False,
     ) -> Any:
-        """Run the world until some work of one process has ended, or until a condition holds; then None."""
+        """Run the world until some work of one process has ended, or until a condition holds; then
+        None.
+        """
         task = self.start(loop, work)
         deadline = self.now + LATEST
         while not task.done():

@@ -3,8 +3,8 @@
 python -m tests.simulation.mutations                   # the whole table
 python -m tests.simulation.mutations "two denials" ... # those whose names contain a text
 
-Each change is a replacement in a copy of the package, in which the same nights are played until a law
-breaks.
+Each change is a replacement in a copy of the package, in which the same nights are played until a
+law breaks.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ MUTATIONS = (
     Mutation(
         "what an earlier process sent is sent again blindly",
         "_submitter/in_flight.py",
-        "        if road.proof.shown:\n            self._to(SubmissionStage.WAITING)\n            return\n",
+        "        if road.proof.shown:\n"
+        "            self._to(SubmissionStage.WAITING)\n            return\n",
         "        self._to(SubmissionStage.WAITING)\n        return\n",
     ),
     Mutation(
@@ -239,7 +240,8 @@ MUTATIONS = (
     Mutation(
         "background work is not ended",
         "_concurrency.py",
-        "            for task in self._tasks:\n                task.cancel()\n            await asyncio.wait(self._tasks)",
+        "            for task in self._tasks:\n                task.cancel()\n"
+        "            await asyncio.wait(self._tasks)",
         "            return",
     ),
     Mutation(
@@ -247,13 +249,16 @@ MUTATIONS = (
         "_edges/http.py",
         "        idle = pool.longest_idle.set(longest_idle)\n",
         "        idle = pool.longest_idle.set(longest_idle)\n"
-        '        __import__("logging").getLogger("happyhorse_async").warning("".join(self._auth.values()))\n',
+        '        __import__("logging").getLogger("happyhorse_async")'
+        '.warning("".join(self._auth.values()))\n',
     ),
 )
 
 
 def mutate(mutation: Mutation, package: Path) -> None:
-    """Make a wrong change in a copy of the package; raises `ValueError` when its text is not there once."""
+    """Make a wrong change in a copy of the package; raises `ValueError` when its text is not there
+    once.
+    """
     path = package / mutation.file
     text = path.read_text()
     if text.count(mutation.right) != 1:

@@ -1,6 +1,8 @@
-"""A network in memory: pairs of transports with latency, cuts at any byte, stalls and silent deaths.
+"""A network in memory: pairs of transports with latency, cuts at any byte, stalls and silent
+deaths.
 
-Addresses are those of really bound sockets, so that the client and the server under test run as they are.
+Addresses are those of really bound sockets, so that the client and the server under test run as
+they are.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Weather:
-    """What the network does to connections; each chance is that of one write, or of one connection."""
+    """What the network does to connections; each chance is that of one write, or of one
+    connection.
+    """
 
     refuse: float = 0.0
     """A connection is refused."""

@@ -1,4 +1,6 @@
-"""What every simulated night has: a world, the service in it, and processes of ours that come and go."""
+"""What every simulated night has: a world, the service in it, and processes of ours that come and
+go.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ NEIGHBOUR = "neighbour"
 """The prompt of what another session asks for."""
 TMPFS = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
 PORTS = 41001, 41002
-"""The service's ports; they are bound and never listened to, so that nights may run side by side."""
+"""The service's ports; they are bound and never listened to, so that nights may run side by side.
+"""
 
 
 class Night:
@@ -88,7 +91,7 @@ class Night:
         self.neighbour: Loop | None = None
         self.faults: list[str] = []
 
-    # --- the world ---------------------------------------------------------------------------------
+    # --- the world --------------------------------------------------------------------------------
 
     def play(self) -> None:
         """Play the night to its end, and check the laws."""
@@ -242,7 +245,9 @@ class Night:
         return data
 
     async def call_back(self, session: Session) -> None:
-        """Bring callbacks late, twice, for tasks of others, with nonsense in them, or not at all."""
+        """Bring callbacks late, twice, for tasks of others, with nonsense in them, or not at
+        all.
+        """
         webhooks = Webhooks(session)
         token = str(session.webhook_url).rpartition("/")[2]
         while True:
@@ -269,7 +274,7 @@ class Night:
         self.world.wall_offset += step
         self.world.note(f"the wall clock steps by {step}")
 
-    # --- processes ---------------------------------------------------------------------------------
+    # --- processes --------------------------------------------------------------------------------
 
     def session(self, **settings: Any) -> Session:
         """Make a session of ours."""
@@ -293,15 +298,18 @@ class Night:
         )
 
     def failed(self, error: HappyHorseError, before: frozenset[str] = frozenset()) -> None:
-        """Note an error that a caller was given; `before` are the keys that were paid for when it began."""
+        """Note an error that a caller was given; `before` are the keys that were paid for when it
+        began.
+        """
         self.errors.append((error, self.paid_keys() - before))
         self.visited.add(f"error:{type(error).__name__}")
 
     def kill(self, loop: Loop) -> None:
-        """End a process as `kill -9` does: the folder is as the disk has it, and no lock is held any more.
+        """End a process as `kill -9` does: the folder is as the disk has it, and no lock is held
+        any more.
 
-        What the killed process has open goes on to exist here. So its files are moved away with their locks, and
-        the next process gets a copy.
+        What the killed process has open goes on to exist here. So its files are moved away with
+        their locks, and the next process gets a copy.
         """
         self.kills += 1
         self.world.kill(loop)
@@ -311,7 +319,9 @@ class Night:
         shutil.copytree(grave, self.folder, symlinks=True)
 
     def bury(self) -> None:
-        """Keep what killed processes were doing: if it were collected, Python would run their `finally`."""
+        """Keep what killed processes were doing: if it were collected, Python would run their
+        `finally`.
+        """
         GRAVES.extend(self.world.dead)
         for grave in self.graves:
             shutil.rmtree(grave, ignore_errors=True)

@@ -1,4 +1,6 @@
-"""A night of one batch: fifty jobs, and a process that is killed, cancelled and stopped until one run is quiet."""
+"""A night of one batch: fifty jobs, and a process that is killed, cancelled and stopped until one
+run is quiet.
+"""
 
 from __future__ import annotations
 

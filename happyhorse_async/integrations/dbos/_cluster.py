@@ -1,4 +1,6 @@
-"""`Cluster`: a batch in a database: entering rows, looking how it stands, reporting, and working."""
+"""`Cluster`: a batch in a database: entering rows, looking how it stands, reporting, and
+working.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ class Cluster:
     """A batch in a PostgreSQL database. One database holds one batch, as one folder does."""
 
     def __init__(self, database: str) -> None:
-        """Take a link like `postgresql://user@host/name`; raises `ConfigurationError` for others."""
+        """Take a link like `postgresql://user@host/name`; raises `ConfigurationError` for
+        others.
+        """
         self.url: str = check_url(database)
 
     async def set_limits(

@@ -332,7 +332,8 @@ class ClusterDatabase(Database):
         return JobRow.of_row(row) if row is not None else None
 
     def begin_again(self, job: JobRow) -> None:
-        """Take an ended job to its next attempt at the user's word, or ask again whether it is paid.
+        """Take an ended job to its next attempt at the user's word, or ask again whether it is
+        paid.
 
         Of a failed one the money stays spent. One of unknown fate keeps its key and reservation.
         """

@@ -16,7 +16,9 @@ def place_of(out: str | os.PathLike[str]) -> str:
 
 
 def videos_at(place: str) -> VideoFolder:
-    """Return the videos of a place. Raises `ConfigurationError` for a store that cannot be opened."""
+    """Return the videos of a place. Raises `ConfigurationError` for a store that cannot be
+    opened.
+    """
     return StoreFolder(place) if is_object_link(place) else VideoFolder(Path(place))
 
 

@@ -28,7 +28,8 @@ class WorkerOptions:
     """How a worker works."""
 
     in_flight: int = 300
-    """Jobs that each worker has in its hands at once; the same for all, the last one started says."""
+    """Jobs that each worker has in its hands at once; the same for all, the last one started says.
+    """
     drain: float = 25.0
     """Seconds after SIGTERM in which paid jobs may end; the rest goes on in other workers."""
     until_done: bool = False
