@@ -22,7 +22,7 @@ _GONE = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN, errno.EINVAL)
 """Nobody reads any more; EIO: the terminal was closed, EINVAL: a pipe's end on Windows."""
 
 
-class Stream:
+class PatientStream:
     """A standard stream that takes all it is given, read or not."""
 
     def __init__(self, stream: IO[str] | None) -> None:
@@ -72,12 +72,12 @@ class Stream:
 
 def stream_for_people() -> IO[str]:
     """Return stderr as a stream that never fails, for displays."""
-    return cast("IO[str]", Stream(sys.stderr))
+    return cast("IO[str]", PatientStream(sys.stderr))
 
 
 def is_for_people() -> bool:
     """Return whether stdout is a terminal; else results must not take the way of the display."""
-    return Stream(sys.stdout).isatty()
+    return PatientStream(sys.stdout).isatty()
 
 
 def be_tolerant() -> None:
@@ -128,7 +128,7 @@ def _json(value: Any) -> str:
 
 
 def _print(stream: IO[str] | None, text: str) -> None:
-    patient = Stream(stream)
+    patient = PatientStream(stream)
     patient.write(text + "\n")
     patient.flush()
 
@@ -143,7 +143,7 @@ def agreed(question: str) -> bool:
     from ._signals import ending_at_once
 
     with ending_at_once():
-        patient = Stream(sys.stderr)
+        patient = PatientStream(sys.stderr)
         patient.write(f"{harmless(question)} [y/N]: ")
         patient.flush()
         answer = sys.stdin.readline() if sys.stdin is not None else ""

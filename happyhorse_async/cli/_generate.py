@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, DestinationExistsError, DownloadError, 
 from ._common import Exit, need_folder, run
 from ._connection import open_session
 from ._console import agreed, money, say
-from ._making import Job, Making
+from ._making import Making, OneVideo
 from ._options import AsJson, Duration, MaxCredits, ModelName, Quality, Sandboxed, Seed, Speed, Yes
 from ._paid import Paid
 
@@ -204,10 +204,10 @@ async def _checked_jobs(
     fields: dict[str, Any],
     *,
     overwrite: bool,
-) -> list[Job]:
+) -> list[OneVideo]:
     """Make the jobs, and refuse all of them when one is wrong: nothing has been paid yet."""
     problems: list[str] = []
-    jobs: list[Job] = []
+    jobs: list[OneVideo] = []
     for image, path in zip(images, paths, strict=True):
         found = await session.problems(image, **fields)
         problems += [f"{image}: {problem}" for problem in found]
@@ -241,10 +241,10 @@ def _refuse_taken(paths: Iterable[Path], *, overwrite: bool) -> None:
         )
 
 
-def _job(image: str | Path, path: Path, **fields: Any) -> Job:
+def _job(image: str | Path, path: Path, **fields: Any) -> OneVideo:
     from .._request import ImageToVideo
 
-    return Job(
+    return OneVideo(
         Path(image).name if isinstance(image, Path) else image, ImageToVideo(image, **fields), path
     )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._paid import Paid
 
 
-class Job(NamedTuple):
+class OneVideo(NamedTuple):
     """One image of the command line, and where its video goes."""
 
     name: str
@@ -35,7 +35,7 @@ class Making:
     def __init__(
         self,
         session: Session,
-        jobs: Sequence[Job],
+        jobs: Sequence[OneVideo],
         paid: Paid,
         *,
         as_json: bool,
@@ -73,7 +73,7 @@ class Making:
             self._paid.say()
         return overall(self._codes)
 
-    async def _one(self, job: Job, display: Display, wait: bool) -> None:
+    async def _one(self, job: OneVideo, display: Display, wait: bool) -> None:
         try:
             task = await self._submitted(job, display)
             if wait:
@@ -88,7 +88,7 @@ class Making:
             self._codes.append(Exit.DONE)
             self._tell(job, task.id, wait=wait)
 
-    def _tell(self, job: Job, task_id: str, *, wait: bool) -> None:
+    def _tell(self, job: OneVideo, task_id: str, *, wait: bool) -> None:
         """Print what became of a job on stdout, at once: later may be never."""
         if not wait:
             put({"ok": True, "image": job.name, "task_id": task_id} if self._as_json else task_id)
@@ -99,13 +99,13 @@ class Making:
             else:
                 put_path(video.path)
 
-    async def _submitted(self, job: Job, display: Display) -> TaskHandle:
+    async def _submitted(self, job: OneVideo, display: Display) -> TaskHandle:
         display.status(job.path.name, "submitting")
         task = await self._session.submit(job.request, idempotency_key=self._key, tag=job.path)
         display.submitted(job.path.name, task.id)
         return task
 
-    async def _saved(self, job: Job, task: TaskHandle, display: Display) -> list[Video]:
+    async def _saved(self, job: OneVideo, task: TaskHandle, display: Display) -> list[Video]:
         """Follow one job, and save every video that it gives: their links die, so none is left."""
         async for update in task.updates():
             display.status(job.path.name, update.status, update.progress)

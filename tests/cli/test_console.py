@@ -41,7 +41,7 @@ def test_a_stream_without_a_reader_takes_everything() -> None:
     closed = io.StringIO()
     closed.close()
     for stream in (None, closed):
-        patient = _console.Stream(stream)
+        patient = _console.PatientStream(stream)
         assert patient.write("text") == 4
         patient.flush()
         assert patient.isatty() is False

@@ -4,14 +4,14 @@ The extra `dbos`. `happyhorse cluster` is made of this; from code, `Cluster` is 
 """
 
 from ._cluster import Cluster, ClusterOverview
-from ._values import ClusterLimits, Enqueued, Refused, WorkerFacts, WorkerOptions
+from ._values import ClusterLimits, Enqueued, RefusedRow, WorkerFacts, WorkerOptions
 
 __all__ = [
     "Cluster",
     "ClusterLimits",
     "ClusterOverview",
     "Enqueued",
-    "Refused",
+    "RefusedRow",
     "WorkerFacts",
     "WorkerOptions",
 ]

@@ -75,7 +75,7 @@ _FIXED = {
 """What each kind of change sets beside its columns, as in `ledger.sql`."""
 
 
-class Entry(Enum):
+class Admittance(Enum):
     """What became of a job's wish to be submitted."""
 
     IN = "in"
@@ -228,7 +228,7 @@ class ClusterDatabase(Database):
             moved = (after[0] - before[0], after[1] - before[1])
             self._db.execute(self._sql["move-money"], moved)
 
-    def submit(self, rows: Sequence[Sequence[Any]]) -> dict[int, Entry | BudgetExceededError]:
+    def submit(self, rows: Sequence[Sequence[Any]]) -> dict[int, Admittance | BudgetExceededError]:
         """Let jobs be submitted, in their order, as far as the limits have room.
 
         Key, reservation and place are committed together, before the POST. The rows are those of
@@ -244,7 +244,7 @@ class ClusterDatabase(Database):
                 self._sql["standing"], (shown, self.worker)
             ).fetchall()
         }
-        told: dict[int, Entry | BudgetExceededError] = {}
+        told: dict[int, Admittance | BudgetExceededError] = {}
         entering: list[Sequence[Any]] = []
         room = self._room(limits)
         reserved = limits.reserved
@@ -252,18 +252,18 @@ class ClusterDatabase(Database):
             seq, price = row[0], row[places["reserved"]]
             let_in, replaced = standing.get(seq, (False, True))
             if let_in or replaced:
-                told[seq] = Entry.IN if let_in else Entry.LOST
+                told[seq] = Admittance.IN if let_in else Admittance.LOST
             elif limits.budget is not None and (
                 # What tasks cost of late counts, and not what was estimated.
                 limits.spent - (-(reserved + price) * dearness // DEARNESS) > limits.budget
             ):
                 # What is paid for may cost less, and its worker may die: nobody ends before it has.
                 waits = bool(entering) or bool(self._one(self._sql["any-at-stake"]))
-                told[seq] = Entry.FULL if waits else exceeded(limits, reserved, price)
+                told[seq] = Admittance.FULL if waits else exceeded(limits, reserved, price)
             elif len(entering) >= room:
-                told[seq] = Entry.FULL
+                told[seq] = Admittance.FULL
             else:
-                told[seq] = Entry.IN
+                told[seq] = Admittance.IN
                 reserved += price
                 entering.append(row)
         if entering:

@@ -33,7 +33,7 @@ from ...batch._videos import VideoFolder
 from ...errors import DestinationExistsError, InvalidRequestError
 from ._database import ENTER_LOCK, ClusterDatabase, LostError, cluster_errors
 from ._ledger import ClusterLedger
-from ._values import Enqueued, Refused
+from ._values import Enqueued, RefusedRow
 from ._worker import APPLICATION, APPLICATION_VERSION, OWED, QUEUE, WORKFLOW
 
 PAUSES = (0.1, 0.5, 2.0)
@@ -73,7 +73,7 @@ class Enqueuer:
             async for rows in groups:
                 found = await self._intake.look(rows)
                 for bad in (row for row in found if isinstance(row, BadRow)):
-                    told.refused.append(Refused(id=bad.id, error=bad.error))
+                    told.refused.append(RefusedRow(id=bad.id, error=bad.error))
                 good = [row for row in found if isinstance(row, Candidate)]
                 await self._enter_surely(good, retry_failed, told)
         return told
@@ -111,15 +111,15 @@ class Enqueuer:
             told.known += len(wanted) - told.added
         return told
 
-    def _refusal(self, row: Candidate, admission: Admission) -> Refused | None:
+    def _refusal(self, row: Candidate, admission: Admission) -> RefusedRow | None:
         if admission.verdict is Verdict.TWICE or admission.job is None:
             problem = f"id: {row.id!r} came before in this input"
-            return Refused(id=row.id, error=InvalidRequestError([problem]))
+            return RefusedRow(id=row.id, error=InvalidRequestError([problem]))
         if admission.verdict is Verdict.STRANGER:
             place = self.videos.place(admission.job.name)
             text = f"{place} exists already, and is not this batch's"
             error = DestinationExistsError(text, path=str(place), charged="no")
-            return Refused(id=admission.job.id, error=error)
+            return RefusedRow(id=admission.job.id, error=error)
         return None
 
     def database(self, connection: sqlalchemy.Connection) -> ClusterDatabase:

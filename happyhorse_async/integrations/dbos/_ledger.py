@@ -20,7 +20,7 @@ from ..._concurrency import to_the_end
 from ...batch._jobs import JobRow, values_of
 from ...batch._ledger import Ledger
 from ...batch._steps import LeftError
-from ._database import ClusterDatabase, Entry
+from ._database import Admittance, ClusterDatabase
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -154,18 +154,18 @@ class ClusterLedger(Ledger):
             except Exception as error:  # noqa: BLE001 told to those who wait
                 told = {wish.row[0]: error for wish in first}
             for wish in first:
-                _tell(wish, told.get(wish.row[0], Entry.LOST))
+                _tell(wish, told.get(wish.row[0], Admittance.LOST))
             self._wishes = deque(wish for wish in self._wishes if not wish.done.done())
-            if Entry.FULL in told.values():
+            if Admittance.FULL in told.values():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_AGAIN):
                         await self._room.wait()
 
 
-def _tell(wish: _Wish, entry: Entry | Exception) -> None:
-    if wish.done.done() or entry is Entry.FULL:
+def _tell(wish: _Wish, entry: Admittance | Exception) -> None:
+    if wish.done.done() or entry is Admittance.FULL:
         return
-    if entry is Entry.IN:
+    if entry is Admittance.IN:
         wish.done.set_result(None)
     else:
-        wish.done.set_exception(LeftError() if entry is Entry.LOST else entry)
+        wish.done.set_exception(LeftError() if entry is Admittance.LOST else entry)

@@ -61,7 +61,7 @@ class WorkerFacts:
 
 
 @attrs.frozen(kw_only=True)
-class Refused:
+class RefusedRow:
     """A row that did not become a job."""
 
     id: str
@@ -80,4 +80,4 @@ class Enqueued:
     """Jobs of a folder that are paid for, or may be."""
     saved: int = 0
     """Jobs of a folder whose videos are there."""
-    refused: list[Refused] = attrs.field(factory=list)
+    refused: list[RefusedRow] = attrs.field(factory=list)
