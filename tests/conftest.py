@@ -20,6 +20,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Whoever starts the tests in the background of a script has them, and all processes that they
     # start, be deaf to Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the same for `nohup`
 
 # No test depends on how fast the machine is, or on what else it does meanwhile.
 hypothesis.settings.register_profile("unhurried", deadline=None)
