@@ -168,7 +168,7 @@ async def test_an_error_is_shared_by_all_who_wait_but_not_for_ever(
     sandbox.fail(
         Fault("refuse", path=STREAM, status=400, body={"success": False, "code": 400, "msg": "no"})
     )
-    sandbox.fail(Fault("slow", path=STREAM, seconds=2.0))  # so that all five wait for it
+    sandbox.fail(Fault("slow", path=STREAM, seconds=6.0))  # so that all five wait for it
     async with open_session(sandbox) as session:
         errors = await asyncio.gather(
             *(session.submit(cat) for _ in range(5)), return_exceptions=True

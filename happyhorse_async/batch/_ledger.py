@@ -96,13 +96,18 @@ class Ledger:
         except BaseException:
             # Whoever is cancelled waits for no other program.
             patience.hurry(0.0)
-            await to_the_end(asyncio.ensure_future(asyncio.wait([opening])))
-            if not opening.cancelled() and opening.exception() is None:
-                ledger._database = opening.result()
-            await to_the_end(ledger._loop.create_task(ledger.aclose()))
+            # In one go: a second cancellation must not come between the two.
+            await to_the_end(ledger._loop.create_task(ledger._close_opening(opening)))
             raise
         ledger.batch_id = ledger._database.batch_id
         return ledger
+
+    async def _close_opening(self, opening: asyncio.Future[Database]) -> None:
+        """Close what is opened at this moment, as soon as it is open."""
+        await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            self._database = opening.result()
+        await self.aclose()
 
     def post(self, change: str, job: JobRow) -> None:
         """Hand a job's change over without waiting for it."""

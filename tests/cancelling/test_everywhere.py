@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import ImageToVideo, Limits, SubmissionOutcomeUnknownError
+from happyhorse_async.batch import JobState
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.cancelling.moments import QUICK, How, Moments, Verb, World, by_scope, once, twice
 from tests.conftest import PHOTOS, open_session
@@ -136,7 +137,13 @@ async def complete_batch(world: World, paid_before: int | None) -> None:
     if paid_before is not None:
         paid = len(world.sandbox.tasks) - paid_before
         states = sorted(outcome.state for outcome in outcomes)
-        if paid != 2 or len(list(world.folder.glob("*.mp4"))) != 2:
+        saved = states.count(JobState.SAVED)
+        # The account has tasks of other batches that fit. So what was never answered may stay in
+        # doubt, as long as no other job of the folder proves that keys are kept.
+        in_doubt = states.count(JobState.UNKNOWN) if not saved else 0
+        world.unknown += in_doubt
+        here = len(list(world.folder.glob("*.mp4")))
+        if saved + in_doubt != 2 or here != saved or not saved <= paid <= 2:
             world.wrong.append(f"{paid} paid in a batch of two: {states}")
 
 

@@ -13,6 +13,7 @@ import heapq
 import itertools
 import math
 import random
+import re
 import selectors
 import socket
 from asyncio import events
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tests.simulation.network import Network
 
+FOLDER = "happyhorse-simulation"
+"""How the folder of a simulation's files begins, before the number of the process."""
 LATEST = 16 * 3600.0
 """Virtual seconds after which a world that still goes on counts as one that never ends."""
 MOST_STEPS = 150_000
@@ -206,7 +209,9 @@ class World:
         return self.now + self.wall_offset
 
     def note(self, text: str) -> None:
-        """Add a line to the trace."""
+        """Add a line to the trace; a path in it loses the number of the process."""
+        if FOLDER in text:
+            text = re.sub(rf"{FOLDER}-\d+", FOLDER, text)
         self.trace.append(f"{self.now:.6f} {text}")
 
     def process(self, name: str) -> Loop:

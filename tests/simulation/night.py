@@ -30,7 +30,7 @@ from happyhorse_async.sandbox._sandbox_task import SandboxTask
 from happyhorse_async.webhooks import Webhooks
 from tests.simulation import laws
 from tests.simulation.faults import draw_features
-from tests.simulation.loop import Loop, World
+from tests.simulation.loop import FOLDER, Loop, World
 from tests.simulation.network import Weather
 from tests.simulation.watch import watched
 
@@ -51,8 +51,9 @@ for _part in (
 NEIGHBOUR = "neighbour"
 """The prompt of what another session asks for."""
 TMPFS = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
-PORTS = 41001, 41002
+PORTS = 21001, 21002
 """The service's ports; they are bound and never listened to, so that nights may run side by side.
+No other program is given them, since they lie below those that systems draw from.
 """
 
 
@@ -71,7 +72,7 @@ class Night:
         """Troubles that this night has."""
         self.world = World(seed)
         self.chance = random.Random(f"{self.kind} {seed}")
-        self.folder = TMPFS / f"happyhorse-simulation-{os.getpid()}" / f"{self.kind}-{seed}"
+        self.folder = TMPFS / f"{FOLDER}-{os.getpid()}" / f"{self.kind}-{seed}"
         self.server = self.world.process("service")
         self.sandbox: Sandbox
         self.features: Features

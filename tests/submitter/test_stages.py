@@ -129,7 +129,8 @@ async def taken_on_a_guess(sandbox: Sandbox) -> None:
 async def answered_with_the_task(sandbox: Sandbox) -> None:
     """Ask a service that looks at the key alone."""
     (task,) = [task for task in sandbox.tasks if task.idempotency_key == ANOTHER]
-    sandbox.fail(faults.on_submit("refuse", status=200, body={"id": task.id, "status": "pending"}))
+    answer = {"id": task.id, "status": "pending", "created": 1}  # long before it is asked
+    sandbox.fail(faults.on_submit("refuse", status=200, body=answer))
     async with session_with(sandbox) as session:
         await again(session, ANOTHER)
 
@@ -145,7 +146,7 @@ async def closed_while_it_pauses(sandbox: Sandbox) -> None:
         (sub,) = session._open().submitter._in_flight
         while sub.stage is not SubmissionStage.PAUSING:
             await asyncio.sleep(0)
-        session._open().submitter._gate.hold(0, 60.0)
+        session._open().submitter._gate.hold(0, None, 60.0)
         waiting = asyncio.create_task(session.submit(faults.LINK))
         while len(session._open().submitter._in_flight) < 2:
             await asyncio.sleep(0)
