@@ -24,7 +24,7 @@ import attrs
 
 from .._formats import filenames, mp4
 from .._formats.http_ranges import Held
-from ..errors import DestinationExistsError, DownloadError
+from ..errors import DestinationExistsError, DownloadError, IncompleteDownloadError
 from . import disk, part_notes
 
 if sys.platform == "win32":
@@ -368,7 +368,8 @@ def _lock(file: int, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             return  # a file system without locks
-        raise DownloadError(
+        # Of this kind, since it is one video's trouble and passes: it stops no batch and no worker.
+        raise IncompleteDownloadError(
             f"{path} is being written by another download",
             path=str(path),
             next_step="Wait for the other download, or choose another path.",

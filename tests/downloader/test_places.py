@@ -199,7 +199,7 @@ async def test_two_processes_do_not_mix(kit: Kit, folder: Path) -> None:
     assert process.stdout is not None
     assert await process.stdout.readline() == b"held\n"
     task = await kit.task()
-    with pytest.raises(DownloadError, match="another download") as caught:
+    with pytest.raises(IncompleteDownloadError, match="another download") as caught:
         await kit.downloader.download(task, final)
     assert "Wait for the other" in str(caught.value.next_step)
     assert (folder / "same.mp4.part").read_bytes() == b"other"

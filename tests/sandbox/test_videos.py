@@ -277,8 +277,8 @@ async def main():
 
 asyncio.run(main())
 loaded = {name.partition(".")[0] for name in sys.modules}
-loaded = (name for name in sys.modules if name.startswith("happyhorse_async"))
-ours = sorted(name for name in loaded if ".sandbox" not in name)
+own = (name for name in sys.modules if name.startswith("happyhorse_async"))
+ours = sorted(name for name in own if ".sandbox" not in name)
 print(sorted(loaded & {"av", "PIL", "cattrs", "anyio"}), ours)
 """
     done = subprocess.run(
