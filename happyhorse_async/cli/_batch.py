@@ -20,7 +20,6 @@ app = typer.Typer(
     help="Turn many images into videos: durable, resumable, within a budget.",
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Out = Annotated[

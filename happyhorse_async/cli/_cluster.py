@@ -16,6 +16,7 @@ from ._common import Exit, exit_code, overall, run
 from ._connection import open_session
 from ._console import money, put, say
 from ._options import AsJson, MaxCredits, Yes
+from ._signals import calling_on_signals
 
 if TYPE_CHECKING:
     from ..batch import Outcome
@@ -25,7 +26,6 @@ app = typer.Typer(
     help="Work on one batch with several machines, over PostgreSQL (the extra `dbos`).",
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Link = Annotated[
@@ -188,7 +188,7 @@ def work_command(
         options = WorkerOptions(in_flight=max_in_flight, drain=drain, until_done=until_done)
         async with open_session() as session:
             worker = cluster.worker(session, out=place, options=options, told=told)
-            with worker.draining_on_signals():
+            with calling_on_signals(worker.stop):
                 await worker.run()
         return overall(codes)
 

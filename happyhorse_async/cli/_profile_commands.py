@@ -18,7 +18,6 @@ app = typer.Typer(
     help="Keep keys and hosts under names: `--profile NAME` uses them in every command.",
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 Name = Annotated[str, typer.Argument(help="The profile's name.")]
 

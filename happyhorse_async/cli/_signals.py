@@ -54,7 +54,7 @@ def stopping_on_signals(
     The first one stops submitting, and what is paid is finished. The second one cancels the task
     that opened this. `told` is called with the number of signals so far.
     """
-    loop, owner = asyncio.get_running_loop(), asyncio.current_task()
+    owner = asyncio.current_task()
     count = 0
 
     def count_it() -> None:
@@ -66,8 +66,17 @@ def stopping_on_signals(
         elif owner is not None:
             owner.cancel()
 
+    with calling_on_signals(count_it):
+        yield
+
+
+@contextmanager
+def calling_on_signals(call: Callable[[], object]) -> Iterator[None]:
+    """Call something in the event loop at Ctrl-C and at every ending signal while this is open."""
+    loop = asyncio.get_running_loop()
+
     def from_handler(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(count_it)
+        loop.call_soon_threadsafe(call)
 
     # signal.signal rather than the loop's own handlers: those do not exist on Windows.
     with handling([signal.SIGINT, *heard()], from_handler):

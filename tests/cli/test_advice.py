@@ -16,7 +16,7 @@ import pytest
 
 from happyhorse_async import ImageToVideo, errors
 from happyhorse_async.cli._advice import LINE_BELOW, SAME_LINE, fetch_line, spelled, submit_line
-from happyhorse_async.cli._signals import heard
+from happyhorse_async.cli._signals import calling_on_signals, heard
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.cli.process import LINK, PHOTOS, ROOT, Ran, happyhorse, start
 
@@ -213,6 +213,17 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert signal.SIGHUP in heard()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_every_ending_signal_reaches_the_event_loop(number: signal.Signals) -> None:
+    """Each of them makes the call that ends a command in its own way."""
+    called = asyncio.Event()
+    with calling_on_signals(called.set):
+        signal.raise_signal(number)
+        async with asyncio.timeout(60):
+            await called.wait()
 
 
 @pytest.mark.anyio

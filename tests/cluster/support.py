@@ -182,9 +182,9 @@ class WorkerProcess:
         """Let it go on."""
         self._process.send_signal(signal.SIGCONT)
 
-    def terminate(self) -> None:
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ask it to end."""
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
 
     async def ended(self) -> int:
         """Wait for its end; return its exit code."""

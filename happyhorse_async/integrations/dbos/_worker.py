@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dbos import DBOS
@@ -51,7 +49,6 @@ POLLING = 1.0
 LATER = RetryPolicy(first_pause=30.0, longest_pause=600.0)
 """Pauses before a paid job whose video cannot be had now is looked at again."""
 NO_LIMIT = 1 << 30
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GOODBYE = 5.0
 """Seconds that DBOS has to note the ends of jobs when a worker ends."""
 ENDED = frozenset({JobState.FAILED, JobState.UNKNOWN})
@@ -109,22 +106,6 @@ class Worker:
         self._deadline = asyncio.get_running_loop().time() + drain
         self._stopped.set()
         self._emptied.set()
-
-    @contextmanager
-    def draining_on_signals(self) -> Iterator[None]:
-        """Stop on SIGINT and SIGTERM while this is open; only in the main thread."""
-        loop = asyncio.get_running_loop()
-
-        def heard(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self.stop)
-
-        # signal.signal rather than the loop's own handlers: those do not exist on Windows.
-        before = {number: signal.signal(number, heard) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     async def run(self) -> None:
         """Work until it is stopped, or with `until_done` until no job is left.
