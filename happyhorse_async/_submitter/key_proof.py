@@ -15,6 +15,7 @@ from .._concurrency import Closing
 from .._config import RetryPolicy
 from .._edges.api import Api
 from .._edges.http import TrackedBody
+from .._models import Task
 from .._rules import retry, wire
 from .._rules.responses import Answer
 from ..errors import APIStatusError, HappyHorseError, RateLimitError
@@ -109,28 +110,29 @@ class KeyProof:
                     break
                 sample = self._sample
                 began = asyncio.get_running_loop().time()
-                answer, error = await self._ask_once(sample[0] if sample else key)
-                if answer is not None:
+                heard = await self._ask_once(sample[0] if sample else key)
+                if not isinstance(heard, HappyHorseError):
                     took = asyncio.get_running_loop().time() - began
-                    return answer if self._believed(answer, sample, took) and not sample else None
-                if self._is_final(error):
+                    return heard[0] if self._believed(*heard, sample, took) and not sample else None
+                if self._is_final(heard):
                     if sample is not None:
                         self._sample = None  # it may be too old to be known: on with the own key
                         continue
                     self._in_vain += 1
                     break
-                pause = retry.pause_before(self._policy, attempt, error, random.random())
+                pause = retry.pause_before(self._policy, attempt, heard, random.random())
                 if self.shown or not await self._closing.pause(pause):
                     break
         return None
 
-    def _believed(self, answer: Answer, sample: tuple[str, str] | None, took: float) -> bool:
+    def _believed(
+        self, answer: Answer, task: Task, sample: tuple[str, str] | None, took: float
+    ) -> bool:
         """Whether an accepted question gave the key's own task, and not a new one.
 
         A server that takes anything, and keeps no keys, has made a task of the empty body. Then
         nothing more is asked: each question would make another one.
         """
-        task = wire.decode_task(answer)
         if sample is not None:
             old = task.id == sample[1]
         else:
@@ -145,21 +147,19 @@ class KeyProof:
         self.shown = self.shown or (old and sample is not None)
         return old
 
-    async def _ask_once(self, key: str) -> tuple[Answer | None, HappyHorseError | None]:
+    async def _ask_once(self, key: str) -> tuple[Answer, Task] | HappyHorseError:
         nothing = TrackedBody(b"", content_type="application/json")
         try:
             answer = await self._api.submit_once(nothing, key, fresh=True)
-            wire.decode_task(answer)
+            return answer, wire.decode_task(answer)
         except HappyHorseError as error:
             self.learn(error)
-            return None, error
-        self.shown = self.shown or REPLAYED in answer.headers
-        return answer, None
+            return error
 
     @staticmethod
-    def _is_final(error: HappyHorseError | None) -> bool:
+    def _is_final(error: HappyHorseError) -> bool:
         """Whether the service itself has refused, so that it would refuse again."""
-        refused = error is not None and retry.certainty_of(error) is retry.Certainty.REFUSED
+        refused = retry.certainty_of(error) is retry.Certainty.REFUSED
         return refused and not isinstance(error, RateLimitError)
 
 

@@ -113,8 +113,9 @@ async def test_a_service_without_a_list_that_keeps_keys_gives_the_task_back() ->
 class Lax:
     """A service of the test's own that takes any body, an empty one too, and keeps no keys."""
 
-    def __init__(self, *, aged: float) -> None:
+    def __init__(self, *, aged: float, headers: dict[str, str] | None = None) -> None:
         self._aged = aged
+        self._headers = headers
         self.tasks: list[dict[str, Any]] = []
         self.url = ""
 
@@ -129,7 +130,7 @@ class Lax:
             "progress": 0,
         }
         self.tasks.append(task)
-        return web.json_response(task)
+        return web.json_response(task, headers=self._headers)
 
     async def listed(self, request: web.Request) -> web.Response:
         """Show nothing, as a service without a list."""
@@ -152,12 +153,16 @@ class Lax:
         await self._runner.cleanup()
 
 
-@pytest.mark.parametrize("known", [False, True])
-async def test_a_service_that_takes_anything_proves_nothing(known: bool) -> None:
+@pytest.mark.parametrize(
+    ("known", "headers"), [(False, None), (True, None), (False, {"idempotency-replayed": "false"})]
+)
+async def test_a_service_that_takes_anything_proves_nothing(
+    known: bool, headers: dict[str, str] | None
+) -> None:
     """It makes a task of the question itself: that proves no keys, is nobody's video, and the
     question is not put again, whoever else is in doubt.
     """
-    async with Lax(aged=0) as service:
+    async with Lax(aged=0, headers=headers) as service:
         session = Session("key", base_url=service.url, files_url=service.url, retry=QUICK)
         async with session:
             if known:
