@@ -21,6 +21,9 @@ LATE = 2.0
 """Seconds after the reset: the service's times are whole seconds."""
 HOUR = 3600.0
 """Where nobody says when the limit resets, the run asks again at each full hour."""
+LATE_RESET = 300.0
+"""Seconds between questions in the hour after a reset: the service may be late with it, and a
+refusal that is believed then costs a day."""
 
 
 @attrs.frozen(kw_only=True)
@@ -41,11 +44,21 @@ class DailyLimit:
         self._events = events
         self._pause = pause
         self._until = 0.0
+        self._reset: float | None = None
+        """The reset that was waited for, until something is accepted."""
+
+    def accepted(self) -> None:
+        """Take note of a submission that was accepted: the limit has been reset."""
+        self._reset = None
 
     def met(self, error: HappyHorseError) -> None:
         """Take note of a refusal."""
         now = time()
         until = _reset_after(error, now)
+        if self._reset is not None and self._reset < now < self._reset + HOUR:
+            until = min(until, now + LATE_RESET)
+        elif self._reset is None or now >= self._reset:
+            self._reset = until
         if until <= self._until:
             return
         said_before = self._until > now

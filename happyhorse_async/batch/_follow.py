@@ -235,6 +235,7 @@ class Follower:
         if job.task_id is None:
             await self.steps.submit(job, replays=self._replays, line=self._line, owed=self._owed)
             self._accepted += 1
+            self._daily.accepted()
 
     async def _bring_back(self, job: JobRow) -> Outcome | None:
         """Tell a job that an earlier run saved; when its video is not here any more, fetch it again

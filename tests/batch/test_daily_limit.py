@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import ImageToVideo, InsufficientCreditsError, RetryPolicy
+from happyhorse_async._models import RefusalDetails
 from happyhorse_async.batch import JobState, WaitingForReset, _daily_limit
+from happyhorse_async.events import Events
 from happyhorse_async.sandbox import Account, Fault, Sandbox
 from tests.conftest import open_session
 
@@ -84,6 +86,36 @@ async def test_a_run_waits_until_the_limit_resets(tmp_path: Path, night: Night) 
     first, second = (event.until.timestamp() for event in waits)
     assert 22 * 3600 < second - first < 26 * 3600
     assert all(event.error.details is not None for event in waits)  # type: ignore[attr-defined]
+
+
+async def test_a_reset_that_comes_late_costs_minutes_and_no_day(night: Night) -> None:
+    """A refusal right after the reset is asked about again every five minutes, for an hour. Once
+    something was accepted, the next refusal is the new day's.
+    """
+    told: list[float] = []
+    events = Events()
+    events.subscribe(lambda event: told.append(event.until.timestamp()), WaitingForReset)
+
+    async def pause(seconds: float) -> bool:
+        return False
+
+    limit = _daily_limit.DailyLimit(events, pause)
+
+    def meet(moment: float) -> float:
+        night.now = moment
+        details = RefusalDetails(as_of=datetime.fromtimestamp(moment, UTC), reset_timezone="UTC")
+        limit.met(InsufficientCreditsError("spent", status=402, details=details))
+        return told[-1]
+
+    midnight = NOON + 12 * 3600
+    assert meet(NOON) == meet(NOON + 3600) == pytest.approx(midnight, abs=3)
+    asked = midnight
+    while asked < midnight + 3600:
+        asked = meet(asked + 3)
+        assert asked <= night.now + 300
+    assert meet(asked + 3) == pytest.approx(midnight + 86_400, abs=3), "it is believed at last"
+    limit.accepted()
+    assert meet(midnight + 86_400 + 60) == pytest.approx(midnight + 2 * 86_400, abs=3)
 
 
 async def test_without_waiting_the_run_stops_with_the_reason(tmp_path: Path) -> None:
