@@ -205,10 +205,15 @@ class RateFinder:
     # --- headers ----------------------------------------------------------------------------------
 
     def tell(self, now: float, told: Told, on_wire: int) -> None:
-        """Take what an answer told of the limit, while `on_wire` submissions are on their way."""
+        """Take what an answer told of the limit, while `on_wire` submissions are on their way.
+
+        No number holds submissions for longer than a minute: a reset may be in milliseconds, or a
+        limit of days that somebody raises. Then one leaves, and its answer tells how it stands.
+        """
         self._told_at = now
-        self._remaining, self._reset_at = told.remaining - on_wire, now + told.reset
-        if told.rate is not None:
+        self._remaining = told.remaining - on_wire
+        self._reset_at = now + min(told.reset, MINUTE)
+        if told.rate is not None and told.rate >= 1 / MINUTE:
             self._told_rate, self._told_until = MARGIN * told.rate, now + TOLD_FOR
             self._growing, self._limit = False, float(self.ceiling)
 

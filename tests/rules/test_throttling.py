@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from happyhorse_async._rules.throttling import (
@@ -270,6 +270,31 @@ def test_it_never_stands_still(ceiling: int, moves: list[tuple[str, float, int, 
     before = wire.accepted
     wire.run(now + 1400)
     assert wire.accepted > before
+
+
+@given(
+    remaining=st.integers(0, 10**15 - 1),
+    reset=st.integers(0, 10**15 - 1),
+    limit=st.sampled_from(["", "100", "1;w=86400", "100;w=1"]),
+    on_wire=st.integers(0, 100),
+)
+@example(remaining=0, reset=86_400, limit="", on_wire=1)
+@example(remaining=1, reset=1_760_000_000_000, limit="100", on_wire=0)
+def test_no_number_in_a_header_stops_a_session_for_long(
+    remaining: int, reset: int, limit: str, on_wire: int
+) -> None:
+    """A reset in milliseconds, a day's limit: one submission a minute leaves, and asks."""
+    headers = {
+        "x-ratelimit-remaining": str(remaining),
+        "x-ratelimit-reset": str(reset),
+        "x-ratelimit-limit": limit,
+    }
+    told = told_by(headers, datetime(2025, 10, 9, tzinfo=UTC))
+    assert told is not None
+    finder = RateFinder(ceiling=100)
+    finder.tell(1000.0, told, on_wire)
+    assert finder.open_at(1000.0) <= 1060.0
+    assert finder.interval(1000.0) < 62.0
 
 
 @settings(max_examples=40)
