@@ -7,11 +7,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import Context
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ._budget import BudgetBook
@@ -21,15 +20,12 @@ from ._edges.api import Api
 from ._edges.http import Http
 from ._edges.route import Route
 from ._models import Task
-from ._request import ImageToVideo
 from ._rules.pacing import Skew
 from ._submitter import Beside, Submitter
 from .errors import SessionClosedError, WrongEventLoopError
 from .events import Events
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
     from ._downloader import Downloader
     from ._edges.fetch import Fetcher
     from ._poller import Poller
@@ -78,15 +74,18 @@ class Parts:
         self._skew = Skew()
         self._accepted: deque[str] = deque(maxlen=MOST_ACCEPTED)
         """Tasks that were accepted before there was a poller."""
-        self.submitter: Submitter = Submitter(
+        self.submitter: Submitter = self._wired_submitter(settings)
+
+    def _wired_submitter(self, settings: Settings) -> Submitter:
+        submitter = Submitter(
             self.api,
             Beside(
-                url_of=self.url_of,
-                credits_for=self.credits_for,
+                url_of=lambda image: self.uploader.url_of(image),
+                credits_for=lambda request: self.pricing.credits_for(request),
                 learn=self.learn,
                 expect_callback=self.expect_callback,
-                on_final=self.on_final,
-                wait=self.wait,
+                on_final=lambda callback: self.poller.on_final(callback),
+                wait=lambda task_id: self.poller.wait(task_id),
             ),
             budget=self.budget,
             limits=settings.limits,
@@ -95,7 +94,8 @@ class Parts:
             events=self.events,
             background=self.background,
         )
-        self.submitter.callback_url = settings.webhook_url
+        submitter.callback_url = settings.webhook_url
+        return submitter
 
     def here(self) -> Self:
         """Return the parts, in the event loop in which their connections live; raises
@@ -115,7 +115,7 @@ class Parts:
                 "this session is closed; make a new one", next_step="Open a new Session."
             )
 
-    # --- parts that not every session needs: loaded and made when they are, so that the first submi
+    # --- parts that not every session needs: loaded and made when they are first used ------------
 
     @cached_property
     def poller(self) -> Poller:
@@ -149,16 +149,6 @@ class Parts:
         """Read a task only now and then, because the service will call back."""
         if not self._closed:  # what is accepted while the session closes must not fail over this
             self.poller.expect_callback(task_id)
-
-    def on_final(self, callback: Callable[[Task], None]) -> None:
-        """Call back with every task that is seen to have ended."""
-        self.poller.on_final(callback)
-
-    async def wait(
-        self, task_id: str, *, timeout: float | None = None, known: Task | None = None
-    ) -> Task:
-        """Wait until a task has ended."""
-        return await self.poller.wait(task_id, timeout=timeout, known=known)
 
     def wait_completed(self, task_id: str, **how: Any) -> Coroutine[Any, Any, Task]:
         """Wait for a task's video."""
@@ -226,14 +216,6 @@ class Parts:
             patience=settings.polling.patience,
             events=self.events,
         )
-
-    async def url_of(self, image: Path | bytes) -> str:
-        """Give the public URL of a local first frame."""
-        return await self.uploader.url_of(image)
-
-    async def credits_for(self, request: ImageToVideo) -> Decimal:
-        """Say what a request will cost."""
-        return await self.pricing.credits_for(request)
 
     def hint(self, task_id: str) -> bool:
         """Read a task soon if anyone waits for it; may be called from any thread. Return False when

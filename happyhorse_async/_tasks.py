@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._parts import Parts
     from ._poller import Updates
     from ._request import ImageToVideo
-    from ._submitter.road import Acceptance
+    from ._submitter.shared import Acceptance
     from ._video import Video
 
 

@@ -12,9 +12,9 @@ from .._rules import lifecycle
 from .._rules.lifecycle import failure_of
 from .._rules.pacing import Skew
 from ..errors import HappyHorseError
+from .plan import TimeLimits
 from .waiters import TimeLimit, Updates, Watch
 from .watchlist import Watchlist
-from .wheel import TimeLimits
 
 if TYPE_CHECKING:
     from .._concurrency import Background

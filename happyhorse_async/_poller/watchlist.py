@@ -18,12 +18,11 @@ from .._rules.lifecycle import GOING_ON, closed
 from ..errors import HappyHorseError, WrongEventLoopError
 from ..events import Updated
 from . import patience
-from .oddities import Oddities
 from .patience import Belief
 from .plan import Plan
 from .scheduler import Reader, Reading, Scheduler
 from .waiters import fail, tell, tell_end
-from .watched import Ages, Finals, Recent, Watched, value_of
+from .watched import Ages, Finals, Oddities, Recent, Watched, value_of
 
 if TYPE_CHECKING:
     from .._concurrency import Background

@@ -13,7 +13,7 @@ import anyio
 from .._request import ImageToVideo
 from ..errors import HappyHorseError, InvalidRequestError
 from .gate import Group
-from .road import Acceptance
+from .shared import Acceptance
 
 S = TypeVar("S")
 

@@ -26,7 +26,7 @@ from ..events import sent_before
 from .gate import Group
 from .key_proof import REPLAYED
 from .reconcile import EVER, Findings, LostSubmission
-from .road import UNKNOWN_TO_US, Acceptance, Earlier, Road
+from .shared import UNKNOWN_TO_US, Acceptance, Earlier, Shared
 
 LATEST = 60.0
 """Seconds after a session's start by which the service has decided what an earlier process sent."""
@@ -106,7 +106,7 @@ class InFlight:
     group: Group | None = None
     calls_back: bool = False
     """The service was asked to call this session back."""
-    road: Road
+    shared: Shared
     failures: retry.Failures = retry.NO_FAILURES
     stage: SubmissionStage = SubmissionStage.WAITING
     placed: bool = False
@@ -186,7 +186,7 @@ class InFlight:
     # --- waiting ----------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        gate = self.road.gate
+        gate = self.shared.gate
         # What may be paid for already is brought to its end, also when its group is closed.
         group = None if self.at_stake else self.group
         if not gate.try_enter(group, again=self.placed):
@@ -200,18 +200,18 @@ class InFlight:
         self._to(SubmissionStage.SENT)
 
     def _launch(self) -> None:
-        road = self.road
-        if road.events:
+        shared = self.shared
+        if shared.events:
             from ..events import Submitting
 
-            road.events.emit(Submitting(idempotency_key=self.key, request=self.request))
+            shared.events.emit(Submitting(idempotency_key=self.key, request=self.request))
         if self.left_at is None or not self.in_doubt:
-            self.left_at, self._heard = road.loop.time(), road.heard
+            self.left_at, self._heard = shared.loop.time(), shared.heard
         self._sent += 1
-        self._epoch = road.gate.pace.epoch
+        self._epoch = shared.gate.pace.epoch
         self._payload = TrackedBody(self.body, content_type="application/json")
         self._begun = self._cut = False
-        self._post = road.loop.create_task(self._send(self._payload))
+        self._post = shared.loop.create_task(self._send(self._payload))
 
     async def _send(self, payload: TrackedBody) -> None:
         outcome: Answer | HappyHorseError | None = None
@@ -219,12 +219,12 @@ class InFlight:
         # the slot would be lost.
         self._begun = True
         try:
-            if self.road.permit is not None and not self._cut:
-                await self.road.permit()
+            if self.shared.permit is not None and not self._cut:
+                await self.shared.permit()
             if not self._cut:
                 # A replay leaves on a new connection: the pool's others may be as dead as the last.
                 with sent_before(self._sent - 1):
-                    outcome = await self.road.api.submit_once(
+                    outcome = await self.shared.api.submit_once(
                         payload, self.key, fresh=self.in_doubt
                     )
         except HappyHorseError as error:
@@ -237,7 +237,7 @@ class InFlight:
             self._outcome = outcome or APIConnectionError(
                 "the submission was cut off", sent=payload.left
             )
-            self.road.gate.leave()
+            self.shared.gate.leave()
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
 
@@ -245,33 +245,33 @@ class InFlight:
 
     async def _receive(self) -> None:
         if self._outcome is None:
-            self._waiter = self.road.loop.create_future()
+            self._waiter = self.shared.loop.create_future()
             await self._waiter
         outcome, self._post, self._outcome = self._outcome, None, None
         if not isinstance(outcome, Answer):
             self._judge(outcome or APIConnectionError("the submission was cut off"))
             return
-        self.road.heard = outcome, self.road.loop.time()
+        self.shared.heard = outcome, self.shared.loop.time()
         told = throttling.told_by(outcome.headers, outcome.date)
         if told is not None:
-            self.road.gate.told(told)
+            self.shared.gate.told(told)
         if self._heard is None:
-            self._heard = self.road.heard  # the first of all: the nearest to when it left
+            self._heard = self.shared.heard  # the first of all: the nearest to when it left
         if outcome.status != 429:
-            self.road.gate.answered(self._epoch)
+            self.shared.gate.answered(self._epoch)
         self._take(outcome)
 
     def _take(self, answer: Answer) -> None:
         """Take what the service answered to the request itself."""
         said = answer.headers.get(REPLAYED)
         if said is not None:
-            self.road.proof.shown = True
+            self.shared.proof.shown = True
         try:
             task = wire.decode_task(answer)
         except HappyHorseError as error:
             self._judge(error)
             return
-        owner = self.road.known.owner_of(task.id)
+        owner = self.shared.known.owner_of(task.id)
         if owner is not None and owner != self.key:
             self.failure = self._doubt(
                 f"the service answered with the task {task.id}, which is another request's",
@@ -279,7 +279,7 @@ class InFlight:
             )
             self._to(SubmissionStage.IN_DOUBT)
             return
-        self.road.proof.offer((self.key, task.id))
+        self.shared.proof.offer((self.key, task.id))
         self._accept(task, request_id=answer.request_id, replayed=said == "true")
 
     def _accept(
@@ -291,24 +291,24 @@ class InFlight:
         adopted: bool = False,
     ) -> None:
         self.acceptance = Acceptance(task, self.key, self.request, request_id, replayed, adopted)
-        self.road.known.accepted(self.key, task, self.body, self.link)
+        self.shared.known.accepted(self.key, task, self.body, self.link)
         self._to(SubmissionStage.ACCEPTED)
 
     def _judge(self, error: HappyHorseError) -> None:
         """Decide what follows from a failed attempt."""
-        road = self.road
+        shared = self.shared
         step = retry.next_step(
-            road.policy,
+            shared.policy,
             self.failures,
             error,
-            storm=road.gate.pace.refusals,
+            storm=shared.gate.pace.refusals,
             random=random.random(),
         )
         self.failures, self.failure = step.failures, error
         certain = step.failures.unknown is None
         # Here already, and not only at the end: listeners see the error of each attempt.
         error.with_facts(idempotency_key=self.key, charged="no" if certain else "unknown")
-        road.proof.learn(error)
+        shared.proof.learn(error)
         if step.what is retry.Reaction.LOOK:
             self._to(SubmissionStage.LOOKING)
         elif step.what is retry.Reaction.STOP or (self.abandoned and certain):
@@ -319,10 +319,10 @@ class InFlight:
     def _again(self, error: HappyHorseError, pause: float) -> None:
         if isinstance(error, RateLimitError):
             pause = self._hold_all(error, pause)
-        if self.road.events:
+        if self.shared.events:
             from ..events import Retrying
 
-            self.road.events.emit(
+            self.shared.events.emit(
                 Retrying(what="submitting", error=error, pause=pause, attempt=self.failures.so_far)
             )
         if isinstance(error, RateLimitError):
@@ -333,14 +333,14 @@ class InFlight:
 
     def _hold_all(self, error: RateLimitError, wanted: float) -> float:
         """Make the whole session pause after a 429; return the seconds."""
-        gate = self.road.gate
+        gate = self.shared.gate
         asked = wanted if error.retry_after is not None else None
         news, pause = gate.hold(self._epoch, asked, wanted)
-        if news and self.road.events:
+        if news and self.shared.events:
             from ..events import Throttled
 
             until = datetime.now(UTC) + timedelta(seconds=pause)
-            self.road.events.emit(
+            self.shared.events.emit(
                 Throttled(pause=pause, until=until, concurrency=int(gate.pace.limit))
             )
         return pause
@@ -351,7 +351,7 @@ class InFlight:
         # Whoever goes on with it after a cancellation does not pause anew.
         pause, self._pause = self._pause, 0.0
         if pause:
-            await self.road.closing.pause(pause)
+            await self.shared.closing.pause(pause)
         self._to(SubmissionStage.WAITING)
 
     async def _look(self) -> None:
@@ -365,8 +365,8 @@ class InFlight:
 
     async def _find(self, until: float = math.inf) -> Findings:
         """Look for it in the list of tasks."""
-        road = self.road
-        if road.given_up:
+        shared = self.shared
+        if shared.given_up:
             return Findings(why="the session was closed before it could be found")
         earlier = self.earlier or UNKNOWN_TO_US
         lost = LostSubmission(
@@ -375,18 +375,18 @@ class InFlight:
             until=until,
             heard=(self._heard[0].date, self._heard[1]) if self._heard is not None else None,
             claimed=lambda task_id: (
-                road.known.owner_of(task_id) not in (None, self.key) or earlier.claimed(task_id)
+                shared.known.owner_of(task_id) not in (None, self.key) or earlier.claimed(task_id)
             ),
         )
-        return await road.reconciler.look_for(lost)
+        return await shared.reconciler.look_for(lost)
 
     def _adopt(self, found: Findings) -> bool:
         """Take the only task that it can have become, when the caller has asked for that."""
-        only, road = found.only, self.road
-        if only is None or road.policy.adopt != "single":
+        only, shared = found.only, self.shared
+        if only is None or shared.policy.adopt != "single":
             return False
         left_at = EVER if self.left_at is None else self.left_at
-        if not road.known.alone(self.key, only.id, left_at):
+        if not shared.known.alone(self.key, only.id, left_at):
             return False
         self._accept(only, adopted=True)
         return True
@@ -410,24 +410,24 @@ class InFlight:
 
     async def _check(self) -> None:
         """Look for it before it is sent again: a service that keeps no keys would be paid twice."""
-        road = self.road
-        if road.proof.shown:
+        shared = self.shared
+        if shared.proof.shown:
             self._to(SubmissionStage.WAITING)
             return
-        with road.proof.undecided():
-            self.found = await self._find(until=road.opened + LATEST)
+        with shared.proof.undecided():
+            self.found = await self._find(until=shared.opened + LATEST)
         if self._adopt(self.found):
             return
         if not self.found.candidates and not self.found.why:
             self._to(SubmissionStage.WAITING)
-        elif road.proof.can_be_asked(by_user=self._by_user):
+        elif shared.proof.can_be_asked(by_user=self._by_user):
             self._to(SubmissionStage.ASKING)
         else:
             self._leave_in_doubt()
 
     async def _ask(self) -> None:
         """Ask the service whether it keeps keys, and send it again only if it does."""
-        proof = self.road.proof
+        proof = self.shared.proof
         answer = await proof.ask(self.key, by_user=self._by_user)
         if answer is not None:
             # It looks at keys alone: whatever it answers with is the task of this one.

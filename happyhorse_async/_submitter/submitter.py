@@ -28,13 +28,11 @@ from ..errors import (
     SubmissionOutcomeUnknownError,
 )
 from ..events import Events
-from .following import Following
-from .gate import Gate, Group
+from .gate import Following, Gate, Group
 from .in_flight import InFlight, SubmissionStage
-from .known import Doubt, Kept
 from .orphans import Orphan, Orphans
 from .reconcile import EVER
-from .road import UNKNOWN_TO_US, Acceptance, Beside, Earlier, Road
+from .shared import UNKNOWN_TO_US, Acceptance, Beside, Doubt, Earlier, Kept, Shared
 
 if TYPE_CHECKING:
     from .fan_out import S, Submissions, Tell
@@ -72,7 +70,7 @@ class Submitter:
         self._background = background
         self._gate = Gate(limits, on_full=lambda: self._following.watch())
         self._following = Following(self._gate, budget, background, beside.wait)
-        self._road = Road(api=api, gate=self._gate, policy=policy, events=events)
+        self._shared = Shared(api=api, gate=self._gate, policy=policy, events=events)
         self._follows = limits.max_unfinished is not None or budget.limited
         self._in_flight: set[InFlight] = set()
         self._turns: dict[str, asyncio.Future[SubmissionOutcomeUnknownError | None] | None] = {}
@@ -91,7 +89,7 @@ class Submitter:
 
     def ask_before_sending(self, permit: Callable[[], Awaitable[None]]) -> None:
         """Have every sending wait for a permit first, for limits that several processes share."""
-        self._road.permit = permit
+        self._shared.permit = permit
 
     @staticmethod
     def new_key() -> str:
@@ -149,7 +147,7 @@ class Submitter:
         self._turns[key] = None
         doubt: SubmissionOutcomeUnknownError | None = None
         try:
-            kept = self._road.known.kept(key)
+            kept = self._shared.known.kept(key)
             if kept is not None:
                 return await self._repeat(kept, request, key, image_url, callback_url)
             if self._budget.limited:
@@ -176,7 +174,7 @@ class Submitter:
         while key in self._turns:
             turn = self._turns[key]
             if turn is None:
-                turn = self._turns[key] = self._road.loop.create_future()
+                turn = self._turns[key] = self._shared.loop.create_future()
             await asyncio.wait([turn])
             doubt = turn.result()
             if doubt is not None:
@@ -187,7 +185,7 @@ class Submitter:
     async def _bring(self, sub: InFlight) -> Acceptance:
         """Bring a submission to its end, also when its caller is cancelled."""
         self._in_flight.add(sub)
-        self._road.known.under_way = len(self._in_flight)
+        self._shared.known.under_way = len(self._in_flight)
         try:
             with self._events.work("submit"):
                 return await self._carry(sub)
@@ -196,7 +194,7 @@ class Submitter:
             raise
         finally:
             self._in_flight.discard(sub)
-            self._road.known.under_way = len(self._in_flight)
+            self._shared.known.under_way = len(self._in_flight)
             if self._emptied is not None and not self._in_flight and not self._emptied.done():
                 self._emptied.set_result(None)
 
@@ -253,14 +251,14 @@ class Submitter:
         """
         self._closing = True
         self._gate.close()
-        self._road.closing.begin()
+        self._shared.closing.begin()
         for sub in self._in_flight:
             if not sub.at_stake:
                 sub.cut()
         if self._in_flight:
             self._emptied = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._emptied], timeout=self._shield)
-            self._road.given_up = True
+            self._shared.given_up = True
             posts = [sub.post for sub in self._in_flight if sub.post is not None]
             for sub in self._in_flight:
                 sub.cut()
@@ -272,7 +270,7 @@ class Submitter:
     ) -> None:
         """Keep a submission that nobody takes any more among the orphans."""
         if request is not None and idempotency_key is not None:  # else not of this session
-            link = self._road.known.link_of(idempotency_key)
+            link = self._shared.known.link_of(idempotency_key)
             self._orphans.add(request, idempotency_key, task_id, link)
 
     @property
@@ -300,7 +298,7 @@ class Submitter:
                 link=link,
                 group=group,
                 calls_back=bool(back) and back == self.callback_url,
-                road=self._road,
+                shared=self._shared,
             )
         except BaseException:
             self._budget.free(key)
@@ -325,7 +323,7 @@ class Submitter:
 
         After one that may have been accepted, no refusal of a later one proves anything.
         """
-        doubt = self._road.known.doubts.get(sub.key)
+        doubt = self._shared.known.doubts.get(sub.key)
         if doubt is None and earlier is None:
             return
         why = doubt.why if doubt is not None else "an earlier process may have sent it"
@@ -337,8 +335,8 @@ class Submitter:
             if earlier.since is not None:
                 # Clocks are set now and then: a window that is too narrow would hide the task.
                 ago = max(0.0, time.time() - earlier.since) + MARGIN
-                sub.left_at = self._road.loop.time() - ago
-            self._road.proof.offer(earlier.known)
+                sub.left_at = self._shared.loop.time() - ago
+            self._shared.proof.offer(earlier.known)
             if earlier.look:
                 sub.stage = SubmissionStage.CHECKING
 
@@ -394,7 +392,7 @@ class Submitter:
             return
         left_at = sub.left_at if sub.left_at is not None else EVER
         why = f"an earlier sending: {sub.failure}"
-        self._road.known.doubt(sub.key, Doubt(why, left_at, self._road.loop.time(), sub.link))
+        self._shared.known.doubt(sub.key, Doubt(why, left_at, self._shared.loop.time(), sub.link))
 
     def _failed(self, error: HappyHorseError, key: str) -> None:
         error.with_facts(idempotency_key=key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from happyhorse_async._poller.wheel import TimingWheel
+from happyhorse_async._poller.plan import TimingWheel
 
 
 class Thing:

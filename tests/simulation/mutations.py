@@ -87,7 +87,7 @@ MUTATIONS = (
     Mutation(
         "what an earlier process sent is sent again blindly",
         "_submitter/in_flight.py",
-        "        if road.proof.shown:\n"
+        "        if shared.proof.shown:\n"
         "            self._to(SubmissionStage.WAITING)\n            return\n",
         "        self._to(SubmissionStage.WAITING)\n        return\n",
     ),
@@ -216,7 +216,7 @@ MUTATIONS = (
     Mutation(
         "the slot at the gate is not given back",
         "_submitter/in_flight.py",
-        "            self.road.gate.leave()\n",
+        "            self.shared.gate.leave()\n",
         "",
     ),
     Mutation(

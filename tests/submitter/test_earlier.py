@@ -20,7 +20,7 @@ from happyhorse_async import (
     SubmissionOutcomeUnknownError,
 )
 from happyhorse_async._submitter import Earlier, reconcile
-from happyhorse_async._submitter.road import Acceptance
+from happyhorse_async._submitter.shared import Acceptance
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import open_session
 
