@@ -1,16 +1,25 @@
 """What asyncio lacks: background tasks with an owner, waiting to the end though cancelled, a few
-threads for what blocks, and cheap time limits. Knows nothing of the service.
+threads for what blocks, cheap time limits, and room given by urgency. Knows nothing of the service.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import logging
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+)
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, TypeVar
@@ -333,3 +342,60 @@ class Deadlines:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
+
+
+# --- Room for a few at once, given by urgency.
+
+
+class Slots:
+    """Room for so many at once; who waits is let in by urgency, not by arrival."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._arrival = itertools.count()
+        self._refusal: Callable[[], Exception] | None = None
+
+    @asynccontextmanager
+    async def hold(self, urgency: float) -> AsyncIterator[None]:
+        """Wait for room, and hold it; raises what `close` was given."""
+        await self._enter(urgency)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    async def _enter(self, urgency: float) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
+        if self._room > 0:
+            self._room -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (urgency, next(self._arrival), turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                # the room was given at the moment of the cancellation: it goes to the next
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._room += 1
+
+    def close(self, refusal: Callable[[], Exception]) -> None:
+        """Let nobody in any more: everyone who waits gets an error of their own, and so does who
+        comes.
+        """
+        self._refusal = refusal
+        for _, _, turn in self._waiting:
+            if not turn.done():
+                turn.set_exception(refusal())
+                turn.exception()  # looked at, in case that who waits is cancelled at this moment
+        self._waiting.clear()

@@ -22,6 +22,7 @@ from ._edges.api import Api
 from ._models import MODEL, Estimate, Model, Source
 from ._request import ImageToVideo
 from ._rules import prices
+from ._rules.price_trees import PricingRuleError
 from .errors import (
     AuthenticationError,
     HappyHorseError,
@@ -89,7 +90,7 @@ class _Rule:
             return f"neither the service nor this package has one for {request.model!r}"
         try:
             return prices.price_of(self.rule, request)
-        except prices.PricingRuleError as error:
+        except PricingRuleError as error:
             return str(error)
 
 
@@ -204,7 +205,7 @@ class Pricing:
                 quote.uc, fresh = prices.quoted(answer, request, now)
                 quote.as_of, quote.good_until = now.date().isoformat(), self._clock() + fresh
                 return
-            except prices.PricingRuleError as error:
+            except PricingRuleError as error:
                 why = str(error)
             except HappyHorseError as error:
                 why = str(error)

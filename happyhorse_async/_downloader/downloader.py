@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._concurrency import Closing, Threads
-from .._edges import object_store, part_notes
-from .._edges.file_sink import FileSink, disk_error
-from .._edges.object_store import Buckets, ObjectSink
+from .._concurrency import Closing, Slots, Threads
+from .._edges import object_sink, part_notes
+from .._edges.file_sink import FileSink, Sink, disk_error
+from .._edges.object_sink import ObjectSink
+from .._edges.object_store import Buckets
 from .._edges.part_files import PartFile
 from .._edges.part_notes import Leftover
 from .._formats.http_ranges import urgency
@@ -27,7 +26,7 @@ from ..errors import DestinationExistsError, HappyHorseError, SessionClosedError
 from ..events import Events, LinkExpiring, Saved
 from . import destinations
 from .destinations import Destination, look_at, one_name_of
-from .transfer import Sink, Transfer, Verified
+from .transfer import Transfer, Verified
 
 if TYPE_CHECKING:
     from .._config import Limits, RetryPolicy
@@ -163,9 +162,9 @@ class Downloader:
         try:
             with _facts(path=path, charged="no"):
                 if place.in_store:
-                    await self._threads.run(object_store.spool_folder)
+                    await self._threads.run(object_sink.spool_folder)
                     bucket = await self._buckets.get(place.bucket)
-                    await object_store.refuse_unusable(
+                    await object_sink.refuse_unusable(
                         bucket, path, known=known, overwrite=overwrite
                     )
                 else:
@@ -247,8 +246,8 @@ class Downloader:
         def prepare() -> tuple[Destination, str, PartFile, bool]:
             place, path = name()
             if place.in_store:
-                object_store.refuse_key(place.bucket, path)
-                file = object_store.spooled(place.bucket, path, task_id=task.id, index=index)
+                object_sink.refuse_key(place.bucket, path)
+                file = object_sink.spooled(place.bucket, path, task_id=task.id, index=index)
             else:
                 file = PartFile(Path(path), task_id=task.id, index=index, overwrite=overwrite)
             return place, path, file, file.is_new()
@@ -353,60 +352,3 @@ def _facts(**facts: Any) -> Iterator[None]:
         raise
     except OSError as error:
         raise disk_error(error, facts["path"]).with_facts(**facts) from error
-
-
-# --- Room for a few at once, given by urgency.
-
-
-class Slots:
-    """Room for so many at once; who waits is let in by urgency, not by arrival."""
-
-    def __init__(self, room: int) -> None:
-        self._room = room
-        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._arrival = itertools.count()
-        self._refusal: Callable[[], Exception] | None = None
-
-    @asynccontextmanager
-    async def hold(self, urgency: float) -> AsyncIterator[None]:
-        """Wait for room, and hold it; raises what `close` was given."""
-        await self._enter(urgency)
-        try:
-            yield
-        finally:
-            self._leave()
-
-    async def _enter(self, urgency: float) -> None:
-        if self._refusal is not None:
-            raise self._refusal()
-        if self._room > 0:
-            self._room -= 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (urgency, next(self._arrival), turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                # the room was given at the moment of the cancellation: it goes to the next
-                self._leave()
-            raise
-
-    def _leave(self) -> None:
-        while self._waiting:
-            _, _, turn = heapq.heappop(self._waiting)
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._room += 1
-
-    def close(self, refusal: Callable[[], Exception]) -> None:
-        """Let nobody in any more: everyone who waits gets an error of their own, and so does who
-        comes.
-        """
-        self._refusal = refusal
-        for _, _, turn in self._waiting:
-            if not turn.done():
-                turn.set_exception(refusal())
-                turn.exception()  # looked at, in case that who waits is cancelled at this moment
-        self._waiting.clear()

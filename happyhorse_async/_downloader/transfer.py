@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .._concurrency import Threads
     from .._edges.api import Api
     from .._edges.fetch import Fetcher, Stream
+    from .._edges.file_sink import Sink
     from .._models import Task
 
 E = TypeVar("E", bound=DownloadError)
@@ -63,43 +64,6 @@ measured as the size from which on the hand-over costs next to nothing, and smal
 downloads need little memory."""
 KEPT_PAGE = 64 * 1024
 """Bytes that are kept of a page that came instead of a video."""
-
-
-class Sink(Protocol):
-    """Where the bytes of one video go. One call at a time."""
-
-    async def open(self) -> Held:
-        """Say what is there already, ready to be resumed."""
-
-    async def restart(self, held: Held, pieces: Sequence[bytes]) -> None:
-        """Begin anew, with the version of the file that is described and its first bytes; raises as
-        `require` and `write` do.
-        """
-
-    async def require(self, needed: int) -> None:
-        """Raise `DownloadError` when there is no room for so many more bytes."""
-
-    async def write(self, pieces: Sequence[bytes]) -> None:
-        """Append bytes."""
-
-    async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
-        """Append the last bytes, verify all, and only then make it visible under its name. Return
-        its SHA-256 and description.
-
-        Raises `BrokenVideoError`.
-        """
-
-    async def reject(self, page: bytes | None = None) -> str:
-        """Keep what is there beside the final name, or a page that came instead; return where."""
-
-    async def discard(self) -> None:
-        """Throw away what is there."""
-
-    async def close(self) -> None:
-        """Leave what is there for another attempt."""
-
-    async def release(self) -> None:
-        """Let go of everything: there will be no other attempt in this call."""
 
 
 @attrs.frozen

@@ -1,12 +1,12 @@
-"""A part file as something to stream into: each step runs in a worker thread, and the system's
-errors become ours.
+"""Where a video's bytes go (`Sink`); and the one that is a part file, whose steps run in worker
+threads.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from .._concurrency import Threads
 from .._formats.http_ranges import Held
@@ -17,8 +17,45 @@ from .part_files import PartFile
 T = TypeVar("T")
 
 
+class Sink(Protocol):
+    """Where the bytes of one video go. One call at a time."""
+
+    async def open(self) -> Held:
+        """Say what is there already, ready to be resumed."""
+
+    async def restart(self, held: Held, pieces: Sequence[bytes]) -> None:
+        """Begin anew, with the version of the file that is described and its first bytes; raises as
+        `require` and `write` do.
+        """
+
+    async def require(self, needed: int) -> None:
+        """Raise `DownloadError` when there is no room for so many more bytes."""
+
+    async def write(self, pieces: Sequence[bytes]) -> None:
+        """Append bytes."""
+
+    async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
+        """Append the last bytes, verify all, and only then make it visible under its name. Return
+        its SHA-256 and description.
+
+        Raises `BrokenVideoError`.
+        """
+
+    async def reject(self, page: bytes | None = None) -> str:
+        """Keep what is there beside the final name, or a page that came instead; return where."""
+
+    async def discard(self) -> None:
+        """Throw away what is there."""
+
+    async def close(self) -> None:
+        """Leave what is there for another attempt."""
+
+    async def release(self) -> None:
+        """Let go of everything: there will be no other attempt in this call."""
+
+
 class FileSink:
-    """Streams one video into a part file; see `transfer.Sink`."""
+    """Streams one video into a part file; see `Sink`."""
 
     def __init__(self, file: PartFile, threads: Threads, *, new: bool) -> None:
         self._file = file

@@ -1,10 +1,7 @@
-"""Videos into an object store: `save_to="s3://bucket/prefix/"`, gs://, az://. Needs the extra
-`object-store` (obstore).
+"""Object stores: s3://, gs://, az://. Needs the extra `object-store` (obstore).
 
-Credentials and endpoints come from the environment, as usual for each store. A video is fetched
-into a part file on this machine, verified, and put under its key with one request: so a store never
-holds half of one, and whatever ends the process leaves nothing behind in it. With
-`overwrite=False` that request is conditional: the store itself refuses to replace an object.
+Credentials and endpoints come from the environment, as usual for each store. `Bucket` is asked by a
+session, `ObjectFolder` by worker threads and by reports, which have none.
 """
 
 from __future__ import annotations
@@ -14,44 +11,31 @@ import hashlib
 import os
 import random
 import re
-import stat
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._concurrency import Threads
-from .._formats import filenames
 from .._rules import retry
 from ..errors import ConfigurationError, DestinationExistsError, DownloadError, HappyHorseError
 from ..events import Events, Retrying
-from . import disk
-from .file_sink import FileSink, disk_error
-from .part_files import PartFile
 
 if TYPE_CHECKING:
     from .._config import RetryPolicy
-    from .._formats.http_ranges import Held
-    from .._formats.mp4 import Movie
 
 T = TypeVar("T")
 Data = bytes | memoryview
 
-LONGEST_KEY = 1024
-"""Bytes of a key, in all usual stores."""
 CALL_SECONDS = 60.0
 SLOWEST = 64 * 1024
 """Bytes a second that a put must reach, beyond `CALL_SECONDS`."""
-KEPT_SECONDS = 48 * 3600.0
-"""A part that nobody resumed for so long is taken away: its link died a day ago."""
 PROBE = ".happyhorse-async"
 """The key, under a video's prefix, of the empty object by which a store is asked for its rights."""
 MOST_PROVEN = 10_000
 """Prefixes that are remembered; a template can make endlessly many."""
-_ENDPOINTS = (
+ENDPOINTS = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT",
@@ -91,16 +75,6 @@ def split_link(link: str) -> tuple[str, str]:
     return f"{scheme.lower()}://{bucket}", key
 
 
-def key_problem(key: str) -> str:
-    """Say why no object can have this key; "" when it can."""
-    if any(segment in ("", ".", "..") for segment in key.split("/")):
-        return 'its key has an empty segment, or one that is "." or ".."'
-    if not key.isprintable():
-        return "its key has characters that cannot be printed"
-    size = len(key.encode())
-    return f"its key has {size} bytes, more than {LONGEST_KEY}" if size > LONGEST_KEY else ""
-
-
 # --- A bucket.
 
 
@@ -119,16 +93,17 @@ def our_errors(link: str, *, missing: bool = False) -> Iterator[None]:
     except FileNotFoundError as error:
         if missing:
             raise
-        raise _refusal(link, "there is no such bucket") from error
+        raise refusal(link, "there is no such bucket") from error
     except (TimeoutError, exceptions.GenericError) as error:
         if _is_transient(str(error)):
             raise StoreBusyError(_first_line(error) or "no answer in time") from error
-        raise _refusal(link, _first_line(error)) from error
+        raise refusal(link, _first_line(error)) from error
     except (exceptions.BaseError, OSError, ValueError) as error:
-        raise _refusal(link, _first_line(error)) from error
+        raise refusal(link, _first_line(error)) from error
 
 
-def _refusal(link: str, problem: str) -> DownloadError:
+def refusal(link: str, problem: str) -> DownloadError:
+    """Return the error for what cannot be put into a store."""
     return DownloadError(
         f"{link} cannot be written: {problem}",
         path=link,
@@ -179,7 +154,7 @@ class Bucket:
                     async with asyncio.timeout(seconds):
                         return await once()
             except StoreBusyError as error:
-                failed = _refusal(link, str(error))
+                failed = refusal(link, str(error))
                 if attempt == self._policy.attempts:
                     raise failed from error
                 pause = retry.pause_before(self._policy, attempt, None, random.random())
@@ -330,7 +305,7 @@ def opened(link: str) -> Any:
     obstore = library()
     # Plain http is for an endpoint that the user has named so. Time limits and repetitions are
     # ours.
-    plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+    plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
     try:
         return obstore.store.from_url(
             link,
@@ -341,124 +316,72 @@ def opened(link: str) -> Any:
         raise ConfigurationError(f"{link} cannot be opened: {error}") from error
 
 
-# --- Videos on their way into a bucket.
+# --- A prefix as a folder of videos: what is there, and whether it is what was put.
 
 
-async def refuse_unusable(bucket: Bucket, key: str, *, known: bool, overwrite: bool) -> None:
-    """Raise `DownloadError` when no video can be put under a key, in all that the store can say:
-    the bucket, the key, the rights under its prefix, and conditional puts.
-
-    With `known=False` it is only a key like the one that will be.
-    """
-    link = f"{bucket.link}/{key}"
-    refuse_key(bucket.link, key)
-    if known and not overwrite and await bucket.size(key) is not None:
-        raise DestinationExistsError(f"{link} exists already", path=link)
-    await bucket.prove(key, create=not overwrite)
+PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before each further try of a store that is busy."""
 
 
-def refuse_key(link: str, key: str) -> None:
-    """Raise `DownloadError` for a key that no object can have."""
-    problem = key_problem(key)
-    if problem:
-        raise _refusal(f"{link}/{key}", problem)
+class ObjectFolder:
+    """One prefix of a bucket; the environment says how to reach it. Blocks."""
 
+    def __init__(self, link: str) -> None:
+        """Open it; raises `ConfigurationError` when that cannot be done."""
+        self.link = link.rstrip("/")
+        bucket, key = split_link(self.link)
+        self._prefix = f"{key}/" if key else ""
+        self._store = opened(bucket)
 
-def spool_folder() -> Path:
-    """Return the folder of this user for parts, made if need be; raises `DownloadError`."""
-    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
-    folder = Path(tempfile.gettempdir()) / f"happyhorse-async{user}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-    except OSError as error:
-        raise disk_error(error, str(folder)) from error
-    others = hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022)
-    problem = disk.folder_problem(folder)
-    if not stat.S_ISDIR(found.st_mode) or others:
-        problem = "it is not a folder of this user alone"
-    if problem:
-        raise DownloadError(
-            f"{folder} cannot be used for parts of videos: {problem}",
-            path=str(folder),
-            next_step="Set TMPDIR to a folder of your own.",
-        )
-    return folder
+    def key(self, name: str) -> str:
+        """Return the key of a name in the folder."""
+        return self._prefix + name
 
+    def sizes(self) -> dict[str, int]:
+        """List what is in the folder: the bytes of each object, by its name."""
+        found: dict[str, int] = {}
 
-def clear_spool(folder: Path) -> None:
-    """Take away the parts that nobody will resume; what was rejected stays."""
-    for path in folder.iterdir():
-        with suppress(OSError):
-            old = path.lstat().st_mtime < time.time() - KEPT_SECONDS
-            if old and path.name.endswith((filenames.PART_SUFFIX, filenames.NOTE_SUFFIX)):
-                path.unlink()
+        def look() -> None:
+            for page in library().list(self._store, prefix=self._prefix.rstrip("/") or None):
+                for each in page:
+                    name = each["path"].removeprefix(self._prefix)
+                    if "/" not in name:
+                        found[name] = each["size"]
 
+        self._tried(look)
+        return found
 
-def spooled(bucket: str, key: str, *, task_id: str, index: int) -> PartFile:
-    """Make the part file of a video; the next run, or another process, finds the same one."""
-    folder = spool_folder()
-    clear_spool(folder)
-    # Other tasks, and stores behind other endpoints, have parts of their own.
-    places = [bucket, key, task_id, str(index), *(os.environ.get(name, "") for name in _ENDPOINTS)]
-    name = hashlib.sha256("\n".join(places).encode()).hexdigest()[:32] + ".mp4"
-    return PartFile(folder / name, task_id=task_id, index=index, overwrite=True)
+    def size(self, name: str) -> int | None:
+        """Return how many bytes an object has; None when there is none."""
 
-
-class ObjectSink(FileSink):
-    """Streams one video into a part file, and puts it under its key once it is verified; see
-    `transfer.Sink`.
-    """
-
-    def __init__(
-        self, bucket: Bucket, key: str, file: PartFile, threads: Threads, *, new: bool, create: bool
-    ) -> None:
-        super().__init__(file, threads, new=new)
-        self.url = f"{bucket.link}/{key}"
-        self._bucket = bucket
-        self._key = key
-        self._create = create
-        self._begun = not new
-
-    async def open(self) -> Held:
-        """Say what is there already; raises `DestinationExistsError` when another object is.
-
-        An object beside a part may be this very video, whose answer was lost: then that is found
-        out when it is put.
-        """
-        if self._create and not self._begun and await self._bucket.size(self._key) is not None:
-            raise DestinationExistsError(f"{self.url} exists already", path=self.url)
-        self._begun = True
-        return await super().open()
-
-    async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
-        """Verify the part, and put it under its key."""
-
-        def finish() -> tuple[str, Movie]:
-            self._file.write(pieces)
-            return self._file.tally.finish()
-
-        described = await self._do(finish)
-        await self._bucket.put(self._key, await self._do(self._file.content), create=self._create)
-        await self.discard()
-        return described
-
-    async def reject(self, page: bytes | None = None) -> str:
-        """Keep what is there, or a page that came instead, under a key beside the final one; where
-        the store refuses that, on this machine.
-        """
-        data = page if page is not None else await self._do(self._file.content)
-        number = 1
-        folder, slash, name = self._key.rpartition("/")
-        while True:
-            key = folder + slash + filenames.rejected_name(name, number)
+        def look() -> int | None:
             try:
-                await self._bucket.put(key, data, create=True, kind="application/octet-stream")
-            except DestinationExistsError:
-                number += 1
-                continue
-            except DownloadError:
-                return await super().reject(page)
-            if page is None:
-                await self.discard()
-            return f"{self._bucket.link}/{key}"
+                return int(library().head(self._store, self.key(name))["size"])
+            except FileNotFoundError:
+                return None
+
+        return self._tried(look)
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Read an object from its beginning to its end; raises `FileNotFoundError`."""
+        with our_errors(f"{self.link}/{name}", missing=True):
+            for piece in library().get(self._store, self.key(name)).stream():
+                yield bytes(piece)
+
+    def move(self, name: str, to: str) -> None:
+        """Give an object another name; raises `DestinationExistsError` when that is taken."""
+        if self.size(to) is not None:
+            taken = f"{self.link}/{to}"
+            raise DestinationExistsError(f"{taken} exists already", path=taken)
+        self._tried(lambda: library().rename(self._store, self.key(name), self.key(to)))
+
+    def _tried(self, call: Callable[[], T]) -> T:
+        for pause in (*PAUSES, None):
+            try:
+                with our_errors(self.link):
+                    return call()
+            except StoreBusyError as error:
+                if pause is None:
+                    raise HappyHorseError(f"{self.link} cannot be read: {error}") from error
+            time.sleep(pause)
+        raise AssertionError("the last try returns or raises")

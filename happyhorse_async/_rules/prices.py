@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 from fractions import Fraction
-from functools import reduce
 from math import ceil, floor
-from typing import Any, NamedTuple
+from typing import Any
 
 from .._request import ImageToVideo
 from .numbers import moment
+from .price_trees import Operand, PricingRuleError, Variables, amount_of, check, number_of, truth_of
 
 UC_PER_CREDIT = 10_000
 UC_PER_USD = 680_000
@@ -26,10 +26,6 @@ OPERATION = "image_to_video"
 """What the service's catalogue calls that which all requests of this package ask for."""
 DEAREST = 10**10
 """The largest price in uc that is believed: a million credits, far beyond any video's."""
-
-
-class PricingRuleError(ValueError):
-    """A pricing rule that gives no price: it is not understood, not available, or not positive."""
 
 
 # --- a price ------------------------------------------------------------------------------------
@@ -99,7 +95,7 @@ def quoted(answer: Mapping[str, Any], request: ImageToVideo, now: datetime) -> t
     for this request, no longer good, or not above zero.
     """
     amounts = _dict(answer.get("amounts"))
-    uc, until = _number(amounts.get("uc")), moment(answer.get("expires_at"))
+    uc, until = number_of(amounts.get("uc")), moment(answer.get("expires_at"))
     if answer.get("price_scope") != "account":
         raise PricingRuleError(
             f"the price is {answer.get('price_scope')!r:.100}, not the account's"
@@ -110,7 +106,7 @@ def quoted(answer: Mapping[str, Any], request: ImageToVideo, now: datetime) -> t
         raise PricingRuleError(f"the price is for {answer['operation']!r:.100}")
     if uc.denominator != 1 or not 0 < uc <= DEAREST:
         raise PricingRuleError(f"the price is {uc} uc")
-    if "credits" in amounts and _number(amounts["credits"]) * UC_PER_CREDIT != uc:
+    if "credits" in amounts and number_of(amounts["credits"]) * UC_PER_CREDIT != uc:
         raise PricingRuleError(f"{amounts['credits']} credits are not {uc} uc")
     if until is not None and until <= now:
         raise PricingRuleError("the price has expired")
@@ -163,10 +159,6 @@ def _dict(value: Any) -> Mapping[str, Any]:
 
 # --- parameters -----------------------------------------------------------------------------------
 
-Operand = Fraction | str | bool
-Variables = Mapping[str, Operand | None]
-"""The declared parameters; None for one that has neither a value nor a default."""
-
 # These depend on what goes in or comes out, so a default would be a guess at the price.
 _MEASURED = re.compile(r"(seconds|tokens)$")
 
@@ -189,12 +181,12 @@ def _variables(parameters: Any, values: Mapping[str, Any]) -> Variables:
 def _checked(parameter: Mapping[str, Any], value: Any) -> Operand:
     name, kind = parameter["name"], parameter.get("type")
     if kind in ("integer", "decimal"):
-        number = _number(value)
+        number = number_of(value)
         if kind == "integer" and number.denominator != 1:
             raise PricingRuleError(f"{name} has to be whole, and is {value!r:.100}")
         least, most = parameter.get("minimum"), parameter.get("maximum")
-        if (least is not None and number < _number(least)) or (
-            most is not None and number > _number(most)
+        if (least is not None and number < number_of(least)) or (
+            most is not None and number > number_of(most)
         ):
             raise PricingRuleError(f"{name} has no price outside {least} to {most}: {value!r:.100}")
         return number
@@ -206,20 +198,6 @@ def _checked(parameter: Mapping[str, Any], value: Any) -> Operand:
     if kind == "boolean" and str(value).lower() in ("true", "false"):
         return str(value).lower() == "true"
     raise PricingRuleError(f"the parameter {name} is of an unknown type: {kind!r:.100}")
-
-
-_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
-_LONGEST_DECIMAL = 128
-_MOST_BITS = 3_400
-"""Of a numerator or denominator, about 1,000 digits: a tree could multiply its way to millions."""
-
-
-def _number(value: Any) -> Fraction:
-    """Read a number: plain decimal text, or a whole JSON number."""
-    text = str(value) if type(value) is int else value
-    if not isinstance(text, str) or len(text) > _LONGEST_DECIMAL or not _DECIMAL.fullmatch(text):
-        raise PricingRuleError(f"expected a decimal number, got {value!r:.100}")
-    return Fraction(text)
 
 
 # --- components -----------------------------------------------------------------------------------
@@ -255,21 +233,21 @@ def _charge(component: Mapping[str, Any], variables: Variables) -> int:
     if not isinstance(tiers, list) or not all(isinstance(tier, dict) for tier in tiers):
         raise PricingRuleError("a component's tiers are not a list of tiers")
     for expression in _expressions(component, tiers):
-        _check(expression, variables)
+        check(expression, variables)
     rounding = _dict(component.get("rounding"))
     point, mode = _POINTS.get(str(rounding.get("point"))), _MODES.get(str(rounding.get("mode")))
     if point is None or mode is None:
         raise PricingRuleError(f"a component is rounded in an unknown way: {rounding!r:.100}")
-    if component.get("condition") is not None and not _truth(component["condition"], variables):
+    if component.get("condition") is not None and not truth_of(component["condition"], variables):
         return 0
-    holding = [tier for tier in tiers if _truth(tier["when"], variables)]
+    holding = [tier for tier in tiers if truth_of(tier["when"], variables)]
     if len(holding) > 1:
         raise PricingRuleError("more than one tier of a component holds for the request")
     chosen = holding[0] if holding else component
     _require_available(chosen, "a component of the rule")
-    factor = _number(chosen.get("multiplier")) if holding else Fraction(1)
+    factor = number_of(chosen.get("multiplier")) if holding else Fraction(1)
     rate, minimum = _uc(chosen, "rate"), _uc(chosen, "minimum_charge")
-    quantity = _amount(component["quantity_rule"], variables)
+    quantity = amount_of(component["quantity_rule"], variables)
     if quantity < 0 or rate < 0 or minimum < 0 or factor <= 0:
         raise PricingRuleError("a component has a negative quantity or rate")
     charge = max(point(quantity, rate, factor, mode), minimum)
@@ -284,167 +262,7 @@ def _expressions(component: Mapping[str, Any], tiers: Sequence[Mapping[str, Any]
 
 
 def _uc(part: Mapping[str, Any], name: str) -> Fraction:
-    return _number(_dict(part.get(name)).get("uc"))
-
-
-# --- the expression tree --------------------------------------------------------------------------
-
-DEEPEST = 32
-"""Levels below the root that the service allows."""
-MOST_NODES = 10_000
-
-
-class _Kind(NamedTuple):
-    """What an operator takes, and what it makes of it."""
-
-    least: int
-    most: int
-    apply: Callable[[Sequence[Any], Variables], Operand]
-    """Takes the arguments as they stand, since some of them may never be evaluated."""
-
-
-def evaluate(expression: Any, values: Mapping[str, Operand]) -> Operand:
-    """Return an expression's value; raises `PricingRuleError` for one that is not understood.
-
-    The whole tree is checked first: a branch that does not count today may count tomorrow.
-    """
-    _check(expression, values)
-    return _value(expression, values)
-
-
-def _check(expression: Any, declared: Mapping[str, Any]) -> None:
-    nodes, waiting = 0, [(expression, 0)]
-    while waiting:
-        node, depth = waiting.pop()
-        nodes += 1
-        if depth > DEEPEST or nodes > MOST_NODES:
-            raise PricingRuleError(f"an expression has over {DEEPEST} levels or {MOST_NODES} nodes")
-        below = _below(node, declared)
-        waiting.extend((child, depth + 1) for child in below)
-
-
-def _below(node: Any, declared: Mapping[str, Any]) -> Sequence[Any]:
-    """Check one node, and return those below it."""
-    op = node.get("op") if isinstance(node, dict) else None
-    if op == "constant" and isinstance(node.get("value"), str):
-        return ()
-    if op == "variable":
-        if not isinstance(node.get("name"), str) or node["name"] not in declared:
-            raise PricingRuleError(f"the rule does not declare {node.get('name')!r:.100}")
-        return ()
-    if op == "lookup" and isinstance(node.get("values"), dict):
-        return (node.get("key"),)
-    kind = _OPERATORS.get(op) if isinstance(op, str) else None
-    args = node.get("args") if isinstance(node, dict) else None
-    if kind is None or not isinstance(args, list) or not kind.least <= len(args) <= kind.most:
-        raise PricingRuleError(f"the rule has a node that is not understood: {node!r:.100}")
-    return args
-
-
-def _value(node: Mapping[str, Any], variables: Variables) -> Operand:
-    op = node["op"]
-    if op == "constant":
-        text: str = node["value"]
-        return text == "true" if text in ("true", "false") else text
-    if op == "variable":
-        value = variables[node["name"]]
-        if value is None:
-            raise PricingRuleError(f"the price depends on {node['name']}, which no request says")
-        return value
-    if op == "lookup":
-        return _looked_up(node["values"], _value(node["key"], variables))
-    return _OPERATORS[op].apply(node["args"], variables)
-
-
-def _looked_up(table: Mapping[str, Any], key: Operand) -> Fraction:
-    # True is written as JSON writes it; a fraction that does not end as 1/3 finds no entry.
-    text = str(key).lower() if isinstance(key, bool) else key
-    if isinstance(text, Fraction):
-        text = next((entry for entry in table if _same(text, entry)), "")
-    if text not in table:
-        raise PricingRuleError(f"a table of the rule has no entry for {text!r:.100}")
-    return _number(table[text])
-
-
-def _amount(node: Any, variables: Variables) -> Fraction:
-    return _as_number(_value(node, variables))
-
-
-def _as_number(value: Operand) -> Fraction:
-    if isinstance(value, bool):
-        raise PricingRuleError("expected a number, got a condition")
-    number = value if isinstance(value, Fraction) else _number(value)
-    if max(number.numerator.bit_length(), number.denominator.bit_length()) > _MOST_BITS:
-        raise PricingRuleError("a number of the rule grows beyond all sense")
-    return number
-
-
-def _truth(node: Any, variables: Variables) -> bool:
-    value = _value(node, variables)
-    if not isinstance(value, bool):
-        raise PricingRuleError(f"expected a condition, got {value!r:.100}")
-    return value
-
-
-def _same(left: Operand, right: Operand) -> bool:
-    """Compare as the service does: numbers by value, also when one is text; else as they are."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if all(isinstance(side, Fraction) or _DECIMAL.fullmatch(side) for side in (left, right)):
-        return _as_number(left) == _as_number(right)
-    return left == right
-
-
-def _numbers(combine: Callable[[list[Fraction]], Operand]) -> Callable[[Any, Variables], Operand]:
-    return lambda args, variables: combine([_amount(arg, variables) for arg in args])
-
-
-def _divided(numbers: list[Fraction]) -> Fraction:
-    if not numbers[1]:
-        raise PricingRuleError("the rule divides by zero")
-    return numbers[0] / numbers[1]
-
-
-def _clamped(numbers: list[Fraction]) -> Fraction:
-    number, least, most = numbers
-    if least > most:
-        raise PricingRuleError("the rule clamps to a range that ends before it begins")
-    return min(max(number, least), most)
-
-
-def _equal(args: Sequence[Any], variables: Variables) -> bool:
-    return _same(_value(args[0], variables), _value(args[1], variables))
-
-
-def _product(numbers: list[Fraction]) -> Fraction:
-    return reduce(lambda left, right: _as_number(left * right), numbers)
-
-
-_OPERATORS: Mapping[str, _Kind] = {
-    "add": _Kind(2, 32, _numbers(lambda numbers: sum(numbers, Fraction(0)))),
-    "multiply": _Kind(2, 32, _numbers(_product)),
-    "min": _Kind(2, 32, _numbers(min)),
-    "max": _Kind(2, 32, _numbers(max)),
-    "subtract": _Kind(2, 2, _numbers(lambda numbers: numbers[0] - numbers[1])),
-    "divide": _Kind(2, 2, _numbers(_divided)),
-    "ceil": _Kind(1, 1, _numbers(lambda numbers: Fraction(ceil(numbers[0])))),
-    "floor": _Kind(1, 1, _numbers(lambda numbers: Fraction(floor(numbers[0])))),
-    "clamp": _Kind(3, 3, _numbers(_clamped)),
-    "lt": _Kind(2, 2, _numbers(lambda numbers: numbers[0] < numbers[1])),
-    "lte": _Kind(2, 2, _numbers(lambda numbers: numbers[0] <= numbers[1])),
-    "gt": _Kind(2, 2, _numbers(lambda numbers: numbers[0] > numbers[1])),
-    "gte": _Kind(2, 2, _numbers(lambda numbers: numbers[0] >= numbers[1])),
-    "eq": _Kind(2, 2, _equal),
-    "neq": _Kind(2, 2, lambda args, variables: not _equal(args, variables)),
-    "and": _Kind(2, 32, lambda args, variables: all(_truth(arg, variables) for arg in args)),
-    "or": _Kind(2, 32, lambda args, variables: any(_truth(arg, variables) for arg in args)),
-    "not": _Kind(1, 1, lambda args, variables: not _truth(args[0], variables)),
-    "if": _Kind(
-        3,
-        3,
-        lambda args, variables: _value(args[1 if _truth(args[0], variables) else 2], variables),
-    ),
-}
+    return number_of(_dict(part.get(name)).get("uc"))
 
 
 # --- credits as the ledger keeps them -------------------------------------------------------------

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from .._edges.object_folder import ObjectFolder
+from .._edges.object_store import ObjectFolder
 from .._edges.part_files import BLOCK, Tally
 from .._formats.mp4 import BrokenVideoError
 from .._models import Task

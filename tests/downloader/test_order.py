@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from happyhorse_async import Limits, LinkExpiredError, Task, Video
-from happyhorse_async._downloader.downloader import Slots
+from happyhorse_async._concurrency import Slots
 from happyhorse_async.events import LinkExpiring, Saved
 from happyhorse_async.sandbox import Sandbox
 from tests.downloader.conftest import Kit, names_in

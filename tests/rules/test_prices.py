@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from happyhorse_async import ImageToVideo
 from happyhorse_async._pricing import bundled_rule
-from happyhorse_async._rules import prices
-from happyhorse_async._rules.prices import PricingRuleError, evaluate
+from happyhorse_async._rules import price_trees, prices
+from happyhorse_async._rules.price_trees import PricingRuleError, evaluate
 from tests.rules import second_opinion
 
 LINK = "https://example.com/frame.png"
@@ -240,7 +240,7 @@ def test_branches_that_do_not_count_are_not_evaluated() -> None:
 def test_what_is_not_understood_is_an_error_and_never_a_guess(expression: Any) -> None:
     """Unknown nodes, undeclared variables, wrong types and impossible operations give no value."""
     with pytest.raises(PricingRuleError):
-        prices._as_number(evaluate(expression, VALUES))
+        price_trees._as_number(evaluate(expression, VALUES))
 
 
 def nested(levels: int) -> dict[str, Any]:

@@ -1,0 +1,165 @@
+"""Videos into an object store: `save_to="s3://bucket/prefix/"`, gs://, az://.
+
+A video is fetched into a part file on this machine, verified, and put under its key with one
+request. So a store never holds half of one, and nothing is left behind in it when the process ends.
+With `overwrite=False` that request is conditional: the store itself refuses to replace an object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._concurrency import Threads
+from .._formats import filenames
+from ..errors import DestinationExistsError, DownloadError
+from . import disk
+from .file_sink import FileSink, disk_error
+from .object_store import ENDPOINTS, Bucket, refusal
+from .part_files import PartFile
+
+if TYPE_CHECKING:
+    from .._formats.http_ranges import Held
+    from .._formats.mp4 import Movie
+
+LONGEST_KEY = 1024
+"""Bytes of a key, in all usual stores."""
+KEPT_SECONDS = 48 * 3600.0
+"""A part that nobody resumed for so long is taken away: its link died a day ago."""
+
+
+async def refuse_unusable(bucket: Bucket, key: str, *, known: bool, overwrite: bool) -> None:
+    """Raise `DownloadError` when no video can be put under a key, in all that the store can say:
+    the bucket, the key, the rights under its prefix, and conditional puts.
+
+    With `known=False` it is only a key like the one that will be.
+    """
+    link = f"{bucket.link}/{key}"
+    refuse_key(bucket.link, key)
+    if known and not overwrite and await bucket.size(key) is not None:
+        raise DestinationExistsError(f"{link} exists already", path=link)
+    await bucket.prove(key, create=not overwrite)
+
+
+def refuse_key(link: str, key: str) -> None:
+    """Raise `DownloadError` for a key that no object can have."""
+    problem = key_problem(key)
+    if problem:
+        raise refusal(f"{link}/{key}", problem)
+
+
+def key_problem(key: str) -> str:
+    """Say why no object can have this key; "" when it can."""
+    if any(segment in ("", ".", "..") for segment in key.split("/")):
+        return 'its key has an empty segment, or one that is "." or ".."'
+    if not key.isprintable():
+        return "its key has characters that cannot be printed"
+    size = len(key.encode())
+    return f"its key has {size} bytes, more than {LONGEST_KEY}" if size > LONGEST_KEY else ""
+
+
+def spool_folder() -> Path:
+    """Return the folder of this user for parts, made if need be; raises `DownloadError`."""
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    folder = Path(tempfile.gettempdir()) / f"happyhorse-async{user}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise disk_error(error, str(folder)) from error
+    others = hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022)
+    problem = disk.folder_problem(folder)
+    if not stat.S_ISDIR(found.st_mode) or others:
+        problem = "it is not a folder of this user alone"
+    if problem:
+        raise DownloadError(
+            f"{folder} cannot be used for parts of videos: {problem}",
+            path=str(folder),
+            next_step="Set TMPDIR to a folder of your own.",
+        )
+    return folder
+
+
+def clear_spool(folder: Path) -> None:
+    """Take away the parts that nobody will resume; what was rejected stays."""
+    for path in folder.iterdir():
+        with suppress(OSError):
+            old = path.lstat().st_mtime < time.time() - KEPT_SECONDS
+            if old and path.name.endswith((filenames.PART_SUFFIX, filenames.NOTE_SUFFIX)):
+                path.unlink()
+
+
+def spooled(bucket: str, key: str, *, task_id: str, index: int) -> PartFile:
+    """Make the part file of a video; the next run, or another process, finds the same one."""
+    folder = spool_folder()
+    clear_spool(folder)
+    # Other tasks, and stores behind other endpoints, have parts of their own.
+    places = [bucket, key, task_id, str(index), *(os.environ.get(name, "") for name in ENDPOINTS)]
+    name = hashlib.sha256("\n".join(places).encode()).hexdigest()[:32] + ".mp4"
+    return PartFile(folder / name, task_id=task_id, index=index, overwrite=True)
+
+
+class ObjectSink(FileSink):
+    """Streams one video into a part file, and puts it under its key once it is verified; see
+    `file_sink.Sink`.
+    """
+
+    def __init__(
+        self, bucket: Bucket, key: str, file: PartFile, threads: Threads, *, new: bool, create: bool
+    ) -> None:
+        super().__init__(file, threads, new=new)
+        self.url = f"{bucket.link}/{key}"
+        self._bucket = bucket
+        self._key = key
+        self._create = create
+        self._begun = not new
+
+    async def open(self) -> Held:
+        """Say what is there already; raises `DestinationExistsError` when another object is.
+
+        An object beside a part may be this very video, whose answer was lost: then that is found
+        out when it is put.
+        """
+        if self._create and not self._begun and await self._bucket.size(self._key) is not None:
+            raise DestinationExistsError(f"{self.url} exists already", path=self.url)
+        self._begun = True
+        return await super().open()
+
+    async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
+        """Verify the part, and put it under its key."""
+
+        def finish() -> tuple[str, Movie]:
+            self._file.write(pieces)
+            return self._file.tally.finish()
+
+        described = await self._do(finish)
+        await self._bucket.put(self._key, await self._do(self._file.content), create=self._create)
+        await self.discard()
+        return described
+
+    async def reject(self, page: bytes | None = None) -> str:
+        """Keep what is there, or a page that came instead, under a key beside the final one; where
+        the store refuses that, on this machine.
+        """
+        data = page if page is not None else await self._do(self._file.content)
+        number = 1
+        folder, slash, name = self._key.rpartition("/")
+        while True:
+            key = folder + slash + filenames.rejected_name(name, number)
+            try:
+                await self._bucket.put(key, data, create=True, kind="application/octet-stream")
+            except DestinationExistsError:
+                number += 1
+                continue
+            except DownloadError:
+                return await super().reject(page)
+            if page is None:
+                await self.discard()
+            return f"{self._bucket.link}/{key}"
