@@ -10,8 +10,9 @@ import logging
 import os
 import secrets
 import time
-from collections import Counter
-from collections.abc import Callable, Hashable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -68,7 +69,7 @@ class Uploader:
         self._clock = clock
         self._slots = anyio.Semaphore(limits.max_uploads)
         self._looks = anyio.Semaphore(limits.max_uploads)
-        self._files: dict[str, tuple[UploadedFile, float]] = {}
+        self._files: OrderedDict[str, tuple[UploadedFile, float]] = OrderedDict()
         self._contents: dict[str, str] = {}
         self._sending: dict[str, asyncio.Future[UploadedFile | None]] = {}
         self._kept: set[str] = set()
@@ -99,21 +100,32 @@ class Uploader:
         refuses.
         """
         looked = await self._looked_at(image)
-        self._kept.add(looked.sha256)
-        return await self._shared(looked)
+        with self._asked_for(looked.sha256):
+            file = await self._shared(looked)
+            if looked.sha256 in self._files:
+                self._kept.add(looked.sha256)
+        return file
 
     async def borrow(self, image: Path | bytes, borrower: Hashable) -> str:
         """Give the public URL of a local first frame to somebody who gives it back when every task
         that was given it has ended.
         """
         looked = await self._looked_at(image)
-        self._asking[looked.sha256] += 1
-        try:
+        with self._asked_for(looked.sha256):
             file = await self._shared(looked)
-        finally:
-            self._asking[looked.sha256] -= 1
-        self._borrowers.setdefault(file.url, set()).add(borrower)
+            self._borrowers.setdefault(file.url, set()).add(borrower)
         return file.url
+
+    @contextmanager
+    def _asked_for(self, content: str) -> Iterator[None]:
+        """Let nobody take a content's file off the host while somebody waits for it."""
+        self._asking[content] += 1
+        try:
+            yield
+        finally:
+            self._asking[content] -= 1
+            if not self._asking[content]:
+                del self._asking[content]
 
     async def give_back(self, url: str, borrower: Hashable) -> None:
         """Take a file off the host again after its last borrower, which makes room in the account's
@@ -237,11 +249,12 @@ class Uploader:
 
     def _remember(self, image: LocalImage, file: UploadedFile) -> None:
         """Keep a file for the next who has the same content; the oldest are forgotten."""
+        earlier, _ = self._files.pop(image.sha256, (file, 0.0))
+        self._contents.pop(earlier.url, None)
         self._files[image.sha256] = file, self._end_of(file)
         self._contents[file.url] = image.sha256
         while len(self._files) > MOST_REMEMBERED:
-            content, (oldest, _) = next(iter(self._files.items()))
-            del self._files[content]
+            content, (oldest, _) = self._files.popitem(last=False)
             self._contents.pop(oldest.url, None)
             self._kept.discard(content)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -321,7 +322,7 @@ class Events:
 
     def __init__(self) -> None:
         self._listeners: list[tuple[tuple[type[object], ...], Listener]] = []
-        self._origins: dict[str, Origin] = {}
+        self._origins: OrderedDict[str, Origin] = OrderedDict()
         self._numbers = itertools.count(1)
         self.traced: bool = False
         """Whether anyone listens to beginnings and ends."""
@@ -392,7 +393,7 @@ class Events:
         self._origins.pop(task_id, None)
         self._origins[task_id] = Origin(idempotency_key, tag)
         if len(self._origins) > MOST_ORIGINS:
-            del self._origins[next(iter(self._origins))]
+            self._origins.popitem(last=False)
 
     def emit(self, event: Event) -> None:
         """Hand an event to all who asked for its kind, with the key and the tag of its caller."""

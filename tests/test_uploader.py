@@ -371,6 +371,45 @@ async def test_uploads_are_remembered_up_to_a_limit(
     assert sent(sandbox) == 11
 
 
+async def test_a_file_that_is_sent_again_is_remembered_once(
+    sandbox: Sandbox, session: Session, cat: Path
+) -> None:
+    """A logo that lives through years of submissions leaves nothing of its older links behind."""
+    now = 0.0
+    uploader = session._open().uploader
+    uploader._clock = lambda: now
+    for _ in range(5):
+        link = (await session.upload(cat)).url
+        now += 73 * 3600
+    assert sent(sandbox) == 5
+    assert list(uploader._contents) == [link]
+
+
+async def test_uploads_that_fail_leave_nothing_behind(sandbox: Sandbox, session: Session) -> None:
+    """A file host that is down for a month does not fill the memory with what was wanted."""
+    photo = (PHOTOS / "cat.jpg").read_bytes()
+    sandbox.fail(Fault("refuse", path=STREAM, status=403, times=None))
+    for number in range(3):
+        with pytest.raises(PermissionDeniedError):
+            await session.upload(photo + bytes([number]))
+    uploader = session._open().uploader
+    assert not uploader._kept
+    assert not uploader._asking
+
+
+async def test_what_was_borrowed_and_given_back_leaves_nothing_behind(
+    sandbox: Sandbox, session: Session
+) -> None:
+    """Each submission of bytes borrows a file; after its end nothing of it is remembered."""
+    photo = (PHOTOS / "cat.jpg").read_bytes()
+    uploader = session._open().uploader
+    for number in range(3):
+        link = await uploader.borrow(photo + bytes([number]), number)
+        await uploader.give_back(link, number)
+    remembered = (uploader._files, uploader._contents, uploader._borrowers, uploader._asking)
+    assert not any(remembered)
+
+
 @pytest.mark.parametrize("years", [-3, 4000])
 async def test_no_life_of_a_file_is_believed_beyond_the_promise(
     sandbox: Sandbox, session: Session, cat: Path, years: int

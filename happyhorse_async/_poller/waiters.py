@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -259,7 +260,7 @@ class Watch(Channel):
         self._waiting = dict.fromkeys(task_ids)
         self._attach: Callable[[Channel], None] | None = attach
         self._detach = detach
-        self._changed: dict[str, Task] = {}
+        self._changed: OrderedDict[str, Task] = OrderedDict()
         self._lost: list[HappyHorseError] = []
 
     async def __aenter__(self) -> Watch:
@@ -294,8 +295,7 @@ class Watch(Channel):
                 self._detach(self)
                 raise StopAsyncIteration
             await self.sleep()
-        task_id = next(iter(self._changed))
-        return self._changed.pop(task_id)
+        return self._changed.popitem(last=False)[1]
 
     async def aclose(self) -> None:
         """End the watch; the tasks go on. May be called twice."""

@@ -313,6 +313,10 @@ class Gate:
         self._serve()
 
 
+MOST_UNWATCHED = 10_000
+"""Unfinished tasks that are left to their callers; beyond that the session watches them itself."""
+
+
 class Following:
     """Gives the places and the reservations of accepted tasks back when those end."""
 
@@ -340,7 +344,9 @@ class Following:
             self._gate.release_place()  # a replay: the task has its place
         else:
             self._running[task.id] = key
-            if self._gate.full and self._gate.waiting:
+            # A service that keeps no handles would otherwise never hear of their ends.
+            many = len(self._running) - len(self._watched) > MOST_UNWATCHED
+            if many or (self._gate.full and self._gate.waiting):
                 self.watch()
 
     def ended(self, task: Task) -> None:
