@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 import attrs
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     import aiohttp
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def _refuse(owner: Any, field: attrs.Attribute[Any], value: Any, expected: str) -> NoReturn:
+    raise ConfigurationError(
+        f"{type(owner).__name__}({field.name}={value!r:.200}): expected {expected}"
+    )
 
 
 def _number(
@@ -38,9 +44,7 @@ def _number(
         kinds = int if whole else (int, float)
         fits = isinstance(value, kinds) and not isinstance(value, bool) and value >= minimum
         if not fits or (maximum is not None and value > maximum):
-            raise ConfigurationError(
-                f"{type(owner).__name__}({field.name}={value!r}): expected {expected}"
-            )
+            _refuse(owner, field, value, expected)
 
     return check
 
@@ -49,10 +53,7 @@ def _one_of(*words: str) -> Validator:
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         """Raise `ConfigurationError` for any other word."""
         if value not in words:
-            expected = " or ".join(repr(word) for word in words)
-            raise ConfigurationError(
-                f"{type(owner).__name__}({field.name}={value!r}): expected {expected}"
-            )
+            _refuse(owner, field, value, " or ".join(map(repr, words)))
 
     return check
 
@@ -162,11 +163,22 @@ class Polling:
             )
 
 
+def _check_credits(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    from decimal import Decimal, InvalidOperation
+
+    try:
+        fits = not isinstance(value, bool) and Decimal(str(value)) >= 0
+    except InvalidOperation:
+        fits = False
+    if not fits:
+        _refuse(owner, field, value, "a number of credits that is not negative")
+
+
 @attrs.frozen(kw_only=True)
 class Budget:
     """The most that the submissions of a session may cost together."""
 
-    credits: float | int | str = attrs.field(validator=lambda _, __, value: _check_credits(value))
+    credits: float | int | str = attrs.field(validator=_check_credits)
     """Credits, as a number or a decimal in text; kept exact as a decimal."""
 
 
@@ -181,12 +193,6 @@ def _tuple(value: Any) -> Any:
 
 def _shown_proxy(proxy: str | None) -> str:
     return repr(proxy and proxies.without_password(proxy))
-
-
-def _refuse(owner: Any, field: attrs.Attribute[Any], value: Any, expected: str) -> None:
-    raise ConfigurationError(
-        f"{type(owner).__name__}({field.name}={value!r:.200}): expected {expected}"
-    )
 
 
 def _check_flag(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -256,19 +262,6 @@ class Network:
     `Limits.max_video_bytes`."""
 
 
-def _check_credits(value: object) -> None:
-    from decimal import Decimal, InvalidOperation
-
-    try:
-        fits = not isinstance(value, bool) and Decimal(str(value)) >= 0
-    except InvalidOperation:
-        fits = False
-    if not fits:
-        raise ConfigurationError(
-            f"Budget(credits={value!r}): expected a number of credits that is not negative"
-        )
-
-
 # --- What a session is set up with: the key, the hosts and the policies, checked at once. Imports
 # nothing heavy.
 
@@ -295,21 +288,42 @@ class Secret(str):
         raise TypeError("a secret is not pickled")
 
 
+def _kind(kind: type, example: str = "") -> Validator:
+    """Return the check that a policy is of one kind; with an example it may be None too."""
+
+    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        """Raise `ConfigurationError` for another kind."""
+        if not isinstance(value, kind) and not (example and value is None):
+            raise ConfigurationError(
+                f"{field.name}: expected a {kind.__name__}{example}, got {value!r}"
+            )
+
+    return check
+
+
+def _check_client(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    # aiohttp itself is not loaded yet.
+    if value is not None and not callable(getattr(value, "request", None)):
+        raise ConfigurationError(f"http: expected an aiohttp.ClientSession, got {value!r:.200}")
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """A session's settings, resolved from arguments and environment."""
 
+    limits: Limits = attrs.field(validator=_kind(Limits))
+    timeouts: Timeouts = attrs.field(validator=_kind(Timeouts))
+    retry: RetryPolicy = attrs.field(validator=_kind(RetryPolicy))
+    polling: Polling = attrs.field(validator=_kind(Polling))
+    network: Network = attrs.field(validator=_kind(Network))
+    budget: Budget | None = attrs.field(
+        validator=_kind(Budget, ", for example Budget(credits=500)")
+    )
+    http: aiohttp.ClientSession | None = attrs.field(validator=_check_client)
     key: Secret | None
     """None: only what is public can be asked for, such as prices."""
     base_url: str
     files_url: str
-    limits: Limits
-    timeouts: Timeouts
-    retry: RetryPolicy
-    polling: Polling
-    network: Network
-    budget: Budget | None
-    http: aiohttp.ClientSession | None
     webhook_url: str | None = None
 
     @classmethod
@@ -325,54 +339,29 @@ class Settings:
         """Fill in from the environment what was not given; raises `ConfigurationError` that says
         what is missing or wrong.
         """
-        kinds = {
-            "limits": Limits,
-            "timeouts": Timeouts,
-            "retry": RetryPolicy,
-            "polling": Polling,
-            "network": Network,
-        }
-        for name, kind in kinds.items():
-            if not isinstance(policies[name], kind):
-                raise ConfigurationError(
-                    f"{name}: expected a {kind.__name__}, got {policies[name]!r}"
-                )
-        if policies["budget"] is not None and not isinstance(policies["budget"], Budget):
-            raise ConfigurationError(
-                "budget: expected a Budget, for example Budget(credits=500), "
-                f"got {policies['budget']!r}"
-            )
-        client = policies["http"]
-        if client is not None and not callable(
-            getattr(client, "request", None)
-        ):  # aiohttp itself is not loaded yet
-            raise ConfigurationError(
-                f"http: expected an aiohttp.ClientSession, got {client!r:.200}"
-            )
+        given = api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None
+        key = _key(given) if given is not None else None
+        api = base_url or os.environ.get(API_VARIABLE) or API_URL
+        files = files_url or os.environ.get(FILES_VARIABLE) or FILES_URL
+        settings = cls(
+            key=key,
+            base_url=_url(api, "base_url", API_VARIABLE),
+            files_url=_url(files, "files_url", FILES_VARIABLE),
+            **policies,
+        )
+        return attrs.evolve(settings, webhook_url=settings._webhook_url(public_url))
+
+    def _webhook_url(self, public_url: object) -> str | None:
+        """Return where the service is to call back; None without a public URL."""
         if public_url is not None and not isinstance(public_url, str):
             raise ConfigurationError(
                 "public_url: expected a URL such as https://app.example.com/hooks, "
                 f"got {public_url!r:.200}"
             )
-        given = api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None
-        key = _key(given) if given is not None else None
-        if key is None and public_url:
-            raise no_key()
-        api = _url(base_url or os.environ.get(API_VARIABLE) or API_URL, "base_url", API_VARIABLE)
-        return cls(
-            key=key,
-            base_url=api,
-            webhook_url=_webhook_url(
-                public_url, key, local=urls.is_loopback_host(urlsplit(api).hostname or "")
-            )
-            if public_url and key is not None
-            else None,
-            files_url=_url(
-                files_url or os.environ.get(FILES_VARIABLE) or FILES_URL,
-                "files_url",
-                FILES_VARIABLE,
-            ),
-            **policies,
+        return (
+            _webhook_url(public_url, self.require_key(), local=self.on_loopback)
+            if public_url
+            else None
         )
 
     def require_key(self) -> Secret:

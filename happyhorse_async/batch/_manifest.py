@@ -11,6 +11,8 @@ so a table may be longer than memory.
 from __future__ import annotations
 
 import itertools
+import json
+import secrets
 import warnings
 from collections.abc import (
     AsyncGenerator,
@@ -37,10 +39,9 @@ from .._formats.urls import looks_like_link
 from .._models import Estimate
 from .._request import ImageToVideo
 from ..errors import InvalidRequestError
-from ._columns import FIELDS, IMAGE_COLUMNS, meaning, near_miss
 from ._jobs import Job
 from ._sweep import combinations_of, varied
-from ._tables import Source, TableLine
+from ._tables import FIELDS, IMAGE_COLUMNS, Source, TableLine, meaning, near_miss
 
 CHUNK = 256
 """Rows that are read in one go."""
@@ -338,3 +339,43 @@ async def _add(
         price = await estimate(left)
         found.credits += price.credits
         found.usd += price.usd
+
+
+# --- Rows that cannot become jobs, kept beside the ledger. Status and results tell of them, so that
+# nobody takes a report for the whole input.
+
+
+LEFT_OUT = "left-out.jsonl"
+
+
+def keep_left_out(folder: Path, rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Keep the rows that the newest run left out, each as its place and its problems. Blocks."""
+    path = folder / LEFT_OUT
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with draft.open("x", encoding="utf-8", errors="backslashreplace") as file:
+            for place, problems in rows:
+                file.write(json.dumps({"place": place, "problems": list(problems)}) + "\n")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def left_out(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows that were left out; none when there is no such file, or it is not ours."""
+    try:
+        file = (folder / LEFT_OUT).open(encoding="utf-8")
+    except OSError:
+        return
+    with file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                return
+            if isinstance(row, dict) and isinstance(row.get("problems"), list):
+                yield {"place": str(row.get("place")), "problems": list(map(str, row["problems"]))}

@@ -14,8 +14,8 @@ import attrs
 from .._models import MODEL
 from .._request import ImageLike, ImageToVideo
 from ..errors import ConfigurationError
-from ._columns import meaning, near_miss
 from ._jobs import Job
+from ._tables import meaning, near_miss
 
 VARIED = ("prompt", "quality", "duration", "seed", "model")
 """The fields of a request that may be varied."""

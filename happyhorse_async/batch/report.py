@@ -19,9 +19,10 @@ from .._models import MODEL
 from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from ..errors import ConfigurationError, HappyHorseError, LedgerError
-from . import _gallery, _left_out
+from . import _gallery
 from ._database import LEDGER_NAME, STORE, Database
 from ._jobs import JobRow
+from ._manifest import left_out
 from ._outcome import Totals
 from ._videos import StoreFolder, VideoFolder
 
@@ -156,7 +157,7 @@ def write_reports_of(
     def results() -> Iterator[dict[str, Any]]:
         for job in database.pages("shown"):
             yield result_of(job, here=_is_here(videos, job, verify=verify), videos=videos)
-        yield from map(_left_out_result, _left_out.read(folder))
+        yield from map(_left_out_result, left_out(folder))
 
     paths = []
     for kind in kinds:
@@ -314,7 +315,7 @@ def overview(folder: Path) -> Overview:
             folder=str(folder),
             totals=database.totals(),
             missing=_count_missing(database),
-            left_out=sum(1 for _ in _left_out.read(folder)),
+            left_out=sum(1 for _ in left_out(folder)),
             per_hour=3600 * ended / span,
             run=number,
             pid=pid,

@@ -14,7 +14,18 @@ from ._batch_look import Look
 from ._common import Exit, need_folder, run
 from ._connection import open_session
 from ._console import agreed, put
-from ._options import AsJson, Sandboxed, Speed, Yes
+from ._options import (
+    AsJson,
+    FirstRows,
+    RetryFailed,
+    RowDuration,
+    RowPrompt,
+    RowQuality,
+    RowSeed,
+    Sandboxed,
+    Speed,
+    Yes,
+)
 
 app = typer.Typer(
     help="Turn many images into videos: durable, resumable, within a budget.",
@@ -78,16 +89,10 @@ def run_command(
     ],
     out: Out = "videos",
     ledger: LedgerFolder = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="For rows that have none.")] = None,
-    duration: Annotated[
-        int | None, typer.Option("--duration", help="Seconds, 3 to 15, for rows that have none.")
-    ] = None,
-    quality: Annotated[
-        str | None, typer.Option("--quality", help="720p or 1080p, for rows that have none.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="1 to 2147483647, for rows that have none.")
-    ] = None,
+    prompt: RowPrompt = None,
+    duration: RowDuration = None,
+    quality: RowQuality = None,
+    seed: RowSeed = None,
     vary: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,9 +102,7 @@ def run_command(
             metavar="NAME=VALUES",
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Only the first rows.", min=1)
-    ] = None,
+    limit: FirstRows = None,
     max_in_flight: InFlight = 200,
     max_credits: MaxCredits = None,
     dry_run: Annotated[
@@ -118,9 +121,7 @@ def run_command(
             "--ignore-unknown", help="Keep columns that look like misspelt fields as your own."
         ),
     ] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")
-    ] = False,
+    retry_failed: RetryFailed = False,
     no_wait: NoWait = False,
     verify: Verify = False,
     sandbox: Sandboxed = False,
@@ -137,8 +138,7 @@ def run_command(
     """
 
     async def work() -> int:
-        from ..batch import _left_out as left_out
-        from ..batch._manifest import Manifest
+        from ..batch._manifest import Manifest, keep_left_out
         from ..batch._sweep import read_vary
 
         folder, store = _places(out, ledger)
@@ -157,7 +157,7 @@ def run_command(
             found, code = await looked.at(session, manifest, folder, retry=retry_failed)
             if code is not None or dry_run:
                 return code or Exit.DONE
-            await asyncio.to_thread(left_out.write, folder, found.left_out)
+            await asyncio.to_thread(keep_left_out, folder, found.left_out)
             options = _limits(max_in_flight, max_credits, no_wait=no_wait)
             async with session.batch(folder, out=store, verify=verify, **options) as batch:
                 outcomes = batch.run(manifest.jobs(), retry_failed=retry_failed)

@@ -15,7 +15,17 @@ from ._batch_look import MOST_SHOWN, Look
 from ._common import Exit, exit_code, overall, run
 from ._connection import open_session
 from ._console import money, put, say
-from ._options import AsJson, MaxCredits, Yes
+from ._options import (
+    AsJson,
+    FirstRows,
+    MaxCredits,
+    RetryFailed,
+    RowDuration,
+    RowPrompt,
+    RowQuality,
+    RowSeed,
+    Yes,
+)
 from ._signals import calling_on_signals
 
 if TYPE_CHECKING:
@@ -80,28 +90,18 @@ def enqueue(
             show_default=False,
         ),
     ] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="For rows that have none.")] = None,
-    duration: Annotated[
-        int | None, typer.Option("--duration", help="Seconds, 3 to 15, for rows that have none.")
-    ] = None,
-    quality: Annotated[
-        str | None, typer.Option("--quality", help="720p or 1080p, for rows that have none.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="1 to 2147483647, for rows that have none.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Only the first rows.", min=1)
-    ] = None,
+    prompt: RowPrompt = None,
+    duration: RowDuration = None,
+    quality: RowQuality = None,
+    seed: RowSeed = None,
+    limit: FirstRows = None,
     max_credits: MaxCredits = None,
     max_unfinished: Unfinished = None,
     max_per_second: PerSecond = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Enter the good rows although there are bad ones.")
     ] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")
-    ] = False,
+    retry_failed: RetryFailed = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:

@@ -45,6 +45,21 @@ ModelName = Annotated[
     typer.Option("--model", help="Another model; `happyhorse models` lists them.", metavar="ID"),
 ]
 
+RowPrompt = Annotated[str | None, typer.Option("--prompt", help="For rows that have none.")]
+RowDuration = Annotated[
+    int | None, typer.Option("--duration", help="Seconds, 3 to 15, for rows that have none.")
+]
+RowQuality = Annotated[
+    str | None, typer.Option("--quality", help="720p or 1080p, for rows that have none.")
+]
+RowSeed = Annotated[
+    int | None, typer.Option("--seed", help="1 to 2147483647, for rows that have none.")
+]
+FirstRows = Annotated[int | None, typer.Option("--limit", help="Only the first rows.", min=1)]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")
+]
+
 
 def _chosen(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
     """Keep a shared option for the session that the command opens."""

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from happyhorse_async.batch._columns import KNOWN, meaning, near_miss
 from happyhorse_async.batch._manifest import BadLine, Manifest, Row
-from happyhorse_async.batch._tables import guessed_encoding
+from happyhorse_async.batch._tables import KNOWN, guessed_encoding, meaning, near_miss
 from happyhorse_async.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio
