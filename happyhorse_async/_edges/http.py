@@ -151,12 +151,6 @@ class Http:
         tracked = (
             TrackedBody(body, content_type="application/json") if isinstance(body, bytes) else body
         )
-        how = self._how
-        if self._pool is not None:
-            how = {"proxy": self._route.proxy_for(url)}
-        elif longest_idle == pool.NEW:
-            # Another key in the pool of a borrowed client, and so another connection.
-            how = {**how, "server_hostname": urlsplit(url).hostname}
         idle = pool.longest_idle.set(longest_idle)
         try:
             with self._traced(method, url) as facts, self._limit(timeout):
@@ -174,7 +168,7 @@ class Http:
                     auto_decompress=False,
                     max_line_size=LONGEST_HEADER,
                     max_field_size=LONGEST_HEADER,
-                    **how,
+                    **self._how_to(url, longest_idle),
                 )
                 facts["status"] = response.status
                 answer = await self._answer(response)
@@ -186,16 +180,30 @@ class Http:
         except HappyHorseError:  # ours may be foreign by one of their bases
             raise
         except FOREIGN_ERRORS as error:
-            if self._pool is not None and not isinstance(error, _NEVER_SENT):
-                self._pool.distrust()
-            sent = not isinstance(error, _NEVER_SENT) and (tracked is None or tracked.left)
-            ours = transport_error(
-                error, f"{method} {url}", sent=sent, timeout=timeout, redactor=self._redactor
-            )
+            ours = self._failure(error, f"{method} {url}", tracked, timeout)
             # The library's errors show what a server has sent.
             raise ours from (None if self._redactor.is_in(repr(error)) else error)
         finally:
             pool.longest_idle.reset(idle)
+
+    def _how_to(self, url: str, longest_idle: float) -> dict[str, Any]:
+        """Return what a request to a URL needs beside what all need."""
+        if self._pool is not None:
+            return {"proxy": self._route.proxy_for(url)}
+        if longest_idle != pool.NEW:
+            return self._how
+        # Another key in the pool of a borrowed client, and so another connection.
+        return {**self._how, "server_hostname": urlsplit(url).hostname}
+
+    def _failure(
+        self, error: Exception, what: str, tracked: TrackedBody | None, timeout: float | None
+    ) -> HappyHorseError:
+        """Return an error of ours; idle connections are not trusted when this one broke."""
+        connected = not isinstance(error, _NEVER_SENT)
+        if self._pool is not None and connected:
+            self._pool.distrust()
+        sent = connected and (tracked is None or tracked.left)
+        return transport_error(error, what, sent=sent, timeout=timeout, redactor=self._redactor)
 
     def _traced(self, method: str, url: str) -> AbstractContextManager[dict[str, Any]]:
         if not self._events.traced:
