@@ -167,6 +167,12 @@ class TaskPage(Value):
     page: int
     page_size: int
 
+    @property
+    def is_last(self) -> bool:
+        """Whether no further page follows: this one is short, and `total` promises no more."""
+        read = (self.page - 1) * self.page_size + len(self.items)
+        return not self.items or (len(self.items) < self.page_size and read >= self.total)
+
 
 Source = Literal["account", "catalog", "bundled"]
 

@@ -185,7 +185,7 @@ class FoundTasks(Coroutine[Any, Any, "TaskPage"]):
             told.update(item.id for item in fresh)
             for item in fresh:
                 yield item
-            if not fresh or len(page.items) < page.page_size:
+            if not fresh or page.is_last:
                 return
             number += 1
 

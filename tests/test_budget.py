@@ -209,6 +209,20 @@ def task(status: TaskStatus, *, used: str | None = None, billing: Billing | None
         (task(TaskStatus.FAILED, billing=Billing(charge_status="reserved")), "40"),
         (task(TaskStatus.FAILED, billing=Billing(refund_status="pending")), "40"),
         (task(TaskStatus.FAILED, billing=Billing(charge_status="unknown")), "0"),
+        (
+            task(
+                TaskStatus.FAILED,
+                billing=Billing(
+                    charge_status="released",
+                    refund_status="completed",
+                    refund_scope="account_balance",
+                    reserved_credits=Decimal(12),
+                    refunded_credits=Decimal(5),
+                    refunded_at=datetime(2026, 1, 2, tzinfo=UTC),
+                ),
+            ),
+            "40",
+        ),
         (task(TaskStatus.CANCELLED), "0"),
     ],
 )

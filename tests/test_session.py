@@ -311,6 +311,17 @@ async def test_one_page_is_awaited_wherever_a_coroutine_is_taken(session: Sessio
     assert (await session.find_tasks(status="completed")).items == ()
 
 
+async def test_a_short_page_is_not_the_end_when_there_are_more(
+    sandbox: Sandbox, session: Session
+) -> None:
+    """An entry without an id, or a page that moved, hides none of the tasks on later pages."""
+    tasks = [await session.submit(LINK, seed=seed) for seed in range(1, 5)]
+    short = {"data": [{"id": tasks[3].id, "status": "pending"}, {"status": "pending"}], "total": 4}
+    sandbox.fail(Fault("refuse", method="GET", path="/v1/tasks", status=200, body=short, times=1))
+    found = [item.id async for item in session.find_tasks(page_size=2)]
+    assert found == [tasks[3].id, tasks[1].id, tasks[0].id]
+
+
 async def test_pages_that_repeat_for_ever_are_the_end(sandbox: Sandbox, session: Session) -> None:
     """A server that knows no pages, and gives the same tasks to each question, is asked twice."""
     task = await session.submit(LINK)

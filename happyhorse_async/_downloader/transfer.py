@@ -132,6 +132,8 @@ class Transfer:
         self._expired = False
         """The link can have outlived its time."""
         self._ranges = True
+        self._refused_rests = 0
+        """How often in a row the host refused to send the rest of the file."""
         self._begun = False
         """What comes now is appended to what is there."""
         self._inherited: bool | None = None
@@ -312,6 +314,7 @@ class Transfer:
         """Raise what an answer without the wanted bytes means."""
         headers = stream.headers
         if verdict.meaning is Meaning.DEAD:
+            self._doubt_ranges()
             raise self._dead(verdict.reason, stream)
         if verdict.meaning is Meaning.BUSY:
             wish = parse_retry_after(headers.get("Retry-After"), headers.get("Date"))
@@ -321,6 +324,14 @@ class Transfer:
             raise _SetbackError(verdict.reason)
         if verdict.length is not None:
             self._refuse_size(verdict.length)
+
+    def _doubt_ranges(self) -> None:
+        """Ask for the whole file next, when the rest of it was refused twice: some hosts and some
+        signatures know no ranges. When the whole is refused too, the rest is asked for again.
+        """
+        asked_for_rest = self._ranges and self._received > 0
+        self._refused_rests = self._refused_rests + 1 if asked_for_rest else 0
+        self._ranges = self._refused_rests < 2
 
     def _dead(self, reason: str, stream: Stream, page: bytes | None = None) -> _SetbackError:
         """Say that the link gave no video; its end counts by either clock."""

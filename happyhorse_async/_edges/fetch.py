@@ -41,7 +41,7 @@ logger = logging.getLogger("happyhorse_async")
 Judge = Callable[[str], urls.Refusal | None]
 """Says why an address must not be connected to."""
 
-MOST_REDIRECTS = 5
+MOST_REDIRECTS = 10
 READ_BUFFER = 256 * 1024
 """Bytes; at twice as many the host is asked to wait. Larger ones were measured: they cost memory
 and save nothing."""

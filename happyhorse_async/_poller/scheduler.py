@@ -224,6 +224,9 @@ class Scheduler:
         if hopeless:
             self._on_reading(group, Reading(error=error), asked)
             return
+        if len(group) > 1 and self._reader.doubts_batches and self.has_room:
+            # Whether the service is in trouble, or only its way to read many, one task shows.
+            self.alone(group.pop(0))
         for watched in group:
             trouble = watched.troubled()
             trouble.failures += 1
@@ -242,6 +245,11 @@ MOST_PAGES = 3
 """Pages with status 404 in a row, which are not the service's own, before there counts as being no
 way to read many."""
 
+MOST_FAILED = 3
+"""Batch reads that fail in a row, however, before one task is read by itself to compare."""
+ALONE_SECONDS = 600.0
+"""For so long tasks are read one by one after batch reads failed that single reads did not."""
+
 
 class Reader:
     """Reads tasks; remembers when the service has no way to read many."""
@@ -250,10 +258,21 @@ class Reader:
         self._api = api
         self._clock = asyncio.get_running_loop().time
         self._pages = 0
+        self._failed = 0
+        """Batch reads that failed in a row."""
+        self._alone_until = -math.inf
         self._listed: frozenset[str] = frozenset()
         self._listed_at = -math.inf
-        self.batches = True
-        """Whether many tasks can be read with one request."""
+
+    @property
+    def batches(self) -> bool:
+        """Whether many tasks can be read with one request, as far as is known."""
+        return self._clock() >= self._alone_until
+
+    @property
+    def doubts_batches(self) -> bool:
+        """Whether so many batch reads failed in a row that a task is to be read by itself."""
+        return self._failed >= MOST_FAILED
 
     async def read(self, task_ids: Sequence[str]) -> Reading:
         """Read up to 50 tasks (one, where the service lacks batches)."""
@@ -271,11 +290,14 @@ class Reader:
             # A gateway's page instead of the service's word can be a hiccup: it counts when it
             # comes again and again.
             self._pages += 1
-            self.batches = error.status == 404 and not error.own_body and self._pages < MOST_PAGES
-            return Reading(error=error) if self.batches else Reading()
+            if error.status == 404 and not error.own_body and self._pages < MOST_PAGES:
+                return Reading(error=error)
+            self._alone_until = math.inf
+            return Reading()
         except HappyHorseError as error:
+            self._failed += 1
             return Reading(error=error)
-        self._pages = 0
+        self._pages = self._failed = 0
         return Reading(values=values)
 
     async def _read_one(self, task_id: str) -> Reading:
@@ -291,6 +313,9 @@ class Reader:
                     f"asked for task {task_id}, the answer is about {value['id']!r}"
                 )
             )
+        if self.doubts_batches:
+            # Tasks can be read one by one, and many cannot: the batches are tried again later.
+            self._failed, self._alone_until = MOST_FAILED - 1, self._clock() + ALONE_SECONDS
         return Reading(values={task_id: value})
 
     async def is_listed(self, task_id: str) -> bool | None:
@@ -311,7 +336,7 @@ class Reader:
             page = await self._api.list_tasks(page=number, page_size=BATCH_SIZE)
             for item in page.items:
                 yield item.id
-            if len(page.items) < BATCH_SIZE:
+            if page.is_last:
                 return
 
 

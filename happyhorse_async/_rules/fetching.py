@@ -45,7 +45,7 @@ class Persistence:
     patience: float
     """Seconds for which a link may give nothing."""
     until: float | None = None
-    """When the caller's own time ends."""
+    """When the caller's own time ends: no pause that a host asks for goes beyond it."""
     attempt: int = 0
     """Attempts in vain since bytes came."""
     _failures: int = 0
@@ -72,7 +72,10 @@ class Persistence:
         self.attempt += 1
         free, self._free = setback in self._free, self._free - {setback}
         pause = 0.0 if free else retry.pause_before(self.policy, self.attempt, None, random)
-        pause = max(pause, min(wish or 0.0, LONGEST_WISH))
+        wished = min(wish or 0.0, LONGEST_WISH)
+        if self.until is not None:
+            wished = min(wished, max(0.0, self.until - now))
+        pause = max(pause, wished)
         if setback is Setback.HOST:
             self._failures += 1
             return pause if self._failures < self.policy.attempts else None

@@ -204,13 +204,22 @@ def is_settled(task: Task) -> bool:
     """
     facts = task.billing
     held = facts is not None and (
-        facts.charge_status in _HELD_WORDS or facts.refund_status in _NOT_RETURNED
+        facts.charge_status in _HELD_WORDS
+        or facts.refund_status in _NOT_RETURNED
+        or _is_partly_refunded(facts)
     )
     if not is_completed(task):
         return charged(task) != "unknown" or not held
     if facts is not None and facts.charge_status in CHARGED_WORDS:
         return told_charge(task) is not None
     return not held and bool(told_charge(task))
+
+
+def _is_partly_refunded(facts: Billing) -> bool:
+    refunded, reserved = facts.refunded_credits, facts.reserved_credits
+    if refunded is None or reserved is None:
+        return False
+    return facts.refund_status == "completed" and refunded < reserved
 
 
 def cost_of(task: Task, estimate: Decimal) -> Decimal:

@@ -120,7 +120,7 @@ def decode_task_objects(answer: Answer) -> dict[str, dict[str, Any]]:
     data = decode_object(answer).get("data")
     if not isinstance(data, list):
         raise unreadable(answer, "has no list of tasks")
-    tasks = {}
+    tasks: dict[str, dict[str, Any]] = {}
     # Fifty a request, many times a minute: the check is written out here.
     for value in data:
         try:
@@ -133,6 +133,8 @@ def decode_task_objects(answer: Answer) -> dict[str, dict[str, Any]]:
             and isinstance(task_id, str)
             and isinstance(status, str)
             and isinstance(value, dict)
+            # Of two entries about one task the one that says how it ended counts.
+            and (task_id not in tasks or not has_ended(tasks[task_id]))
         ):
             tasks[task_id] = value
     return tasks
@@ -156,13 +158,25 @@ def has_ended(value: Mapping[str, Any]) -> bool:
         return False
     if status == TaskStatus.COMPLETED:
         return _has_results(value)
-    return status in FINAL_STATUSES or _is_done(value)
+    if status in FINAL_STATUSES:
+        return True
+    known = _respelled(status)
+    if known is not None:
+        return has_ended({**value, "status": known})
+    return _is_done(value)
+
+
+def _respelled(word: str) -> TaskStatus | None:
+    """Return the status that a known word means, in capitals, between blanks, or with one l."""
+    plain = word[:100].strip().lower()
+    return TaskStatus.CANCELLED if plain == "canceled" else _STATUSES.get(plain)
 
 
 def _has_results(value: Mapping[str, Any]) -> bool:
     results = value.get("results")
-    plain = type(results) is list and len(results) == 1 and type(results[0]) is str
-    return plain or bool(_results(value))
+    if type(results) is list and len(results) == 1 and type(results[0]) is str:
+        return bool(results[0].strip()) or bool(_results(value))
+    return bool(_results(value))
 
 
 def _is_done(value: Mapping[str, Any]) -> bool:
@@ -186,7 +200,7 @@ def task_from(value: Mapping[str, Any]) -> Task:
     rest when it is first asked for.
     """
     word = value["status"]
-    status = _STATUSES.get(word) or _newer_status(value)
+    status = _STATUSES.get(word) or _respelled(word) or _newer_status(value)
     if status is TaskStatus.FAILED and _says_cancelled(value):
         status = TaskStatus.CANCELLED
     task = _blank(Task)
@@ -237,17 +251,30 @@ def _details(task: Task) -> Mapping[str, Any]:
 
 
 def _results(value: Mapping[str, Any]) -> tuple[str, ...]:
-    found, data = value.get("results"), value.get("result_data")
-    links = dict.fromkeys(link for link in _first(found) if isinstance(link, str))
-    for item in _first(data) if isinstance(data, list) else (data,):
-        link = item.get("video_url") if isinstance(item, dict) else None
-        if isinstance(link, str):
-            links[link] = None
-    return tuple(map(without_surrogates, links))
+    found = _links_in(value.get("results"), _LINK_NAMES)
+    # Beside results, an object's other links may be pictures.
+    names = _LINK_NAMES[:1] if found else _LINK_NAMES
+    found += _links_in(value.get("result_data"), names, 1)
+    return tuple(without_surrogates(link) for link in dict.fromkeys(found))
 
 
-def _first(values: Any) -> list[Any]:
-    return values[:MOST_RESULTS] if isinstance(values, list) else []
+_LINK_NAMES = ("video_url", "url", "video", "videos")
+"""What an object may call its link; the first is the one that was seen."""
+
+
+def _links_in(value: Any, names: tuple[str, ...], deep: int = 0) -> list[str]:
+    """Return the links of a result, in whichever of the usual shapes it comes: a link, an object
+    that names one, or a list of these.
+    """
+    if isinstance(value, str):
+        is_one = value.strip() if deep == 1 else value.lstrip()[:4].lower() == "http"
+        return [value] if is_one else []
+    if isinstance(value, dict) and deep < 3:
+        named = (_links_in(value.get(name), names, deep + 1) for name in names)
+        return next(filter(None, named), [])
+    if isinstance(value, list) and deep < 2:
+        return [link for item in value[:MOST_RESULTS] for link in _links_in(item, names, deep + 1)]
+    return []
 
 
 def _text(value: Any, *, most: int = LONGEST_TEXT) -> str:

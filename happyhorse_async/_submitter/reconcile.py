@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ import attrs
 
 from .._concurrency import Closing
 from .._edges.api import Api
-from .._models import Task, TaskSummary
+from .._models import Task, TaskPage, TaskSummary
 from .._request import ImageToVideo
 from .._rules import wire
 from ..errors import HappyHorseError, NotFoundError
@@ -136,7 +136,7 @@ class Reconciler:
         page, date = await self._api.recent_tasks(1, model)
         here = datetime.now(UTC)
         reading = _Reading(model, began, self._loop.time(), date or here, here)
-        reading.take(page.items, page.page_size)
+        reading.take(page)
         self._readings[model] = reading
         return reading
 
@@ -144,7 +144,7 @@ class Reconciler:
         """Read on until the list is older than `start`."""
         while not reading.ended and reading.pages < MOST_PAGES and not reading.reaches(start):
             page, _ = await self._api.recent_tasks(reading.pages + 1, reading.model)
-            reading.take(page.items, page.page_size)
+            reading.take(page)
 
     async def _read_tasks(self, reading: _Reading, ids: list[str]) -> None:
         """Read the tasks themselves: the list shows little of them."""
@@ -185,13 +185,12 @@ class _Reading:
     items: dict[str, TaskSummary] = attrs.field(factory=dict)
     tasks: dict[str, Task | None] = attrs.field(factory=dict)
 
-    def take(self, items: Iterable[TaskSummary], page_size: int) -> None:
+    def take(self, page: TaskPage) -> None:
         """Add a page."""
-        page = list(items)
         self.pages += 1
         # A page that brings nothing new would come for ever.
-        self.ended = len(page) < max(1, page_size) or all(item.id in self.items for item in page)
-        self.items |= {item.id: item for item in page if item.model in ("", self.model)}
+        self.ended = page.is_last or all(item.id in self.items for item in page.items)
+        self.items |= {item.id: item for item in page.items if item.model in ("", self.model)}
 
     def reaches(self, start: datetime) -> bool:
         """Whether it was read back to a time."""

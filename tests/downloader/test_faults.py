@@ -154,6 +154,14 @@ RANGE_FAULTS: dict[str, tuple[list[Fault], list[str | None]]] = {
         [Fault("refuse", path="/results/", status=416, times=2)],
         ["bytes=150000-", None, None],
     ),
+    "the rest is forbidden": (
+        [Fault("refuse", path="/results/", status=403, times=2)],
+        ["bytes=150000-", "bytes=150000-", None],
+    ),
+    "the rest is a bad request": (
+        [Fault("refuse", path="/results/", status=400, times=2)],
+        ["bytes=150000-", "bytes=150000-", None],
+    ),
 }
 
 

@@ -5,6 +5,7 @@ it, after a second look.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,8 @@ from happyhorse_async import (
     TaskNotFoundError,
 )
 from happyhorse_async._concurrency import Background
-from happyhorse_async._poller import Poller
+from happyhorse_async._poller import Poller, scheduler
+from happyhorse_async._poller.scheduler import MOST_FAILED
 from happyhorse_async.errors import InternalServerError
 from happyhorse_async.events import Events, ReadFailed
 from happyhorse_async.sandbox import Fault, Features, Sandbox
@@ -116,6 +118,44 @@ async def test_a_service_without_batches_is_read_one_by_one_for_good(
         sandbox.finish()
         assert len(await asyncio.gather(*(task.wait() for task in tasks))) == 20
     assert sandbox.count("POST", BATCH) == times
+
+
+BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "forbidden": ("refuse", {"status": 403, "body": {"error": {"code": "permission_denied"}}}),
+    "unauthorized": ("refuse", {"status": 401, "body": {"error": {"code": "unauthorized"}}}),
+    "own trouble": ("refuse", {"status": 500, "body": {"error": {"code": "internal_error"}}}),
+    "a page": ("refuse", {"status": 200, "body": "<html>Welcome</html>"}),
+    "another shape": ("refuse", {"status": 200, "body": {"data": {"tasks": []}}}),
+    "limited": ("refuse", {"status": 429, "body": "", "headers": {"Retry-After": "0"}}),
+    "no answer": ("drop-before", {}),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_batches_that_fail_for_good_hold_up_nobody(
+    sandbox: Sandbox, session: Session, name: str
+) -> None:
+    """When reads of many fail again and again, and reads of one do not, those are what is used."""
+    tasks = await submitted(session, 20)
+    action, details = BROKEN[name]
+    sandbox.fail(Fault(action, method="POST", path=BATCH, times=None, **details))
+    sandbox.finish()
+    done = await asyncio.gather(*(task.wait() for task in tasks))
+    assert {task.id for task in done} == {task.id for task in tasks}
+    assert sandbox.count("POST", BATCH) <= 2 * MOST_FAILED
+
+
+async def test_batches_are_tried_again_after_some_minutes(
+    sandbox: Sandbox, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service whose reads of many work again is not read one by one for the rest of a night."""
+    monkeypatch.setattr(scheduler, "ALONE_SECONDS", 0.0)
+    tasks = await submitted(session, 20)
+    sandbox.fail(Fault("refuse", method="POST", path=BATCH, status=500, body="", times=6))
+    waiting = [asyncio.create_task(task.wait()) for task in tasks]
+    await until(lambda: sandbox.count("POST", BATCH) > 6)
+    sandbox.finish()
+    await asyncio.gather(*waiting)
 
 
 async def test_one_page_of_a_gateway_does_not_end_batches(

@@ -56,6 +56,15 @@ def test_whenever_bytes_arrived_the_next_attempt_is_free(
         assert persistence.attempt == 1
 
 
+@given(setback=st.sampled_from(Setback), wish=st.floats(0, 10**6), until=st.floats(0, 10**4))
+def test_no_wish_of_a_host_outlasts_the_callers_time(
+    setback: Setback, wish: float, until: float
+) -> None:
+    """A Retry-After of a day does not put a download to sleep whose caller waits for seconds."""
+    pause = Persistence(POLICY, 900.0, until).pause(setback, now=0.0, random=0.0, wish=wish)
+    assert pause is None or pause <= max(POLICY.first_pause, until)
+
+
 def test_a_small_file_moves_in_small_steps() -> None:
     """A hundredth of a file is progress too, however little that is; a crumb is none."""
     small, huge = Persistence(POLICY, 900.0), Persistence(POLICY, 900.0)

@@ -118,6 +118,37 @@ def test_both_forms_of_a_cancelled_task_are_one(value: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("COMPLETED", TaskStatus.COMPLETED),
+        (" Failed\n", TaskStatus.FAILED),
+        ("Cancelled", TaskStatus.CANCELLED),
+        ("canceled", TaskStatus.CANCELLED),
+        ("CANCELED", TaskStatus.CANCELLED),
+    ],
+)
+def test_a_known_word_in_another_spelling_is_that_word(word: str, status: TaskStatus) -> None:
+    """Nobody waits for ever for a task because its end is told in capitals or with one l."""
+    value = {**DONE, "status": word}
+    assert wire.has_ended(value)
+    assert wire.decode_task(answer(value)).status is status
+
+
+def test_a_completed_task_without_links_has_not_ended_in_capitals_either() -> None:
+    """Its links may come minutes later, however the word is spelled."""
+    assert not wire.has_ended({**DONE, "status": "COMPLETED", "results": [""]})
+    assert not wire.has_ended({**DONE, "status": "PROCESSING"})
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_entries_about_one_task_the_end_counts(first: int) -> None:
+    """An answer about many that has a task twice, old and new, hides no end, in either order."""
+    entries = [{**EXAMPLE, "id": "a", "status": "processing"}, {**DONE, "id": "a"}]
+    both = [entries[first], entries[1 - first]]
+    assert wire.decode_task_objects(answer({"data": both}))["a"]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
     ("fields", "links"),
     [
         ({"results": ["https://a/1", "https://a/2"]}, ("https://a/1", "https://a/2")),
@@ -137,7 +168,20 @@ def test_both_forms_of_a_cancelled_task_are_one(value: dict[str, Any]) -> None:
             ("https://a/1",),
         ),
         ({"results": [5, None], "result_data": ["x", {}]}, ()),
-        ({"results": "https://a/1"}, ()),
+        ({"results": "https://a/1"}, ("https://a/1",)),
+        ({"results": "soon"}, ()),
+        ({"results": ["", " ", "https://a/1"]}, ("https://a/1",)),
+        (
+            {"results": [{"url": "https://a/1"}, {"video_url": "https://a/2"}]},
+            ("https://a/1", "https://a/2"),
+        ),
+        (
+            {"results": {"videos": [{"url": "https://a/1", "cover": "https://a/c"}]}},
+            ("https://a/1",),
+        ),
+        ({"results": [["https://a/1"]]}, ("https://a/1",)),
+        ({"results": None, "result_data": {"url": "https://a/1"}}, ("https://a/1",)),
+        ({"results": ["https://a/1"], "result_data": {"url": "https://a/cover"}}, ("https://a/1",)),
     ],
 )
 def test_links_come_as_results_or_as_result_data(
