@@ -247,8 +247,8 @@ MUTATIONS = (
     Mutation(
         "the key is logged",
         "_edges/http.py",
-        "        idle = pool.longest_idle.set(longest_idle)\n",
-        "        idle = pool.longest_idle.set(longest_idle)\n"
+        "        idle = connections.longest_idle.set(longest_idle)\n",
+        "        idle = connections.longest_idle.set(longest_idle)\n"
         '        __import__("logging").getLogger("happyhorse_async")'
         '.warning("".join(self._auth.values()))\n',
     ),
