@@ -14,7 +14,7 @@ import hmac
 import json
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ._models import TASK_ID
 from .errors import ConfigurationError
@@ -22,23 +22,14 @@ from .errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Collection, Mapping
 
+    from ._session import Session
+
 logger: logging.Logger = logging.getLogger("happyhorse_async")
 
 LARGEST_BODY = 64 * 1024
 """Bytes of a callback that are read; a task's JSON is about two thousand."""
 SLOWEST_BODY = 5.0
 """Seconds that a callback's body may take; the service gives up after ten."""
-
-
-class Hinted(Protocol):
-    """What is needed of a session."""
-
-    @property
-    def webhook_url(self) -> str | None:
-        """Where the service calls back, with the token as the last part of the path."""
-
-    def hint(self, task_id: str) -> bool:
-        """Read a task soon, when somebody waits for it; gives False when the session is closed."""
 
 
 class Webhooks:
@@ -51,7 +42,7 @@ class Webhooks:
     process, or lower `Polling(heartbeat=...)`.
     """
 
-    def __init__(self, session: Hinted) -> None:
+    def __init__(self, session: Session) -> None:
         url = session.webhook_url
         if url is None:
             raise ConfigurationError(
