@@ -45,7 +45,7 @@ def _image(value: Image | os.PathLike[str] | bytearray | memoryview) -> Image:
 
 def _model(value: Model | str) -> str:
     # Plain text: it goes into JSON, ledgers and digests, and shows itself as what it is.
-    return str(value) if isinstance(value, str) else value
+    return str(value) if type(value) is not str and isinstance(value, str) else value
 
 
 def _short_image(value: Image) -> str:
@@ -129,7 +129,9 @@ def request_problems(request: ImageToVideo) -> list[str]:
         problems.append(
             f"seed: expected a whole number from 1 to 2147483647 or None, got {request.seed!r}"
         )
-    if not isinstance(request.model, str) or not _MODEL_ID.fullmatch(request.model):
+    if request.model != MODEL and not (
+        isinstance(request.model, str) and _MODEL_ID.fullmatch(request.model)
+    ):
         problems.append(f"model: expected a model's id such as {MODEL!r}, got {request.model!r}")
     if request.callback_url is not None:
         problems += [

@@ -283,30 +283,24 @@ class Session:
         self, parts: Parts, request: Any, fields: Mapping[str, Any], key: str | None
     ) -> ImageToVideo:
         try:
-            return await self._request(parts, request, fields)
+            return made_request(request, fields)
         except InvalidRequestError as error:
-            error.with_facts(idempotency_key=key)
-            raise
+            problems = error.problems
+        # The file is looked at as well, so that one error names everything that is wrong.
+        problems += tuple(await parts.uploader.problems(request))
+        raise InvalidRequestError(problems).with_facts(idempotency_key=key)
 
     async def _submit(
         self, parts: Parts, checked: ImageToVideo, key: str | None, tag: Any
     ) -> TaskHandle:
         drawn = key is None
         key = key if key is not None else parts.submitter.new_key()
+        submitting = parts.submitter.submit(checked, idempotency_key=key, drawn=drawn)
+        if tag is None and not parts.events:  # nobody is told anything
+            return handle_of(parts, await submitting)
         with on_behalf_of(key, tag):
-            accepted = await parts.submitter.submit(checked, idempotency_key=key, drawn=drawn)
+            accepted = await submitting
         return handle_of(parts, accepted, tag=tag)
-
-    async def _request(self, parts: Parts, request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
-        if isinstance(request, ImageToVideo) and not fields:
-            return request
-        try:
-            return made_request(request, fields)
-        except InvalidRequestError as error:
-            # The file is looked at as well, so that one error names everything that is wrong.
-            raise InvalidRequestError(
-                [*error.problems, *await parts.uploader.problems(request)]
-            ) from None
 
     # --- batches ----------------------------------------------------------------------------------
 

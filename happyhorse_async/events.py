@@ -299,17 +299,23 @@ class _Unheard(dict[str, Any]):
     def update(self, *facts: Any, **more: Any) -> None: ...
 
 
-_UNHEARD: AbstractContextManager[dict[str, Any]] = nullcontext(_Unheard())
+UNHEARD: AbstractContextManager[dict[str, Any]] = nullcontext(_Unheard())
+"""The facts of work to whose end nobody listens."""
 
 
-@contextmanager
-def on_behalf_of(idempotency_key: str | None, tag: Any) -> Iterator[None]:
+class on_behalf_of:  # noqa: N801 as above
     """Mark every event that is emitted in here, in this context, as one caller's."""
-    before = _ORIGIN.set(Origin(idempotency_key, tag))
-    try:
-        yield
-    finally:
-        _ORIGIN.reset(before)
+
+    __slots__ = ("_before", "_origin")
+
+    def __init__(self, idempotency_key: str | None, tag: Any) -> None:
+        self._origin = Origin(idempotency_key, tag)
+
+    def __enter__(self) -> None:
+        self._before = _ORIGIN.set(self._origin)
+
+    def __exit__(self, *error: object) -> None:
+        _ORIGIN.reset(self._before)
 
 
 class Events:
@@ -356,7 +362,7 @@ class Events:
     ) -> AbstractContextManager[dict[str, Any]]:
         """Emit `Began` and `Ended` around what is done in here; give the facts, to add to them."""
         if not self.traced:
-            return _UNHEARD
+            return UNHEARD
         began = Began(
             work=work,
             number=next(self._numbers),

@@ -7,7 +7,7 @@ The submission is one bare try: what a failure of it means is the submitter's bu
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -19,7 +19,7 @@ from .._rules import retry, wire
 from .._rules.responses import Answer, decode_object
 from ..errors import HappyHorseError, SessionClosedError
 from ..events import Events, sent_before
-from . import connections
+from . import pool
 from .http import Http, TrackedBody
 
 T = TypeVar("T")
@@ -46,21 +46,21 @@ class Api:
         """Try nothing again any more."""
         self._closing.begin()
 
-    async def submit_once(
+    def submit_once(
         self, body: bytes | TrackedBody, idempotency_key: str, *, fresh: bool = False
-    ) -> Answer:
+    ) -> Coroutine[Any, Any, Answer]:
         """POST a submission, one try; the caller judges the answer.
 
         With `fresh`, which a replay asks for, it leaves on a new connection.
         """
         url = f"{self._http.base_url}/v1/videos/generations"
-        return await self._http.call(
+        return self._http.call(
             "POST",
             url,
             body=body,
             headers={"Idempotency-Key": idempotency_key},
             timeout=self._timeouts.submit,
-            longest_idle=connections.NEW if fresh else connections.PAID_IDLE_SECONDS,
+            longest_idle=pool.NEW if fresh else pool.PAID_IDLE_SECONDS,
         )
 
     async def read_task_once(self, task_id: str) -> Task:

@@ -32,8 +32,9 @@ from ..errors import (
     UnsafeLinkError,
 )
 from ..events import RESENDS, Events
-from .connections import OpenSockets, Pool, Route
 from .http import FOREIGN_ERRORS, LONGEST_HEADER, USER_AGENT, transport_error
+from .pool import OpenSockets, Pool
+from .route import Route
 
 logger = logging.getLogger("happyhorse_async")
 

@@ -33,9 +33,9 @@ from ..errors import (
     SessionClosedError,
     UnreadableAnswerError,
 )
-from ..events import RESENDS, Events
-from . import connections
-from .connections import Route
+from ..events import RESENDS, UNHEARD, Events
+from . import pool
+from .route import Route
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -65,6 +65,9 @@ SHORTEST_SECRET = 16
 LONGEST_HEADER = 64 * 1024
 """Bytes of a header line, of any host. Signed redirects and policies are longer than the library's
 8,190."""
+
+
+_ENDLESS: AbstractContextManager[None] = nullcontext()
 
 
 class TrackedBody(BytesPayload):
@@ -106,11 +109,14 @@ class Http:
         telling = key is not None and len(key) >= SHORTEST_SECRET
         self._redactor = Redactor([*route.passwords, *([key] if key and telling else [])])
         # The time for the whole call is kept here, see `deadlines`.
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
+        self._timeouts = {
+            idle: pool.CallTimeout(sock_connect=connect_timeout, longest_idle=idle)
+            for idle in (inf, pool.PAID_IDLE_SECONDS, pool.NEW)
+        }
         self._deadlines: dict[float, Deadlines] = {}
         self._closed = False
         self._auth: Mapping[str, str] = {}
-        self.sockets: connections.OpenSockets = connections.OpenSockets()
+        self.sockets: pool.OpenSockets = pool.OpenSockets()
         # Of the key's own kind, which does not show itself: tracebacks that show local variables go
         # down into the HTTP library.
         auth = {"Authorization": type(key)(f"Bearer {key}")} if key is not None else {}
@@ -118,7 +124,7 @@ class Http:
             self._client, self._pool = client, None
             self._how = _ways_of_a_guest(client, auth)
         else:
-            self._pool = connections.Pool(
+            self._pool = pool.Pool(
                 limit=max_connections, socket_factory=self.sockets, ssl=route.tls
             )
             self._client = _client(self._pool)
@@ -139,7 +145,8 @@ class Http:
     ) -> Answer:
         """Send one request, once, and read the whole response.
 
-        It leaves on a connection that was idle for at most `longest_idle` seconds.
+        It leaves on a connection that was idle for at most `longest_idle` seconds: any number of
+        them, or one of the two that `pool` names.
         Raises `APIConnectionError` or `APITimeoutError` when there is no response, with
         `sent=False` when the request cannot have arrived; `UnreadableAnswerError` for one that is
         too large or cannot be decoded; `ConfigurationError` when a proxy asks for a password.
@@ -151,7 +158,6 @@ class Http:
         tracked = (
             TrackedBody(body, content_type="application/json") if isinstance(body, bytes) else body
         )
-        idle = connections.longest_idle.set(longest_idle)
         try:
             with self._traced(method, url) as facts, self._limit(timeout):
                 response = await self._client.request(
@@ -159,9 +165,10 @@ class Http:
                     url,
                     data=tracked if tracked is not None else form,
                     headers={**self._auth, **headers} if headers else self._auth,
-                    timeout=self._timeout,
+                    timeout=self._timeouts[longest_idle],
                     allow_redirects=False,
-                    # A borrowed client may be set to raise: a refusal would look lost.
+                    # A borrowed client may be set to raise: then a refusal would look like an
+                    # answer that was lost.
                     raise_for_status=False,
                     # A few bytes can stand for gigabytes: decoded below, with a limit.
                     auto_decompress=False,
@@ -182,14 +189,12 @@ class Http:
             ours = self._failure(error, f"{method} {url}", tracked, timeout)
             # The library's errors show what a server has sent.
             raise ours from (None if self._redactor.is_in(repr(error)) else error)
-        finally:
-            connections.longest_idle.reset(idle)
 
     def _how_to(self, url: str, longest_idle: float) -> dict[str, Any]:
         """Return what a request to a URL needs beside what all need."""
         if self._pool is not None:
             return {"proxy": self._route.proxy_for(url)}
-        if longest_idle != connections.NEW:
+        if longest_idle != pool.NEW:
             return self._how
         # Another key in the pool of a borrowed client, and so another connection.
         return {**self._how, "server_hostname": urlsplit(url).hostname}
@@ -206,7 +211,7 @@ class Http:
 
     def _traced(self, method: str, url: str) -> AbstractContextManager[dict[str, Any]]:
         if not self._events.traced:
-            return nullcontext({})
+            return UNHEARD
         url = self._redactor.text(url)
         return self._events.work("call", method=method, url=url, resends=RESENDS.get())
 
@@ -232,7 +237,7 @@ class Http:
 
     def _limit(self, seconds: float | None) -> AbstractContextManager[None]:
         if seconds is None:
-            return nullcontext()
+            return _ENDLESS
         deadlines = self._deadlines.get(seconds)
         if deadlines is None:
             deadlines = self._deadlines[seconds] = Deadlines(seconds)
@@ -247,7 +252,7 @@ class Http:
             await self._client.close()
 
 
-def _client(connector: connections.Pool) -> aiohttp.ClientSession:
+def _client(connector: pool.Pool) -> aiohttp.ClientSession:
     # No cookies: the service sets none, and a cookie jar is looked through on every call. The
     # library may not look at the environment: it would read ~/.netrc too, against the key.
     return aiohttp.ClientSession(

@@ -23,6 +23,7 @@ except ImportError:
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LONGEST_INTEGER = 20
+_LONG_INTEGER = re.compile(r"[0-9]{19}")
 # Escapes one after another, so that the second backslash of a pair begins none. Pairs of
 # surrogates stay; a half that is left is replaced.
 _ESCAPE = re.compile(
@@ -54,13 +55,7 @@ def _patient(body: bytes) -> Any:
     if "\\ud" in text or "\\uD" in text:
         text = _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
     try:
-        return json.loads(
-            text,
-            strict=False,
-            parse_int=_integer,
-            parse_float=_finite,
-            parse_constant=lambda _: None,
-        )
+        return (_CAREFUL if _LONG_INTEGER.search(text) else _PLAIN).decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply to be read") from None
 
@@ -77,12 +72,25 @@ def _finite(text: str) -> float | None:
     return number if isfinite(number) else None
 
 
+_HABITS: dict[str, Any] = {
+    "strict": False,
+    "parse_float": _finite,
+    "parse_constant": lambda _: None,
+}
+# Made once: making one takes longer than reading a task with it. So does looking at each integer.
+_PLAIN = json.JSONDecoder(**_HABITS)
+_CAREFUL = json.JSONDecoder(**_HABITS, parse_int=_integer)
+
+
 def _may_be_deep(body: bytes) -> bool:
     """Whether a text may be nested deeper than can be read: never wrong when it says no.
 
-    The brackets alone are looked at. Each turn takes the innermost pairs away, so that few turns
-    are left with few brackets; those inside of strings may stay, which is why this only guesses.
+    Few brackets make no depth. Of many, the brackets alone are looked at. Each turn takes the
+    innermost pairs away, so that few turns are left with few brackets. Those inside of strings may
+    stay, which is why this only guesses.
     """
+    if body.count(b"{") + body.count(b"[") <= DEEPEST // 2:
+        return False
     brackets = body.translate(None, _NO_BRACKETS)
     for _ in range(DEEPEST // 2):
         if len(brackets) <= DEEPEST // 2:

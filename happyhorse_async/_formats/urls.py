@@ -43,6 +43,8 @@ def looks_like_link(text: str) -> bool:
     """Whether a text is meant as a link rather than a path: it has a scheme with "://", or is a
     data URI.
     """
+    if text.startswith(("https://", "http://")):
+        return True
     scheme, mark, _ = text.partition("://")
     return (
         bool(mark) and scheme.replace("+", "").replace("-", "").replace(".", "").isalnum()

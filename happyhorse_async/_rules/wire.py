@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cache
+from json.encoder import encode_basestring as _quoted
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
@@ -62,11 +63,6 @@ except ImportError:
         return _encoder.encode(value).encode()
 
 
-_SENT = tuple(
-    field.name for field in attrs.fields(ImageToVideo) if field.name not in ("image", "model")
-)
-
-
 def encode_submission(
     request: ImageToVideo, image_url: str, *, callback_url: str | None = None
 ) -> bytes:
@@ -76,16 +72,17 @@ def encode_submission(
     `callback_url` is where the service calls back instead of the request's own place, "" for
     nowhere.
     """
-    fields: dict[str, Any] = {"model": request.model, "image_urls": [image_url]}
-    for name in _SENT:
-        value = getattr(request, name)
-        if value is not None:
-            fields[name] = value
-    if callback_url:
-        fields["callback_url"] = callback_url
-    elif callback_url is not None:
-        fields.pop("callback_url", None)
-    return encode(fields)
+    back = request.callback_url if callback_url is None else callback_url
+    # Written out: an encoder costs three times as much as the seven fields.
+    body = f'{{"model":{_quoted(request.model)},"image_urls":[{_quoted(image_url)}]'
+    if request.prompt is not None:
+        body += f',"prompt":{_quoted(request.prompt)}'
+    body += f',"quality":{_quoted(request.quality)},"duration":{request.duration:d}'
+    if request.seed is not None:
+        body += f',"seed":{request.seed:d}'
+    if back:
+        body += f',"callback_url":{_quoted(back)}'
+    return (body + "}").encode()
 
 
 def encode(value: Any) -> bytes:

@@ -22,7 +22,7 @@ from ..errors import (
     RateLimitError,
     SubmissionOutcomeUnknownError,
 )
-from ..events import sent_before
+from ..events import RESENDS
 from .gate import Group
 from .key_proof import REPLAYED
 from .reconcile import EVER, Findings, LostSubmission
@@ -30,12 +30,15 @@ from .shared import UNKNOWN_TO_US, Acceptance, Earlier, Shared
 
 LATEST = 60.0
 """Seconds after a session's start by which the service has decided what an earlier process sent."""
+NOTHING_FOUND = Findings()
 MOST_SHOWN = 10
 """Ids that a message lists."""
 
 
 class SubmissionStage(StrEnum):
     """How far a submission has come."""
+
+    __hash__ = str.__hash__  # that of enumerations is slow, and each step looks into two tables
 
     CHECKING = "checking"
     """An earlier process may have sent it: it is looked for in the list before it is sent again."""
@@ -125,7 +128,7 @@ class InFlight:
     """The last response that came before it left, or else the first one after."""
     _sent: int = attrs.field(init=False, default=0)
     """How often this process has sent it."""
-    found: Findings = attrs.field(init=False, factory=Findings)
+    found: Findings = attrs.field(init=False, default=NOTHING_FOUND)
     """What the list showed before it was sent again."""
     _pause: float = attrs.field(init=False, default=0.0)
     # The attempt that is on its way.
@@ -167,6 +170,9 @@ class InFlight:
         `SubmissionOutcomeUnknownError` when it is not.
         """
         while (step := _STEPS.get(self.stage)) is not None:
+            if self._post is not None and self._outcome is None:
+                self._waiter = self.shared.loop.create_future()
+                await self._waiter
             await step(self)
         if self.acceptance is not None:
             return self.acceptance
@@ -222,11 +228,11 @@ class InFlight:
             if self.shared.permit is not None and not self._cut:
                 await self.shared.permit()
             if not self._cut:
+                # A task of its own has a context of its own: nothing has to be set back.
+                if self._sent > 1:
+                    RESENDS.set(self._sent - 1)
                 # A replay leaves on a new connection: the pool's others may be as dead as the last.
-                with sent_before(self._sent - 1):
-                    outcome = await self.shared.api.submit_once(
-                        payload, self.key, fresh=self.in_doubt
-                    )
+                outcome = await self.shared.api.submit_once(payload, self.key, fresh=self.in_doubt)
         except HappyHorseError as error:
             outcome = error
         except asyncio.CancelledError:
@@ -244,17 +250,15 @@ class InFlight:
     # --- sent -------------------------------------------------------------------------------------
 
     async def _receive(self) -> None:
-        if self._outcome is None:
-            self._waiter = self.shared.loop.create_future()
-            await self._waiter
         outcome, self._post, self._outcome = self._outcome, None, None
         if not isinstance(outcome, Answer):
             self._judge(outcome or APIConnectionError("the submission was cut off"))
             return
         self.shared.heard = outcome, self.shared.loop.time()
-        told = throttling.told_by(outcome.headers, outcome.date)
-        if told is not None:
-            self.shared.gate.told(told)
+        if throttling.tells(outcome.headers):
+            told = throttling.told_by(outcome.headers, outcome.date)
+            if told is not None:
+                self.shared.gate.told(told)
         if self._heard is None:
             self._heard = self.shared.heard  # the first of all: the nearest to when it left
         if outcome.status != 429:
@@ -323,7 +327,13 @@ class InFlight:
             from ..events import Retrying
 
             self.shared.events.emit(
-                Retrying(what="submitting", error=error, pause=pause, attempt=self.failures.so_far)
+                Retrying(
+                    idempotency_key=self.key,
+                    what="submitting",
+                    error=error,
+                    pause=pause,
+                    attempt=self.failures.so_far,
+                )
             )
         if isinstance(error, RateLimitError):
             self._to(SubmissionStage.WAITING)

@@ -10,9 +10,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._budget import BudgetBook
 from .._concurrency import Background, to_the_end
@@ -96,7 +96,7 @@ class Submitter:
         """Return an idempotency key that nobody has used."""
         return secrets.token_hex(16)
 
-    async def submit(
+    def submit(
         self,
         request: ImageToVideo,
         *,
@@ -106,7 +106,7 @@ class Submitter:
         image_url: str | None = None,
         callback_url: str | None = None,
         resent: bool | Earlier = False,
-    ) -> Acceptance:
+    ) -> Coroutine[Any, Any, Acceptance]:
         """Submit one request, and give what the service made of it.
 
         A key that is `drawn` was made for this submission: nobody can have sent it before. Requests
@@ -122,10 +122,18 @@ class Submitter:
         candidates. Raises what `Session.submit` raises.
         """
         key = _checked(idempotency_key) if idempotency_key is not None else self.new_key()
+        drawn = drawn or idempotency_key is None
+        how = request, key, drawn, group, image_url, callback_url, resent
+        submitting = self._submit(*how)
+        if not self._events.traced:
+            return submitting
+        return self._traced(submitting, key, request)
+
+    async def _traced(
+        self, submitting: Coroutine[Any, Any, Acceptance], key: str, request: ImageToVideo
+    ) -> Acceptance:
         with self._events.work("generate", key=key, request=request):
-            drawn = drawn or idempotency_key is None
-            how = (key, drawn, group, image_url, callback_url, resent)
-            return await self._submit(request, *how)
+            return await submitting
 
     async def _submit(
         self,

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import psycopg
 
 from happyhorse_async.sandbox import Sandbox
 from happyhorse_async.sandbox._service import RequestRecord
-from tests.forks import Process, python
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -115,8 +115,11 @@ def rows(path: Path, count: int, **columns: object) -> Path:
 
 async def command(*words: str, **environment: str) -> tuple[int, str]:
     """Run a command of `happyhorse` to its end; return its exit code and what it printed."""
-    process = await python(
-        *("happyhorse_async", *words), cwd=ROOT, env={**os.environ, **environment}, stderr=None
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "happyhorse_async", *words),
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await process.communicate()
     return process.returncode or 0, out.decode()
@@ -125,7 +128,7 @@ async def command(*words: str, **environment: str) -> tuple[int, str]:
 class WorkerProcess:
     """One `happyhorse cluster work`."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.outcomes: list[dict[str, object]] = []
         self._reading = asyncio.ensure_future(self._read())
@@ -140,11 +143,12 @@ class WorkerProcess:
         environment: dict[str, str] | None = None,
     ) -> WorkerProcess:
         """Start it."""
-        process = await python(
-            *("happyhorse_async", "cluster", "work", "--json", "--database", database, *words),
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "happyhorse_async", "cluster", "work", "--json"),
+            *("--database", database, *words),
             cwd=ROOT,
             env={**os.environ, **sandbox.env(), **(environment or {})},
-            stderr=None,
+            stdout=asyncio.subprocess.PIPE,
             limit=1 << 22,
         )
         return cls(process)

@@ -80,6 +80,36 @@ def test_a_submission_is_written_as_the_reference_asks() -> None:
     assert json.loads(bare).keys() == {"model", "image_urls", "quality", "duration"}
 
 
+_SENDABLE = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(
+    image=_SENDABLE,
+    prompt=st.none() | _SENDABLE,
+    seed=st.none() | st.integers(1, 2147483647),
+    back=st.none() | st.just("") | _SENDABLE,
+)
+def test_a_submission_is_the_json_that_any_encoder_writes(
+    image: str, prompt: str | None, seed: int | None, back: str | None
+) -> None:
+    """Byte for byte, whatever stands in the texts: another encoder's body under the same key would
+    be a conflict.
+    """
+    request = ImageToVideo("https://a.example/x.png", prompt=prompt, seed=seed, duration=15)
+    fields = {
+        "model": request.model,
+        "image_urls": [image],
+        "prompt": prompt,
+        "quality": "720p",
+        "duration": 15,
+        "seed": seed,
+        "callback_url": back or None,
+    }
+    sent = {name: value for name, value in fields.items() if value is not None}
+    written = json.dumps(sent, ensure_ascii=False, separators=(",", ":")).encode()
+    assert wire.encode_submission(request, image, callback_url=back) == written
+
+
 def test_the_reference_example_is_read() -> None:
     """Every field of the documented answer has its place."""
     task = wire.decode_task(answer(EXAMPLE))

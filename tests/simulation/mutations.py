@@ -247,10 +247,10 @@ MUTATIONS = (
     Mutation(
         "the key is logged",
         "_edges/http.py",
-        "        idle = connections.longest_idle.set(longest_idle)\n",
-        "        idle = connections.longest_idle.set(longest_idle)\n"
+        "        try:\n            with self._traced(method, url)",
         '        __import__("logging").getLogger("happyhorse_async")'
-        '.warning("".join(self._auth.values()))\n',
+        '.warning("".join(self._auth.values()))\n'
+        "        try:\n            with self._traced(method, url)",
     ),
 )
 
