@@ -23,9 +23,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the same for `nohup`
 
-# No test depends on how fast the machine is, or on what else it does meanwhile.
-hypothesis.settings.register_profile("unhurried", deadline=None)
-hypothesis.settings.load_profile("unhurried")
+# No test depends on how fast the machine is, or on what else it does meanwhile. The slow tests of
+# `.ci/run` try each property with many more examples: `--hypothesis-profile thorough`.
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)
+hypothesis.settings.load_profile("quick")
 
 PHOTOS = Path(__file__).parent.parent / "happyhorse_async" / "sandbox" / "photos"
 

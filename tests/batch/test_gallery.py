@@ -76,37 +76,49 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "gallery.html"
 
 
-@pytest.fixture(params=list(SIZES))
-async def page(
-    anyio_backend: str, request: pytest.FixtureRequest, page_path: Path
-) -> AsyncIterator[Any]:
-    """The gallery, opened in a window of some size; whatever the browser complains about fails the
-    test.
-    """
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """One loop for the module, since it has one browser."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def browser(anyio_backend: str) -> AsyncIterator[Any]:
+    """Chromium; each page is opened as if in a browser of its own."""
     playwright = pytest.importorskip("playwright.async_api")
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
-    width, height = SIZES[request.param]
     async with playwright.async_playwright() as browsers:
         browser = await browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = await browser.new_page(viewport={"width": width, "height": height})
-        complaints: list[str] = []
-        page.on(
-            "console",
-            lambda message: (
-                complaints.append(message.text) if message.type in ("error", "warning") else None
-            ),
-        )
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        await page.goto(page_path.as_uri())
-        yield page
-        shots = os.environ.get("HAPPYHORSE_SHOTS")
-        if shots:
-            await page.screenshot(path=f"{shots}/{request.node.name}.png")
+        yield browser
         await browser.close()
-        assert complaints == []
 
 
+@pytest.fixture(params=list(SIZES))
+async def page(browser: Any, request: pytest.FixtureRequest, page_path: Path) -> AsyncIterator[Any]:
+    """The gallery, opened in a window of some size; whatever the browser complains about fails the
+    test.
+    """
+    width, height = SIZES[request.param]
+    page = await browser.new_page(viewport={"width": width, "height": height})
+    complaints: list[str] = []
+    page.on(
+        "console",
+        lambda message: (
+            complaints.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    await page.goto(page_path.as_uri())
+    yield page
+    shots = os.environ.get("HAPPYHORSE_SHOTS")
+    if shots:
+        await page.screenshot(path=f"{shots}/{request.node.name}.png")
+    await page.close()
+    assert complaints == []
+
+
+@pytest.mark.slow
 async def test_axe(page: Any) -> None:
     """The accessibility check finds nothing serious, in the light and in the dark, and nothing
     sticks out of the window.
@@ -249,11 +261,8 @@ async def test_scrolling_lays_out_only_what_is_near(page: Any) -> None:
     await page.wait_for_function(f"() => ({skipped})() > 900")
 
 
-async def test_a_sweep_stands_side_by_side(anyio_backend: str, tmp_path: Path) -> None:
+async def test_a_sweep_stands_side_by_side(browser: Any, tmp_path: Path) -> None:
     """What was made from one first frame is one group; each card's caption is what differs."""
-    playwright = pytest.importorskip("playwright.async_api")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
     sweep = [
         {
             **result(1),
@@ -269,18 +278,16 @@ async def test_a_sweep_stands_side_by_side(anyio_backend: str, tmp_path: Path) -
         for quality in ("720p", "1080p")
     ]
     written(tmp_path, *sweep)
-    async with playwright.async_playwright() as browsers:
-        browser = await browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = await browser.new_page()
-        await page.goto((tmp_path / "gallery.html").as_uri())
-        groups = page.locator("#cards > .group")
-        heads = [await groups.nth(n).locator("header").inner_text() for n in range(2)]
-        captions = await groups.nth(0).locator("h4").all_inner_texts()
-        prompts = await groups.nth(1).locator(".card .prompt").all_inner_texts()
-        assert await groups.nth(0).locator(".card .prompt").count() == 0
-        await page.get_by_label("Group").select_option("")
-        flat = await page.locator("#cards > .card").count()
-        await browser.close()
+    page = await browser.new_page()
+    await page.goto((tmp_path / "gallery.html").as_uri())
+    groups = page.locator("#cards > .group")
+    heads = [await groups.nth(n).locator("header").inner_text() for n in range(2)]
+    captions = await groups.nth(0).locator("h4").all_inner_texts()
+    prompts = await groups.nth(1).locator(".card .prompt").all_inner_texts()
+    assert await groups.nth(0).locator(".card .prompt").count() == 0
+    await page.get_by_label("Group").select_option("")
+    flat = await page.locator("#cards > .card").count()
+    await page.close()
     assert [head.splitlines()[0] for head in heads] == ["cat.jpg", "coffee.jpg"]
     assert "4 jobs; they differ by seed, quality" in heads[0]
     assert "It comes alive" in heads[0]

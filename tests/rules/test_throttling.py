@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from happyhorse_async._rules.throttling import (
@@ -236,7 +236,6 @@ def test_a_used_up_minute_is_looked_at_when_it_is_over() -> None:
     assert 1 / finder.interval(looks[-1]) == pytest.approx(4.9, rel=0.01)
 
 
-@settings(max_examples=50)
 @given(
     ceiling=st.integers(1, 200),
     moves=st.lists(
@@ -297,7 +296,6 @@ def test_no_number_in_a_header_stops_a_session_for_long(
     assert finder.interval(1000.0) < 62.0
 
 
-@settings(max_examples=40)
 @given(
     most=st.integers(9, 400),
     window=st.sampled_from([1.0, 7.0, 60.0]),

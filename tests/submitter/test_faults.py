@@ -27,6 +27,7 @@ async def test_the_table_of_faults_is_what_really_happens() -> None:
     )
 
 
+@pytest.mark.slow
 async def test_charged_no_is_said_only_where_it_is_proven() -> None:
     """Every status, with the service's own body and a gateway's, to a first sending and to a
     replay, with and without keys: "no" is never said of what was paid, nor without a proof.

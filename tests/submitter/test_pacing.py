@@ -13,7 +13,9 @@ SUBMIT = "/v1/videos/generations"
 LINK = "https://example.com/frame.png"
 
 
-@pytest.mark.parametrize("retry_after", ["seconds", "absent", "date"])
+@pytest.mark.parametrize(
+    "retry_after", [pytest.param("seconds", marks=pytest.mark.slow), "absent", "date"]
+)
 def test_a_rate_limit_is_nearly_used_up_and_hardly_ever_hit(
     retry_after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

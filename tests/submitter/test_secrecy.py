@@ -60,7 +60,7 @@ async def test_the_key_shows_up_nowhere(
     handler.setFormatter(logging.Formatter("%(name)s %(levelname)s %(message)s %(pathname)s"))
     root = logging.getLogger()
     root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
+    caplog.set_level(logging.DEBUG)
     asyncio.get_running_loop().set_debug(True)
     seen = Seen()
     try:

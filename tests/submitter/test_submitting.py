@@ -629,6 +629,7 @@ async def test_an_error_of_the_body_is_not_wrapped(session: Session) -> None:
         await body()
 
 
+@pytest.mark.slow
 async def test_thousands_of_callers_at_once_all_get_their_task(sandbox: Sandbox) -> None:
     """3,000 calls started at once on one session all succeed: waiting for a slot is not held
     against a time limit.
