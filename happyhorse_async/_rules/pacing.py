@@ -9,8 +9,10 @@ others whose estimate differs. No clock and no randomness here; may import the p
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .._config import Polling
@@ -78,10 +80,10 @@ class Lives:
     """
 
     def __init__(self, prior: Prior) -> None:
-        self._assumed = [_prior_hazard(prior, index) for index in range(_BUCKETS)]
+        self._assumed = _prior_hazards(prior)
         self._deaths = [0.0] * _BUCKETS
         self._exposure = [0.0] * _BUCKETS
-        self._hazards = self._assumed
+        self._hazards: Sequence[float] = self._assumed
         self._changes: float = _FRESH
         self._spread = prior.sigma**2 * _PRIOR_TASKS
         self._mean = math.log(prior.peak)
@@ -195,6 +197,12 @@ def _bucket(age: float) -> int:
 def rounded(value: float) -> int:
     """Round an age or a life to three percent: its place on a logarithmic scale."""
     return int(math.log(value) * _PER_LOG * 4) if value > _LOWEST else _BEFORE_ALL
+
+
+@functools.cache
+def _prior_hazards(prior: Prior) -> Sequence[float]:
+    # Every session begins with the same ones, and they take milliseconds.
+    return tuple(_prior_hazard(prior, index) for index in range(_BUCKETS))
 
 
 def _prior_hazard(prior: Prior, index: int) -> float:

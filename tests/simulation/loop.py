@@ -96,6 +96,8 @@ class Loop(asyncio.SelectorEventLoop):
         self.name = name
         self.steps = 0
         self.errors: list[dict[str, Any]] = []
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        """A heap of what rings when; equal times ring in the order in which they were set."""
         super().__init__(_Selector())
         self.set_exception_handler(lambda _, context: self.errors.append(context))
         self.set_task_factory(lambda loop, work, **how: _Task(work, loop=loop, **how))
@@ -153,25 +155,34 @@ class Loop(asyncio.SelectorEventLoop):
     @property
     def next_timer(self) -> float | None:
         """Return when the earliest timer rings."""
-        timers = self._scheduled  # type: ignore[attr-defined]
-        while timers and timers[0]._cancelled:
-            timer = heapq.heappop(timers)
-            timer._scheduled = False
-            self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
-        return timers[0]._when if timers else None
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:  # type: ignore[attr-defined]
+            heapq.heappop(timers)
+        return timers[0][0] if timers else None
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        """Run a callback in the next step; nights make millions of these calls."""
+        self._check_closed()  # type: ignore[attr-defined]
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
+
+    def call_at(
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """Run a callback at a time of the world."""
+        self._check_closed()  # type: ignore[attr-defined]
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(NUMBERS), timer))
+        return timer
 
     def step(self) -> None:
         """Run what is ready, once: what `_run_once` does, without a selector in between."""
         self.steps += 1
-        ready, timers = self._ready, self._scheduled  # type: ignore[attr-defined]
+        ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
         end = self.world.now + self._clock_resolution  # type: ignore[attr-defined]
-        while timers and timers[0]._when < end:
-            timer = heapq.heappop(timers)
-            timer._scheduled = False
-            if timer._cancelled:
-                self._timer_cancelled_count -= 1
-            else:
-                ready.append(timer)
+        while timers and timers[0][0] < end:
+            ready.append(heapq.heappop(timers)[2])
         events._set_running_loop(self)
         try:
             for _ in range(len(ready)):
