@@ -204,7 +204,6 @@ def _after_429(
     not the service's own counts: a gateway cannot keep a submission for ever.
     """
     give_up = Reaction.STOP if failures.unknown is None else Reaction.LOOK
-    give_up = Reaction.STOP if failures.unknown is None else Reaction.LOOK
     pause = pause_before(policy, storm + 1, error, random)
     wait = max(pause, error.retry_after or 0.0)
     if policy.patience is not None and failures.held + wait > policy.patience:

@@ -107,6 +107,10 @@ class Crowd(Night):
                     cancelled, when = self.chance.random() < 0.25, self.chance.uniform(0, 400)
                     if cancelled and self.may("a caller is cancelled"):
                         asyncio.get_running_loop().call_later(when, caller.cancel)
+                stopped, when = self.chance.random() < 0.3, self.chance.uniform(0, 400)
+                if stopped and self.may("the program is stopped"):
+                    for caller in callers:
+                        asyncio.get_running_loop().call_later(when, caller.cancel)
             await asyncio.gather(*callers, return_exceptions=True)
             orphans = list(session.orphans)
         for orphan in orphans:

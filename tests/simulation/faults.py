@@ -47,6 +47,14 @@ KINDS: dict[str, tuple[str, Details]] = {
         "refuse",
         lambda c: {**POST, "sending": [2, 3, 4], "status": c.choice([400, 402, 403])},
     ),
+    "busy-replay": (
+        "retry-after",
+        lambda c: {**POST, "sending": [2, 3, 4], "value": c.choice(["30", "600"])},
+    ),
+    "refused-upload": (
+        "refuse",
+        lambda c: {"path": "/api/v1/files/upload/*", "status": c.choice([400, 413, 502])},
+    ),
     "page-after-read": (
         "answer-after",
         lambda c: {"path": "/v1/tasks*", "status": 502, "body": PAGE},
@@ -103,6 +111,8 @@ def draw_service_faults(night: Night) -> list[str]:
     """Let the service misbehave in a few ways; return their names."""
     chance, sandbox = night.chance, night.sandbox
     names = chance.sample(sorted(KINDS), chance.randint(0, 6))
+    if {"refused-replay", "busy-replay"} & {*names} and "drop-after" not in names:
+        names.append("drop-after")  # without a lost answer nothing is sent again
     night.count_faults()
     sandbox.clear_faults()
     drawn = []

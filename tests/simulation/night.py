@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from datetime import datetime, tzinfo
 from importlib import import_module
@@ -206,7 +206,7 @@ class Night:
         # A server that keeps no keys would be paid again for a replay.
         how: dict[str, Any] = {} if self.features.idempotency else {"replays": 0}
         # The only task that fits is taken for ours where nobody else makes any.
-        if self.neighbour is None and chance.random() < 0.2 and self.may("adopt single"):
+        if self.neighbour is None and chance.random() < 0.3 and self.may("adopt single"):
             how["adopt"] = "single"
         self.policy = RetryPolicy(**how)
 
@@ -232,6 +232,13 @@ class Night:
         if self.neighbour is not None:
             self.world.kill(self.neighbour)
             self.neighbour = None
+
+    @property
+    def made(self) -> Sized:
+        """Return all tasks of the service, to count them at each step."""
+        service: Any = self.sandbox._service
+        made: Sized = service.world.tasks
+        return made
 
     @property
     def tasks(self) -> list[SandboxTask]:

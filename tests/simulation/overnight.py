@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import struct
 from contextlib import closing
 from decimal import Decimal
 from typing import Any
+
+import attrs
 
 from happyhorse_async import Budget, HappyHorseError, ImageToVideo
 from happyhorse_async._rules.lifecycle import AT_STAKE
@@ -23,6 +26,10 @@ from tests.simulation.night import Night, leftovers_of
 HOPELESS = "hopeless"
 """The id of a row that no video can be made of."""
 MOST_LIVES = 5
+FRAME = (
+    b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 300, 300, 8, 2, 0, 0, 0, 0)
+)
+"""The head of the smallest first frame that the service takes; what follows makes it another."""
 PRICE = Decimal("22.848")
 """Credits of the shortest video, by the public rule of 2026-10-10."""
 
@@ -37,7 +44,10 @@ class Overnight(Night):
         chance = self.chance
         self.place = self.folder / "videos"
         self.outcomes: dict[str, Any] = {}
+        self.local: set[str | None] = set()
+        """Ids of rows whose first frames are files of ours, and have to be uploaded."""
         self.jobs = self._manifest()
+        self._local_images()
         self.wanted = {_name(job): job for job in self.jobs}
         """All that was ever in the manifest."""
         self.cap = self.size * 3 // 5
@@ -81,6 +91,18 @@ class Overnight(Night):
     def _manifest(self) -> list[Job]:
         return [_job(n, seed=n + 1) for n in range(self.size)]
 
+    def _local_images(self) -> None:
+        """Let a few rows have files of ours for their first frames."""
+        chance = self.chance
+        rows = chance.sample(range(self.size), min(self.size, 3))
+        if chance.random() < 0.3 and self.may("local images"):
+            for row in rows:
+                frame = self.folder / f"frame-{row}.png"
+                frame.write_bytes(FRAME + bytes([row % 256]))
+                job = self.jobs[row]
+                self.jobs[row] = Job(attrs.evolve(job.request, image=frame), id=job.id)
+                self.local.add(job.id)
+
     def _edit(self) -> None:
         """Edit the manifest between two runs: other rows, another order, another wish for an id."""
         chance = self.chance
@@ -122,8 +144,15 @@ class Overnight(Night):
         self.world.note(f"{name} begins: {how} after {after} steps")
         self.visited.add(f"ends by {how}")
         work = self._run(how, loop, after)
-        self.world.run(loop, work, until=lambda: how == "kill" and loop.steps >= after)
-        if how == "kill" and loop.steps >= after:
+        # A process dies anywhere, and at the worst moment: the answer to a task is on its way.
+        made = len(self.made) + chance.randint(1, self.size)
+        aimed = how == "kill" and chance.random() < 0.4 and self.may("life:kill:paid")
+
+        def dies() -> bool:
+            return how == "kill" and (len(self.made) >= made if aimed else loop.steps >= after)
+
+        self.world.run(loop, work, until=dies)
+        if dies():
             self.kill(loop)
         else:
             self.world.settle(5)
@@ -248,7 +277,7 @@ class Overnight(Night):
             # what was lost stays in doubt until somebody decides.
             return not self.features.idempotency
         if outcome.state == JobState.FAILED and outcome.error.charged == "no":
-            return "refused" in self.faults
+            return "refused" in self.faults or outcome.id in self.local
         return self.days_off
 
     def _in_the_ledger(self) -> set[str]:
