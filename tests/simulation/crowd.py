@@ -52,7 +52,7 @@ class Crowd(Night):
         chance = self.chance
         self.calls = 0
         """Calls that may have paid for a task."""
-        count = chance.randint(2, max(4, min(10, self.size)))
+        count = 1 if self.one_by_one else chance.randint(2, max(4, min(10, self.size)))
         self.wishes = [
             Wish(
                 number=n,
@@ -107,12 +107,10 @@ class Crowd(Night):
                     cancelled, when = self.chance.random() < 0.25, self.chance.uniform(0, 400)
                     if cancelled and self.may("a caller is cancelled"):
                         asyncio.get_running_loop().call_later(when, caller.cancel)
-                stopped, when = self.chance.random() < 0.3, self.chance.uniform(0, 400)
-                if stopped and self.may("the program is stopped"):
-                    for caller in callers:
-                        asyncio.get_running_loop().call_later(when, caller.cancel)
-            await asyncio.gather(*callers, return_exceptions=True)
-            orphans = list(session.orphans)
+            if callers:
+                await asyncio.wait(callers, timeout=self._until_stopped(callers, disturbed))
+        await asyncio.gather(*callers, return_exceptions=True)
+        orphans = list(session.orphans)
         for orphan in orphans:
             wish = next(wish for wish in self.wishes if wish.key == orphan.idempotency_key)
             wish.task_id = wish.task_id or orphan.task_id
@@ -122,6 +120,21 @@ class Crowd(Night):
             error = None if caller.cancelled() else caller.exception()
             if error is not None:
                 raise error
+
+    def _until_stopped(self, callers: list[asyncio.Task[None]], disturbed: bool) -> float | None:
+        """Let the program be stopped: all callers are cancelled, or their session closes under
+        them; return when it closes.
+        """
+        how = self.chance.choice(["", "", "cancelled", "closed"]) if disturbed else ""
+        when = self.chance.uniform(0, self.chance.choice([10, 60, 400]))
+        if not how or not self.may(f"all callers are {how}"):
+            return None
+        self.visited.add(f"all callers are {how}")
+        if how == "closed":
+            return when
+        for caller in callers:
+            asyncio.get_running_loop().call_later(when, caller.cancel)
+        return None
 
     def _all_known(self, orphans: list[str], before: set[str]) -> None:
         """Check that a session that was closed in peace left no task that nobody was told of."""

@@ -49,7 +49,12 @@ KINDS: dict[str, tuple[str, Details]] = {
     ),
     "busy-replay": (
         "retry-after",
-        lambda c: {**POST, "sending": [2, 3, 4], "value": c.choice(["30", "600"])},
+        lambda c: {
+            **POST,
+            "sending": [2, 3, 4],
+            "value": c.choice(["30", "600"]),
+            "probability": 0.8,
+        },
     ),
     "refused-upload": (
         "refuse",

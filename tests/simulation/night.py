@@ -25,6 +25,7 @@ from typing import Any
 import anyio._backends._asyncio as anyio_asyncio
 
 from happyhorse_async import HappyHorseError, Limits, Polling, RetryPolicy, Session, Timeouts
+from happyhorse_async._submitter import shared
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from happyhorse_async.sandbox._sandbox_task import SandboxTask
 from happyhorse_async.webhooks import Webhooks
@@ -141,6 +142,9 @@ class Night:
     def service(self) -> dict[str, Any]:
         """Return the service's settings."""
         self.features = draw_features(self)
+        life = self.chance.choice([60, 300, 1500])
+        # Only then a lost task can be told from all others, see `adopt`.
+        self.one_by_one = self.chance.random() < 0.15 and self.may("one by one")
         return {
             "features": self.features,
             "video": "stub",
@@ -149,7 +153,7 @@ class Night:
             "files_port": PORTS[1],
             "start": self.world.wall(),
             "real": lambda: self.world.now,
-            "task_seconds": self.chance.choice([60, 300, 1500]),
+            "task_seconds": 60 if self.one_by_one else life,
         }
 
     def may(self, trouble: str) -> bool:
@@ -206,14 +210,15 @@ class Night:
         # A server that keeps no keys would be paid again for a replay.
         how: dict[str, Any] = {} if self.features.idempotency else {"replays": 0}
         # The only task that fits is taken for ours where nobody else makes any.
-        if self.neighbour is None and chance.random() < 0.3 and self.may("adopt single"):
+        likely = 0.8 if self.one_by_one else 0.3
+        if self.neighbour is None and chance.random() < likely and self.may("adopt single"):
             how["adopt"] = "single"
         self.policy = RetryPolicy(**how)
 
     def neighbours(self) -> None:
         """Let another session use the same account, for tasks that look much the same."""
         count = self.chance.choice([0, 0, 1, 3])
-        if count and self.may("a neighbour"):
+        if count and not self.one_by_one and self.may("a neighbour"):
             self.policy, self.at_once = RetryPolicy(), 8
             self.neighbour = self.world.process("neighbour")
             self.world.start(self.neighbour, self._neighbour(count))
@@ -321,6 +326,7 @@ class Night:
         """
         self.kills += 1
         self.world.kill(loop)
+        shared._SESSIONS.clear()  # what one process knows of its sessions dies with it
         grave = self.folder.with_name(f"{self.folder.name}-grave-{self.kills}")
         self.folder.rename(grave)
         self.graves.append(grave)

@@ -26,9 +26,7 @@ from tests.simulation.night import Night, leftovers_of
 HOPELESS = "hopeless"
 """The id of a row that no video can be made of."""
 MOST_LIVES = 5
-FRAME = (
-    b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 300, 300, 8, 2, 0, 0, 0, 0)
-)
+FRAME = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 300, 300, 8, 2, 0, 0, 0, 0)
 """The head of the smallest first frame that the service takes; what follows makes it another."""
 PRICE = Decimal("22.848")
 """Credits of the shortest video, by the public rule of 2026-10-10."""
@@ -195,7 +193,9 @@ class Overnight(Night):
         async with (
             self.session(**where) as session,
             session.batch(
-                self.place, max_in_flight=max(2, self.size // 3), budget=self.budget
+                self.place,
+                max_in_flight=1 if self.one_by_one else max(2, self.size // 3),
+                budget=self.budget,
             ) as batch,
         ):
             caller = asyncio.create_task(self.call_back(session)) if called_back else None
