@@ -44,8 +44,8 @@ class FolderLock:
     process has ended, so its copy is closed as soon as it exists.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK_NAME
+    def __init__(self, folder: Path, *, name: str = LOCK_NAME) -> None:
+        self._path = folder / name
         self._descriptor: int | None = None
         _LOCKS.add(self)
 

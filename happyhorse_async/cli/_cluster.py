@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,7 @@ from ._options import (
     Yes,
 )
 from ._signals import calling_on_signals
+from ._standing import span
 
 if TYPE_CHECKING:
     from ..batch import Outcome
@@ -43,7 +45,8 @@ Link = Annotated[
     typer.Option(
         "--database",
         envvar="HAPPYHORSE_DATABASE",
-        help="The database, like postgresql://user@host/name; one for each batch.",
+        help="The database, like postgresql://user@host/name; one for each batch. "
+        "For a quick try on one machine, sqlite:///file.db.",
     ),
 ]
 SomeOut = Annotated[
@@ -214,7 +217,10 @@ def status(
             await _watch(cluster)
             return Exit.DONE
         facts = await cluster.overview()
-        put(facts.to_dict() if as_json else "\n".join(lines_of(facts)))
+        lines = lines_of(facts)
+        if facts.missing is None:
+            lines.append(f"{facts.out} cannot be seen from here: saved videos may be missing")
+        put(facts.to_dict() if as_json else "\n".join(lines))
         return Exit.DONE
 
     run(work, as_json=as_json)
@@ -233,6 +239,9 @@ def report(
         str,
         typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas."),
     ] = "html,jsonl,csv",
+    title: Annotated[
+        str | None, typer.Option("--title", help="The gallery's title; by default the folder's.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write what became of every job beside the videos, as `batch report` does.
@@ -242,7 +251,7 @@ def report(
 
     async def work() -> int:
         kinds = tuple(word.strip() for word in kind.split(",") if word.strip())
-        for path in await _cluster(database).write_reports(kinds, out=out):
+        for path in await _cluster(database).write_reports(kinds, out=out, title=title):
             put({"path": str(path)} if as_json else str(path))
         return Exit.DONE
 
@@ -262,7 +271,10 @@ def _cluster(database: str) -> Cluster:
             "no database was given",
             next_step="Say --database postgresql://user@host/name, or set HAPPYHORSE_DATABASE.",
         )
-    return Cluster(database)
+    cluster = Cluster(database)
+    if cluster.caveat:
+        say(f"note: {cluster.caveat}")
+    return cluster
 
 
 def _tell(told: Enqueued, *, as_json: bool) -> None:
@@ -301,7 +313,7 @@ async def _watch(cluster: Cluster) -> None:
 
     with Live(console=Console(stderr=True), auto_refresh=False) as live:
         while True:
-            facts = await cluster.overview()
+            facts = await cluster.overview(look=False)
             live.update(Text("\n".join(lines_of(facts))), refresh=True)
             if not facts.left:
                 return
@@ -324,8 +336,11 @@ def lines_of(facts: ClusterOverview) -> list[str]:
             f"{limits.rate or 'no'} submissions a second"
         )
     lines += [f"  {count:,} x {code}" for code, count in totals.failures.items()]
-    if totals.dying:
-        lines.append(f"  {totals.dying:,} links die within two hours, and are not fetched yet")
+    if totals.dying and totals.first_death is not None:
+        first = span(totals.first_death - time.time())
+        lines.append(f"  links about to die: {totals.dying:,}, the first in {first}")
+    if facts.missing:
+        lines.append(f"  not in their place any more, or not whole: {facts.missing:,} saved videos")
     if not facts.workers:
         lines.append("no worker: start one with `happyhorse cluster work`")
     for worker in facts.workers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import attrs
 import pytest
 from typer.testing import CliRunner
@@ -18,12 +20,15 @@ from happyhorse_async.integrations.dbos import (
     ClusterOverview,
     WorkerFacts,
 )
-from happyhorse_async.integrations.dbos._database import _FIXED, check_url, cluster_queries
+from happyhorse_async.integrations.dbos._connection import check_url, cluster_queries
+from happyhorse_async.integrations.dbos._database import _FIXED
 from happyhorse_async.integrations.dbos._places import folder_of, place_of
 
 OVERVIEW = ClusterOverview(
     out="/videos",
-    totals=Totals(states={JobState.SAVED: 3, JobState.RUNNING: 2}, dying=1, failures={"x": 1}),
+    totals=Totals(
+        states={JobState.SAVED: 3, JobState.RUNNING: 2}, dying=1, first_death=0.0, failures={"x": 1}
+    ),
     per_hour=60.0,
     workers=(
         WorkerFacts(
@@ -40,15 +45,22 @@ OVERVIEW = ClusterOverview(
     ),
     limits=ClusterLimits(unfinished=100, rate=5.0, budget=7_000_000),
     left=2,
+    missing=4,
 )
 
 
-def test_sqlite_is_refused_with_what_to_take_instead() -> None:
-    """SQLite is for a try on one machine, which `batch run` is; a cluster says so."""
-    with pytest.raises(ConfigurationError, match="batch run"):
-        Cluster("sqlite:///videos.sqlite")
-    with pytest.raises(ConfigurationError, match="postgresql://"):
-        Cluster("videos")
+def test_a_database_is_named_by_a_link_to_postgresql_or_to_a_file_of_sqlite() -> None:
+    """SQLite is for a quick try, which is said; nothing lies in memory, where nobody finds it."""
+    assert not Cluster("postgresql://host/name").caveat
+    quick = Cluster("sqlite:///videos.db")
+    assert quick.url == f"sqlite:///{os.path.abspath('videos.db')}"
+    assert "quick try: one machine, one worker" in quick.caveat
+    for other in ("videos", "mysql://host/name"):
+        with pytest.raises(ConfigurationError, match=r"postgresql://.*sqlite:///"):
+            Cluster(other)
+    for other in ("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+aiosqlite:///a.db"):
+        with pytest.raises(ConfigurationError, match=r"sqlite:///file\.db"):
+            Cluster(other)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
@@ -83,7 +95,8 @@ def test_status_says_what_people_must_know() -> None:
         "2 running",
         "of 7",
         "100 unfinished",
-        "1 links die",
+        "links about to die: 1, the first in",
+        "not whole: 4 saved videos",
         "is dead",
         "1 x x",
     ):

@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..._downloader.destinations import is_object_link
+from ..._rules.lifecycle import JobState
 from ..._rules.prices import to_credits
 from ...batch._admission import Input
 from ...batch._database import STORE, Database
 from ...batch._outcome import Outcome, Totals
 from ...batch._videos import VideoFolder
 from ...batch.report import PACE_SECONDS, write_reports_of
-from ...errors import ConfigurationError, LedgerError
-from ._database import WORKER_LOCKS, ClusterDatabase, LostError, check_url, cluster_errors
+from ...errors import ConfigurationError, HappyHorseError, LedgerError
+from ._connection import LostError, check_url, cluster_errors
+from ._database import ClusterDatabase
 from ._ledger import ClusterLedger
 from ._places import folder_of, place_of, videos_at
+from ._sqlite import QUICK_TRY, is_sqlite
 from ._values import ClusterLimits, Enqueued, WorkerFacts, WorkerOptions
 
 if TYPE_CHECKING:
@@ -50,6 +53,9 @@ class ClusterOverview:
     limits: ClusterLimits
     left: int
     """Jobs that have not ended."""
+    missing: int | None = 0
+    """Saved videos that are not in their place any more, or not with their size; None: their place
+    was not looked at, or cannot be seen from here."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -64,6 +70,7 @@ class ClusterOverview:
             "failures": dict(totals.failures),
             "links_about_to_die": totals.dying,
             "first_death": totals.first_death,
+            "missing": self.missing,
             "per_hour": round(self.per_hour, 1),
             "limits": {
                 "unfinished": limits.unfinished,
@@ -75,13 +82,18 @@ class ClusterOverview:
 
 
 class Cluster:
-    """A batch in a PostgreSQL database. One database holds one batch, as one folder does."""
+    """A batch in a PostgreSQL database. One database holds one batch, as one folder does.
+
+    For a quick try it may be a file of SQLite, which one worker at a time works on.
+    """
 
     def __init__(self, database: str) -> None:
-        """Take a link like `postgresql://user@host/name`; raises `ConfigurationError` for
-        others.
+        """Take a link like `postgresql://user@host/name`, or `sqlite:///file.db`; raises
+        `ConfigurationError` for others.
         """
         self.url: str = check_url(database)
+        self.caveat: str = QUICK_TRY if is_sqlite(self.url) else ""
+        """What its user must know of this kind of database, in one sentence; may be empty."""
 
     async def set_limits(
         self,
@@ -128,10 +140,15 @@ class Cluster:
             async with self._entering(opened.place, strangers=opened.strangers) as enqueuer:
                 return await asyncio.to_thread(opened.copy_to, enqueuer)
 
-    async def overview(self) -> ClusterOverview:
-        """Read how the cluster stands, also while it works."""
+    async def overview(self, *, look: bool = True) -> ClusterOverview:
+        """Read how the cluster stands, also while it works.
+
+        With `look` it is counted too which saved videos are not in their place any more.
+        """
         async with self._open() as ledger:
-            return await ledger.call(lambda database: _overview(ledger.database))
+            facts = await ledger.call(lambda database: _overview(ledger.database))
+            missing = await _missing(ledger, facts) if look else None
+            return attrs.evolve(facts, missing=missing)
 
     async def write_reports(
         self,
@@ -139,10 +156,13 @@ class Cluster:
         *,
         out: Path | None = None,
         verify: bool = False,
+        title: str | None = None,
     ) -> list[Path]:
         """Write what became of every job, as a batch does; return the files' paths.
 
-        They lie beside the videos, or in `out`; those of an object store's videos lie here.
+        They lie beside the videos, or in `out`; those of an object store's videos lie here. With
+        `verify` every video is read, and its digest counts too. The gallery's `title` is the
+        folder's name unless it is given.
         """
         async with self._open() as ledger:
             place = await _place(ledger, None)
@@ -150,7 +170,7 @@ class Cluster:
 
             def write(database: Database) -> list[Path]:
                 database.videos = videos_at(place)
-                return write_reports_of(database, folder, kinds, verify=verify)
+                return write_reports_of(database, folder, kinds, verify=verify, title=title)
 
             return await ledger.call(write)
 
@@ -233,16 +253,45 @@ def _overview(database: ClusterDatabase) -> ClusterOverview:
             out=database.fact(OUT) or "",
             totals=database.totals(),
             per_hour=3600 * database.ended_since(now - PACE_SECONDS) / PACE_SECONDS,
-            workers=tuple(
-                WorkerFacts(**dict(zip(WORKER_COLUMNS, row, strict=True)))
-                for row in database.rows("workers", WORKER_LOCKS)
-            ),
+            workers=tuple(database.workers()),
             limits=database.limits(),
             left=database.left_to_do(),
         )
 
 
-WORKER_COLUMNS = tuple(field.name for field in attrs.fields(WorkerFacts))
+async def _missing(ledger: ClusterLedger, facts: ClusterOverview) -> int | None:
+    """Count the saved videos that are not there, a page at a time, so that nobody waits for it."""
+    if not facts.totals.states.get(JobState.SAVED):
+        return 0
+    try:
+        videos = await asyncio.to_thread(_looked_at, facts.out)
+    except HappyHorseError:
+        return None
+    if videos is None:
+        return None
+    count, after = 0, 0
+    while True:
+
+        def look(database: Database, after: int = after) -> tuple[int | None, list[str]]:
+            database.videos = videos
+            return database.missing(after)
+
+        further, ids = await ledger.call(look)
+        count += len(ids)
+        if further is None:
+            return count
+        after = further
+
+
+def _looked_at(place: str) -> VideoFolder | None:
+    """Return the videos of a place as they lie there; None for a folder that is not on this
+    machine.
+    """
+    if not is_object_link(place) and not Path(place).is_dir():
+        return None
+    videos = videos_at(place)
+    videos.look()
+    return videos
 
 
 async def _place(ledger: ClusterLedger, out: str | os.PathLike[str] | None) -> str:

@@ -12,47 +12,40 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from enum import Enum
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import attrs
 import psycopg
-from psycopg.errors import DeadlockDetected, SerializationFailure
 
 from ..._budget import DEARNESS
 from ..._rules.lifecycle import JobState
 from ..._rules.prices import to_credits, to_millionths
 from ...batch._database import Change, Database
-from ...batch._jobs import CHANGES, COLUMNS, JobRow
+from ...batch._jobs import CHANGES, JobRow
 from ...batch._late_charges import DEARNESS_FACT, dearness_of
-from ...batch._queries import named_queries
 from ...batch._videos import VideoFolder
-from ...errors import BudgetExceededError, ConfigurationError, LedgerError
-from ._values import ClusterLimits
+from ...errors import BudgetExceededError, LedgerError
+from ._connection import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    SCHEMA,
+    LostError,
+    cluster_errors,
+    cluster_queries,
+    connect,
+    over,
+)
+from ._values import ClusterLimits, WorkerFacts
 
 logger = logging.getLogger("happyhorse_async")
 
-SCHEMA = "happyhorse"
 VERSION = "1"
-MIGRATION_LOCK = 0x48485232
-"""The advisory lock under which the tables are made."""
-WORKER_LOCKS = MIGRATION_LOCK + 1
-"""The first half of each worker's lock; the second is the worker's number."""
-ENTER_LOCK = MIGRATION_LOCK + 2
-"""Held by whoever enters jobs, until they are committed."""
-DEAD_LINE = (
-    "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3 "
-    "-c tcp_user_timeout=15000 -c idle_in_transaction_session_timeout=20000"
-)
-"""Options of our connections, so that the server notices within 15 s that a machine is gone."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
-"""Seconds between attempts to reach a database that was lost."""
+WORKER_COLUMNS = tuple(f.name for f in attrs.fields(WorkerFacts) if f.name != "alive")
 LONGEST_TASK = 3600.0
 """Seconds for which a task of unknown fate counts as unfinished."""
 BORN_AGAIN = (
@@ -85,17 +78,6 @@ class Admittance(Enum):
     """Another worker has the job, or another request has replaced it."""
 
 
-class _Connection:
-    """A connection that takes the placeholders of SQLite, for the queries of `Database`."""
-
-    def __init__(self, raw: psycopg.Connection[Any]) -> None:
-        self.raw = raw
-
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
-        """Run a statement."""
-        return self.raw.execute(sql.replace("?", "%s").encode(), values or None)
-
-
 class ClusterDatabase(Database):
     """An open database, over one connection."""
 
@@ -109,48 +91,38 @@ class ClusterDatabase(Database):
         self._sql = cluster_queries()
         self._closing = threading.Event()
         with cluster_errors():
-            self._db: Any = _Connection(connect(url))
-            self._db.raw.autocommit = True
+            self._db: Any = connect(url)
             self._prepare()
             self.batch_id = str(self.fact("batch") or "")
 
     @classmethod
-    def over(cls, raw: psycopg.Connection[Any], videos: VideoFolder) -> ClusterDatabase:
+    def over(cls, raw: Any, videos: VideoFolder) -> ClusterDatabase:
         """Use somebody else's connection, whose transactions are theirs."""
         self = cls.__new__(cls)
         self.url, self.worker, self.path, self.lost = "", 0, Path(SCHEMA), set()
         self.videos = videos
         self._sql, self._closing = cluster_queries(), threading.Event()
-        self._db = _Connection(raw)
-        self._db.execute(f"SET LOCAL search_path = {SCHEMA}")
+        self._db = over(raw)
         self.batch_id = str(self.fact("batch") or "")
         return self
 
-    def _prepare(self) -> bool:
+    def _prepare(self) -> None:
         """Make the tables when there are none."""
-        raw = self._db.raw
-        with raw.transaction():
-            raw.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
-            fresh = raw.execute("SELECT to_regnamespace(%s) IS NULL", (SCHEMA,)).fetchone()[0]
-            if fresh:
-                raw.execute(f"CREATE SCHEMA {SCHEMA}")
-                raw.execute(self._sql["schema-1"])
-                raw.execute(
-                    "INSERT INTO facts VALUES ('batch', %s), ('version', %s)",
-                    (os.urandom(16).hex(), VERSION),
-                )
+        with self._db.transaction():
+            if self._db.make_tables(self._sql["schema-1"]):
+                self.set_fact("batch", os.urandom(16).hex())
+                self.set_fact("version", VERSION)
             elif self.fact("version") != VERSION:
                 raise LedgerError(
                     f"the schema {SCHEMA} of this database was not made by this version of the "
                     "package",
                     next_step="Upgrade happyhorse-async, or use another database.",
                 )
-        return bool(fresh)
 
     def close(self, fold: bool = True) -> None:
         """Close the connection, and wait for a lost database no longer."""
         self._closing.set()
-        self._db.raw.close()
+        self._db.close()
 
     def hurry(self) -> None:
         """Nothing: `give_up` ends the waiting."""
@@ -175,7 +147,7 @@ class ClusterDatabase(Database):
         pause = FIRST_PAUSE
         while True:
             try:
-                with cluster_errors(), self._db.raw.transaction():
+                with cluster_errors(), self._db.transaction():
                     before = self._money(changes)
                     self._write(changes)
                     results = [call(self) for call in calls]
@@ -194,16 +166,15 @@ class ClusterDatabase(Database):
                 self._reconnect()
 
     def _reconnect(self) -> None:
-        if not self._db.raw.closed and not self._db.raw.broken:
+        if self._db.usable:
             return
         try:
-            raw = connect(self.url)
-            raw.autocommit = True
+            found = connect(self.url)
         except psycopg.Error as error:
             logger.debug("the database cannot be reached: %s", error)
             return
-        self._db.raw.close()
-        self._db = _Connection(raw)
+        self._db.close()
+        self._db = found
 
     def _write(self, changes: Sequence[Change]) -> None:
         rows: dict[str, list[Sequence[Any]]] = {}
@@ -314,6 +285,23 @@ class ClusterDatabase(Database):
         self._db.execute(self._sql["count-money"])
         return ids
 
+    def slots(self, lead: float, span: float) -> tuple[float, float]:
+        """Take places in the row of submissions; return their beginning and the time now."""
+        [(start, now)] = self.rows("slots", lead, span, span)
+        return start, now
+
+    def enter_alone(self) -> None:
+        """Let nobody else enter jobs until this transaction is committed."""
+        self._db.enter_alone()
+
+    def workers(self) -> list[WorkerFacts]:
+        """Return the workers, dead ones too whose jobs nobody has taken over yet."""
+        living = self._db.living()
+        return [
+            WorkerFacts(**dict(zip(WORKER_COLUMNS, row, strict=True)), alive=row[0] in living)
+            for row in self.rows("workers")
+        ]
+
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run a query, and return its rows."""
         return list(self._db.execute(self._sql[query], values).fetchall())
@@ -392,71 +380,7 @@ def credits_of(given: float | str) -> Decimal:
     return Decimal(str(Budget(credits=str(given)).credits))
 
 
-# --- connections and errors -----------------------------------------------------------------------
-
-
-class LostError(Exception):
-    """The connection is gone, or the server asks to do the transaction again."""
-
-
-@contextmanager
-def cluster_errors() -> Iterator[None]:
-    """Turn psycopg's errors into ours, in this one place."""
-    try:
-        yield
-    except (DeadlockDetected, SerializationFailure) as error:
-        raise LostError(error) from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise LostError(error) from error
-    except psycopg.Error as error:
-        raise LedgerError(
-            f"the cluster's database cannot be used: {error}", charged="unknown"
-        ) from error
-
-
-def connect(url: str) -> psycopg.Connection[Any]:
-    """Open a connection that sees the cluster's tables."""
-    return psycopg.connect(url, **connection_settings())
-
-
-def connection_settings() -> dict[str, Any]:
-    """Return what a connection needs beside its URL."""
-    return {
-        "options": f"-c search_path={SCHEMA} {DEAD_LINE}",
-        "connect_timeout": 5,
-        "application_name": "happyhorse",
-        "keepalives_idle": 5,
-        "keepalives_interval": 3,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 15000,
-    }
-
-
-def check_url(url: str) -> str:
-    """Return a database's URL as psycopg takes it; raises `ConfigurationError` for another kind."""
-    scheme, mark, rest = url.partition("://")
-    if scheme.startswith("sqlite"):
-        raise ConfigurationError(
-            "a cluster needs PostgreSQL: SQLite has neither locks that end with their owner nor "
-            "many writers. For a quick try on one machine, `happyhorse batch run` keeps its ledger "
-            "in SQLite, and `cluster enqueue --from` takes its folder over later",
-        )
-    if not mark or scheme.split("+")[0] not in ("postgresql", "postgres"):
-        raise ConfigurationError(
-            f"--database: expected a link like postgresql://user@host/name, got {scheme}:..."
-        )
-    return f"postgresql://{rest}"
-
-
 # --- SQL ------------------------------------------------------------------------------------------
-
-
-@cache
-def cluster_queries() -> dict[str, str]:
-    """Return all queries by name."""
-    text = files(__package__).joinpath("cluster.sql").read_text("utf-8")
-    columns = ", ".join(f"j.{name}" for name in COLUMNS)
-    return {name: sql.replace("{columns}", columns) for name, sql in named_queries(text).items()}
 
 
 def type_of(column: str) -> str:

@@ -31,8 +31,10 @@ from ...batch._identity import key_of
 from ...batch._jobs import Job, JobRow
 from ...batch._videos import VideoFolder
 from ...errors import DestinationExistsError, InvalidRequestError
-from ._database import ENTER_LOCK, ClusterDatabase, LostError, cluster_errors
+from ._connection import LostError, cluster_errors
+from ._database import ClusterDatabase
 from ._ledger import ClusterLedger
+from ._sqlite import engine_of, is_sqlite
 from ._values import Enqueued, RefusedRow
 from ._worker import APPLICATION, APPLICATION_VERSION, OWED, QUEUE, WORKFLOW
 
@@ -58,7 +60,7 @@ class Enqueuer:
         self.videos = videos
         self._run = run
         self._intake = Intake(ledger)
-        self._engine = sqlalchemy.create_engine(_sqlalchemy(url), pool_size=2)
+        self._engine = _engine(url)
         self._client = DBOSClient(system_database_engine=self._engine, application_name=APPLICATION)
 
     def close(self) -> None:
@@ -127,7 +129,7 @@ class Enqueuer:
         raw: Any = connection.connection.driver_connection
         database = ClusterDatabase.over(raw, self.videos)
         # Who enters the same rows at this moment waits, and finds them entered.
-        database.rows("enter-alone", ENTER_LOCK)
+        database.enter_alone()
         return database
 
     def queue(
@@ -174,8 +176,10 @@ def prepare(url: str) -> None:
     run_dbos_database_migrations(system_database_url=url)
 
 
-def _sqlalchemy(url: str) -> str:
-    return "postgresql+psycopg://" + url.partition("://")[2]
+def _engine(url: str) -> sqlalchemy.Engine:
+    if is_sqlite(url):
+        return engine_of(url)
+    return sqlalchemy.create_engine("postgresql+psycopg://" + url.partition("://")[2], pool_size=2)
 
 
 async def _grouped(requests: Input) -> AsyncGenerator[list[ImageToVideo | Job], None]:

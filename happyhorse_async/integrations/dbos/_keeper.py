@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,13 +20,16 @@ from typing import Any
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
-from ._database import (
+from ..._edges.folder_lock import FolderLock
+from ...errors import LedgerError
+from ._connection import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
     WORKER_LOCKS,
     cluster_queries,
     connection_settings,
 )
+from ._sqlite import QUICK_TRY, SqliteConnection, is_sqlite, lock_of, path_of
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -34,6 +38,9 @@ ROUND = 2.0
 GRACE = 12.0
 """Seconds after a start of the database in which nobody is taken for dead: all have lost their
 locks, and those that live take them again."""
+
+GLANCE = 0.05
+"""Seconds between attempts to get a file's lock."""
 
 _YOUNG = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8 < ?"
 
@@ -70,7 +77,7 @@ class Keeper:
                 await self._round()
                 pause = FIRST_PAUSE
                 await asyncio.sleep(ROUND)
-            except (psycopg.Error, SQLAlchemyError, OSError) as error:
+            except (psycopg.Error, sqlite3.Error, SQLAlchemyError, OSError) as error:
                 logger.debug("the others cannot be looked at now: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)
@@ -138,3 +145,58 @@ class Keeper:
         cursor = await self._connection.execute(sql, values)
         row = await cursor.fetchone() if told else ()
         return tuple(row or ())
+
+
+class LoneKeeper(Keeper):
+    """The keeper of a file of SQLite: its lock is for one worker, so all others are dead."""
+
+    async def enter(self) -> None:
+        """Get the lock and a number; raises `LedgerError` when another worker has the file."""
+        self._lock_file, self._file = await asyncio.to_thread(self._take)
+        now = time.time()
+        row = await self._row("add-worker", socket.gethostname(), os.getpid(), now, now)
+        self.id = int(row[0])
+
+    async def aclose(self, *, finished: bool = False) -> None:
+        """Let go of the file; unless all is `finished`, the next worker takes over the rest."""
+        if not self.id:
+            return
+        with suppress(sqlite3.Error):
+            if finished:
+                await self._row("drop-worker", self.id)
+        self._file.close()
+        self._lock_file.release()
+
+    def _take(self) -> tuple[FolderLock, SqliteConnection]:
+        lock = lock_of(path_of(self._url))
+        for patience in (*[GLANCE] * 10, None):
+            try:
+                lock.take()
+                break
+            except LedgerError as error:
+                if patience is None:
+                    raise LedgerError(
+                        f"{path_of(self._url)} has its one worker: {lock.holder()}. {QUICK_TRY}"
+                    ) from error
+                # Whoever looks at the state holds the lock for an instant.
+                time.sleep(patience)
+        try:
+            return lock, SqliteConnection.to(self._url, one_thread=False)
+        except BaseException:
+            lock.release()
+            raise
+
+    async def _round(self) -> None:
+        await self._row("note-worker", time.time(), self.in_hand, self.adopted, self.word, self.id)
+        while row := await self._row("SELECT id FROM workers WHERE id <> ? LIMIT 1", self.id):
+            await self._bury(row[0])
+
+    async def _row(self, query: str, *values: Any, told: bool = True) -> tuple[Any, ...]:
+        sql = cluster_queries().get(query, query)
+        rows = await asyncio.to_thread(lambda: self._file.execute(sql, values).fetchall())
+        return tuple(rows[0]) if rows else ()
+
+
+def keeper_of(url: str, adopt: Callable[[int], Awaitable[int]]) -> Keeper:
+    """Return the keeper for a database's link."""
+    return (LoneKeeper if is_sqlite(url) else Keeper)(url, adopt)

@@ -12,13 +12,14 @@ import asyncio
 import logging
 import math
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import psycopg
 
-from ._database import FIRST_PAUSE, LONGEST_PAUSE, cluster_queries, connection_settings
+from ._connection import FIRST_PAUSE, LONGEST_PAUSE, cluster_queries, connection_settings
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -31,6 +32,9 @@ MOST_AHEAD = 0.5
 """Seconds of places that one worker takes at once: what it leaves empty when it dies."""
 LONGEST_LEAD = 1.0
 """Seconds into the future from which places are taken at most, for a slow database's sake."""
+
+Slots: TypeAlias = Callable[[float, float], Awaitable[tuple[float, float]]]
+"""Takes places: for how soon and how long, in seconds; tells their beginning and the time now."""
 
 
 @attrs.frozen
@@ -72,8 +76,10 @@ class Clocks:
 class AccountPace:
     """The row of submissions as one worker sees it. Belongs to one event loop."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, slots: Slots | None = None) -> None:
+        """`slots` takes places in a row where no connection to PostgreSQL can."""
         self._url = url
+        self._slots = slots or self._slots_over_postgres
         self.rate: float | None = None
         """Submissions a second over all workers; None: no limit."""
         self._clocks = Clocks()
@@ -133,18 +139,21 @@ class AccountPace:
         return bool(self._waiting)
 
     async def _take(self, count: int, apart: float) -> list[Slot]:
+        loop = asyncio.get_running_loop()
+        span, sent = count * apart, loop.time()
+        start, now = await self._slots(self._clocks.lead, span)
+        self._clocks.learn(sent, loop.time(), now)
+        first = start - self._clocks.ahead
+        return [Slot(first + n * apart, first + n * apart + TOLERANCE) for n in range(count)]
+
+    async def _slots_over_postgres(self, lead: float, span: float) -> tuple[float, float]:
         connection = self._connection
         if connection is None or connection.closed or connection.broken:
             connection = self._connection = await psycopg.AsyncConnection.connect(
                 self._url, autocommit=True, **connection_settings()
             )
-        loop = asyncio.get_running_loop()
         sql = cluster_queries()["slots"].replace("?", "%s").encode()
-        span, sent = count * apart, loop.time()
-        cursor = await connection.execute(sql, (self._clocks.lead, span, span))
+        cursor = await connection.execute(sql, (lead, span, span))
         row = await cursor.fetchone()
         assert row is not None, "the row has always its one number"  # noqa: S101
-        start, now = row
-        self._clocks.learn(sent, loop.time(), now)
-        first = start - self._clocks.ahead
-        return [Slot(first + n * apart, first + n * apart + TOLERANCE) for n in range(count)]
+        return row[0], row[1]

@@ -28,9 +28,10 @@ from ...batch._late_charges import LateCharges
 from ...batch._outcome import Outcome
 from ...batch._videos import VideoFolder
 from ...errors import ConfigurationError, LedgerError
-from ._keeper import Keeper
+from ._keeper import keeper_of
 from ._ledger import ClusterLedger
 from ._pace import AccountPace
+from ._sqlite import is_sqlite
 from ._values import ClusterLimits, WorkerOptions
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class Worker:
         self._videos = videos
         self._service = service
         self._told = told
-        self._keeper = Keeper(url, self._adopt)
-        self._pace = AccountPace(url)
+        self._keeper = keeper_of(url, self._adopt)
+        self._pace = AccountPace(url, self._slots if is_sqlite(url) else None)
         self._stopped = asyncio.Event()
         self._deadline: float | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -150,6 +151,10 @@ class Worker:
         )
         self._charges = self._follower.charges
         self._parts.submitter.ask_before_sending(self._pace.permit)
+
+    async def _slots(self, lead: float, span: float) -> tuple[float, float]:
+        taken: tuple[float, float] = await self._ledger.call_cluster("slots", lead, span)
+        return taken
 
     async def _take_limits(self) -> ClusterLimits:
         limits: ClusterLimits = await self._ledger.call_cluster("limits")

@@ -1,4 +1,5 @@
 -- The cluster's queries, for PostgreSQL 13 and newer. Those that `ledger.sql` has too have its names, and mean the same.
+-- `_sqlite.py` turns them into SQLite's words, so only what it knows of PostgreSQL's own is used here.
 -- Rows come as one JSON array, as there. Credits are whole millionths, times are Unix seconds.
 
 -- name: schema-1
@@ -77,7 +78,7 @@ SELECT min(r.started), (SELECT min(coalesce(j.accepted, 0)) FROM json_array_elem
 SELECT task_id FROM jobs WHERE task_id IS NOT NULL AND accepted >= ?;
 
 -- name: add-strangers
-INSERT INTO strangers (name) SELECT value FROM json_array_elements_text(?::json) ON CONFLICT DO NOTHING;
+INSERT INTO strangers (name) SELECT v.value FROM json_array_elements_text(?::json) AS v WHERE true ON CONFLICT DO NOTHING;
 
 -- name: begin-run
 INSERT INTO runs (pid, started) VALUES (?, ?) RETURNING number;
@@ -93,7 +94,7 @@ SELECT json_object_agg(d.path, d.sha256)::text FROM json_array_elements(?::json)
     ON d.path = v.value->>0 AND d.stamp = v.value->>1;
 
 -- name: keep-digests
-INSERT INTO digests (path, stamp, sha256) SELECT v.value->>0, v.value->>1, v.value->>2 FROM json_array_elements(?::json) AS v
+INSERT INTO digests (path, stamp, sha256) SELECT v.value->>0, v.value->>1, v.value->>2 FROM json_array_elements(?::json) AS v WHERE true
     ON CONFLICT (path) DO UPDATE SET stamp = excluded.stamp, sha256 = excluded.sha256;
 
 -- name: known
@@ -183,7 +184,7 @@ SELECT count(*) FROM jobs WHERE state IN ('submitting', 'running') OR (state = '
 
 -- name: standing
 -- Which of some jobs are in a worker's hands, and which of them have been let in already.
-SELECT seq, state = 'submitting' AND key = v.value->>1, superseded = 1 AND state = 'new'
+SELECT seq, state = 'submitting' AND jobs.key = v.value->>1, superseded = 1 AND state = 'new'
     FROM json_array_elements(?::json) AS v JOIN jobs ON jobs.seq = (v.value->>0)::bigint WHERE jobs.worker = ?;
 
 -- name: set-limits
@@ -194,7 +195,7 @@ UPDATE limits SET unfinished = CASE WHEN ? THEN ?::int ELSE unfinished END,
 SELECT unfinished, rate, budget, spent, reserved FROM limits;
 
 -- name: claim
-UPDATE jobs AS j SET worker = ? WHERE seq = ? RETURNING {columns};
+UPDATE jobs SET worker = ? WHERE seq = ? RETURNING {job};
 
 -- name: begin-again
 UPDATE jobs SET {sets}, attempt = attempt + 1, error = NULL WHERE seq = ?;
@@ -218,7 +219,7 @@ SELECT seq FROM jobs WHERE worker IS NOT NULL AND state NOT IN ('saved', 'failed
 
 -- name: draw
 -- Keys and workflows of jobs that are to be worked on: drawn once, so that the same job is the same workflow.
-UPDATE jobs SET key = coalesce(key, v.value->>1), workflow = v.value->>2, rounds = rounds + 1
+UPDATE jobs SET key = coalesce(jobs.key, v.value->>1), workflow = v.value->>2, rounds = rounds + 1
     FROM json_array_elements(?::json) AS v WHERE jobs.seq = (v.value->>0)::bigint;
 
 -- name: rounds
@@ -240,10 +241,13 @@ UPDATE workers SET seen = ?, in_hand = ?, adopted = ?, word = ? WHERE id = ?;
 DELETE FROM workers WHERE id = ?;
 
 -- name: workers
+SELECT id, host, pid, started, seen, in_hand, adopted, word FROM workers ORDER BY id;
+
+-- name: living
 -- A worker lives as long as it holds its lock.
-SELECT w.id, w.host, w.pid, w.started, w.seen, w.in_hand, w.adopted, w.word, EXISTS (SELECT 1 FROM pg_locks AS l
-    WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND l.classid = ? AND l.objid::bigint = w.id AND l.objsubid = 2) FROM workers AS w ORDER BY w.id;
+SELECT objid::bigint FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND classid = ? AND objsubid = 2;
 
 -- name: left-to-do
 SELECT count(*) FROM jobs WHERE workflow IS NOT NULL AND state NOT IN ('saved', 'failed', 'unknown');
@@ -269,6 +273,3 @@ SELECT 1 FROM jobs WHERE state IN ('submitting', 'running', 'completed') LIMIT 1
 SELECT w.id FROM workers AS w WHERE w.id NOT IN (SELECT l.objid::bigint FROM pg_locks AS l
     WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND l.classid = ? AND l.objsubid = 2) AND w.id <> ?;
-
--- name: enter-alone
-SELECT pg_advisory_xact_lock(?);

@@ -1,0 +1,159 @@
+"""The two databases that a cluster's jobs can lie in, and what is different about each.
+
+PostgreSQL is the one to work with. SQLite, in `_sqlite.py`, is for a quick try. Both take the
+queries of `cluster.sql`, whose placeholders are question marks.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg.errors import DeadlockDetected, SerializationFailure
+
+from ...batch._jobs import COLUMNS
+from ...batch._queries import named_queries
+from ...errors import ConfigurationError, LedgerError
+from ._sqlite import SqliteConnection, is_sqlite, link_of
+
+SCHEMA = "happyhorse"
+MIGRATION_LOCK = 0x48485232
+"""The advisory lock under which the tables are made."""
+WORKER_LOCKS = MIGRATION_LOCK + 1
+"""The first half of each worker's lock; the second is the worker's number."""
+ENTER_LOCK = MIGRATION_LOCK + 2
+"""Held by whoever enters jobs, until they are committed."""
+DEAD_LINE = (
+    "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3 "
+    "-c tcp_user_timeout=15000 -c idle_in_transaction_session_timeout=20000"
+)
+"""Options of our connections, so that the server notices within 15 s that a machine is gone."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
+"""Seconds between attempts to reach a database that was lost."""
+
+
+class LostError(Exception):
+    """The connection is gone, or the server asks to do the transaction again."""
+
+
+class PostgresConnection:
+    """A connection to PostgreSQL."""
+
+    def __init__(self, raw: psycopg.Connection[Any]) -> None:
+        self.raw = raw
+
+    @property
+    def usable(self) -> bool:
+        """Whether anything can be asked over it."""
+        return not (self.raw.closed or self.raw.broken)
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
+        """Run a statement."""
+        return self.raw.execute(sql.replace("?", "%s").encode(), values or None)
+
+    def transaction(self) -> AbstractContextManager[Any]:
+        """Begin a transaction, which ends with the context."""
+        return self.raw.transaction()
+
+    def make_tables(self, script: str) -> bool:
+        """Make the tables when there are none; return whether they are new."""
+        self.execute("SELECT pg_advisory_xact_lock(?)", (MIGRATION_LOCK,))
+        [fresh] = self.execute("SELECT to_regnamespace(?) IS NULL", (SCHEMA,)).fetchone() or (True,)
+        if fresh:
+            self.execute(f"CREATE SCHEMA {SCHEMA}")
+            self.raw.execute(script.encode())
+        return bool(fresh)
+
+    def enter_alone(self) -> None:
+        """Wait for whoever enters jobs at this moment, and let others wait until the commit."""
+        self.execute("SELECT pg_advisory_xact_lock(?)", (ENTER_LOCK,))
+
+    def living(self) -> set[int]:
+        """Return the workers that hold their locks."""
+        return {number for (number,) in self.execute(cluster_queries()["living"], (WORKER_LOCKS,))}
+
+    def close(self) -> None:
+        """Close it."""
+        self.raw.close()
+
+
+Connection: TypeAlias = PostgresConnection | SqliteConnection
+
+
+def connect(url: str) -> Connection:
+    """Open a connection that sees the cluster's tables, each statement for itself."""
+    if is_sqlite(url):
+        return SqliteConnection.to(url)
+    return PostgresConnection(psycopg.connect(url, autocommit=True, **connection_settings()))
+
+
+def over(raw: Any) -> Connection:
+    """Use somebody else's connection, whose transactions are theirs."""
+    if isinstance(raw, sqlite3.Connection):
+        return SqliteConnection(raw)
+    connection = PostgresConnection(raw)
+    connection.execute(f"SET LOCAL search_path = {SCHEMA}")
+    return connection
+
+
+def connection_settings() -> dict[str, Any]:
+    """Return what a connection to PostgreSQL needs beside its URL."""
+    return {
+        "options": f"-c search_path={SCHEMA} {DEAD_LINE}",
+        "connect_timeout": 5,
+        "application_name": "happyhorse",
+        "keepalives_idle": 5,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15000,
+    }
+
+
+@contextmanager
+def cluster_errors() -> Iterator[None]:
+    """Turn the databases' errors into ours, in this one place."""
+    try:
+        yield
+    except (DeadlockDetected, SerializationFailure) as error:
+        raise LostError(error) from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise LostError(error) from error
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise LostError(error) from error
+        raise _unusable(error) from error
+    except (psycopg.Error, sqlite3.Error) as error:
+        raise _unusable(error) from error
+
+
+def _unusable(error: Exception) -> LedgerError:
+    return LedgerError(f"the cluster's database cannot be used: {error}", charged="unknown")
+
+
+def check_url(url: str) -> str:
+    """Return a database's URL as its driver takes it; raises `ConfigurationError` for another
+    kind.
+    """
+    scheme, mark, rest = url.partition("://")
+    if is_sqlite(url):
+        return link_of(url)
+    if not mark or scheme.split("+")[0] not in ("postgresql", "postgres"):
+        raise ConfigurationError(
+            "--database: expected a link like postgresql://user@host/name, or for a quick try "
+            f"sqlite:///file.db, got {scheme}:..."
+        )
+    return f"postgresql://{rest}"
+
+
+@cache
+def cluster_queries() -> dict[str, str]:
+    """Return all queries by name."""
+    text = files(__package__).joinpath("cluster.sql").read_text("utf-8")
+    columns = ", ".join(f"j.{name}" for name in COLUMNS)
+    filled = text.replace("{columns}", columns).replace("{job}", ", ".join(COLUMNS))
+    return named_queries(filled)

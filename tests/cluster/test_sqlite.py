@@ -1,0 +1,130 @@
+"""A cluster's quick try over a file of SQLite: the same commands, with one worker."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from happyhorse_async import LedgerError
+from happyhorse_async.integrations.dbos import Cluster
+from happyhorse_async.sandbox import Sandbox
+from tests.cluster.support import Submissions, WorkerProcess, command, rows
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    """The link to a file that is not there yet."""
+    return f"sqlite:///{tmp_path / 'night.db'}"
+
+
+async def enter(service: Sandbox, file: str, tmp_path: Path, count: int, *words: str) -> int:
+    """Enter jobs with the command; return how many were new."""
+    table = rows(tmp_path / "rows.jsonl", count)
+    enqueue = ("cluster", "enqueue", str(table), "--yes", "--json", "--database", file, *words)
+    code, told = await command(*enqueue, "--out", str(tmp_path / "videos"), **service.env())
+    assert code == 0
+    return int(json.loads(told.splitlines()[-1])["added"])
+
+
+def states(file: str) -> dict[str, int]:
+    """Count the jobs by their states."""
+    with sqlite3.connect(file.removeprefix("sqlite:///")) as database:
+        return dict(database.execute("SELECT state, count(*) FROM jobs GROUP BY state"))
+
+
+async def test_one_worker_makes_every_video_and_pays_once(
+    service: Sandbox, file: str, tmp_path: Path
+) -> None:
+    """The three commands over one file; what is entered again adds only what is new."""
+    assert await enter(service, file, tmp_path, 12) == 12
+    worker = await WorkerProcess.start(service, file, "--until-done")
+    assert await worker.ended() == 0
+    assert (states(file), service.paid) == ({"saved": 12}, 12)
+    assert await enter(service, file, tmp_path, 14) == 2
+    worker = await WorkerProcess.start(service, file, "--until-done")
+    assert await worker.ended() == 0
+    assert 14 == len(list((tmp_path / "videos").glob("*.mp4"))) == service.paid
+    overview = await Cluster(file).overview()
+    assert (overview.totals.jobs, overview.left, overview.workers) == (14, 0, ())
+    assert overview.missing == 0
+    page, lines = await Cluster(file).write_reports(("html", "jsonl"), title="A night & a day")
+    assert "<title>A night &amp; a day" in page.read_text()
+    assert len(lines.read_text().splitlines()) == 14
+    next((tmp_path / "videos").glob("*.mp4")).unlink()
+    assert (await Cluster(file).overview()).missing == 1
+    (tmp_path / "videos").rename(tmp_path / "moved")
+    assert (await Cluster(file).overview()).missing is None
+
+
+async def test_a_killed_worker_is_followed_by_the_next_one(
+    service: Sandbox, file: str, tmp_path: Path
+) -> None:
+    """Nobody goes on by itself; whoever is started next finds what was paid for."""
+    await enter(service, file, tmp_path, 30)
+    seen = Submissions(service)
+    first = await WorkerProcess.start(service, file, "--max-in-flight", "10")
+    await seen.reach(15)
+    first.kill()
+    await first.ended()
+    [dead] = (await Cluster(file).overview()).workers
+    assert (dead.pid, dead.alive) == (first.pid, False)
+    second = await WorkerProcess.start(service, file, "--until-done")
+    assert await second.ended() == 0
+    assert (states(file), service.paid) == ({"saved": 30}, 30)
+
+
+async def test_a_second_worker_is_refused(service: Sandbox, file: str, tmp_path: Path) -> None:
+    """It says who has the file, and what carries several workers; the first one goes on."""
+    await enter(service, file, tmp_path, 3)
+    first = await WorkerProcess.start(service, file)
+    await first.told(1)
+    [living] = (await Cluster(file).overview()).workers
+    assert (living.pid, living.alive) == (first.pid, True)
+    code, told = await command("cluster", "work", "--json", "--database", file, **service.env())
+    assert code != 0
+    assert str(first.pid) in told
+    assert "postgresql://" in told
+    await first.told(3)
+    first.terminate()
+    assert await first.ended() == 0
+    assert (states(file), service.paid) == ({"saved": 3}, 3)
+
+
+async def test_limits_and_the_budget_hold(service: Sandbox, file: str, tmp_path: Path) -> None:
+    """A budget for five of eight jobs pays for five, and never more than two run at once."""
+    five = 5 * 22.848
+    words = ("--max-credits", str(five), "--max-unfinished", "2", "--max-per-second", "20")
+    await enter(service, file, tmp_path, 8, *words)
+    worker = await WorkerProcess.start(service, file, "--until-done")
+    assert await worker.ended() != 0
+    assert service.paid == 5
+    assert states(file) == {"saved": 5, "new": 3}
+
+
+async def test_a_folder_is_taken_over(service: Sandbox, file: str, tmp_path: Path) -> None:
+    """`--from` works over a file too, and pays for nothing again."""
+    table = rows(tmp_path / "rows.jsonl", 4)
+    folder = tmp_path / "videos"
+    code, _ = await command(
+        "batch", "run", str(table), "--out", str(folder), "--yes", **service.env()
+    )
+    assert code == 0
+    told = await Cluster(file).take_over(folder)
+    assert (told.saved, told.added, service.paid) == (4, 0, 4)
+
+
+async def test_another_programs_file_is_left_as_it_is(tmp_path: Path) -> None:
+    """A folder's own ledger, or whatever else, is refused and not changed."""
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as database:
+        database.execute("CREATE TABLE mine (x)")
+    before = other.read_bytes()
+    with pytest.raises(LedgerError, match="is no cluster's database"):
+        await Cluster(f"sqlite:///{other}").overview()
+    assert other.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["other.db"]
