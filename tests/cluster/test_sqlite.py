@@ -12,6 +12,7 @@ from happyhorse_async import LedgerError
 from happyhorse_async.integrations.dbos import Cluster
 from happyhorse_async.sandbox import Sandbox
 from tests.cluster.support import Submissions, WorkerProcess, command, rows
+from tests.cluster.test_limits import PRICE, most_at_once
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -97,13 +98,13 @@ async def test_a_second_worker_is_refused(service: Sandbox, file: str, tmp_path:
 
 async def test_limits_and_the_budget_hold(service: Sandbox, file: str, tmp_path: Path) -> None:
     """A budget for five of eight jobs pays for five, and never more than two run at once."""
-    five = 5 * 22.848
-    words = ("--max-credits", str(five), "--max-unfinished", "2", "--max-per-second", "20")
+    words = ("--max-credits", str(5 * PRICE), "--max-unfinished", "2", "--max-per-second", "20")
     await enter(service, file, tmp_path, 8, *words)
     worker = await WorkerProcess.start(service, file, "--until-done")
     assert await worker.ended() != 0
     assert service.paid == 5
     assert states(file) == {"saved": 5, "new": 3}
+    assert most_at_once([(task.created, task.created + 0.5) for task in service.tasks]) <= 2
 
 
 async def test_a_folder_is_taken_over(service: Sandbox, file: str, tmp_path: Path) -> None:
