@@ -1,5 +1,5 @@
-"""What asyncio lacks: background tasks with an owner, waiting to the end though cancelled, a few
-threads for what blocks, cheap time limits, and room given by urgency. Knows nothing of the service.
+"""What asyncio lacks: background tasks with an owner, waiting to the end though cancelled, threads
+for what blocks, time limits, and room by urgency. Knows nothing of the service.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Background:
     ) -> asyncio.Task[Any]:
         """Start work that `aclose` cancels and awaits; raises `RuntimeError` after `aclose`.
 
-        Work for everybody runs in an empty `contextvars.Context`: it must not carry the request id,
+        Work for everybody runs in an empty `contextvars.Context`. It must not carry the request id,
         or the trace, of the caller that happened to come first. With `for_caller` it runs in a copy
         of the caller's context, as `asyncio.create_task` does.
         """
@@ -213,7 +213,7 @@ class Threads:
         self._pool = ThreadPoolExecutor(max_workers=most, thread_name_prefix=name)
 
     async def run(self, call: Callable[[], T], *, last: bool = False) -> T:
-        """Make a blocking call in a thread, and wait for its end even when cancelled: it may be
+        """Make a blocking call in a thread, and wait for its end even when cancelled. It may be
         using a file that is closed next.
 
         After `close` only a `last` call, such as closing a file, is made, at once. Any other raises
@@ -236,7 +236,7 @@ class Threads:
 
 
 class Deadline:
-    """The time limit of one call, as a context manager: a call that runs over it is cancelled and
+    """The time limit of one call, as a context manager. A call that runs over it is cancelled and
     raises `TimeoutError`.
 
     A cancellation from outside stays a cancellation, as with `asyncio.timeout`.
@@ -320,8 +320,9 @@ class Deadlines:
         self._expire(due, LAST_TURNS)
 
     def _expire(self, due: list[Deadline], turns: int) -> None:
-        # Where the process was stopped (a closed laptop, SIGSTOP), the response may lie in the
-        # socket while the timer is long overdue. So the loop gets some turns to read what is there.
+        # The process may have been stopped (a closed laptop, SIGSTOP). Then the response may lie in
+        # the socket while the timer is long overdue. So the loop gets some turns to read what is
+        # there.
         due = [deadline for deadline in due if not deadline.over]
         if self._closed or not due:
             return

@@ -151,9 +151,9 @@ class Polling:
     heartbeat: float = attrs.field(default=120.0, validator=_number(0.001))
     """The time between two reads of a task whose callback is expected."""
     patience: float = attrs.field(default=900.0, validator=_number(0))
-    """How long the service may deny a task that it has accepted, leave a completed one without its
-    links, or give links that lead to nothing. Nothing that it says within minutes of acceptance or
-    completion is final."""
+    """How long the service may deny a task that it has accepted. Also how long it may leave a
+    completed one without links, or with links that lead to nothing. Nothing that it says within
+    minutes of acceptance or completion is final."""
 
     def __attrs_post_init__(self) -> None:
         if self.max_interval < self.min_interval:
@@ -244,7 +244,7 @@ class Network:
         repr=_shown_proxy,
     )
     """An http or https proxy for everything, as http://user:password@host:port. With `trust_env`,
-    NO_PROXY makes exceptions. Behind a proxy nobody here sees the address of a result link: the
+    NO_PROXY makes exceptions. Behind a proxy nobody here sees the address of a result link. The
     link guard checks its scheme and its name only."""
     ca_file: str | os.PathLike[str] | None = attrs.field(default=None, validator=_check_path)
     """A file of PEM certificates to trust beside the system's, such as a company's own CA."""
@@ -253,8 +253,8 @@ class Network:
     )
     """A PEM file with certificate and key, or (certificate, key), to show to hosts that ask."""
     allow: tuple[str, ...] = attrs.field(default=(), converter=_tuple, validator=_check_ranges)
-    """Addresses and ranges that result links may lead to although they are not on the public
-    internet, such as "198.18.0.0/15" for proxy tools in fake-IP mode, or "10.20.0.0/16"."""
+    """Addresses and ranges off the public internet that result links may lead to, such as
+    "198.18.0.0/15" for proxy tools in fake-IP mode, or "10.20.0.0/16"."""
     max_answer_bytes: int = attrs.field(
         default=8 * MEBIBYTE, validator=_number(64 * 1024, whole=True)
     )
@@ -275,8 +275,8 @@ FILES_VARIABLE = "EVOLINK_FILES_BASE_URL"
 
 
 class Secret(str):
-    """A text that does not show itself in a repr, so that it stays out of logs and of tracebacks
-    with local variables.
+    """A text that does not show itself in a repr. So it stays out of logs and of tracebacks with
+    local variables.
     """
 
     __slots__ = ()
@@ -401,7 +401,7 @@ def _key(key: str) -> Secret:
 def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
     import hmac  # late: few sessions are called back
 
-    # The token is derived from the key: it stays the same over restarts and processes, as a
+    # The token is derived from the key. It stays the same over restarts and processes, as a
     # replayed submission needs the same body.
     token = hmac.new(
         key.encode(), b"happyhorse_async webhook " + public_url.rstrip("/").encode(), "sha256"

@@ -126,7 +126,7 @@ class Task(Value):
     _late: Callable[[Task], Mapping[str, Any]] | None = attrs.field(
         default=None, init=False, repr=False, eq=False
     )
-    """Reads the other fields from `raw` when the first of them is asked for: of ten thousand tasks
+    """Reads the other fields from `raw` when the first of them is asked for. Of ten thousand tasks
     that end at once, few are looked at."""
 
     if not TYPE_CHECKING:

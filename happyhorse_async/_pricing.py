@@ -1,5 +1,5 @@
-"""What requests will cost: the account's own price where the service tells it, else the public one
-by the live pricing rule, or by the bundled rule when that cannot be had.
+"""What requests will cost: the account's own price where the service tells it, else the public one.
+That comes from the live pricing rule, or from the bundled rule when there is no live one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .errors import (
 logger = logging.getLogger("happyhorse_async")
 
 PATIENCE = 10.0
-"""Seconds that an answer may take before there has to be a price without it: a price must not hold
+"""Seconds that an answer may take before there has to be a price without it. A price must not hold
 up a submission for long."""
 RETRY_AFTER = 600.0
 """Seconds until something is asked for again that could not be had."""
@@ -117,7 +117,7 @@ def _kind(request: ImageToVideo) -> Kind:
 
 
 class Pricing:
-    """The session's one book of prices; each is asked for when it is first needed, and again when
+    """The session's one book of prices. Each is asked for when it is first needed, and again when
     it is no longer fresh.
     """
 

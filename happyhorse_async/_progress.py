@@ -1,6 +1,6 @@
 """Live bars of everything that a session does: on a terminal by rich, in a notebook as HTML.
 
-A listener like any other. It only notes what it is told: a thread of rich draws on a terminal, and
+A listener like any other. It only notes what it is told. A thread of rich draws on a terminal, and
 in a notebook a timer, a few times a second. So nobody waits for the drawing.
 """
 

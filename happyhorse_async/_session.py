@@ -50,12 +50,12 @@ class Session:
     verb that needs a key raises `ConfigurationError` before anything is sent. `base_url` defaults
     to EVOLINK_BASE_URL or the service's host, `files_url` to EVOLINK_FILES_BASE_URL or the
     service's file host. The policies are frozen values with sensible defaults. `http` is an
-    `aiohttp.ClientSession` to borrow for API calls: it is used and not closed, and goes its own way
+    `aiohttp.ClientSession` to borrow for API calls. It is used and not closed, and goes its own way
     past `network`. Downloads never go through it, because result links are followed under stricter
     rules. `public_url` is where the service can call back, see `webhook_url`.
 
     Use it with `async with`, or let the first call open it and close it with `aclose()`. It belongs
-    to the event loop that opened it, and may be shared by all tasks of that loop; in another loop
+    to the event loop that opened it, and may be shared by all tasks of that loop. In another loop
     its verbs, handles and watches raise `WrongEventLoopError`. Raises `ConfigurationError` at once
     when something is set up wrongly.
     """
@@ -160,7 +160,7 @@ class Session:
 
         `request` is an `ImageToVideo`, or an image with the request's fields as keywords. A local
         image is checked and uploaded first. `idempotency_key` is 16 to 96 characters of
-        A-Za-z0-9._-; by default a new one is made. `tag` is anything of your own: it is not sent,
+        A-Za-z0-9._-; by default a new one is made. `tag` is anything of your own. It is not sent,
         and every event of this submission and its task carries it. Raises `InvalidRequestError`
         before anything is sent; every other error says with `.charged` whether money was spent.
         """
@@ -212,8 +212,8 @@ class Session:
         return TaskHandle(parts, task_id, tag=tag)
 
     def watch(self, tasks: Iterable[TaskHandle | str], *, timeout: float | None = None) -> Watch:
-        """Merge the updates of many tasks; an async context manager that yields a `Task` at each
-        change, and ends when all have ended.
+        """Merge the updates of many tasks. It is an async context manager that yields a `Task` at
+        each change, and ends when all have ended.
         """
         poller = self._open().poller
         return poller.watch(
@@ -230,7 +230,7 @@ class Session:
     ) -> FoundTasks:
         """Read the account's tasks, newest first: `await` gives one page, `async for` all of them.
 
-        `async for` begins with `page` and reads further pages as they are needed; of a task that
+        `async for` begins with `page` and reads further pages as they are needed. Of a task that
         moves to the next page meanwhile, it tells once. `status` is "processing" (queued ones
         included), "completed", "failed" or "cancelled"; `page_size` at most 50. Seen in the
         vendor's clients, not promised: a server without it gives `NotFoundError`.
@@ -319,18 +319,17 @@ class Session:
         """Open a durable batch in a folder; an async context manager whose `run(requests)` yields
         each job's `Outcome`.
 
-        The folder gets the videos and a ledger; running the same input again goes on where it
+        The folder gets the videos and a ledger. Running the same input again goes on where it
         stopped, whatever ended the process. `max_in_flight` bounds the tasks that are being made at
         once. `budget` bounds what the folder's jobs may cost together, over all runs. `retry` says
         how often and how slowly a job is tried again; `timeout` (seconds) bounds a run's wait for
         one task. A run looks whether the saved videos are still here, and fetches missing ones
-        again as long as their links live; with `verify` it reads them all. When the key's daily
+        again as long as their links live. With `verify` it reads them all. When the key's daily
         limit is used up, a run waits until it resets; with `wait_for_reset=False` it stops instead.
-        `out` is an object store's link such as "s3://bucket/prefix": the videos go there, and only
+        `out` is an object store's link such as "s3://bucket/prefix". The videos go there, and only
         the ledger into the folder. The store is asked for its rights before anything is paid.
-        Opening raises
-        `LedgerError` when the ledger is damaged, when another process works on the folder, and when
-        jobs of another account are unfinished in it.
+        Opening raises `LedgerError` when the ledger is damaged or another process works on the
+        folder. It also does when jobs of another account are unfinished in it.
         """
         from .batch._batch import Batch
         from .batch._follow import BatchOptions
@@ -363,7 +362,7 @@ class Session:
         """Say what one or more requests will cost together; nothing is spent and no image is read.
 
         Takes what `submit` takes, or several of those, and the fields are for each image. With a
-        key the account's own price is asked for, discounts included; without one, or where the
+        key the account's own price is asked for, discounts included. Without one, or where the
         service does not tell it, the public price counts: `Estimate.scope` says which. The public
         price follows the service's live pricing rule, or the bundled one when that cannot be had.
         Raises `PriceUnavailableError` when the rule is not understood.
@@ -384,7 +383,7 @@ class Session:
 
     async def upload(self, image: str | os.PathLike[str] | bytes) -> UploadedFile:
         """Check a first frame and put it on the service's file host, where it is public and lives
-        72 hours; same content, same file.
+        72 hours. The same content is the same file.
         """
         return await self._open().uploader.upload(image)
 

@@ -76,8 +76,8 @@ class TaskHandle:
 
         `timeout` is in seconds; it ends the wait with `WaitTimeoutError`, not the task. Raises
         `TaskFailedError` (`TaskCancelledError`) when the task ended without a video. Raises
-        `TaskNotFoundError` when the service does not know it: within some seconds for an id that
-        this session has not seen before, else after `Polling.patience`.
+        `TaskNotFoundError` when the service does not know it. That takes some seconds for an id
+        that this session has not seen before, else `Polling.patience`.
         """
         return self._parts.wait_completed(
             self.id, timeout=timeout, known=self.accepted, idempotency_key=self.idempotency_key
@@ -239,7 +239,7 @@ class FailedSubmission(Value):
     error: HappyHorseError
     """Why it was not accepted; `charged` says whether money may have been spent all the same."""
     ok: ClassVar[Literal[False]] = False
-    # Never to checkers: some do not narrow a union by the truth of a member, and so `task` is a
+    # Never to checkers. Some do not narrow a union by the truth of a member, and so `task` is a
     # handle behind `if submission.ok` to them as well.
     if TYPE_CHECKING:
         task: ClassVar[Never]
@@ -252,7 +252,7 @@ class FailedSubmission(Value):
 
 
 Submission = AcceptedSubmission | FailedSubmission
-"""What became of one request of `submit_many`: behind `if submission.ok:` a checker knows that
+"""What became of one request of `submit_many`. Behind `if submission.ok:` a checker knows that
 `submission.task` is a `TaskHandle`, and behind `if submission.error is not None:` why it failed."""
 
 

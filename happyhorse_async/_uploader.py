@@ -1,5 +1,5 @@
-"""Local first frame -> public URL: checked first, sent once for each content, and again when its 72
-hours are nearly over.
+"""Local first frame -> public URL. It is checked first, sent once for each content, and again when
+its 72 hours are nearly over.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MOST_REMEMBERED = 10_000
 """Uploads that are remembered, to be used again; an endless input must not fill the memory."""
 
 SAFETY_MARGIN = 6 * 3600.0
-"""Seconds before its end at which a file is not given to a new submission any more: the service
+"""Seconds before its end at which a file is not given to a new submission any more. The service
 fetches it when the task starts."""
 
 QUOTA_STEP = (
@@ -107,7 +107,7 @@ class Uploader:
         return file
 
     async def borrow(self, image: Path | bytes, borrower: Hashable) -> str:
-        """Give the public URL of a local first frame to somebody who gives it back when every task
+        """Return the public URL of a local first frame. The caller gives it back when every task
         that was given it has ended.
         """
         looked = await self._looked_at(image)
@@ -132,7 +132,7 @@ class Uploader:
         quota of files.
 
         A file that anybody else was given stays: nobody knows what for. Seen in the vendor's
-        clients, not promised: where the service will not, the file stays until it expires, and
+        clients, not promised. Where the service will not, the file stays until it expires, and
         nothing is raised.
         """
         borrowers = self._borrowers.get(url, set())

@@ -1,7 +1,7 @@
 """What all values have in common: they write themselves as JSON, and as tables in notebooks.
 
-Imports nothing of ours. By hand and not by cattrs: a value is written by what its fields hold,
-since many of their types are only imported for checkers. From and to the wire is `_rules/wire`'s.
+Imports nothing of ours. By hand and not by cattrs: a value is written by what its fields hold. Many
+of their types are only imported for checkers. From and to the wire is `_rules/wire`'s.
 """
 
 from __future__ import annotations

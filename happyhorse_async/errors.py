@@ -33,7 +33,7 @@
     │   └── DestinationExistsError    (FileExistsError)
     └── LedgerError
 
-Each one says whether money was spent (`charged`) and what to do next (`next_step`), survives
+Each one says whether money was spent (`charged`) and what to do next (`next_step`). It survives
 pickling, and never holds a key.
 """
 
@@ -105,12 +105,12 @@ class HappyHorseError(Exception):
         return {"type": type(self).__name__, "message": self.message, **facts}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The class is called without arguments and the state laid over it, so that subclasses are
-        # free in what they ask for.
+        # The class is called without arguments and the state laid over it. So subclasses are free
+        # in what they ask for.
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
     def with_facts(self, **facts: Any) -> HappyHorseError:
-        """Give the same error with facts laid over those that it lacks; a fact that is already
+        """Return the same error with facts laid over those that it lacks. A fact that is already
         there stays, but for `charged`.
         """
         for name, value in facts.items():
@@ -129,7 +129,7 @@ def _rebuild(
 
 
 class ConfigurationError(HappyHorseError, ValueError):
-    """The session or one of its policies was set up wrongly; the message names the setting, what it
+    """The session or one of its policies was set up wrongly. The message names the setting, what it
     was and what it may be.
     """
 
@@ -169,8 +169,8 @@ class BudgetExceededError(HappyHorseError):
 
 
 class PriceUnavailableError(HappyHorseError):
-    """There is no price: the service's pricing rule is not understood, not available, or gives
-    nothing above zero, and a guess is worse than none.
+    """There is no price, and a guess is worse than none. The service's pricing rule is not
+    understood, not available, or gives nothing above zero.
 
     A session or a batch with a budget submits nothing then.
     """
@@ -222,10 +222,10 @@ class APITimeoutError(TransportError, TimeoutError):
 class APIStatusError(HappyHorseError):
     """The service answered with an error.
 
-    `status` is the HTTP status, `code` the service's own code as text ("" when it gave none),
-    `param` the field it complains about, `retry_after` the pause in seconds that it asked for,
-    `own_body` whether the body was the service's own error object. `details` is what the service
-    adds to a refusal over money or rights, such as limits and balances; else None.
+    `status` is the HTTP status. `code` is the service's own code as text, "" when it gave none.
+    `param` is the field it complains about. `retry_after` is the pause in seconds that it asked
+    for. `own_body` says whether the body was the service's own error object. `details` is what the
+    service adds to a refusal over money or rights, such as limits and balances; else None.
     """
 
     default_next_step = (
@@ -332,8 +332,8 @@ class InternalServerError(APIStatusError):
 
 
 class UnreadableAnswerError(HappyHorseError, ValueError):
-    """An answer with a good status is not what the service promises: empty, HTML, broken JSON, or
-    without the fields that matter.
+    """An answer with a good status is not what the service promises. It is empty, HTML, broken
+    JSON, or without the fields that matter.
 
     `status` is the HTTP status and `excerpt` the beginning of the body.
     """
@@ -352,7 +352,7 @@ class UnreadableAnswerError(HappyHorseError, ValueError):
 
 
 class SubmissionOutcomeUnknownError(HappyHorseError):
-    """The request left, no answer came that can be trusted, and the task could not be found: it may
+    """The request left, no answer came that can be trusted, and the task could not be found. It may
     have been accepted and charged.
 
     `candidates` holds the ids of tasks that could be it: the list proves nothing, so none was
@@ -460,8 +460,8 @@ class LinkExpiredError(DownloadError):
 
 
 class UnsafeLinkError(DownloadError, ValueError):
-    """The link points where a download must not go (not https, a private address, credentials
-    inside, ...); nothing was connected to.
+    """The link points where a download must not go: not https, a private address, credentials
+    inside, and so on. Nothing was connected to.
     """
 
     default_next_step = (

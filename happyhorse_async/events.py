@@ -1,5 +1,5 @@
-"""What happens in a session, as typed events, and the one dispatcher that hands them to listeners:
-progress bars, metrics, reports and logs.
+"""What happens in a session, as typed events. One dispatcher hands them to listeners: progress
+bars, metrics, reports and logs.
 
 May import attrs and the models, no I/O.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Event(Value):
     """The base of all events: what has happened, and whose it is.
 
-    A listener runs in the context (`contextvars`) of the caller for whom something was done: an
+    A listener runs in the context (`contextvars`) of the caller for whom something was done. An
     upload, a submission, a download. What a session does for all callers, such as reading tasks,
     runs in an empty context. There the id, the key and the tag say whose it is.
     """
@@ -215,8 +215,8 @@ class BudgetChanged(Event):
 Work = Literal[
     "generate", "upload", "submit", "follow", "wait", "download", "read", "call", "session"
 ]
-"""What begins and ends: a whole generation, its parts ("follow" is waiting and saving together),
-a read of tasks for all who wait, one HTTP request, and the session itself, which only ends."""
+"""What begins and ends: a generation, its parts, a read of tasks for all who wait, an HTTP request,
+and the session. "follow" is waiting and saving together; the session only ends."""
 
 
 @attrs.frozen(kw_only=True)

@@ -2,9 +2,9 @@
 re-read is the truth.
 
 The service does not sign its callbacks, so nothing in a body is believed. The URL carries a token
-that cannot be guessed; of the body only the task id is used, and only to read that task sooner when
+that cannot be guessed. Of the body only the task id is used, and only to read that task sooner when
 somebody here waits for it. So a forged, repeated, late or reordered callback can cause one early
-read at most, and waiting code is the same with and without callbacks.
+read at most. Waiting code is the same with and without callbacks.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Webhooks:
     without waiting for anything.
 
     Mount it where `session.webhook_url` points: `integrations.fastapi` and `integrations.aiohttp`
-    have it ready, and any other framework calls `receive` with the last part of the path and the
-    body. Callbacks only help the process that waits: behind a load balancer send them to that
-    process, or lower `Polling(heartbeat=...)`.
+    have it ready. Any other framework calls `receive` with the last part of the path and the body.
+    Callbacks only help the process that waits. Behind a load balancer send them to that process, or
+    lower `Polling(heartbeat=...)`.
     """
 
     def __init__(self, session: Session) -> None:
@@ -74,7 +74,7 @@ class Webhooks:
         )
 
     async def receive_stream(self, token: str, chunks: AsyncIterable[bytes]) -> int:
-        """Take one callback whose body is still arriving: no more of it is read than
+        """Take one callback whose body is still arriving. No more of it is read than
         `LARGEST_BODY`, and nothing for a wrong token.
 
         408: it took longer than `SLOWEST_BODY`.
@@ -105,7 +105,7 @@ def foreign_page(
 ) -> str | None:
     """Say why a request cannot come from a page of the app itself; None when it can.
 
-    For an app that spends credits: any page in a browser may post to it, and a name that a foreign
+    For an app that spends credits. Any page in a browser may post to it, and a name that a foreign
     server points at this machine (DNS rebinding) may even read it. `headers` have lower-case names,
     or ignore case. `hosts` are the names that the app is served under, without a port. Browsers
     send `Origin` and `Sec-Fetch-Site`; programs, which send neither, are let in. A link that

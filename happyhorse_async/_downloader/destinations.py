@@ -26,7 +26,7 @@ _A_TASK = "task-unified-1700000000-abcdefgh"
 
 @attrs.frozen
 class Destination:
-    """A place for videos as a caller gave it, looked at once: the same place is asked about before
+    """A place for videos as a caller gave it, looked at once. The same place is asked about before
     anything is paid and written to afterwards.
     """
 
@@ -63,8 +63,8 @@ class Destination:
         return filenames.numbered(filled, index) if numbered else filled
 
     def planned(self, request: ImageToVideo | None) -> tuple[str, bool]:
-        """Return what the name will be like, and whether it will be just that: it may depend on
-        the task, which is not there yet.
+        """Return what the name will be like, and whether it will be just that. It may depend on the
+        task, which is not there yet.
         """
         likely, other = self.name(_A_TASK, request), self.name(f"{_A_TASK}-2", request)
         return likely, likely == other and (request is not None or not self._names_image())

@@ -39,7 +39,7 @@ __all__ = ["Downloader", "Leftover", "leftovers"]
 WARN_SECONDS = 3600.0
 """A link with less than this to live, whose video is not here yet, is warned about."""
 MOST_THREADS = 8
-"""One, two and eight threads were measured to cost the same; with more of them a slow disk holds up
+"""One, two and eight threads were measured to cost the same. With more of them a slow disk holds up
 fewer downloads."""
 
 
@@ -85,7 +85,7 @@ class Downloader:
         """Save one result of a finished task, verified; raises `DownloadError`.
 
         `to` is a file's path, a folder (it exists, or ends with a slash), a template, or an object
-        store's link; see `TaskHandle.download`. Or it is a place that was `reserved`. With `exact`
+        store's link. See `TaskHandle.download`. Or it is a place that was `reserved`. With `exact`
         it names one file, whatever braces are in it. `until`, in the event loop's time, ends the
         wait for a link that gives nothing.
         """
@@ -301,8 +301,8 @@ def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
 def _plan(
     to: str | os.PathLike[str], request: ImageToVideo | None
 ) -> tuple[Destination, str, bool, str]:
-    """Look at a place: how a video there will be named, whether it will be just that, and the one
-    spelling of it.
+    """Look at a place. Return how a video there will be named, whether it will be just that, and
+    the one spelling of it.
     """
     place = look_at(to)
     path, known = place.planned(request)

@@ -1,5 +1,5 @@
-"""One video from its link to where it is to lie: attempts, resumed and bounded, until it is whole
-and verified or certainly not to be had.
+"""One video from its link to where it is to lie. It is tried, resumed and bounded, until it is
+whole and verified or certainly not to be had.
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=DownloadError)
 
 PIECE = 1024 * 1024
-"""Bytes gathered before they are handed to a thread, which writes and hashes them in one go:
-measured as the size from which on the hand-over costs next to nothing, and small enough that eight
-downloads need little memory."""
+"""Bytes gathered before a thread writes and hashes them in one go. It was measured: from this size
+on the hand-over costs next to nothing, and eight downloads still need little memory."""
 KEPT_PAGE = 64 * 1024
 """Bytes that are kept of a page that came instead of a video."""
 
@@ -326,7 +325,7 @@ class Transfer:
             self._refuse_size(verdict.length)
 
     def _doubt_ranges(self) -> None:
-        """Ask for the whole file next, when the rest of it was refused twice: some hosts and some
+        """Ask for the whole file next, when the rest of it was refused twice. Some hosts and some
         signatures know no ranges. When the whole is refused too, the rest is asked for again.
         """
         asked_for_rest = self._ranges and self._received > 0

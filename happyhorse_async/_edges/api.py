@@ -109,7 +109,7 @@ class Api:
         self, page: int, model: str | None = None
     ) -> tuple[TaskPage, datetime | None]:
         """Read one page of the account's tasks, newest first, with the service's time of the
-        answer; those of one model if it is named.
+        answer. If a model is named, only its tasks.
         """
 
         async def once() -> tuple[TaskPage, datetime | None]:

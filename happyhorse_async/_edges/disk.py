@@ -20,12 +20,12 @@ from .._formats import filenames
 _NO_FOLDER_SYNC = frozenset(
     {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 )
-"""What file systems answer that cannot sync a folder, as some over a network; the video is in place
+"""What file systems answer that cannot sync a folder, as some over a network. The video is in place
 by then."""
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder and those above it; their names are synced too, since a video in a folder that
+    """Make a folder and those above it. Their names are synced too, since a video in a folder that
     is lost is lost.
     """
     if folder.is_dir() or folder == folder.parent:
@@ -194,8 +194,8 @@ NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 def out_of_descriptors(error: BaseException) -> bool:
     """Whether an error came because this process, or the machine, has no file descriptor left.
 
-    That is over as soon as others close theirs. A name that cannot be looked up does not say why,
-    so it is tried whether a descriptor can be had now.
+    That is over as soon as others close theirs. A name that cannot be looked up does not say why.
+    So it is tried whether a descriptor can be had now.
     """
     cause: BaseException | None = error
     while cause is not None:

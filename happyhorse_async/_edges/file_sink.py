@@ -24,7 +24,7 @@ class Sink(Protocol):
         """Say what is there already, ready to be resumed."""
 
     async def restart(self, held: Held, pieces: Sequence[bytes]) -> None:
-        """Begin anew, with the version of the file that is described and its first bytes; raises as
+        """Begin anew, with the version of the file that is described and its first bytes. Raises as
         `require` and `write` do.
         """
 
@@ -71,8 +71,8 @@ class FileSink:
             raise disk_error(error, str(self._file.final)) from error
 
     async def open(self) -> Held:
-        """Open the part file, and hash what is in it, some at a time so that a cancellation is soon
-        obeyed.
+        """Open the part file, and hash what is in it. That is done some at a time, so that a
+        cancellation is soon obeyed.
         """
         if self._new:
             self._new = False

@@ -1,5 +1,5 @@
-"""One writer for one folder: a lock that the operating system lets go when its holder dies, however
-it dies, and that says who holds it.
+"""One writer for one folder: the operating system lets the lock go when its holder dies, however it
+dies. The lock says who holds it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOCK_NAME = "happyhorse.lock"
 if sys.platform == "win32":
     import msvcrt
 
-    # A byte far behind the text is locked: on Windows a locked byte cannot be read, and the text
+    # A byte far behind the text is locked. On Windows a locked byte cannot be read, and the text
     # says who holds the lock.
     _FAR = 1 << 30
 
@@ -41,7 +41,7 @@ class FolderLock:
     ends.
 
     It is this process's alone. A forked child shares open files, and would keep the lock after this
-    process has ended, so its copy is closed as soon as it exists.
+    process has ended. So its copy is closed as soon as it exists.
     """
 
     def __init__(self, folder: Path, *, name: str = LOCK_NAME) -> None:

@@ -1,5 +1,5 @@
-"""First frames on this machine: looked at before anything is sent, and sent only if they are still
-what was looked at.
+"""First frames on this machine. They are looked at before anything is sent, and sent only if they
+are still what was looked at.
 
 All but `look_at` blocks, and runs in worker threads.
 """
@@ -128,7 +128,7 @@ def changed(image: LocalImage) -> InvalidRequestError:
 class CheckedFile(io.BufferedIOBase):
     """An image file on its way to the service, hashed while it is read.
 
-    When it is not what was looked at, its last piece is withheld, and `changed` says so: the
+    When it is not what was looked at, its last piece is withheld, and `changed` says so. The
     service never gets a whole file that nobody has checked.
     """
 

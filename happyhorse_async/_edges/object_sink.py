@@ -36,8 +36,8 @@ KEPT_SECONDS = 48 * 3600.0
 
 
 async def refuse_unusable(bucket: Bucket, key: str, *, known: bool, overwrite: bool) -> None:
-    """Raise `DownloadError` when no video can be put under a key, in all that the store can say:
-    the bucket, the key, the rights under its prefix, and conditional puts.
+    """Raise `DownloadError` when no video can be put under a key, as far as the store can say. It
+    is asked for the bucket, the key, the rights under its prefix, and conditional puts.
 
     With `known=False` it is only a key like the one that will be.
     """
@@ -124,7 +124,7 @@ class ObjectSink(FileSink):
     async def open(self) -> Held:
         """Say what is there already; raises `DestinationExistsError` when another object is.
 
-        An object beside a part may be this very video, whose answer was lost: then that is found
+        An object beside a part may be this very video, whose answer was lost. Then that is found
         out when it is put.
         """
         if self._create and not self._begun and await self._bucket.size(self._key) is not None:
@@ -145,8 +145,8 @@ class ObjectSink(FileSink):
         return described
 
     async def reject(self, page: bytes | None = None) -> str:
-        """Keep what is there, or a page that came instead, under a key beside the final one; where
-        the store refuses that, on this machine.
+        """Keep what is there, or a page that came instead, under a key beside the final one. Where
+        the store refuses that, keep it on this machine.
         """
         data = page if page is not None else await self._do(self._file.content)
         number = 1

@@ -193,8 +193,8 @@ class Bucket:
         """Put an object with one request; raises `DestinationExistsError` with `create` when
         another one is there.
 
-        An answer may be lost, and the request be made again: so what is there is looked at, and
-        our own bytes are not another object.
+        An answer may be lost, and the request be made again. So what is there is looked at, and our
+        own bytes are not another object.
         """
         size = len(data)
         exists = (library().exceptions.AlreadyExistsError, library().exceptions.PreconditionError)
@@ -245,7 +245,7 @@ class Bucket:
         return digest.digest() == mine.digest()
 
     async def prove(self, key: str, *, create: bool) -> None:
-        """Raise `DownloadError` unless objects can be put beside a key, as a video will be: an
+        """Raise `DownloadError` unless objects can be put beside a key, as a video will be. An
         empty one is put there, and taken away again. Asked once for each prefix.
         """
         prefix = key[: key.rfind("/") + 1]

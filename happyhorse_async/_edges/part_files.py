@@ -1,8 +1,8 @@
-"""Files on disk: a part file that survives any end of the process, and a final name that only ever
-holds a whole, verified file.
+"""Files on disk: a part file that survives any end of the process, and a final name for whole,
+verified files only.
 
 Everything here blocks and runs in worker threads, one call of a part file at a time. Beside
-`name.mp4.part` lies a note, `name.mp4.part.json`, that says of which video the bytes are; without a
+`name.mp4.part` lies a note, `name.mp4.part.json`, that says of which video the bytes are. Without a
 fitting note a part is never resumed.
 """
 
@@ -154,7 +154,7 @@ class PartFile:
         return self.tally.size < self.held.size
 
     def restart(self, held: Held) -> None:
-        """Begin anew with another version of the file; the bytes go first, so that they never lie
+        """Begin anew with another version of the file. The bytes go first, so that they never lie
         under a note that is not theirs.
         """
         if self._file < 0:
@@ -169,7 +169,7 @@ class PartFile:
         note = part_notes.read(self._note)
         if note is None:
             return None
-        # After a loss of power the end of a file that was not synced may be zeros: nothing written
+        # After a loss of power the end of a file that was not synced may be zeros. Nothing written
         # before is trusted then, and `boot` is not the same.
         same = attrs.evolve(note, validator=None, length=None) == self._identity
         return Held(validator=note.validator, length=note.length) if same else None
@@ -242,7 +242,7 @@ class PartFile:
                 raise OSError(errno.EIO, "the part file has not the length that was written")
             os.fsync(self._file)
         except OSError:
-            # A lost write is reported once, and its bytes can be read for a while yet: the next run
+            # A lost write is reported once, and its bytes can be read for a while yet. The next run
             # must not take them for saved.
             self._note.unlink(missing_ok=True)
             raise
@@ -266,8 +266,8 @@ class PartFile:
             self.part.unlink(missing_ok=True)  # who looks for leftovers just then takes it away too
 
     def reject(self, page: bytes | None = None) -> Path:
-        """Keep what is there under a name of its own beside the final one, or a page that came
-        instead; return where. It is not believed, and yet all that there is.
+        """Keep what is there, or a page that came instead, under a name beside the final one.
+        Return where. It is not believed, and yet all that there is.
         """
         if page is not None:
             disk.make_folders(self.final.parent)
@@ -348,7 +348,7 @@ def _open_alone(path: Path) -> int:
             if found.st_nlink == 1 and _is_same(found, path):
                 return file
             # Either another download has finished with it meanwhile, or it was killed between
-            # giving the final name and taking away this one: writing here would write into a
+            # giving the final name and taking away this one. Writing here would write into a
             # finished video.
             if found.st_nlink > 1:
                 path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Notes beside part files, which say of which video the bytes are, and the downloads that they tell
-of that did not end.
+"""Notes beside part files: of which video the bytes are. And the downloads that they tell of that
+did not end.
 
-Others may write into the same folder: a note is never followed as a link, never waited for, and
+Others may write into the same folder. A note is never followed as a link, never waited for, and
 believed only when every word of it makes sense. Blocks, and runs in worker threads.
 """
 

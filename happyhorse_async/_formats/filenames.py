@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from string import Formatter
 
 TEMPLATE_FIELDS = ("task_id", "index", "stem", "seed")
-"""What a template may name: the task's id, the number of the result counted from 1, the first
-frame's name without its suffix, the seed."""
+"""What a template may name: the task's id, the result's number from 1, the first frame's stem, the
+seed."""
 
 LONGEST_NAME = 255
 """Bytes of one name, on all usual file systems."""
@@ -68,8 +68,8 @@ def _bytes(name: str) -> bytes:
 
 
 def part_names(name: str) -> tuple[str, str]:
-    """Give the names of the part file and of its note, for a file's final name; both fit where the
-    final name does.
+    """Return the names of the part file and of its note, for a file's final name. Both fit where
+    the final name does.
     """
     base = _shortened(name, _ROOM)
     return base + PART_SUFFIX, base + NOTE_SUFFIX
@@ -128,7 +128,7 @@ def template_fields(template: str) -> frozenset[str]:
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
-    """Fill in a template; a value never adds a folder, and the file's own name is made safe as a
+    """Fill in a template. A value never adds a folder, and the file's own name is made safe as a
     whole.
 
     Slashes in the template itself make folders. Raises `ValueError` as `template_fields` does.

@@ -82,8 +82,8 @@ def validator_of(headers: Mapping[str, str]) -> str | None:
     else None.
 
     A weak ETag does not promise the same bytes (RFC 9110, section 13.1.5), so it is no base for
-    going on; neither is a file that was modified in the second of the answer, since it may be
-    modified in that second once more (section 8.8.2.2).
+    going on. Neither is a file that was modified in the second of the answer: it may be modified in
+    that second once more (section 8.8.2.2).
     """
     version = _version(headers)
     return (

@@ -29,7 +29,7 @@ class Frame(NamedTuple):
     """What an image's header says."""
 
     format: str
-    """"jpeg", "png" or "webp"; anything else is the name of a format that the service does not
+    """"jpeg", "png" or "webp". Anything else is the name of a format that the service does not
     take, or "unknown"."""
     width: int
     height: int

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import attrs
 
 KEPT_BYTES = 8 * 1024 * 1024
-"""Bytes that are kept of a `moov` box. It is an index, and what is read of it stands in front: even
+"""Bytes that are kept of a `moov` box. It is an index, and what is read of it stands in front. Even
 an hour of video needs only a few megabytes."""
 MOST_BOXES = 10_000
 """Boxes that are read on one level of the `moov` box; real files have a handful."""
@@ -96,7 +96,7 @@ def format_of(head: bytes) -> str:
 class BoxWalk:
     """Follows the boxes of a file while it comes in; keeps nothing of it but the `moov` box.
 
-    No byte stops it. Where the boxes make no sense any more, it only counts: whether the file is
+    No byte stops it. Where the boxes make no sense any more, it only counts. Whether the file is
     whole is decided at its end.
     """
 
@@ -353,8 +353,8 @@ def _fragment_duration(mvex: memoryview) -> int | None:
 def _track_size(tkhd: memoryview) -> tuple[int, int]:
     if len(tkhd) < 84:
         raise BrokenVideoError("the tkhd box is cut")
-    # A matrix of nine numbers, then width and height, are the last bytes of the box in both
-    # versions, as 16.16 fixed-point numbers.
+    # The last bytes of the box in both versions: a matrix of nine numbers, then width and height as
+    # 16.16 fixed point.
     at = 88 if tkhd[0] == 1 and len(tkhd) >= 96 else 76
     across, along = struct.unpack_from(">ii", tkhd, at - 36)
     width, height = struct.unpack_from(">II", tkhd, at)

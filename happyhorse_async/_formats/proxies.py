@@ -98,8 +98,8 @@ def proxy_for(url: str, proxies: Proxies) -> str | None:
 def is_exception(host: str, port: int | None, proxies: Proxies) -> bool:
     """Return whether NO_PROXY takes a host out.
 
-    An entry is "*", a name (which stands for all names below it too), an address or a range of
-    addresses, and may end with a port.
+    An entry is "*", a name, an address or a range of addresses, and may end with a port. A name
+    stands for all names below it too.
     """
     address = parse_address(host)
     return any(_matches(entry, host, address, port) for entry in proxies.exceptions)

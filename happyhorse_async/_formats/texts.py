@@ -12,7 +12,7 @@ from urllib.parse import quote
 LONGEST_PRINTED = 2000
 """Characters of a foreign text that an error or a log line shows."""
 
-# Control characters (a terminal obeys them, a newline forges log lines), marks that turn the
+# Control characters: a terminal obeys them, and a newline forges log lines. Marks that turn the
 # direction of writing, characters without a width, halves of surrogate pairs. Blanks of other
 # scripts stay: Chinese texts have U+3000.
 _HARMFUL = re.compile(
@@ -50,15 +50,15 @@ def without_surrogates(text: str) -> str:
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
-# JSON's escapes, of which those for printable ASCII are undone; but not those for quotation marks
-# and backslashes, which JSON needs.
+# JSON's escapes, of which those for printable ASCII are undone. Not those for quotation marks and
+# backslashes, which JSON needs.
 _ESCAPES = re.compile(rb"\\(?:u00([2-7][0-9a-fA-F])|.)", re.DOTALL)
 _HIDDEN = "***"
 
 
 class Redactor:
     """Takes secrets out of what comes from outside, also where they stand escaped for JSON or for
-    URLs: services have repeated a key that they refuse.
+    URLs. Services have repeated a key that they refuse.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:

@@ -40,7 +40,7 @@ _NOT_PUBLIC = tuple(
 
 
 def looks_like_link(text: str) -> bool:
-    """Whether a text is meant as a link rather than a path: it has a scheme with "://", or is a
+    """Whether a text is meant as a link rather than a path. It has a scheme with "://", or is a
     data URI.
     """
     if text.startswith(("https://", "http://")):
@@ -51,7 +51,7 @@ def looks_like_link(text: str) -> bool:
     ) or text.startswith("data:")
 
 
-# What most first frames have: nothing about such a link can be wrong, and looking at it any closer
+# What most first frames have. Nothing about such a link can be wrong, and looking at it any closer
 # would take a tenth of a submission's time.
 _PLAIN = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,4})?(?:[/?#][!-~]*)?")
 _UNFIT = re.compile("[\\s\x00-\x1f\ud800-\udfff]")
@@ -172,8 +172,8 @@ def prepared_link(link: str) -> str | None:
     """Return a result link as it can be sent; None when it is not a link.
 
     Only ever adds encoding, since each "%2F" that became a "/" would break a signature. Blanks
-    around the link go; a blank, a control character, a backslash or a letter that is not ASCII
-    becomes its percent form, in UTF-8; a host becomes its IDNA form.
+    around the link go. A blank, a control character, a backslash or a letter that is not ASCII
+    becomes its percent form, in UTF-8. A host becomes its IDNA form.
     """
     found = _LINK.fullmatch(link.strip(_AROUND))
     if found is None:

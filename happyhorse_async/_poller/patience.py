@@ -1,7 +1,7 @@
 """How long an answer that cannot be the last word is not taken for it.
 
-Within minutes of acceptance or completion a service of many replicas denies tasks that it has, and
-completes tasks whose links it does not have yet. Pure: times are passed in.
+Within minutes a service of many replicas denies tasks that it has accepted, and completes tasks
+whose links it does not have yet. Pure: times are passed in.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .._rules.pacing import growing_pause
 STRANGER_SECONDS = 8.0
 STRANGER_REFUSALS = 3
 """After so many seconds of denial, or so many refusals in a row, the waiters are told of an id that
-nobody here has seen: it may be a typing error, and they should not wait for long."""
+nobody here has seen. It may be a typing error, and they should not wait for long."""
 
 
 class ReadTrouble:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("happyhorse_async")
 
-# Shares of the target delay: how much longer than the price asks a task waits for company in a
-# batch, and how much earlier others join it.
+# Shares of the target delay. The first: how much longer than the price asks a task waits for
+# company in a batch. The second: how much earlier others join it.
 LINGER = 0.4
 COMPANY = 1 / 3
-# How much earlier full batches go, once one goes: a process that wakes for each of them costs twice
+# How much earlier full batches go, once one goes. A process that wakes for each of them costs twice
 # the CPU of one that wakes for several.
 TOGETHER = 0.1
 # Tasks in a row whose expected callback did not come before callbacks are no longer waited for.
@@ -47,7 +47,7 @@ class Plan:
         self._linger = LINGER * polling.target_delay
         self._company = COMPANY * polling.target_delay
         self._together = TOGETHER * polling.target_delay
-        # What may be read that much earlier in company is entered so much later: two reads are
+        # What may be read that much earlier in company is entered so much later. Two reads are
         # never closer than they may be.
         self._least_pause = polling.min_interval + self._company
         self._reads: TimingWheel[Watched] = TimingWheel(polling.target_delay / 32)
@@ -203,7 +203,7 @@ class TimingWheel(Generic[D]):
 
     def __init__(self, grain: float) -> None:
         self._grain = grain
-        # Dicts, not sets: what is due at one moment comes in the order in which it was entered,
+        # Dicts, not sets. What is due at one moment comes in the order in which it was entered,
         # which no memory address decides.
         self._buckets: dict[int, dict[D, None]] = {}
         self._order: list[int] = []

@@ -111,7 +111,7 @@ class Poller:
         Raises `TaskFailedError` (`TaskCancelledError`) when it ended without one, and what `wait`
         raises.
         """
-        # Not by way of `wait`: of very many callers that are woken at once, each further step of a
+        # Not by way of `wait`. Of very many callers that are woken at once, each further step of a
         # coroutine counts.
         future: asyncio.Future[Task] = self._loop.create_future()
         limit = TimeLimit(task_id, future) if timeout is not None else None

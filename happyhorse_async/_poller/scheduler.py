@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..events import Events
     from .plan import Plan
 
-# Tasks that wait to be read by themselves because a batch did not have them: of very many that are
+# Tasks that wait to be read by themselves because a batch did not have them. Of very many that are
 # denied together, few are enough to see whether the batch is right.
 MOST_ALONE = 8
 
@@ -58,7 +58,7 @@ class Reading(NamedTuple):
 class Scheduler:
     """Reads tasks when they are worth it; see the module.
 
-    `on_reading` gets the tasks that were asked for, what the service said, and when it was asked; a
+    `on_reading` gets the tasks that were asked for, what the service said, and when it was asked. A
     reading with an error ends all waiting for its tasks. `on_broken` hears of a bug.
     """
 
@@ -242,8 +242,8 @@ MOST_LISTED = 20
 LIST_LIFE = 60.0
 """Seconds for which one look through the list serves all tasks that are denied."""
 MOST_PAGES = 3
-"""Pages with status 404 in a row, which are not the service's own, before there counts as being no
-way to read many."""
+"""Pages in a row with status 404 that are not the service's own. After so many there counts as
+being no way to read many."""
 
 MOST_FAILED = 3
 """Batch reads that fail in a row, however, before one task is read by itself to compare."""
@@ -344,12 +344,12 @@ class Reader:
 # pauses that failed reads call for.
 
 
-# Of the reads that a minute may have, the share that may go at once after a quiet time; the rest
+# Of the reads that a minute may have, the share that may go at once after a quiet time. The rest
 # comes at a steady rate. Any minute has no more than it may have by that.
 AT_ONCE = 1 / 3
 # Failed reads in a row before all reads pause.
 FAILURES = 3
-# Refusals in a row (of the key, for example) before those who wait are told: one can be a gateway's
+# Refusals in a row (of the key, for example) before those who wait are told. One can be a gateway's
 # hiccup, five are the service's word.
 REFUSALS = 5
 # The most seconds for which reads pause, whatever the service asks for: links die.
@@ -387,7 +387,7 @@ class ReadBudget:
 
     def spend(self, now: float) -> None:
         """Note that a read leaves."""
-        # What was not used lately may be used now; but a pause that the service asked for must not
+        # What was not used lately may be used now. But a pause that the service asked for must not
         # end in a burst.
         self._next = (
             max(self._next, now - self._credit, min(self._paused_until, now)) + self._spacing

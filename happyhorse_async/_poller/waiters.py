@@ -1,7 +1,7 @@
 """Those who wait for tasks: a future for a wait, a channel for updates, one channel for a watch.
 
 They hold the newest state only, so a slow consumer costs nothing. None of them owns an asyncio task
-or a timer, and none knows the poller: it gives them the functions that attach and detach them.
+or a timer, and none knows the poller. It gives them the functions that attach and detach them.
 """
 
 from __future__ import annotations
@@ -241,8 +241,8 @@ class Watch(Channel):
     """The states of many tasks, merged: an async context manager and iterator.
 
     It ends when all the tasks have ended. Of each task it keeps the newest state that was not yet
-    fetched, in the order in which the tasks changed. `TaskNotFoundError` of one task is raised
-    after the others have ended; `WaitTimeoutError` and `SessionClosedError` are raised at once.
+    fetched, in the order of the changes. `TaskNotFoundError` of one task is raised after the others
+    have ended; `WaitTimeoutError` and `SessionClosedError` are raised at once.
     """
 
     __slots__ = ("__weakref__", "_attach", "_changed", "_detach", "_lost", "_waiting")

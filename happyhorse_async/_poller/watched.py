@@ -1,5 +1,5 @@
-"""What the poller keeps of tasks: a small slotted value for each one that is waited for, what is
-known of its age, a bounded memory of those that have ended, and what was odd about answers.
+"""What the poller keeps of tasks: those that are waited for, their ages, those that have ended, and
+what was odd about answers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Watched:
 
     Very many are made at once, and most of those have ended when they are first read. So what is
     not known yet costs nothing: its default stands here, once. (10,000 waits on finished tasks cost
-    1.32 times the CPU of a loop by hand; a book of bare futures for first reads made it 1.30.)
+    1.32 times the CPU of a loop by hand. A book of bare futures for first reads made it 1.30.)
     """
 
     slot = -1
@@ -332,7 +332,7 @@ class Oddities:
             self._events.emit(OddNumbers(task=task, numbers=tuple(odd)))
 
     def look_at_stay(self, watched: Watched, now: float) -> None:
-        """Tell of a status that has stayed for long, with what is known: it may be a newer word for
+        """Tell of a status that has stayed for long, with what is known. It may be a newer word for
         an end.
         """
         status = watched.status or ""

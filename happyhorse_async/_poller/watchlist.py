@@ -1,7 +1,7 @@
 """What is watched, and what each answer means for those who wait.
 
-The way is one way: the plan says which tasks are due, the scheduler reads them and hands each
-reading to `take_in`, and from there it goes to the waiters.
+The way is one way. The plan says which tasks are due; the scheduler reads them and hands each
+reading to `take_in`; from there it goes to the waiters.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("happyhorse_async")
 
 MOST_EXPECTED = 32_768
-"""Tasks whose callback is expected while nobody waits for them yet; the oldest are forgotten, and
+"""Tasks whose callback is expected while nobody waits for them yet. The oldest are forgotten, and
 then read at the usual pace."""
 MOST_LEFT = 1024
 """Tasks that are remembered after the last waiter has left."""

@@ -1,6 +1,6 @@
 """How long a result link is asked for, and after which pauses.
 
-Nothing is there at once: a fresh link can answer 403 or 404 for minutes, and a signed one can be
+Nothing is there at once. A fresh link can answer 403 or 404 for minutes, and a signed one can be
 dead seconds after each read of its task. So no answer about a link is final as long as the link can
 be alive. Pure: time and randomness are passed in.
 """
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 MEANINGFUL_BYTES = 64 * 1024
 MEANINGFUL_SHARE = 0.01
-"""An attempt that brought so many bytes, or this share of the file, has not failed: the next one is
+"""An attempt that brought so many bytes, or this share of the file, has not failed. The next one is
 free. A host that gives a byte a time must not be asked for ever."""
 LONGEST_WISH = 300.0
-"""Seconds for which a file host's Retry-After is obeyed at most: the host is not trusted, and the
+"""Seconds for which a file host's Retry-After is obeyed at most. The host is not trusted, and the
 link dies meanwhile."""
 
 

@@ -289,8 +289,8 @@ LONGEST_LIFE = 48 * 3600.0
 
 
 def is_over(now: float, *, accepted: float | None, completed: float | None) -> bool:
-    """Whether no link to a job's video can live any more, by the times at which this machine saw
-    its task accepted and completed (Unix seconds).
+    """Whether no link to a job's video can live any more. That is told by when this machine saw its
+    task accepted and completed (Unix seconds).
     """
     if completed is not None and now - completed > wire.LINK_LIFE.total_seconds():
         return True

@@ -1,5 +1,5 @@
-"""The states of a task and of a batch job, as tables that the poller, the ledger, the tests and the
-README's diagram read.
+"""The states of a task and of a batch job, as tables. The poller, the ledger, the tests and
+CONTRIBUTING's diagram read them.
 
 May import the models.
 """
@@ -31,7 +31,7 @@ TASK_STATES: dict[str, TaskState] = {
     TaskStatus.CANCELLED: TaskState(final=True, order=2),
 }
 
-# A word that is newer than this package is something between processing and the end: waiting on is
+# A word that is newer than this package is something between processing and the end. Waiting on is
 # the safe reading.
 UNKNOWN_STATE = TaskState(final=False, order=1)
 
@@ -155,8 +155,8 @@ def charged(task: Task) -> Charged:
 def is_refunded(facts: Billing) -> bool:
     """Return whether ledger facts prove that all that was reserved was given back.
 
-    No status alone is a proof (so the vendor's newest client): scope, both statuses, the time and
-    the amount must agree.
+    No status alone is a proof: scope, both statuses, the time and the amount must agree. So the
+    vendor's newest client has it.
     """
     return (
         facts.refund_scope == ACCOUNT_SCOPE
@@ -177,7 +177,7 @@ _NOT_RETURNED = frozenset({"pending", "failed"})
 
 
 def believable(credits: Decimal | None) -> Decimal | None:  # noqa: A002 the service's word
-    """Return a charge as the service tells it, None for one that cannot be: below zero, not a
+    """Return a charge as the service tells it. None for one that cannot be: below zero, not a
     number, or over `MOST_CREDITS`.
     """
     if credits is None or not credits.is_finite() or not 0 <= credits <= MOST_CREDITS:
@@ -197,10 +197,10 @@ def told_charge(task: Task) -> Decimal | None:
 def is_settled(task: Task) -> bool:
     """Whether what an ended task has cost is certain.
 
-    A video is settled when its ledger facts say that it was charged, or when a charge above zero is
-    told and no ledger fact says that it is only held. Callbacks come after that, answers to reads
-    may come before. A task without a video is settled when its ledger facts say so, and when there
-    are none: it is normally not charged.
+    A video is settled when its ledger facts say that it was charged. It also is when a charge above
+    zero is told and no ledger fact says that it is only held. Callbacks come after that, answers to
+    reads may come before. A task without a video is settled when its ledger facts say so. It also
+    is when there are none, since it is normally not charged.
     """
     facts = task.billing
     held = facts is not None and (
@@ -227,7 +227,7 @@ def cost_of(task: Task, estimate: Decimal) -> Decimal:
 
     A video costs its settled charge, and until then its estimate or what is told, whichever is
     more. A task without a video is free, unless something says that it was charged, or that money
-    is still held for it, and no whole proof that all was given back.
+    is still held for it. Then only a whole proof that all was given back makes it free.
     """
     told = told_charge(task)
     if is_completed(task):
@@ -278,7 +278,7 @@ JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 }
 
 AT_STAKE = (JobState.COMPLETED, JobState.RUNNING, JobState.SUBMITTING)
-"""The states in which money is, or may be, spent on a video that is not here yet: a run takes these
+"""The states in which money is, or may be, spent on a video that is not here yet. A run takes these
 up first, nearest to the end first."""
 
 

@@ -1,7 +1,7 @@
 """The service's numbers: which of them can be true, and what counts for the others.
 
 No number is believed that nobody could have meant: below zero, not finite, beyond all bounds. Such
-a one counts as not said, so that it can neither raise, nor free a budget, nor break a ledger. Pure
+a one counts as not said. So it can neither raise, nor free a budget, nor break a ledger. Pure
 functions over JSON values; none of them raises.
 """
 
@@ -116,7 +116,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 class _Bounds(NamedTuple):
-    """What a number can be. Every task that ends is looked at: so plain numbers, nearly all, are
+    """What a number can be. Every task that ends is looked at. So plain numbers, nearly all, are
     told by a comparison, and only others are read.
     """
 

@@ -1,10 +1,11 @@
 """When a task is worth asking about.
 
 A task that has ended unseen costs its waiter time; a read costs the service work. So each task is
-read when its *expected undetected waiting* (the integral of the probability that it has ended since
-the last read) reaches a price in seconds. The probability comes from the hazard of ending, learned
-by age: ages are counted in units of the task's predicted life, so that what one task teaches serves
-others whose estimate differs. No clock and no randomness here; may import the policies only.
+read when its *expected undetected waiting* reaches a price in seconds. That is the integral of the
+probability that it has ended since the last read. The probability comes from the hazard of ending,
+learned by age. Ages are counted in units of the task's predicted life, so that what one task
+teaches serves others whose estimate differs. No clock and no randomness here; may import the
+policies only.
 """
 
 from __future__ import annotations
@@ -33,24 +34,23 @@ _EDGES = tuple(_LOWEST * 2 ** (index / _PER_OCTAVE) for index in range(_BUCKETS 
 _PER_LOG = _PER_OCTAVE / math.log(2)
 _LOG_LOWEST = math.log(_LOWEST)
 
-# A hazard that is only carried on falls with age, so that a task that is late is taken to stay
-# late.
+# A hazard that is only carried on falls with age. So a task that is late is taken to stay late.
 _FADE = 2 ** (-0.5 / _PER_OCTAVE)
-# Reads that survivors may add before the hazards are calculated anew, and the number of ends up to
+# Reads that survivors may add before the hazards are calculated anew. And the number of ends up to
 # which each one does it.
 _FRESH = 96
 _FEW = 50
-# Gaps that are kept until the next change; they are calculated from what was learned, so losing one
+# Gaps that are kept until the next change. They are calculated from what was learned, so losing one
 # costs only time.
 _MOST_PLANS = 10_000
 _BEFORE_ALL = -1000
 # How many tasks the assumption weighs before anything was seen.
 _PRIOR_TASKS = 1.5
-# The price of a read in a full batch: seconds of waiting, for a target delay of one second and
-# lives of one second. Dearer reads would miss the target where little is known of lives; cheaper
-# ones would ask the service more for nothing where much is known.
+# The price of a read in a full batch: seconds of waiting, when the target delay and lives are one
+# second. Dearer reads would miss the target where little is known of lives. Cheaper ones would ask
+# the service more for nothing where much is known.
 _PRICE = 3.0
-# Lives count as no longer than this (seconds) in the price: who waits for half an hour still wants
+# Lives count as no longer than this (seconds) in the price. Who waits for half an hour still wants
 # to see the end in time.
 _LONGEST_PRICED = 180.0
 
@@ -75,8 +75,8 @@ BY_NOTHING = Prior(0.8, 0.8, 0.8)
 
 
 class Lives:
-    """The hazard of ending by age, as far as it was seen: deaths and time at risk in buckets of the
-    age's logarithm.
+    """The hazard of ending by age, as far as it was seen. Deaths and time at risk are in buckets of
+    the age's logarithm.
     """
 
     def __init__(self, prior: Prior) -> None:
@@ -131,7 +131,7 @@ class Lives:
         return self._middle
 
     def typical(self) -> float:
-        """The hazard that decides the mean delay: a price that suits it gives the delay that was
+        """The hazard that decides the mean delay. A price that suits it gives the delay that was
         aimed at over all lives.
         """
         self.refresh()
@@ -177,8 +177,8 @@ class Lives:
 
 
 def _summary(hazards: list[float]) -> tuple[float, float]:
-    """Give the age that half of all reach, and the hazard whose gaps are as long as those of all
-    lives on average.
+    """Return the age that half of all reach, and the hazard whose gaps are as long as all lives' on
+    average.
     """
     alive, root, middle = 1.0, 0.0, 0.0
     for index, hazard in enumerate(hazards):
@@ -245,8 +245,8 @@ class Outlook:
     ) -> float:
         """Seconds until a task is worth its next read.
 
-        `age` is the task's age in seconds at the last read, `estimate` the service's guess of its
-        life and `predicted` the life that its progress speaks for, both in seconds or None.
+        `age` is the task's age in seconds at the last read. `estimate` is the service's guess of
+        its life, `predicted` the life that its progress speaks for, both in seconds or None.
         `company` is how many tasks share a request (1 to 50).
         """
         polling = self._polling
@@ -310,8 +310,8 @@ def life_by_estimate(estimate: float, age: float) -> float:
 
 
 def growing_pause(polling: Polling, count: int) -> float:
-    """Return the seconds before a task is asked for again whose answer, for the count-th time in a
-    row, cannot be the last word: half as long again each time, up to `max_interval`.
+    """Return the seconds before a task is asked for again whose answer cannot be the last word. For
+    the count-th time in a row: half as long again each time, up to `max_interval`.
     """
     return min(polling.max_interval, polling.min_interval * 1.5 ** min(max(0, count - 1), 64))
 

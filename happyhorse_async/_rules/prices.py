@@ -2,7 +2,7 @@
 
 A rule is the answer of the service's catalogue for one model. Sums are made in `uc`, exactly:
 10,000 uc are one credit, 680,000 uc are one US dollar. What is not understood is an error and never
-a guess, because a price that is too low lets a budget be overspent. May import the requests.
+a guess. A price that is too low lets a budget be overspent. May import the requests.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def certainty_of(error: HappyHorseError) -> Certainty:
 def _proves_refusal(error: APIStatusError) -> bool:
     """Whether a response proves that its own request was not accepted.
 
-    Only the service's own error object counts: any other body may come from a gateway that knows
+    Only the service's own error object counts. Any other body may come from a gateway that knows
     nothing of what happened behind it.
     """
     if not error.own_body or is_pending(error) or error.code == CONFLICT:
@@ -71,7 +71,7 @@ def _proves_refusal(error: APIStatusError) -> bool:
 def is_pending(error: HappyHorseError) -> bool:
     """Whether the service says that a submission with this key is still being decided.
 
-    Codes were seen as integers once; then a 409 does not say which of its two meanings it has, and
+    Codes were seen as integers once. Then a 409 does not say which of its two meanings it has, and
     asking again is the safe reading.
     """
     if not isinstance(error, APIStatusError):
@@ -86,14 +86,14 @@ def is_pending(error: HappyHorseError) -> bool:
 LONGEST_ASKED = 600.0
 """Seconds of a Retry-After that are waited in one go.
 
-Links die within a day, and one wrong number must not stop a session: after a longer one the service
+Links die within a day, and one wrong number must not stop a session. After a longer one the service
 is asked again after the policy's longest pause.
 """
 
 
 def worth_retrying(error: HappyHorseError) -> bool:
-    """Whether a call that changes nothing (a read, an upload) can work when it is made again: lost
-    responses, 429, 500 and up, and a lack of capacity.
+    """Whether a call that changes nothing (a read, an upload) can work when it is made again. It
+    can after lost responses, 429, 500 and up, and a lack of capacity.
     """
     if isinstance(error, APIStatusError):
         return error.status == 429 or error.status >= 500 or error.code in CAPACITY_CODES

@@ -28,7 +28,7 @@ as services are known. What is on the wire when the limit is met is refused."""
 SLOWLY = 1 / 40
 """Submissions at once that each of those adds; later ones add a whole one."""
 SILENCE = 0.5
-"""Seconds without any answer after which a session that still grows sends more: the service may be
+"""Seconds without any answer after which a session that still grows sends more. The service may be
 slow, and has refused nothing."""
 SHORTEST = 1.0
 """Seconds that a measurement takes at least: limits are counted over a second or longer."""
@@ -212,7 +212,7 @@ class RateFinder:
     def tell(self, now: float, told: Told, on_wire: int) -> None:
         """Take what an answer told of the limit, while `on_wire` submissions are on their way.
 
-        No number holds submissions for longer than a minute: a reset may be in milliseconds, or a
+        No number holds submissions for longer than a minute. A reset may be in milliseconds, or a
         limit of days that somebody raises. Then one leaves, and its answer tells how it stands.
         """
         self._told_at = now
@@ -310,8 +310,9 @@ class RateFinder:
         return True
 
     def pause(self, now: float, epoch: int, asked: float | None, wanted: float) -> float:
-        """Return how many seconds to pause after a 429: what the service `asked` for, else what the
-        retry policy `wanted`, or next to nothing while a rate is tried that is hardly too high.
+        """Return how many seconds to pause after a 429. That is what the service `asked` for, else
+        what the retry policy `wanted`. It is next to nothing while a rate is tried that is hardly
+        too high.
         """
         if asked is not None:
             self._asked = True

@@ -1,8 +1,8 @@
 """Values <-> JSON: requests into bodies, answers into tasks, pages, credits and files.
 
 May import cattrs, the models and the errors; no I/O. Regular answers (list items, files) are read
-by cattrs, which knows the fields from the models. Submissions and tasks are written out by hand:
-they are on the hot path, and a task's fields come in several shapes.
+by cattrs, which knows the fields from the models. Submissions and tasks are written out by hand.
+They are on the hot path, and a task's fields come in several shapes.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def decode_task_object(answer: Answer) -> dict[str, Any]:
 
 
 def decode_task_objects(answer: Answer) -> dict[str, dict[str, Any]]:
-    """Read the tasks of a batch answer as JSON objects by id; entries without id and status are
+    """Read the tasks of a batch answer as JSON objects by id. Entries without id and status are
     left out, as if they were absent.
     """
     data = decode_object(answer).get("data")
@@ -193,8 +193,8 @@ def task_of(value: Any) -> Task | None:
 
 
 def task_from(value: Mapping[str, Any]) -> Task:
-    """Read a task from a JSON object that has an id and a status: these and the progress now, the
-    rest when it is first asked for.
+    """Read a task from a JSON object that has an id and a status. These and the progress are read
+    now, the rest when it is first asked for.
     """
     word = value["status"]
     status = _STATUSES.get(word) or _respelled(word) or _newer_status(value)
@@ -260,8 +260,8 @@ _LINK_NAMES = ("video_url", "url", "video", "videos")
 
 
 def _links_in(value: Any, names: tuple[str, ...], deep: int = 0) -> list[str]:
-    """Return the links of a result, in whichever of the usual shapes it comes: a link, an object
-    that names one, or a list of these.
+    """Return the links of a result, in whichever of the usual shapes it comes. That is a link, an
+    object that names one, or a list of these.
     """
     if isinstance(value, str):
         is_one = value.strip() if deep == 1 else value.lstrip()[:4].lower() == "http"
@@ -341,7 +341,7 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def decode_page(answer: Answer, *, page: int, page_size: int) -> TaskPage:
-    """Read one page of the task list; raises `UnreadableAnswerError` when it is another page than
+    """Read one page of the task list. Raises `UnreadableAnswerError` when it is another page than
     the one that was asked for.
     """
     value = decode_object(answer)
@@ -449,7 +449,7 @@ def _uploaded(data: Any) -> UploadedFile | None:
 
 @cache
 def _regular() -> cattrs.Converter:
-    """Make the converter once, with hooks that never raise: a field that is missing or wrong must
+    """Make the converter once, with hooks that never raise. A field that is missing or wrong must
     not lose the rest of an answer.
     """
     # Late: a process that only submits and reads should not have to load it.

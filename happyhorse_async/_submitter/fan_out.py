@@ -18,7 +18,7 @@ from .shared import Acceptance
 S = TypeVar("S")
 
 Tell = Callable[[int, Any, Acceptance | HappyHorseError], S]
-"""Makes what the caller gets of a request: from its place in the input, the request as given,
+"""Makes what the caller gets of a request. It takes the place in the input, the request as given,
 and what became of it."""
 Submit = Callable[[ImageToVideo, Group], Awaitable[Acceptance]]
 TakeOrphan = Callable[[ImageToVideo, str, str | None], None]
@@ -41,7 +41,7 @@ class Submissions(Generic[S]):
     decided.
 
     One bad request is one failed submission. The input is read only as fast as it can be submitted
-    and handed over. Leaving early stops submitting; what has left by then is finished, and kept in
+    and handed over. Leaving early stops submitting. What has left by then is finished, and kept in
     the session's `orphans` unless it was yielded.
     """
 
@@ -71,7 +71,7 @@ class Submissions(Generic[S]):
         # What was read and not handed over is bounded, also when the one that is next in order
         # takes long.
         self._window = anyio.Semaphore(2 * workers)
-        # Not a stream: one that is cancelled while it receives can lose what it was just given, and
+        # Not a stream. One that is cancelled while it receives can lose what it was just given, and
         # this was paid for.
         self._decided: deque[Decided[S]] = deque()
         self._news = asyncio.Event()

@@ -1,5 +1,5 @@
-"""The one gate through which all submissions of a session leave: how many at once, how fast, and in
-whose turn.
+"""The one gate through which all submissions of a session leave. It says how many at once, how
+fast, and in whose turn.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LATE = 0.05
 """Seconds that a timer rings late at most, as far as that is made up for."""
 AHEAD = 1000
 """Single submissions that may wait at the gate. Others wait at the entrance, where they hold next
-to nothing: what waits in memory costs time too, since Python's collector looks at all of it."""
+to nothing. What waits in memory costs time too, since Python's collector looks at all of it."""
 
 
 class Entrance:
@@ -95,8 +95,8 @@ class Gate:
 
     A submission enters, which may wait, and leaves when it is answered. Its place is kept until its
     task has ended; a submission that is sent again has one already. Lines are served in turns:
-    those that are sent again and new ones alternately, of the new ones single submissions and
-    groups alternately, the groups one after the other. Belongs to one event loop.
+    alternately those that are sent again and new ones. Of the new ones single submissions and
+    groups take turns, and so do the groups. Belongs to one event loop.
     """
 
     def __init__(self, limits: Limits, *, on_full: Callable[[], None]) -> None:
@@ -274,7 +274,7 @@ class Gate:
     def _next(self) -> asyncio.Future[None] | None:
         if self.full:
             return _first(self._again)
-        # Those that are sent again take turns with the new ones: after a storm of 429 there are
+        # Those that are sent again take turns with the new ones. After a storm of 429 there are
         # many of them.
         self._again_turn = not self._again_turn
         turn = _first(self._again) if self._again_turn else None

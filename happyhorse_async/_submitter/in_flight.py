@@ -221,7 +221,7 @@ class InFlight:
 
     async def _send(self, payload: TrackedBody) -> None:
         outcome: Answer | HappyHorseError | None = None
-        # A task that is cancelled before it has begun never begins: then nobody would be told, and
+        # A task that is cancelled before it has begun never begins. Then nobody would be told, and
         # the slot would be lost.
         self._begun = True
         try:

@@ -1,4 +1,4 @@
-"""Whether the service keeps idempotency keys: until it has shown it, a key that may have been
+"""Whether the service keeps idempotency keys. Until it has shown it, a key that may have been
 accepted is not sent again blindly.
 """
 

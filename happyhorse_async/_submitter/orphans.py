@@ -24,7 +24,7 @@ class Orphan(Value):
     """A submission that was accepted, or may have been, after its caller was cancelled."""
 
     request: ImageToVideo
-    """The request, without the picture: bytes are replaced by the link that they were uploaded to,
+    """The request, without the picture. Bytes are replaced by the link that they were uploaded to,
     so that submitting it again with the same key sends the same body."""
     idempotency_key: str
     task_id: str | None

@@ -22,7 +22,7 @@ from .._rules import wire
 from ..errors import HappyHorseError, NotFoundError
 
 LOOKS = 2
-"""How often the list is read before a submission counts as absent: a task may appear in it a moment
+"""How often the list is read before a submission counts as absent. A task may appear in it a moment
 late."""
 LONGEST_PAUSE = 2.0
 """Seconds between two looks at most."""
@@ -34,7 +34,7 @@ ROUNDING = timedelta(seconds=1)
 """The service's times are whole seconds, cut off."""
 LARGEST_SKEW = timedelta(seconds=30)
 """The most by which the service's clock and this machine's may differ for a time that an earlier
-process noted to count: beyond it, one of them was set or runs unevenly."""
+process noted to count. Beyond it, one of them was set or runs unevenly."""
 EVER = -math.inf
 """A time before all others: it is not known when a submission left."""
 
@@ -237,7 +237,7 @@ def listed_at(item: TaskSummary) -> datetime | None:
 
 
 def may_be(request: ImageToVideo, task: Task) -> bool:
-    """Whether a task can be what a request has become, by everything that can be compared: the
+    """Whether a task can be what a request has become, by everything that can be compared. The
     response shows little of the request.
     """
     info, data = _object(task.raw.get("task_info")), _object(task.raw.get("result_data"))
@@ -264,7 +264,7 @@ def earliest(
 
     `left` and `now` are seconds of this machine's clock: when it left, and when the service's time
     `listed` was received. `before` is a service's time that was received before it left, and when.
-    Two estimates are taken, and the earlier one counts: either clock may run unevenly, and a window
+    Two estimates are taken, and the earlier one counts. Either clock may run unevenly, and a window
     that is too narrow would hide the task.
     """
     if left == EVER:

@@ -110,15 +110,15 @@ class Submitter:
         """Submit one request, and give what the service made of it.
 
         A key that is `drawn` was made for this submission: nobody can have sent it before. Requests
-        of one `group` wait in one line, and groups take turns. A key that was used before
-        needs the very same body: `image_url` is where the first frame was uploaded to before, and
-        `callback_url` where the service was to call back, "" for nowhere.
+        of one `group` wait in one line, and groups take turns. A key that was used before needs the
+        very same body: `image_url` is where the first frame was uploaded to before. `callback_url`
+        is where the service was to call back, "" for nowhere.
 
         `resent` says that an earlier process may have sent the key. Then no refusal proves that
-        nothing was charged. A service that keeps keys gives the task back; until it has shown in
+        nothing was charged. A service that keeps keys gives the task back. Until it has shown in
         this session that it does, the list of tasks is looked at first. When nothing in it fits,
-        the key is sent again. When something fits, the service is asked whether it knows the key;
-        when it does not say so, nothing is sent, and `SubmissionOutcomeUnknownError` has the
+        the key is sent again. When something fits, the service is asked whether it knows the key.
+        When it does not say so, nothing is sent, and `SubmissionOutcomeUnknownError` has the
         candidates. Raises what `Session.submit` raises.
         """
         key = _checked(idempotency_key) if idempotency_key is not None else self.new_key()
@@ -389,7 +389,7 @@ class Submitter:
             )
 
     def _drop(self, sub: InFlight, *, charged: bool) -> None:
-        """Discard what was kept for a submission that did not become a task; money that may have
+        """Discard what was kept for a submission that did not become a task. Money that may have
         been spent stays reserved.
         """
         if sub.placed:
@@ -440,7 +440,7 @@ class Submitter:
         acceptance: Acceptance | None = None
         certain = False
         sub.started = True
-        # An attempt that hangs is cut off half-way: that leaves time to send it again or to look
+        # An attempt that hangs is cut off half-way. That leaves time to send it again or to look
         # for its task.
         alarm = asyncio.get_running_loop().call_later(self._shield / 2, sub.cut)
         try:

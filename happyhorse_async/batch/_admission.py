@@ -123,7 +123,7 @@ def admit(
 def _number(
     known: dict[str, Any], run: int, candidates: Sequence[Candidate]
 ) -> tuple[list[str | None], dict[str, int]]:
-    """Give each row its final id, and how often each id came: equal rows are counted; a caller's id
+    """Give each row its final id, and how often each id came. Equal rows are counted. A caller's id
     that came before has none.
     """
     counts: dict[str, int] = {}
@@ -185,7 +185,7 @@ def _enter(
 
 
 def _is_another(there: Sequence[Any], candidate: Candidate, run: int) -> bool:
-    """Whether the job that has a row's id is not the row's: it was asked for with another request,
+    """Whether the job that has a row's id is not the row's. It was asked for with another request,
     or was replaced under another id.
     """
     digest, seen_run, _, superseded, _ = there
@@ -195,8 +195,8 @@ def _is_another(there: Sequence[Any], candidate: Candidate, run: int) -> bool:
 def _aside(
     database: Database, changed: Iterable[str], coming: set[str], run: int
 ) -> dict[str, str]:
-    """Choose new ids for the jobs whose ids stand for other requests now: such as no job has, for
-    callers' ids may end as these do.
+    """Choose new ids for the jobs whose ids stand for other requests now. No job may have them yet,
+    for callers' ids may end as these do.
     """
     aside = {job_id: f"{job_id}~{run}" for job_id in changed}
     while aside and (
@@ -212,8 +212,8 @@ def _aside(
 
 
 def _names(database: Database, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:
-    """Choose the videos' names: the plainest one that no other job has, also where file systems
-    take no notice of case.
+    """Choose the videos' names: the plainest one that no other job has. Some file systems take no
+    notice of case.
     """
     choices = [_choices(candidate, job_id, run) for candidate, job_id in rows]
     wanted = sorted({name for names in choices if len(names) > 1 for name in names})

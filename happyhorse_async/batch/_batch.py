@@ -35,7 +35,7 @@ class Batch:
     """A durable batch in a folder. Made by `Session.batch`; an async context manager.
 
     The folder gets the videos and `happyhorse.sqlite`, the ledger. Whatever ends the process,
-    running the same input again goes on where it stopped: nothing is paid twice, nothing that is
+    running the same input again goes on where it stopped. Nothing is paid twice, nothing that is
     here is fetched twice. A second process on the same folder is refused with the first one's id.
     """
 
@@ -82,7 +82,7 @@ class Batch:
         return self
 
     async def _open(self) -> None:
-        """Take the folder and its ledger; what was opened is kept at once, so that `aclose` finds
+        """Take the folder and its ledger. What was opened is kept at once, so that `aclose` finds
         it whatever comes in between.
         """
         self._lock = FolderLock(self.folder)
@@ -135,7 +135,7 @@ class Batch:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the run if one goes on, at once, and close the ledger; what is paid for is found
+        """End the run if one goes on, at once, and close the ledger. What is paid for is found
         again by the next run.
         """
         self._closing = self._closing or asyncio.ensure_future(self._close())
@@ -163,12 +163,12 @@ class Batch:
 
         `requests` is any iterable or async iterable of `ImageToVideo` or `Job`, of any length. What
         earlier runs have paid for is finished first, whether it is in the input or not. Jobs that
-        ended in an earlier run are told again (`Outcome.resumed`); with `retry_failed` those that
+        ended in an earlier run are told again (`Outcome.resumed`). With `retry_failed` those that
         failed begin again, which costs money again.
 
-        After the last outcome the iteration raises whatever stopped the batch before its end: a
-        refused key, no credits left, a budget that is used up, a service that cannot be reached.
-        What was not submitted stays for the next run.
+        After the last outcome the iteration raises whatever stopped the batch before its end. That
+        is a refused key, no credits left, a budget that is used up, a service that cannot be
+        reached. What was not submitted stays for the next run.
         """
         return self._start(
             lambda feed: feed.input(requests, retry=retry_failed), retry=retry_failed
@@ -177,8 +177,8 @@ class Batch:
     def retry(self) -> Outcomes:
         """Begin the failed jobs again, from the ledger alone, and iterate over their outcomes.
 
-        Jobs whose fate is unknown are asked for with the same key, which cannot be charged twice
-        where the service keeps keys; until it has shown that it does, the list of tasks is looked
+        Jobs whose fate is unknown are asked for with the same key. That cannot be charged twice
+        where the service keeps keys. Until it has shown that it does, the list of tasks is looked
         at first. Failed ones become new tasks, which are charged.
         """
         return self._start(Feed.failed, retry=True)
@@ -257,7 +257,7 @@ async def check_account(ledger: Ledger, parts: Parts) -> None:
     account's.
 
     The ledger keeps a digest of the key, salted with the batch's id, and never the key. A new key
-    of the same account is known by what it can read: one task of the ledger is asked for.
+    of the same account is known by what it can read. One task of the ledger is asked for.
     """
     key = parts.settings.require_key()
     mark = hashlib.blake2b(key.encode(), key=ledger.batch_id.encode(), digest_size=16).hexdigest()

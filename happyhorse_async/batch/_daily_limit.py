@@ -22,7 +22,7 @@ LATE = 2.0
 HOUR = 3600.0
 """Where nobody says when the limit resets, the run asks again at each full hour."""
 LATE_RESET = 300.0
-"""Seconds between questions in the hour after a reset: the service may be late with it, and a
+"""Seconds between questions in the hour after a reset. The service may be late with it, and a
 refusal that is believed then costs a day."""
 
 

@@ -47,7 +47,7 @@ READER_PATIENCE = 200
 FOLD_PAUSE = 1.0
 """Seconds between two attempts to fold the log in."""
 PAGE_CACHE = 8 * 1024
-"""KiB of the database kept in memory: with less, a group's own pages do not fit, and are written to
+"""KiB of the database kept in memory. With less, a group's own pages do not fit, and are written to
 the log before their time."""
 STORE = "store"
 """The fact that says under which link the videos lie, when they are in an object store."""
@@ -159,8 +159,8 @@ class Database:
     def _set_up(self) -> None:
         """Set the connection up for writing."""
         self._db.execute("PRAGMA journal_mode = WAL")
-        # FULL: a commit is on the platter before the POST that it allows. No automatic checkpoints:
-        # those leave the log at its full length with its pages copied already, and a log like that,
+        # FULL: a commit is on the platter before the POST that it allows. No automatic checkpoints.
+        # Those leave the log at its full length with its pages copied already, and a log like that,
         # cut short, would lay old pages over new ones. Ours always empty it.
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA wal_autocheckpoint = 0")
@@ -190,7 +190,7 @@ class Database:
             self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Fold the log into the database and empty it; when a reader is in the way, this is made up
+        """Fold the log into the database and empty it. When a reader is in the way, this is made up
         for soon after.
         """
         self._db.execute(f"PRAGMA busy_timeout = {READER_PATIENCE}")
@@ -221,7 +221,7 @@ class Database:
     # --- writing ----------------------------------------------------------------------------------
 
     def _is_there(self) -> bool:
-        """Whether the file that is written is still the one under its name: a folder may be removed
+        """Whether the file that is written is still the one under its name. A folder may be removed
         while its batch runs.
         """
         try:
@@ -316,7 +316,7 @@ class Database:
         self._db.execute(self._sql["set-fact"], (name, value))
 
     def proofs(self) -> tuple[int, list[str]]:
-        """Count the jobs that may be paid for and are not here, and give a few tasks by which their
+        """Count the jobs that may be paid for and are not here. Give a few tasks by which their
         account can be known.
         """
         return int(self._one(self._sql["count-at-stake"])), [
@@ -374,7 +374,7 @@ class Database:
         """Look at a page of saved videos, without those of a run's input.
 
         Return from where to go on (None: that was all), and the ids of the jobs whose videos are
-        not here any more; with `every` all of the page.
+        not here any more. With `every` it is all of the page.
         """
         rows = self._db.execute(self._sql["saved-files"], (after, run, run, LOOKED_AT)).fetchall()
         has_size = self.videos.has_size

@@ -1,5 +1,5 @@
 """What a run is fed with: jobs at stake from earlier runs, the rows of its input, failed jobs, and
-saved ones whose videos are not here any more.
+saved ones that are missing.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Feed:
                 await self._take_in(rows, retry=retry)
 
     async def resume(self) -> None:
-        """Take up what is paid for, or may be; no stop cuts this short, or else links would die
+        """Take up what is paid for, or may be. No stop cuts this short, or else links would die
         unwatched until the next run.
         """
         for state in AT_STAKE:
@@ -205,7 +205,7 @@ class Feed:
     async def _hand_over(self, request: ImageToVideo, job: JobRow) -> None:
         """Give a job in hand the image that its row brings."""
         if job.seq not in self._run.live and job.state is JobState.NEW:
-            # It has left since its row was looked at; if for want of its image, it is still new,
+            # It has left since its row was looked at. If for want of its image, it is still new,
             # and comes in again with its row.
             [job] = await self._run.ledger.call(lambda database: database.jobs([job.id]))
             if job.state is JobState.NEW:

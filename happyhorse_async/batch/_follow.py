@@ -106,8 +106,8 @@ class Follower:
         self._options = options
         self._doubts = doubts
         self._replays = parts.settings.retry.replays > 0
-        # One line for the whole batch, which takes turns with the single calls of the session, and
-        # one for what may have left before.
+        # One line for the whole batch, which takes turns with the session's single calls. One for
+        # what may have left before.
         self._line, self._owed = Group(), Group()
         self._ahead = asyncio.Semaphore(MOST_AHEAD)
         self._in_flight = asyncio.Semaphore(options.max_in_flight)
@@ -238,10 +238,10 @@ class Follower:
             self._daily.accepted()
 
     async def _bring_back(self, job: JobRow) -> Outcome | None:
-        """Tell a job that an earlier run saved; when its video is not here any more, fetch it again
+        """Tell a job that an earlier run saved. When its video is not here any more, fetch it again
         as long as its link can live, and else say so.
 
-        The ledger keeps such a job as saved: it was paid for and delivered, so `retry` must never
+        The ledger keeps such a job as saved. It was paid for and delivered, so `retry` must never
         buy it again.
         """
         if await asyncio.to_thread(self._videos.is_here, job, digest=self._options.verify):
@@ -277,7 +277,7 @@ class Follower:
     # --- when it fails ----------------------------------------------------------------------------
 
     async def _fail(self, job: JobRow, error: HappyHorseError, facts: Facts, tries: int) -> Next:
-        """Do what follows from a failure; return AGAIN when the job goes on, HELD when it is left
+        """Do what follows from a failure. Return AGAIN when the job goes on, HELD when it is left
         untold, and anything else when it is told.
         """
         following, stops = job_failures.next_step(facts, error)
@@ -319,8 +319,8 @@ class Follower:
     def _facts(self, job: JobRow, tries: int, *, others_go_on: bool) -> Facts:
         attempts = self._options.retry.attempts
         # A process may have ended after the user's word, which is not written down. But only that
-        # leads beyond the limit, so that every full set of attempts that lies behind has been
-        # followed by one.
+        # leads beyond the limit. So every full set of attempts that lies behind has been followed
+        # by one.
         before = job.before or (job.attempt - 1) // attempts * attempts
         return Facts(
             state=job.state,

@@ -1,8 +1,8 @@
 """The gallery: one HTML file beside the videos that needs no server, no network and no other file
 but them.
 
-What comes from outside (prompts, error messages, names) goes into the page as data, and is only
-ever put in as text. A content security policy in the page allows its own script alone.
+What comes from outside (prompts, error messages, names) goes into the page as data. It is only ever
+put in as text. A content security policy in the page allows its own script alone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Who a job of a batch is: its identity, its idempotency key, and its video's name; and what its
-texts must be for the ledger to keep them.
+"""Who a job of a batch is: its identity, its idempotency key, its video's name. And what its texts
+must be for the ledger to keep them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def fingerprint(request: ImageToVideo, image_digest: str | None) -> str:
     """Give the digest of what a request asks for.
 
     `image_digest` is the SHA-256 of a local image's content; a link counts as it is. A moved or
-    touched image is the same request, a changed one is another. The callback URL does not count: it
+    touched image is the same request, a changed one is another. The callback URL does not count. It
     says who is told, not what is made, and often holds a token per process.
     """
     image = request.image if isinstance(request.image, str) else f"sha256:{image_digest}"
@@ -40,7 +40,7 @@ def fingerprint(request: ImageToVideo, image_digest: str | None) -> str:
 
 
 def twin_id(base: str, ordinal: int) -> str:
-    """Give the id of the n-th equal request of one input: two equal rows are two videos that are
+    """Give the id of the n-th equal request of one input. Two equal rows are two videos that are
     wanted, not one.
     """
     return base if ordinal == 1 else f"{base}-{ordinal}"
@@ -57,7 +57,7 @@ def key_of(batch_id: str, job_id: str, digest: str, attempt: int) -> str:
 def video_name(request: ImageToVideo, job_id: str, *, own: bool) -> str:
     """Give the name of a job's video: the caller's own id, or the image's stem and the job's id.
 
-    The two kinds never meet: an own id that ends as the other names do is hashed, so names of the
+    The two kinds never meet. An own id that ends as the other names do is hashed, so names of the
     other kind need not be compared.
     """
     if own:
@@ -74,8 +74,8 @@ def hashed_stem(job_id: str, salt: str = "") -> str:
 
 
 def folded(name: str) -> str:
-    """Give what two names have in common that are one file where file systems take no notice of
-    case or of how accents are written.
+    """Return what two names have in common that are one file to a file system. Some take no notice
+    of case, or of how accents are written.
     """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
@@ -99,7 +99,7 @@ def _same_everywhere(stem: str) -> bool:
     """Whether a name is folded already but for ASCII letters, whose case the ledger itself takes no
     notice of.
 
-    Of all names that fold into one, only such a one is used as it is: the others get a digest,
+    Of all names that fold into one, only such a one is used as it is. The others get a digest,
     without asking which of them are there.
     """
     return folded(stem) == "".join(sign.lower() if sign.isascii() else sign for sign in stem)

@@ -67,8 +67,8 @@ class JobRow:
     reserved: int
     spent: int
     accepted: float | None
-    """When its task was accepted; of a request in doubt, when it was first sent (None: by a version
-    that did not note it)."""
+    """When its task was accepted. Of a request in doubt, when it was first sent; None: by a version
+    that did not note it."""
     completed: float | None
     expires: float | None
     ended: float | None
@@ -82,7 +82,7 @@ class JobRow:
     ended_run: int
     superseded: int
     asked: ImageToVideo | None = None
-    """The request as the caller gave it, when it came in this run: it may hold the image's bytes,
+    """The request as the caller gave it, when it came in this run. It may hold the image's bytes,
     which the ledger does not."""
     task: Task | None = None
     """The last state that this run has seen."""
@@ -92,8 +92,8 @@ class JobRow:
     earlier: Earlier | None = None
     """What is known of its key, when an earlier run may have sent it."""
     sent_before: bool = False
-    """Its request may have left before the present try, so that this one's failure does not say
-    that nothing was accepted."""
+    """Its request may have left before the present try. So this one's failure does not say that
+    nothing was accepted."""
 
     @classmethod
     def of_row(cls, row: Any) -> JobRow:
@@ -111,7 +111,7 @@ class JobRow:
 
     @property
     def posted(self) -> ImageToVideo:
-        """The request as it is sent: once its first frame has a link, the link is all that the body
+        """The request as it is sent. Once its first frame has a link, the link is all that the body
         needs of it.
         """
         if self.asked is None and self.image_url is not None:
@@ -142,15 +142,15 @@ class JobRow:
         return job_failures.is_over(now, accepted=self.accepted, completed=self.completed)
 
     def given(self, request: ImageToVideo) -> None:
-        """Take the image of the same request from the input; everything else is as the ledger has
+        """Take the image of the same request from the input. Everything else is as the ledger has
         it, and perhaps as it was sent.
         """
         if self.asked is None:
             self.asked = read_request(self.request, image=request.image)
 
     def rename(self, now: JobRow) -> None:
-        """Take note that the caller's id stands for another request now, or for this one again;
-        what is paid for is brought home anyway.
+        """Take note that the caller's id stands for another request now, or for this one again.
+        What is paid for is brought home anyway.
         """
         self.id, self.name, self.superseded = now.id, now.name, now.superseded
 
@@ -180,8 +180,8 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "ended": ("state", "ended_run", "ended", "reserved", "spent", "error"),
     "again": ("attempt", "spent"),
 }
-"""What each kind of change writes of a job. In the order in which a group of them is written: a job
-goes through several of them only in this order."""
+"""What each kind of change writes of a job. They stand in the order in which a group is written: a
+job goes through several of them only in this order."""
 
 _VALUES = {change: attrgetter("seq", *columns) for change, columns in CHANGES.items()}
 

@@ -1,8 +1,8 @@
-"""The ledger as the event loop sees it: changes are handed to one thread, which writes whatever has
+"""The ledger as the event loop sees it. Changes are handed to one thread, which writes whatever has
 gathered as one transaction.
 
-Grouping is what keeps the ledger out of the way. A group is one call of the thread, a handful of
-statements and one sync of the disk, however many jobs are in it.
+Grouping is what keeps the ledger out of the way. A group is one call, a handful of statements and
+one sync of the disk, however many jobs are in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger("happyhorse_async")
 T = TypeVar("T")
 
 GATHER_SECONDS = 0.002
-"""How long a group gathers: nothing beside a video's minutes, and enough to take many jobs along
+"""How long a group gathers. Nothing beside a video's minutes, and enough to take many jobs along
 when many are on the move."""
 
 
@@ -114,8 +114,8 @@ class Ledger:
         self._group().changes.append((change, values_of(change, job)))
 
     async def write(self, change: str, job: JobRow, *, fold: bool = False) -> None:
-        """Hand a job's change over and wait until it is on the disk; with `fold` in the database
-        itself, not only in its log.
+        """Hand a job's change over and wait until it is on the disk. With `fold` it is in the
+        database itself, not only in its log.
         """
         group = self._group()
         group.changes.append((change, values_of(change, job)))

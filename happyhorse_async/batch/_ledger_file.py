@@ -72,7 +72,7 @@ def look_at_file(path: Path, *, newest: int) -> bool:
     """Look whether the file at a ledger's place is a ledger, and touch nothing.
 
     Return False when there is none. Raises `LedgerError` for everything that is no whole ledger of
-    a version up to `newest`: what was paid for may stand in it.
+    a version up to `newest`. What was paid for may stand in it.
     """
     try:
         facts = path.stat()

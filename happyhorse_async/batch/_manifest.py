@@ -1,5 +1,4 @@
-"""From files to jobs: a folder or a glob of images, or a table of them as CSV, JSON Lines or
-Parquet.
+"""From files to jobs: a folder or a glob of images, or a table of them (CSV, JSON Lines, Parquet).
 
 A table's columns are a request's fields (`image`, `prompt`, `quality`, `duration`, `seed`,
 `model`, `callback_url`) and `id`; `image_url`, `image_path`, `file` and `url` also mean the image.
@@ -109,7 +108,7 @@ class Manifest:
         return self._source.skipped, self._source.skipped_names
 
     async def rows(self, *, look: bool = False) -> AsyncGenerator[Row | BadLine, None]:
-        """Walk the rows, good and bad, in order; with `look` local images are opened, and ids that
+        """Walk the rows, good and bad, in order. With `look` local images are opened, and ids that
         come twice are found.
         """
         walk = self._walk(look=look)
@@ -225,7 +224,7 @@ def _second_look(job: Job, seen: set[int]) -> tuple[str, ...]:
     """List what only the disk and the other rows can tell."""
     problems = []
     if job.id is not None:
-        # Hashes take a tenth of the memory of a million ids; two different ids with one hash are
+        # Hashes take a tenth of the memory of a million ids. Two different ids with one hash are
         # not to be expected.
         if hash(job.id) in seen:
             problems.append(f"id: {job.id!r} came before")

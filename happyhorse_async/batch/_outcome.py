@@ -70,7 +70,7 @@ class UnsavedOutcome(_Ended):
     error: HappyHorseError
     """Why there is none; see its `charged`."""
     ok: ClassVar[Literal[False]] = False
-    # Never to checkers: some do not narrow a union by the truth of a member, and so `video` is a
+    # Never to checkers. Some do not narrow a union by the truth of a member, and so `video` is a
     # Video behind `if outcome.ok` to them as well.
     if TYPE_CHECKING:
         video: ClassVar[Never]
@@ -79,8 +79,8 @@ class UnsavedOutcome(_Ended):
 
 
 Outcome = SavedOutcome | UnsavedOutcome
-"""What became of one job: behind `if outcome.ok:` a checker knows that `outcome.video` is a
-`Video`, and behind `if outcome.error is not None:` why there is none."""
+"""What became of one job. Behind `if outcome.ok:` a checker knows that `outcome.video` is a
+`Video`. Behind `if outcome.error is not None:` it knows why there is none."""
 
 
 def outcome_of(

@@ -52,8 +52,8 @@ class Outcomes:
             videos=videos,
             book=book,
             options=options,
-            # As many jobs as are in flight wait for their turn, so that no place is ever empty for
-            # want of the next job.
+            # As many jobs as are in flight wait for their turn. So no place is ever empty for want
+            # of the next job.
             tokens=asyncio.Semaphore(2 * options.max_in_flight + GROUP),
             start=self._start,
         )
@@ -166,7 +166,7 @@ class Outcomes:
         )
 
     async def _feed(self, feed: Feed, group: asyncio.TaskGroup) -> None:
-        """Feed what is at stake, then new jobs until a stop ends it; the run waits for it as for
+        """Feed what is at stake, then new jobs until a stop ends it. The run waits for it as for
         its jobs.
         """
         await feed.resume()

@@ -45,7 +45,7 @@ LONGEST_GOODBYE = 5.0
 
 
 class LeftError(Exception):
-    """A job is left as the ledger has it, for the next run: the batch is stopping, or its image is
+    """A job is left as the ledger has it, for the next run. The batch is stopping, or its image is
     not here.
     """
 
@@ -110,7 +110,7 @@ class Steps:
             job.accepted = time.time()
             job.callback_url = job.posted.callback_url or self._parts.submitter.callback_url or ""
         self.move(job, JobState.SUBMITTING)
-        # An upload's link is part of the body that the key stands for, and cannot be had again: it
+        # An upload's link is part of the body that the key stands for, and cannot be had again. It
         # must not hang on the log alone.
         await self._ledger.write("submitting", job, fold=job.uploaded is not None)
 
@@ -170,7 +170,7 @@ class Steps:
         try:
             return await self._parts.downloader.download(task, place, request=job.asked, exact=True)
         except (DestinationExistsError, TaskNotFoundError):
-            # Whatever was there before the ledger is known as a stranger: this is ours, renamed
+            # Whatever was there before the ledger is known as a stranger. This is ours, renamed
             # before the ledger could note it.
             video = await asyncio.to_thread(self._videos.verified, job.name, task, job.asked)
             if video is None:
@@ -260,7 +260,7 @@ class Steps:
         return self._ledger.batch_id, job.seq
 
     async def discard_upload(self, job: JobRow) -> None:
-        """Take an upload away when nobody needs it any more: an account has room for two thousand
+        """Take an upload away when nobody needs it any more. An account has room for two thousand
         files, and a night for more jobs.
         """
         if job.image_url and job.uploaded is not None:

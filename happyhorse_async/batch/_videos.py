@@ -1,5 +1,5 @@
-"""The videos of a batch where they lie, in a folder or under a prefix of an object store: whether
-each is there and whole. Blocks.
+"""The videos of a batch where they lie, in a folder or in an object store: whether each is there
+and whole. Blocks.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class VideoFolder:
 
 class StoreFolder(VideoFolder):
     """The same under a prefix of an object store. What is there is listed once for a run or a
-    report: a question for each video would cost a request.
+    report. A question for each video would cost a request.
     """
 
     def __init__(self, link: str) -> None:

@@ -180,8 +180,8 @@ def retry_command(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Begin the failed jobs of a folder again, and ask for those whose fate is not known with the
-    same key.
+    """Begin the failed jobs of a folder again. Ask for those whose fate is not known with the same
+    key.
 
     Example: happyhorse batch retry videos
     """

@@ -58,8 +58,8 @@ def exit_code(error: HappyHorseError) -> Exit:
 def overall(codes: Iterable[Exit]) -> Exit:
     """Give the exit code of a command from those of its parts, the good ones too.
 
-    Money whose fate is not known outranks the rest; failures that are all alike give their code;
-    otherwise, and where WRONG_INPUT would deny that something else was sent, it is FAILED.
+    Money whose fate is not known outranks the rest. Failures that are all alike give their code.
+    All else is FAILED, also where WRONG_INPUT would deny that something else was sent.
     """
     found = set(codes)
     failures = found - {Exit.DONE}
@@ -96,7 +96,7 @@ def run(
     as_json: bool = False,
     hint: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run a command's coroutine and exit with its code; an error is printed with what it means for
+    """Run a command's coroutine and exit with its code. An error is printed with what it means for
     the user's money.
 
     Whatever else ends it, `hint` then says how to get what was paid. SIGTERM and SIGHUP are heard

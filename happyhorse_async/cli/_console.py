@@ -1,7 +1,7 @@
 """What the commands print, and what they ask.
 
-Printing never ends paid work: a reader that went away, a full disk and a narrow encoding cost
-text, not videos. Texts of others cannot steer the terminal.
+Printing never ends paid work. A reader that went away, a full disk and a narrow encoding cost text,
+not videos. Texts of others cannot steer the terminal.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ VARIABLE = "HAPPYHORSE_CONFIG_DIR"
 def config_folder(platform: str, variables: Mapping[str, str], home: Path) -> Path:
     """Return the folder for settings, as the platform has it.
 
-    `HAPPYHORSE_CONFIG_DIR` wins; else APPDATA on Windows, "Application Support" on a Mac, and
+    `HAPPYHORSE_CONFIG_DIR` wins. Else APPDATA on Windows, "Application Support" on a Mac, and
     XDG_CONFIG_HOME (which counts only as an absolute path) or ~/.config elsewhere.
     """
     if variables.get(VARIABLE):

@@ -1,7 +1,7 @@
 """The spans of a session: one for each generation, and below it one for each piece of work.
 
 Every beginning and end is heard in the context of the work. So a span is made current there, as an
-`async with` would do it, and whatever is done inside finds it: our own calls, and those that other
+`async with` would do it. Whatever is done inside finds it: our own calls, and those that other
 instrumentations see.
 """
 

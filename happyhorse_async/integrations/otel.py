@@ -42,10 +42,11 @@ def instrument(
 ) -> Callable[[], None]:
     """Record a session's work as OpenTelemetry spans and metrics; return a function that ends it.
 
-    Spans: `generate_content MODEL` from the submission to the end of its task, with the children
-    `happyhorse.upload`, `.submit`, `.wait` (an event for each status) and `.download`, and one for
-    each HTTP request below them. Tasks are read for all who wait: `happyhorse.read` is a root span
-    with links to the waits. With `prompts` a span has its prompt too; prompts are your users' text.
+    Spans: `generate_content MODEL` lasts from the submission to the end of its task. Its children
+    are `happyhorse.upload`, `.submit`, `.wait` (an event for each status) and `.download`, with a
+    span for each HTTP request below them. Tasks are read for all who wait: `happyhorse.read` is a
+    root span with links to the waits. With `prompts` a span has its prompt too; prompts are your
+    users' text.
 
     Metrics: `happyhorse.submissions` (attribute outcome: accepted, replayed, adopted, or for
     failures what was charged: no, yes, unknown), `happyhorse.tasks` (status),

@@ -1,8 +1,8 @@
 """The service on this machine, for demos and tests: real HTTP, real videos, adjustable time, faults
 on request.
 
-It shares no code with the rest of the package, so that a mistake on one side of the wire does not
-hide on the other.
+It shares no code with the rest of the package. So a mistake on one side of the wire does not hide
+on the other.
 
 A simulation runs it without sockets and in virtual time. Give it your clock and a fixed start, and
 put its protocols at the other end of transports of your own:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CallbackRecord", "Callbacks"]
 
 _LONGEST_HOLD = 5.0
-"""Sandbox seconds after which a callback that waits to be overtaken goes out all the same: there
+"""Sandbox seconds after which a callback that waits to be overtaken goes out all the same. There
 may be no other."""
 _PAUSES = (1.0, 2.0, 4.0)
 """Sandbox seconds before the second, third and fourth try (the service's reference)."""

@@ -21,7 +21,7 @@ __all__ = ["deliver", "is_large", "respond"]
 
 _PIECE = 65536
 _LARGE = 1024 * 1024
-"""Bytes of a body from which on it is sent in pieces: handing over a long video whole would hold up
+"""Bytes of a body from which on it is sent in pieces. Handing over a long video whole would hold up
 the other answers."""
 
 

@@ -21,8 +21,8 @@ def stub_video(*, width: int, height: int, seconds: int, seed: int, size: int = 
     """Return the MP4; the same arguments give the same bytes.
 
     `width` and `height` are even pixels; `size` is the least number of bytes, filled up with an
-    ignored box. The index stands before the pictures, but at the end of a file that was filled up:
-    wherever that is cut, it is no whole video.
+    ignored box. The index stands before the pictures, but at the end of a file that was filled up.
+    Wherever that is cut, it is no whole video.
     """
     front, back = _template(width, height, seconds, padded=False)
     if size > len(front) + len(back):

@@ -34,7 +34,7 @@ def not_found_window(
 ) -> None:
     """Deny the task for so long, from `at` seconds after its acceptance on.
 
-    Single reads say `task_not_found`, and queries of many and the list leave it out; with `listed`
+    Single reads say `task_not_found`, and queries of many and the list leave it out. With `listed`
     the list shows it all the same.
     """
     windows = (*act.call.quirks.hidden, Window(at, at + seconds, listed))

@@ -1,4 +1,4 @@
-"""Where the videos are made: checks first frames, renders off the event loop, and keeps what it
+"""Where the videos are made. It checks first frames, renders off the event loop, and keeps what it
 made for a while.
 """
 
@@ -79,7 +79,7 @@ class Videos:
         self._kept: OrderedDict[_Key, VideoFile] = OrderedDict()
         self._kept_bytes = 0
         self._images: dict[str, bytes] = {}
-        """The first frames of tasks by their digest: an upload may be deleted while the links to
+        """The first frames of tasks by their digest. An upload may be deleted while the links to
         its videos live on."""
         self._under_way: dict[_Key, asyncio.Task[VideoFile]] = {}
         self._renderer: ThreadPoolExecutor | None = None
@@ -194,7 +194,7 @@ class Videos:
         return video
 
 
-# The following run in worker threads, and import PyAV and Pillow there: stubs do without them, and
+# The following run in worker threads, and import PyAV and Pillow there. Stubs do without them, and
 # loading them takes longer than any answer may wait.
 
 

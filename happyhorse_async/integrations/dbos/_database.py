@@ -1,8 +1,8 @@
 """The cluster's database: the jobs of a batch in PostgreSQL, as plain synchronous code.
 
-It is the ledger of `batch`, with its queries in another dialect, so that admission, reports and
-totals are the same code over both. What is added: a job is in the hands of one worker, and limits
-hold over all of them. Called by one thread only, the one that owns the connection.
+It is the ledger of `batch`, with its queries in another dialect. So admission, reports and totals
+are the same code over both. What is added: a job is in the hands of one worker, and limits hold
+over all of them. Called by one thread only, the one that owns the connection.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class ClusterDatabase(Database):
     ) -> list[Any]:
         """Write a group of changes and make calls, in one transaction; give the calls' results.
 
-        A lost database is waited for, and all is done again: every change, and every call that is
+        A lost database is waited for, and all is done again. Every change, and every call that is
         made here, may be done twice.
         """
         pause = FIRST_PAUSE

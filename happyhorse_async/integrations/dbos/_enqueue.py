@@ -1,7 +1,7 @@
 """From an input to jobs in the database, each with its key and its workflow, in one transaction.
 
-Admission is that of a batch: the same rows are the same jobs. A job whose workflow is alive is
-left alone, so the same input twice, or once more after a change, adds only what is new.
+Admission is that of a batch: the same rows are the same jobs. A job whose workflow is alive is left
+alone. So the same input twice, or once more after a change, adds only what is new.
 """
 
 from __future__ import annotations

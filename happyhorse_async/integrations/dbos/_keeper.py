@@ -36,7 +36,7 @@ logger = logging.getLogger("happyhorse_async")
 ROUND = 2.0
 """Seconds between two looks at the others."""
 GRACE = 12.0
-"""Seconds after a start of the database in which nobody is taken for dead: all have lost their
+"""Seconds after a start of the database in which nobody is taken for dead. All have lost their
 locks, and those that live take them again."""
 
 GLANCE = 0.05

@@ -1,6 +1,6 @@
 """A worker: DBOS hands it jobs, and it brings each to its end as a batch does.
 
-A job is one workflow, whose id is the job's key. It has no steps of DBOS's own: what a step would
+A job is one workflow, whose id is the job's key. It has no steps of DBOS's own. What a step would
 remember stands in the job's row, which is written in the same order as in a batch. So a workflow
 that begins again, here or elsewhere, goes on where its row stands.
 """
@@ -111,8 +111,8 @@ class Worker:
     async def run(self) -> None:
         """Work until it is stopped, or with `until_done` until no job is left.
 
-        Raises what stopped all jobs, such as a refused key or a budget that is used up, after paid
-        jobs have come to their ends.
+        Raises what stopped all jobs, such as a refused key or a spent budget, after paid jobs have
+        come to their ends.
         """
         await self._keeper.enter()
         self._ledger = await ClusterLedger.connect(self._url, worker=self._keeper.id)
