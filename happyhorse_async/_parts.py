@@ -17,8 +17,8 @@ from ._budget import BudgetBook
 from ._concurrency import Background, close_with_loop, to_the_end, without_loop
 from ._config import Settings
 from ._edges.api import Api
+from ._edges.connections import Route
 from ._edges.http import Http
-from ._edges.route import Route
 from ._models import Task
 from ._rules.pacing import Skew
 from ._submitter import Beside, Submitter
@@ -136,13 +136,13 @@ class Parts:
         )
 
     def learn(self, task: Task) -> None:
-        """Tell the poller, if there is one yet, of an accepted task; how the clocks differ is best
-        told by a task that is new.
+        """Tell the poller of an accepted task, or keep what it will want to know of it. How the
+        clocks differ is best told by a task that is new.
         """
-        self._skew.note(task.raw.get("created"), time.time(), self.loop.time())
         if "poller" in vars(self):
             self.poller.learn(task)
         else:
+            self._skew.note(task.raw.get("created"), time.time(), self.loop.time())
             self._accepted.append(task.id)
 
     def expect_callback(self, task_id: str) -> None:

@@ -19,7 +19,7 @@ from .._rules import retry, wire
 from .._rules.responses import Answer, decode_object
 from ..errors import HappyHorseError, SessionClosedError
 from ..events import Events, sent_before
-from . import pool
+from . import connections
 from .http import Http, TrackedBody
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Api:
             body=body,
             headers={"Idempotency-Key": idempotency_key},
             timeout=self._timeouts.submit,
-            longest_idle=pool.NEW if fresh else pool.PAID_IDLE_SECONDS,
+            longest_idle=connections.NEW if fresh else connections.PAID_IDLE_SECONDS,
         )
 
     async def read_task_once(self, task_id: str) -> Task:

@@ -34,8 +34,8 @@ from ..errors import (
     UnreadableAnswerError,
 )
 from ..events import RESENDS, UNHEARD, Events
-from . import pool
-from .route import Route
+from . import connections
+from .connections import Route
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -110,13 +110,13 @@ class Http:
         self._redactor = Redactor([*route.passwords, *([key] if key and telling else [])])
         # The time for the whole call is kept here, see `deadlines`.
         self._timeouts = {
-            idle: pool.CallTimeout(sock_connect=connect_timeout, longest_idle=idle)
-            for idle in (inf, pool.PAID_IDLE_SECONDS, pool.NEW)
+            idle: connections.CallTimeout(sock_connect=connect_timeout, longest_idle=idle)
+            for idle in (inf, connections.PAID_IDLE_SECONDS, connections.NEW)
         }
         self._deadlines: dict[float, Deadlines] = {}
         self._closed = False
         self._auth: Mapping[str, str] = {}
-        self.sockets: pool.OpenSockets = pool.OpenSockets()
+        self.sockets: connections.OpenSockets = connections.OpenSockets()
         # Of the key's own kind, which does not show itself: tracebacks that show local variables go
         # down into the HTTP library.
         auth = {"Authorization": type(key)(f"Bearer {key}")} if key is not None else {}
@@ -124,7 +124,7 @@ class Http:
             self._client, self._pool = client, None
             self._how = _ways_of_a_guest(client, auth)
         else:
-            self._pool = pool.Pool(
+            self._pool = connections.Pool(
                 limit=max_connections, socket_factory=self.sockets, ssl=route.tls
             )
             self._client = _client(self._pool)
@@ -145,11 +145,11 @@ class Http:
     ) -> Answer:
         """Send one request, once, and read the whole response.
 
-        It leaves on a connection that was idle for at most `longest_idle` seconds: any number of
-        them, or one of the two that `pool` names.
-        Raises `APIConnectionError` or `APITimeoutError` when there is no response, with
-        `sent=False` when the request cannot have arrived; `UnreadableAnswerError` for one that is
-        too large or cannot be decoded; `ConfigurationError` when a proxy asks for a password.
+        It leaves on a connection that was idle for at most `longest_idle` seconds: one of the two
+        numbers that `connections` names, or any number. Raises `APIConnectionError` or
+        `APITimeoutError` when there is no response, with `sent=False` when the request cannot have
+        arrived; `UnreadableAnswerError` for one that is too large or cannot be decoded;
+        `ConfigurationError` when a proxy asks for a password.
         """
         if self._closed or self._client.closed:
             raise SessionClosedError(
@@ -167,8 +167,7 @@ class Http:
                     headers={**self._auth, **headers} if headers else self._auth,
                     timeout=self._timeouts[longest_idle],
                     allow_redirects=False,
-                    # A borrowed client may be set to raise: then a refusal would look like an
-                    # answer that was lost.
+                    # A borrowed client may be set to raise: a refusal would look lost.
                     raise_for_status=False,
                     # A few bytes can stand for gigabytes: decoded below, with a limit.
                     auto_decompress=False,
@@ -194,7 +193,7 @@ class Http:
         """Return what a request to a URL needs beside what all need."""
         if self._pool is not None:
             return {"proxy": self._route.proxy_for(url)}
-        if longest_idle != pool.NEW:
+        if longest_idle != connections.NEW:
             return self._how
         # Another key in the pool of a borrowed client, and so another connection.
         return {**self._how, "server_hostname": urlsplit(url).hostname}
@@ -252,7 +251,7 @@ class Http:
             await self._client.close()
 
 
-def _client(connector: pool.Pool) -> aiohttp.ClientSession:
+def _client(connector: connections.Pool) -> aiohttp.ClientSession:
     # No cookies: the service sets none, and a cookie jar is looked through on every call. The
     # library may not look at the environment: it would read ~/.netrc too, against the key.
     return aiohttp.ClientSession(

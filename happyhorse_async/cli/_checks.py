@@ -23,8 +23,8 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 import attrs
 
+from .._edges.connections import Route
 from .._edges.folder_lock import FolderLock
-from .._edges.route import Route
 from .._formats import proxies, urls
 from .._version import __version__
 from ..errors import HappyHorseError

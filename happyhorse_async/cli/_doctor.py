@@ -61,7 +61,7 @@ def _tell(finding: Finding, *, as_json: bool) -> None:
 
 
 def _way() -> Iterator[Finding]:
-    from .._edges.route import Route
+    from .._edges.connections import Route
     from .._session import Session
     from ._checks import way
 

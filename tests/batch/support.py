@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from aiohttp import web
 from happyhorse_async.batch.report import write_reports
 from happyhorse_async.sandbox import Sandbox
 from tests.conftest import PHOTOS
+from tests.forks import Process, python
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -43,7 +43,7 @@ def write_manifest(folder: Path, *, links: int, files: int) -> Path:
 class Worker:
     """One process that works on a batch."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
 
     @classmethod
@@ -51,11 +51,11 @@ class Worker:
         cls, sandbox: Sandbox, folder: Path, manifest: Path, **environment: str
     ) -> Worker:
         """Start a process; give it back once its ledger is open."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.batch.worker", str(folder), str(manifest)),
+        process = await python(
+            *("tests.batch.worker", folder, manifest),
             cwd=ROOT,
             env={**os.environ, **sandbox.env(), **environment},
-            stdout=asyncio.subprocess.PIPE,
+            stderr=None,
         )
         assert process.stdout is not None
         assert await process.stdout.readline() == b"open\n"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from happyhorse_async.sandbox import Sandbox
+from tests.forks import Process, python
 
 ROOT = Path(__file__).parents[2]
 LINK = "https://cdn.example.com/frames/cat.png"
@@ -35,17 +35,17 @@ async def start(
     stdin: int = asyncio.subprocess.DEVNULL,
     stdout: int | IO[str] = asyncio.subprocess.PIPE,
     **variables: str,
-) -> asyncio.subprocess.Process:
+) -> Process:
     """Start the command; warnings are errors in it."""
     keep = {name: value for name, value in os.environ.items() if not name.startswith("EVOLINK")}
     own = {"PYTHONPATH": str(ROOT), "HAPPYHORSE_CONFIG_DIR": str(cwd / "config")}
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "happyhorse_async", *map(str, arguments)),
+    return await python(
+        "happyhorse_async",
+        *arguments,
         cwd=cwd,
         env={**keep, **own, **(world.env() if world is not None else {}), **variables},
         stdin=stdin,
         stdout=stdout,
-        stderr=asyncio.subprocess.PIPE,
     )
 
 

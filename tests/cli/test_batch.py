@@ -6,7 +6,6 @@ import asyncio
 import csv
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.batch.support import ROOT, until, write_manifest
+from tests.forks import Process, python
 
 pytestmark = pytest.mark.anyio
 
@@ -27,15 +27,13 @@ async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
 
 async def start(
     sandbox: Sandbox, *arguments: object, stdin: int = asyncio.subprocess.DEVNULL
-) -> asyncio.subprocess.Process:
+) -> Process:
     """Start a command, with nobody to ask unless it is given a terminal."""
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.cli.quick", "batch", *map(str, arguments)),
+    return await python(
+        *("tests.cli.quick", "batch", *arguments),
         cwd=ROOT,
         env={**os.environ, **sandbox.env(), "COLUMNS": "200"},
         stdin=stdin,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
     )
 
 

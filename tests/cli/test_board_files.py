@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import termios
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from happyhorse_async.cli._standing import Trouble, span
 from happyhorse_async.errors import APIConnectionError
 from happyhorse_async.events import Retrying
 from tests.batch.support import ROOT
+from tests.forks import python
 
 BOARDS = Path(__file__).parent / "boards"
 ROWS = 40
@@ -32,12 +32,11 @@ async def captured(width: int, moment: str) -> str:
     plain = {name: value for name, value in os.environ.items() if name not in FORCING}
     raw, end = b"", asyncio.Event()
     loop = asyncio.get_running_loop()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.cli.draw_board", moment),
+    process = await python(
+        *("tests.cli.draw_board", moment),
         cwd=ROOT,
-        env={**plain, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT)},
+        env={**plain, "TERM": "xterm-256color"},
         stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
         stderr=theirs,
     )
     os.close(theirs)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
 
 import aiohttp
 import pytest
@@ -20,54 +16,17 @@ from happyhorse_async import IncompleteDownloadError, RetryPolicy
 from happyhorse_async.cli._common import Exit, overall, run
 from happyhorse_async.sandbox import Fault, Sandbox
 from happyhorse_async.sandbox._scenarios import SCENARIOS, scenario_faults
+from tests.cli.process import LINK, happyhorse, start
 from tests.conftest import PHOTOS, open_session
 
 pytestmark = pytest.mark.anyio
-
-ROOT = Path(__file__).parent.parent.parent
-LINK = "https://cdn.example.com/cat.png"
-
-
-class Ran(NamedTuple):
-    """What a process left behind."""
-
-    code: int | None
-    out: str
-    err: str
-
-    def lines(self) -> list[dict[str, object]]:
-        """Read what --json printed."""
-        return [json.loads(line) for line in self.out.splitlines()]
 
 
 @pytest.fixture
 async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
     """The service in the test's process, for a command in another one."""
-    async with Sandbox(video="stub", task_seconds=0.2) as sandbox:
+    async with Sandbox(video="stub", task_seconds=4, speed=20) as sandbox:
         yield sandbox
-
-
-async def happyhorse(
-    *arguments: str | Path, cwd: Path, world: Sandbox | None = None, stdin: bytes = b""
-) -> Ran:
-    """Run the command in a process of its own."""
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("EVOLINK")}
-    environment = {**keep, "PYTHONPATH": str(ROOT), **(world.env() if world is not None else {})}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "happyhorse_async",
-        *map(str, arguments),
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = await process.communicate(stdin)
-    return Ran(process.returncode, out.decode(), err.decode())
 
 
 async def test_help_names_every_command_and_the_exit_codes(tmp_path: Path) -> None:
@@ -169,16 +128,7 @@ async def test_ctrl_c_at_the_question_ends_it_at_once(world: Sandbox, tmp_path: 
     sent.
     """
     terminal, other_end = os.openpty()
-    command = [sys.executable, "-m", "happyhorse_async", "generate", LINK]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **world.env()}
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=tmp_path,
-        env=environment,
-        stdin=other_end,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await start("generate", LINK, cwd=tmp_path, world=world, stdin=other_end)
     os.close(other_end)
     assert process.stderr is not None
     async with asyncio.timeout(60):
@@ -199,13 +149,7 @@ async def test_ctrl_c_says_how_to_fetch_what_is_paid(world: Sandbox, tmp_path: P
     of it.
     """
     world.speed = 0
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "happyhorse_async", "generate", LINK, "--yes", "--json"),
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **world.env()},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await start("generate", LINK, "--yes", "--json", cwd=tmp_path, world=world)
     async with asyncio.timeout(60):
         while not world.count("GET") and not world.count(
             "POST", "/v1/tasks/batch"
@@ -418,23 +362,10 @@ async def test_a_folder_may_have_a_dot_and_a_file_none(world: Sandbox, tmp_path:
 
 async def test_a_price_needs_no_key(tmp_path: Path, world: Sandbox) -> None:
     """`estimate` works without a key, and says by which price."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "happyhorse_async",
-        "estimate",
-        cwd=tmp_path,
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "EVOLINK_BASE_URL": world.url,
-            "EVOLINK_FILES_BASE_URL": world.files_url,
-        },
-        stdout=subprocess.PIPE,
-    )
-    out, _ = await process.communicate()
-    assert process.returncode == 0
-    assert out.decode().splitlines() == [
+    urls = {name: url for name, url in world.env().items() if "URL" in name}
+    ran = await happyhorse("estimate", cwd=tmp_path, **urls)
+    assert ran.code == 0
+    assert ran.out.splitlines() == [
         "38.08 credits (0.56 USD) for 1 x 5 s at 720p",
         "by the service's public pricing rule, of 2026-10-10",
     ]
@@ -467,22 +398,8 @@ async def test_the_sandbox_command_runs_every_scenario_until_ctrl_c(
     tmp_path: Path, name: str
 ) -> None:
     """Its faults are there, stdout has what to export, and Ctrl-C is a clean end."""
-    process = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-m",
-            "happyhorse_async",
-            "sandbox",
-            "--port",
-            "0",
-            "--files-port",
-            "0",
-            "--scenario",
-            name,
-        ),
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=asyncio.subprocess.PIPE,
+    process = await start(
+        "sandbox", "--port", "0", "--files-port", "0", "--scenario", name, cwd=tmp_path
     )
     assert process.stdout is not None
     lines = [(await process.stdout.readline()).decode().strip() for _ in range(5)]
@@ -621,22 +538,7 @@ async def test_ctrl_c_promises_nothing_of_a_sandbox_that_ends_with_it(tmp_path: 
     """The tasks of --sandbox are gone with the process, so there is no word of fetching their
     videos.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-m",
-            "happyhorse_async",
-            "generate",
-            LINK,
-            "--sandbox",
-            "--speed",
-            "0.001",
-        ),
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await start("generate", LINK, "--sandbox", "--speed", "0.001", cwd=tmp_path)
     assert process.stderr is not None
     async with asyncio.timeout(60):
         await process.stderr.readuntil(b"accepted as task-unified-")

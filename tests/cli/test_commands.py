@@ -27,7 +27,7 @@ CLI = ROOT / "happyhorse_async" / "cli"
 @pytest.fixture
 async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
     """The service in the test's process, for a command in another one."""
-    async with Sandbox(video="stub", task_seconds=0.2) as sandbox:
+    async with Sandbox(video="stub", task_seconds=4, speed=20) as sandbox:
         yield sandbox
 
 
@@ -233,7 +233,7 @@ async def test_the_doctor_says_what_to_do(world: Sandbox, tmp_path: Path) -> Non
 def test_the_doctor_knows_addresses_of_proxy_tools() -> None:
     """A name that answers with a fake-IP address is a note with the option that allows it."""
     from happyhorse_async import Network
-    from happyhorse_async._edges.route import Route
+    from happyhorse_async._edges.connections import Route
     from happyhorse_async.cli._checks import _name
 
     found = _name("API host's name", "http://198.18.0.7", Route(Network(trust_env=False)))

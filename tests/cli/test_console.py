@@ -24,7 +24,7 @@ ESCAPES = ("\x1b]", "\x1b[1A", "\x07")
 @pytest.fixture
 async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
     """The service in the test's process, for a command in another one."""
-    async with Sandbox(video="stub", task_seconds=0.2) as sandbox:
+    async with Sandbox(video="stub", task_seconds=4, speed=20) as sandbox:
         yield sandbox
 
 
@@ -61,7 +61,7 @@ async def test_a_reader_that_goes_away_ends_no_work(
     assert process.stdout is not None
     assert process.stderr is not None
     await process.stdout.readline()
-    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+    process.close_stdout()
     err = await process.stderr.read()
     assert await process.wait() == 0, err
     assert (len(list((tmp_path / "out").glob("*.mp4"))), world.paid) == (3, 3)

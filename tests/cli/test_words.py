@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
     """The service in the test's process, for a command in another one."""
-    async with Sandbox(video="stub", task_seconds=0.2) as sandbox:
+    async with Sandbox(video="stub", task_seconds=4, speed=20) as sandbox:
         yield sandbox
 
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import psycopg
 
 from happyhorse_async.sandbox import Sandbox
 from happyhorse_async.sandbox._service import RequestRecord
+from tests.forks import Process, python
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -115,11 +115,8 @@ def rows(path: Path, count: int, **columns: object) -> Path:
 
 async def command(*words: str, **environment: str) -> tuple[int, str]:
     """Run a command of `happyhorse` to its end; return its exit code and what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "happyhorse_async", *words),
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=asyncio.subprocess.PIPE,
+    process = await python(
+        *("happyhorse_async", *words), cwd=ROOT, env={**os.environ, **environment}, stderr=None
     )
     out, _ = await process.communicate()
     return process.returncode or 0, out.decode()
@@ -128,7 +125,7 @@ async def command(*words: str, **environment: str) -> tuple[int, str]:
 class WorkerProcess:
     """One `happyhorse cluster work`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
         self.outcomes: list[dict[str, object]] = []
         self._reading = asyncio.ensure_future(self._read())
@@ -143,12 +140,11 @@ class WorkerProcess:
         environment: dict[str, str] | None = None,
     ) -> WorkerProcess:
         """Start it."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "happyhorse_async", "cluster", "work", "--json"),
-            *("--database", database, *words),
+        process = await python(
+            *("happyhorse_async", "cluster", "work", "--json", "--database", database, *words),
             cwd=ROOT,
             env={**os.environ, **sandbox.env(), **(environment or {})},
-            stdout=asyncio.subprocess.PIPE,
+            stderr=None,
             limit=1 << 22,
         )
         return cls(process)

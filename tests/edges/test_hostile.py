@@ -20,9 +20,9 @@ from happyhorse_async import (
     Timeouts,
     UnreadableAnswerError,
 )
+from happyhorse_async._edges.connections import Route
 from happyhorse_async._edges.fetch import Fetcher
 from happyhorse_async._edges.http import Http
-from happyhorse_async._edges.route import Route
 from happyhorse_async._rules import wire
 from tests.edges.peer import Peer, answer
 

@@ -26,8 +26,8 @@ from happyhorse_async import (
     Timeouts,
     UnsafeLinkError,
 )
+from happyhorse_async._edges.connections import Route
 from happyhorse_async._edges.fetch import Fetcher
-from happyhorse_async._edges.route import Route
 from happyhorse_async.sandbox import Sandbox
 from tests.conftest import QUICK_POLLING, QUICK_RETRY, open_session
 from tests.edges.peer import Peer, Polite

@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 
 from happyhorse_async import APIConnectionError
+from happyhorse_async._edges.connections import NEW, PAID_IDLE_SECONDS, Pool
 from happyhorse_async._edges.http import Http
-from happyhorse_async._edges.pool import NEW, PAID_IDLE_SECONDS, Pool
 from tests.edges.peer import Peer, Polite, answer
 
 pytestmark = pytest.mark.anyio

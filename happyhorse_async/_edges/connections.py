@@ -1,26 +1,38 @@
-"""The connections to a host: none is handed out that may be dead or hold a foreign answer.
+"""The way out: through which proxy, with whose certificates, on which connections.
 
-Gateways and NATs forget idle connections without a word. A request on such a connection is lost,
-and of a paid one nobody knows whether it arrived. A server may also send an answer too many, which
-the HTTP library would take for the answer to the next request on that connection.
+No connection is handed out that may be dead or hold a foreign answer. Gateways and NATs forget idle
+connections without a word. A request on such a connection is lost, and of a paid one nobody knows
+whether it arrived. A server may also send an answer too many. The HTTP library would take it for
+the answer to the next request on that connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import select
 import socket
+import ssl
 from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, getproxies_environment, proxy_bypass
 from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
 import attrs
 
+from .._config import Network
+from .._formats import proxies, urls
+from ..errors import ConfigurationError
+
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
+
+logger = logging.getLogger("happyhorse_async")
 
 IDLE_SECONDS = 60.0
 """A connection that was idle for longer is closed. Reads come every few seconds, and can be made
@@ -30,6 +42,8 @@ PAID_IDLE_SECONDS = 4.0
 connections after five seconds."""
 NEW = -1.0
 """As the longest idle time: only a new connection will do."""
+SHORTEST_PASSWORD = 6
+"""Characters of a proxy's password from which on messages are searched for it."""
 
 
 @attrs.frozen
@@ -40,9 +54,70 @@ class CallTimeout(aiohttp.ClientTimeout):
     """Seconds for which the call's connection may have been idle."""
 
 
+class Route:
+    """The way out of a session, for calls, uploads and downloads alike.
+
+    The environment is read once. Raises `ConfigurationError` for certificates that cannot be used.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.allow: urls.Ranges = urls.ranges(network.allow)
+        found = getproxies() if network.trust_env else {}
+        self._proxies = proxies.from_environment(found)
+        if network.proxy is not None:
+            self._proxies = self._proxies._replace(by_scheme={"all": network.proxy})
+        elif problem := proxies.unspoken(found):
+            logger.warning("%s", problem, extra={"action": "proxy_passed_over"})
+        # macOS and Windows keep their own list of exceptions, for the proxies in their settings.
+        self._of_the_system = bool(found) and not getproxies_environment()
+        self.tls: ssl.SSLContext | bool = _tls(network)
+
+    def proxy_for(self, url: str) -> str | None:
+        """Return the proxy through which a URL is asked for; None when it is asked for directly."""
+        if not self._proxies.by_scheme:
+            return None
+        proxy = proxies.proxy_for(url, self._proxies)
+        if proxy is not None and self._of_the_system and proxy_bypass(urlsplit(url).netloc):
+            return None
+        return proxy
+
+    @property
+    def passwords(self) -> list[str]:
+        """The passwords of the proxies, which no message may show;
+        shorter ones stand in any text.
+        """
+        found = map(proxies.password_of, self._proxies.by_scheme.values())
+        return [text for text in found if text is not None and len(text) >= SHORTEST_PASSWORD]
+
+
+def _tls(network: Network) -> ssl.SSLContext | bool:
+    if network.ca_file is None and network.client_cert is None:
+        return True  # the library's own, which is made once for all sessions
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(("http/1.1",))
+    if network.ca_file is not None:
+        try:
+            context.load_verify_locations(os.fspath(network.ca_file))
+        except (OSError, ValueError) as error:
+            raise _unusable("ca_file", network.ca_file, error) from None
+    if network.client_cert is not None:
+        given = network.client_cert
+        try:
+            certificate, *key = (given,) if not isinstance(given, tuple) else given
+            context.load_cert_chain(certificate, key[0] if key else None)
+        except (OSError, ValueError) as error:
+            raise _unusable("client_cert", given, error) from None
+    return context
+
+
+def _unusable(field: str, value: object, error: Exception) -> ConfigurationError:
+    return ConfigurationError(f"Network({field}={value!r}): expected a usable PEM file ({error})")
+
+
 class OpenSockets:
-    """Makes the sockets of a connection pool, and knows them: the way to end connections whose
-    event loop does not run.
+    """Makes the sockets of a connection pool, and knows them. So it can end connections whose event
+    loop does not run.
     """
 
     def __init__(self) -> None:
