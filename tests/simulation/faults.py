@@ -89,6 +89,8 @@ KINDS: dict[str, tuple[str, Details]] = {
     "truncate": ("truncate", lambda c: {"fraction": c.random()}),
     "reset": ("reset", lambda c: {"fraction": c.random()}),
     "html": ("html", lambda c: {"status": 200}),
+    "short": ("short", lambda c: {"fraction": c.random()}),
+    "empty": ("empty", _none),
     "corrupt": ("corrupt", _none),
     "new-etag": ("new-etag", _none),
     "ignore-range": ("ignore-range", _none),
@@ -112,6 +114,18 @@ KINDS: dict[str, tuple[str, Details]] = {
 """What can go wrong with the service: the sandbox's fault, and its details."""
 
 
+LASTING = {
+    "answer-after-submission",
+    "page-after-submission",
+    "truncate",
+    "reset",
+    "html",
+    "short",
+    "refused-upload",
+}
+"""What may strike every time, for as long as a process lives: pauses do not help then."""
+
+
 def draw_service_faults(night: Night) -> list[str]:
     """Let the service misbehave in a few ways; return their names."""
     chance, sandbox = night.chance, night.sandbox
@@ -124,7 +138,7 @@ def draw_service_faults(night: Night) -> list[str]:
     for name in names:
         action, details = KINDS[name]
         how = {
-            "probability": chance.choice([0.02, 0.1, 0.3]),
+            "probability": chance.choice([0.1, 0.5, 1.0] if name in LASTING else [0.02, 0.1, 0.3]),
             "seed": chance.randrange(1 << 30),
             **details(chance),
         }

@@ -21,7 +21,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent.parent
 MOST = 300
 """Seeds of each kind within which a change must be caught."""
-SIZE = 8
+SIZE = 5
 """Jobs of a batch while changes are looked for."""
 
 
@@ -111,9 +111,9 @@ MUTATIONS = (
     ),
     Mutation(
         "a saved job's money stays reserved",
-        "batch/_steps.py",
-        "job.spent, job.reserved, job.error = job.spent + cost, 0, None",
-        "job.spent, job.error = job.spent + cost, None",
+        "batch/ledger.sql",
+        "UPDATE jobs SET state = 'saved', {columns}, reserved = 0, error = NULL",
+        "UPDATE jobs SET state = 'saved', {columns}, error = NULL",
     ),
     Mutation(
         "what earlier runs reserved does not count",
@@ -138,7 +138,8 @@ MUTATIONS = (
         "two denials end a task",
         "_poller/patience.py",
         "    if refused and left <= 0:\n",
-        "    if refused and trouble.denials >= 2:\n",
+        "    if refused and trouble.denials >= 2:\n"
+        "        return Believing(Belief.BELIEVE)\n    if refused and left <= 0:\n",
     ),
     Mutation(
         "completed without a link is the last word",
@@ -165,10 +166,10 @@ MUTATIONS = (
         "        if sys.platform",
     ),
     Mutation(
-        "an answer that stopped early is whole",
-        "_downloader/transfer.py",
-        "whole = verdict.length is None or before + stream.size == verdict.length",
-        "whole = True",
+        "a video that stops within its last box is whole",
+        "_formats/mp4.py",
+        "elif not self._has_all_pictures(index):",
+        "elif not self._begun:",
     ),
     Mutation(
         "another range than the one asked for is taken",
@@ -183,10 +184,11 @@ MUTATIONS = (
         "self._stale = False",
     ),
     Mutation(
-        "a page is taken for a video",
-        "_downloader/transfer.py",
-        "if not head or (begins_like_text(head) and not begins_like_video(head)):",
-        "if not head:",
+        "what is no whole video is saved",
+        "_edges/part_files.py",
+        "        described = self.tally.finish()\n",
+        "        try:\n            described = self.tally.finish()\n"
+        "        except ValueError:\n            described = mp4.Movie()\n",
     ),
     Mutation(
         "what was begun is not brought home without its row",

@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sized
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, tzinfo
 from importlib import import_module
@@ -239,10 +239,10 @@ class Night:
             self.neighbour = None
 
     @property
-    def made(self) -> Sized:
-        """Return all tasks of the service, to count them at each step."""
+    def made(self) -> Collection[str]:
+        """Return the ids of all tasks of the service, which costs little at each step."""
         service: Any = self.sandbox._service
-        made: Sized = service.world.tasks
+        made: Collection[str] = service.world.tasks
         return made
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from happyhorse_async import Budget, HappyHorseError, ImageToVideo
+from happyhorse_async import Budget, HappyHorseError, ImageToVideo, TaskNotFoundError
 from happyhorse_async._rules.lifecycle import AT_STAKE
 from happyhorse_async.batch import Batch, Job, JobState
 from happyhorse_async.batch._database import LEDGER_NAME
@@ -218,8 +218,21 @@ class Overnight(Night):
             self.visited.add(f"outcome:{outcome.state}")
             if outcome.error is not None:
                 self.failed(outcome.error)
+                self._not_given_up(outcome.error)
             if how == "stop" and loop.steps >= after:
                 batch.stop()
+
+    def _not_given_up(self, error: HappyHorseError) -> None:
+        """Check that no task is given up that the service has: it denies one for minutes at most.
+
+        Links may die in days off, and then nobody looks for a task for long.
+        """
+        if (
+            isinstance(error, TaskNotFoundError)
+            and error.task_id in self.made
+            and not self.days_off
+        ):
+            self.break_law("a task that the service has is given up", f"{error.task_id}: {error}")
 
     def check(self) -> None:
         """Check what holds for a batch."""

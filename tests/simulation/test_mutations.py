@@ -17,12 +17,13 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_each_wrong_change_fits_the_product(mutation: Mutation, tmp_path: Path) -> None:
-    """The text of each change stands in its file exactly once, and what it becomes is Python."""
+    """The text of each change stands in its file exactly once; code stays code."""
     target = tmp_path / mutation.file
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(ROOT / "happyhorse_async" / mutation.file, target)
     mutate(mutation, tmp_path)
-    compile(target.read_text(), mutation.file, "exec")
+    if target.suffix == ".py":
+        compile(target.read_text(), mutation.file, "exec")
 
 
 def test_there_are_enough_and_no_two_are_one() -> None:
