@@ -6,6 +6,7 @@ May import attrs and the errors, nothing that does I/O. All durations are second
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -42,7 +43,9 @@ def _number(
         if value is None and optional:
             return
         kinds = int if whole else (int, float)
-        fits = isinstance(value, kinds) and not isinstance(value, bool) and value >= minimum
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        # No limit is None: a deadline at infinity is an error of the event loop.
+        fits = fits and minimum <= value < math.inf
         if not fits or (maximum is not None and value > maximum):
             _refuse(owner, field, value, expected)
 
@@ -167,7 +170,7 @@ def _check_credits(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     from decimal import Decimal, InvalidOperation
 
     try:
-        fits = not isinstance(value, bool) and Decimal(str(value)) >= 0
+        fits = not isinstance(value, bool) and 0 <= Decimal(str(value)) < Decimal("inf")
     except InvalidOperation:
         fits = False
     if not fits:
@@ -345,7 +348,8 @@ class Settings:
         files = files_url or os.environ.get(FILES_VARIABLE) or FILES_URL
         settings = cls(
             key=key,
-            base_url=_url(api, "base_url", API_VARIABLE),
+            # Written with the version by habit: each path of ours begins with it.
+            base_url=_url(api, "base_url", API_VARIABLE).removesuffix("/v1"),
             files_url=_url(files, "files_url", FILES_VARIABLE),
             **policies,
         )

@@ -53,6 +53,9 @@ KEY = "sk-secret-0123456789"
         (Network, {"max_answer_bytes": 5}, "at least 65536"),
         (Budget, {"credits": "many"}, "a number of credits"),
         (Budget, {"credits": "nan"}, "a number of credits"),
+        (Budget, {"credits": float("inf")}, "a number of credits"),
+        (Timeouts, {"read": float("inf")}, "a number of at least 0.001, or None"),
+        (RetryPolicy, {"longest_pause": float("nan")}, "a number of at least 0"),
         (Budget, {"credits": True}, "a number of credits"),
     ],
 )
@@ -138,6 +141,10 @@ def test_hosts_come_from_arguments_then_environment_then_defaults(
         "https://files.example.com",
     )
     assert settings.on_loopback
+    versioned = Settings.resolve(
+        None, base_url="https://gw.example/x/v1/", files_url=None, **nothing
+    )
+    assert versioned.base_url == "https://gw.example/x"
     assert Settings.resolve(
         None, base_url="http://api.localhost:8787", files_url=None, **nothing
     ).on_loopback

@@ -19,7 +19,21 @@ if TYPE_CHECKING:
     from .._request import ImageToVideo
 
 OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure")
-_BENT_LINK = re.compile(rf"({'|'.join(OBJECT_SCHEMES)}):/(?!/)", re.IGNORECASE)
+_OTHER_SCHEMES = (
+    "http",
+    "https",
+    "file",
+    "ftp",
+    "ftps",
+    "sftp",
+    "gcs",
+    "r2",
+    "oss",
+    "wasb",
+    "wasbs",
+)
+_BENT_LINK = re.compile(rf"({'|'.join((*OBJECT_SCHEMES, *_OTHER_SCHEMES))}):/(?!/)", re.IGNORECASE)
+_LINK = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _A_TASK = "task-unified-1700000000-abcdefgh"
 """Stands for a task's id as long as there is none."""
 
@@ -91,6 +105,8 @@ def look_at(to: str | os.PathLike[str], *, exact: bool = False) -> Destination:
         bucket, key = split_link(text)
         folder = not exact and (not key or key.endswith("/"))
         return Destination(key, folder=folder, exact=exact, bucket=bucket)
+    if is_foreign_link(text):
+        raise _refusal(text, "it is a link, and no object store's: s3://, gs:// and az:// are")
     return Destination(text, folder=not exact and _is_folder(text), exact=exact)
 
 
@@ -103,6 +119,11 @@ def is_object_link(to: str) -> bool:
 def is_bent_link(to: str) -> bool:
     """Whether this was an object store's link before it was made a path."""
     return bool(_BENT_LINK.match(to))
+
+
+def is_foreign_link(to: str) -> bool:
+    """Whether a destination is a link that nothing can be saved to: no folder is meant by it."""
+    return bool(_LINK.match(to)) and not is_object_link(to)
 
 
 def template_fields(template: str) -> frozenset[str]:

@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -122,6 +123,10 @@ def folder_problem(folder: Path) -> str:
         if not os.access(existing, os.W_OK | os.X_OK):
             return f"{existing} may not be written to"
         usage = shutil.disk_usage(existing)
+        if existing != folder:
+            # Some file systems refuse folders, and say so only when one is made. This one has a
+            # name of its own, so that nobody can have begun to use it.
+            os.rmdir(tempfile.mkdtemp(prefix=".happyhorse-", dir=existing))
     except (OSError, ValueError) as error:
         return _reason(error)
     # Some file systems over a network tell no sizes at all.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import attrs
 
 from .._formats.texts import without_surrogates
+from .._formats.urls import image_link_problems
 from .._models import (
     MODEL,
     Billing,
@@ -438,7 +439,9 @@ def decode_receipt(answer: Answer, *, upload_id: str, size: int) -> UploadedFile
 
 
 def _uploaded(data: Any) -> UploadedFile | None:
-    if not isinstance(data, dict) or not isinstance(data.get("file_url"), str):
+    url = data.get("file_url") if isinstance(data, dict) else None
+    # A task that is given an empty link, or one of another scheme, costs money and fails.
+    if not isinstance(url, str) or image_link_problems(url):
         return None
     file = attrs.evolve(_regular().structure(data, UploadedFile), raw=data)
     return file if file.size >= 0 else attrs.evolve(file, size=0)

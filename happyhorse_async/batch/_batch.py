@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .._budget import BatchBook
 from .._concurrency import to_the_end
-from .._downloader.destinations import is_bent_link, is_object_link
+from .._downloader.destinations import is_bent_link, is_foreign_link, is_object_link
 from .._edges.folder_lock import FolderLock
 from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
 from ._admission import Input
@@ -227,13 +227,13 @@ def _refuse_place(place: str | os.PathLike[str] | None, *, is_out: bool) -> None
         return
     text = os.fspath(place)
     in_store = is_object_link(text)
-    if in_store is is_out and not is_bent_link(text):
+    if in_store is is_out and not is_bent_link(text) and not is_foreign_link(text):
         return
     if is_out:
         problem = f"out: expected an object store's link such as s3://bucket/prefix, got {text!r}"
         raise ConfigurationError(problem, next_step="For a folder, pass it as the first argument.")
     raise ConfigurationError(
-        f"a batch's ledger needs a folder on this machine, and {text!r} is an object store",
+        f"a batch's ledger needs a folder on this machine, and {text!r} is a link",
         next_step='Pass a folder for the ledger, and the store as out="s3://bucket/prefix".',
     )
 

@@ -10,6 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -393,7 +394,8 @@ class Database:
 
     def jobs(self, ids: Sequence[str]) -> list[JobRow]:
         """Read jobs by their ids; those that are not there are left out."""
-        return [JobRow.of_row(row) for row in self.set_of("by-id", ids)] if ids else []
+        with ledger_errors(self.path):
+            return [JobRow.of_row(row) for row in self.set_of("by-id", ids)] if ids else []
 
     def pages(self, condition: str, *, state: str = "") -> Iterator[JobRow]:
         """Give all jobs that meet a condition, a page in memory at a time."""
@@ -436,3 +438,14 @@ class Database:
             self._sql["last-run"]
         ).fetchone()
         return row
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Database]:
+    """Open a ledger to read it; whatever cannot be made sense of in it is a `LedgerError`."""
+    database = Database(path, read_only=True)
+    try:
+        with ledger_errors(path):
+            yield database
+    finally:
+        database.close(fold=False)

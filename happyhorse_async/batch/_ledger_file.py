@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from ..errors import LedgerError
+from ..errors import HappyHorseError, LedgerError
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -188,6 +188,14 @@ def ledger_errors(path: Path) -> Iterator[None]:
     """Turn errors of SQLite and of the disk into ours, in this one place."""
     try:
         yield
+    except HappyHorseError:
+        raise
+    except ValueError as error:
+        raise LedgerError(
+            f"the ledger {path} holds what this package does not know: {error}",
+            charged="unknown",
+            next_step=_LOOK,
+        ) from error
     except sqlite3.Error as error:
         what, helps = _reason_of(error)
         raise LedgerError(

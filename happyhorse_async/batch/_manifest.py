@@ -207,7 +207,9 @@ class Manifest:
     def _image(self, image: Any) -> Any:
         """A relative path in a table is meant from where the table lies."""
         base = self._source.base
-        if isinstance(image, str) and not looks_like_link(image) and base is not None:
+        if isinstance(image, str) and looks_like_link(image.strip()):
+            return image.strip()
+        if isinstance(image, str) and base is not None:
             return base / image
         return image
 

@@ -181,14 +181,9 @@ class Source:
 
 
 def _rows(text: io.TextIOWrapper) -> Iterator[TableLine]:
-    first = text.readline()
-    # Excel's own way to say what separates: a line before the header.
-    said = re.fullmatch(r'"?sep=(.)"?\s*', first.lstrip("\ufeff"))
-    before = 1 if said else 0
-    if not said:
-        text.seek(0)
+    delimiter, before = _separator(text)
     # Strict: a quotation mark that is never closed would swallow the rows after it.
-    reader = csv.reader(text, delimiter=said[1] if said else _delimiter(first), strict=True)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         number = reader.line_num + before + 1
@@ -201,14 +196,29 @@ def _rows(text: io.TextIOWrapper) -> Iterator[TableLine]:
             continue
         if cells is None:
             return
+        if not any(cell.strip("\ufeff \t") for cell in cells):
+            continue  # spreadsheets leave blank rows above a table, and below it
         if header is None:
             header = [name.strip().removeprefix("\ufeff") for name in cells]
             twice = [name for name in header if name and header.count(name) > 1]
             if twice:
                 yield TableLine(number, f"the column {twice[0]!r} comes twice")
                 return
-        elif cells:
+        else:
             yield TableLine(number, _row(header, cells))
+
+
+def _separator(text: io.TextIOWrapper) -> tuple[str, int]:
+    """Find what separates columns; return it, and how many lines were read to know it."""
+    first = text.readline()
+    # Excel's own way to say it: a line before the header.
+    said = re.fullmatch(r'"?sep=(.)"?\s*', first.lstrip("\ufeff"))
+    if said:
+        return said[1], 1
+    while first and not first.strip("\ufeff \t\r\n,;"):
+        first = text.readline()
+    text.seek(0)
+    return _delimiter(first), 0
 
 
 def _row(header: list[str], cells: list[str]) -> dict[str, Any] | str:

@@ -20,7 +20,7 @@ from .._rules.lifecycle import JobState
 from .._rules.prices import to_credits
 from ..errors import ConfigurationError, HappyHorseError, LedgerError
 from . import _gallery
-from ._database import LEDGER_NAME, STORE, Database
+from ._database import LEDGER_NAME, STORE, Database, reading
 from ._jobs import JobRow
 from ._manifest import left_out
 from ._outcome import Totals
@@ -120,11 +120,8 @@ def write_reports(
     `verify` every video is read, and its digest counts too. The gallery's `title` is the folder's
     name by default. Blocks. Raises `LedgerError` when there is no ledger.
     """
-    database = Database(folder / LEDGER_NAME, read_only=True)
-    try:
+    with reading(folder / LEDGER_NAME) as database:
         return write_reports_of(database, folder, kinds, verify=verify, title=title)
-    finally:
-        database.close(fold=False)
 
 
 def write_reports_of(
@@ -304,8 +301,7 @@ def overview(folder: Path) -> Overview:
 
     Blocks. Raises `LedgerError` when there is no ledger.
     """
-    database = Database(folder / LEDGER_NAME, read_only=True)
-    try:
+    with reading(folder / LEDGER_NAME) as database:
         now = time.time()
         number, pid, started, _, how = database.last_run() or (0, 0, now, None, None)
         span = max(1.0, min(PACE_SECONDS, now - started))
@@ -321,8 +317,6 @@ def overview(folder: Path) -> Overview:
             started=started,
             how=how,
         )
-    finally:
-        database.close(fold=False)
 
 
 def _count_missing(database: Database) -> int | None:

@@ -78,7 +78,7 @@ def need_folder(out: Path) -> None:
 
     if is_bent_link(str(out)):
         raise ConfigurationError(
-            f"--out: {out} is an object store, and this command saves into folders",
+            f"--out: {out} is a link, and this command saves into folders",
             next_step="Use `happyhorse batch run --out s3://bucket/prefix --ledger FOLDER`, or a "
             "folder.",
         )

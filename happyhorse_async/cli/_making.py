@@ -110,7 +110,6 @@ class Making:
         async for update in task.updates():
             display.status(job.path.name, update.status, update.progress)
         display.status(job.path.name, "downloading", 100)
-        job.path.parent.mkdir(parents=True, exist_ok=True)
         videos = await task.download_all(job.path, overwrite=self._overwrite)
         display.saved(job.path.name)
         self._paid.settled(job.path)

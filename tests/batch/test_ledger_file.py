@@ -139,6 +139,26 @@ def test_what_is_no_ledger_is_refused_and_stays(tmp_path: Path, kind: str, read_
     assert seen(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["DROP TABLE jobs", "UPDATE jobs SET state = 'moonwalking'"],
+)
+async def test_a_ledger_that_makes_no_sense_is_a_clear_error(tmp_path: Path, change: str) -> None:
+    """Whoever reads it, a run, the status or a report, hears of the ledger and of what helps."""
+    async with Sandbox(video="stub", speed=1000) as sandbox, open_session(sandbox) as session:
+        await run(session, tmp_path, rows(2))
+        with sqlite3.connect(tmp_path / LEDGER_NAME) as database:
+            database.execute(change)
+        database.close()
+        for read in (overview, write_reports):
+            with pytest.raises(LedgerError) as refused:
+                read(tmp_path)
+            assert refused.value.next_step
+        with pytest.raises(LedgerError):
+            await run(session, tmp_path, rows(2))
+        assert sandbox.paid == 2
+
+
 async def test_a_folder_of_another_application_pays_nothing(tmp_path: Path) -> None:
     """A batch in such a folder is refused before anything is sent, at every try."""
     theirs(tmp_path / LEDGER_NAME)

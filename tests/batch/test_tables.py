@@ -139,6 +139,21 @@ async def test_bytes_that_are_not_of_the_given_encoding_spoil_their_row(tmp_path
 # --- CSV ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"\n\nimage;prompt\n\n{LINK};hi\n;\n \n",
+        f"\ufeff\r\n;;\r\nimage;prompt\r\n{LINK};hi\r\n;;\r\n",
+        f"image, prompt \n {LINK} ,hi\n,\n",
+    ],
+)
+async def test_blank_rows_and_blanks_around_a_link(tmp_path: Path, content: str) -> None:
+    """Spreadsheets leave rows without a value above and below a table, and people leave blanks."""
+    (row,) = await walk(table(tmp_path, content))
+    assert isinstance(row, Row), row
+    assert (row.job.request.image, row.job.request.prompt) == (LINK, "hi")
+
+
 async def test_excels_word_on_the_separator(tmp_path: Path) -> None:
     """`sep=;` before the header is obeyed, and lines keep their numbers."""
     path = table(tmp_path, f"sep=|\r\nimage|prompt\r\n{LINK}|run, now\r\n{LINK}|a|b|c\r\n")

@@ -442,11 +442,24 @@ async def test_destinations_are_checked_before_anything_is_paid(kit: Kit, tmp_pa
         f"{tmp_path}/{{nothing}}.mp4",
         f"{tmp_path}/{{task_id.mp4",
         tmp_path / "file" / "a.mp4",
+        "https://example.com/a.mp4",
+        "file:///tmp/a.mp4",
+        "r2://bucket/videos/",
+        Path("https://example.com/a.mp4"),
     ):
         with pytest.raises(DownloadError) as refused:
             await check(kit, bad, overwrite=False)
         assert refused.value.charged == exists.value.charged == "no"
     assert names_in(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system of this kind")
+async def test_a_folder_that_cannot_be_made_is_found_before_paying(kit: Kit) -> None:
+    """Rights say that /proc takes a folder; only making one shows that it does not."""
+    for bad in ("/proc/new/", "/proc/new/a.mp4", "/proc/new/er/a.mp4"):
+        with pytest.raises(DownloadError) as refused:
+            await check(kit, bad, overwrite=False)
+        assert refused.value.charged == "no"
 
 
 async def test_leftovers_are_found_and_finished(kit: Kit, folder: Path) -> None:

@@ -614,6 +614,14 @@ def test_odd_sizes_of_an_upload_say_nothing(size: Any) -> None:
     assert (file.url, file.size) == ("https://f/1.png", 0)
 
 
+@pytest.mark.parametrize("url", ["", " ", "javascript:1", "ftp://f/1.png", "https://", None, 5])
+def test_an_upload_without_a_usable_link_is_no_upload(url: Any) -> None:
+    """Nothing is paid for a task whose first frame nobody can fetch."""
+    data = {"file_url": url, "file_size": 5}
+    with pytest.raises(errors.UnreadableAnswerError, match="no file URL"):
+        wire.decode_upload(answer({"success": True, "data": data}), size=5)
+
+
 @pytest.mark.parametrize("size", [4, 6, 10**12])
 def test_an_upload_of_another_size_did_not_arrive(size: int) -> None:
     """The service has not what was sent, so it is sent again."""
