@@ -80,7 +80,7 @@ class Uploader:
         """Who has borrowed which link."""
 
     async def url_of(self, image: Path | bytes) -> str:
-        """Give the public URL of a local first frame, uploading it when that is needed."""
+        """Return the public URL of a local first frame, uploading it when that is needed."""
         return (await self.upload(image)).url
 
     async def problems(self, image: object) -> list[str]:

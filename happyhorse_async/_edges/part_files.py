@@ -80,7 +80,7 @@ class Tally:
             self.feed(piece)
 
     def finish(self) -> tuple[str, mp4.Movie]:
-        """Give digest and description of the whole; raises `BrokenVideoError`."""
+        """Return digest and description of the whole; raises `BrokenVideoError`."""
         return self._digest.hexdigest(), self._walk.finish()
 
 
@@ -209,7 +209,7 @@ class PartFile:
         self.tally.feed_all(pieces)
 
     def content(self) -> bytes | memoryview:
-        """Give all bytes that are there, without reading them into memory."""
+        """Return all bytes that are there, without reading them into memory."""
         if not self.tally.size:
             return b""
         # Opened once more: the lock would last as long as anybody has the bytes.

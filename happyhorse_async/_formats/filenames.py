@@ -89,7 +89,7 @@ def default_name(task_id: str, index: int) -> str:
 
 
 def numbered(name: str, index: int) -> str:
-    """Give a name for a further result of the same task: "cat.mp4", "cat-2.mp4", ..."""
+    """Return a name for a further result of the same task: "cat.mp4", "cat-2.mp4", ..."""
     if not index:
         return name
     own = re.split(r"[/\\]", name)[-1]

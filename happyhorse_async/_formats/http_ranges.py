@@ -71,7 +71,7 @@ class RangeAnswer:
 
 
 def range_headers(held: Held) -> dict[str, str]:
-    """Give the headers that ask for what is missing; {} when all of it is."""
+    """Return the headers that ask for what is missing; {} when all of it is."""
     if not held.resumable or held.validator is None:
         return {}
     return {"Range": f"bytes={held.size}-", "If-Range": held.validator}
@@ -255,7 +255,7 @@ class Decoder:
 
 
 def urgency(expires_at: datetime | None) -> float:
-    """Give the order of downloads: the earlier a link can die, the smaller; links without an end
+    """Return the order of downloads: the earlier a link can die, the smaller; links without an end
     come last.
     """
     if expires_at is None:

@@ -65,7 +65,7 @@ class Admission:
 
 
 def candidate_of(job: Job, image_digest: str | None) -> Candidate:
-    """Give a row its identity."""
+    """Return a row with its identity."""
     digest = _identity.fingerprint(job.request, image_digest)
     return Candidate(
         job.request,
@@ -123,8 +123,8 @@ def admit(
 def _number(
     known: dict[str, Any], run: int, candidates: Sequence[Candidate]
 ) -> tuple[list[str | None], dict[str, int]]:
-    """Give each row its final id, and how often each id came. Equal rows are counted. A caller's id
-    that came before has none.
+    """Return the final id of each row, and how often each id came. Equal rows are counted. A
+    caller's id that came before has none.
     """
     counts: dict[str, int] = {}
     ids: list[str | None] = []
@@ -293,13 +293,11 @@ class Intake:
         self._number = 0
 
     async def look(self, rows: Sequence[ImageToVideo | Job]) -> list[Candidate | BadRow]:
-        """Give each row its identity, for which the content of local images is read once and
-        remembered.
-        """
+        """Return each row with its identity. Local images are read once, and remembered."""
         jobs = [self._job(row) for row in rows]
         local = [job.request.image for job in jobs if isinstance(job, Job) and job.request.is_local]
         paths = [image for image in local if isinstance(image, Path)]
-        stamps = await anyio.to_thread.run_sync(_stamps, paths) if paths else {}
+        stamps = await anyio.to_thread.run_sync(stamps_of, paths) if paths else {}
         known = await self._remembered(stamps)
         fresh: dict[str, str] = {}
         found = [
@@ -342,7 +340,7 @@ class Intake:
         image = job.request.image
         if isinstance(image, str):
             return candidate_of(job, None)
-        path = _key(image) if isinstance(image, Path) else None
+        path = path_key(image) if isinstance(image, Path) else None
         digest = known.get(path) or fresh.get(path) if path is not None else None
         if digest is None:
             looked = await look_at(image)
@@ -363,12 +361,13 @@ class Intake:
         return candidate_of(job, digest)
 
 
-def _key(path: Path) -> str:
+def path_key(path: Path) -> str:
+    """Return the name under which the ledger knows a local image."""
     return os.path.abspath(path)
 
 
-def _stamps(paths: Sequence[Path]) -> dict[str, str]:
-    """Give what changes whenever a file does: size and both times, of which the second cannot be
+def stamps_of(paths: Sequence[Path]) -> dict[str, str]:
+    """Return what changes whenever a file does: size and both times, of which the second cannot be
     set by hand.
     """
     stamps = {}
@@ -377,5 +376,5 @@ def _stamps(paths: Sequence[Path]) -> dict[str, str]:
             facts = path.stat()
         except OSError:
             continue
-        stamps[_key(path)] = f"{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ctime_ns}"
+        stamps[path_key(path)] = f"{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ctime_ns}"
     return stamps

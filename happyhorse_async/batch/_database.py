@@ -294,7 +294,7 @@ class Database:
         return row[0] if row is not None else None
 
     def fact(self, name: str) -> str | None:
-        """Give a fact about the batch as a whole."""
+        """Return a fact about the batch as a whole."""
         value = self._one(self._sql["get-fact"], name)
         return str(value) if value is not None else None
 
@@ -363,7 +363,7 @@ class Database:
     def page(
         self, condition: str, *, state: str = "", after: int = 0, size: int = 500
     ) -> list[JobRow]:
-        """Give the next jobs after some place that meet one of the ledger's conditions."""
+        """Return the next jobs after some place that meet one of the ledger's conditions."""
         where = self._sql[f"where-{condition}"].format(state=JobState(state).value if state else "")
         with ledger_errors(self.path):
             rows = self._db.execute(self._sql["page"].format(where=where), (after, size)).fetchall()
@@ -398,7 +398,7 @@ class Database:
             return [JobRow.of_row(row) for row in self.set_of("by-id", ids)] if ids else []
 
     def pages(self, condition: str, *, state: str = "") -> Iterator[JobRow]:
-        """Give all jobs that meet a condition, a page in memory at a time."""
+        """Yield all jobs that meet a condition, a page in memory at a time."""
         after = 0
         while page := self.page(condition, state=state, after=after):
             yield from page
@@ -423,7 +423,7 @@ class Database:
         )
 
     def rows_for_copy(self, columns: Sequence[str], after: int, size: int) -> list[tuple[Any, ...]]:
-        """Give some columns of the next jobs after some place, `seq` among them."""
+        """Return some columns of the next jobs after some place, `seq` among them."""
         sql = f"SELECT {', '.join(columns)} FROM jobs WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 our own names
         with ledger_errors(self.path):
             return self._db.execute(sql, (after, size)).fetchall()
@@ -433,7 +433,7 @@ class Database:
         return int(self._one(self._sql["pace"], moment) or 0)
 
     def last_run(self) -> tuple[int, int, float, float | None, str | None] | None:
-        """Give the last run's number, process id, beginning, end and how it ended."""
+        """Return the last run's number, process id, beginning, end and how it ended."""
         row: tuple[int, int, float, float | None, str | None] | None = self._db.execute(
             self._sql["last-run"]
         ).fetchone()

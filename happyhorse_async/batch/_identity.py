@@ -25,7 +25,7 @@ _DERIVED = re.compile(rf"-[0-9a-f]{{{ID_LENGTH}}}(-\d+)?\Z", re.IGNORECASE)
 
 
 def fingerprint(request: ImageToVideo, image_digest: str | None) -> str:
-    """Give the digest of what a request asks for.
+    """Return the digest of what a request asks for.
 
     `image_digest` is the SHA-256 of a local image's content; a link counts as it is. A moved or
     touched image is the same request, a changed one is another. The callback URL does not count. It
@@ -40,14 +40,14 @@ def fingerprint(request: ImageToVideo, image_digest: str | None) -> str:
 
 
 def twin_id(base: str, ordinal: int) -> str:
-    """Give the id of the n-th equal request of one input. Two equal rows are two videos that are
+    """Return the id of the n-th equal request of one input. Two equal rows are two videos that are
     wanted, not one.
     """
     return base if ordinal == 1 else f"{base}-{ordinal}"
 
 
 def key_of(batch_id: str, job_id: str, digest: str, attempt: int) -> str:
-    """Give the idempotency key of one attempt at a job; 43 of the 16 to 96 characters that the
+    """Return the idempotency key of one attempt at a job; 43 of the 16 to 96 characters that the
     service takes.
     """
     parts = json.dumps([batch_id, job_id, digest, attempt])
@@ -55,7 +55,7 @@ def key_of(batch_id: str, job_id: str, digest: str, attempt: int) -> str:
 
 
 def video_name(request: ImageToVideo, job_id: str, *, own: bool) -> str:
-    """Give the name of a job's video: the caller's own id, or the image's stem and the job's id.
+    """Return the name of a job's video: the caller's own id, or the image's stem and the job's id.
 
     The two kinds never meet. An own id that ends as the other names do is hashed, so names of the
     other kind need not be compared.
@@ -68,7 +68,7 @@ def video_name(request: ImageToVideo, job_id: str, *, own: bool) -> str:
 
 
 def hashed_stem(job_id: str, salt: str = "") -> str:
-    """Give a safe stem for an id that is no file's name, or whose name another job has."""
+    """Return a safe stem for an id that is no file's name, or whose name another job has."""
     digest = hashlib.sha256((job_id + salt).encode("utf-8", "surrogatepass")).hexdigest()
     return f"{_stem(job_id)}-{digest[:8]}"
 
@@ -85,7 +85,7 @@ def _stem(text: str) -> str:
 
 
 def image_stem(request: ImageToVideo) -> str:
-    """Give a first frame's name without its suffix; "video" for bytes and nameless links."""
+    """Return a first frame's name without its suffix; "video" for bytes and nameless links."""
     image = request.image
     if isinstance(image, bytes):
         return "video"

@@ -144,7 +144,7 @@ class Manifest:
                 yield row
 
     def _varied(self, row: Row, line: TableLine) -> Iterator[Row | BadLine]:
-        """Give a row's jobs, one for each combination; their ids follow from their content."""
+        """Yield a row's jobs, one for each combination; their ids follow from their content."""
         if self._combinations == [{}]:
             yield row
             return

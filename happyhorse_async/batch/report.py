@@ -273,7 +273,7 @@ class Overview:
     when it was killed."""
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as one JSON object."""
+        """Return it as one JSON object."""
         totals = self.totals
         return {
             "folder": self.folder,

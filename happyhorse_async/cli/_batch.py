@@ -268,7 +268,7 @@ def report(
 
 
 def _folder_of(folder: Path | None, out: Path | None) -> Path:
-    """Give the folder, which may be said in either way."""
+    """Return the folder, which may be said in either way."""
     if folder is not None and out is not None and folder != out:
         raise typer.BadParameter(f"two folders were given: {folder} and {out}", param_hint="--out")
     return folder or out or Path("videos")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ._common import Exit
-from ._console import agreed, money, put, say
+from ._console import agreed, counted, money, put, say
 
 if TYPE_CHECKING:
     from .._session import Session
@@ -76,7 +76,7 @@ class Look:
         if found.settled:
             left = found.good - found.settled
             what = f", {found.settled:,} of them paid or ended before, {left:,} left"
-        say(f"{found.good:,} jobs{what}; {found.bad_rows:,} bad rows: {cost}")
+        say(f"{counted(found.good, 'job')}{what}; {counted(found.bad_rows, 'bad row')}: {cost}")
 
     def _show_bad(self, found: Checked) -> None:
         """Name the bad rows; those that follow each other with the same problem share a line."""
@@ -89,7 +89,7 @@ class Look:
             say(f"error: {group[0]}{more}")
         left = found.bad_rows - sum(map(len, groups))
         if left:
-            say(f"... and {left:,} more bad rows")
+            say(f"... and {counted(left, 'more bad row')}")
 
     def _put_bad(self, row: BadLine) -> None:
         facts = {"place": row.place, "line": row.line, "problems": row.problems}
@@ -106,7 +106,7 @@ class Look:
 async def _checked(
     session: Session, manifest: Manifest, folder: Path | None, *, retry: bool
 ) -> Checked:
-    from ..batch._left import EarlierRuns
+    from ..batch._earlier_runs import EarlierRuns
     from ..batch._manifest import check
 
     if folder is None:

@@ -51,12 +51,12 @@ _EXITS: tuple[tuple[type[HappyHorseError], Exit], ...] = (
 
 
 def exit_code(error: HappyHorseError) -> Exit:
-    """Give the exit code that stands for an error."""
+    """Return the exit code that stands for an error."""
     return next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAILED)
 
 
 def overall(codes: Iterable[Exit]) -> Exit:
-    """Give the exit code of a command from those of its parts, the good ones too.
+    """Return the exit code of a command from those of its parts, the good ones too.
 
     Money whose fate is not known outranks the rest. Failures that are all alike give their code.
     All else is FAILED, also where WRONG_INPUT would deny that something else was sent.

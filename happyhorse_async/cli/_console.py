@@ -138,6 +138,11 @@ def money(amount: Decimal | float | None) -> str:
     return "?" if amount is None else f"{float(amount):,.2f}".rstrip("0").rstrip(".")
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number of things in words, such as "1 job" and "2,000 jobs"."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def agreed(question: str) -> bool:
     """Ask on stderr; what is not a yes is a no. Ctrl-C is an interruption, at once."""
     from ._signals import ending_at_once

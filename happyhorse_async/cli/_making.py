@@ -117,7 +117,7 @@ class Making:
 
 
 def describe(video: Video) -> dict[str, Any]:
-    """Give a video's facts for JSON."""
+    """Return a video's facts for JSON."""
     return {
         "file": str(video.path),
         "task_id": video.task_id,

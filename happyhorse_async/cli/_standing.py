@@ -102,7 +102,7 @@ class Standing:
         return f"{self.totals.ended:,}/{self.jobs:,}  {self.percent} %  {self.to_go}"
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Give the board's rows: what, and how much."""
+        """Yield the board's rows: what, and how much."""
         totals = self.totals
         # Jobs in doubt have codes as well.
         codes_at = JobState.FAILED if totals.states.get(JobState.FAILED) else JobState.UNKNOWN

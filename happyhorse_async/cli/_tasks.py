@@ -38,7 +38,7 @@ Out = Annotated[
 
 
 def describe(task: Task) -> dict[str, Any]:
-    """Give a task's facts for JSON."""
+    """Return a task's facts for JSON."""
     return {
         "id": task.id,
         "status": task.status,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._rules.lifecycle import JobState
-from ._admission import _key, _stamps, candidate_of
+from ._admission import candidate_of, path_key, stamps_of
 from ._database import LEDGER_NAME, Database
 from ._identity import twin_id
 from ._jobs import Job
@@ -41,7 +41,7 @@ class EarlierRuns:
             digest = None
             image = job.request.image
             if isinstance(image, Path):
-                digest = digests.get(_key(image))
+                digest = digests.get(path_key(image))
                 if digest is None:
                     wanted.append(None)
                     continue
@@ -65,7 +65,7 @@ class EarlierRuns:
     def _digests(self, database: Database, jobs: Sequence[Job]) -> dict[str, str]:
         """Look the contents of local images up by their size and times, as the ledger has them."""
         images = [job.request.image for job in jobs if isinstance(job.request.image, Path)]
-        stamps = _stamps(images)
+        stamps = stamps_of(images)
         return database.set_of("digests", list(stamps.items())) or {} if stamps else {}
 
     def close(self) -> None:
