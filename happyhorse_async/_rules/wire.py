@@ -209,15 +209,34 @@ def task_from(value: Mapping[str, Any]) -> Task:
     )
     _put_raw(task, value)
     _put_late(task, _details)
+    _put_answer(task, None)
     return task
 
 
 # A frozen value is filled by way of its slots, which costs a quarter of what its own constructor
 # does.
 _blank = Task.__new__
-_put_id, _put_status, _put_progress, _put_raw, _put_late = (
-    vars(Task)[name].__set__ for name in ("id", "status", "progress", "raw", "_late")
+_put_id, _put_status, _put_progress, _put_raw, _put_late, _put_answer = (
+    vars(Task)[name].__set__ for name in ("id", "status", "progress", "raw", "_late", "_answer")
 )
+_drop_raw = vars(Task)["raw"].__delete__
+
+
+class _Kept(bytes):
+    """An answer that is read when it is called. As a kind of bytes, Python's collector passes it
+    over.
+    """
+
+    __slots__ = ()
+
+    def __call__(self) -> Mapping[str, Any]:
+        return decode_object(Answer(200, {}, self))
+
+
+def pack(task: Task, answer: Answer) -> None:
+    """Have a task that was just read from an answer keep it as bytes, and no object beside them."""
+    _put_answer(task, _Kept(answer.body))
+    _drop_raw(task)
 
 
 def _newer_status(value: Mapping[str, Any]) -> TaskStatus | str:

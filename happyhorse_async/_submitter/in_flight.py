@@ -119,6 +119,8 @@ class InFlight:
     started: bool = False
     """Somebody else has begun to bring it to its end, after its caller was cancelled."""
     acceptance: Acceptance | None = None
+    answer: Answer | None = None
+    """The one that accepted it."""
     failure: HappyHorseError | None = None
     """Why it was refused or is in doubt; before that, why its last attempt failed."""
     earlier: Earlier | None = None
@@ -284,6 +286,7 @@ class InFlight:
             self._to(SubmissionStage.IN_DOUBT)
             return
         self.shared.proof.offer((self.key, task.id))
+        self.answer = answer
         self._accept(task, request_id=answer.request_id, replayed=said == "true")
 
     def _accept(

@@ -373,6 +373,8 @@ class Submitter:
         if sub.calls_back:
             self._beside.expect_callback(task.id)
         self._announce(acceptance)
+        if sub.answer is not None:
+            wire.pack(task, sub.answer)
 
     def _announce(self, acceptance: Acceptance) -> None:
         if self._events:

@@ -4,12 +4,15 @@ exception.
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +111,17 @@ def test_a_submission_is_the_json_that_any_encoder_writes(
     sent = {name: value for name, value in fields.items() if value is not None}
     written = json.dumps(sent, ensure_ascii=False, separators=(",", ":")).encode()
     assert wire.encode_submission(request, image, callback_url=back) == written
+
+
+def test_a_packed_task_tells_all_that_the_answer_said() -> None:
+    """It keeps the answer as bytes, and reads it when it is asked; copies and pickles are whole."""
+    plain, packed = (wire.decode_task(answer(EXAMPLE)) for _ in range(2))
+    wire.pack(packed, answer(EXAMPLE))
+    for copied in (packed, copy.copy(packed), pickle.loads(pickle.dumps(packed))):
+        assert copied == plain
+        assert copied.raw == plain.raw == EXAMPLE
+        assert attrs.evolve(copied, progress=7).raw == EXAMPLE
+        assert copied.to_dict() == plain.to_dict()
 
 
 def test_the_reference_example_is_read() -> None:
