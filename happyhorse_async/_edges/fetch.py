@@ -1,8 +1,8 @@
-"""Fetching result links, which are input from outside: a client of its own, with neither key nor
-cookies, that looks where it connects.
+"""Fetching result links, which are input from outside. The client has neither key nor cookies, and
+looks where it connects.
 
-A link is judged as text, again at each redirect, and once more as the address that a socket is
-about to be connected to; so a name that stands for another address a moment later gains nothing.
+A link is judged as text, again at each redirect, and once more as the address that a socket
+connects to. So a name that stands for another address a moment later gains nothing.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class Stream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # A body that was read to its end leaves the connection to the next download; otherwise it
+        # A body that was read to its end leaves the connection to the next download. Otherwise it
         # is closed with the rest unread.
         self._response.close()
 
@@ -286,8 +286,8 @@ class Stream:
 
     def _rescue(self) -> None:
         # Once a connection has broken, the library hides the bytes that came before. They are good,
-        # and a host that cuts every answer would otherwise never be got anything from; where the
-        # attribute is missing they are fetched again.
+        # and from a host that cuts every answer nothing else would ever come. Where the attribute
+        # is missing they are fetched again.
         buffered = getattr(self._response.content, "_buffer", None)
         while buffered:
             self._pieces.append(buffered.popleft())

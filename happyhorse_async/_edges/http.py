@@ -71,7 +71,7 @@ _ENDLESS: AbstractContextManager[None] = nullcontext()
 
 
 class TrackedBody(BytesPayload):
-    """A body that knows whether any of it was handed to the socket: as long as not, a request
+    """A body that knows whether any of it was handed to the socket. As long as not, a request
     cannot have been accepted.
     """
 
@@ -86,7 +86,7 @@ class TrackedBody(BytesPayload):
 
 
 class Http:
-    """Calls to the API and to the file service, with the key; each comes back as an `Answer` or an
+    """Calls to the API and to the file service, with the key. Each comes back as an `Answer` or an
     error of ours.
     """
 
@@ -117,7 +117,7 @@ class Http:
         self._closed = False
         self._auth: Mapping[str, str] = {}
         self.sockets: connections.OpenSockets = connections.OpenSockets()
-        # Of the key's own kind, which does not show itself: tracebacks that show local variables go
+        # Of the key's own kind, which does not show itself. Tracebacks that show local variables go
         # down into the HTTP library.
         auth = {"Authorization": type(key)(f"Bearer {key}")} if key is not None else {}
         if client is not None:
@@ -178,8 +178,8 @@ class Http:
                 facts["status"] = response.status
                 answer = await self._answer(response)
                 if answer.status == 408 and self._pool is not None:
-                    # It may be an answer too many, and what was asked for comes behind it: then
-                    # the next request on that connection would be given another one's answer.
+                    # It may be an answer too many, and what was asked for comes behind it. Then the
+                    # next request on that connection would be given another one's answer.
                     self._pool.distrust()
                 return answer
         except HappyHorseError:  # ours may be foreign by one of their bases
@@ -269,7 +269,7 @@ def _client(connector: connections.Pool) -> aiohttp.ClientSession:
 def _ways_of_a_guest(client: aiohttp.ClientSession, auth: dict[str, str]) -> dict[str, Any]:
     """Return how to ask through a borrowed client: it must not carry the key for others."""
 
-    # The client may have credentials of its own, or look for them in ~/.netrc; the library refuses
+    # The client may have credentials of its own, or look for them in ~/.netrc. The library refuses
     # a request with both. So the key is laid over what it has found.
     async def with_key(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -282,7 +282,7 @@ def _ways_of_a_guest(client: aiohttp.ClientSession, auth: dict[str, str]) -> dic
 
 
 async def read_whole(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """Read a body to its end, which gives the connection back; of one that is longer than `most`
+    """Read a body to its end, which gives the connection back. Of one that is longer than `most`
     bytes, read only so far that this can be seen.
     """
     length = response.content_length
