@@ -27,7 +27,7 @@ from ._edges.http import Http
 from ._edges.local_images import CheckedFile, LocalImage, changed, look_at, opened_for_sending
 from ._formats import urls
 from ._models import UploadedFile
-from ._rules import numbers, wire
+from ._rules import account, numbers
 from ._rules.responses import decode_object
 from .errors import APIStatusError, HappyHorseError, InvalidRequestError
 from .events import Events, Uploaded
@@ -242,7 +242,7 @@ class Uploader:
 
         The service's two times tell how long it lives; neither is believed beyond its promise.
         """
-        uploaded, life = numbers.moment(file.raw.get("upload_time")), wire.FILE_LIFE
+        uploaded, life = numbers.moment(file.raw.get("upload_time")), account.FILE_LIFE
         if file.expires_at is not None and uploaded is not None:
             life = min(max(file.expires_at - uploaded, timedelta()), life)
         return self._clock() + life.total_seconds() - SAFETY_MARGIN
@@ -305,7 +305,7 @@ class FileHost:
             raise
         finally:
             file.close()
-        return wire.decode_upload(answer, size=image.size)
+        return account.decode_upload(answer, size=image.size)
 
     async def receipt_once(self, image: LocalImage, upload_id: str) -> UploadedFile | None:
         """Ask what became of an upload whose answer was lost; None when nothing is certain.
@@ -314,7 +314,7 @@ class FileHost:
         """
         url = self._http.files_url + RECEIPT_PATH + upload_id
         answer = await self._http.call("GET", url, timeout=self._timeout)
-        return wire.decode_receipt(answer, upload_id=upload_id, size=image.size)
+        return account.decode_receipt(answer, upload_id=upload_id, size=image.size)
 
     async def delete_once(self, file_id: str) -> None:
         """Take a file away, one try; raises the service's error when it will not, or has no such

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 from .._concurrency import Closing
 from .._config import RetryPolicy, Timeouts
 from .._models import Credits, Task, TaskPage
-from .._rules import retry, wire
+from .._rules import account, retry, wire
 from .._rules.responses import Answer, decode_object
 from ..errors import HappyHorseError, SessionClosedError
 from ..events import Events, sent_before
@@ -101,7 +101,7 @@ class Api:
 
         async def once() -> TaskPage:
             answer = await self._read("GET", f"/v1/tasks?{query}")
-            return wire.decode_page(answer, page=page, page_size=page_size)
+            return account.decode_page(answer, page=page, page_size=page_size)
 
         return await self.retrying(once, "listing tasks")
 
@@ -116,7 +116,7 @@ class Api:
             fields = {"model": model} if model else {}
             query = urlencode({**fields, "page": page, "page_size": wire.BATCH_SIZE})
             answer = await self._read("GET", f"/v1/tasks?{query}")
-            found = wire.decode_page(answer, page=page, page_size=wire.BATCH_SIZE)
+            found = account.decode_page(answer, page=page, page_size=wire.BATCH_SIZE)
             return found, answer.date
 
         return await self.retrying(once, "looking for lost submissions")
@@ -125,7 +125,7 @@ class Api:
         """Read what is left in the account."""
 
         async def once() -> Credits:
-            return wire.decode_credits(await self._read("GET", "/v1/credits"))
+            return account.decode_credits(await self._read("GET", "/v1/credits"))
 
         return await self.retrying(once, "reading credits")
 
@@ -133,17 +133,17 @@ class Api:
         """Read the ids of the models that the key may use."""
 
         async def once() -> tuple[str, ...]:
-            return wire.decode_models(await self._read("GET", "/v1/models"))
+            return account.decode_models(await self._read("GET", "/v1/models"))
 
         return await self.retrying(once, "listing models")
 
-    async def pricing_rule(self, model: str, *, etag: str | None = None) -> wire.LiveRule:
+    async def pricing_rule(self, model: str, *, etag: str | None = None) -> account.LiveRule:
         """Read a model's live pricing rule as it comes; none when it still is the one of `etag`."""
 
-        async def once() -> wire.LiveRule:
+        async def once() -> account.LiveRule:
             headers = {"If-None-Match": etag} if etag else None
             path = f"/v1/catalog/pricing-rules/{quote(model, safe='')}"
-            return wire.decode_pricing_rule(await self._read("GET", path, headers=headers))
+            return account.decode_pricing_rule(await self._read("GET", path, headers=headers))
 
         return await self.retrying(once, "reading the pricing rule")
 

@@ -1,8 +1,6 @@
-"""Values <-> JSON: requests into bodies, answers into tasks, pages, credits and files.
+"""Values <-> JSON: requests into bodies, and answers into tasks. No I/O.
 
-May import cattrs, the models and the errors; no I/O. Regular answers (list items, files) are read
-by cattrs, which knows the fields from the models. Submissions and tasks are written out by hand.
-They are on the hot path, and a task's fields come in several shapes.
+All of it is written out by hand. It is on the hot path, and a task's fields come in several shapes.
 """
 
 from __future__ import annotations
@@ -10,39 +8,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal
-from functools import cache
 from json.encoder import encode_basestring as _quoted
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import attrs
+from typing import Any
 
 from .._formats.texts import without_surrogates
-from .._formats.urls import image_link_problems
 from .._models import (
     MODEL,
     Billing,
-    Credits,
     Task,
     TaskError,
-    TaskPage,
     TaskStatus,
-    TaskSummary,
-    UploadedFile,
     Usage,
 )
 from .._request import ImageToVideo
 from . import numbers
 from .lifecycle import CANCELLED_CODE, FINAL_STATUSES, GOING_ON
-from .responses import Answer, decode_object, error_of, unreadable
-
-if TYPE_CHECKING:
-    import cattrs
+from .responses import Answer, decode_object, unreadable
 
 LINK_LIFE = timedelta(hours=24)
 """How long a result link lives, by the service's reference."""
-FILE_LIFE = timedelta(hours=72)
-"""How long an uploaded file lives, by the service's reference."""
 BATCH_SIZE = 50
 """Ids in one batch read, and items on one page of the list, at most."""
 MOST_RESULTS = 100
@@ -167,7 +151,7 @@ def has_ended(value: Mapping[str, Any]) -> bool:
 def _respelled(word: str) -> TaskStatus | None:
     """Return the status that a known word means, in capitals, between blanks, or with one l."""
     plain = word[:100].strip().lower()
-    return TaskStatus.CANCELLED if plain == "canceled" else _STATUSES.get(plain)
+    return TaskStatus.CANCELLED if plain == "canceled" else STATUSES.get(plain)
 
 
 def _has_results(value: Mapping[str, Any]) -> bool:
@@ -182,7 +166,8 @@ def _is_done(value: Mapping[str, Any]) -> bool:
     return (progress is None or numbers.progress(progress) == 100) and _has_results(value)
 
 
-_STATUSES: dict[str, TaskStatus] = {status.value: status for status in TaskStatus}
+STATUSES: dict[str, TaskStatus] = {status.value: status for status in TaskStatus}
+"""The known ones by the service's words."""
 _NO_USAGE = Usage()
 
 
@@ -198,7 +183,7 @@ def task_from(value: Mapping[str, Any]) -> Task:
     now, the rest when it is first asked for.
     """
     word = value["status"]
-    status = _STATUSES.get(word) or _respelled(word) or _newer_status(value)
+    status = STATUSES.get(word) or _respelled(word) or _newer_status(value)
     if status is TaskStatus.FAILED and _says_cancelled(value):
         status = TaskStatus.CANCELLED
     task = _blank(Task)
@@ -241,7 +226,7 @@ def pack(task: Task, answer: Answer) -> None:
 
 def _newer_status(value: Mapping[str, Any]) -> TaskStatus | str:
     """Return the status that a word means that is newer than this package: results decide."""
-    return TaskStatus.COMPLETED if _is_done(value) else _text(value["status"], most=100)
+    return TaskStatus.COMPLETED if _is_done(value) else text_of(value["status"], most=100)
 
 
 def _says_cancelled(value: Mapping[str, Any]) -> bool:
@@ -252,14 +237,14 @@ def _says_cancelled(value: Mapping[str, Any]) -> bool:
 def _details(task: Task) -> Mapping[str, Any]:
     get = task.raw.get
     results = _results(task.raw) if task.status is TaskStatus.COMPLETED else ()
-    error, info, model = get("error"), _dict(get("task_info")), get("model")
+    error, info, model = get("error"), dict_of(get("task_info")), get("model")
     created, seconds = numbers.moment(get("created")), numbers.seconds(get("duration"))
     return {
         "results": results,
         "error": _task_error(error) if error is not None else None,
         "usage": _usage(get("usage")),
         "billing": _billing(get("billing")),
-        "model": _text(model) if isinstance(model, str) and model else MODEL,
+        "model": text_of(model) if isinstance(model, str) and model else MODEL,
         "created": created,
         "expires_at": _expiry(created, seconds) if results else None,
         "estimated_seconds": numbers.seconds(info.get("estimated_time")),
@@ -294,19 +279,19 @@ def _links_in(value: Any, names: tuple[str, ...], deep: int = 0) -> list[str]:
     return []
 
 
-def _text(value: Any, *, most: int = LONGEST_TEXT) -> str:
-    """Read a text, whatever it came as; never longer than that, and such that it can be written."""
+def text_of(value: Any, *, most: int = LONGEST_TEXT) -> str:
+    """Return a text that can be written, whatever it came as, and never longer than that."""
     text = value if isinstance(value, str) else numbers.shown(value)
     return without_surrogates(text[:most])
 
 
 def _task_error(value: Any) -> TaskError:
     if not isinstance(value, dict):
-        return TaskError(message=_text(value))
+        return TaskError(message=text_of(value))
     return TaskError(
         code=_word(value.get("code") or None) or "unknown_error",
-        message=_text(value.get("message") or ""),
-        suggestion=_text(value["suggestion"]) if value.get("suggestion") else None,
+        message=text_of(value.get("message") or ""),
+        suggestion=text_of(value["suggestion"]) if value.get("suggestion") else None,
     )
 
 
@@ -342,7 +327,7 @@ def _billing(value: Any) -> Billing | None:
 
 
 def _word(value: Any) -> str | None:
-    return None if value is None else _text(value, most=100)
+    return None if value is None else text_of(value, most=100)
 
 
 def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:
@@ -356,151 +341,6 @@ def _expiry(created: datetime | None, seconds: float | None) -> datetime | None:
         return None
 
 
-def _dict(value: Any) -> dict[str, Any]:
+def dict_of(value: Any) -> dict[str, Any]:
+    """Return a JSON object; {} for whatever else came."""
     return value if isinstance(value, dict) else {}
-
-
-def decode_page(answer: Answer, *, page: int, page_size: int) -> TaskPage:
-    """Read one page of the task list. Raises `UnreadableAnswerError` when it is another page than
-    the one that was asked for.
-    """
-    value = decode_object(answer)
-    data = value.get("data")
-    if not isinstance(data, list):
-        raise unreadable(answer, "has no list of tasks")
-    for name, asked in (("page", page), ("page_size", page_size)):
-        said = value.get(name)
-        if said is not None and (type(said) is not int or said != asked):
-            raise unreadable(answer, f"is about another {name} than {asked}")
-    items = tuple(
-        _summary(item)
-        for item in data
-        if isinstance(item, dict) and isinstance(item.get("id"), str)
-    )
-    total = numbers.count(value.get("total"))
-    return TaskPage(items=items, total=total, page=page, page_size=page_size)
-
-
-def _summary(value: Mapping[str, Any]) -> TaskSummary:
-    item = _regular().structure(
-        {"status": "", "created_at": value.get("created"), **value}, TaskSummary
-    )
-    done = item.status == TaskStatus.COMPLETED
-    progress = 100 if done else numbers.progress(value.get("progress"))
-    return attrs.evolve(item, progress=progress, raw=value)
-
-
-def decode_credits(answer: Answer) -> Credits:
-    """Read what is left in the account."""
-    data = _dict(decode_object(answer).get("data"))
-    user, key = _dict(data.get("user")), _dict(data.get("token"))
-    remaining = numbers.balance(user.get("remaining_credits"))
-    if remaining is None:
-        raise unreadable(answer, "has no remaining credits")
-    return Credits(
-        remaining=remaining,
-        used=numbers.balance(user.get("used_credits")) or Decimal(0),
-        key_remaining=numbers.balance(key.get("remaining_credits")),
-        key_used=numbers.balance(key.get("used_credits")),
-        key_unlimited=bool(key.get("unlimited_credits")),
-    )
-
-
-class LiveRule(NamedTuple):
-    """A pricing rule as the catalogue gives it."""
-
-    rule: Mapping[str, Any] | None
-    """None: it has not changed."""
-    etag: str | None
-    date: datetime | None
-    """The service's time of the answer."""
-
-
-def decode_pricing_rule(answer: Answer) -> LiveRule:
-    """Read the answer of the catalogue; what the rule means is the business of `prices`."""
-    rule = None if answer.status == 304 else decode_object(answer)
-    return LiveRule(rule, answer.headers.get("etag"), answer.date)
-
-
-def decode_models(answer: Answer) -> tuple[str, ...]:
-    """Read the ids of the models that a key may use."""
-    data = decode_object(answer).get("data")
-    if not isinstance(data, list):
-        raise unreadable(answer, "has no list of models")
-    names = (_dict(item).get("id") for item in data)
-    return tuple(name for name in names if isinstance(name, str) and name)
-
-
-def decode_upload(answer: Answer, *, size: int) -> UploadedFile:
-    """Read the answer of the file service to an upload of so many bytes.
-
-    Raises `UnreadableAnswerError` when the service has another number of them.
-    """
-    value = decode_object(answer)
-    if value.get("success") is False:
-        raise error_of(answer)
-    file = _uploaded(value.get("data"))
-    if file is None:
-        raise unreadable(answer, "has no file URL")
-    if file.size and file.size != size:
-        raise unreadable(answer, f"says {file.size:,} bytes, and {size:,} were sent")
-    return file
-
-
-def decode_receipt(answer: Answer, *, upload_id: str, size: int) -> UploadedFile | None:
-    """Read what became of an upload; None unless it is proven that all of it arrived."""
-    data = _dict(decode_object(answer).get("data"))
-    proven = data.get("state") == "done" and data.get("result_verified") is True
-    file = _uploaded(data.get("file"))
-    if not proven or data.get("upload_id") != upload_id or file is None:
-        return None
-    return file if file.size in (0, size) else None
-
-
-def _uploaded(data: Any) -> UploadedFile | None:
-    url = data.get("file_url") if isinstance(data, dict) else None
-    # A task that is given an empty link, or one of another scheme, costs money and fails.
-    if not isinstance(url, str) or image_link_problems(url):
-        return None
-    file = attrs.evolve(_regular().structure(data, UploadedFile), raw=data)
-    return file if file.size >= 0 else attrs.evolve(file, size=0)
-
-
-# --- regular answers ------------------------------------------------------------------------------
-
-
-@cache
-def _regular() -> cattrs.Converter:
-    """Make the converter once, with hooks that never raise. A field that is missing or wrong must
-    not lose the rest of an answer.
-    """
-    # Late: a process that only submits and reads should not have to load it.
-    import cattrs
-    from cattrs.gen import make_dict_structure_fn, override
-
-    converter = cattrs.Converter(detailed_validation=False)
-    converter.register_structure_hook(str, lambda value, _: "" if value is None else _text(value))
-    converter.register_structure_hook(int, lambda value, _: numbers.count(value))
-    converter.register_structure_hook(bool, lambda value, _: bool(value))
-    converter.register_structure_hook(Decimal, lambda value, _: numbers.amount(value))
-    converter.register_structure_hook(datetime, lambda value, _: numbers.moment(value))
-    converter.register_structure_hook_func(
-        lambda kind: kind == TaskStatus | str,
-        lambda value, _: _STATUSES.get(_text(value), _text(value)),
-    )
-    left_out = override(omit=True)
-    summary = make_dict_structure_fn(
-        TaskSummary, converter, created=override(rename="created_at"), raw=left_out
-    )
-    converter.register_structure_hook(TaskSummary, summary)
-    file = make_dict_structure_fn(
-        UploadedFile,
-        converter,
-        url=override(rename="file_url"),
-        id=override(rename="file_id"),
-        name=override(rename="file_name"),
-        size=override(rename="file_size"),
-        raw=left_out,
-    )
-    converter.register_structure_hook(UploadedFile, file)
-    return converter

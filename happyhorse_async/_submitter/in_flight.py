@@ -60,39 +60,20 @@ class SubmissionStage(StrEnum):
     """It left, and nobody can say what became of it."""
 
 
+_S = SubmissionStage
 STAGES: dict[SubmissionStage, frozenset[SubmissionStage]] = {
-    SubmissionStage.CHECKING: frozenset(
-        {
-            SubmissionStage.WAITING,
-            SubmissionStage.ASKING,
-            SubmissionStage.ACCEPTED,
-            SubmissionStage.IN_DOUBT,
-        }
-    ),
-    SubmissionStage.ASKING: frozenset(
-        {SubmissionStage.WAITING, SubmissionStage.ACCEPTED, SubmissionStage.IN_DOUBT}
-    ),
+    _S.CHECKING: frozenset({_S.WAITING, _S.ASKING, _S.ACCEPTED, _S.IN_DOUBT}),
+    _S.ASKING: frozenset({_S.WAITING, _S.ACCEPTED, _S.IN_DOUBT}),
     # Turned away at the gate: it was never sent, or an earlier attempt is to be looked for.
-    SubmissionStage.WAITING: frozenset(
-        {SubmissionStage.SENT, SubmissionStage.REFUSED, SubmissionStage.LOOKING}
-    ),
+    _S.WAITING: frozenset({_S.SENT, _S.REFUSED, _S.LOOKING}),
     # After a 429 it waits at the gate at once: the gate itself pauses. An answer that names another
     # request's task leaves it in doubt.
-    SubmissionStage.SENT: frozenset(
-        {
-            SubmissionStage.ACCEPTED,
-            SubmissionStage.WAITING,
-            SubmissionStage.PAUSING,
-            SubmissionStage.LOOKING,
-            SubmissionStage.REFUSED,
-            SubmissionStage.IN_DOUBT,
-        }
-    ),
-    SubmissionStage.PAUSING: frozenset({SubmissionStage.WAITING}),
-    SubmissionStage.LOOKING: frozenset({SubmissionStage.ACCEPTED, SubmissionStage.IN_DOUBT}),
-    SubmissionStage.ACCEPTED: frozenset(),
-    SubmissionStage.REFUSED: frozenset(),
-    SubmissionStage.IN_DOUBT: frozenset(),
+    _S.SENT: frozenset({_S.ACCEPTED, _S.WAITING, _S.PAUSING, _S.LOOKING, _S.REFUSED, _S.IN_DOUBT}),
+    _S.PAUSING: frozenset({_S.WAITING}),
+    _S.LOOKING: frozenset({_S.ACCEPTED, _S.IN_DOUBT}),
+    _S.ACCEPTED: frozenset(),
+    _S.REFUSED: frozenset(),
+    _S.IN_DOUBT: frozenset(),
 }
 """Which stage may follow which. The last three are ends."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._concurrency import to_the_end
 from .._models import Task, TaskStatus
-from .._rules import job_failures, lifecycle, wire
+from .._rules import account, job_failures, lifecycle
 from .._rules.lifecycle import JOB_TRANSITIONS, JobState
 from .._rules.prices import to_credits, to_millionths
 from .._submitter import Group
@@ -274,7 +274,7 @@ def is_stale(job: JobRow) -> bool:
     if job.uploaded is None:
         return False
     given = job.accepted if job.accepted is not None else time.time()
-    return given - job.uploaded > (wire.FILE_LIFE - SAFETY_MARGIN).total_seconds()
+    return given - job.uploaded > (account.FILE_LIFE - SAFETY_MARGIN).total_seconds()
 
 
 def fault_of(error: HappyHorseError) -> str:

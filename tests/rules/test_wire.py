@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 from happyhorse_async import errors
 from happyhorse_async._models import Billing, Task, TaskStatus
 from happyhorse_async._request import ImageToVideo
-from happyhorse_async._rules import responses, retry, wire
+from happyhorse_async._rules import account, responses, retry, wire
 from happyhorse_async._rules.lifecycle import is_cancelled, is_final
 
 EXAMPLE: dict[str, Any] = {
@@ -458,10 +458,10 @@ def test_no_json_breaks_the_reading(fields: dict[str, Any], value: Any) -> None:
     for read in (
         wire.decode_task,
         wire.decode_task_objects,
-        partial(wire.decode_page, page=1, page_size=50),
-        wire.decode_credits,
-        partial(wire.decode_upload, size=5),
-        partial(wire.decode_receipt, upload_id="u" * 16, size=5),
+        partial(account.decode_page, page=1, page_size=50),
+        account.decode_credits,
+        partial(account.decode_upload, size=5),
+        partial(account.decode_receipt, upload_id="u" * 16, size=5),
     ):
         for body in (
             value,
@@ -545,7 +545,7 @@ def test_a_batch_leaves_out_what_is_no_task() -> None:
 
 def test_a_page_is_read() -> None:
     """List items have facts of their own and no links."""
-    page = wire.decode_page(
+    page = account.decode_page(
         answer(
             {
                 "data": [
@@ -581,12 +581,12 @@ def test_a_page_is_read() -> None:
 def test_another_page_than_the_one_asked_for_is_no_answer(said: dict[str, Any]) -> None:
     """A cache or a proxy that answers for another page must not make tasks look missing."""
     with pytest.raises(errors.UnreadableAnswerError, match="another page"):
-        wire.decode_page(answer({"data": [], **said}), page=2, page_size=20)
+        account.decode_page(answer({"data": [], **said}), page=2, page_size=20)
 
 
 def test_a_page_need_not_say_which_it_is() -> None:
     """Then it is the one that was asked for."""
-    page = wire.decode_page(answer({"data": []}), page=2, page_size=20)
+    page = account.decode_page(answer({"data": []}), page=2, page_size=20)
     assert (page.page, page.page_size, page.total) == (2, 20, 0)
 
 
@@ -598,9 +598,11 @@ def test_credits_are_read_and_the_lesser_limit_counts() -> None:
         "user": {"remaining_credits": 500, "used_credits": 20},
         "token": {"remaining_credits": "99.5", "used_credits": 1, "unlimited_credits": False},
     }
-    assert wire.decode_credits(answer({"success": True, "data": data})).spendable == Decimal("99.5")
+    assert account.decode_credits(answer({"success": True, "data": data})).spendable == Decimal(
+        "99.5"
+    )
     data["token"]["unlimited_credits"] = True
-    assert wire.decode_credits(answer({"success": True, "data": data})).spendable == 500
+    assert account.decode_credits(answer({"success": True, "data": data})).spendable == 500
 
 
 def test_an_upload_is_read_and_its_refusal_is_an_error() -> None:
@@ -611,11 +613,11 @@ def test_an_upload_is_read_and_its_refusal_is_an_error() -> None:
         "file_size": 5,
         "expires_at": "2026-01-02T03:04:05+08:00",
     }
-    file = wire.decode_upload(answer({"success": True, "code": 200, "data": data}), size=5)
+    file = account.decode_upload(answer({"success": True, "code": 200, "data": data}), size=5)
     assert (file.url, file.id, file.size) == ("https://f/1.png", "f1", 5)
     assert file.expires_at == datetime(2026, 1, 1, 19, 4, 5, tzinfo=UTC)
     with pytest.raises(errors.APIStatusError, match="quota"):
-        wire.decode_upload(
+        account.decode_upload(
             answer({"success": False, "code": 400, "msg": "file quota exceeded"}), size=5
         )
 
@@ -624,7 +626,7 @@ def test_an_upload_is_read_and_its_refusal_is_an_error() -> None:
 def test_odd_sizes_of_an_upload_say_nothing(size: Any) -> None:
     """What is no number of bytes is not believed, and does not lose the file."""
     data = {"file_url": "https://f/1.png", "file_size": size}
-    file = wire.decode_upload(answer({"success": True, "data": data}), size=5)
+    file = account.decode_upload(answer({"success": True, "data": data}), size=5)
     assert (file.url, file.size) == ("https://f/1.png", 0)
 
 
@@ -633,7 +635,7 @@ def test_an_upload_without_a_usable_link_is_no_upload(url: Any) -> None:
     """Nothing is paid for a task whose first frame nobody can fetch."""
     data = {"file_url": url, "file_size": 5}
     with pytest.raises(errors.UnreadableAnswerError, match="no file URL"):
-        wire.decode_upload(answer({"success": True, "data": data}), size=5)
+        account.decode_upload(answer({"success": True, "data": data}), size=5)
 
 
 @pytest.mark.parametrize("size", [4, 6, 10**12])
@@ -641,7 +643,7 @@ def test_an_upload_of_another_size_did_not_arrive(size: int) -> None:
     """The service has not what was sent, so it is sent again."""
     data = {"file_url": "https://f/1.png", "file_size": size}
     with pytest.raises(errors.UnreadableAnswerError, match="5 were sent"):
-        wire.decode_upload(answer({"success": True, "data": data}), size=5)
+        account.decode_upload(answer({"success": True, "data": data}), size=5)
 
 
 @pytest.mark.parametrize(
@@ -666,7 +668,7 @@ def test_a_receipt_proves_an_upload_or_nothing(changes: dict[str, Any], proven: 
         **changes,
     }
     body = answer({"success": True, "data": data})
-    assert (wire.decode_receipt(body, upload_id="u" * 16, size=5) is not None) is proven
+    assert (account.decode_receipt(body, upload_id="u" * 16, size=5) is not None) is proven
 
 
 @pytest.mark.parametrize(

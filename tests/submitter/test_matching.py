@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from happyhorse_async import ImageToVideo, Task, TaskStatus
-from happyhorse_async._rules import wire
+from happyhorse_async._rules import account
 from happyhorse_async._rules.responses import Answer
 from happyhorse_async._submitter import reconcile
 
@@ -107,5 +107,5 @@ def test_a_submission_of_unknown_age_may_be_any_task() -> None:
 def test_a_time_without_an_offset_says_nothing(written: object, read: bool) -> None:
     """A line of the list tells when its task was accepted only if it names an offset."""
     answer = Answer(200, {}, json.dumps({"data": [{"id": "t", "created_at": written}]}).encode())
-    (item,) = wire.decode_page(answer, page=1, page_size=50).items
+    (item,) = account.decode_page(answer, page=1, page_size=50).items
     assert reconcile.listed_at(item) == (NOW if read else None)
