@@ -90,6 +90,14 @@ async def python(
     return process
 
 
+def stop_reading(process: Process) -> None:
+    """Read no more of what a process prints, as `head` does after some lines."""
+    if isinstance(process, Forked):
+        process.stop_reading()
+    else:
+        process._transport.get_pipe_transport(1).close()
+
+
 def _ends(number: int, wanted: int | IO[str] | None) -> tuple[int | None, int]:
     """Return our end and the process's end of one of its three standard files."""
     if wanted == asyncio.subprocess.PIPE:
@@ -163,8 +171,8 @@ class Forked:
         await self.wait()
         return said[0], said[1]
 
-    def close_stdout(self) -> None:
-        """Go away as a reader of what it prints."""
+    def stop_reading(self) -> None:
+        """Read no more of what it prints."""
         self._transports[1].close()
 
     def send_signal(self, number: int) -> None:

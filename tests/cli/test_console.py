@@ -16,6 +16,7 @@ from happyhorse_async.cli import _console
 from happyhorse_async.cli._display import Display
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.cli.process import LINK, PHOTOS, happyhorse, start
+from tests.forks import stop_reading
 
 IMAGE = (PHOTOS / "cat.jpg").read_bytes()
 ESCAPES = ("\x1b]", "\x1b[1A", "\x07")
@@ -61,7 +62,7 @@ async def test_a_reader_that_goes_away_ends_no_work(
     assert process.stdout is not None
     assert process.stderr is not None
     await process.stdout.readline()
-    process.close_stdout()
+    stop_reading(process)
     err = await process.stderr.read()
     assert await process.wait() == 0, err
     assert (len(list((tmp_path / "out").glob("*.mp4"))), world.paid) == (3, 3)
