@@ -44,20 +44,69 @@ async def fill(http: Http, url: str, server: Polite, connections: int) -> None:
 
 @pytest.mark.parametrize("read", [False, True], ids=["in the socket", "read by the loop"])
 @pytest.mark.parametrize("longest_idle", [float("inf"), PAID_IDLE_SECONDS])
+@pytest.mark.parametrize("status", ["200 OK", "408 Request Timeout", "502 Bad Gateway"])
 async def test_an_answer_too_many_is_nobodys_answer(
-    http: Http, read: bool, longest_idle: float
+    http: Http, read: bool, longest_idle: float, status: str
 ) -> None:
     """What a server sends on an idle connection is not taken for the next request's answer."""
     server = Polite()
     async with Peer(server) as url:
         await fill(http, url, server, 1)
-        server.connections[0].write(answer(b'{"request": "of somebody else"}'))
+        server.connections[0].write(answer(b'{"request": "of somebody else"}', status=status))
         for _ in range(5 if read else 0):
             await asyncio.sleep(0)
         response = await http.call("POST", url, body=b"{}", longest_idle=longest_idle)
         await http.aclose()
     assert response.body == b'{"request": 2}'
     assert [connection for connection, _ in server.requests] == [0, 1]
+
+
+async def test_after_a_408_no_idle_connection_is_used_again(http: Http) -> None:
+    """It may be an answer too many, sent when the request had left already: then each later request
+    on that connection would be given the answer to the one before.
+    """
+    server, timed_out = Polite(), answer(b"late", status="408 Request Timeout")
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if server.connections:
+            await server(reader, writer)
+            return
+        server.connections.append(writer)
+        # The 408 meets the second request, whose true answer comes when a third one has left.
+        for said in (answer(b'{"request": 1}'), timed_out, answer(b'{"request": 2}')):
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(2 if b"POST" in head else 0)
+            server.requests.append((0, head))
+            writer.write(said)
+
+    async with Peer(late) as url:
+        await fill(http, url, server, 1)
+        first = await http.call("POST", url, body=b"{}", longest_idle=PAID_IDLE_SECONDS)
+        then = await http.call("POST", url, body=b"{}", longest_idle=PAID_IDLE_SECONDS)
+        await http.aclose()
+    assert (first.status, then.status) == (408, 200)
+    assert then.body == b'{"request": 3}'
+    assert [connection for connection, _ in server.requests] == [0, 0, 1]
+
+
+async def test_a_408_takes_the_trust_from_all_that_are_idle(http: Http) -> None:
+    """A balancer that is out of step on one connection may be so on the others beside it."""
+    server = Polite()
+    async with Peer(server) as url:
+        all_there = asyncio.Event()
+
+        async def timed_out(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer(b"late", status="408 Request Timeout"))
+            await all_there.wait()
+
+        async with Peer(timed_out) as other:
+            await fill(http, url, server, 1)
+            assert (await http.call("GET", other)).status == 408
+            await http.call("POST", url, body=b"{}", longest_idle=PAID_IDLE_SECONDS)
+            all_there.set()
+        await http.aclose()
+    assert len(server.connections) == 2
 
 
 async def test_a_connection_that_the_server_has_closed_is_not_used_again(http: Http) -> None:

@@ -40,7 +40,11 @@ KINDS: dict[str, tuple[str, Details]] = {
     ),
     "answer-after-submission": (
         "answer-after",
-        lambda c: {**POST, "status": c.choice([500, 502, 503]), "body": OWN},
+        lambda c: {**POST, "status": c.choice([500, 502]), "body": OWN},
+    ),
+    "unavailable-after-submission": (
+        "answer-after",
+        lambda c: {**POST, "status": 503, "body": OWN},
     ),
     "refused": ("refuse", lambda c: {**POST, "sending": 1, "status": 400}),
     "refused-replay": (
@@ -116,6 +120,7 @@ KINDS: dict[str, tuple[str, Details]] = {
 
 LASTING = {
     "answer-after-submission",
+    "unavailable-after-submission",
     "page-after-submission",
     "truncate",
     "reset",
