@@ -342,7 +342,8 @@ class RateFinder:
         self._since, self._accepted = now, 0.0
         if rate is None:
             return
-        self._rate = rate
+        # A slower rate is none: at least one a minute leaves, and none at all would divide by zero.
+        self._rate = rate = max(rate, 1 / MINUTE)
         dear = starved if self._asked or starved >= LONG else min(starved, SOON)
         hold = max(dear / PAUSED, 2 / (REFUSED * rate))
         self._held_since, self._tried = now, 0
@@ -380,6 +381,7 @@ class RateFinder:
         if self._tried - base * (now - self._hold_until) > saved + base:
             # More than a bucket can have saved meanwhile, if it was known to the percent.
             self._before = base
-            return min(0.85 * rate, 0.95 * second)
+            # At less than one a second there may have been none within the last one.
+            return min(0.85 * rate, 0.95 * second) if second else 0.85 * rate
         better = min(MARGIN * min(rate, second), 1.01 * self._accepted / took, 1.03 * base)
         return max(base, better)

@@ -271,6 +271,25 @@ def test_it_never_stands_still(ceiling: int, moves: list[tuple[str, float, int, 
     assert wire.accepted > before
 
 
+@pytest.mark.parametrize("gap", [2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 300.0])
+@pytest.mark.parametrize("wanted", [0.1, 0.5, 1.0, 2.0])
+def test_a_service_that_takes_less_than_one_a_second_is_served(gap: float, wanted: float) -> None:
+    """None was accepted in the second before a refusal: that is no rate of zero, with which nothing
+    would ever leave again.
+    """
+    finder, now, free_at, accepted = RateFinder(ceiling=8), 0.0, 0.0, 0
+    while now < 7200:
+        if now >= free_at:
+            free_at, accepted = now + gap, accepted + 1
+            finder.accepted(now, finder.epoch)
+        else:
+            pause = finder.pause(now, finder.epoch, None, wanted)
+            finder.refused(now, finder.epoch, pause)
+            now += pause
+        now += max(finder.interval(now), 0.05)
+    assert accepted > 7200 / max(gap, 60) / 4
+
+
 @given(
     remaining=st.integers(0, 10**15 - 1),
     reset=st.integers(0, 10**15 - 1),
