@@ -218,6 +218,7 @@ class Batch:
         """Count how the whole batch stands, earlier runs included."""
         if self._ledger is None:
             raise LedgerError("the batch is not open")
+        self._parts.here()
         return await self._ledger.call(Database.totals)
 
 
