@@ -152,6 +152,19 @@ VERBS: dict[str, Callable[[Opened], Awaitable[Any]]] = {
 }
 
 
+@pytest.mark.anyio
+async def test_an_open_batch_says_so_too(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Its ledger lives in the loop of its session, so that its totals do."""
+    async with open_session(sandbox) as session, session.batch(tmp_path) as batch:
+
+        def count() -> None:
+            with pytest.raises(WrongEventLoopError):
+                asyncio.run(batch.totals())
+
+        await asyncio.to_thread(count)
+        assert not (await batch.totals()).states
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_every_verb_says_that_it_is_in_the_wrong_loop(
     sandbox: Sandbox, place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -315,6 +315,7 @@ class Transfer:
         if verdict.meaning is Meaning.DEAD:
             self._doubt_ranges()
             raise self._dead(verdict.reason, stream)
+        self._refused_rests = 0
         if verdict.meaning is Meaning.BUSY:
             wish = parse_retry_after(headers.get("Retry-After"), headers.get("Date"))
             raise _SetbackError(verdict.reason, wish=wish)
@@ -330,11 +331,14 @@ class Transfer:
         """
         asked_for_rest = self._ranges and self._received > 0
         self._refused_rests = self._refused_rests + 1 if asked_for_rest else 0
+        # Not at the first: a link that lives for seconds has died, and its successor is as good.
         self._ranges = self._refused_rests < 2
 
     def _dead(self, reason: str, stream: Stream, page: bytes | None = None) -> _SetbackError:
-        """Say that the link gave no video; its end counts by either clock."""
-        now = max(time.time(), date_of(stream.headers) or 0.0)
+        """Say that the link gave no video. Its end counts by the host's clock: this machine's may
+        be wrong by days.
+        """
+        now = date_of(stream.headers) or time.time()
         self._expired = urgency(self.task.expires_at) <= now
         wish = parse_retry_after(stream.headers.get("Retry-After"), stream.headers.get("Date"))
         return _SetbackError(reason, Setback.LINK, wish=wish, page=page)

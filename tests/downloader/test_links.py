@@ -10,6 +10,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,20 @@ async def test_a_link_has_expired_by_this_machines_clock_too(
         sandbox.fail(Fault("expire", times=None))
         with pytest.raises(LinkExpiredError):
             await kit.downloader.download(old, f"{folder}/")
+
+
+async def test_a_wrong_clock_here_lets_no_fresh_link_die(
+    sandbox: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that is days ahead waits for a link that is not there yet, as any other does."""
+    real = time.time
+    async with Kit(sandbox, patience=DAY, policy=RetryPolicy(attempts=2, first_pause=0.0)) as kit:
+        task = await kit.task()
+        told = formatdate(real(), usegmt=True)
+        sandbox.fail(Fault("refuse", path="/results/", status=404, headers={"Date": told}, times=3))
+        monkeypatch.setattr(time, "time", lambda: real() + 30 * 3600)
+        video = await kit.downloader.download(task, f"{folder}/")
+    assert video.size == 300_000
 
 
 async def test_the_callers_own_time_bounds_the_wait_for_a_link(
