@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 class Event(Value):
     """The base of all events: what has happened, and whose it is.
 
-    A listener runs in the context (`contextvars`) of the caller for whom something was done. An
-    upload, a submission, a download. What a session does for all callers, such as reading tasks,
-    runs in an empty context. There the id, the key and the tag say whose it is.
+    A listener runs in the context (`contextvars`) of the caller for whom something was done,
+    such as an upload. What a session does for all callers, such as reading tasks, runs in an empty
+    context. There the id, the key and the tag say whose it is.
     """
 
     idempotency_key: str | None = None
@@ -47,6 +47,18 @@ class Event(Value):
     def task_id(self) -> str | None:
         """The id of the task that the event is about; None when it is about none."""
         return None
+
+
+@attrs.frozen(kw_only=True)
+class _OfTask(Event):
+    """What has happened to a task that the service has accepted."""
+
+    task: Task
+
+    @property
+    def task_id(self) -> str:
+        """The id of the task."""
+        return self.task.id
 
 
 @attrs.frozen(kw_only=True)
@@ -65,10 +77,9 @@ class Submitting(Event):
 
 
 @attrs.frozen(kw_only=True)
-class Submitted(Event):
+class Submitted(_OfTask):
     """The service accepted a request: it is paid for from now on."""
 
-    task: Task
     idempotency_key: str
     request_id: str | None = None
     """The service's own id of the request, for its support."""
@@ -76,11 +87,6 @@ class Submitted(Event):
     """The service recognised the key and gave the original task back: nothing new was charged."""
     adopted: bool = False
     """The answer was lost, and the task was found in the service's list."""
-
-    @property
-    def task_id(self) -> str:
-        """The id of the accepted task."""
-        return self.task.id
 
 
 @attrs.frozen(kw_only=True)
@@ -125,15 +131,8 @@ class Throttled(Event):
 
 
 @attrs.frozen(kw_only=True)
-class Updated(Event):
+class Updated(_OfTask):
     """A task that someone waits for has changed."""
-
-    task: Task
-
-    @property
-    def task_id(self) -> str:
-        """The id of the task."""
-        return self.task.id
 
 
 @attrs.frozen(kw_only=True)
@@ -147,17 +146,11 @@ class Failed(Updated):
 
 
 @attrs.frozen(kw_only=True)
-class OddNumbers(Event):
+class OddNumbers(_OfTask):
     """Numbers of a task cannot be true: they count as not said. It is told once for a task."""
 
-    task: Task
     numbers: tuple[str, ...]
     """Each as "field=number", such as "usage.credits_used=-5"."""
-
-    @property
-    def task_id(self) -> str:
-        """The id of the task."""
-        return self.task.id
 
 
 @attrs.frozen(kw_only=True)
