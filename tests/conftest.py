@@ -4,7 +4,7 @@ it.
 
 from __future__ import annotations
 
-import resource
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -20,8 +20,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Whoever starts the tests in the background of a script has them, and all processes that they
     # start, be deaf to Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+if os.name == "posix" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the same for `nohup`
+
+if os.name != "posix":  # terminals, signals to processes, and limits of files as POSIX has them
+    collect_ignore_glob = ["cli/*", "cluster/*", "batch/test_ledger_file.py"]
+    collect_ignore_glob += ["downloader/test_links.py", "downloader/test_ends.py"]
 
 # No test depends on how fast the machine is, or on what else it does meanwhile. The slow tests of
 # `.ci/run` try each property with many more examples: `--hypothesis-profile thorough`.
@@ -79,6 +83,8 @@ def cat() -> Path:
 @contextmanager
 def no_file_beyond(size: int) -> Iterator[None]:
     """Let no file of this process grow beyond so many bytes."""
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
