@@ -130,7 +130,7 @@ async def test_a_cancelled_call_in_a_thread_is_waited_for() -> None:
 
     def work() -> None:
         begun.set()
-        go.wait(10)
+        go.wait(100)
 
     caller = asyncio.create_task(threads.run(work))
     await asyncio.to_thread(begun.wait, 10)

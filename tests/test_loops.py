@@ -41,7 +41,7 @@ def in_a_thread(call: Callable[[], Any]) -> Any:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(100)
     assert given, "it hangs"
     if not given[0]:
         raise given[1]
@@ -181,7 +181,7 @@ def test_every_verb_says_that_it_is_in_the_wrong_loop(
         async def try_all() -> None:
             for name, verb in VERBS.items():
                 try:
-                    async with asyncio.timeout(10):
+                    async with asyncio.timeout(100):
                         said[name] = await verb(opened)
                 except Exception as error:  # noqa: BLE001 judged below
                     said[name] = error
@@ -273,7 +273,7 @@ def test_closing_does_not_wait_for_a_loop_that_stops(sandbox: Sandbox) -> None:
     held = threading.Event()
 
     def stop() -> None:
-        held.wait(20)  # the loop is held up until the other side waits, and then it stops
+        held.wait(100)  # the loop is held up until the other side waits, and then it stops
         loop.stop()
 
     async def close() -> None:

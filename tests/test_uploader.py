@@ -159,6 +159,12 @@ async def test_the_quota_says_what_to_do(cat: Path) -> None:
         assert sandbox.paid == 0
 
 
+def waiters(session: Session) -> int:
+    """Count those who wait for an upload that somebody else sends."""
+    promises = session._open().uploader._sending.values()
+    return sum(len(promise._callbacks or ()) for promise in promises)  # type: ignore[attr-defined]
+
+
 async def test_an_error_is_shared_by_all_who_wait_but_not_for_ever(
     sandbox: Sandbox, cat: Path
 ) -> None:
@@ -168,8 +174,17 @@ async def test_an_error_is_shared_by_all_who_wait_but_not_for_ever(
     sandbox.fail(
         Fault("refuse", path=STREAM, status=400, body={"success": False, "code": 400, "msg": "no"})
     )
-    sandbox.fail(Fault("slow", path=STREAM, seconds=6.0))  # so that all five wait for it
     async with open_session(sandbox) as session:
+        host = session._open().uploader._host
+        upload_once = host.upload_once
+
+        async def once_all_wait(*arguments: Any) -> Any:
+            while waiters(session) < 4:
+                await anyio.lowlevel.checkpoint()
+            host.upload_once = upload_once  # type: ignore[method-assign]
+            return await upload_once(*arguments)
+
+        host.upload_once = once_all_wait  # type: ignore[method-assign]
         errors = await asyncio.gather(
             *(session.submit(cat) for _ in range(5)), return_exceptions=True
         )
@@ -199,8 +214,7 @@ async def test_whoever_sends_may_be_cancelled(sandbox: Sandbox, cat: Path) -> No
         while not sent(sandbox):
             await anyio.lowlevel.checkpoint()
         others = [asyncio.create_task(session.upload(cat)) for _ in range(3)]
-        waiting = session._open().uploader._sending
-        while not any(promise._callbacks for promise in waiting.values()):  # type: ignore[attr-defined]
+        while not waiters(session):
             await anyio.lowlevel.checkpoint()
         first.cancel()
         files = await asyncio.gather(*others)
@@ -422,12 +436,11 @@ async def test_no_life_of_a_file_is_believed_beyond_the_promise(
     assert file.expires_at is not None
     odd = attrs.evolve(file, expires_at=file.expires_at.replace(year=2026 + years))
     life = uploader._end_of(odd) - uploader._clock() + SAFETY_MARGIN
-    assert life == pytest.approx(0 if years < 0 else 72 * 3600, abs=5)
+    assert life == pytest.approx(0 if years < 0 else 72 * 3600, abs=60)
 
 
 async def test_no_more_uploads_at_once_than_the_limit(sandbox: Sandbox, tmp_path: Path) -> None:
     """Limits(max_uploads=2) holds for different contents."""
-    sandbox.fail(Fault("slow", path=STREAM, seconds=0.01, times=None))
     at_once, most = 0, 0
     async with open_session(sandbox, limits=Limits(max_uploads=2)) as session:
         host = session._open().uploader._host

@@ -94,7 +94,7 @@ async def test_money_nobody_will_settle_is_not_waited_for(
     """
     quick = RetryPolicy(attempts=2, first_pause=0.01, longest_pause=0.01)
     sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
-    with anyio.fail_after(30):
+    with anyio.fail_after(100):
         assert await states_until_used_up(session, tmp_path, 3, retry=quick) == [JobState.COMPLETED]
         assert await states_until_used_up(session, tmp_path, 3, retry=quick) == [JobState.COMPLETED]
     assert sandbox.paid == 1
@@ -110,7 +110,7 @@ async def test_lost_answers_do_not_wait_behind_those_without_money(tmp_path: Pat
     ) as sandbox:
         sandbox.fail(Fault("drop-after", path="/v1/videos/generations", times=3))
         async with open_session(sandbox) as session:
-            with anyio.fail_after(30):
+            with anyio.fail_after(100):
                 assert await states_until_used_up(
                     session, tmp_path, 5, retry=slow, max_in_flight=2
                 ) == [JobState.SAVED]
@@ -235,7 +235,7 @@ async def test_charges_that_come_late(tmp_path: Path, monkeypatch: pytest.Monkey
             while (await batch.totals()).spent < PRICE * 30:
                 await asyncio.sleep(0)
             sandbox.advance(1000)
-            with anyio.fail_after(60):
+            with anyio.fail_after(100):
                 assert await ending == 6
             assert sandbox.paid == 6
         async with (

@@ -25,7 +25,7 @@ from happyhorse_async._downloader import leftovers
 from happyhorse_async.sandbox import Sandbox
 from tests.conftest import open_session
 
-PATIENCE = 20.0
+PATIENCE = 100.0
 """Seconds after which something counts as hanging; it is never waited for when all is well."""
 NEVER = 10**9
 """A step that is not reached."""

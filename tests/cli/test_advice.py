@@ -162,11 +162,11 @@ async def test_an_interruption_in_the_middle_of_a_submission_names_its_key(
     """What has left without an answer is asked for again by a line with its key."""
     world.fail(Fault("hang-after", path="/v1/videos", seconds=60, times=None))
     process = await start("generate", LINK, "-y", "-p", "run", cwd=tmp_path, world=world)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while not world.paid:
             await asyncio.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         _, err = await process.communicate()
     world.clear_faults()
     [line] = [line for line in err.decode().splitlines() if "--idempotency-key" in line]
@@ -222,7 +222,7 @@ async def test_every_ending_signal_reaches_the_event_loop(number: signal.Signals
     called = asyncio.Event()
     with calling_on_signals(called.set):
         signal.raise_signal(number)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             await called.wait()
 
 
@@ -238,7 +238,7 @@ async def test_open_shows_what_was_saved(world: Sandbox, tmp_path: Path) -> None
     path = f"{opener.parent}{os.pathsep}{os.environ['PATH']}"
     ran = await happyhorse("generate", LINK, "-y", "--open", cwd=tmp_path, world=world, PATH=path)
     assert ran.code == 0, ran.err
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while not told.exists():
             await asyncio.sleep(0.01)
     assert told.read_text() == ran.out
@@ -270,7 +270,7 @@ async def test_without_keys_at_the_service_nothing_is_promised(
 
 async def followed(world: Sandbox, tasks: int) -> None:
     """Wait until the command has read so many tasks that it has paid."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while world.paid < tasks or not (
             world.count("GET", "/v1/tasks") or world.count("POST", "/v1/tasks/batch")
         ):

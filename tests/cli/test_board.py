@@ -63,7 +63,7 @@ class Terminal:
 
     async def shows(self, *patterns: str) -> None:
         """Wait until each pattern has been seen since the last call, somewhere."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             while not all(re.search(pattern, self.said) for pattern in patterns):
                 self._news.clear()
                 await self._news.wait()
@@ -169,7 +169,7 @@ async def test_the_live_board(
         r"credits +22\.85 spent, 22\.85 reserved",
     )
     sandbox.finish()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         out, _ = await process.communicate()
     await terminal.shows(r"2 videos, 1 without; the folder as a whole: ")
     assert (process.returncode, out or b"") == (1, b"")
@@ -191,7 +191,7 @@ async def test_ctrl_c_on_the_board(sandbox: Sandbox, terminal: Terminal, tmp_pat
     terminal.wipe()
     await terminal.shows(r"being made +2\b")
     sandbox.finish()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         await process.wait()
     await terminal.shows("2 videos, 0 without", "To go on, run the same line again")
     assert (process.returncode, sandbox.paid) == (130, 2)
@@ -205,7 +205,7 @@ async def test_plain_lines_without_a_terminal(sandbox: Sandbox, tmp_path: Path) 
     manifest = write_manifest(tmp_path / "in", links=2, files=0)
     process = await start(sandbox, manifest, "--out", tmp_path / "out", "--yes")
     assert process.stderr is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         begun = await process.stderr.readuntil(b" reserved\n")
         sandbox.speed = 1000
         out, err = await process.communicate()
@@ -234,7 +234,7 @@ async def test_json_on_a_terminal(sandbox: Sandbox, terminal: Terminal, tmp_path
     process = await start(
         sandbox, manifest, "--out", tmp_path / "out", "--yes", "--json", stderr=terminal.theirs
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         out, _ = await process.communicate()
     os.write(terminal.theirs, b"end")
     await terminal.shows("end")

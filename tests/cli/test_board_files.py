@@ -49,7 +49,7 @@ async def captured(width: int, moment: str) -> str:
         except OSError:
             end.set()
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         await process.stdout.readline()
         # Once it is drawn all its bytes are in the terminal; reading ends where nothing is left.
         os.set_blocking(ours, False)

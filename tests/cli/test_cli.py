@@ -131,7 +131,7 @@ async def test_ctrl_c_at_the_question_ends_it_at_once(world: Sandbox, tmp_path: 
     process = await start("generate", LINK, cwd=tmp_path, world=world, stdin=other_end)
     os.close(other_end)
     assert process.stderr is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         await process.stderr.readuntil(b"[y/N]")
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
@@ -150,7 +150,7 @@ async def test_ctrl_c_says_how_to_fetch_what_is_paid(world: Sandbox, tmp_path: P
     """
     world.speed = 0
     process = await start("generate", LINK, "--yes", "--json", cwd=tmp_path, world=world)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while not world.count("GET") and not world.count(
             "POST", "/v1/tasks/batch"
         ):  # it reads the task that it has paid
@@ -540,7 +540,7 @@ async def test_ctrl_c_promises_nothing_of_a_sandbox_that_ends_with_it(tmp_path: 
     """
     process = await start("generate", LINK, "--sandbox", "--speed", "0.001", cwd=tmp_path)
     assert process.stderr is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         await process.stderr.readuntil(b"accepted as task-unified-")
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()

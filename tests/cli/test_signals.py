@@ -54,13 +54,13 @@ async def made_by_the_same_line(sandbox: Sandbox, line: tuple[object, ...], out:
 async def heard(process: asyncio.subprocess.Process) -> None:
     """Wait until the command has said that it stops."""
     assert process.stderr is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         await process.stderr.readuntil(b"stopping: nothing new is submitted")
 
 
 async def ended(process: asyncio.subprocess.Process) -> str:
     """Wait for the end of a command and give what it said."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         _, err = await process.communicate()
     return err.decode()
 
@@ -180,7 +180,7 @@ async def test_a_sandbox_of_its_own_ends_with_the_command(
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while json.loads(await process.stdout.readline()).get("state") != "running":
             pass
         process.send_signal(signal.SIGINT)

@@ -112,5 +112,5 @@ async def test_threads_end_with_their_owner(anyio_backend: str) -> None:
     assert await threads.run(threading.get_ident, last=True) == threading.get_ident()
     for thread in threading.enumerate():
         if thread.name.startswith("test: disk"):
-            thread.join(10)
+            thread.join(100)
             assert not thread.is_alive()

@@ -23,7 +23,7 @@ async def http() -> AsyncIterator[Http]:
         key="sk-secret",
         base_url="http://127.0.0.1:1",
         files_url="http://127.0.0.1:1",
-        connect_timeout=5,
+        connect_timeout=60,
         max_connections=100,
     )
     yield http
@@ -188,7 +188,7 @@ async def test_a_replay_through_a_borrowed_client_leaves_on_a_new_connection() -
             key="k",
             base_url=url,
             files_url=url,
-            connect_timeout=5,
+            connect_timeout=60,
             max_connections=1,
             client=client,
         )
@@ -205,11 +205,11 @@ async def test_an_answer_that_lies_in_the_socket_wins_over_its_overdue_timer(htt
     async def stopping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"{}")
         writer.write(answer(b'{"id": 1}'))
-        awake = loop.time() + 0.5
+        awake = loop.time() + 1.2
         while loop.time() < awake:  # as if the process was stopped: the loop does nothing else
             pass
         writer.close()
 
     async with Peer(stopping) as url:
-        response = await http.call("POST", url, body=b"{}", timeout=0.3)
+        response = await http.call("POST", url, body=b"{}", timeout=1.0)
     assert response.body == b'{"id": 1}'

@@ -39,7 +39,7 @@ async def http() -> AsyncIterator[Http]:
         key=KEY,
         base_url="http://127.0.0.1:1",
         files_url="http://127.0.0.1:1",
-        connect_timeout=5,
+        connect_timeout=60,
         max_connections=4,
         route=Route(Network(max_answer_bytes=LIMIT)),
     )

@@ -48,7 +48,7 @@ def test_the_command_says_what_to_export_and_logs_requests(served: subprocess.Po
     assert "GET" in line
     assert "/v1/credits  ->  200 OK" in line
     served.send_signal(signal.SIGINT)
-    assert served.wait(10) == 0
+    assert served.wait(100) == 0
 
 
 async def read_credits(exports: dict[str, str]) -> list[int]:

@@ -214,7 +214,7 @@ async def test_a_broken_image_never_becomes_a_video(http: aiohttp.ClientSession)
 
 async def ended(wire: Wire, task_id: str) -> dict[str, object]:
     """Query a task until it has ended."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         while True:
             view = await wire.task(task_id)
             if view["status"] in ("completed", "failed"):
