@@ -9,11 +9,13 @@ from typing import Any
 import attrs
 
 from happyhorse_async import (
+    APIStatusError,
     HappyHorseError,
     ImageToVideo,
     SubmissionOutcomeUnknownError,
     TaskFailedError,
 )
+from happyhorse_async.events import Retrying
 from tests.simulation import laws
 from tests.simulation.faults import draw_service_faults
 from tests.simulation.loop import Loop
@@ -96,7 +98,9 @@ class Crowd(Night):
 
     async def _callers(self, disturbed: bool) -> None:
         before = {task.id for task in self.tasks}
+        paid = self.paid_keys()
         async with self.session() as session:
+            session.subscribe(lambda event: self._heard(event.error, paid), Retrying)
             callers = [
                 asyncio.create_task(self._call(session, wish))
                 for wish in self.wishes
@@ -120,6 +124,11 @@ class Crowd(Night):
             error = None if caller.cancelled() else caller.exception()
             if error is not None:
                 raise error
+
+    def _heard(self, error: HappyHorseError, before: frozenset[str]) -> None:
+        """Check what listeners are told of an attempt, at that very moment."""
+        if error.charged == "no" and error.idempotency_key in self.paid_keys() - before:
+            self.break_law("charged says no of a paid key", f"to listeners: {error!r}")
 
     def _until_stopped(self, callers: list[asyncio.Task[None]], disturbed: bool) -> float | None:
         """Let the program be stopped: all callers are cancelled, or their session closes under
@@ -166,6 +175,8 @@ class Crowd(Night):
             self.failed(error, before)
             wish.task_id = wish.task_id or error.task_id
             wish.given_up = f"for now: {error}"
+            if isinstance(error, APIStatusError) and not error.task_id and error.charged != "no":
+                self.break_law("a refusal is told of what may be paid", repr(error))
 
     async def _try(self, session: Any, wish: Wish) -> None:
         target = self.folder / f"{wish.number}.mp4"

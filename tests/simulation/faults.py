@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[str, Details]] = {
     # Gateways and refusals.
     "page-after-submission": (
         "answer-after",
-        lambda c: {**POST, "status": c.choice([400, 403, 500, 502, 504]), "body": PAGE},
+        lambda c: {**POST, "status": c.choice([200, 400, 403, 500, 502, 504]), "body": PAGE},
     ),
     "answer-after-submission": (
         "answer-after",
@@ -49,7 +49,12 @@ KINDS: dict[str, tuple[str, Details]] = {
     "refused": ("refuse", lambda c: {**POST, "sending": 1, "status": 400}),
     "refused-replay": (
         "refuse",
-        lambda c: {**POST, "sending": [2, 3, 4], "status": c.choice([400, 402, 403])},
+        lambda c: {
+            **POST,
+            "sending": [2, 3, 4],
+            "status": c.choice([400, 402, 403]),
+            "probability": 0.8,
+        },
     ),
     "busy-replay": (
         "retry-after",
@@ -119,6 +124,7 @@ KINDS: dict[str, tuple[str, Details]] = {
 
 
 LASTING = {
+    "drop-after",
     "answer-after-submission",
     "unavailable-after-submission",
     "page-after-submission",
@@ -134,7 +140,7 @@ LASTING = {
 def draw_service_faults(night: Night) -> list[str]:
     """Let the service misbehave in a few ways; return their names."""
     chance, sandbox = night.chance, night.sandbox
-    names = chance.sample(sorted(KINDS), chance.randint(0, 6))
+    names = chance.sample(sorted(KINDS), chance.randint(0, 8))
     if {"refused-replay", "busy-replay"} & {*names} and "drop-after" not in names:
         names.append("drop-after")  # without a lost answer nothing is sent again
     night.count_faults()
