@@ -99,6 +99,8 @@ def our_errors(link: str, *, missing: bool = False) -> Iterator[None]:
             raise StoreBusyError(_first_line(error) or "no answer in time") from error
         raise refusal(link, _first_line(error)) from error
     except (exceptions.BaseError, OSError, ValueError) as error:
+        if _PASSING.search(str(error)):
+            raise StoreBusyError(_first_line(error)) from error
         raise refusal(link, _first_line(error)) from error
 
 
@@ -115,8 +117,15 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
+_PASSING = re.compile(r"\b(RequestTimeout|RequestTimeTooSkewed|IncompleteBody|ExpiredToken)\b")
+"""S3's codes with status 400 or 403 that say nothing against the request itself: a body that was
+slow or cut, a clock or a token of a moment ago."""
+
+
 def _is_transient(message: str) -> bool:
     """Whether the same request can work in a moment, from the words of the library."""
+    if _PASSING.search(message):
+        return True
     found = _STATUS.search(message)
     if found is None:
         return "redirect" not in message  # one to another region stays one

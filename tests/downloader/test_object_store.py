@@ -464,7 +464,14 @@ async def test_an_object_without_a_digest_is_read(kit: Kit, gate: Gate, shelf: S
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(503, "SlowDown"), (500, "InternalError"), (409, "ConditionalRequestConflict")],
+    [
+        (503, "SlowDown"),
+        (500, "InternalError"),
+        (409, "ConditionalRequestConflict"),
+        (400, "RequestTimeout"),
+        (403, "RequestTimeTooSkewed"),
+        (400, "ExpiredToken"),
+    ],
 )
 async def test_a_busy_store_is_tried_as_often_as_the_policy_says(
     sandbox: Sandbox, gate: Gate, shelf: Shelf, status: int, code: str
