@@ -1,6 +1,4 @@
-"""The values of a batch: what goes in (`Job`), what the ledger keeps (`JobRow`), what comes out
-(`Outcome`, `Totals`).
-"""
+"""The values of a batch: what goes in (`Job`), and what the ledger keeps (`JobRow`)."""
 
 from __future__ import annotations
 

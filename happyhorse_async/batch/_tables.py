@@ -1,4 +1,5 @@
-"""Rows from files: folders and globs of images, CSV, JSON, JSON Lines, Parquet, standard input.
+"""Rows from files: folders and globs of images, CSV, JSON, JSON Lines, Parquet, standard input. And
+what their columns mean.
 
 What is wrong with a row is a text in its place, so that one look names everything.
 """

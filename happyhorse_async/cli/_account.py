@@ -1,4 +1,4 @@
-"""`happyhorse estimate`, `credits` and `upload`."""
+"""`happyhorse estimate`, `credits`, `models`, `upload` and `sandbox`."""
 
 from __future__ import annotations
 
