@@ -44,6 +44,12 @@ ENOUGH = 20
 """Acceptances within a second that tell more than chance does."""
 MARGIN = 0.98
 """The share of a measured rate that is used."""
+CHANCE = 5.0
+"""Seconds for which a rate that is too high is hardly ever let pass: a later refusal may come of
+others who share the limit."""
+TOLD_SHARE = 0.97
+"""The share of a told rate that is used. Resets come in whole seconds, so a window that is used up
+early costs most of the next one."""
 PAUSED, REFUSED = 0.015, 0.01
 """The share of the time, and of the requests, that looking for a higher rate may cost."""
 HOLDS = 5.0, 90.0
@@ -219,7 +225,7 @@ class RateFinder:
         self._remaining = told.remaining - on_wire
         self._reset_at = now + min(told.reset, MINUTE)
         if told.rate is not None and told.rate >= 1 / MINUTE:
-            self._told_rate, self._told_until = MARGIN * told.rate, now + TOLD_FOR
+            self._told_rate, self._told_until = TOLD_SHARE * told.rate, now + TOLD_FOR
             self._growing, self._limit = False, float(self.ceiling)
 
     def departed(self) -> None:
@@ -370,9 +376,9 @@ class RateFinder:
         # Refused at a rate that was thought to be allowed: the sooner, and the dearer, the slower.
         step = max(0.3 / max(1.0, self._accepted), 0.15 * pause / took)
         lower = rate * (1 - min(0.1, max(0.005, step)))
-        if second >= ENOUGH:
-            lower = min(lower, max(MARGIN * second, 0.95 * rate))
-        self._back_to = MARGIN * rate
+        if ENOUGH <= second < rate - 1:  # less is the chance of where the second begins
+            lower = max(0.95 * rate, min(lower, MARGIN * second))
+        self._back_to = (MARGIN if took < CHANCE else 1.0) * rate
         return lower
 
     def _beyond(self, now: float, rate: float, base: float, second: float, took: float) -> float:
