@@ -16,6 +16,7 @@ import pytest
 from happyhorse_async import (
     Budget,
     HappyHorseError,
+    ImageToVideo,
     RetryPolicy,
     Session,
     Task,
@@ -156,8 +157,35 @@ async def watched_together(session: Session, quick: Sandbox, number: int, folder
             pass
 
 
+async def batched(session: Session, quick: Sandbox, number: int, folder: Path) -> None:
+    """Each order is a batch of its own."""
+    async with session.batch(folder / str(number)) as batch:
+        async for outcome in batch.run([ImageToVideo(LINK, seed=number + 1)]):
+            assert outcome.ok
+
+
+async def fanned_out(session: Session, quick: Sandbox, number: int, folder: Path) -> None:
+    """Requests go out together, and somebody looks on."""
+    with session.progress():
+        requests = [ImageToVideo(LINK, seed=number + 1), ImageToVideo(LINK)]
+        async with session.submit_many(requests) as submissions:
+            async for submission in submissions:
+                assert submission.task is not None
+
+
+async def asked(session: Session, quick: Sandbox, number: int, folder: Path) -> None:
+    """People ask what things cost, and what there is."""
+    await session.estimate(ImageToVideo(LINK, prompt=f"a cat, {number}", duration=3 + number % 12))
+    await session.find_tasks()
+    await session.credits()
+    session.task(f"task-unified-{number}", tag=number)
+
+
 Deed = Callable[[Session, Sandbox, int, Path], Awaitable[None]]
-DEEDS = [awaited, dropped, saved, uploaded, cancelled, doubted, unknown, left, watched_together]
+DEEDS = [
+    *(awaited, dropped, saved, uploaded, cancelled, doubted, unknown, left, watched_together),
+    *(batched, fanned_out, asked),
+]
 
 
 @pytest.mark.parametrize("budget", [None, Budget(credits=100_000)], ids=["free", "budget"])
