@@ -276,7 +276,7 @@ async def test_redirects_without_end_are_left(kit: Kit, folder: Path) -> None:
     kit.sandbox.fail(Fault("redirect", to=f"{task.results[0]}?again", times=None))
     with pytest.raises(UnsafeLinkError, match="more than 10"):
         await kit.downloader.download(task, f"{folder}/")
-    assert len(kit.fetches()) == 6
+    assert len(kit.fetches()) == 11
 
 
 async def test_loopback_is_for_a_loopback_api_only(kit: Kit, folder: Path) -> None:
