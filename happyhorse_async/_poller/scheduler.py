@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._rules import retry
+from .._rules.throttling import RateFinder
 from .._rules.wire import BATCH_SIZE
 from ..errors import (
     APIStatusError,
@@ -190,7 +191,7 @@ class Scheduler:
             if reading.error is not None:
                 self._failed(group, reading.error, asked)
             else:
-                self._budget.answered()
+                self._budget.answered(asked, self._clock())
                 self._on_reading(group, reading, asked)
             # What waits for room on the wire goes at once, without a turn of the scheduler's own
             # task.
@@ -373,6 +374,8 @@ class ReadBudget:
         self._policy = policy
         self._spacing = 60.0 / polling.max_reads_per_minute / (1 - AT_ONCE)
         self._credit = AT_ONCE * polling.max_reads_per_minute * self._spacing
+        # How many are on the wire at once is not its business here.
+        self._finder = RateFinder(ceiling=1)
         self._next = self._paused_until = self._failed_at = -math.inf
         self._failures = self._refusals = 0
 
@@ -387,29 +390,50 @@ class ReadBudget:
 
     def spend(self, now: float) -> None:
         """Note that a read leaves."""
+        found = self._finder.interval(now)
+        if found > self._spacing:  # slower than the user allows, since the service does not
+            self._next = max(self._next, now) + found
+            return
         # What was not used lately may be used now. But a pause that the service asked for must not
         # end in a burst.
         self._next = (
             max(self._next, now - self._credit, min(self._paused_until, now)) + self._spacing
         )
 
-    def answered(self) -> None:
+    def answered(self, asked: float, now: float) -> None:
         """Note that a read was answered."""
         self._failures = self._refusals = 0
+        self._let_in(asked, now)
+
+    def _let_in(self, asked: float, now: float) -> None:
+        """Learn that a read was let in: after a pause the first one sets the pace."""
+        if self._finder.accepted(now, self._epoch(asked)):
+            self._next = now + self._finder.interval(now)
+
+    def _epoch(self, asked: float) -> int:
+        """Return the finder's epoch of a read; of those refused together, one counts."""
+        return self._finder.epoch - (asked < self._failed_at)
 
     def failed(self, error: HappyHorseError, asked: float, now: float) -> bool:
         """Note that a read failed, and pause all of them when that is called for.
 
         Return whether those who wait are to be told.
         """
+        epoch = self._epoch(asked)
         if asked >= self._failed_at:
             # Reads that were on the wire together fail together: that counts once.
             self._failures += 1
             self._refusals = self._refusals + 1 if is_refusal(error) else 0
             self._failed_at = now
-        if isinstance(error, RateLimitError) or (
-            isinstance(error, APIStatusError) and error.retry_after is not None
-        ):
+        if isinstance(error, RateLimitError):
+            wanted = self.pause(self._failures, error)
+            pause = self._finder.pause(now, epoch, error.retry_after, wanted)
+            self._finder.refused(now, epoch, pause)
+            self._pause_all(now, pause)
+            return False
+        if isinstance(error, APIStatusError):
+            self._let_in(asked, now)
+        if isinstance(error, APIStatusError) and error.retry_after is not None:
             self._pause_all(now, self.pause(self._failures, error))
         elif self._failures >= FAILURES:
             self._pause_all(now, self.pause(self._failures - FAILURES + 1, error))
