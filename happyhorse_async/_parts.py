@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ._budget import BudgetBook
 from ._concurrency import Background, close_with_loop, to_the_end, without_loop
-from ._config import Settings
 from ._edges.api import Api
 from ._edges.connections import Route
 from ._edges.http import Http
 from ._models import Task
 from ._rules.pacing import Skew
+from ._settings import Settings
 from ._submitter import Beside, Submitter
 from .errors import SessionClosedError, WrongEventLoopError
 from .events import Events

@@ -16,7 +16,7 @@ from happyhorse_async import (
     Session,
     Timeouts,
 )
-from happyhorse_async._config import Secret, Settings
+from happyhorse_async._settings import Secret, Settings
 
 KEY = "sk-secret-0123456789"
 

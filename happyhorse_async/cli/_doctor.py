@@ -107,7 +107,7 @@ async def _account(*, sandbox: bool) -> AsyncIterator[Finding]:
 
 def _origin(*, sandbox: bool) -> str:
     """Say where the key is from; options win over a profile, and that over the environment."""
-    from .._config import KEY_VARIABLE
+    from .._settings import KEY_VARIABLE
 
     if sandbox:
         return "of the sandbox"

@@ -1,0 +1,192 @@
+"""What a session is set up with: the key, the hosts and the policies, checked at once.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from ._config import Budget, Limits, Network, Polling, RetryPolicy, Timeouts, Validator
+from ._formats import urls
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+API_URL = "https://api.evolink.ai"
+FILES_URL = "https://files-api.evolink.ai"
+
+KEY_VARIABLE = "EVOLINK_API_KEY"
+API_VARIABLE = "EVOLINK_BASE_URL"
+FILES_VARIABLE = "EVOLINK_FILES_BASE_URL"
+
+
+class Secret(str):
+    """A text that does not show itself in a repr. So it stays out of logs and of tracebacks with
+    local variables.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a secret is not pickled")
+
+
+def _kind(kind: type, example: str = "") -> Validator:
+    """Return the check that a policy is of one kind; with an example it may be None too."""
+
+    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        """Raise `ConfigurationError` for another kind."""
+        if not isinstance(value, kind) and not (example and value is None):
+            raise ConfigurationError(
+                f"{field.name}: expected a {kind.__name__}{example}, got {value!r}"
+            )
+
+    return check
+
+
+def _check_client(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    # aiohttp itself is not loaded yet.
+    if value is not None and not callable(getattr(value, "request", None)):
+        raise ConfigurationError(f"http: expected an aiohttp.ClientSession, got {value!r:.200}")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """A session's settings, resolved from arguments and environment."""
+
+    limits: Limits = attrs.field(validator=_kind(Limits))
+    timeouts: Timeouts = attrs.field(validator=_kind(Timeouts))
+    retry: RetryPolicy = attrs.field(validator=_kind(RetryPolicy))
+    polling: Polling = attrs.field(validator=_kind(Polling))
+    network: Network = attrs.field(validator=_kind(Network))
+    budget: Budget | None = attrs.field(
+        validator=_kind(Budget, ", for example Budget(credits=500)")
+    )
+    http: aiohttp.ClientSession | None = attrs.field(validator=_check_client)
+    key: Secret | None
+    """None: only what is public can be asked for, such as prices."""
+    base_url: str
+    files_url: str
+    webhook_url: str | None = None
+
+    @classmethod
+    def resolve(
+        cls,
+        api_key: str | None,
+        *,
+        base_url: str | None,
+        files_url: str | None,
+        public_url: str | None = None,
+        **policies: Any,
+    ) -> Settings:
+        """Fill in from the environment what was not given; raises `ConfigurationError` that says
+        what is missing or wrong.
+        """
+        given = api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None
+        key = _key(given) if given is not None else None
+        api = base_url or os.environ.get(API_VARIABLE) or API_URL
+        files = files_url or os.environ.get(FILES_VARIABLE) or FILES_URL
+        settings = cls(
+            key=key,
+            # Written with the version by habit: each path of ours begins with it.
+            base_url=_url(api, "base_url", API_VARIABLE).removesuffix("/v1"),
+            files_url=_url(files, "files_url", FILES_VARIABLE),
+            **policies,
+        )
+        return attrs.evolve(settings, webhook_url=settings._webhook_url(public_url))
+
+    def _webhook_url(self, public_url: object) -> str | None:
+        """Return where the service is to call back; None without a public URL."""
+        if public_url is not None and not isinstance(public_url, str):
+            raise ConfigurationError(
+                "public_url: expected a URL such as https://app.example.com/hooks, "
+                f"got {public_url!r:.200}"
+            )
+        return (
+            _webhook_url(public_url, self.require_key(), local=self.on_loopback)
+            if public_url
+            else None
+        )
+
+    def require_key(self) -> Secret:
+        """Return the key; raises `ConfigurationError` when there is none."""
+        if self.key is None:
+            raise no_key()
+        return self.key
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether the API itself is on this machine: only then may result links be there too."""
+        return urls.is_loopback_host(urlsplit(self.base_url).hostname or "")
+
+
+def no_key() -> ConfigurationError:
+    """Return the error for what cannot be done without a key."""
+    return ConfigurationError(
+        f"no API key: set the environment variable {KEY_VARIABLE}, or pass Session(api_key=...). "
+        "Keys are made on https://evolink.ai (dashboard, API keys). Without one, prices can be "
+        "asked for, and everything tried on the sandbox: `happyhorse demo`, or --sandbox.",
+        next_step=f"Set {KEY_VARIABLE}.",
+    )
+
+
+def _key(key: str) -> Secret:
+    if not isinstance(key, str) or not key.strip():
+        raise no_key()
+    key = key.strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigurationError(
+            "api_key: expected printable ASCII without spaces; "
+            "the key given has other characters in it"
+        )
+    return Secret(key)
+
+
+def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
+    import hmac  # late: few sessions are called back
+
+    # The token is derived from the key. It stays the same over restarts and processes, as a
+    # replayed submission needs the same body.
+    token = hmac.new(
+        key.encode(), b"happyhorse_async webhook " + public_url.rstrip("/").encode(), "sha256"
+    ).hexdigest()[:43]
+    url = f"{public_url.rstrip('/')}/{token}"
+    problems = urls.callback_problems(url)
+    parts = urlsplit(url)
+    if problems and not (
+        local and parts.scheme in ("http", "https") and urls.is_loopback_host(parts.hostname or "")
+    ):
+        raise ConfigurationError(f"public_url: {'; '.join(problems).replace(token, '...')}")
+    return url
+
+
+def _url(url: str, name: str, variable: str) -> str:
+    problem = f"{name} (or {variable}): expected a URL such as {API_URL}, got {url!r}"
+    if not isinstance(url, str):
+        raise ConfigurationError(problem)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ConfigurationError(problem) from None
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError(
+            f"{name} (or {variable}): expected a URL without user name and password"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigurationError(problem)
+    if parts.scheme == "http" and urls.is_public_host(parts.hostname):
+        raise ConfigurationError(
+            f"{name} (or {variable}): expected https, since the key would travel in the open "
+            f"to {parts.hostname!r}"
+        )
+    return url.rstrip("/")
