@@ -387,6 +387,7 @@ def virtual(world: World, seed: int) -> Iterator[None]:
     replaced: list[tuple[Any, str, Any]] = [
         (time, "time", world.wall),
         (time, "monotonic", lambda: world.now),
+        (secrets, "token_bytes", lambda n=32: chance.randbytes(n)),  # and so `token_urlsafe`
         (secrets, "token_hex", lambda n=32: f"{chance.getrandbits(8 * n):0{2 * n}x}"),
         (uuid, "uuid4", lambda: uuid.UUID(int=chance.getrandbits(128))),
         # anyio has threads of its own; here they are the world's, as those of the loop.
