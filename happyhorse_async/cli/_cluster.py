@@ -341,7 +341,7 @@ def lines_of(facts: ClusterOverview) -> list[str]:
         lines.append(f"  links about to die: {totals.dying:,}, the first in {first}")
     if facts.missing:
         lines.append(f"  not in their place any more, or not whole: {facts.missing:,} saved videos")
-    if not facts.workers:
+    if facts.left and not facts.workers:
         lines.append("no worker: start one with `happyhorse cluster work`")
     for worker in facts.workers:
         word = "works on" if worker.alive else "is dead, and had"

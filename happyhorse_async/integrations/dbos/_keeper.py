@@ -29,7 +29,7 @@ from ._connection import (
     cluster_queries,
     connection_settings,
 )
-from ._sqlite import QUICK_TRY, SqliteConnection, is_sqlite, lock_of, path_of
+from ._sqlite import SqliteConnection, is_sqlite, lock_of, path_of
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -174,9 +174,13 @@ class LoneKeeper(Keeper):
                 lock.take()
                 break
             except LedgerError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise  # there are no locks in this place
                 if patience is None:
                     raise LedgerError(
-                        f"{path_of(self._url)} has its one worker: {lock.holder()}. {QUICK_TRY}"
+                        f"{path_of(self._url)} has its one worker: {lock.holder()}",
+                        next_step="Leave it to that one, or stop it. Several workers need "
+                        "--database postgresql://user@host/name.",
                     ) from error
                 # Whoever looks at the state holds the lock for an instant.
                 time.sleep(patience)
