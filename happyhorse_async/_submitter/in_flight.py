@@ -409,7 +409,8 @@ class InFlight:
             self._to(SubmissionStage.WAITING)
             return
         with shared.proof.undecided():
-            self.found = await self._find(until=shared.opened + LATEST)
+            sent_here = self.key in shared.known.doubts
+            self.found = await self._find(math.inf if sent_here else shared.opened + LATEST)
         if self._adopt(self.found):
             return
         if not self.found.candidates and not self.found.why:

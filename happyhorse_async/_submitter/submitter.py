@@ -339,11 +339,11 @@ class Submitter:
         sub.earlier = earlier
         if doubt is not None:
             sub.left_at = doubt.left_at
-        elif earlier is not None:
-            if earlier.since is not None:
-                # Clocks are set now and then: a window that is too narrow would hide the task.
-                ago = max(0.0, time.time() - earlier.since) + MARGIN
-                sub.left_at = self._shared.loop.time() - ago
+        elif earlier is not None and earlier.since is not None:
+            # Clocks are set now and then: a window that is too narrow would hide the task.
+            ago = max(0.0, time.time() - earlier.since) + MARGIN
+            sub.left_at = self._shared.loop.time() - ago
+        if earlier is not None:
             self._shared.proof.offer(earlier.known)
             if earlier.look:
                 sub.stage = SubmissionStage.CHECKING

@@ -171,6 +171,8 @@ class Follower:
                 if following is not Next.AGAIN:
                     self._book.park(job.seq)
                     return outcome_of(job, self._videos, error=error)
+                # What may have left in this run is not sent blindly again either.
+                job.earlier = job.earlier or self._earlier(job)
 
     async def _make(self, job: JobRow) -> None:
         """Have the service make a job's video."""

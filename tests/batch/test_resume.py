@@ -8,13 +8,14 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
 from happyhorse_async import (
     BadRequestError,
+    HappyHorseError,
     ImageToVideo,
     InsufficientCreditsError,
     LedgerError,
@@ -631,3 +632,23 @@ async def test_outcomes_of_a_batch_that_was_closed(tmp_path: Path) -> None:
             await outcomes.aclose()
             async with asyncio.timeout(100):
                 assert await waiting is None
+
+
+@pytest.mark.parametrize("listing", [True, False])
+async def test_a_service_that_loses_every_answer_and_keeps_no_keys(
+    tmp_path: Path, listing: bool
+) -> None:
+    """A job is sent once more, as `replays` says, and then asked about: however often it is tried,
+    in this run or the next, it is not bought again and again.
+    """
+    patient = RetryPolicy(attempts=4, first_pause=0.001)
+    features = Features(idempotency=False, listing=listing)
+    async with Sandbox(video="stub", speed=0, features=features) as sandbox:
+        sandbox.fail(Fault("drop-after", method="POST", path="/v1/videos/generations", times=None))
+        for _ in range(2):
+            async with open_session(sandbox) as session:
+                # Whether the run goes on with others is not what counts here.
+                with suppress(HappyHorseError):
+                    (job,) = await run(session, tmp_path, rows(1), retry=patient)
+                    assert job.state is JobState.UNKNOWN
+        assert sandbox.paid <= 2
