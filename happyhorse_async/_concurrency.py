@@ -391,9 +391,7 @@ class Slots:
         self._room += 1
 
     def close(self, refusal: Callable[[], Exception]) -> None:
-        """Let nobody in any more: everyone who waits gets an error of their own, and so does who
-        comes.
-        """
+        """Let nobody in any more: all who wait, and all who come, get an error of their own."""
         self._refusal = refusal
         for _, _, turn in self._waiting:
             if not turn.done():

@@ -1,8 +1,6 @@
-"""Whether bytes are a whole MP4 file, and what it says of itself: a walk over its boxes, without
-any library.
+"""Whether bytes are a whole MP4 file, and what it says of itself: a walk over its boxes.
 
-Boxes as in ISO/IEC 14496-12. Pure: bytes go in as they come, in pieces of any size. May import
-attrs only.
+Boxes as in ISO/IEC 14496-12. Pure: bytes go in as they come, in pieces of any size.
 """
 
 from __future__ import annotations
@@ -22,9 +20,7 @@ MOST_SAMPLES = 2_000_000
 SNIFFED = 16
 """Bytes that tell a video from an error page."""
 
-_FIRST_TYPES = frozenset(
-    {b"ftyp", b"styp", b"free", b"skip", b"wide", b"pdin", b"uuid", b"moov", b"mdat"}
-)
+_FIRST_TYPES = frozenset(b"ftyp styp free skip wide pdin uuid moov mdat".split())
 _NEEDED = (b"ftyp", b"moov", b"mdat")
 _UNKNOWN_LENGTH = {0: 0xFFFFFFFF, 1: 0xFFFFFFFFFFFFFFFF}
 
@@ -96,8 +92,7 @@ def format_of(head: bytes) -> str:
 class BoxWalk:
     """Follows the boxes of a file while it comes in; keeps nothing of it but the `moov` box.
 
-    No byte stops it. Where the boxes make no sense any more, it only counts. Whether the file is
-    whole is decided at its end.
+    No byte stops it: where the boxes make no sense, it only counts. `finish` decides.
     """
 
     def __init__(self) -> None:
@@ -353,8 +348,7 @@ def _fragment_duration(mvex: memoryview) -> int | None:
 def _track_size(tkhd: memoryview) -> tuple[int, int]:
     if len(tkhd) < 84:
         raise BrokenVideoError("the tkhd box is cut")
-    # The last bytes of the box in both versions: a matrix of nine numbers, then width and height as
-    # 16.16 fixed point.
+    # The last bytes of the box in both versions: a matrix of nine numbers, then width and height.
     at = 88 if tkhd[0] == 1 and len(tkhd) >= 96 else 76
     across, along = struct.unpack_from(">ii", tkhd, at - 36)
     width, height = struct.unpack_from(">II", tkhd, at)
