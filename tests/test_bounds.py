@@ -25,6 +25,8 @@ from happyhorse_async import (
     _uploader,
     events,
 )
+from happyhorse_async._concurrency import Threads
+from happyhorse_async._edges import object_store
 from happyhorse_async._poller import plan, watched, watchlist
 from happyhorse_async._submitter import gate, key_proof, orphans, shared
 from happyhorse_async.sandbox import Fault, Sandbox
@@ -213,3 +215,21 @@ async def test_nothing_grows(
         if by > 2 * MOST and not place.endswith(known_places)
     }
     assert surprising == {}
+
+
+async def test_a_bucket_of_each_customer_is_opened_and_closed_again(
+    anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The buckets of late stay open; one that nobody has used for long is opened anew."""
+    opened: list[str] = []
+    monkeypatch.setattr(object_store, "MOST_BUCKETS", 2)
+    monkeypatch.setattr(object_store, "opened", opened.append)
+    threads = Threads(1, name="buckets", refusal=RuntimeError)
+    buckets = object_store.Buckets(
+        threads, policy=RetryPolicy(), events=events.Events(), rest=asyncio.sleep
+    )
+    for name in "abacbab":
+        bucket = await buckets.get(f"s3://{name}")
+        assert bucket is await buckets.get(f"s3://{name}")
+    threads.close()
+    assert "".join(link[-1] for link in opened) == "abcba"

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -291,13 +292,17 @@ class Bucket:
             await self._retried(key, lambda: library().delete_async(self._store, key), CALL_SECONDS)
 
 
+MOST_BUCKETS = 64
+"""Buckets that a session keeps open; one that was not used for the longest time is opened anew."""
+
+
 class Buckets:
-    """The buckets of a session, each opened once."""
+    """The buckets of a session, the latest ones open: a service may have one for each customer."""
 
     def __init__(self, threads: Threads, **settings: Any) -> None:
         self._threads = threads
         self._settings = settings
-        self._open: dict[str, Bucket] = {}
+        self._open: OrderedDict[str, Bucket] = OrderedDict()
         self._opening = asyncio.Lock()
 
     async def get(self, link: str) -> Bucket:
@@ -306,6 +311,9 @@ class Buckets:
             if link not in self._open:
                 store = await self._threads.run(partial(opened, link))
                 self._open[link] = Bucket(link, store, threads=self._threads, **self._settings)
+                if len(self._open) > MOST_BUCKETS:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(link)
             return self._open[link]
 
 
