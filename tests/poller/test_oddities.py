@@ -136,7 +136,7 @@ def test_any_json_object_as_a_task_ends_no_wait_and_harms_no_other(
 
 
 def test_the_longest_answer_is_read_in_no_time() -> None:
-    """Fifty tasks with as much as an answer may hold: reading them into values takes no 50 ms."""
+    """Fifty tasks with as much as an answer may hold cost little more than their JSON does."""
     link = "https://files.example.com/" + "x" * 100
     flood = {
         "status": "completed",
@@ -149,7 +149,9 @@ def test_the_longest_answer_is_read_in_no_time() -> None:
     assert 7_000_000 < len(body) < 8 * 1024**2
     values = wire.decode_task_objects(Answer(200, {}, body))
     began = time.thread_time()
+    json.loads(body)
+    parsed = time.thread_time()
     for value in values.values():
         assert wire.has_ended(value)
         repr(wire.task_from(value).results)
-    assert time.thread_time() - began < 0.05
+    assert time.thread_time() - parsed < 3 * (parsed - began)
