@@ -94,7 +94,7 @@ class Stub:
 
     def __init__(self) -> None:
         from happyhorse_async._concurrency import Background
-        from happyhorse_async.events import Events
+        from happyhorse_async._dispatcher import Events
 
         self.events, self.background = Events(), Background()
         self.submitter = self.poller = self.downloader = self.uploader = self.pricing = self

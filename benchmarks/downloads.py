@@ -99,9 +99,9 @@ async def fetch_ours(urls: list[str], folder: Path) -> None:
     """Fetch with the downloader."""
     from happyhorse_async import Limits, RetryPolicy, Task, Timeouts
     from happyhorse_async._concurrency import Background
+    from happyhorse_async._dispatcher import Events
     from happyhorse_async._downloader import Downloader
     from happyhorse_async._edges.fetch import Fetcher
-    from happyhorse_async.events import Events
 
     limits = Limits(max_downloads=AT_ONCE)
     fetcher = Fetcher(timeouts=Timeouts(), allow_loopback=True)

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from benchmarks import virtual
 from happyhorse_async import Limits, Polling, RetryPolicy
 from happyhorse_async._concurrency import Background
+from happyhorse_async._dispatcher import Events
 from happyhorse_async._models import Task, TaskPage
 from happyhorse_async._poller import Poller
 from happyhorse_async._rules import wire
@@ -37,7 +38,6 @@ from happyhorse_async.errors import (
     NotFoundError,
     TaskNotFoundError,
 )
-from happyhorse_async.events import Events
 
 START = 1_790_000_000.0
 LATENCY = 0.08

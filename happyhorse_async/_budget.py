@@ -13,12 +13,12 @@ import attrs
 
 from ._concurrency import Background
 from ._config import Budget
+from ._dispatcher import Events
 from ._formats.texts import printable
 from ._models import Task
 from ._rules import lifecycle
 from ._rules.prices import to_credits, to_millionths
 from .errors import BudgetExceededError, HappyHorseError
-from .events import Events
 
 logger = logging.getLogger("happyhorse_async")
 

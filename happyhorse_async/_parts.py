@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ._budget import BudgetBook
 from ._concurrency import Background, close_with_loop, to_the_end, without_loop
+from ._dispatcher import Events
 from ._edges.api import Api
 from ._edges.connections import Route
 from ._edges.http import Http
@@ -23,7 +24,6 @@ from ._rules.pacing import Skew
 from ._settings import Settings
 from ._submitter import Beside, Submitter
 from .errors import SessionClosedError, WrongEventLoopError
-from .events import Events
 
 if TYPE_CHECKING:
     from ._downloader import Downloader

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
+    from ._dispatcher import Events
     from ._request import ImageToVideo
-    from .events import Events
 
 REDRAW_SECONDS = 0.2
 """Between two pictures in a notebook; each is a message to the browser."""

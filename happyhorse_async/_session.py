@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 import attrs
 
 from ._config import Budget, Limits, Network, Polling, RetryPolicy, Timeouts
+from ._dispatcher import on_behalf_of
 from ._models import TASK_ID
 from ._request import ImageLike, ImageToVideo, RequestFields, made_request, made_requests
 from ._settings import Settings
 from ._tasks import FoundTasks, Submission, TaskHandle, handle_of, submission_of
 from .errors import InvalidRequestError, SessionClosedError
-from .events import on_behalf_of
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never
 
 import attrs
 
+from ._dispatcher import on_behalf_of
 from ._values import Value, plain, table
 from .errors import HappyHorseError
-from .events import on_behalf_of
 
 if TYPE_CHECKING:
     from ._downloader.destinations import Destination

@@ -22,6 +22,7 @@ import aiohttp
 import anyio
 
 from ._config import Limits, Timeouts
+from ._dispatcher import Events
 from ._edges.api import Api
 from ._edges.http import Http
 from ._edges.local_images import CheckedFile, LocalImage, changed, look_at, opened_for_sending
@@ -30,7 +31,7 @@ from ._models import UploadedFile
 from ._rules import account, numbers
 from ._rules.responses import decode_object
 from .errors import APIStatusError, HappyHorseError, InvalidRequestError
-from .events import Events, Uploaded
+from .events import Uploaded
 
 logger = logging.getLogger("happyhorse_async")
 

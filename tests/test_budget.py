@@ -24,8 +24,9 @@ from happyhorse_async import (
 )
 from happyhorse_async._budget import BudgetBook
 from happyhorse_async._concurrency import Background
+from happyhorse_async._dispatcher import Events
 from happyhorse_async._models import Billing
-from happyhorse_async.events import BudgetChanged, Events
+from happyhorse_async.events import BudgetChanged
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.conftest import QUICK_POLLING, QUICK_RETRY, open_session
 from tests.hostile_service import HostileService

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import HappyHorseError, Limits, Session
+from happyhorse_async._dispatcher import MOST_ORIGINS, Events
 from happyhorse_async._models import Task
 from happyhorse_async.events import (
-    MOST_ORIGINS,
     Completed,
     Downloading,
     Event,
-    Events,
     Orphaned,
     Saved,
     SubmissionFailed,

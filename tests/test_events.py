@@ -7,16 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from happyhorse_async._dispatcher import Events
 from happyhorse_async._models import Task
-from happyhorse_async.events import (
-    Began,
-    Completed,
-    Ended,
-    Event,
-    Events,
-    Throttled,
-    Updated,
-)
+from happyhorse_async.events import Began, Completed, Ended, Event, Throttled, Updated
 
 NOW = datetime(2026, 10, 10, 12, 0, 0, tzinfo=UTC)
 

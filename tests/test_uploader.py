@@ -22,10 +22,11 @@ from happyhorse_async import (
     Session,
     _uploader,
 )
+from happyhorse_async._dispatcher import Events
 from happyhorse_async._edges.api import Api
 from happyhorse_async._edges.local_images import file_problems
 from happyhorse_async._uploader import SAFETY_MARGIN, Uploader
-from happyhorse_async.events import Events, Retrying, Uploaded
+from happyhorse_async.events import Retrying, Uploaded
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.conftest import PHOTOS, open_session
 

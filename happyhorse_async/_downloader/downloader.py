@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._concurrency import Closing, Slots, Threads
+from .._dispatcher import Events
 from .._edges import object_sink, part_notes
 from .._edges.file_sink import FileSink, Sink, disk_error
 from .._edges.object_sink import ObjectSink
@@ -23,7 +24,7 @@ from .._models import Task
 from .._rules.fetching import Persistence
 from .._video import Video
 from ..errors import DestinationExistsError, HappyHorseError, SessionClosedError
-from ..events import Events, LinkExpiring, Saved
+from ..events import LinkExpiring, Saved
 from . import destinations
 from .destinations import Destination, look_at, one_name_of
 from .transfer import Transfer, Verified

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from .._dispatcher import Events, sent_before
 from .._edges.disk import out_of_descriptors
 from .._formats.http_ranges import (
     Decoder,
@@ -47,7 +48,7 @@ from ..errors import (
     TransportError,
     VideoTooLargeError,
 )
-from ..events import Downloading, Events, Retrying, sent_before
+from ..events import Downloading, Retrying
 
 if TYPE_CHECKING:
     from .._concurrency import Threads

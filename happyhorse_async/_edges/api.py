@@ -14,11 +14,11 @@ from urllib.parse import quote, urlencode
 
 from .._concurrency import Closing
 from .._config import RetryPolicy, Timeouts
+from .._dispatcher import Events, sent_before
 from .._models import Credits, Task, TaskPage
 from .._rules import account, retry, wire
 from .._rules.responses import Answer, decode_object
 from ..errors import HappyHorseError, SessionClosedError
-from ..events import Events, sent_before
 from . import connections
 from .http import Http, TrackedBody
 

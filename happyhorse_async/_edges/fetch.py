@@ -21,6 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from .._config import Network, Timeouts
+from .._dispatcher import RESENDS, Events
 from .._formats import http_ranges, urls
 from .._formats.texts import Redactor
 from ..errors import (
@@ -31,7 +32,6 @@ from ..errors import (
     SessionClosedError,
     UnsafeLinkError,
 )
-from ..events import RESENDS, Events
 from .connections import OpenSockets, Pool, Route
 from .http import FOREIGN_ERRORS, LONGEST_HEADER, USER_AGENT, transport_error
 

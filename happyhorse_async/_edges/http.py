@@ -21,6 +21,7 @@ from multidict import CIMultiDict
 
 from .._concurrency import Deadlines
 from .._config import Network
+from .._dispatcher import RESENDS, UNHEARD, Events
 from .._formats import compression
 from .._formats.texts import NOTHING_TO_HIDE, Redactor, printable
 from .._rules.responses import Answer, unreadable
@@ -33,7 +34,6 @@ from ..errors import (
     SessionClosedError,
     UnreadableAnswerError,
 )
-from ..events import RESENDS, UNHEARD, Events
 from . import connections
 from .connections import Route
 

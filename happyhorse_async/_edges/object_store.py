@@ -19,9 +19,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._concurrency import Threads
+from .._dispatcher import Events
 from .._rules import retry
 from ..errors import ConfigurationError, DestinationExistsError, DownloadError, HappyHorseError
-from ..events import Events, Retrying
+from ..events import Retrying
 
 if TYPE_CHECKING:
     from .._config import RetryPolicy

@@ -19,9 +19,9 @@ from .watchlist import Watchlist
 if TYPE_CHECKING:
     from .._concurrency import Background
     from .._config import Limits, Polling, RetryPolicy
+    from .._dispatcher import Events
     from .._edges.api import Api
     from .._models import Task
-    from ..events import Events
     from .waiters import Channel
 
 __all__ = ["Poller", "Updates", "Watch"]

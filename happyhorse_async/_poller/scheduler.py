@@ -27,8 +27,8 @@ from .watched import Watched
 if TYPE_CHECKING:
     from .._concurrency import Background
     from .._config import Limits, Polling, RetryPolicy
+    from .._dispatcher import Events
     from .._edges.api import Api
-    from ..events import Events
     from .plan import Plan
 
 # Tasks that wait to be read by themselves because a batch did not have them. Of very many that are

@@ -19,8 +19,8 @@ from ..events import Completed, Failed, OddNumbers
 from .patience import ReadTrouble
 
 if TYPE_CHECKING:
+    from .._dispatcher import Events
     from .._rules.pacing import Skew
-    from ..events import Events
     from .waiters import Waiter
 
 logger = logging.getLogger("happyhorse_async")

@@ -27,10 +27,10 @@ from .watched import Ages, Finals, Oddities, Recent, Watched, value_of
 if TYPE_CHECKING:
     from .._concurrency import Background
     from .._config import Limits, Polling, RetryPolicy
+    from .._dispatcher import Events
     from .._edges.api import Api
     from .._models import Task
     from .._rules.pacing import Skew
-    from ..events import Events
     from .waiters import Waiter
 
 logger = logging.getLogger("happyhorse_async")

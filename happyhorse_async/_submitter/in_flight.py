@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import attrs
 
+from .._dispatcher import RESENDS
 from .._edges.http import TrackedBody
 from .._models import Task
 from .._request import ImageToVideo
@@ -22,7 +23,6 @@ from ..errors import (
     RateLimitError,
     SubmissionOutcomeUnknownError,
 )
-from ..events import RESENDS
 from .gate import Group
 from .key_proof import REPLAYED
 from .reconcile import EVER, Findings, LostSubmission

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import attrs
 
+from .._dispatcher import Events
 from .._formats.texts import printable
 from .._request import ImageToVideo
 from .._values import Value
-from ..events import Events
 
 logger = logging.getLogger("happyhorse_async")
 

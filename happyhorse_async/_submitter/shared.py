@@ -16,11 +16,11 @@ import attrs
 
 from .._concurrency import Closing
 from .._config import RetryPolicy
+from .._dispatcher import Events
 from .._edges.api import Api
 from .._models import Task
 from .._request import ImageToVideo
 from .._rules.responses import Answer
-from ..events import Events
 from .gate import Gate
 from .key_proof import KeyProof
 from .reconcile import Reconciler

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .._budget import BudgetBook
 from .._concurrency import Background, to_the_end
 from .._config import Limits, RetryPolicy, Timeouts
+from .._dispatcher import Events
 from .._edges.api import Api
 from .._request import ImageToVideo
 from .._rules import retry, wire
@@ -27,7 +28,6 @@ from ..errors import (
     SessionClosedError,
     SubmissionOutcomeUnknownError,
 )
-from ..events import Events
 from .gate import Following, Gate, Group
 from .in_flight import InFlight, SubmissionStage
 from .orphans import Orphan, Orphans

@@ -9,8 +9,9 @@ from time import time
 
 import attrs
 
+from .._dispatcher import Events
 from ..errors import APIStatusError, HappyHorseError
-from ..events import Event, Events
+from ..events import Event
 
 logger = logging.getLogger("happyhorse_async")
 

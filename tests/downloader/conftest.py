@@ -14,12 +14,13 @@ import pytest
 from aiohttp import web
 
 from happyhorse_async import ImageToVideo, Limits, RetryPolicy, Task, Timeouts
+from happyhorse_async._dispatcher import Events
 from happyhorse_async._downloader import Downloader
 from happyhorse_async._edges.api import Api
 from happyhorse_async._edges.fetch import Fetcher
 from happyhorse_async._edges.http import Http
 from happyhorse_async._rules import wire
-from happyhorse_async.events import Event, Events
+from happyhorse_async.events import Event
 from happyhorse_async.sandbox import Sandbox
 
 QUICK = RetryPolicy(first_pause=0.001, longest_pause=0.002)

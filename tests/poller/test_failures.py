@@ -18,10 +18,11 @@ from happyhorse_async import (
     TaskNotFoundError,
 )
 from happyhorse_async._concurrency import Background
+from happyhorse_async._dispatcher import Events
 from happyhorse_async._poller import Poller, scheduler
 from happyhorse_async._poller.scheduler import MOST_FAILED
 from happyhorse_async.errors import InternalServerError
-from happyhorse_async.events import Events, ReadFailed
+from happyhorse_async.events import ReadFailed
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import QUICK_POLLING, QUICK_RETRY, open_session
 from tests.poller.test_waiting import LINK, UNKNOWN, reads, submitted, until

@@ -23,9 +23,10 @@ from happyhorse_async import (
     WaitTimeoutError,
 )
 from happyhorse_async._concurrency import Background
+from happyhorse_async._dispatcher import Events
 from happyhorse_async._poller import Poller
 from happyhorse_async.errors import InternalServerError, SessionClosedError
-from happyhorse_async.events import Events, Retrying
+from happyhorse_async.events import Retrying
 
 Work = Callable[[polling.Service, Poller], Awaitable[Any]]
 

@@ -19,9 +19,10 @@ from happyhorse_async import (
     SessionClosedError,
     Timeouts,
 )
+from happyhorse_async._dispatcher import Events
 from happyhorse_async._submitter.orphans import Orphans
 from happyhorse_async.errors import SubmissionOutcomeUnknownError
-from happyhorse_async.events import Event, Events, Orphaned, Submitted, Submitting
+from happyhorse_async.events import Event, Orphaned, Submitted, Submitting
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import open_session
 

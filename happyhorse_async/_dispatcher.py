@@ -1,0 +1,204 @@
+"""The one dispatcher of a session: it hands events to listeners, and knows whose each event is.
+
+Apart from the events themselves: making their classes takes a quarter of the time in which the
+package is loaded, and nobody needs them before somebody listens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import attrs
+
+if TYPE_CHECKING:
+    from .events import Began, Event, Work
+
+    E = TypeVar("E", bound=Event)
+
+logger: logging.Logger = logging.getLogger("happyhorse_async")
+
+Listener = Callable[[Any], object]
+
+MOST_ORIGINS = 32_768
+"""Tasks of which it is remembered whose they are; the oldest are forgotten first."""
+
+
+class Origin(NamedTuple):
+    """Whose an event is."""
+
+    idempotency_key: str | None
+    tag: Any
+
+
+_ORIGIN: ContextVar[Origin | None] = ContextVar("happyhorse_async_origin", default=None)
+
+
+RESENDS: ContextVar[int] = ContextVar("happyhorse_async_resends", default=0)
+"""How often the HTTP request that is about to leave has left before."""
+
+
+class sent_before:  # noqa: N801 it is used like a function; as a generator it would cost more
+    """Say of the HTTP request in here, in this context, how often it has left before."""
+
+    __slots__ = ("_before", "_times")
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+
+    def __enter__(self) -> None:
+        self._before = RESENDS.set(self._times)
+
+    def __exit__(self, *error: object) -> None:
+        RESENDS.reset(self._before)
+
+
+class _Unheard(dict[str, Any]):
+    """Facts that nobody wants: nothing is kept."""
+
+    def __setitem__(self, name: str, value: Any) -> None: ...
+
+    def update(self, *facts: Any, **more: Any) -> None: ...
+
+
+UNHEARD: AbstractContextManager[dict[str, Any]] = nullcontext(_Unheard())
+"""The facts of work to whose end nobody listens."""
+
+
+class on_behalf_of:  # noqa: N801 as above
+    """Mark every event that is emitted in here, in this context, as one caller's."""
+
+    __slots__ = ("_before", "_origin")
+
+    def __init__(self, idempotency_key: str | None, tag: Any) -> None:
+        self._origin = Origin(idempotency_key, tag)
+
+    def __enter__(self) -> None:
+        self._before = _ORIGIN.set(self._origin)
+
+    def __exit__(self, *error: object) -> None:
+        _ORIGIN.reset(self._before)
+
+
+class Events:
+    """The dispatcher: hands each event to the listeners that asked for its kind, at once and in
+    order.
+
+    Listeners are called in the event loop and must not block. One that raises is logged and does
+    not disturb the work.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: list[tuple[tuple[type[object], ...], Listener]] = []
+        self._origins: OrderedDict[str, Origin] = OrderedDict()
+        self._numbers = itertools.count(1)
+        self.traced: bool = False
+        """Whether anyone listens to beginnings and ends."""
+
+    def subscribe(self, listener: Callable[[E], object], *kinds: type[E]) -> Callable[[], None]:
+        """Call `listener` with every event of the kinds given; return a function that ends it.
+
+        No kinds: every event but `Began` and `Ended`.
+        """
+        entry: tuple[tuple[type[object], ...], Listener] = (tuple(kinds), listener)
+        self._listeners.append(entry)
+        self._look()
+
+        def unsubscribe() -> None:
+            if entry in self._listeners:
+                self._listeners.remove(entry)
+            self._look()
+
+        return unsubscribe
+
+    def _look(self) -> None:
+        asked = [kinds for kinds, _ in self._listeners if kinds]
+        if not asked:
+            self.traced = False
+            return
+        from .events import Ended
+
+        self.traced = any(issubclass(Ended, kinds) for kinds in asked)
+
+    def __bool__(self) -> bool:
+        """Whether anyone listens: code on hot paths makes no event when nobody does."""
+        return bool(self._listeners)
+
+    def work(
+        self, work: Work, *, task_id: str | None = None, key: str | None = None, **facts: Any
+    ) -> AbstractContextManager[dict[str, Any]]:
+        """Emit `Began` and `Ended` around what is done in here; give the facts, to add to them."""
+        if not self.traced:
+            return UNHEARD
+        from .events import Began
+
+        began = Began(
+            work=work,
+            number=next(self._numbers),
+            task_id=task_id,
+            idempotency_key=key,
+            facts=dict(facts),
+        )
+        return self._traced(began, facts)
+
+    @contextmanager
+    def _traced(self, began: Began, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        from .events import Ended
+
+        failure: BaseException | None = None
+        self.emit(began)
+        begun = time.perf_counter()
+        try:
+            yield facts
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            ended = Ended(
+                work=began.work,
+                number=began.number,
+                task_id=began.task_id,
+                idempotency_key=began.idempotency_key,
+                facts=facts,
+                seconds=time.perf_counter() - begun,
+                error=failure,
+            )
+            self.emit(ended)
+
+    def belongs(self, task_id: str, idempotency_key: str | None, tag: Any) -> None:
+        """Remember whose a task is, since the poller later learns of it for all callers."""
+        self._origins.pop(task_id, None)
+        self._origins[task_id] = Origin(idempotency_key, tag)
+        if len(self._origins) > MOST_ORIGINS:
+            self._origins.popitem(last=False)
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to all who asked for its kind, with the key and the tag of its caller."""
+        if not self._listeners:
+            return
+        from .events import Began, Submitted
+
+        origin = self._origins.get(event.task_id or "")
+        if origin is None or isinstance(event, Submitted):
+            origin = _ORIGIN.get()  # of a key that is used again, the present caller counts
+        if origin is not None:
+            key = event.idempotency_key or origin.idempotency_key
+            event = attrs.evolve(event, idempotency_key=key, tag=origin.tag)
+        if isinstance(event, Submitted):
+            self.belongs(event.task_id, event.idempotency_key, event.tag)
+        for kinds, listener in tuple(self._listeners):
+            if isinstance(event, kinds) if kinds else not isinstance(event, Began):
+                try:
+                    listener(event)
+                except Exception:
+                    logger.exception(
+                        "a listener failed on %s",
+                        type(event).__name__,
+                        extra={"action": "listener_failed"},
+                    )
