@@ -14,6 +14,7 @@ from happyhorse_async import (
     ImageToVideo,
     SubmissionOutcomeUnknownError,
     TaskFailedError,
+    TaskNotFoundError,
 )
 from happyhorse_async.events import Retrying
 from tests.simulation import laws
@@ -161,9 +162,16 @@ class Crowd(Night):
     async def _call(self, session: Any, wish: Wish) -> None:
         if wish.given_up.startswith("final"):
             return
-        before = self.paid_keys()
+        before, fresh = self.paid_keys(), wish.task_id is None
         try:
             await self._try(session, wish)
+        except TaskNotFoundError as error:
+            self.failed(error, before)
+            wish.task_id = wish.task_id or error.task_id
+            wish.given_up = f"for now: {error}"
+            # A stranger's task is believed to be none after seconds, but not one of this session.
+            if fresh and error.task_id in self.made:
+                self.break_law("a task that the service has is given up", repr(error))
         except TaskFailedError as error:
             self.failed(error, before)
             wish.task_id = wish.task_id or error.task_id
