@@ -109,6 +109,8 @@ class Fetcher:
         )
         # Only connects to proxies, which may be on this machine or in a private network.
         self._through_proxies: aiohttp.ClientSession | None = None
+        self._streams: dict[Stream, None] = {}
+        """Those that are read from."""
 
     def _client(self, **connector: Any) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -154,7 +156,7 @@ class Fetcher:
                 facts["status"] = response.status
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
-                return Stream(response, self.timeouts)
+                return Stream(response, self.timeouts, self._streams)
             response.close()
             after = urls.redirected(target, location)
             if after is None:
@@ -219,7 +221,9 @@ class Fetcher:
         return self._through_proxies
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections, and end those who read from them."""
+        for stream in self._streams:
+            stream.end()
         for client in (self._direct, self._through_proxies):
             if client is not None:
                 await client.close()
@@ -228,8 +232,14 @@ class Fetcher:
 class Stream:
     """An answer whose body is still coming; an async context manager that closes it."""
 
-    def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        timeouts: Timeouts,
+        opened: dict[Stream, None],
+    ) -> None:
         self._response = response
+        self._opened = opened
         self._clock = asyncio.get_running_loop().time
         self._pace = http_ranges.SpeedFloor(
             window=timeouts.download_window, least=timeouts.download_rate, now=self._clock()
@@ -242,6 +252,7 @@ class Stream:
         self.headers: Mapping[str, str] = response.headers
 
     async def __aenter__(self) -> Stream:
+        self._opened[self] = None
         return self
 
     async def __aexit__(
@@ -252,7 +263,14 @@ class Stream:
     ) -> None:
         # A body that was read to its end leaves the connection to the next download. Otherwise it
         # is closed with the rest unread.
+        self._opened.pop(self, None)
         self._response.close()
+
+    def end(self) -> None:
+        """Let whoever waits for more wait no longer: the library forgets them when it closes a
+        connection, and the time limit with it.
+        """
+        self._response.content.set_exception(aiohttp.ClientConnectionError("it was closed here"))
 
     async def fill(self, size: int) -> bool:
         """Gather `size` bytes, fewer at the end of the body or when they come slowly; False when

@@ -18,6 +18,7 @@ from happyhorse_async._downloader import leftovers
 from happyhorse_async._edges import part_files
 from happyhorse_async.events import Downloading, Retrying
 from happyhorse_async.sandbox import Fault, Sandbox
+from tests.conftest import open_session
 from tests.downloader.conftest import Kit, names_in
 from tests.downloader.test_faults import ranges_of, truth_of
 from tests.downloader.victim import PHASES
@@ -223,6 +224,24 @@ async def test_closing_ends_a_download_in_the_middle(kit: Kit, folder: Path) -> 
         await work
     assert caught.value.task_id == task.id
     assert names_in(folder) == [f"{task.id}.mp4.part", f"{task.id}.mp4.part.json"]
+
+
+async def test_closing_ends_a_download_whose_host_sends_nothing_more(
+    sandbox: Sandbox, folder: Path
+) -> None:
+    """A session that is closed under a download ends it at once, though no byte comes any more."""
+    sandbox.fail(Fault("slow-bytes", path="/results/", chunk=int(SIZE * 0.4), interval=3600))
+    begun = asyncio.Event()
+    async with open_session(sandbox) as session:
+        session.subscribe(lambda _: begun.set(), Downloading)
+        task = await session.submit("https://cdn.example.com/cat.png")
+        sandbox.finish(task.id)
+        work = asyncio.create_task(task.download(f"{folder}/"))
+        await begun.wait()
+    await asyncio.wait([work], timeout=10)
+    assert work.done()
+    assert isinstance(error := work.exception(), SessionClosedError)
+    assert error.task_id == task.id
 
 
 async def test_closing_ends_pauses_and_queues(sandbox: Sandbox, folder: Path) -> None:
