@@ -78,8 +78,8 @@ class Api:
         )
 
     async def read_raw_tasks_once(self, task_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Read up to 50 tasks as JSON objects with one request, one try. For those who only look
-        whether anything has changed.
+        """Read up to 50 tasks as JSON objects with one request, one try, to look whether
+        anything has changed.
 
         Gives them by id; ids that the service does not know are absent.
         """
