@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,3 +202,44 @@ def _refusal(to: str, problem: str) -> DownloadError:
         charged="no",
         next_step="Choose another path.",
     )
+
+
+# --- Whose each place is.
+
+
+class Reservations:
+    """The places that callers of this process have paid for, or are about to; for all sessions, in
+    whichever threads they live.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def __bool__(self) -> bool:
+        return bool(self._places)
+
+    def __contains__(self, place: str) -> bool:
+        return place in self._places
+
+    def add(self, place: str) -> bool:
+        """Reserve a place; return False when it is somebody's already."""
+        with self._lock:
+            is_free = place not in self._places
+            self._places.add(place)
+        return is_free
+
+    def clear(self) -> None:
+        """Forget all places, and whoever holds the lock."""
+        self._places: set[str] = set()
+        self._lock = threading.Lock()
+
+    def discard(self, place: str) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._places.discard(place)
+
+
+RESERVED = Reservations()
+if hasattr(os, "register_at_fork"):
+    # A child has none of its parent's callers, and perhaps a lock that nobody opens any more.
+    os.register_at_fork(after_in_child=RESERVED.clear)

@@ -26,7 +26,7 @@ from .._video import Video
 from ..errors import DestinationExistsError, HappyHorseError, SessionClosedError
 from ..events import LinkExpiring, Saved
 from . import destinations
-from .destinations import Destination, look_at, one_name_of
+from .destinations import RESERVED, Destination, look_at, one_name_of
 from .transfer import Transfer, Verified
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ class Downloader:
         self._patience = patience
         self._events = events
         self._slots = Slots(limits.max_downloads)
-        self._reserved: set[str] = set()
         """The places that callers have who are about to pay, or have paid."""
         self._threads = Threads(
             min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk", refusal=_closed
@@ -153,13 +152,12 @@ class Downloader:
         """Keep a place for one caller, who is about to pay for a video that goes there.
 
         All that can be known of the place is asked before. Raises `DownloadError`, and
-        `DestinationExistsError` also when another caller of this session has the same place.
+        `DestinationExistsError` also when another caller in this process has the same place.
         """
         with _facts(path=os.fspath(to), charged="no"):
             place, path, known, one = await self._threads.run(lambda: _plan(to, request))
-            if known and one in self._reserved:
+            if known and not RESERVED.add(one):
                 raise _taken(path)
-            self._reserved |= {one} if known else set()
         try:
             with _facts(path=path, charged="no"):
                 if place.in_store:
@@ -176,7 +174,7 @@ class Downloader:
             yield place
         finally:
             if known:
-                self._reserved.discard(one)
+                RESERVED.discard(one)
 
     async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
         """Find the downloads into a folder that did not end, as the function `leftovers` does."""
@@ -200,11 +198,7 @@ class Downloader:
             def name() -> tuple[Destination, str]:
                 place = to if isinstance(to, Destination) else look_at(to, exact=exact)
                 path = place.name(task.id, request, index, several=several)
-                if (
-                    place is not to
-                    and self._reserved
-                    and one_name_of(place, path) in self._reserved
-                ):
+                if place is not to and RESERVED and one_name_of(place, path) in RESERVED:
                     raise _taken(path)
                 return place, path
 
@@ -312,7 +306,7 @@ def _plan(
 
 def _taken(path: str) -> DestinationExistsError:
     return DestinationExistsError(
-        f"{path}: another call of this session saves its video there",
+        f"{path}: another call of this process saves its video there",
         path=path,
         next_step="Choose another path, or wait for the other call.",
     )

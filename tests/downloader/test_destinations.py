@@ -100,21 +100,26 @@ async def test_an_image_given_as_bytes_has_no_name(tmp_path: Path, cat: Path) ->
 async def test_two_callers_of_one_place_are_told_apart_before_either_pays(
     sandbox: Sandbox, session: Session, tmp_path: Path, overwrite: bool
 ) -> None:
-    """However they spell it: one of them gets the place, and the others pay nothing."""
+    """However they spell it, and whichever session they use: one of them gets the place, and the
+    others pay nothing.
+    """
     (tmp_path / "real").mkdir()
     (tmp_path / "other").symlink_to(tmp_path / "real")
     spellings = ("real/a.mp4", "other/a.mp4", "real/../real/a.mp4", "real/{stem}.mp4")
     sandbox.speed = 1000.0
 
-    async def one(number: int, to: str) -> Any:
-        image = "https://cdn.example.com/a.png"
-        return await session.generate(
-            image, seed=number + 1, save_to=f"{tmp_path}/{to}", overwrite=overwrite
-        )
+    async with open_session(sandbox) as second:
+        sessions = (session, second)
 
-    found = await asyncio.gather(
-        *(one(number, to) for number, to in enumerate(spellings)), return_exceptions=True
-    )
+        async def one(number: int, to: str) -> Any:
+            image = "https://cdn.example.com/a.png"
+            return await sessions[number % 2].generate(
+                image, seed=number + 1, save_to=f"{tmp_path}/{to}", overwrite=overwrite
+            )
+
+        found = await asyncio.gather(
+            *(one(number, to) for number, to in enumerate(spellings)), return_exceptions=True
+        )
     errors = [error for error in found if isinstance(error, HappyHorseError)]
     assert (len(errors), sandbox.paid, names_in(tmp_path / "real")) == (3, 1, ["a.mp4"])
     assert {(type(error), error.charged) for error in errors} == {(DestinationExistsError, "no")}
