@@ -112,8 +112,10 @@ def models(as_json: AsJson = False) -> None:
 
 
 def sandbox(
-    port: Annotated[int, typer.Option("--port", help="0: a free one.")] = 8787,
-    files_port: Annotated[int, typer.Option("--files-port", help="0: a free one.")] = 8788,
+    port: Annotated[int, typer.Option("--port", help="0: a free one.", min=0, max=65535)] = 8787,
+    files_port: Annotated[
+        int, typer.Option("--files-port", help="0: a free one.", min=0, max=65535)
+    ] = 8788,
     speed: Annotated[
         float,
         typer.Option(

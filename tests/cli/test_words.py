@@ -35,6 +35,9 @@ async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
         ("generate cat.jpg --duration 99", "duration"),
         ("batch run - --vary sed=1", "did you mean seed?"),
         ("completion tcsh", "bash"),
+        ("sandbox --port 99999", "--port"),
+        ("generate cat.jpg --max-credits inf --yes", "credits"),
+        ("generate cat.jpg --out file:///tmp/videos --yes", "is a link"),
     ],
 )
 async def test_wrong_words_and_folders(

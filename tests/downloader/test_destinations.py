@@ -23,6 +23,7 @@ from happyhorse_async import (
 from happyhorse_async._downloader.destinations import Destination, look_at
 from happyhorse_async.events import Submitted
 from happyhorse_async.sandbox import Sandbox
+from tests.conftest import open_session
 from tests.downloader.conftest import LINK, Kit, check, names_in
 
 pytestmark = pytest.mark.anyio
