@@ -5,7 +5,7 @@ fast, and in whose turn.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
 from .._budget import BudgetBook
@@ -333,7 +333,8 @@ class Following:
         self._wait = wait
         self._running: dict[str, str] = {}
         """Keys by task id."""
-        self._watched: set[str] = set()
+        self._unwatched: OrderedDict[str, None] = OrderedDict()
+        """Those of them that only their callers may wait for, the oldest first."""
 
     def begin(self, task: Task, key: str) -> None:
         """Keep a place and a reservation until the task has ended."""
@@ -344,16 +345,18 @@ class Following:
             self._gate.release_place()  # a replay: the task has its place
         else:
             self._running[task.id] = key
-            # A service that keeps no handles would otherwise never hear of their ends.
-            many = len(self._running) - len(self._watched) > MOST_UNWATCHED
-            if many or (self._gate.full and self._gate.waiting):
+            self._unwatched[task.id] = None
+            if self._gate.full and self._gate.waiting:
                 self.watch()
+            elif len(self._unwatched) > MOST_UNWATCHED:
+                # A service that keeps no handles would otherwise never hear of its end.
+                self._watch_the_oldest()
 
     def ended(self, task: Task) -> None:
         """Note that a task has ended; one that is not followed is none of ours."""
         key = self._running.pop(task.id, None)
         if key is not None:
-            self._watched.discard(task.id)
+            self._unwatched.pop(task.id, None)
             self._budget.settle(key, task)
             self._gate.release_place()
 
@@ -361,9 +364,12 @@ class Following:
         """Watch the unfinished tasks, because their places are wanted: there may be nobody else who
         does.
         """
-        for task_id in self._running.keys() - self._watched:
-            self._watched.add(task_id)
-            self._background.start(self._await_end(task_id), name=f"watching {task_id}")
+        while self._unwatched:
+            self._watch_the_oldest()
+
+    def _watch_the_oldest(self) -> None:
+        task_id, _ = self._unwatched.popitem(last=False)
+        self._background.start(self._await_end(task_id), name=f"watching {task_id}")
 
     async def _await_end(self, task_id: str) -> None:
         try:
@@ -373,7 +379,6 @@ class Following:
             # lost for ever.
             if self._running.pop(task_id, None) is not None:
                 self._gate.release_place()
-            self._watched.discard(task_id)
 
 
 def _first(group: Group) -> asyncio.Future[None] | None:
