@@ -21,11 +21,12 @@ from happyhorse_async import (
     Session,
     Task,
     TaskNotFoundError,
+    _dispatcher,
     _parts,
     _uploader,
-    events,
 )
 from happyhorse_async._concurrency import Threads
+from happyhorse_async._dispatcher import Events
 from happyhorse_async._edges import object_store
 from happyhorse_async._poller import plan, watched, watchlist
 from happyhorse_async._submitter import gate, key_proof, orphans, shared
@@ -41,7 +42,7 @@ FIRST, ROUNDS = 2 * MOST, 6 * MOST
 BOUNDS = {
     _parts: ("MOST_ACCEPTED",),
     _uploader: ("MOST_REMEMBERED",),
-    events: ("MOST_ORIGINS",),
+    _dispatcher: ("MOST_ORIGINS",),
     gate: ("MOST_UNWATCHED",),
     key_proof: ("MOST_ASKED",),
     shared: ("MOST_TASKS", "MOST_KEPT", "MOST_DOUBTS"),
@@ -226,7 +227,7 @@ async def test_a_bucket_of_each_customer_is_opened_and_closed_again(
     monkeypatch.setattr(object_store, "opened", opened.append)
     threads = Threads(1, name="buckets", refusal=RuntimeError)
     buckets = object_store.Buckets(
-        threads, policy=RetryPolicy(), events=events.Events(), rest=asyncio.sleep
+        threads, policy=RetryPolicy(), events=Events(), rest=asyncio.sleep
     )
     for name in "abacbab":
         bucket = await buckets.get(f"s3://{name}")
