@@ -61,7 +61,7 @@ KINDS: dict[str, tuple[str, Details]] = {
         lambda c: {
             **POST,
             "sending": [2, 3, 4],
-            "value": c.choice(["30", "600"]),
+            "value": c.choice(["5", "60"]),
             "probability": 0.8,
         },
     ),
