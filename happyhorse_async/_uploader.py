@@ -28,7 +28,7 @@ from ._edges.http import Http
 from ._edges.local_images import CheckedFile, LocalImage, changed, look_at, opened_for_sending
 from ._formats import urls
 from ._models import UploadedFile
-from ._rules import account, numbers
+from ._rules import account, numbers, refusals
 from ._rules.responses import decode_object
 from .errors import APIStatusError, HappyHorseError, InvalidRequestError
 from .events import Uploaded
@@ -224,7 +224,7 @@ class Uploader:
         try:
             return await self._api.retrying(once, "uploading a first frame")
         except APIStatusError as error:
-            if "quota" in f"{error.code} {error.message}".lower():
+            if refusals.is_file_quota(error):
                 error.next_step = QUOTA_STEP
             raise
 

@@ -252,7 +252,7 @@ def last_failure(error: HappyHorseError) -> HappyHorseError:
 def _is_for_all(error: HappyHorseError) -> bool:
     """Whether every job would fail so; a page from before the service says nothing of it."""
     own = not isinstance(error, APIStatusError) or error.own_body
-    return isinstance(error, _FOR_ALL) and own
+    return own and (isinstance(error, _FOR_ALL) or refusals.is_file_quota(error))
 
 
 def _trouble_in_doubt(error: HappyHorseError, last: HappyHorseError) -> JobTrouble:

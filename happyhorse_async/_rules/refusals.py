@@ -63,6 +63,16 @@ def is_daily_limit(error: BaseException) -> bool:
     return isinstance(error, APIStatusError) and error.own_body and error.code in DAILY_CODES
 
 
+def is_file_quota(error: BaseException) -> bool:
+    """Whether the account's quota of files is used up: the file service has no code of its own for
+    that, and says it with several statuses.
+    """
+    if not isinstance(error, APIStatusError):
+        return False
+    said = f"{error.code} {error.message}".lower()
+    return "quota" in said and "size" not in said
+
+
 def next_step(code: str, details: RefusalDetails | None) -> str | None:
     """Return what helps against a refusal; None for a code that says no more than its status."""
     if code in BALANCE_CODES:

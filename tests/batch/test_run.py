@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 from happyhorse_async import (
+    APIStatusError,
     AuthenticationError,
     ConfigurationError,
     HappyHorseError,
@@ -611,3 +612,23 @@ async def test_more_images_than_the_account_has_room_for(tmp_path: Path, cat: Pa
         assert [outcome.ok async for outcome in batch.run([*images, *images[:5]])] == [True] * 155
         assert sandbox.paid == 155
         assert sandbox.count("DELETE") >= 150
+
+
+@pytest.mark.parametrize("status", [200, 400, 403])
+async def test_a_full_quota_of_files_stops_the_run_and_fails_no_job(
+    sandbox: Sandbox, session: Session, tmp_path: Path, cat: Path, status: int
+) -> None:
+    """It is the account's trouble: the run says so, and the next one makes the videos."""
+    full = {"success": False, "code": 400, "msg": "file quota exceeded"}
+    sandbox.fail(
+        Fault(
+            "refuse", method="POST", path="/api/v1/files/upload", status=status, body=full, times=1
+        )
+    )
+    sandbox.speed = 1000.0
+    async with session.batch(tmp_path / "videos") as batch:
+        with pytest.raises(APIStatusError, match="quota") as stopped:
+            assert [outcome async for outcome in batch.run([ImageToVideo(cat)])] == []
+        assert "Delete files" in (stopped.value.next_step or "")
+        assert [outcome.ok async for outcome in batch.run([ImageToVideo(cat)])] == [True]
+    assert sandbox.paid == 1
