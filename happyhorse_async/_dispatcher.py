@@ -53,10 +53,12 @@ class sent_before:  # noqa: N801 it is used like a function; as a generator it w
         self._times = times
 
     def __enter__(self) -> None:
-        self._before = RESENDS.set(self._times)
+        # A set value costs more than the look whether it is there already, as it mostly is.
+        self._before = RESENDS.set(self._times) if RESENDS.get() != self._times else None
 
     def __exit__(self, *error: object) -> None:
-        RESENDS.reset(self._before)
+        if self._before is not None:
+            RESENDS.reset(self._before)
 
 
 class _Unheard(dict[str, Any]):

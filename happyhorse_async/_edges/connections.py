@@ -20,7 +20,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, getproxies_environment, proxy_bypass
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import aiohttp
 import attrs
@@ -40,6 +40,8 @@ again."""
 PAID_IDLE_SECONDS = 4.0
 """A paid request leaves on a connection that was idle for so long at most. Some servers close idle
 connections after five seconds."""
+FEW = 16
+"""Connections beyond twice the limit of which it is remembered when they were used."""
 NEW = -1.0
 """As the longest idle time: only a new connection will do."""
 SHORTEST_PASSWORD = 6
@@ -146,7 +148,7 @@ class Pool(aiohttp.TCPConnector):
     def __init__(self, **settings: Any) -> None:
         super().__init__(keepalive_timeout=IDLE_SECONDS, **settings)
         self._clock = asyncio.get_running_loop().time
-        self._released: WeakKeyDictionary[ResponseHandler, float] = WeakKeyDictionary()
+        self._released: dict[ResponseHandler, float] = {}
         self._distrusted = -inf
 
     async def connect(
@@ -163,11 +165,16 @@ class Pool(aiohttp.TCPConnector):
             connection.close()
 
     def _note(self, protocol: ResponseHandler | None) -> None:
-        if protocol is not None:
-            self._released[protocol] = self._clock()
+        if protocol is None:
+            return
+        self._released[protocol] = self._clock()
+        if len(self._released) > 2 * self.limit + FEW:
+            # The closed ones go, many at a time: weak references would cost more than all this.
+            living = {each: at for each, at in self._released.items() if each.is_connected()}
+            self._released = living
 
     def _fit(self, protocol: ResponseHandler, longest: float) -> bool:
-        released = self._released.get(protocol)
+        released = self._released.pop(protocol, None)
         if released is None:
             return True
         if protocol.should_close or released <= self._distrusted:
