@@ -25,6 +25,7 @@ from typing import Any
 import anyio._backends._asyncio as anyio_asyncio
 
 from happyhorse_async import HappyHorseError, Limits, Polling, RetryPolicy, Session, Timeouts
+from happyhorse_async._downloader import destinations
 from happyhorse_async._submitter import shared
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from happyhorse_async.sandbox._sandbox_task import SandboxTask
@@ -326,7 +327,9 @@ class Night:
         """
         self.kills += 1
         self.world.kill(loop)
-        shared._SESSIONS.clear()  # what one process knows of its sessions dies with it
+        # What a process knows of its sessions and their places dies with it.
+        shared._SESSIONS.clear()
+        destinations.RESERVED.clear()
         grave = self.folder.with_name(f"{self.folder.name}-grave-{self.kills}")
         self.folder.rename(grave)
         self.graves.append(grave)

@@ -290,7 +290,9 @@ class Overnight(Night):
             # what was lost stays in doubt until somebody decides.
             return not self.features.idempotency
         if outcome.state == JobState.FAILED and outcome.error.charged == "no":
-            return "refused" in self.faults or outcome.id in self.local
+            # A key that a 429 has refused before is a replay, and nothing was paid for it either.
+            refused = {"refused", "refused-replay"} & {*self.faults}
+            return bool(refused) or outcome.id in self.local
         return self.days_off
 
     def _in_the_ledger(self) -> set[str]:
