@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -29,8 +30,12 @@ if os.name != "posix":  # terminals, signals to processes, and limits of files a
 
 # No test depends on how fast the machine is, or on what else it does meanwhile. The slow tests of
 # `.ci/run` try each property with many more examples: `--hypothesis-profile thorough`.
-hypothesis.settings.register_profile("quick", deadline=None, max_examples=40)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)
+UNHURRIED: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
+}
+hypothesis.settings.register_profile("quick", max_examples=40, **UNHURRIED)
+hypothesis.settings.register_profile("thorough", max_examples=300, **UNHURRIED)
 hypothesis.settings.load_profile("quick")
 
 PHOTOS = Path(__file__).parent.parent / "happyhorse_async" / "sandbox" / "photos"

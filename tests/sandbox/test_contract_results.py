@@ -235,7 +235,7 @@ async def test_a_receiver_that_does_not_answer_in_time_counts_as_failed(
 ) -> None:
     """The time-out is 10 s unless a test shortens it; after it comes the next try."""
     receiver.answer = asyncio.Event()
-    async with Sandbox(video="stub", speed=0, callback_timeout=0.01) as sandbox:
+    async with Sandbox(video="stub", speed=0, callback_timeout=0.5) as sandbox:
         await Wire(sandbox, http).accepted(callback_url=receiver.url)
         sandbox.finish()
         assert await tries(sandbox, 1) == [(1, None)]
