@@ -28,6 +28,8 @@ from .key_proof import REPLAYED
 from .reconcile import EVER, Findings, LostSubmission
 from .shared import UNKNOWN_TO_US, Acceptance, Earlier, Shared
 
+FRESH = 60.0
+"""Seconds for which a list without a task says nothing of a submission: it may be late."""
 LATEST = 60.0
 """Seconds after a session's start by which the service has decided what an earlier process sent."""
 NOTHING_FOUND = Findings()
@@ -411,6 +413,11 @@ class InFlight:
         with shared.proof.undecided():
             sent_here = self.key in shared.known.doubts
             self.found = await self._find(math.inf if sent_here else shared.opened + LATEST)
+        if sent_here and not self.found.candidates and self._is_fresh():
+            # A list that does not show a task within seconds proves nothing.
+            self.found = attrs.evolve(
+                self.found, why=self.found.why or "the list may not show it yet"
+            )
         if self._adopt(self.found):
             return
         if not self.found.candidates and not self.found.why:
@@ -419,6 +426,10 @@ class InFlight:
             self._to(SubmissionStage.ASKING)
         else:
             self._leave_in_doubt()
+
+    def _is_fresh(self) -> bool:
+        """Whether it left so lately that its task may not stand in the list yet."""
+        return self.left_at is not None and self.shared.loop.time() - self.left_at < FRESH
 
     async def _ask(self) -> None:
         """Ask the service whether it keeps keys, and send it again only if it does."""

@@ -634,17 +634,24 @@ async def test_outcomes_of_a_batch_that_was_closed(tmp_path: Path) -> None:
                 assert await waiting is None
 
 
-@pytest.mark.parametrize("listing", [True, False])
+@pytest.mark.parametrize("listing", ["whole", "late", "none"])
 async def test_a_service_that_loses_every_answer_and_keeps_no_keys(
-    tmp_path: Path, listing: bool
+    tmp_path: Path, listing: str
 ) -> None:
     """A job is sent once more, as `replays` says, and then asked about: however often it is tried,
     in this run or the next, it is not bought again and again.
     """
     patient = RetryPolicy(attempts=4, first_pause=0.001)
-    features = Features(idempotency=False, listing=listing)
+    features = Features(idempotency=False, listing=listing != "none")
     async with Sandbox(video="stub", speed=0, features=features) as sandbox:
         sandbox.fail(Fault("drop-after", method="POST", path="/v1/videos/generations", times=None))
+        if listing == "late":
+            nothing = {"data": [], "total": 0, "page": 1, "page_size": 50}
+            sandbox.fail(
+                Fault(
+                    "refuse", method="GET", path="/v1/tasks", status=200, body=nothing, times=None
+                )
+            )
         for _ in range(2):
             async with open_session(sandbox) as session:
                 # Whether the run goes on with others is not what counts here.
