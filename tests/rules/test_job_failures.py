@@ -221,7 +221,7 @@ def test_what_may_be_paid_is_never_given_up(
     step = next_step(facts, error)
     ended = isinstance(error, TaskFailedError)
     if facts.state is SUBMITTING and not ended and (facts.sent_before or charged != "no"):
-        assert step.next in (Next.AGAIN, Next.UNKNOWN, Next.HELD)
+        assert step.next in (Next.AGAIN, Next.RESET, Next.UNKNOWN, Next.HELD)
     if step.next is Next.ANEW:
         assert ended
         assert facts.attempts_left
