@@ -98,7 +98,6 @@ def answer(peer: socket.socket, folder: Path) -> None:
 async def fetch_ours(urls: list[str], folder: Path) -> None:
     """Fetch with the downloader."""
     from happyhorse_async import Limits, RetryPolicy, Task, Timeouts
-    from happyhorse_async._concurrency import Background
     from happyhorse_async._dispatcher import Events
     from happyhorse_async._downloader import Downloader
     from happyhorse_async._edges.fetch import Fetcher
@@ -107,7 +106,7 @@ async def fetch_ours(urls: list[str], folder: Path) -> None:
     fetcher = Fetcher(timeouts=Timeouts(), allow_loopback=True)
     api: Any = None  # no link dies here
     downloader = Downloader(
-        api, fetcher, limits=limits, policy=RetryPolicy(), events=Events(), background=Background()
+        api, fetcher, limits=limits, policy=RetryPolicy(), patience=600.0, events=Events()
     )
     async with asyncio.TaskGroup() as group:
         for number, url in enumerate(urls):
