@@ -7,6 +7,7 @@ functions over JSON values; none of them raises.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -131,6 +132,9 @@ _MOMENT = _Bounds(1, LATEST - 1, moment)
 _SECONDS = _Bounds(SHORTEST, LONGEST, seconds)
 _AMOUNT = _Bounds(float(LEAST_CREDITS), float(MOST_CREDITS), amount)
 
+_USUAL = re.compile(r"[1-9][0-9]{0,7}(?:\.[0-9]{1,6})?")
+"""The text of an amount that can be: reading it would take ten times as long."""
+
 _OWN = {"progress": _PERCENT, "created": _MOMENT, "duration": _SECONDS}
 _INFO = {"estimated_time": _SECONDS}
 _USAGE = {"credits_reserved": _AMOUNT, "credits_used": _AMOUNT}
@@ -163,8 +167,11 @@ def _check(odd: list[str], part: Mapping[str, Any], where: str, fields: dict[str
         number = part.get(name)
         if number is None:
             continue
-        plain = type(number) is int or type(number) is float
-        if not (plain and least <= number <= most) and read(number) is None:
+        if type(number) is int or type(number) is float:
+            plain = least <= number <= most
+        else:  # amounts come as text
+            plain = read is amount and type(number) is str and bool(_USUAL.fullmatch(number))
+        if not plain and read(number) is None:
             odd.append(f"{where}{name}={shown(number)}")
 
 

@@ -118,6 +118,13 @@ def test_a_time_that_cannot_be_is_none(odd: Any) -> None:
     assert numbers.moment(odd) is None
 
 
+@given(st.from_regex(r"[0-9]{1,12}(\.[0-9]{1,8})?", fullmatch=True) | st.text(max_size=12))
+def test_an_amount_in_text_is_odd_when_it_cannot_be_read(text: str) -> None:
+    """Usual texts are told by their look, and reading them would have said the same."""
+    odd = numbers.odd_numbers({"usage": {"credits_used": text}})
+    assert bool(odd) == (numbers.amount(text) is None)
+
+
 def test_odd_numbers_are_named_with_their_place() -> None:
     """Each number of a task that was not believed, wherever it stands; the others not."""
     value = {
