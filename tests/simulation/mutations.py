@@ -194,9 +194,8 @@ MUTATIONS = (
     Mutation(
         "what is no whole video is saved",
         "_edges/part_files.py",
-        "        described = self.tally.finish()\n",
-        "        try:\n            described = self.tally.finish()\n"
-        "        except ValueError:\n            described = mp4.Movie()\n",
+        "return self._digest.hexdigest(), self._walk.finish()",
+        "return self._digest.hexdigest(), mp4.Movie()",
     ),
     Mutation(
         "what was begun is not brought home without its row",
