@@ -27,7 +27,7 @@ FOLDER = "happyhorse-simulation"
 """How the folder of a simulation's files begins, before the number of the process."""
 LATEST = 16 * 3600.0
 """Virtual seconds after which a world that still goes on counts as one that never ends."""
-MOST_STEPS = 150_000
+MOST_STEPS = 400_000
 """Steps after which a world counts as one that runs in circles."""
 
 
