@@ -165,7 +165,7 @@ class Pool(aiohttp.TCPConnector):
             connection.close()
 
     def _note(self, protocol: ResponseHandler | None) -> None:
-        if protocol is None:
+        if protocol is None or not protocol.is_connected():
             return
         self._released[protocol] = self._clock()
         if len(self._released) > 2 * self.limit + FEW:

@@ -337,7 +337,8 @@ class RateFinder:
         rate = self._candidate
         if starved >= LONG and self._cycle_accepted:
             # The window's budget was used up: what it held, over all of its time, is the rate.
-            took = now - self._cycle_since
+            # A late answer to an earlier submission may have begun it in this very moment.
+            took = max(SHORTEST, now - self._cycle_since)
             if self._looked_at - self._cycle_since < MINUTE < took:
                 took = MINUTE
             rate = MARGIN * self._cycle_accepted / took

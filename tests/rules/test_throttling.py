@@ -243,6 +243,7 @@ def test_a_used_up_minute_is_looked_at_when_it_is_over() -> None:
         max_size=40,
     ),
 )
+@example(ceiling=1, moves=[("r", 0.0, 0, 0.0), ("a", 5.0, 1, 0.0), ("a", 0.0, 0, 0.0)])
 def test_it_never_stands_still(ceiling: int, moves: list[tuple[str, float, int, float]]) -> None:
     """Whatever was answered, told and refused: at least one may be on the wire, intervals are
     finite, and a service that refuses nothing more gets submissions again.
