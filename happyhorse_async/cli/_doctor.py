@@ -71,11 +71,13 @@ def _way() -> Iterator[Finding]:
 
 async def _account(*, sandbox: bool) -> AsyncIterator[Finding]:
     """Check the key, where it is from, and its limits."""
+    from .._config import RetryPolicy
     from ._checks import Finding
 
     origin = _origin(sandbox=sandbox)
+    soon = RetryPolicy(attempts=2)  # somebody waits for the diagnosis
     try:
-        async with open_session(sandbox=sandbox) as session:
+        async with open_session(sandbox=sandbox, retry=soon) as session:
             left = await session.credits()
     except ConfigurationError as error:
         yield Finding(check="key", ok=False, fact=str(error), next_step=spelled(error.next_step))

@@ -145,7 +145,7 @@ async def test_an_interruption_says_how_to_get_every_video(
     assert (process.returncode, out) == (130, b"")
     said = err.decode()
     assert "would pay for all of them again" in said
-    world.speed = 1
+    world.speed = 20
     lines = [line for line in said.splitlines() if line.startswith("  happyhorse tasks download")]
     assert len(lines) == 2
     for line in lines:
