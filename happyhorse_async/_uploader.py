@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import math
 import os
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +31,8 @@ from ._formats import urls
 from ._models import UploadedFile
 from ._rules import account, numbers, refusals
 from ._rules.responses import decode_object
-from .errors import APIStatusError, HappyHorseError, InvalidRequestError
+from ._rules.throttling import RateFinder
+from .errors import APIStatusError, HappyHorseError, InvalidRequestError, RateLimitError
 from .events import Uploaded
 
 logger = logging.getLogger("happyhorse_async")
@@ -41,6 +43,9 @@ MOST_REMEMBERED = 10_000
 SAFETY_MARGIN = 6 * 3600.0
 """Seconds before its end at which a file is not given to a new submission any more. The service
 fetches it when the task starts."""
+
+LONGEST_HOLD = 60.0
+"""Seconds for which one refused upload holds the others at most."""
 
 QUOTA_STEP = (
     "The account's quota of files is used up. Delete files on the service's dashboard, "
@@ -66,6 +71,7 @@ class Uploader:
     ) -> None:
         self._host = FileHost(http, timeout=timeouts.upload)
         self._api = api
+        self._pace = Pace(api, ceiling=limits.max_uploads)
         self._events = events
         self._clock = clock
         self._slots = anyio.Semaphore(limits.max_uploads)
@@ -218,7 +224,7 @@ class Uploader:
             file = await self._receipt(image, upload_id) if lost else None
             if file is None:
                 lost = True  # until its answer has come
-                file = await self._host.upload_once(image, upload_id)
+                file = await self._pace.send(lambda: self._host.upload_once(image, upload_id))
             return file
 
         try:
@@ -268,6 +274,48 @@ def _source(image: object) -> Path | bytes | None:
     if isinstance(image, str):
         return None if urls.looks_like_link(image) else Path(image)
     return Path(image) if isinstance(image, os.PathLike) else None
+
+
+# --- How fast uploads may leave.
+
+
+class Pace:
+    """Lets uploads leave as fast as the file host takes them: the 429 of one holds all of them."""
+
+    def __init__(self, api: Api, *, ceiling: int) -> None:
+        self._api = api
+        self._now = asyncio.get_running_loop().time
+        self._finder = RateFinder(ceiling=ceiling)
+        self._next = self._held_until = -math.inf
+
+    async def send(self, once: Callable[[], Awaitable[UploadedFile]]) -> UploadedFile:
+        """Make one try when its turn has come; raises what the try raises."""
+        epoch = await self._turn()
+        try:
+            made = await once()
+        except RateLimitError as error:
+            now = self._now()
+            wanted = min(self._api.pause_after(error), LONGEST_HOLD)
+            pause = self._finder.pause(now, epoch, error.retry_after, wanted)
+            self._held_until = max(self._held_until, now + pause)
+            self._finder.refused(now, epoch, pause)
+            raise
+        except APIStatusError:
+            self._let_in(epoch)
+            raise
+        self._let_in(epoch)
+        return made
+
+    async def _turn(self) -> int:
+        while (wait := max(self._next, self._held_until) - self._now()) > 0:
+            await self._api.pause(wait)
+        self._next = self._now() + self._finder.interval(self._now())
+        return self._finder.epoch
+
+    def _let_in(self, epoch: int) -> None:
+        now = self._now()
+        if self._finder.accepted(now, epoch):  # after a pause the first one sets the pace
+            self._next = now + self._finder.interval(now)
 
 
 # --- The service's file host.

@@ -20,6 +20,7 @@ from happyhorse_async import (
     Limits,
     PermissionDeniedError,
     Session,
+    SessionClosedError,
     _uploader,
 )
 from happyhorse_async._dispatcher import Events
@@ -460,6 +461,43 @@ async def test_no_more_uploads_at_once_than_the_limit(sandbox: Sandbox, tmp_path
         photo = (PHOTOS / "cat.jpg").read_bytes()
         await asyncio.gather(*(session.upload(photo + bytes([number])) for number in range(10)))
     assert most == 2
+
+
+async def test_a_refused_upload_holds_the_others(sandbox: Sandbox, tmp_path: Path) -> None:
+    """After a 429 that asks for half a second, no upload leaves before that, and all arrive."""
+    photo = (PHOTOS / "cat.jpg").read_bytes()
+    sandbox.fail(Fault("refuse", path=STREAM, status=429, headers={"Retry-After": "0.5"}))
+    clock = asyncio.get_running_loop().time
+    async with open_session(sandbox) as session:
+        refused = asyncio.get_running_loop().create_future()
+        session.subscribe(lambda event: refused.set_result(clock()), Retrying)
+        first = asyncio.create_task(session.upload(photo))
+        began = await refused
+        await session.upload(photo + b"2")
+        assert clock() - began >= 0.49
+        await first
+    assert sent(sandbox) == 3
+
+
+async def test_a_closed_session_ends_an_upload_that_is_held(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """An upload that waits for another one's pause ends with the session."""
+    photo = (PHOTOS / "cat.jpg").read_bytes()
+    sandbox.fail(
+        Fault("refuse", path=STREAM, status=429, headers={"Retry-After": "50"}, times=None)
+    )
+    session = await open_session(sandbox).__aenter__()
+    refused = asyncio.Event()
+    session.subscribe(lambda event: refused.set(), Retrying)
+    uploads = [asyncio.create_task(session.upload(photo))]
+    await refused.wait()
+    uploads.append(asyncio.create_task(session.upload(photo + b"2")))
+    await anyio.wait_all_tasks_blocked()
+    await session.aclose()
+    ended = await asyncio.gather(*uploads, return_exceptions=True)
+    assert [type(each) for each in ended] == [SessionClosedError, SessionClosedError]
+    assert sent(sandbox) == 1
 
 
 async def test_a_file_is_streamed(tmp_path: Path) -> None:

@@ -177,6 +177,15 @@ class Api:
             timeout=self._timeouts.read,
         )
 
+    def pause_after(self, error: HappyHorseError) -> float:
+        """Return the seconds that the retry policy waits after a first failure."""
+        return retry.pause_before(self._policy, 1, error, random.random())
+
+    async def pause(self, seconds: float) -> None:
+        """Wait; raises `SessionClosedError` when the session closes meanwhile."""
+        if not await self._closing.pause(seconds):
+            raise SessionClosedError("the session was closed before a request could leave")
+
     async def retrying(self, once: Callable[[], Awaitable[T]], what: str) -> T:
         """Make a call that changes nothing, again and again as the retry policy says;
         `SessionClosedError` when the session closes.

@@ -154,4 +154,5 @@ def test_the_longest_answer_is_read_in_no_time() -> None:
     for value in values.values():
         assert wire.has_ended(value)
         repr(wire.task_from(value).results)
-    assert time.thread_time() - parsed < 3 * (parsed - began)
+    # Coverage makes it four times as long; what grows with the square is thousands of times.
+    assert time.thread_time() - parsed < 30 * (parsed - began)
