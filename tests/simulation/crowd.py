@@ -202,6 +202,8 @@ class Crowd(Night):
             if wish.how == "updates":
                 async for update in handle.updates():
                     self.visited.add(f"status:{update.status}")
+                if update.status == "completed" and not update.results:
+                    self.break_law("a completed task ends without its video", update.id)
             video = await handle.download(target, overwrite=True)
         wish.path = video.path
 

@@ -86,7 +86,10 @@ KINDS: dict[str, tuple[str, Details]] = {
         "not-found-window",
         lambda c: {"seconds": c.choice([5, 20, 200]), "at": c.choice([0, 30])},
     ),
-    "late-results": ("late-results", lambda c: {"seconds": c.choice([3, 60, 300])}),
+    "late-results": (
+        "late-results",
+        lambda c: {"seconds": c.choice([3, 60, 300]), "probability": c.choice([0.1, 0.5, 1.0])},
+    ),
     "late-link": (
         "late-link",
         lambda c: {"seconds": c.choice([3, 60, 200]), "status": c.choice([403, 404])},

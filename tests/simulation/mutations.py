@@ -156,10 +156,10 @@ MUTATIONS = (
         "if trouble.empty >= 1:",
     ),
     Mutation(
-        "a denied task ends its job",
+        "a submission without an answer ends its job",
         "_rules/job_failures.py",
-        "(Stage.WATCHED, JobTrouble.GONE): (JobStep(Next.LEFT), JobStep(Next.LEFT)),",
-        "(Stage.WATCHED, JobTrouble.GONE): (JobStep(Next.FAILED), JobStep(Next.FAILED)),",
+        "(Stage.DOUBT, JobTrouble.LOST): (JobStep(Next.AGAIN), ",
+        "(Stage.DOUBT, JobTrouble.LOST): (JobStep(Next.FAILED), ",
     ),
     Mutation(
         "a link that gives nothing ends its job",
@@ -178,18 +178,6 @@ MUTATIONS = (
         "_formats/mp4.py",
         "elif not self._has_all_pictures(index):",
         "elif not self._begun:",
-    ),
-    Mutation(
-        "another range than the one asked for is taken",
-        "_formats/http_ranges.py",
-        "if first != held.size or last < first or (total is not None and last >= total):",
-        "if last < first or (total is not None and last >= total):",
-    ),
-    Mutation(
-        "a dead link is not replaced by the fresh one",
-        "_downloader/transfer.py",
-        "self.task, self._link, self._stale = fresh, link, False",
-        "self._stale = False",
     ),
     Mutation(
         "what is no whole video is saved",
