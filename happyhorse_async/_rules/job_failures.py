@@ -161,7 +161,8 @@ def next_step(facts: Facts, error: HappyHorseError) -> JobStep:
     trouble = trouble_of(stage, facts, error)
     allowed, exhausted = TABLE[stage, trouble]
     if trouble is JobTrouble.DAILY:
-        return exhausted if facts.stopping else allowed
+        forbidden = stage is Stage.DOUBT and not facts.replays
+        return exhausted if facts.stopping or forbidden else allowed
     if _more(stage, facts) and not (trouble is JobTrouble.BARRED and facts.others_go_on):
         return allowed
     if facts.others_go_on and exhausted.stops and trouble is not JobTrouble.ALL:

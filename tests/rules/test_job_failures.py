@@ -112,6 +112,8 @@ ALL_ERRORS = [
         (Facts(SUBMITTING, stopping=True), daily(), Next.HELD, Next.HELD),
         (Facts(SUBMITTING, waits=False), daily(), HELD_AND_STOP, HELD_AND_STOP),
         (Facts(SUBMITTING, sent_before=True), daily(), Next.RESET, Next.RESET),
+        (Facts(SUBMITTING, sent_before=True, replays=False), daily(), Next.HELD, Next.HELD),
+        (Facts(SUBMITTING, replays=False), daily(), Next.RESET, Next.RESET),
         # It may have been accepted.
         (
             Facts(SUBMITTING),
