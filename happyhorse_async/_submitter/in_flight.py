@@ -30,6 +30,9 @@ from .shared import UNKNOWN_TO_US, Acceptance, Earlier, Shared
 
 FRESH = 60.0
 """Seconds for which a list without a task says nothing of a submission: it may be late."""
+NOT_YET = "the list may not show it yet"
+GLANCE = 1.0
+"""Seconds between two looks whether the service has shown meanwhile that it keeps keys."""
 LATEST = 60.0
 """Seconds after a session's start by which the service has decided what an earlier process sent."""
 NOTHING_FOUND = Findings()
@@ -65,7 +68,7 @@ class SubmissionStage(StrEnum):
 _S = SubmissionStage
 STAGES: dict[SubmissionStage, frozenset[SubmissionStage]] = {
     _S.CHECKING: frozenset({_S.WAITING, _S.ASKING, _S.ACCEPTED, _S.IN_DOUBT}),
-    _S.ASKING: frozenset({_S.WAITING, _S.ACCEPTED, _S.IN_DOUBT}),
+    _S.ASKING: frozenset({_S.WAITING, _S.CHECKING, _S.ACCEPTED, _S.IN_DOUBT}),
     # Turned away at the gate: it was never sent, or an earlier attempt is to be looked for.
     _S.WAITING: frozenset({_S.SENT, _S.REFUSED, _S.LOOKING}),
     # After a 429 it waits at the gate at once: the gate itself pauses. An answer that names another
@@ -410,26 +413,28 @@ class InFlight:
         if shared.proof.shown:
             self._to(SubmissionStage.WAITING)
             return
+        sent_here = self.key in shared.known.doubts
         with shared.proof.undecided():
-            sent_here = self.key in shared.known.doubts
             self.found = await self._find(math.inf if sent_here else shared.opened + LATEST)
-        if sent_here and not self.found.candidates and self._is_fresh():
-            # A list that does not show a task within seconds proves nothing.
-            self.found = attrs.evolve(
-                self.found, why=self.found.why or "the list may not show it yet"
-            )
         if self._adopt(self.found):
             return
         if not self.found.candidates and not self.found.why:
-            self._to(SubmissionStage.WAITING)
-        elif shared.proof.can_be_asked(by_user=self._by_user):
+            if self._early() <= 0:
+                self._to(SubmissionStage.WAITING)
+                return
+            self.found = attrs.evolve(self.found, why=NOT_YET)
+        if shared.proof.can_be_asked(by_user=self._by_user):
             self._to(SubmissionStage.ASKING)
         else:
-            self._leave_in_doubt()
+            await self._stay_unproven()
 
-    def _is_fresh(self) -> bool:
-        """Whether it left so lately that its task may not stand in the list yet."""
-        return self.left_at is not None and self.shared.loop.time() - self.left_at < FRESH
+    def _early(self) -> float:
+        """Return the seconds for which a list without its task still proves nothing. They count
+        from the last time at which it can have left.
+        """
+        doubt = self.shared.known.doubts.get(self.key)
+        left = self.shared.opened if doubt is None else doubt.since
+        return left + FRESH - self.shared.loop.time()
 
     async def _ask(self) -> None:
         """Ask the service whether it keeps keys, and send it again only if it does."""
@@ -441,7 +446,22 @@ class InFlight:
         elif proof.shown:
             self._to(SubmissionStage.WAITING)
         else:
-            self._leave_in_doubt()
+            await self._stay_unproven()
+
+    async def _stay_unproven(self) -> None:
+        """Look once more when the list must show what an earlier process sent; leave all else in
+        doubt.
+        """
+        shared = self.shared
+        if self.found.why == NOT_YET and self.key not in shared.known.doubts:
+            while (early := self._early()) > 0 and not shared.proof.shown:
+                if not await shared.closing.pause(min(early, GLANCE)):
+                    break
+            else:
+                if self.stage is not SubmissionStage.CHECKING:
+                    self._to(SubmissionStage.CHECKING)
+                return
+        self._leave_in_doubt()
 
     def broken(self, error: Exception) -> HappyHorseError:
         """Return the error for one that is not ours, which nobody has foreseen."""

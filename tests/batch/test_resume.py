@@ -23,6 +23,7 @@ from happyhorse_async import (
     Session,
     Timeouts,
 )
+from happyhorse_async._submitter import in_flight
 from happyhorse_async.batch import Job, JobState, Outcome
 from happyhorse_async.batch._admission import GROUP
 from happyhorse_async.batch._database import LEDGER_NAME
@@ -422,10 +423,13 @@ def three_days_pass(sandbox: Sandbox, folder: Path) -> None:
     ledger.close()
 
 
-async def test_old_uploads_are_renewed(tmp_path: Path, cat: Path) -> None:
+async def test_old_uploads_are_renewed(
+    tmp_path: Path, cat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A request that never arrived, and whose upload is gone when it is sent again, becomes a task
     that fails for that alone: its next attempt has a new upload and another key.
     """
+    monkeypatch.setattr(in_flight, "FRESH", 0.0)  # three days pass here
     async with (
         Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
         open_session(sandbox) as session,

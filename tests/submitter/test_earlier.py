@@ -19,10 +19,11 @@ from happyhorse_async import (
     Session,
     SubmissionOutcomeUnknownError,
 )
-from happyhorse_async._submitter import Earlier, reconcile
+from happyhorse_async._submitter import Earlier, in_flight, reconcile
 from happyhorse_async._submitter.shared import Acceptance
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import open_session
+from tests.submitter import virtual
 
 pytestmark = pytest.mark.anyio
 
@@ -200,15 +201,90 @@ async def test_a_task_that_is_older_than_the_question_is_the_keys_own() -> None:
 
 
 @pytest.mark.parametrize("keys", [True, False])
-async def test_what_the_list_does_not_show_is_sent(keys: bool) -> None:
-    """A key whose request never arrived is sent again, to any service."""
-    async with sandbox_with(idempotency=keys) as sandbox:
-        await lost(sandbox, "drop-before")
-        looked = lists(sandbox)
-        async with open_session(sandbox, retry=QUICK) as session:
-            accepted = await again(session)
-        assert [task.id for task in sandbox.tasks] == [accepted.task.id]
-        assert lists(sandbox) - looked == 2, "a task may appear in the list a moment late"
+def test_what_the_list_does_not_show_is_sent(keys: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key whose request never arrived is sent again, to any service: when the session is a minute
+    old, and the list still shows nothing.
+    """
+
+    async def work() -> None:
+        async with sandbox_with(idempotency=keys) as sandbox:
+            await lost(sandbox, "drop-before")
+            looked = lists(sandbox)
+            async with open_session(sandbox, retry=QUICK) as session:
+                accepted = await again(session)
+            assert [task.id for task in sandbox.tasks] == [accepted.task.id]
+            assert lists(sandbox) - looked == 4, "twice at once, and twice a minute later"
+
+    _, seconds = virtual.run(work(), monkeypatch)
+    assert 60 <= seconds < 90
+
+
+NOTHING = {"data": [], "total": 0, "page": 1, "page_size": 50}
+
+
+def test_a_list_that_is_late_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process died a moment ago, and the list does not show its task yet: nothing is sent to a
+    service without keys, and the task is found when the list shows it.
+    """
+
+    async def work() -> None:
+        async with sandbox_with(idempotency=False) as sandbox:
+            await lost(sandbox)
+            sandbox.fail(
+                Fault("refuse", method="GET", path="/v1/tasks", status=200, body=NOTHING, times=2)
+            )
+            async with open_session(sandbox, retry=QUICK) as session:
+                with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
+                    await again(session)
+            assert unknown.value.candidates == (sandbox.tasks[0].id,)
+            assert sandbox.paid == 1
+
+    virtual.run(work(), monkeypatch)
+
+
+def test_what_is_sent_once_more_is_fresh_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The minute counts from the last sending of a key, and not from its first: a list that shows
+    nothing lets it leave once a minute at most.
+    """
+
+    async def work() -> None:
+        async with sandbox_with(idempotency=False) as sandbox:
+            sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT, times=None))
+            sandbox.fail(
+                Fault(
+                    "refuse", method="GET", path="/v1/tasks", status=200, body=NOTHING, times=None
+                )
+            )
+            async with open_session(sandbox, retry=ONCE) as session:
+                with pytest.raises(SubmissionOutcomeUnknownError):
+                    await session.submit(REQUEST, idempotency_key=KEY)
+                for seconds, paid in [(1, 1), (70, 2), (1, 2), (30, 2)]:
+                    for _ in range(seconds):  # a second each, which the clock leaps over
+                        await asyncio.sleep(1)
+                    with pytest.raises(SubmissionOutcomeUnknownError):
+                        await again(session)
+                    assert sandbox.paid == paid
+
+    virtual.run(work(), monkeypatch)
+
+
+def test_a_session_that_closes_meanwhile_leaves_the_key_in_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever waits for the list to be old enough is told at once, and nothing is sent."""
+
+    async def work() -> None:
+        async with sandbox_with(idempotency=False) as sandbox:
+            await lost(sandbox, "drop-before")
+            async with open_session(sandbox, retry=ONCE) as session:
+                waiting = asyncio.create_task(again(session))
+                for _ in range(10):
+                    await asyncio.sleep(1)
+            with pytest.raises(SubmissionOutcomeUnknownError, match="may not show it yet"):
+                await waiting
+            assert sandbox.paid == 0
+
+    virtual.run(work(), monkeypatch)
 
 
 async def test_once_keys_are_known_to_be_kept_nothing_is_looked_for() -> None:
@@ -260,6 +336,7 @@ async def test_tasks_of_others_and_older_ones_are_no_candidates(
     """
     # The sandbox's clock is set forward below, only to make a task old.
     monkeypatch.setattr(reconcile, "LARGEST_SKEW", timedelta(hours=1))
+    monkeypatch.setattr(in_flight, "FRESH", 0.0)  # it left long ago
     async with sandbox_with(idempotency=False) as sandbox:
         async with open_session(sandbox) as other:
             await other.submit(REQUEST)

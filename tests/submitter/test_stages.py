@@ -16,7 +16,7 @@ from happyhorse_async import (
     Session,
     SubmissionOutcomeUnknownError,
 )
-from happyhorse_async._submitter import Earlier
+from happyhorse_async._submitter import Earlier, in_flight
 from happyhorse_async._submitter.in_flight import _STEPS, STAGES, InFlight, SubmissionStage
 from happyhorse_async.sandbox import Features, Sandbox
 from tests.submitter import faults
@@ -62,10 +62,12 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[SubmissionStage, Su
 
 async def test_every_step_of_the_table_is_taken(
     walked: Counter[tuple[SubmissionStage, SubmissionStage]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Over all faults, and with callers that are cancelled and sessions that close, exactly the
     steps of the table happen.
     """
+    monkeypatch.setattr(in_flight, "FRESH", 2.0)
     for row in faults.ROWS:
         await faults.run(row)
     deaf = Features(idempotency=False)
