@@ -25,9 +25,6 @@ class Proxies(NamedTuple):
     """What NO_PROXY lists, in small letters."""
 
 
-NO_PROXIES = Proxies({})
-
-
 def from_environment(found: Mapping[str, str]) -> Proxies:
     """Return what the environment says; `found` is as `urllib.request.getproxies()` gives it.
 

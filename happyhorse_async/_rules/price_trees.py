@@ -47,17 +47,11 @@ class _Kind(NamedTuple):
     """Takes the arguments as they stand, since some of them may never be evaluated."""
 
 
-def evaluate(expression: Any, values: Mapping[str, Operand]) -> Operand:
-    """Return an expression's value; raises `PricingRuleError` for one that is not understood.
-
-    The whole tree is checked first: a branch that does not count today may count tomorrow.
-    """
-    check(expression, values)
-    return _value(expression, values)
-
-
 def check(expression: Any, declared: Mapping[str, Any]) -> None:
-    """Raise `PricingRuleError` for a tree that is not understood, or names what is not declared."""
+    """Raise `PricingRuleError` for a tree that is not understood, or names what is not declared.
+
+    A branch that does not count today may count tomorrow.
+    """
     nodes, waiting = 0, [(expression, 0)]
     while waiting:
         node, depth = waiting.pop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from happyhorse_async import ImageToVideo
 from happyhorse_async._pricing import bundled_rule
 from happyhorse_async._rules import price_trees, prices
-from happyhorse_async._rules.price_trees import PricingRuleError, evaluate
+from happyhorse_async._rules.price_trees import Operand, PricingRuleError
 from tests.rules import second_opinion
 
 LINK = "https://example.com/frame.png"
@@ -28,6 +28,12 @@ RULES = {
 }
 I2V = "happyhorse-1.0-image-to-video"
 VALUES = {"seconds": Fraction(8), "quality": "1080p", "sound": True}
+
+
+def evaluate(expression: Any, values: Mapping[str, Operand]) -> Operand:
+    """Return the value of a tree that was checked as a whole first, as a rule's trees are."""
+    price_trees.check(expression, values)
+    return price_trees._value(expression, values)
 
 
 def constant(value: str) -> dict[str, Any]:
