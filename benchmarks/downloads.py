@@ -7,9 +7,9 @@ long it holds the event loop.
 Every client is a process of its own that fetches the same files, eight at once, from a server in
 another process on loopback; its CPU time and its largest memory are what the operating system says
 of it. Ours is the real downloader: ranges, MP4 check, SHA-256, fsync and rename. The bound is 1.25
-times curl's CPU plus what SHA-256 alone costs, and 60 MB. "start" is a client of ours that fetches
-nothing: what the interpreter and its imports cost once in a process, whatever it fetches; the last
-column is without it.
+times curl's CPU plus what SHA-256 alone costs, and 60 MB. "start" and "bare start" are the clients
+of ours and of aiohttp with nothing to fetch: what the interpreter and the imports of each cost once
+in a process. The last column is without its own.
 """
 
 from __future__ import annotations
@@ -175,9 +175,14 @@ async def fetch_watched(urls: list[str], folder: Path) -> None:
     print(json.dumps({"step": longest, "late": held[-1], "late_p99": held[int(len(held) * 0.99)]}))
 
 
-async def fetch_nothing(urls: list[str], folder: Path) -> None:
+async def start_ours(urls: list[str], folder: Path) -> None:
     """Load everything and open a downloader, but fetch nothing."""
     await fetch_ours([], folder)
+
+
+async def start_bare(urls: list[str], folder: Path) -> None:
+    """Load aiohttp and open a client, but fetch nothing."""
+    await fetch_bare([], folder)
 
 
 def hash_only(size: int) -> None:
@@ -187,7 +192,15 @@ def hash_only(size: int) -> None:
         digest.update(block)
 
 
-CLIENTS = {"ours": fetch_ours, "bare": fetch_bare, "start": fetch_nothing, "watched": fetch_watched}
+CLIENTS = {
+    "ours": fetch_ours,
+    "bare": fetch_bare,
+    "start": start_ours,
+    "bare start": start_bare,
+    "watched": fetch_watched,
+}
+STARTS = {"ours": "start", "bare": "bare start"}
+"""What each client of ours costs without fetching; SHA-256 alone has an interpreter only."""
 
 
 def command(client: str, urls: list[str], folder: Path, size: int) -> list[str]:
@@ -246,7 +259,9 @@ def measure(
     got = sum(path.stat().st_size for path in folder.glob("*.mp4"))
     shutil.rmtree(folder)
     assert child.returncode == 0, f"{client} ended with {child.returncode}"
-    assert client in ("hash", "start") or got == size, f"{client} fetched {got} of {size} bytes"
+    assert client in ("hash", *STARTS.values()) or got == size, (
+        f"{client} fetched {got} of {size} bytes"
+    )
     cpu = (usage.ru_utime + usage.ru_stime) * 1e9 / size
     return {
         "cpu": cpu,
@@ -271,7 +286,7 @@ def compare(count: int, each: int, rounds: int, work: Path) -> bool:
     urls = [f"http://127.0.0.1:{port}/{number}.mp4" for number in range(count)]
     clients = [
         name
-        for name in ("curl", "aria2c", "bare", "ours", "start", "hash")
+        for name in ("curl", "aria2c", "bare", "ours", *STARTS.values(), "hash")
         if name not in ("curl", "aria2c") or shutil.which(name)
     ]
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in clients}
@@ -294,15 +309,15 @@ def report(
     title: str, seen: dict[str, list[dict[str, float]]], holds: dict[float, dict[str, float]]
 ) -> bool:
     """Print the figures and whether the bounds hold."""
-    print(f"\n{title}\n{'client':8} {'CPU s/GB':>9} {'wall s':>8} {'MB':>7} {'without start':>14}")
+    print(f"\n{title}\n{'client':10} {'CPU s/GB':>9} {'wall s':>8} {'MB':>7} {'without start':>14}")
     middle = {
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         for name, runs in seen.items()
     }
     for name, figures in middle.items():
-        net = figures["cpu"] - (middle["start"]["cpu"] if name in ("bare", "ours") else 0.0)
+        net = figures["cpu"] - (middle[STARTS[name]]["cpu"] if name in STARTS else 0.0)
         print(
-            f"{name:8} {figures['cpu']:9.2f} {figures['wall']:8.2f} {figures['memory']:7.1f} "
+            f"{name:10} {figures['cpu']:9.2f} {figures['wall']:8.2f} {figures['memory']:7.1f} "
             f"{net:14.2f}"
         )
     memory = max(run["memory"] for run in seen["ours"])

@@ -157,7 +157,7 @@ class ReadFailed(Event):
 
 @attrs.frozen(kw_only=True)
 class Downloading(Event):
-    """A part of a video has been written."""
+    """A part of a video has come."""
 
     task_id: str | None
     path: str

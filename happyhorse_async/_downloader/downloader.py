@@ -154,26 +154,21 @@ class Downloader:
         All that can be known of the place is asked before. Raises `DownloadError`, and
         `DestinationExistsError` also when another caller in this process has the same place.
         """
-        with _facts(path=os.fspath(to), charged="no"):
-            place, path, known, one = await self._threads.run(lambda: _plan(to, request))
-            if known and not RESERVED.add(one):
-                raise _taken(path)
+        mine: list[str] = []
+        reserve = partial(_reserve, to, request, mine, overwrite=overwrite)
         try:
-            with _facts(path=path, charged="no"):
-                if place.in_store:
+            with _facts(path=os.fspath(to), charged="no"):
+                place, path, known = await self._threads.run(reserve)
+            if place.in_store:
+                with _facts(path=path, charged="no"):
                     await self._threads.run(object_sink.spool_folder)
                     bucket = await self._buckets.get(place.bucket)
                     await object_sink.refuse_unusable(
                         bucket, path, known=known, overwrite=overwrite
                     )
-                else:
-                    check = partial(
-                        destinations.refuse_unusable, path, known=known, overwrite=overwrite
-                    )
-                    await self._threads.run(check)
             yield place
         finally:
-            if known:
+            for one in mine:
                 RESERVED.discard(one)
 
     async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
@@ -293,15 +288,26 @@ def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
     return list(part_notes.leftovers(Path(folder)))
 
 
-def _plan(
-    to: str | os.PathLike[str], request: ImageToVideo | None
-) -> tuple[Destination, str, bool, str]:
-    """Look at a place. Return how a video there will be named, whether it will be just that, and
-    the one spelling of it.
+def _reserve(
+    to: str | os.PathLike[str], request: ImageToVideo | None, mine: list[str], *, overwrite: bool
+) -> tuple[Destination, str, bool]:
+    """Look at a place, and reserve it when the name of the video there is known; `mine` gets the
+    one spelling of what was reserved.
+
+    Return how a video there will be named, and whether it will be just that. A path is asked all
+    that the file system can say of it.
     """
     place = look_at(to)
     path, known = place.planned(request)
-    return place, path, known, one_name_of(place, path)
+    if known:
+        one = one_name_of(place, path)
+        if not RESERVED.add(one):
+            raise _taken(path)
+        mine.append(one)
+    if not place.in_store:
+        with _facts(path=path, charged="no"):
+            destinations.refuse_unusable(path, known=known, overwrite=overwrite)
+    return place, path, known
 
 
 def _taken(path: str) -> DestinationExistsError:

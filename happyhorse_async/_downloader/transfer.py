@@ -348,8 +348,7 @@ class Transfer:
         """Hand over what is gathered. The first bytes are looked at before those that are there are
         given up for them.
         """
-        if not self._begun and self._decoder is None:
-            verdict = self._undo_encoding(stream, verdict)
+        verdict = self._undo_encoding(stream, verdict)
         async for pieces in self._decoded(stream):
             if not self._begun:
                 self._refuse_page(pieces, stream)
@@ -368,6 +367,8 @@ class Transfer:
         """Decode what comes encoded though that was not asked for; its length and version are then
         not the video's.
         """
+        if self._begun or self._decoder is not None:
+            return verdict
         encoding = encoding_of(stream.headers)
         if not Decoder.knows(encoding) or begins_like_video(stream.head):
             return verdict
@@ -396,8 +397,14 @@ class Transfer:
 
     async def _end(self, stream: Stream, verdict: RangeAnswer) -> Verified:
         """Store the last bytes, and publish all if nothing is missing."""
+        verdict = self._undo_encoding(stream, verdict)
         before = self._received if self._begun else 0
         whole = verdict.length is None or before + stream.size == verdict.length
+        if whole and self._decoder is None and not self._begun and not self._received:
+            # Nothing is there, and all has come: one visit to a thread does the rest.
+            pieces = stream.take()
+            self._refuse_page(pieces, stream)
+            return await self._publish(pieces, Held(0, verdict.validator, verdict.length))
         if not whole or not self._begun or self._decoder is not None:
             await self._store(stream, verdict)
         if self._decoder is not None:
@@ -424,10 +431,12 @@ class Transfer:
                 path=self._path,
             )
 
-    async def _publish(self, pieces: Sequence[bytes]) -> Verified:
+    async def _publish(self, pieces: Sequence[bytes], anew: Held | None = None) -> Verified:
         self._received += sum(map(len, pieces))
         self._refuse_size(self._received)
-        sha256, movie = await self._sink.publish(pieces)
+        if anew is not None:
+            self._tell()
+        sha256, movie = await self._sink.publish(pieces, anew)
         self._tell()
         return Verified(self._received, sha256, self._content_type, movie)
 

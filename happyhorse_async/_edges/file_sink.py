@@ -34,11 +34,12 @@ class Sink(Protocol):
     async def write(self, pieces: Sequence[bytes]) -> None:
         """Append bytes."""
 
-    async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
+    async def publish(self, pieces: Sequence[bytes], anew: Held | None = None) -> tuple[str, Movie]:
         """Append the last bytes, verify all, and only then make it visible under its name. Return
         its SHA-256 and description.
 
-        Raises `BrokenVideoError`.
+        With `anew` these are all bytes of that version of the file, as with `restart`. Raises
+        `BrokenVideoError`.
         """
 
     async def reject(self, page: bytes | None = None) -> str:
@@ -84,13 +85,13 @@ class FileSink:
 
     async def restart(self, held: Held, pieces: Sequence[bytes]) -> None:
         """Empty the part file, and write the first bytes."""
+        await self._do(lambda: self._append(pieces, held))
 
-        def begin() -> None:
-            self._file.restart(held)
-            self._file.require(held.length or 0)
-            self._file.write(pieces)
-
-        await self._do(begin)
+    def _append(self, pieces: Sequence[bytes], anew: Held | None) -> None:
+        if anew is not None:
+            self._file.restart(anew)
+            self._file.require(anew.length or 0)
+        self._file.write(pieces)
 
     async def require(self, needed: int) -> None:
         """Look whether there is room."""
@@ -100,11 +101,13 @@ class FileSink:
         """Write and hash in one hand-over to a thread."""
         await self._do(lambda: self._file.write(pieces))
 
-    async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
-        """Write the last bytes; verify, sync and name the file."""
+    async def publish(self, pieces: Sequence[bytes], anew: Held | None = None) -> tuple[str, Movie]:
+        """Write the last bytes; verify, sync and name the file. All in one hand-over to a thread,
+        also for a file that is whole in its first bytes.
+        """
 
         def finish() -> tuple[str, Movie]:
-            self._file.write(pieces)
+            self._append(pieces, anew)
             return self._file.publish()
 
         return await self._do(finish)

@@ -132,11 +132,11 @@ class ObjectSink(FileSink):
         self._begun = True
         return await super().open()
 
-    async def publish(self, pieces: Sequence[bytes]) -> tuple[str, Movie]:
+    async def publish(self, pieces: Sequence[bytes], anew: Held | None = None) -> tuple[str, Movie]:
         """Verify the part, and put it under its key."""
 
         def finish() -> tuple[str, Movie]:
-            self._file.write(pieces)
+            self._append(pieces, anew)
             return self._file.tally.finish()
 
         described = await self._do(finish)
