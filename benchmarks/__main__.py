@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import calls, crowd, figures, machine, scripts, startup, waiting
+from benchmarks import calls, crowd, figures, in_flight, machine, scripts, startup, waiting
 from benchmarks.figures import Line
 from benchmarks.harness import Effort
 
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[Effort], list[Line]]] = {
     "batch-read": calls.read_many,
     "latency": calls.latency,
     "waiting": waiting.waiting,
+    "in-flight": in_flight.in_flight,
     "import": startup.imports,
     "first-submit": startup.first_submit,
     "help": startup.cli_help,

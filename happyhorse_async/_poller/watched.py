@@ -42,7 +42,6 @@ class Watched:
         "born",
         "callback",
         "called",
-        "doubted",
         "due",
         "estimate",
         "first",
@@ -93,8 +92,6 @@ class Watched:
         """Something called for it to be read."""
         self.since = -math.inf
         """When its status was first seen; known only for one that came while it was watched."""
-        self.doubted: bool = False
-        """It was told that its numbers are odd."""
         self.hinted: bool = False
         """There is reason to read it at once."""
         self.seen: bool = False
@@ -165,9 +162,10 @@ class Watched:
 
 def value_of(task: Task) -> Mapping[str, Any]:
     """Return the JSON object of a task, or one in its stead for a task that was made by hand."""
+    raw = task.raw  # read anew each time, where it is kept as bytes
     return (
-        task.raw
-        if "status" in task.raw
+        raw
+        if "status" in raw
         else {"id": task.id, "status": str(task.status), "progress": task.progress}
     )
 
@@ -190,9 +188,9 @@ class Ages:
         self._clock = clock
         self._skew = skew
 
-    def note(self, task: Task) -> None:
-        """Learn from a task how far the service's clock is ahead of ours."""
-        self._skew.note(task.raw.get("created"), self._wall(), self._clock())
+    def note(self, value: Mapping[str, Any]) -> None:
+        """Learn from a new task how far the service's clock is ahead of ours."""
+        self._skew.note(value.get("created"), self._wall(), self._clock())
 
     def describe(self, watched: Watched, value: Mapping[str, Any], asked: float) -> None:
         """Take over what an answer says of an unfinished task."""

@@ -136,8 +136,9 @@ class Watchlist:
         if watched is None:
             watched = Watched(task_id, self._clock())
             if known is not None:
-                self._ages.note(known)
-                self._ages.begin(watched, value_of(known))
+                value = value_of(known)
+                self._ages.note(value)
+                self._ages.begin(watched, value)
         self.watched[task_id] = watched
         if self._seen and task_id in self._seen:
             watched.seen = True
@@ -296,10 +297,10 @@ class Watchlist:
         if lifecycle.is_final(task):
             self._end(task, asked)
             return
-        self._ages.note(task)
-        watched = self.watched.get(task.id)
+        value, watched = value_of(task), self.watched.get(task.id)
+        self._ages.note(value)
         if watched is not None:
-            self._goes_on(watched, value_of(task), asked)
+            self._goes_on(watched, value, asked)
 
     def _end(self, task: Task, asked: float) -> None:
         is_news = self.finals.add(task)

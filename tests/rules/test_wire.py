@@ -124,6 +124,35 @@ def test_a_packed_task_tells_all_that_the_answer_said() -> None:
         assert copied.to_dict() == plain.to_dict()
 
 
+def test_tasks_that_differ_only_by_their_id_keep_one_text() -> None:
+    """Ten thousand tasks in flight hold the service's answer once for each second, not each."""
+    tasks = []
+    for number in range(100):
+        said = answer({**EXAMPLE, "id": f"task-unified-{number}"})
+        tasks.append(wire.decode_task(said))
+        wire.pack(tasks[-1], said)
+    assert len({id(task._answer) for task in tasks}) == 1
+    assert [task.raw["id"] for task in tasks] == [f"task-unified-{n}" for n in range(100)]
+
+
+@given(task_id=st.text(min_size=1, max_size=6), more=st.text())
+def test_a_packed_answer_is_the_same_whatever_stands_in_it(task_id: str, more: str) -> None:
+    """The id may stand in other fields too, and may be written with escapes."""
+    value = {**EXAMPLE, "id": task_id, "more": [more, task_id + more]}
+    said = answer(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    plain, packed = (wire.decode_task(said) for _ in range(2))
+    wire.pack(packed, said)
+    assert packed.raw == plain.raw
+
+
+def test_the_byte_that_stands_for_an_id_is_kept() -> None:
+    """A lenient reader takes control characters in texts, and they must not become ids."""
+    said = answer(json.dumps({**EXAMPLE, "more": "a?b"}).encode().replace(b"?", b"\0"))
+    task = wire.decode_task(said)
+    wire.pack(task, said)
+    assert task.raw["more"] == "a\0b"
+
+
 def test_the_reference_example_is_read() -> None:
     """Every field of the documented answer has its place."""
     task = wire.decode_task(answer(EXAMPLE))
