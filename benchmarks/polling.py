@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 
 from benchmarks import virtual
 from happyhorse_async import Limits, Polling, RetryPolicy
+from happyhorse_async._account import TaskPage
 from happyhorse_async._concurrency import Background
 from happyhorse_async._dispatcher import Events
-from happyhorse_async._models import Task, TaskPage
+from happyhorse_async._models import Task
 from happyhorse_async._poller import Poller
 from happyhorse_async._rules import wire
 from happyhorse_async.errors import (

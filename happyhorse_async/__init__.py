@@ -21,13 +21,12 @@ _HOMES = {
         TransportError UnreadableAnswerError UnsafeLinkError VideoTooLargeError WaitTimeoutError
         WrongEventLoopError
     """,
-    "_models": """
-        Billing Credits Estimate Model RefusalDetails Task TaskError TaskPage TaskStatus TaskSummary
-        UploadedFile Usage
-    """,
+    "_account": "Credits Estimate RefusalDetails TaskPage TaskSummary UploadedFile",
+    "_models": "Billing Model Task TaskError TaskStatus Usage",
     "_request": "ImageToVideo RequestFields",
     "_session": "Session",
-    "_tasks": "AcceptedSubmission FailedSubmission Submission TaskHandle",
+    "_submissions": "AcceptedSubmission FailedSubmission Submission",
+    "_tasks": "TaskHandle",
     "_video": "Video",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -17,7 +17,7 @@ from ._dispatcher import Events
 from ._formats.texts import printable
 from ._models import Task
 from ._rules import lifecycle
-from ._rules.prices import to_credits, to_millionths
+from ._rules.numbers import to_credits, to_millionths
 from .errors import BudgetExceededError, HappyHorseError
 
 logger = logging.getLogger("happyhorse_async")
@@ -29,7 +29,7 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0, 420.0)
 within which nothing that the service says about an ended task is final."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Reservation:
     """What one idempotency key may cost."""
 

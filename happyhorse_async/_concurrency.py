@@ -18,7 +18,6 @@ from collections.abc import (
     Coroutine,
     Generator,
 )
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import Context, copy_context
 from types import TracebackType
@@ -210,6 +209,9 @@ class Threads:
     def __init__(self, most: int, *, name: str, refusal: Callable[[], Exception]) -> None:
         self._refusal = refusal
         self._closed = False
+        # Late: a first submission starts no thread.
+        from concurrent.futures import ThreadPoolExecutor
+
         self._pool = ThreadPoolExecutor(max_workers=most, thread_name_prefix=name)
 
     async def run(self, call: Callable[[], T], *, last: bool = False) -> T:

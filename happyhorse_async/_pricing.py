@@ -18,8 +18,9 @@ from typing import Any, Literal, NamedTuple
 import anyio
 import attrs
 
+from ._account import Estimate, Source
 from ._edges.api import Api
-from ._models import MODEL, Estimate, Model, Source
+from ._models import MODEL, Model
 from ._request import ImageToVideo
 from ._rules import prices
 from ._rules.price_trees import PricingRuleError

@@ -19,7 +19,7 @@ from ._dispatcher import on_behalf_of
 from ._models import TASK_ID
 from ._request import ImageLike, ImageToVideo, RequestFields, made_request, made_requests
 from ._settings import Settings
-from ._tasks import FoundTasks, Submission, TaskHandle, handle_of, submission_of
+from ._tasks import FoundTasks, TaskHandle, handle_of
 from .errors import InvalidRequestError, SessionClosedError
 
 if TYPE_CHECKING:
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     import aiohttp
     from rich.console import Console
 
+    from ._account import Credits, Estimate, TaskPage, UploadedFile
     from ._downloader import Leftover
-    from ._models import Credits, Estimate, Task, TaskPage, UploadedFile
+    from ._models import Task
     from ._parts import Parts
     from ._poller import Watch
     from ._progress import Progress
+    from ._submissions import Submission
     from ._submitter import Orphan
     from ._submitter.fan_out import Submissions
     from ._video import Video
@@ -185,6 +187,8 @@ class Session:
         early stops submitting; what has left by then is finished and kept in `orphans` unless it
         was yielded.
         """
+        from ._submissions import submission_of
+
         parts = self._open()
         return parts.submitter.submit_many(
             requests, ordered=ordered, tell=partial(submission_of, parts), here=parts.here

@@ -59,7 +59,7 @@ def _check_client(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         raise ConfigurationError(f"http: expected an aiohttp.ClientSession, got {value!r:.200}")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Settings:
     """A session's settings, resolved from arguments and environment."""
 

@@ -22,13 +22,13 @@ from urllib.parse import quote
 import aiohttp
 import anyio
 
+from ._account import UploadedFile
 from ._config import Limits, Timeouts
 from ._dispatcher import Events
 from ._edges.api import Api
 from ._edges.http import Http
 from ._edges.local_images import CheckedFile, LocalImage, changed, look_at, opened_for_sending
 from ._formats import urls
-from ._models import UploadedFile
 from ._rules import account, numbers, refusals
 from ._rules.responses import decode_object
 from ._rules.throttling import RateFinder

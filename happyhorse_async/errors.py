@@ -47,7 +47,8 @@ from ._values import plain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ._models import RefusalDetails, Task
+    from ._account import RefusalDetails
+    from ._models import Task
 
 LONGEST_MESSAGE = 100_000
 """Characters. Messages of ours list every problem of a manifest; a server's text is cut before."""

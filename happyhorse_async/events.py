@@ -17,7 +17,8 @@ from ._values import Value
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from ._models import Task, UploadedFile
+    from ._account import UploadedFile
+    from ._models import Task
     from ._request import ImageToVideo
     from ._video import Video
     from .errors import HappyHorseError

@@ -9,18 +9,22 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from .._concurrency import Closing
 from .._config import RetryPolicy, Timeouts
 from .._dispatcher import Events, sent_before
-from .._models import Credits, Task, TaskPage
-from .._rules import account, retry, wire
+from .._rules import retry, wire
 from .._rules.responses import Answer, decode_object
 from ..errors import HappyHorseError, SessionClosedError
 from . import connections
 from .http import Http, TrackedBody
+
+if TYPE_CHECKING:
+    from .._account import Credits, TaskPage
+    from .._models import Task
+    from .._rules.account import LiveRule
 
 T = TypeVar("T")
 
@@ -96,6 +100,8 @@ class Api:
         page_size: int = wire.BATCH_SIZE,
     ) -> TaskPage:
         """Read one page of the account's tasks, newest first."""
+        from .._rules import account  # late, here and below: a first submission needs none of it
+
         fields = {"status": status, "model": model, "page": page, "page_size": page_size}
         query = urlencode({name: value for name, value in fields.items() if value is not None})
 
@@ -111,6 +117,7 @@ class Api:
         """Read one page of the account's tasks, newest first, with the service's time of the
         answer. If a model is named, only its tasks.
         """
+        from .._rules import account
 
         async def once() -> tuple[TaskPage, datetime | None]:
             fields = {"model": model} if model else {}
@@ -123,6 +130,7 @@ class Api:
 
     async def credits(self) -> Credits:
         """Read what is left in the account."""
+        from .._rules import account
 
         async def once() -> Credits:
             return account.decode_credits(await self._read("GET", "/v1/credits"))
@@ -131,16 +139,18 @@ class Api:
 
     async def models(self) -> tuple[str, ...]:
         """Read the ids of the models that the key may use."""
+        from .._rules import account
 
         async def once() -> tuple[str, ...]:
             return account.decode_models(await self._read("GET", "/v1/models"))
 
         return await self.retrying(once, "listing models")
 
-    async def pricing_rule(self, model: str, *, etag: str | None = None) -> account.LiveRule:
+    async def pricing_rule(self, model: str, *, etag: str | None = None) -> LiveRule:
         """Read a model's live pricing rule as it comes; none when it still is the one of `etag`."""
+        from .._rules import account
 
-        async def once() -> account.LiveRule:
+        async def once() -> LiveRule:
             headers = {"If-None-Match": etag} if etag else None
             path = f"/v1/catalog/pricing-rules/{quote(model, safe='')}"
             return account.decode_pricing_rule(await self._read("GET", path, headers=headers))

@@ -23,12 +23,12 @@ except ImportError:
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LONGEST_INTEGER = 20
-_LONG_INTEGER = re.compile(r"[0-9]{19}")
+_LONG_INTEGER = "[0-9]{19}"
 # Escapes one after another, so that the second backslash of a pair begins none. Pairs of
 # surrogates stay; a half that is left is replaced.
-_ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
+_ESCAPE = (
+    r"(?s)\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
 )
 
 
@@ -53,9 +53,9 @@ def loads(body: bytes) -> Any:
 def _patient(body: bytes) -> Any:
     text = body.decode(json.detect_encoding(body), "replace")
     if "\\ud" in text or "\\uD" in text:
-        text = _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
+        text = re.sub(_ESCAPE, lambda found: r"\ufffd" if found[1] else found[0], text)
     try:
-        return (_CAREFUL if _LONG_INTEGER.search(text) else _PLAIN).decode(text)
+        return (_CAREFUL if re.search(_LONG_INTEGER, text) else _PLAIN).decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply to be read") from None
 

@@ -14,12 +14,13 @@ LONGEST_PRINTED = 2000
 
 # Control characters: a terminal obeys them, and a newline forges log lines. Marks that turn the
 # direction of writing, characters without a width, halves of surrogate pairs. Blanks of other
-# scripts stay: Chinese texts have U+3000.
-_HARMFUL = re.compile(
+# scripts stay: Chinese texts have U+3000. Text as the other patterns, compiled when it is first
+# needed: that takes longer than all else here.
+_HARMFUL = (
     "[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE = "[\ud800-\udfff]"
 
 
 def printable(text: str, *, most: int = LONGEST_PRINTED) -> str:
@@ -29,7 +30,7 @@ def printable(text: str, *, most: int = LONGEST_PRINTED) -> str:
     so. Doing it twice changes nothing more.
     """
     text = _cut(text, most)
-    return text if text.isprintable() else _cut(_HARMFUL.sub(_spelled, text), most)
+    return text if text.isprintable() else _cut(re.sub(_HARMFUL, _spelled, text), most)
 
 
 def _cut(text: str, most: int) -> str:
@@ -42,17 +43,17 @@ def _spelled(found: re.Match[str]) -> str:
 
 def has_surrogate(text: str) -> bool:
     """Return whether half of a surrogate pair is in a text: no JSON, URL or file can carry it."""
-    return not text.isascii() and _SURROGATE.search(text) is not None
+    return not text.isascii() and re.search(_SURROGATE, text) is not None
 
 
 def without_surrogates(text: str) -> str:
     """Return a text with U+FFFD for every half of a surrogate pair."""
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+    return text if text.isascii() else re.sub(_SURROGATE, "\ufffd", text)
 
 
 # JSON's escapes, of which those for printable ASCII are undone. Not those for quotation marks and
 # backslashes, which JSON needs.
-_ESCAPES = re.compile(rb"\\(?:u00([2-7][0-9a-fA-F])|.)", re.DOTALL)
+_ESCAPES = rb"(?s)\\(?:u00([2-7][0-9a-fA-F])|.)"
 _HIDDEN = "***"
 
 
@@ -82,7 +83,7 @@ class Redactor:
     def body(self, body: bytes) -> bytes:
         """Return a body without the secrets; JSON stays JSON."""
         if b"\\" in body and self._bytes:
-            plain = _ESCAPES.sub(_unescaped, body)
+            plain = re.sub(_ESCAPES, _unescaped, body)
             if self.is_in(plain):
                 body = plain
         for form in self._bytes:

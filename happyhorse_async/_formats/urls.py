@@ -54,7 +54,9 @@ def looks_like_link(text: str) -> bool:
 # What most first frames have. Nothing about such a link can be wrong, and looking at it any closer
 # would take a tenth of a submission's time.
 _PLAIN = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,4})?(?:[/?#][!-~]*)?")
-_UNFIT = re.compile("[\\s\x00-\x1f\ud800-\udfff]")
+# The patterns below are text, compiled when they are first needed: most processes only ever
+# submit plain links.
+_UNFIT = "[\\s\x00-\x1f\ud800-\udfff]"
 
 
 def image_link_problems(link: str) -> list[str]:
@@ -161,10 +163,10 @@ def is_public_address(address: Address) -> bool:
 
 # --- result links: input from outside, which is followed under strict rules -----------------------
 
-_LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\]*)((?:[/?#].*)?)", re.DOTALL)
-_HOST_AND_PORT = re.compile(r"(.*?)(:[0-9]*)?", re.DOTALL)
-_NAME = re.compile("[A-Za-z0-9._-]+")
-_UNSENDABLE = re.compile("[^!-\\[\\]-~]")
+_LINK = r"(?s)([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\]*)((?:[/?#].*)?)"
+_HOST_AND_PORT = "(?s)(.*?)(:[0-9]*)?"
+_NAME = "[A-Za-z0-9._-]+"
+_UNSENDABLE = "[^!-\\[\\]-~]"
 _AROUND = "".join(map(chr, range(33))) + "\x7f\x85\xa0\u2028\u2029\ufeff"
 
 
@@ -175,23 +177,23 @@ def prepared_link(link: str) -> str | None:
     around the link go. A blank, a control character, a backslash or a letter that is not ASCII
     becomes its percent form, in UTF-8. A host becomes its IDNA form.
     """
-    found = _LINK.fullmatch(link.strip(_AROUND))
+    found = re.fullmatch(_LINK, link.strip(_AROUND))
     if found is None:
         return None
     scheme, authority, rest = found.groups()
     try:
         if not authority.isascii():
             authority = _ascii_authority(authority)
-        return f"{scheme.lower()}://{authority}{_UNSENDABLE.sub(_percent, rest)}"
+        return f"{scheme.lower()}://{authority}{re.sub(_UNSENDABLE, _percent, rest)}"
     except UnicodeError:
         return None
 
 
 def _ascii_authority(authority: str) -> str:
-    host_and_port = _HOST_AND_PORT.fullmatch(authority)
+    host_and_port = re.fullmatch(_HOST_AND_PORT, authority)
     host, port = host_and_port.groups() if host_and_port is not None else (authority, None)
     ascii_host = host.encode("idna").decode()
-    if not _NAME.fullmatch(ascii_host):  # some letters stand for a slash and more
+    if not re.fullmatch(_NAME, ascii_host):  # some letters stand for a slash and more
         raise UnicodeError
     return ascii_host + (port or "")
 
@@ -204,10 +206,10 @@ def _percent(found: re.Match[str]) -> str:
 def redirected(link: str, location: str) -> str | None:
     """Return where a Location header leads from a prepared link; None when that is no link."""
     location = location.strip(_AROUND)
-    if _LINK.fullmatch(location):
+    if re.fullmatch(_LINK, location):
         return location
     try:
-        return urljoin(link, _UNSENDABLE.sub(_percent, location))
+        return urljoin(link, re.sub(_UNSENDABLE, _percent, location))
     except ValueError:
         return None
 
@@ -241,9 +243,7 @@ class Refusal(NamedTuple):
     """The setting that lifts it; None when none does."""
 
 
-_AUTHORITY = re.compile(
-    r"[A-Za-z0-9._~!$&'()*+,;=:@-]+|[^@]*\[[0-9A-Fa-f:.%A-Za-z_-]+\](?::[0-9]*)?"
-)
+_AUTHORITY = r"[A-Za-z0-9._~!$&'()*+,;=:@-]+|[^@]*\[[0-9A-Fa-f:.%A-Za-z_-]+\](?::[0-9]*)?"
 
 
 def link_refusal(link: str, *, allow_loopback: bool = False, allow: Ranges = ()) -> Refusal | None:
@@ -257,7 +257,7 @@ def link_refusal(link: str, *, allow_loopback: bool = False, allow: Ranges = ())
     """
     parts = _split(link)
     # A backslash is a slash to some parsers and not to others, which hides the true host.
-    if parts is None or not parts.hostname or not _AUTHORITY.fullmatch(parts.netloc):
+    if parts is None or not parts.hostname or not re.fullmatch(_AUTHORITY, parts.netloc):
         return Refusal("it is not a link that can be read in one way only")
     if parts.username is not None or parts.password is not None:
         return Refusal("it carries a user name or a password")
@@ -326,7 +326,7 @@ def _remedy(address: Address) -> str:
 
 
 def _split(link: str) -> SplitResult | None:
-    if _UNFIT.search(link):
+    if re.search(_UNFIT, link):
         return None
     try:
         parts = urlsplit(link)

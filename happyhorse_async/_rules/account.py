@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
+from .._account import Credits, TaskPage, TaskSummary, UploadedFile
 from .._formats.urls import image_link_problems
-from .._models import Credits, TaskPage, TaskStatus, TaskSummary, UploadedFile
+from .._models import TaskStatus
 from . import numbers
 from .responses import Answer, decode_object, error_of, unreadable
 from .wire import STATUSES, dict_of, text_of

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Any, NamedTuple, TypeGuard
 
 from .._formats.texts import printable
@@ -182,3 +182,21 @@ def shown(value: Any) -> str:
     if value is None or isinstance(value, (int, float)):
         return repr(value)
     return repr(printable(value, most=40)) if isinstance(value, str) else type(value).__name__
+
+
+# --- credits as the ledger keeps them -------------------------------------------------------------
+
+MILLION = 1_000_000
+"""The ledger keeps credits as whole millionths, so that sums are exact."""
+
+
+def to_millionths(amount: Decimal) -> int:
+    """Return credits as the ledger keeps them, rounded up: a budget must not be exceeded by a
+    rounding.
+    """
+    return int((amount * MILLION).to_integral_value(ROUND_CEILING))
+
+
+def to_credits(millionths: int) -> Decimal:
+    """Return credits from what the ledger keeps."""
+    return (Decimal(millionths) / MILLION).normalize() + 0

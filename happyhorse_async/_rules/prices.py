@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
@@ -263,21 +263,3 @@ def _expressions(component: Mapping[str, Any], tiers: Sequence[Mapping[str, Any]
 
 def _uc(part: Mapping[str, Any], name: str) -> Fraction:
     return number_of(_dict(part.get(name)).get("uc"))
-
-
-# --- credits as the ledger keeps them -------------------------------------------------------------
-
-MILLION = 1_000_000
-"""The ledger keeps credits as whole millionths, so that sums are exact."""
-
-
-def to_millionths(amount: Decimal) -> int:
-    """Return credits as the ledger keeps them, rounded up: a budget must not be exceeded by a
-    rounding.
-    """
-    return int((amount * MILLION).to_integral_value(ROUND_CEILING))
-
-
-def to_credits(millionths: int) -> Decimal:
-    """Return credits from what the ledger keeps."""
-    return (Decimal(millionths) / MILLION).normalize() + 0

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .._models import RefusalDetails
 from ..errors import (
     APIStatusError,
     AuthenticationError,
     InsufficientCreditsError,
     PermissionDeniedError,
 )
+
+if TYPE_CHECKING:
+    from .._account import RefusalDetails
 
 BALANCE_CODES = frozenset(
     {
@@ -114,7 +116,11 @@ def details_of(error: Mapping[str, Any], as_of: datetime) -> RefusalDetails | No
         "action_url": _url(error.get("action_url")),
     }
     said = {name: value for name, value in said.items() if value not in (None, ())}
-    return RefusalDetails(as_of=as_of, **said) if said else None
+    if not said:
+        return None
+    from .._account import RefusalDetails  # late: few submissions are refused
+
+    return RefusalDetails(as_of=as_of, **said)
 
 
 _CREDITS = (

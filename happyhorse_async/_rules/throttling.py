@@ -83,8 +83,9 @@ class Told(NamedTuple):
     """Requests a second, when the length of the window is told too."""
 
 
-_NUMBER = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)")
-_WINDOW = re.compile(r";\s*w=(\d{1,9}(?:\.\d{1,9})?)")
+# Text, compiled with the first answer that tells a limit.
+_NUMBER = r"\s*(\d{1,15}(?:\.\d{1,9})?)"
+_WINDOW = r";\s*w=(\d{1,9}(?:\.\d{1,9})?)"
 _FAMILIES = "ratelimit-", "x-ratelimit-"
 _EPOCH = 1e9
 """A reset that is larger is a moment in Unix seconds and no duration."""
@@ -111,7 +112,7 @@ def told_by(headers: Mapping[str, str], date: datetime | None = None) -> Told | 
 
 
 def _read(said: str, family: str, headers: Mapping[str, str], date: datetime | None) -> Told | None:
-    remaining, reset = _NUMBER.match(said), _NUMBER.match(headers.get(family + "reset", ""))
+    remaining, reset = re.match(_NUMBER, said), re.match(_NUMBER, headers.get(family + "reset", ""))
     if remaining is None or reset is None:
         return None
     seconds = float(reset[1])
@@ -120,8 +121,8 @@ def _read(said: str, family: str, headers: Mapping[str, str], date: datetime | N
             return None
         seconds = max(0.0, seconds - date.timestamp())
     limit = headers.get(family + "limit", "")
-    most = _NUMBER.match(limit)
-    window = _WINDOW.search(limit) or _WINDOW.search(headers.get(family + "policy", ""))
+    most = re.match(_NUMBER, limit)
+    window = re.search(_WINDOW, limit) or re.search(_WINDOW, headers.get(family + "policy", ""))
     rate = None
     if most is not None and window is not None and float(window[1]) > 0:
         rate = float(most[1]) / float(window[1])
@@ -130,7 +131,7 @@ def _read(said: str, family: str, headers: Mapping[str, str], date: datetime | N
     return Told(float(remaining[1]), seconds, rate or None)
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class RateFinder:
     """What is allowed at present, and what was learned of it. Times are seconds of one clock."""
 

@@ -83,7 +83,7 @@ STAGES: dict[SubmissionStage, frozenset[SubmissionStage]] = {
 """Which stage may follow which. The last three are ends."""
 
 
-@attrs.define(kw_only=True, eq=False)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class InFlight:
     """One submission on its way. Whoever holds it can go on with it where it is."""
 

@@ -10,16 +10,19 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from .._concurrency import Closing
 from .._edges.api import Api
-from .._models import Task, TaskPage, TaskSummary
+from .._models import Task
 from .._request import ImageToVideo
 from .._rules import wire
 from ..errors import HappyHorseError, NotFoundError
+
+if TYPE_CHECKING:
+    from .._account import TaskPage, TaskSummary
 
 LOOKS = 2
 """How often the list is read before a submission counts as absent. A task may appear in it a moment
@@ -39,7 +42,7 @@ EVER = -math.inf
 """A time before all others: it is not known when a submission left."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class LostSubmission:
     """What is known of a submission whose task is looked for. Times are the event loop's."""
 
@@ -169,7 +172,7 @@ class Reconciler:
             return None
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Reading:
     """The list, as far as it was read."""
 

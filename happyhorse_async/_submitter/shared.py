@@ -35,7 +35,7 @@ SETTLING = 60.0
 """Seconds after a submission was left in doubt in which the service may still accept it."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Beside:
     """What a submitter asks of the parts beside it.
 
@@ -119,7 +119,7 @@ class Kept(NamedTuple):
     """The first frame's link."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Known:
     """The newest tasks and doubts of one session; the oldest are forgotten first."""
 
@@ -199,7 +199,7 @@ _LOCK = threading.Lock()
 # --- The way to the service.
 
 
-@attrs.define(kw_only=True, eq=False)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Shared:
     """What all submissions of a session share on their way to the service."""
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from .._edges.disk import sync_folder
 from .._rules.lifecycle import JobState
-from .._rules.prices import to_credits
+from .._rules.numbers import to_credits
 from ..errors import LedgerError
 from ._identity import folded
 from ._jobs import CHANGES, JobRow

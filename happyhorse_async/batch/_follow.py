@@ -25,7 +25,7 @@ from .._request import ImageToVideo
 from .._rules import job_failures, retry
 from .._rules.job_failures import Facts, Next
 from .._rules.lifecycle import JobState
-from .._rules.prices import to_millionths
+from .._rules.numbers import to_millionths
 from .._submitter import Earlier, Group
 from ..errors import (
     ConfigurationError,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .._budget import DEARNESS, PAUSES, BatchBook
 from .._formats.texts import printable
 from .._rules import lifecycle
-from .._rules.prices import to_credits, to_millionths
+from .._rules.numbers import to_credits, to_millionths
 from ..errors import HappyHorseError
 from ._jobs import JobRow
 from ._ledger import Ledger

@@ -32,10 +32,10 @@ from typing import Any
 import anyio.to_thread
 import attrs
 
+from .._account import Estimate
 from .._edges.local_images import file_problems
 from .._formats import images
 from .._formats.urls import looks_like_link
-from .._models import Estimate
 from .._request import ImageToVideo
 from ..errors import InvalidRequestError
 from ._jobs import Job

@@ -12,7 +12,7 @@ from .._models import Task, TaskError, TaskStatus
 from .._request import ImageToVideo
 from .._rules import lifecycle
 from .._rules.lifecycle import JobState
-from .._rules.prices import to_credits
+from .._rules.numbers import to_credits
 from .._values import Value
 from .._video import Video
 from ..errors import HappyHorseError, TaskCancelledError, TaskFailedError

@@ -19,7 +19,7 @@ from .._concurrency import to_the_end
 from .._models import Task, TaskStatus
 from .._rules import account, job_failures, lifecycle
 from .._rules.lifecycle import JOB_TRANSITIONS, JobState
-from .._rules.prices import to_credits, to_millionths
+from .._rules.numbers import to_credits, to_millionths
 from .._submitter import Group
 from .._video import Video
 from ..errors import (

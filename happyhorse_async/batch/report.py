@@ -17,7 +17,7 @@ import attrs
 
 from .._models import MODEL
 from .._rules.lifecycle import JobState
-from .._rules.prices import to_credits
+from .._rules.numbers import to_credits
 from ..errors import ConfigurationError, HappyHorseError, LedgerError
 from . import _gallery
 from ._database import LEDGER_NAME, STORE, Database, reading

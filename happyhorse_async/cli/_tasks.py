@@ -17,7 +17,8 @@ from ._console import money, put, put_path, say
 from ._options import AsJson
 
 if TYPE_CHECKING:
-    from .._models import Task, TaskSummary
+    from .._account import TaskSummary
+    from .._models import Task
     from .._session import Session
 
 app = typer.Typer(

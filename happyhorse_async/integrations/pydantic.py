@@ -21,7 +21,7 @@ from pydantic import ConfigDict, GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
-from .. import _models, _request, _video, errors
+from .. import _account, _models, _request, _video, errors
 from .._values import Value
 
 _TEXTS: dict[object, Any] = {
@@ -47,7 +47,7 @@ def _schema(kind: Any, source: object, handler: GetCoreSchemaHandler) -> core_sc
 def _document(kind: Any) -> Any:
     """Return the type of what `to_dict` gives for a kind of value."""
     # Some types are only imported for checkers.
-    names = {**vars(_models), **vars(_request), **vars(_video), **vars(errors)}
+    names = {**vars(_models), **vars(_account), **vars(_request), **vars(_video), **vars(errors)}
     hints = typing.get_type_hints(kind, localns=names)
     fields = {
         field.name: _written(hints[field.name])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import ImageToVideo, InsufficientCreditsError, RetryPolicy
+from happyhorse_async._account import RefusalDetails
 from happyhorse_async._dispatcher import Events
-from happyhorse_async._models import RefusalDetails
 from happyhorse_async.batch import JobState, WaitingForReset, _daily_limit
 from happyhorse_async.sandbox import Account, Fault, Sandbox
 from tests.conftest import open_session

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import polling
 from happyhorse_async import ConfigurationError, Polling, Task, TaskNotFoundError, WaitTimeoutError
-from happyhorse_async._models import TaskPage, TaskSummary
+from happyhorse_async._account import TaskPage, TaskSummary
 from happyhorse_async._poller import Poller
 from happyhorse_async.errors import BadRequestError, InternalServerError, NotFoundError
 from tests.poller.test_returning import simulated

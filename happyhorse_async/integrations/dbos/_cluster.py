@@ -16,7 +16,7 @@ import attrs
 
 from ..._downloader.destinations import is_object_link
 from ..._rules.lifecycle import JobState
-from ..._rules.prices import to_credits
+from ..._rules.numbers import to_credits
 from ...batch._admission import Input
 from ...batch._database import STORE, Database
 from ...batch._outcome import Outcome, Totals

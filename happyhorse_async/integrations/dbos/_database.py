@@ -24,7 +24,7 @@ import psycopg
 
 from ..._budget import DEARNESS
 from ..._rules.lifecycle import JobState
-from ..._rules.prices import to_credits, to_millionths
+from ..._rules.numbers import to_credits, to_millionths
 from ...batch._database import Change, Database
 from ...batch._jobs import CHANGES, JobRow
 from ...batch._late_charges import DEARNESS_FACT, dearness_of
