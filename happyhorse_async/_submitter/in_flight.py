@@ -422,7 +422,7 @@ class InFlight:
             if self._early() <= 0:
                 self._to(SubmissionStage.WAITING)
                 return
-            self.found = attrs.evolve(self.found, why=NOT_YET)
+            self.found = self.found._replace(why=NOT_YET)
         if shared.proof.can_be_asked(by_user=self._by_user):
             self._to(SubmissionStage.ASKING)
         else:

@@ -10,9 +10,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
-
-import attrs
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._concurrency import Closing
 from .._edges.api import Api
@@ -42,23 +40,21 @@ EVER = -math.inf
 """A time before all others: it is not known when a submission left."""
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class LostSubmission:
+class LostSubmission(NamedTuple):
     """What is known of a submission whose task is looked for. Times are the event loop's."""
 
     request: ImageToVideo
+    claimed: Callable[[str], bool]
+    """Whether a task is known to be another submission's."""
     left_at: float
     """It cannot have been accepted earlier; `EVER` when that is not known."""
     until: float = math.inf
     """It cannot have been accepted later; given when an earlier process has sent it."""
     heard: tuple[datetime | None, float] | None = None
     """A time that the service told close to when it left, and when that was heard."""
-    claimed: Callable[[str], bool]
-    """Whether a task is known to be another submission's."""
 
 
-@attrs.frozen(kw_only=True)
-class Findings:
+class Findings(NamedTuple):
     """What the list says about a submission."""
 
     candidates: tuple[str, ...] = ()
@@ -172,21 +168,23 @@ class Reconciler:
             return None
 
 
-@attrs.define(eq=False, repr=False)
 class _Reading:
     """The list, as far as it was read."""
 
-    model: str
-    began: float
-    now: float
-    """When the service's time `listed` was received."""
-    listed: datetime
-    here: datetime
-    """This machine's time then."""
-    pages: int = 0
-    ended: bool = False
-    items: dict[str, TaskSummary] = attrs.field(factory=dict)
-    tasks: dict[str, Task | None] = attrs.field(factory=dict)
+    def __init__(
+        self, model: str, began: float, now: float, listed: datetime, here: datetime
+    ) -> None:
+        self.model = model
+        self.began = began
+        self.now = now
+        """When the service's time `listed` was received."""
+        self.listed = listed
+        self.here = here
+        """This machine's time then."""
+        self.pages = 0
+        self.ended = False
+        self.items: dict[str, TaskSummary] = {}
+        self.tasks: dict[str, Task | None] = {}
 
     def take(self, page: TaskPage) -> None:
         """Add a page."""

@@ -12,8 +12,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-import attrs
-
 from .._concurrency import Closing
 from .._config import RetryPolicy
 from .._dispatcher import Events
@@ -35,8 +33,7 @@ SETTLING = 60.0
 """Seconds after a submission was left in doubt in which the service may still accept it."""
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Beside:
+class Beside(NamedTuple):
     """What a submitter asks of the parts beside it.
 
     Functions, because those parts are made when they are first used: a first submission needs none
@@ -57,8 +54,7 @@ class Beside:
     """Wait until a task has ended."""
 
 
-@attrs.frozen
-class Acceptance:
+class Acceptance(NamedTuple):
     """A submission that the service accepted: it is paid for."""
 
     task: Task
@@ -71,8 +67,7 @@ class Acceptance:
     """The response was lost, and the task was found in the service's list."""
 
 
-@attrs.frozen(kw_only=True)
-class Earlier:
+class Earlier(NamedTuple):
     """What a caller knows of a key that an earlier process may have sent."""
 
     since: float | None = None
@@ -95,8 +90,7 @@ UNKNOWN_TO_US = Earlier()
 # --- What a session remembers: whose each task is, and which keys are in doubt.
 
 
-@attrs.frozen
-class Doubt:
+class Doubt(NamedTuple):
     """A key that was sent, and nobody knows what became of it. Times are the event loop's."""
 
     why: str
@@ -119,23 +113,21 @@ class Kept(NamedTuple):
     """The first frame's link."""
 
 
-@attrs.define(eq=False, repr=False)
 class Known:
     """The newest tasks and doubts of one session; the oldest are forgotten first."""
 
-    service: str
-    """The address of the API."""
-    under_way: int = 0
-    """Submissions that are not decided yet."""
-    latest_doubt: float = -math.inf
-    doubts: OrderedDict[str, Doubt] = attrs.field(factory=OrderedDict)
-    """By key."""
-    _owners: OrderedDict[str, str] = attrs.field(factory=OrderedDict)
-    """Keys by task id."""
-    _kept: OrderedDict[str, Kept] = attrs.field(factory=OrderedDict)
-    """By key."""
-
-    def __attrs_post_init__(self) -> None:
+    def __init__(self, service: str) -> None:
+        self.service = service
+        """The address of the API."""
+        self.under_way = 0
+        """Submissions that are not decided yet."""
+        self.latest_doubt = -math.inf
+        self.doubts: OrderedDict[str, Doubt] = OrderedDict()
+        """By key."""
+        self._owners: OrderedDict[str, str] = OrderedDict()
+        """Keys by task id."""
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        """By key."""
         with _LOCK:
             _SESSIONS.add(self)
 
@@ -199,32 +191,25 @@ _LOCK = threading.Lock()
 # --- The way to the service.
 
 
-@attrs.define(kw_only=True, eq=False, repr=False)
 class Shared:
     """What all submissions of a session share on their way to the service."""
 
-    api: Api
-    gate: Gate
-    policy: RetryPolicy
-    events: Events
-    reconciler: Reconciler = attrs.field(init=False)
-    proof: KeyProof = attrs.field(init=False)
-    """Whether the service keeps keys."""
-    known: Known = attrs.field(init=False)
-    loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
-    closing: Closing = attrs.field(factory=Closing)
-    """Begun when the session closes: nothing pauses any more."""
-    given_up: bool = False
-    """Nothing is looked for any more: the connections are about to be closed."""
-    heard: tuple[Answer, float] | None = None
-    """The last response, and when it came: it tells the service's time."""
-    opened: float = attrs.field(init=False)
-    permit: Callable[[], Awaitable[None]] | None = None
-    """Waited for right before a request is sent."""
-
-    def __attrs_post_init__(self) -> None:
+    def __init__(self, *, api: Api, gate: Gate, policy: RetryPolicy, events: Events) -> None:
+        self.api = api
+        self.gate = gate
+        self.policy = policy
+        self.events = events
+        self.loop = asyncio.get_running_loop()
         self.opened = self.loop.time()
-        self.known = Known(self.api.base_url)
-        pause = self.policy.first_pause
-        self.reconciler = Reconciler(self.api, pause=pause, closing=self.closing)
-        self.proof = KeyProof(self.api, self.policy, self.closing)
+        self.closing = Closing()
+        """Begun when the session closes: nothing pauses any more."""
+        self.given_up = False
+        """Nothing is looked for any more: the connections are about to be closed."""
+        self.known = Known(api.base_url)
+        self.reconciler = Reconciler(api, pause=policy.first_pause, closing=self.closing)
+        self.proof = KeyProof(api, policy, self.closing)
+        """Whether the service keeps keys."""
+        self.heard: tuple[Answer, float] | None = None
+        """The last response, and when it came: it tells the service's time."""
+        self.permit: Callable[[], Awaitable[None]] | None = None
+        """Waited for right before a request is sent."""
