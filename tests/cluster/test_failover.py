@@ -73,9 +73,14 @@ async def test_a_killed_worker_s_jobs_go_on_in_the_other_one(
     """
     videos = await entered(busy, database, tmp_path)
     submissions = Submissions(busy)
-    dead, alive = [await WorkerProcess.start(busy, database, "--until-done") for _ in range(2)]
+    workers = [await WorkerProcess.start(busy, database, "--until-done") for _ in range(2)]
     await submissions.reach(JOBS // 2)
-    number = await number_of(database, dead)
+    numbers = [await number_of(database, worker) for worker in workers]
+    held = [len(await in_hand(database, number)) for number in numbers]
+    if held[0] < held[1]:  # the one that was slow to start may have nothing yet
+        workers.reverse()
+        numbers.reverse()
+    (dead, alive), number = workers, numbers[0]
     dead.kill()
     killed = time.monotonic()
     assert await in_hand(database, number), "it was in the midst of its work"
