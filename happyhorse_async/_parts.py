@@ -101,13 +101,14 @@ class Parts:
         """Return the parts, in the event loop in which their connections live; raises
         `WrongEventLoopError` in another.
         """
-        if _running_loop() is not self.loop:
-            has_ended = self.loop.is_closed()
-            raise WrongEventLoopError(
-                "this session was opened in another event loop, "
-                + ("which has ended" if has_ended else "where its connections live")
-            )
-        return self
+        if self._is_here:
+            return self
+        _running_loop()  # raises where none runs
+        has_ended = self.loop.is_closed()
+        raise WrongEventLoopError(
+            "this session was opened in another event loop, "
+            + ("which has ended" if has_ended else "where its connections live")
+        )
 
     def _require_open(self) -> None:
         if self._closed:
@@ -150,22 +151,27 @@ class Parts:
         if not self._closed:  # what is accepted while the session closes must not fail over this
             self.poller.expect_callback(task_id)
 
-    def wait_completed(self, task_id: str, **how: Any) -> Coroutine[Any, Any, Task]:
-        """Wait for a task's video."""
-        if self.events.traced:
-            return self._traced_wait(task_id, **how)
-        if self._is_here:
-            return self.poller.wait_completed(task_id, **how)
-        return self._wait_when_run(task_id, **how)
+    def wait_completed(
+        self, task_id: str, timeout: float | None, known: Task | None, key: str | None
+    ) -> Coroutine[Any, Any, Task]:
+        """Wait for a task's video; `known` is what is known of the task, `key` its idempotency
+        key.
+        """
+        if self._is_here and not self.events.traced:
+            return self.poller.wait_completed(
+                task_id, timeout=timeout, known=known, idempotency_key=key
+            )
+        return self._traced_wait(task_id, timeout, known, key)
 
-    async def _traced_wait(self, task_id: str, **how: Any) -> Task:
+    async def _traced_wait(
+        self, task_id: str, timeout: float | None, known: Task | None, key: str | None
+    ) -> Task:
         with self.events.work("wait", task_id=task_id) as facts:
-            facts["task"] = task = await self._wait_when_run(task_id, **how)
+            # `runner.run(task.wait())`: no loop runs yet when the coroutine is made.
+            facts["task"] = task = await self.here().poller.wait_completed(
+                task_id, timeout=timeout, known=known, idempotency_key=key
+            )
             return task
-
-    async def _wait_when_run(self, task_id: str, **how: Any) -> Task:
-        # `runner.run(task.wait())`: no loop runs yet when the coroutine is made.
-        return await self.here().poller.wait_completed(task_id, **how)
 
     @cached_property
     def pricing(self) -> Pricing:
@@ -232,7 +238,10 @@ class Parts:
 
     @property
     def _is_here(self) -> bool:
-        return _loop_or_none() is self.loop
+        try:
+            return asyncio.get_running_loop() is self.loop
+        except RuntimeError:  # none runs
+            return False
 
     # --- closing ----------------------------------------------------------------------------------
 

@@ -78,9 +78,7 @@ class TaskHandle:
         `TaskNotFoundError` when the service does not know it. That takes some seconds for an id
         that this session has not seen before, else `Polling.patience`.
         """
-        return self._parts.wait_completed(
-            self.id, timeout=timeout, known=self.accepted, idempotency_key=self.idempotency_key
-        )
+        return self._parts.wait_completed(self.id, timeout, self.accepted, self.idempotency_key)
 
     def updates(self, *, timeout: float | None = None) -> Updates:
         """Iterate over the task's states: first what is known, then changes, last the final one,

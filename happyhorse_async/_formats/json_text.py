@@ -85,12 +85,10 @@ _CAREFUL = json.JSONDecoder(**_HABITS, parse_int=_integer)
 def _may_be_deep(body: bytes) -> bool:
     """Whether a text may be nested deeper than can be read: never wrong when it says no.
 
-    Few brackets make no depth. Of many, the brackets alone are looked at. Each turn takes the
-    innermost pairs away, so that few turns are left with few brackets. Those inside of strings may
-    stay, which is why this only guesses.
+    The brackets alone are looked at, and few make no depth. Each turn takes the innermost pairs
+    away, so that few turns are left with few brackets. Those inside of strings may stay, which is
+    why this only guesses.
     """
-    if body.count(b"{") + body.count(b"[") <= DEEPEST // 2:
-        return False
     brackets = body.translate(None, _NO_BRACKETS)
     for _ in range(DEEPEST // 2):
         if len(brackets) <= DEEPEST // 2:

@@ -95,11 +95,11 @@ class Plan:
         """Read tasks again that are as they were. What is alike stays together, which keeps batches
         full.
         """
+        hinted = [watched for watched in group if watched.hinted]
         for alike in self._alike(group, asked):
             self._reads.enter_all(alike, asked + self._pause(alike[0], asked))
-        for watched in group:
-            if watched.hinted:
-                self.soon(watched, now)
+        for watched in hinted:
+            self.soon(watched, now)
 
     def _alike(self, group: list[Watched], now: float) -> Collection[list[Watched]]:
         """Sort tasks into those that are alike in all that says when they are worth a read.
@@ -223,13 +223,13 @@ class TimingWheel(Generic[D]):
 
     def enter_all(self, things: Collection[D], when: float) -> None:
         """Enter or move several things that are due at the same time."""
+        slot = max(0, -int(-when // self._grain))
+        found = self._buckets.get(slot)
+        bucket = self._bucket(slot) if found is None else found
         for thing in things:
             if thing.slot >= 0:
                 self.remove(thing)
-        slot = max(0, -int(-when // self._grain))
-        bucket = self._buckets.get(slot)
-        (self._bucket(slot) if bucket is None else bucket).update(dict.fromkeys(things))
-        for thing in things:
+            bucket[thing] = None
             thing.slot = slot
         self._count += len(things)
 

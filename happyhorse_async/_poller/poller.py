@@ -92,7 +92,9 @@ class Poller:
         future: asyncio.Future[Task] = self._loop.create_future()
         limit = TimeLimit(task_id, future) if timeout is not None else None
         try:
-            self._begin(task_id, future, limit, timeout, known, seen)
+            self._watchlist.subscribe(task_id, future, known, seen)
+            if limit is not None:
+                self._time_limits.enter(limit, timeout)
             return await future
         finally:
             self._end_wait(task_id, future, limit)
@@ -116,7 +118,9 @@ class Poller:
         future: asyncio.Future[Task] = self._loop.create_future()
         limit = TimeLimit(task_id, future) if timeout is not None else None
         try:
-            self._begin(task_id, future, limit, timeout, known, seen)
+            self._watchlist.subscribe(task_id, future, known, seen)
+            if limit is not None:
+                self._time_limits.enter(limit, timeout)
             task = await future
         except HappyHorseError as error:
             # A task of this session's is paid for, whatever became of waiting for it.
@@ -129,19 +133,6 @@ class Poller:
         if lifecycle.is_completed(task):
             return task
         raise failure_of(task, idempotency_key)
-
-    def _begin(
-        self,
-        task_id: str,
-        future: asyncio.Future[Task],
-        limit: TimeLimit | None,
-        timeout: float | None,
-        known: Task | None,
-        seen: bool,
-    ) -> None:
-        self._watchlist.subscribe(task_id, future, known, seen)
-        if limit is not None:
-            self._time_limits.enter(limit, timeout)
 
     def _end_wait(
         self, task_id: str, future: asyncio.Future[Task], limit: TimeLimit | None

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._formats.texts import printable
-from .._models import TaskStatus
 from .._rules import lifecycle, numbers, wire
-from .._rules.lifecycle import GOING_ON, closed
+from .._rules.lifecycle import COMPLETED, GOING_ON, closed
 from ..errors import HappyHorseError, WrongEventLoopError
 from ..events import Updated
 from . import patience
@@ -105,12 +104,14 @@ class Watchlist:
             raise WrongEventLoopError("the session lives in another event loop than this wait")
         if self._closed:
             raise closed()
-        last = self._last_state(task_id, known)
-        if last is not None:
-            tell_end(waiter, last)
-            return
-        seen = seen or known is not None
-        known = None if known is None or lifecycle.is_final(known) else known
+        last = self.finals.get(task_id)
+        if last is not None or known is not None:
+            last = self._last_state(last, known)
+            if last is not None:
+                tell_end(waiter, last)
+                return
+            seen = seen or known is not None
+            known = None if known is None or lifecycle.is_final(known) else known
         watched = self.watched.get(task_id)
         if watched is None:
             watched = self._watch(task_id, known)
@@ -122,9 +123,8 @@ class Watchlist:
             if state is not None and not lifecycle.is_final(state):
                 waiter.publish(state)
 
-    def _last_state(self, task_id: str, known: Task | None) -> Task | None:
+    def _last_state(self, last: Task | None, known: Task | None) -> Task | None:
         """Return the last state of a task that has ended, as far as it says how."""
-        last = self.finals.get(task_id)
         # The answer to a replayed submission may say that the task has ended, and not how.
         if known is not None and last is None and lifecycle.says_how_it_ended(known):
             self.learn(known, self._clock())
@@ -132,9 +132,10 @@ class Watchlist:
         return None if last is None or lifecycle.lacks_results(last) else last
 
     def _watch(self, task_id: str, known: Task | None) -> Watched:
+        now = self._clock()
         watched = self._left.pop(task_id, None) if self._left else None
         if watched is None:
-            watched = Watched(task_id, self._clock())
+            watched = Watched(task_id, now)
             if known is not None:
                 value = value_of(known)
                 self._ages.note(value)
@@ -145,7 +146,7 @@ class Watchlist:
         called = self._expected.pop(task_id, None) if self._expected else None
         if called is not None:
             watched.expect_callback(came=called)
-        self._scheduler.wake_by(self._plan.begin(watched, self._clock()))
+        self._scheduler.wake_by(self._plan.begin(watched, now))
         if called:
             self._scheduler.soon(watched)
         return watched
@@ -209,7 +210,7 @@ class Watchlist:
                 same.append(watched)
             elif wire.has_ended(value):
                 self._end(wire.task_from(value), asked)
-            elif status == TaskStatus.COMPLETED:
+            elif status == COMPLETED:
                 self._lacks_results(watched, value, asked, now)
             else:
                 watched.trouble = None
@@ -261,7 +262,7 @@ class Watchlist:
         if step.what is Belief.BELIEVE:
             self._end(wire.task_from(value), asked)
             return
-        watched.status, watched.progress, watched.kind = TaskStatus.COMPLETED, 100, None
+        watched.status, watched.progress, watched.kind = COMPLETED, 100, None
         self._plan.enter(watched, now + step.pause)
 
     def _denied(self, watched: Watched, reading: Reading, now: float) -> None:

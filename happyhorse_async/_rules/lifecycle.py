@@ -35,6 +35,8 @@ TASK_STATES: dict[str, TaskState] = {
 # the safe reading.
 UNKNOWN_STATE = TaskState(final=False, order=1)
 
+COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
+"""Ends that every answer is held against: as a member it takes Python ten times as long to find."""
 FINAL_STATUSES = frozenset(status for status, state in TASK_STATES.items() if state.final)
 GOING_ON = frozenset(status for status, state in TASK_STATES.items() if not state.final)
 
@@ -46,7 +48,7 @@ def is_final(task: Task) -> bool:
 
 def is_completed(task: Task) -> bool:
     """Whether the task has ended with a video."""
-    return task.status == TaskStatus.COMPLETED
+    return task.status == COMPLETED
 
 
 def says_how_it_ended(task: Task) -> bool:

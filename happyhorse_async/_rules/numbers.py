@@ -7,11 +7,11 @@ functions over JSON values; none of them raises.
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 from .._formats.texts import printable
 
@@ -116,62 +116,72 @@ def _is_number(value: Any) -> TypeGuard[float]:
 # --- Which numbers of a task were not believed. ---------------------------------------------------
 
 
-class _Bounds(NamedTuple):
-    """What a number can be. Every task that ends is looked at. So plain numbers, nearly all, are
-    told by a comparison, and only others are read.
-    """
-
-    least: float
-    most: float
-    read: Callable[[Any], object]
-    """Reads what is no plain number; None: it cannot be."""
+# Every task that ends is looked at. So plain numbers, nearly all, are told by a comparison, and
+# only others are read.
+_Bounds = tuple[str, int, Callable[[Any], object]]
+"""A field's name; from 1 to where its numbers are plain; what reads all others, to None when they
+cannot be."""
 
 
-_PERCENT = _Bounds(0, 100, lambda value: value if _is_number(value) and 0 <= value <= 100 else None)
-_MOMENT = _Bounds(1, LATEST - 1, moment)
-_SECONDS = _Bounds(SHORTEST, LONGEST, seconds)
-_AMOUNT = _Bounds(float(LEAST_CREDITS), float(MOST_CREDITS), amount)
+def _percent(value: Any) -> float | None:
+    return value if _is_number(value) and 0 <= value <= 100 else None
 
-_USUAL = re.compile(r"[1-9][0-9]{0,7}(?:\.[0-9]{1,6})?")
-"""The text of an amount that can be: reading it would take ten times as long."""
 
-_OWN = {"progress": _PERCENT, "created": _MOMENT, "duration": _SECONDS}
-_INFO = {"estimated_time": _SECONDS}
-_USAGE = {"credits_reserved": _AMOUNT, "credits_used": _AMOUNT}
-_COST = {"credits": _AMOUNT, "usd": _AMOUNT}
-_BILLING = {
-    "reserved_credits": _AMOUNT,
-    "charged_credits": _AMOUNT,
-    "refunded_credits": _AMOUNT,
-}
+@functools.lru_cache(maxsize=1024)
+def _text_amount(text: str) -> Decimal | None:
+    # An account sees few different ones, and to read one takes as long as all the rest.
+    return amount(text)
+
+
+def _amount(value: Any) -> Decimal | None:
+    short = type(value) is str and len(value) <= _LONGEST_NUMBER
+    return _text_amount(value) if short else amount(value)
+
+
+def _amounts(*fields: str) -> tuple[_Bounds, ...]:
+    return tuple((name, int(MOST_CREDITS), _amount) for name in fields)
+
+
+_OWN: tuple[_Bounds, ...] = (
+    ("progress", 100, _percent),
+    ("created", LATEST - 1, moment),
+    ("duration", int(LONGEST), seconds),
+)
+_INFO: tuple[_Bounds, ...] = (("estimated_time", int(LONGEST), seconds),)
+_USAGE = _amounts("credits_reserved", "credits_used")
+_COST = _amounts("credits", "usd")
+_BILLING = _amounts("reserved_credits", "charged_credits", "refunded_credits")
 
 
 def odd_numbers(value: Mapping[str, Any]) -> list[str]:
     """Return the numbers of a task's JSON object that cannot be true, as "field=number"."""
     odd: list[str] = []
-    _check(odd, value, "", _OWN)
-    usage, billing, info = value.get("usage"), value.get("billing"), value.get("task_info")
+    get = value.get
+    _check(odd, get, "", _OWN)
+    info, usage, billing = get("task_info"), get("usage"), get("billing")
     if type(info) is dict:
-        _check(odd, info, "task_info.", _INFO)
+        _check(odd, info.get, "task_info.", _INFO)
     if type(usage) is dict:
-        _check(odd, usage, "usage.", _USAGE)
-        if type(usage.get("cost")) is dict:
-            _check(odd, usage["cost"], "usage.cost.", _COST)
+        _check(odd, usage.get, "usage.", _USAGE)
+        cost = usage.get("cost")
+        if type(cost) is dict:
+            _check(odd, cost.get, "usage.cost.", _COST)
     if type(billing) is dict:
-        _check(odd, billing, "billing.", _BILLING)
+        _check(odd, billing.get, "billing.", _BILLING)
     return odd
 
 
-def _check(odd: list[str], part: Mapping[str, Any], where: str, fields: dict[str, _Bounds]) -> None:
-    for name, (least, most, read) in fields.items():
-        number = part.get(name)
+def _check(
+    odd: list[str], get: Callable[[str], Any], where: str, fields: tuple[_Bounds, ...]
+) -> None:
+    for name, most, read in fields:
+        number = get(name)
         if number is None:
             continue
-        if type(number) is int or type(number) is float:
-            plain = least <= number <= most
-        else:  # amounts come as text
-            plain = read is amount and type(number) is str and bool(_USUAL.fullmatch(number))
-        if not plain and read(number) is None:
+        kind = type(number)
+        if (kind is int or kind is float) and 1 <= number <= most:
+            continue
+        if read(number) is None:
             odd.append(f"{where}{name}={shown(number)}")
 
 

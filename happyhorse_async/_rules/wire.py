@@ -23,7 +23,7 @@ from .._models import (
 )
 from .._request import ImageToVideo
 from . import numbers
-from .lifecycle import CANCELLED_CODE, FINAL_STATUSES, GOING_ON
+from .lifecycle import CANCELLED_CODE, COMPLETED, FAILED, FINAL_STATUSES, GOING_ON
 from .responses import Answer, decode_object, unreadable
 
 LINK_LIFE = timedelta(hours=24)
@@ -103,37 +103,23 @@ def decode_task_objects(answer: Answer) -> dict[str, dict[str, Any]]:
     data = decode_object(answer).get("data")
     if not isinstance(data, list):
         raise unreadable(answer, "has no list of tasks")
-    tasks = _well_formed(data)
-    if tasks is not None:
-        return tasks
-    tasks = {}
+    tasks: dict[str, dict[str, Any]] = {}
+    # Fifty a request, many times a minute: the check is written out here.
     for value in data:
-        # Of two entries about one task the one that says how it ended counts.
-        if _is_task(value) and not (
-            (before := tasks.get(value["id"])) is not None and has_ended(before)
+        try:
+            task_id, status = value["id"], value["status"]
+        except (TypeError, KeyError):
+            continue
+        if (
+            type(value) is dict
+            and type(task_id) is type(status) is str
+            and task_id
+            and status
+            # Of two entries about one task the one that says how it ended counts.
+            and (task_id not in tasks or not has_ended(tasks[task_id]))
         ):
-            tasks[value["id"]] = value
+            tasks[task_id] = value
     return tasks
-
-
-def _well_formed(data: list[Any]) -> dict[str, dict[str, Any]] | None:
-    """Return the tasks by id of a list that has one entry for each, and nothing else.
-
-    Fifty a request, many times a minute: so all of them are looked at together.
-    """
-    try:
-        tasks = {value["id"]: value for value in data}
-        statuses = {value["status"] for value in data}
-    except (TypeError, KeyError):
-        return None
-    fits = (
-        len(tasks) == len(data)
-        and {*map(type, data)} <= {dict}
-        and {*map(type, tasks), *map(type, statuses)} <= {str}
-        and "" not in tasks
-        and "" not in statuses
-    )
-    return tasks if fits else None
 
 
 def _is_task(value: Any) -> bool:
@@ -152,7 +138,7 @@ def has_ended(value: Mapping[str, Any]) -> bool:
     status = value["status"]
     if status in GOING_ON:
         return False
-    if status == TaskStatus.COMPLETED:
+    if status == COMPLETED:
         return _has_results(value)
     if status in FINAL_STATUSES:
         return True
@@ -198,14 +184,12 @@ def task_from(value: Mapping[str, Any]) -> Task:
     """
     word = value["status"]
     status = STATUSES.get(word) or _respelled(word) or _newer_status(value)
-    if status is TaskStatus.FAILED and _says_cancelled(value):
+    if status is FAILED and _says_cancelled(value):
         status = TaskStatus.CANCELLED
     task = _blank(Task)
     _put_id(task, value["id"])
     _put_status(task, status)
-    _put_progress(
-        task, 100 if status is TaskStatus.COMPLETED else numbers.progress(value.get("progress"))
-    )
+    _put_progress(task, 100 if status is COMPLETED else numbers.progress(value.get("progress")))
     _put_raw(task, value)
     _put_late(task, _details)
     _put_answer(task, None)
@@ -254,7 +238,7 @@ def pack(task: Task, answer: Answer) -> None:
 
 def _newer_status(value: Mapping[str, Any]) -> TaskStatus | str:
     """Return the status that a word means that is newer than this package: results decide."""
-    return TaskStatus.COMPLETED if _is_done(value) else text_of(value["status"], most=100)
+    return COMPLETED if _is_done(value) else text_of(value["status"], most=100)
 
 
 def _says_cancelled(value: Mapping[str, Any]) -> bool:
@@ -264,7 +248,7 @@ def _says_cancelled(value: Mapping[str, Any]) -> bool:
 
 def _details(task: Task) -> Mapping[str, Any]:
     get = task.raw.get
-    results = _results(task.raw) if task.status is TaskStatus.COMPLETED else ()
+    results = _results(task.raw) if task.status is COMPLETED else ()
     error, info, model = get("error"), dict_of(get("task_info")), get("model")
     created, seconds = numbers.moment(get("created")), numbers.seconds(get("duration"))
     return {
