@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -147,52 +148,91 @@ class Pool(aiohttp.TCPConnector):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(keepalive_timeout=IDLE_SECONDS, **settings)
-        self._clock = asyncio.get_running_loop().time
-        self._released: dict[ResponseHandler, float] = {}
+        self.clock: Callable[[], float] = asyncio.get_running_loop().time
+        self._known: dict[ResponseHandler, _Known] = {}
         self._distrusted = -inf
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Any:
         """Return a connection that is new, or fit to be used again."""
+        longest = timeout.longest_idle if isinstance(timeout, CallTimeout) else inf
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
-            longest = timeout.longest_idle if isinstance(timeout, CallTimeout) else inf
-            if protocol is None or self._fit(protocol, longest):
-                connection.add_callback(partial(self._note, protocol))
+            if protocol is None:
                 return connection
-            connection.close()
+            known = self._known.get(protocol)
+            if known is None:
+                known = self._meet(protocol)
+            elif not self._fit(known, longest):
+                self.forget(protocol)
+                connection.close()
+                continue
+            connection.add_callback(known.release)
+            return connection
 
-    def _note(self, protocol: ResponseHandler | None) -> None:
-        if protocol is None or not protocol.is_connected():
-            return
-        self._released[protocol] = self._clock()
-        if len(self._released) > 2 * self.limit + FEW:
+    def _meet(self, protocol: ResponseHandler) -> _Known:
+        if len(self._known) > 2 * self.limit + FEW:
             # The closed ones go, many at a time: weak references would cost more than all this.
-            living = {each: at for each, at in self._released.items() if each.is_connected()}
-            self._released = living
+            self._known = {
+                each: known for each, known in self._known.items() if each.is_connected()
+            }
+        known = self._known[protocol] = _Known(protocol, self)
+        return known
 
-    def _fit(self, protocol: ResponseHandler, longest: float) -> bool:
-        released = self._released.pop(protocol, None)
-        if released is None:
-            return True
-        if protocol.should_close or released <= self._distrusted:
+    def _fit(self, known: _Known, longest: float) -> bool:
+        if known.protocol.should_close or known.released <= self._distrusted:
             return False
-        return self._clock() - released <= longest and not has_unread_bytes(protocol.transport)
+        return self.clock() - known.released <= longest and not known.has_unread_bytes()
+
+    def forget(self, protocol: ResponseHandler) -> None:
+        """Remember a connection no more: it is closed, or about to be."""
+        self._known.pop(protocol, None)
 
     def distrust(self) -> None:
         """Use no connection again that is idle now: one of its kind has just turned out dead."""
-        self._distrusted = self._clock()
+        self._distrusted = self.clock()
 
 
-def has_unread_bytes(transport: asyncio.BaseTransport | None) -> bool:
-    """Return whether bytes, or the end of the connection, have arrived that nobody has read yet."""
+class _Known:
+    """A connection of the pool: since when it is idle, and how to look at it.
+
+    Kept as long as the connection: to make it anew for each request would cost more than the look.
+    """
+
+    __slots__ = ("_look", "_pool", "protocol", "released")
+
+    def __init__(self, protocol: ResponseHandler, pool: Pool) -> None:
+        self.protocol = protocol
+        self.released = inf
+        """When it was given back last."""
+        self._pool = pool
+        self._look: Callable[[], object] | None = None
+
+    def release(self) -> None:
+        """Note that it was given back."""
+        if self.protocol.is_connected():
+            self.released = self._pool.clock()
+        else:
+            self._pool.forget(self.protocol)
+
+    def has_unread_bytes(self) -> bool:
+        """Return whether bytes, or the end of the connection, have arrived that nobody has read
+        yet.
+        """
+        if self._look is None:
+            self._look = _look_at(self.protocol.transport)
+        return bool(self._look())
+
+
+def _look_at(transport: asyncio.BaseTransport | None) -> Callable[[], object]:
+    """Return what asks the system whether a connection's socket can be read."""
     plug = transport.get_extra_info("socket") if transport is not None else None
     if plug is None:
-        return False
+        return lambda: False
     if not hasattr(select, "poll"):  # Windows
-        return bool(select.select([plug], [], [], 0)[0])
+        return lambda: select.select([plug], [], [], 0)[0]
     poll = select.poll()
     poll.register(plug, select.POLLIN)
-    return bool(poll.poll(0))
+    return partial(poll.poll, 0)

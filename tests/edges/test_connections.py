@@ -138,7 +138,7 @@ async def test_a_paid_request_leaves_on_no_connection_that_was_idle_for_long(
     server = Polite()
     async with Peer(server) as url:
         now = 1000.0
-        monkeypatch.setattr(pool_of(http), "_clock", lambda: now)
+        monkeypatch.setattr(pool_of(http), "clock", lambda: now)
         await fill(http, url, server, 1)
         now += idle
         await http.call("POST", url, body=b"{}", longest_idle=longest_idle)
