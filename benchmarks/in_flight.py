@@ -110,8 +110,9 @@ async def begun(job: Job, count: int, first: int) -> list[asyncio.Future[None]]:
     tasks: list[asyncio.Future[None]] = []
     while len(tasks) < count:
         arrived = asyncio.Semaphore(0)
+        accepted = arrived.release  # one object for all, which weighs nothing
         numbers = range(first + len(tasks), first + len(tasks) + WAVE)
-        tasks += [asyncio.ensure_future(job(number, arrived.release)) for number in numbers]
+        tasks += [asyncio.ensure_future(job(number, accepted)) for number in numbers]
         for _ in numbers:
             await arrived.acquire()
     await asyncio.sleep(SETTLED)

@@ -130,17 +130,18 @@ class Task(Value):
     """Reads the other fields from `raw` when the first of them is asked for. Of ten thousand tasks
     that end at once, few are looked at."""
 
-    _answer: Callable[[Task], Mapping[str, Any]] | None = attrs.field(
+    _answer: Callable[[str], Mapping[str, Any]] | None = attrs.field(
         default=None, init=False, repr=False, eq=False
     )
-    """Reads `raw` anew when it is asked for, where the answer is kept as bytes: as an object it
-    takes four times the memory, and of ten thousand tasks in flight nobody looks at it."""
+    """Reads `raw` anew for an id when it is asked for, where the answer is kept as bytes: as an
+    object it takes four times the memory, and of ten thousand tasks in flight nobody looks at it.
+    """
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             if name == "raw" and (answer := self._answer) is not None:
-                return answer(self)
+                return answer(self.id)
             late = None if name == "_late" else self._late
             if late is None or name not in Task.__slots__:
                 raise AttributeError(

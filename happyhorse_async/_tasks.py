@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ._dispatcher import on_behalf_of
+from ._models import Task
 from ._values import plain, table
 from .errors import HappyHorseError
 
 if TYPE_CHECKING:
     from ._account import TaskPage, TaskSummary
     from ._downloader.destinations import Destination
-    from ._models import Task
     from ._parts import Parts
     from ._poller import Updates
     from ._request import ImageToVideo
@@ -28,7 +28,7 @@ class TaskHandle:
     `Session.submit` and `Session.task`.
     """
 
-    __slots__ = ("_parts", "accepted", "id", "idempotency_key", "request", "tag")
+    __slots__ = ("_accepted", "_parts", "id", "idempotency_key", "request", "tag")
 
     def __init__(
         self,
@@ -48,8 +48,9 @@ class TaskHandle:
         """The request, when this process made it."""
         self.idempotency_key: str | None = idempotency_key
         """The key that it was submitted with."""
-        self.accepted: Task | None = accepted
-        """The service's answer to the submission."""
+        # The answer alone, where it is kept as bytes. Of ten thousand tasks in flight hardly one is
+        # asked for its beginning.
+        self._accepted = accepted if accepted is None else accepted._answer or accepted
         self.tag: Any = tag
         """What the caller gave as `tag=`: the events of this task carry it."""
         if tag is not None:
@@ -65,6 +66,16 @@ class TaskHandle:
 
     def _repr_html_(self) -> str:
         return table("TaskHandle", self.to_dict())
+
+    @property
+    def accepted(self) -> Task | None:
+        """The service's answer to the submission, when this process made it."""
+        kept = self._accepted
+        if kept is None or isinstance(kept, Task):
+            return kept
+        from ._rules import wire  # late: it is loaded when there is an answer to read
+
+        return wire.task_from(kept(self.id))
 
     async def read(self) -> Task:
         """Ask the service once, now; raises `TaskNotFoundError` when it does not know the task."""

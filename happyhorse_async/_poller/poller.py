@@ -121,6 +121,7 @@ class Poller:
             self._watchlist.subscribe(task_id, future, known, seen)
             if limit is not None:
                 self._time_limits.enter(limit, timeout)
+            known = None  # as long as the task lives, it would be memory for nothing
             task = await future
         except HappyHorseError as error:
             # A task of this session's is paid for, whatever became of waiting for it.

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .._formats.texts import printable
 from .._models import Task
+from .._recent import Recent
 from .._rules import lifecycle, numbers, pacing, wire
 from .._rules.lifecycle import GOING_ON
 from .._rules.numbers import LONGEST, is_moment
@@ -295,23 +295,6 @@ class Finals:
             self._events.emit(
                 Completed(task=task) if lifecycle.is_completed(task) else Failed(task=task)
             )
-
-
-V = TypeVar("V")
-
-
-class Recent(OrderedDict[str, V]):
-    """What is known of the newest tasks: the oldest is forgotten for one too many."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self._most = most
-
-    def remember(self, task_id: str, value: V) -> None:
-        """Keep what is known of a task."""
-        self[task_id] = value
-        if len(self) > self._most:
-            self.popitem(last=False)
 
 
 # --- What is odd about answers, told once: numbers that cannot be true, words that stay for long.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._formats.texts import printable
+from .._recent import Recent
 from .._rules import lifecycle, numbers, wire
 from .._rules.lifecycle import COMPLETED, GOING_ON, closed
 from ..errors import HappyHorseError, WrongEventLoopError
@@ -21,7 +22,7 @@ from .patience import Belief
 from .plan import Plan
 from .scheduler import Reader, Reading, Scheduler
 from .waiters import fail, tell, tell_end
-from .watched import Ages, Finals, Oddities, Recent, Watched, value_of
+from .watched import Ages, Finals, Oddities, Watched, value_of
 
 if TYPE_CHECKING:
     from .._concurrency import Background
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("happyhorse_async")
 
-MOST_EXPECTED = 32_768
+MOST_EXPECTED = 65_536
 """Tasks whose callback is expected while nobody waits for them yet. The oldest are forgotten, and
 then read at the usual pace."""
-MOST_LEFT = 1024
+MOST_LEFT = 2048
 """Tasks that are remembered after the last waiter has left."""
-MOST_SEEN = 32_768
+MOST_SEEN = 65_536
 """Tasks of which it is remembered that the service has accepted them; the oldest are forgotten."""
 SPEAKERS = 3
 """So many of a batch's unchanged tasks speak for all of them when there is something to learn."""
@@ -133,7 +134,7 @@ class Watchlist:
 
     def _watch(self, task_id: str, known: Task | None) -> Watched:
         now = self._clock()
-        watched = self._left.pop(task_id, None) if self._left else None
+        watched = self._left.pop(task_id) if self._left else None
         if watched is None:
             watched = Watched(task_id, now)
             if known is not None:
@@ -141,9 +142,9 @@ class Watchlist:
                 self._ages.note(value)
                 self._ages.begin(watched, value)
         self.watched[task_id] = watched
-        if self._seen and task_id in self._seen:
+        if task_id in self._seen:
             watched.seen = True
-        called = self._expected.pop(task_id, None) if self._expected else None
+        called = self._expected.pop(task_id) if self._expected else None
         if called is not None:
             watched.expect_callback(came=called)
         self._scheduler.wake_by(self._plan.begin(watched, now))
@@ -172,7 +173,7 @@ class Watchlist:
             self._scheduler.soon(watched)
         elif task_id in self._expected:
             # A later waiter need not wait for a second callback.
-            self._expected[task_id] = True
+            self._expected.remember(task_id, True)
 
     def expect_callback(self, task_id: str) -> None:
         """Read a task only now and then, because the service will call back."""
@@ -307,9 +308,9 @@ class Watchlist:
         is_news = self.finals.add(task)
         self._oddities.look_at_numbers(task.raw)
         if self._expected:
-            self._expected.pop(task.id, None)
+            self._expected.pop(task.id)
         if self._left:
-            self._left.pop(task.id, None)
+            self._left.pop(task.id)
         watched = self.watched.pop(task.id, None)
         if watched is not None:
             self._settle(watched, task, asked)

@@ -210,14 +210,14 @@ _ID = b"\0"
 
 
 class _Form(bytes):
-    """An answer without its task's id, which is read when it is called with the task. As a kind of
+    """An answer without its task's id, which is read when it is called with the id. As a kind of
     bytes, Python's collector passes it over.
     """
 
     __slots__ = ()
 
-    def __call__(self, task: Task) -> Mapping[str, Any]:
-        return decode_object(Answer(200, {}, self.replace(_ID, task.id.encode())))
+    def __call__(self, task_id: str) -> Mapping[str, Any]:
+        return decode_object(Answer(200, {}, self.replace(_ID, task_id.encode())))
 
 
 @functools.lru_cache(maxsize=64)

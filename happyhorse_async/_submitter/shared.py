@@ -17,14 +17,16 @@ from .._config import RetryPolicy
 from .._dispatcher import Events
 from .._edges.api import Api
 from .._models import Task
+from .._recent import Recent
 from .._request import ImageToVideo
 from .._rules.responses import Answer
 from .gate import Gate
 from .key_proof import KeyProof
 from .reconcile import Reconciler
 
-MOST_TASKS = 10_000
-"""Tasks that a session remembers as its own: far more than one look at the list can show."""
+MOST_TASKS = 20_000
+"""Tasks that a session remembers as its own, or half of these: far more than one look at the list
+can show."""
 MOST_KEPT = 1_000
 """Keys whose task a session remembers whole, so that it need not ask for it again."""
 MOST_DOUBTS = 10_000
@@ -124,7 +126,7 @@ class Known:
         self.latest_doubt = -math.inf
         self.doubts: OrderedDict[str, Doubt] = OrderedDict()
         """By key."""
-        self._owners: OrderedDict[str, str] = OrderedDict()
+        self._owners: Recent[str] = Recent(MOST_TASKS)
         """Keys by task id."""
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         """By key."""
@@ -148,9 +150,7 @@ class Known:
         """Remember what a key has become."""
         if self.doubts:
             self.doubts.pop(key, None)
-        self._owners[task.id] = key
-        if len(self._owners) > MOST_TASKS:
-            self._owners.popitem(last=False)
+        self._owners.remember(task.id, key)
         self._kept[key] = Kept(hash(body), task, link)
         if len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
