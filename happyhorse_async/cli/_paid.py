@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ..events import Orphaned, Submitted, Submitting, Uploaded
 from ._advice import fetch_line, submit_line
 from ._console import say
 from ._options import repeated
@@ -17,6 +16,7 @@ from ._options import repeated
 if TYPE_CHECKING:
     from .._request import ImageToVideo
     from .._session import Session
+    from ..events import Orphaned, Submitted, Submitting, Uploaded
 
 
 @attrs.define
@@ -37,9 +37,14 @@ class Paid:
 
     def listen(self, session: Session) -> None:
         """Listen until the session is closed, which may tell more of what has left."""
+        # Late, here and below: making the events takes longer than the rest of a help page's code.
+        from ..events import Orphaned, Submitted, Submitting, Uploaded
+
         session.subscribe(self._heard, Uploaded, Submitting, Submitted, Orphaned)
 
     def _heard(self, event: Uploaded | Submitting | Submitted | Orphaned) -> None:
+        from ..events import Orphaned, Submitting, Uploaded
+
         fate = self._fates.get(event.tag)
         if fate is None:
             return
