@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
 from ._dispatcher import on_behalf_of
@@ -14,7 +13,10 @@ from ._values import plain, table
 from .errors import HappyHorseError
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from ._account import TaskPage, TaskSummary
+    from ._dispatcher import Events
     from ._downloader.destinations import Destination
     from ._parts import Parts
     from ._poller import Updates
@@ -116,7 +118,7 @@ class TaskHandle:
         `wait` raises, and `DownloadError`; with `overwrite=False` an existing file is never
         touched.
         """
-        with self._facts():
+        with _following(self, self._parts.events):
             until = _end_of(timeout)
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download(
@@ -131,23 +133,41 @@ class TaskHandle:
         timeout: float | None = None,
     ) -> list[Video]:
         """Wait for the task, then save every video that it has, as `download` does."""
-        with self._facts():
+        with _following(self, self._parts.events):
             until = _end_of(timeout)
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download_all(
                 task, to, request=self.request, overwrite=overwrite, until=until
             )
 
-    @contextmanager
-    def _facts(self) -> Iterator[None]:
-        """Give events and errors what tells whose they are."""
-        following = self._parts.events.work("follow", task_id=self.id)
-        with on_behalf_of(self.idempotency_key, self.tag), following:
-            try:
-                yield
-            except HappyHorseError as error:
-                error.with_facts(task_id=self.id, idempotency_key=self.idempotency_key)
-                raise
+
+class _following:  # noqa: N801 it is used like a function; as a generator it would hold more memory
+    """Give events and errors in here what tells of which task they are."""
+
+    __slots__ = ("_origin", "_task", "_work")
+
+    def __init__(self, task: TaskHandle, events: Events) -> None:
+        self._task = task
+        self._origin = on_behalf_of(task.idempotency_key, task.tag)
+        self._work = events.work("follow", task_id=task.id)
+
+    def __enter__(self) -> None:
+        self._origin.__enter__()
+        self._work.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, HappyHorseError):
+            task = self._task
+            error.with_facts(task_id=task.id, idempotency_key=task.idempotency_key)
+        try:
+            self._work.__exit__(kind, error, trace)
+        finally:
+            self._origin.__exit__()
 
 
 def _end_of(timeout: float | None) -> float | None:

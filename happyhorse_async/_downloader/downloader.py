@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,35 +140,20 @@ class Downloader:
             raise errors[0]
         return [saved[index] for index in sorted(saved)]
 
-    @asynccontextmanager
-    async def reserved(
+    def reserved(
         self,
         to: str | os.PathLike[str],
         request: ImageToVideo | None = None,
         *,
         overwrite: bool = False,
-    ) -> AsyncIterator[Destination]:
-        """Keep a place for one caller, who is about to pay for a video that goes there.
+    ) -> Reserved:
+        """Keep a place for one caller, who is about to pay for a video that goes there: an async
+        context manager that gives the place.
 
         All that can be known of the place is asked before. Raises `DownloadError`, and
         `DestinationExistsError` also when another caller in this process has the same place.
         """
-        mine: list[str] = []
-        reserve = partial(_reserve, to, request, mine, overwrite=overwrite)
-        try:
-            with _facts(path=os.fspath(to), charged="no"):
-                place, path, known = await self._threads.run(reserve)
-            if place.in_store:
-                with _facts(path=path, charged="no"):
-                    await self._threads.run(object_sink.spool_folder)
-                    bucket = await self._buckets.get(place.bucket)
-                    await object_sink.refuse_unusable(
-                        bucket, path, known=known, overwrite=overwrite
-                    )
-            yield place
-        finally:
-            for one in mine:
-                RESERVED.discard(one)
+        return Reserved(self._threads, self._buckets, to, request, overwrite=overwrite)
 
     async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
         """Find the downloads into a folder that did not end, as the function `leftovers` does."""
@@ -280,34 +264,80 @@ class Downloader:
         self._threads.close()
 
 
+class Reserved:
+    """A place that is kept for one caller; see `Downloader.reserved`.
+
+    Ten thousand callers may hold one each for hours. As a generator it would hold more memory.
+    """
+
+    __slots__ = ("_buckets", "_kept", "_overwrite", "_request", "_threads", "_to")
+
+    def __init__(
+        self,
+        threads: Threads,
+        buckets: Buckets,
+        to: str | os.PathLike[str],
+        request: ImageToVideo | None,
+        *,
+        overwrite: bool,
+    ) -> None:
+        self._threads = threads
+        self._buckets = buckets
+        self._to = to
+        self._request = request
+        self._overwrite = overwrite
+        self._kept = ""
+        """The one spelling of the place, as soon as it is kept."""
+
+    async def __aenter__(self) -> Destination:
+        try:
+            with _facts(path=os.fspath(self._to), charged="no"):
+                place, path, known = await self._threads.run(self._look)
+            if place.in_store:
+                with _facts(path=path, charged="no"):
+                    await self._ask_store(place, path, known=known)
+        except BaseException:
+            self._release()
+            raise
+        return place
+
+    def _look(self) -> tuple[Destination, str, bool]:
+        """Look at the place, and keep it when the name of the video there is known.
+
+        Return how a video there will be named, and whether it will be just that. A path is asked
+        all that the file system can say of it.
+        """
+        place = look_at(self._to)
+        path, known = place.planned(self._request)
+        if known:
+            name = one_name_of(place, path)
+            if not RESERVED.add(name):
+                raise _taken(path)
+            self._kept = name
+        if not place.in_store:
+            with _facts(path=path, charged="no"):
+                destinations.refuse_unusable(path, known=known, overwrite=self._overwrite)
+        return place, path, known
+
+    async def _ask_store(self, place: Destination, path: str, *, known: bool) -> None:
+        await self._threads.run(object_sink.spool_folder)
+        bucket = await self._buckets.get(place.bucket)
+        await object_sink.refuse_unusable(bucket, path, known=known, overwrite=self._overwrite)
+
+    async def __aexit__(self, *error: object) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._kept:
+            RESERVED.discard(self._kept)
+
+
 def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
     """Find the downloads into a folder, and the folders in it, that did not end; reads the disk.
 
     Each goes on with `downloader.download(task, leftover.path, index=leftover.index)`.
     """
     return list(part_notes.leftovers(Path(folder)))
-
-
-def _reserve(
-    to: str | os.PathLike[str], request: ImageToVideo | None, mine: list[str], *, overwrite: bool
-) -> tuple[Destination, str, bool]:
-    """Look at a place, and reserve it when the name of the video there is known; `mine` gets the
-    one spelling of what was reserved.
-
-    Return how a video there will be named, and whether it will be just that. A path is asked all
-    that the file system can say of it.
-    """
-    place = look_at(to)
-    path, known = place.planned(request)
-    if known:
-        one = one_name_of(place, path)
-        if not RESERVED.add(one):
-            raise _taken(path)
-        mine.append(one)
-    if not place.in_store:
-        with _facts(path=path, charged="no"):
-            destinations.refuse_unusable(path, known=known, overwrite=overwrite)
-    return place, path, known
 
 
 def _taken(path: str) -> DestinationExistsError:

@@ -389,11 +389,10 @@ class Transfer:
 
     def _refuse_page(self, pieces: Sequence[bytes], stream: Stream) -> None:
         """Raise when the first bytes are a page's; any other file is fetched, to be kept."""
-        start = b"".join(pieces)[:KEPT_PAGE]
-        head = start[:SNIFFED]
+        head = beginning(pieces, SNIFFED)
         if not head or (begins_like_text(head) and not begins_like_video(head)):
             reason = f"the link gave {format_of(head)} instead of a video"
-            raise self._dead(reason, stream, start or None)
+            raise self._dead(reason, stream, beginning(pieces, KEPT_PAGE) or None)
 
     async def _end(self, stream: Stream, verdict: RangeAnswer) -> Verified:
         """Store the last bytes, and publish all if nothing is missing."""
@@ -439,6 +438,16 @@ class Transfer:
         sha256, movie = await self._sink.publish(pieces, anew)
         self._tell()
         return Verified(self._received, sha256, self._content_type, movie)
+
+
+def beginning(pieces: Sequence[bytes], size: int) -> bytes:
+    """Return the first bytes of pieces, without a copy of all of them."""
+    start = b""
+    for piece in pieces:
+        start += piece[: size - len(start)]
+        if len(start) == size:
+            break
+    return start
 
 
 def link_of(task: Task, index: int) -> str:

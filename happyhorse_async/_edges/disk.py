@@ -142,29 +142,33 @@ def file_problem(final: Path) -> str:
     folder that exists the part is made, and taken away again.
     """
     part, note = filenames.part_names(final.name)
-    existing = _existing(final.parent)
-    missing = final.absolute().relative_to(existing.absolute()).parts[:-1]
-    beside = (final.name, part, note + "~")
+    # As text: ten thousand callers may ask at once, and each path object takes longer to make than
+    # the file system to answer.
+    folder = os.fspath(final.parent)
+    existing = os.fspath(_existing(final.parent))
     try:
-        for name in (*missing, *beside):
-            _ask_about(existing / name)
-        _ask_about(final.with_name(note + "~"))
-        if not missing:
+        for name in (final.name, part, note + "~"):
+            _ask_about(os.path.join(existing, name))
+        if existing == folder:
             for name in (note, note + "~"):
-                if final.with_name(name).is_dir():
-                    return f"{final.with_name(name)} is a folder"
-            return _part_problem(final.with_name(part))
+                if os.path.isdir(os.path.join(folder, name)):
+                    return f"{os.path.join(folder, name)} is a folder"
+            return _part_problem(os.path.join(folder, part))
+        missing = final.parent.absolute().relative_to(Path(existing).absolute())
+        for name in missing.parts:
+            _ask_about(os.path.join(existing, name))
+        _ask_about(os.path.join(folder, note + "~"))
     except (OSError, ValueError) as error:
         return _reason(error)
     return ""
 
 
-def _part_problem(part: Path) -> str:
+def _part_problem(part: str) -> str:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     try:
         descriptor = os.open(part, flags, 0o666)
     except FileExistsError:
-        found = part.lstat()
+        found = os.lstat(part)
         if not stat.S_ISREG(found.st_mode):
             return f"{part} is not a file"
         return "" if os.access(part, os.R_OK | os.W_OK) else f"{part} may not be written to"
@@ -173,20 +177,22 @@ def _part_problem(part: Path) -> str:
             return ""  # that says nothing about the folder
         raise
     os.close(descriptor)
-    part.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        os.unlink(part)
     return ""
 
 
 def _existing(folder: Path) -> Path:
     """Find the nearest folder above, or the folder itself, that exists."""
-    places = (folder, *folder.absolute().parents)
-    return next(place for place in places if os.path.lexists(place))
+    if os.path.lexists(folder):
+        return folder
+    return next(place for place in folder.absolute().parents if os.path.lexists(place))
 
 
-def _ask_about(path: Path) -> None:
+def _ask_about(path: str) -> None:
     """Let the file system refuse a name; that there is no such file is no refusal."""
     with suppress(FileNotFoundError):
-        path.lstat()
+        os.lstat(path)
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -105,6 +106,7 @@ def is_public_host(host: str) -> bool:
     return address is None or is_public_address(address)
 
 
+@lru_cache(maxsize=256)  # of the same few hosts, several times for each link
 def parse_address(host: str) -> Address | None:
     """Read an address literal, also in the shortened, decimal, octal and hexadecimal forms that
     resolvers take; None for a name.
