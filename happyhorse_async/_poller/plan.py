@@ -195,6 +195,17 @@ class Timed(Protocol):
 D = TypeVar("D", bound=Timed)
 
 
+class _Bucket(dict[D, None]):
+    """What is due at one moment. A dict, not a set: it comes in the order in which it was entered,
+    which no memory address decides.
+    """
+
+    __slots__ = ("slot",)
+
+    slot: int
+    """Its number, the same object for all that is in here."""
+
+
 class TimingWheel(Generic[D]):
     """Things by due time, exact to `grain` seconds and never early.
 
@@ -203,9 +214,7 @@ class TimingWheel(Generic[D]):
 
     def __init__(self, grain: float) -> None:
         self._grain = grain
-        # Dicts, not sets. What is due at one moment comes in the order in which it was entered,
-        # which no memory address decides.
-        self._buckets: dict[int, dict[D, None]] = {}
+        self._buckets: dict[int, _Bucket[D]] = {}
         self._order: list[int] = []
         self._count = 0
 
@@ -216,16 +225,15 @@ class TimingWheel(Generic[D]):
         """Enter a thing, or move it."""
         if thing.slot >= 0:
             self.remove(thing)
-        slot = thing.slot = max(0, -int(-when // self._grain))
-        bucket = self._buckets.get(slot)
-        (self._bucket(slot) if bucket is None else bucket)[thing] = None
+        bucket = self._bucket(when)
+        bucket[thing] = None
+        thing.slot = bucket.slot
         self._count += 1
 
     def enter_all(self, things: Collection[D], when: float) -> None:
         """Enter or move several things that are due at the same time."""
-        slot = max(0, -int(-when // self._grain))
-        found = self._buckets.get(slot)
-        bucket = self._bucket(slot) if found is None else found
+        bucket = self._bucket(when)
+        slot = bucket.slot
         for thing in things:
             if thing.slot >= 0:
                 self.remove(thing)
@@ -233,9 +241,14 @@ class TimingWheel(Generic[D]):
             thing.slot = slot
         self._count += len(things)
 
-    def _bucket(self, slot: int) -> dict[D, None]:
-        bucket = self._buckets[slot] = {}
-        heapq.heappush(self._order, slot)
+    def _bucket(self, when: float) -> _Bucket[D]:
+        """Return what is due at a time, to be added to."""
+        slot = max(0, -int(-when // self._grain))
+        bucket = self._buckets.get(slot)
+        if bucket is None:
+            bucket = self._buckets[slot] = _Bucket()
+            bucket.slot = slot
+            heapq.heappush(self._order, slot)
         return bucket
 
     def remove(self, thing: D) -> None:

@@ -4,6 +4,7 @@ what was odd about answers.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -28,6 +29,9 @@ logger = logging.getLogger("happyhorse_async")
 Kind = tuple[float | None, float | None, bool, int]
 """Decides when a task is worth a read: estimate, predicted life, whether a callback is expected,
 and the age, rounded."""
+
+
+LONG_AGO = -math.inf
 
 
 class Watched:
@@ -90,7 +94,7 @@ class Watched:
         """A callback is expected: reading is only the heartbeat."""
         self.called: bool = False
         """Something called for it to be read."""
-        self.since = -math.inf
+        self.since = LONG_AGO
         """When its status was first seen; known only for one that came while it was watched."""
         self.hinted: bool = False
         """There is reason to read it at once."""
@@ -173,6 +177,15 @@ def value_of(task: Task) -> Mapping[str, Any]:
 # --- How old tasks are and how long they live, as far as the service's answers tell.
 
 
+# What many tasks have in common is one object, not as many as there are answers.
+_WORDS = {word: word for word in wire.STATUSES}
+
+
+@functools.lru_cache(maxsize=1024)
+def _one(estimate: float | None) -> float | None:
+    return estimate
+
+
 class Ages:
     """Fills in what answers say of age, estimate and progress, and hands on what it learns."""
 
@@ -197,7 +210,12 @@ class Ages:
         if not watched.aged:
             self._age(watched, value, asked)
         progress = value.get("progress")
-        watched.status, watched.progress, watched.asked = value["status"], progress, asked
+        status = value["status"]
+        watched.status, watched.progress, watched.asked = (
+            _WORDS.get(status, status),
+            progress,
+            asked,
+        )
         watched.kind = None
         if watched.aged:
             life = pacing.predicted_life(asked - watched.born, numbers.progress(progress))
@@ -220,6 +238,7 @@ class Ages:
             watched.aged = True
             if watched.estimate is not None:
                 watched.estimate = pacing.life_by_estimate(watched.estimate, asked - watched.born)
+        watched.estimate = _one(watched.estimate)
 
     def survived(self, watched: Watched, asked: float, times: int = 1) -> None:
         """Learn that a task was unfinished at a time, and that it speaks for so many."""
