@@ -13,7 +13,8 @@ from .._concurrency import Background
 from .._config import Limits
 from .._models import Task
 from .._rules import lifecycle
-from .._rules.throttling import RateFinder, Told
+from .._rules.throttling import RateFinder
+from .._rules.told_limits import Told
 from ..errors import HappyHorseError, SessionClosedError
 
 
@@ -224,7 +225,10 @@ class Gate:
         now = self._loop.time()
         pause = self.pace.pause(now, epoch, asked, wanted)
         self._paused_until = max(self._paused_until, now + pause)
-        return self.pace.refused(now, epoch, pause), pause
+        news = self.pace.refused(now, epoch, pause)
+        if news:  # what was to leave next was planned before it
+            self._next_departure = min(self._next_departure, self._paused_until)
+        return news, pause
 
     def close(self) -> None:
         """Turn away all who wait and all who come."""
