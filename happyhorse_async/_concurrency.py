@@ -244,7 +244,7 @@ class Deadline:
     A cancellation from outside stays a cancellation, as with `asyncio.timeout`.
     """
 
-    __slots__ = ("_cancelling", "_expired", "_task", "when")
+    __slots__ = ("_cancelling", "_expired", "task", "when")
 
     def __init__(self, when: float) -> None:
         task = asyncio.current_task()
@@ -252,7 +252,8 @@ class Deadline:
             raise RuntimeError("a call needs to be made from within an asyncio task")
         self.when = when
         self._expired = False
-        self._task: asyncio.Task[object] | None = task
+        self.task: asyncio.Task[object] | None = task
+        """The one that calls; None once the call has ended."""
         self._cancelling = task.cancelling()
 
     def __enter__(self) -> None:
@@ -264,7 +265,7 @@ class Deadline:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        task, self._task = self._task, None
+        task, self.task = self.task, None
         if not self._expired or task is None:
             return
         if (
@@ -274,16 +275,11 @@ class Deadline:
         ):
             raise TimeoutError from error
 
-    @property
-    def over(self) -> bool:
-        """Whether the call has ended."""
-        return self._task is None
-
     def expire(self) -> None:
         """End the call."""
-        if self._task is not None:
+        if self.task is not None:
             self._expired = True
-            self._task.cancel()
+            self.task.cancel()
 
 
 LAST_TURNS = 8
@@ -305,7 +301,7 @@ class Deadlines:
         when = self._loop.time() + self._limit
         deadline = Deadline(when)
         calls = self._open
-        while calls and calls[0].over:
+        while calls and calls[0].task is None:
             calls.popleft()
         calls.append(deadline)
         if self._alarm is None:
@@ -314,7 +310,7 @@ class Deadlines:
 
     def _ring(self) -> None:
         now, due = self._loop.time(), []
-        while self._open and (self._open[0].over or self._open[0].when <= now):
+        while self._open and (self._open[0].task is None or self._open[0].when <= now):
             due.append(self._open.popleft())
         self._alarm = None
         if self._open:
@@ -325,7 +321,7 @@ class Deadlines:
         # The process may have been stopped (a closed laptop, SIGSTOP). Then the response may lie in
         # the socket while the timer is long overdue. So the loop gets some turns to read what is
         # there.
-        due = [deadline for deadline in due if not deadline.over]
+        due = [deadline for deadline in due if deadline.task is not None]
         if self._closed or not due:
             return
         if turns:

@@ -121,8 +121,10 @@ class Submitter:
         When it does not say so, nothing is sent, and `SubmissionOutcomeUnknownError` has the
         candidates. Raises what `Session.submit` raises.
         """
-        key = _checked(idempotency_key) if idempotency_key is not None else self.new_key()
-        drawn = drawn or idempotency_key is None
+        if idempotency_key is None:
+            key, drawn = self.new_key(), True
+        else:
+            key = idempotency_key if drawn else _checked(idempotency_key)
         how = request, key, drawn, group, image_url, callback_url, resent
         submitting = self._submit(*how)
         if not self._events.traced:
@@ -218,7 +220,10 @@ class Submitter:
 
         Nothing is sent: it would tell nothing new, and a service without keys would be paid again.
         """
-        body, _, _ = await self._encode(request, image_url, callback_url)
+        link = image_url or request.image
+        if not isinstance(link, str):
+            link = await self._beside.url_of(link)
+        body, _ = self._encode(request, link, callback_url)
         if hash(body) != kept.body:
             raise IdempotencyConflictError(
                 "this session has used the idempotency key for another request; nothing was sent",
@@ -298,7 +303,10 @@ class Submitter:
     ) -> InFlight:
         """Do all that comes before anything can be paid."""
         try:
-            body, link, back = await self._encode(request, image_url, callback_url)
+            link = image_url or request.image
+            if not isinstance(link, str):
+                link = await self._beside.url_of(link)
+            body, back = self._encode(request, link, callback_url)
             return InFlight(
                 request=request,
                 key=key,
@@ -312,19 +320,14 @@ class Submitter:
             self._budget.free(key)
             raise
 
-    async def _encode(
-        self, request: ImageToVideo, image_url: str | None, callback_url: str | None
-    ) -> tuple[bytes, str, str]:
-        """Return the body of a request, its first frame's link, and where to be called back."""
-        url = image_url or (
-            request.image
-            if isinstance(request.image, str)
-            else await self._beside.url_of(request.image)
-        )
+    def _encode(
+        self, request: ImageToVideo, link: str, callback_url: str | None
+    ) -> tuple[bytes, str]:
+        """Return the body of a request, and where to be called back."""
         back = callback_url
         if back is None:
             back = request.callback_url or self.callback_url or ""
-        return wire.encode_submission(request, url, callback_url=back), url, back
+        return wire.encode_submission(request, link, callback_url=back), back
 
     def _recall(self, sub: InFlight, earlier: Earlier | None) -> None:
         """Give a submission what is known of earlier sendings of its key.
