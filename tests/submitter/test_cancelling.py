@@ -205,18 +205,29 @@ async def test_cancelling_before_the_request_has_left_is_immediate_and_free(
 
 async def test_cancelling_while_connecting_is_immediate_and_free() -> None:
     """A caller whose connection does not stand yet can be cancelled at once: nothing can have been
-    accepted.
+    accepted. Here the server never answers the TLS handshake.
     """
-    async with Session(
-        "a-key", base_url="http://10.255.255.1", timeouts=Timeouts(connect=60, shield=60)
-    ) as session:
+    greeted = asyncio.Event()
+    held: list[asyncio.StreamWriter] = []
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take the client's greeting, and say nothing."""
+        held.append(writer)
+        await reader.read(1)
+        greeted.set()
+
+    server = await asyncio.start_server(hear, "127.0.0.1")
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, Session("a-key", base_url=url, timeouts=Timeouts(connect=60)) as session:
         caller = asyncio.create_task(session.submit(LINK))
-        for _ in range(10):
-            await asyncio.sleep(0)
-        caller.cancel()
-        with anyio.fail_after(100), pytest.raises(asyncio.CancelledError):
-            await caller
+        with anyio.fail_after(100):
+            await greeted.wait()
+            caller.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await caller
         assert session.orphans == []
+    for writer in held:
+        writer.close()
 
 
 @pytest.mark.parametrize("turns", range(0, 40, 3))
