@@ -98,6 +98,7 @@ class Ours:
             for watched in group:
                 watched.add(asyncio.get_running_loop().create_future())
         watchlist = poller._watchlist
+        watchlist._plan._reads.take(asked + 3600, len(IDS))  # as whoever begins a read does
         watchlist.take_in(
             self._values["group"], await watchlist._scheduler._reader.read(IDS), asked
         )
