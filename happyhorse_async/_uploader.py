@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import math
 import os
 import secrets
 import time
@@ -30,8 +29,8 @@ from ._edges.http import Http
 from ._edges.local_images import CheckedFile, LocalImage, changed, look_at, opened_for_sending
 from ._formats import urls
 from ._rules import account, numbers, refusals
+from ._rules.departures import Departures
 from ._rules.responses import decode_object
-from ._rules.throttling import RateFinder
 from .errors import APIStatusError, HappyHorseError, InvalidRequestError, RateLimitError
 from .events import Uploaded
 
@@ -285,8 +284,7 @@ class Pace:
     def __init__(self, api: Api, *, ceiling: int) -> None:
         self._api = api
         self._now = asyncio.get_running_loop().time
-        self._finder = RateFinder(ceiling=ceiling)
-        self._next = self._held_until = -math.inf
+        self._departures = Departures(ceiling=ceiling)
 
     async def send(self, once: Callable[[], Awaitable[UploadedFile]]) -> UploadedFile:
         """Make one try when its turn has come; raises what the try raises."""
@@ -294,28 +292,20 @@ class Pace:
         try:
             made = await once()
         except RateLimitError as error:
-            now = self._now()
             wanted = min(self._api.pause_after(error), LONGEST_HOLD)
-            pause = self._finder.pause(now, epoch, error.retry_after, wanted)
-            self._held_until = max(self._held_until, now + pause)
-            self._finder.refused(now, epoch, pause)
+            self._departures.refused(self._now(), epoch, error.retry_after, wanted)
             raise
         except APIStatusError:
-            self._let_in(epoch)
+            self._departures.let_in(self._now(), epoch)
             raise
-        self._let_in(epoch)
+        self._departures.let_in(self._now(), epoch)
         return made
 
     async def _turn(self) -> int:
-        while (wait := max(self._next, self._held_until) - self._now()) > 0:
+        while (wait := self._departures.at - self._now()) > 0:
             await self._api.pause(wait)
-        self._next = self._now() + self._finder.interval(self._now())
-        return self._finder.epoch
-
-    def _let_in(self, epoch: int) -> None:
-        now = self._now()
-        if self._finder.accepted(now, epoch):  # after a pause the first one sets the pace
-            self._next = now + self._finder.interval(now)
+        self._departures.leaves(self._now())
+        return self._departures.finder.epoch
 
 
 # --- The service's file host.

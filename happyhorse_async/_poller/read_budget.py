@@ -11,7 +11,7 @@ import random
 
 from .._config import Polling, RetryPolicy
 from .._rules import retry
-from .._rules.throttling import RateFinder
+from .._rules.departures import Departures
 from ..errors import APIStatusError, HappyHorseError, RateLimitError
 
 # Of the reads that a minute may have, the share that may go at once after a quiet time. The rest
@@ -44,7 +44,7 @@ class ReadBudget:
         self._spacing = 60.0 / polling.max_reads_per_minute / (1 - AT_ONCE)
         self._credit = AT_ONCE * polling.max_reads_per_minute * self._spacing
         # How many are on the wire at once is not its business here.
-        self._finder = RateFinder(ceiling=1)
+        self._departures = Departures(ceiling=1)
         self._next = self._paused_until = self._failed_at = -math.inf
         self._failures = self._refusals = 0
 
@@ -55,33 +55,24 @@ class ReadBudget:
 
     def next(self) -> float:
         """Return when the next read may leave."""
-        return max(self._next, self._paused_until)
+        return max(self._next, self._paused_until, self._departures.at)
 
     def spend(self, now: float) -> None:
         """Note that a read leaves."""
-        found = self._finder.interval(now)
-        if found > self._spacing:  # slower than the user allows, since the service does not
-            self._next = max(self._next, now) + found
-            return
+        self._departures.leaves(now)
         # What was not used lately may be used now. But a pause that the service asked for must not
         # end in a burst.
-        self._next = (
-            max(self._next, now - self._credit, min(self._paused_until, now)) + self._spacing
-        )
+        paused = max(self._paused_until, self._departures.held_until)
+        self._next = max(self._next, now - self._credit, min(paused, now)) + self._spacing
 
     def answered(self, asked: float, now: float) -> None:
         """Note that a read was answered."""
         self._failures = self._refusals = 0
-        self._let_in(asked, now)
-
-    def _let_in(self, asked: float, now: float) -> None:
-        """Learn that a read was let in: after a pause the first one sets the pace."""
-        if self._finder.accepted(now, self._epoch(asked)):
-            self._next = now + self._finder.interval(now)
+        self._departures.let_in(now, self._epoch(asked))
 
     def _epoch(self, asked: float) -> int:
         """Return the finder's epoch of a read; of those refused together, one counts."""
-        return self._finder.epoch - (asked < self._failed_at)
+        return self._departures.finder.epoch - (asked < self._failed_at)
 
     def failed(self, error: HappyHorseError, asked: float, now: float) -> bool:
         """Note that a read failed, and pause all of them when that is called for.
@@ -95,13 +86,11 @@ class ReadBudget:
             self._refusals = self._refusals + 1 if is_refusal(error) else 0
             self._failed_at = now
         if isinstance(error, RateLimitError):
-            wanted = self.pause(self._failures, error)
-            pause = self._finder.pause(now, epoch, error.retry_after, wanted)
-            self._finder.refused(now, epoch, pause)
-            self._pause_all(now, pause)
+            wanted = min(self.pause(self._failures, error), LONGEST_PAUSE)
+            self._departures.refused(now, epoch, error.retry_after, wanted)
             return False
         if isinstance(error, APIStatusError):
-            self._let_in(asked, now)
+            self._departures.let_in(now, epoch)
         if isinstance(error, APIStatusError) and error.retry_after is not None:
             self._pause_all(now, self.pause(self._failures, error))
         elif self._failures >= FAILURES:

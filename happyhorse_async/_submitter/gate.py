@@ -13,7 +13,7 @@ from .._concurrency import Background
 from .._config import Limits
 from .._models import Task
 from .._rules import lifecycle
-from .._rules.throttling import RateFinder
+from .._rules.departures import Departures
 from .._rules.told_limits import Told
 from ..errors import HappyHorseError, SessionClosedError
 
@@ -104,7 +104,8 @@ class Gate:
         self._on_full = on_full
         self.entrance = Entrance(self._crowded)
         """What single submissions pass first."""
-        self.pace = RateFinder(ceiling=limits.max_submissions)
+        self._departures = Departures(ceiling=limits.max_submissions)
+        self.pace = self._departures.finder
         self._places = limits.max_unfinished
         self._loop = asyncio.get_running_loop()
         self._on_wire = 0
@@ -114,8 +115,6 @@ class Gate:
         self._ring: deque[Group] = deque()
         self._again_turn = False
         self._single_turn = True
-        self._paused_until = 0.0
-        self._next_departure = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -139,7 +138,7 @@ class Gate:
             or self.waiting
             or self._on_wire >= self.pace.limit
             or not self.pace.free
-            or self._paused_until > self._loop.time()
+            or self._departures.held_until > self._loop.time()
         ):
             return False
         if group is not None and group.closed:
@@ -205,12 +204,8 @@ class Gate:
 
     def answered(self, epoch: int) -> None:
         """Learn that a submission of `epoch` was answered with something else than 429."""
-        now = self._loop.time()
-        if self.pace.accepted(now, epoch):
-            # The first one after a pause was let in: the others follow at the rate that was found.
-            self._next_departure = now + self.pace.interval(now)
-            if self.waiting:
-                self._serve()
+        if self._departures.let_in(self._loop.time(), epoch) and self.waiting:
+            self._serve()
 
     def told(self, told: Told) -> None:
         """Learn what an answer told of the limit."""
@@ -222,13 +217,7 @@ class Gate:
         `asked` are the seconds of its Retry-After, `wanted` those of the retry policy. Return
         whether it was news, and the seconds.
         """
-        now = self._loop.time()
-        pause = self.pace.pause(now, epoch, asked, wanted)
-        self._paused_until = max(self._paused_until, now + pause)
-        news = self.pace.refused(now, epoch, pause)
-        if news:  # what was to leave next was planned before it
-            self._next_departure = min(self._next_departure, self._paused_until)
-        return news, pause
+        return self._departures.refused(self._loop.time(), epoch, asked, wanted)
 
     def close(self) -> None:
         """Turn away all who wait and all who come."""
@@ -250,21 +239,15 @@ class Gate:
             if self._on_wire >= self.pace.limit:
                 self._be_patient(now)
                 return
-            when = max(self._paused_until, self._next_departure, self.pace.open_at(now))
+            when = max(self._departures.at, self.pace.open_at(now))
             if when > now:
                 self._wake(when)
                 return
             turn = self._next()
             if turn is None:
                 return
-            self._paused_until = 0.0
-            interval = self.pace.interval(now)
-            if interval:
-                # Timers ring late: lost time is made up for, but never a pause.
-                late = min(5 * interval, LATE)
-                self._next_departure = max(self._next_departure, now - late) + interval
+            self._departures.leaves(now, late=LATE)
             self._on_wire += 1
-            self.pace.departed()
             turn.set_result(None)
             self.entrance.serve()
 
@@ -273,7 +256,7 @@ class Gate:
         self.pace.silent(now)
         until = self.pace.patient_until(now)
         if until is not None:
-            self._wake(max(until, self._paused_until))
+            self._wake(max(until, self._departures.held_until))
 
     def _next(self) -> asyncio.Future[None] | None:
         if self.full:
