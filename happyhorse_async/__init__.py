@@ -1,8 +1,8 @@
 """An asyncio SDK for HappyHorse image-to-video: never pay twice, never lose a video, never slow the
 loop.
 
-Importing this loads nothing heavy. A name is looked up when it is first used, and aiohttp, anyio
-and cattrs are loaded once a session needs them. `__init__.pyi` tells type checkers the same names.
+Importing this loads nothing heavy. A name is looked up when it is first used. A session loads
+aiohttp, anyio and cattrs once it needs them. `__init__.pyi` tells type checkers the same names.
 """
 
 from importlib import import_module

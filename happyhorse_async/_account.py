@@ -62,15 +62,15 @@ class Estimate(Value):
     """The same in the service's smallest unit: 10,000 uc are one credit, 680,000 one US dollar."""
     requests: int = 1
     scope: Literal["account", "public"] = "public"
-    """"account": what this account pays, discounts included. "public": what everybody pays who has
-    none, because there is no key or the service does not tell the account's price."""
+    """"account": what this account pays, discounts included. "public": what everybody else pays,
+    without a key or where the service does not tell the account's price."""
     source: Source = "bundled"
     """"account": the service was asked for the account's own price. "catalog": the service's live
-    rule. "bundled": the rule that came with this package, because the live one could not be had. Of
+    rule. "bundled": the rule that came with this package, where the live one could not be read. Of
     several requests the weakest one counts."""
     as_of: str = ""
-    """The day on which the rule was last changed, or the account's price was told (ISO 8601); ""
-    when that is not known."""
+    """The day of the rule's last change, or of the account's price (ISO 8601). "" when not
+    known."""
 
 
 @attrs.frozen(kw_only=True)

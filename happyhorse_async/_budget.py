@@ -47,8 +47,8 @@ class BudgetBook:
 
     Each submission is known by its idempotency key, so that a replay is never counted twice. What
     is reserved counts as gone until the charge of its task is settled. A charge above its estimate
-    raises all reservations by the same factor, those of requests under way as well. So the budget
-    is passed by what was under way when a dearer price could first be known, and no more.
+    raises all reservations by the same factor, those of requests under way as well. So only what
+    was under way when a dearer price could first be known can pass the budget.
     """
 
     def __init__(
@@ -247,9 +247,8 @@ class BatchBook:
 
     It begins with what earlier runs left there. What is reserved counts as gone until the charge is
     known. It is committed to the ledger before the request leaves. A charge above its estimate
-    raises all reservations by the same factor, as in a session's book. So the budget is passed by
-    what was under way when a dearer price could first be known, and no more. That holds across
-    crashes too.
+    raises all reservations by the same factor, as in a session's book. So only what was under way
+    when a dearer price could first be known can pass the budget. That holds across crashes too.
 
     Reservations are known by the job. Those of jobs that this run works on will be settled, and may
     leave room. The others stay as they are in this run, so nobody waits for them.

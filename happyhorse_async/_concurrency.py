@@ -1,5 +1,5 @@
-"""What asyncio lacks: background tasks with an owner, waiting to the end though cancelled, threads
-for what blocks, time limits, and room by urgency. Knows nothing of the service.
+"""What asyncio lacks: background tasks with an owner, and waiting to the end though cancelled. Also
+threads for what blocks, time limits, and room by urgency. Knows nothing of the service.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Threads:
     """Runs blocking calls. Threads start when they are needed, and end with `close`.
 
     The running event loop hands each call to them, by `loop.run_in_executor`. So a simulated loop
-    that overrides this one method runs every call inline, in its own time, and no thread starts.
+    that overrides this one method runs every call inline, in its own time. No thread starts.
     """
 
     def __init__(self, most: int, *, name: str, refusal: Callable[[], Exception]) -> None:

@@ -131,9 +131,9 @@ class RetryPolicy:
     )
     """When a task is taken for a submission whose answer was lost.
 
-    "proven": only when the service itself gives it back for the key. "single": also when it is the
-    only task of nobody that the list shows for that time, and it fits. That is a guess: choose it
-    only where no other program and no other process submits with the account."""
+    "proven": only when the service itself gives it back for the key. "single": also when the list
+    shows just one task of nobody for that time, and it fits. That is a guess: choose it only where
+    no other program and no other process submits with the account."""
 
 
 @attrs.frozen(kw_only=True)
@@ -236,8 +236,8 @@ class Network:
     """How a session reaches the service and the hosts of result links."""
 
     trust_env: bool = attrs.field(default=True, validator=_check_flag)
-    """Go through the proxies that HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY name, as curl and
-    pip do: calls, uploads and downloads. ~/.netrc is never read."""
+    """Calls, uploads and downloads use the proxies of HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and
+    NO_PROXY, as curl and pip do. ~/.netrc is never read."""
     proxy: str | None = attrs.field(
         default=None,
         validator=_check_proxy,

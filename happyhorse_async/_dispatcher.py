@@ -1,7 +1,7 @@
 """The one dispatcher of a session: it hands events to listeners, and knows whose each event is.
 
-Apart from the events themselves: making their classes takes a quarter of the time in which the
-package is loaded, and nobody needs them before somebody listens.
+Apart from the events themselves: making their classes takes a quarter of the package's loading
+time. Nobody needs them before somebody listens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the service says of a task, as frozen values.
 
-Imports nothing of ours. What the service says of an account is apart, in `_account`: making those
-classes takes time, and a first submission meets none of them. Times are timezone-aware datetimes in
+Imports nothing of ours. What the service says of an account is apart, in `_account`. Making those
+classes takes time, and a first submission needs none of them. Times are timezone-aware datetimes in
 UTC, durations seconds, credits exact decimals.
 """
 
@@ -32,7 +32,7 @@ MODEL: str = Model.HAPPYHORSE_1_0.value
 
 
 TASK_ID = re.compile("[A-Za-z0-9._:-]{1,128}")
-"""Task ids that can be asked for: those of the reference begin with "task-unified-", the vendor's
+"""Task ids that can be asked for. Those of the reference begin with "task-unified-"; the vendor's
 client takes any of these."""
 
 
@@ -133,8 +133,8 @@ class Task(Value):
     _answer: Callable[[str], Mapping[str, Any]] | None = attrs.field(
         default=None, init=False, repr=False, eq=False
     )
-    """Reads `raw` anew for an id when it is asked for, where the answer is kept as bytes: as an
-    object it takes four times the memory, and of ten thousand tasks in flight nobody looks at it.
+    """Reads `raw` anew for an id when it is asked for, where the answer is kept as bytes. As an
+    object it takes four times the memory, and nobody looks at it for ten thousand tasks in flight.
     """
 
     if not TYPE_CHECKING:

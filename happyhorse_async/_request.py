@@ -76,8 +76,8 @@ class ImageToVideo(Value):
 
     image: Image = attrs.field(converter=_image, repr=_short_image)
     """The first frame: a link that the public internet can reach, a path, or the bytes of an image.
-    JPEG, PNG or WEBP of at most 10 MB, at least 300 px on each side, with sides between 1:2.5 and
-    2.5:1."""
+    JPEG, PNG or WEBP of at most 10 MB. Each side has at least 300 px, with a ratio between 1:2.5
+    and 2.5:1."""
     prompt: str | None = attrs.field(default=None, kw_only=True)
     """What should happen; up to 2,500 characters when Chinese, 5,000 otherwise. None: the model
     interprets the frame freely."""

@@ -328,13 +328,13 @@ class Session:
         stopped, whatever ended the process. `max_in_flight` bounds the tasks that are being made at
         once. `budget` bounds what the folder's jobs may cost together, over all runs. `retry` says
         how often and how slowly a job is tried again; `timeout` (seconds) bounds a run's wait for
-        one task. A run looks whether the saved videos are still here, and fetches missing ones
-        again as long as their links live. With `verify` it reads them all. When the key's daily
-        limit is used up, a run waits until it resets; with `wait_for_reset=False` it stops instead.
-        `out` is an object store's link such as "s3://bucket/prefix". The videos go there, and only
-        the ledger into the folder. The store is asked for its rights before anything is paid.
-        Opening raises `LedgerError` when the ledger is damaged or another process works on the
-        folder. It also does when jobs of another account are unfinished in it.
+        one task. A run checks that the saved videos are still here. It fetches missing ones again
+        while their links live. With `verify` it reads them all. When the key's daily limit is used
+        up, a run waits until it resets; with `wait_for_reset=False` it stops instead. `out` is an
+        object store's link such as "s3://bucket/prefix". The videos go there, and only the ledger
+        into the folder. The store is asked for its rights before anything is paid. Opening raises
+        `LedgerError` when the ledger is damaged or another process works on the folder. It also
+        does when jobs of another account are unfinished in it.
         """
         from .batch._batch import Batch
         from .batch._follow import BatchOptions

@@ -46,8 +46,8 @@ class FailedSubmission(Value):
     error: HappyHorseError
     """Why it was not accepted; `charged` says whether money may have been spent all the same."""
     ok: ClassVar[Literal[False]] = False
-    # Never to checkers. Some do not narrow a union by the truth of a member, and so `task` is a
-    # handle behind `if submission.ok` to them as well.
+    # Never to checkers. Some do not narrow a union by the truth of a member. So `task` is a handle
+    # behind `if submission.ok` to them as well.
     if TYPE_CHECKING:
         task: ClassVar[Never]
     else:
@@ -60,7 +60,8 @@ class FailedSubmission(Value):
 
 Submission = AcceptedSubmission | FailedSubmission
 """What became of one request of `submit_many`. Behind `if submission.ok:` a checker knows that
-`submission.task` is a `TaskHandle`, and behind `if submission.error is not None:` why it failed."""
+`submission.task` is a `TaskHandle`. Behind `if submission.error is not None:` it knows why it
+failed."""
 
 
 def submission_of(

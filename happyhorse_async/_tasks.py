@@ -112,9 +112,9 @@ class TaskHandle:
     ) -> Video:
         """Wait for the task, then save its video and verify it.
 
-        `to` is a file's path, a folder (it exists, or ends with a slash), or a template with
-        {task_id} {index} {stem} {seed}; "" is the working folder. A folder gets `<task id>.mp4`.
-        Resumes a partial download. `index` chooses among several results. Raises what
+        `to` is a file's path, a folder (it exists, or ends with a slash), or a template. A template
+        has {task_id} {index} {stem} {seed}; "" is the working folder. A folder gets `<task
+        id>.mp4`. Resumes a partial download. `index` chooses among several results. Raises what
         `wait` raises, and `DownloadError`; with `overwrite=False` an existing file is never
         touched.
         """

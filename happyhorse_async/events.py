@@ -203,8 +203,8 @@ class BudgetChanged(Event):
 Work = Literal[
     "generate", "upload", "submit", "follow", "wait", "download", "read", "call", "session"
 ]
-"""What begins and ends: a generation, its parts, a read of tasks for all who wait, an HTTP request,
-and the session. "follow" is waiting and saving together; the session only ends."""
+"""What begins and ends: a generation, its parts, a shared read of tasks, an HTTP request, the
+session. "follow" is waiting and saving together; the session only ends."""
 
 
 @attrs.frozen(kw_only=True)
@@ -219,7 +219,7 @@ class Began(Event):
     """Its `Ended` has the same."""
     task_id: str | None = None
     facts: Mapping[str, Any] = attrs.field(factory=dict)
-    """What is known of it: "request" of a generation; "name" and "size" of an upload; "task_ids" of
+    """What is known of it. "request" of a generation; "name" and "size" of an upload. "task_ids" of
     a read; "method", "url" and "resends" of a call. A url shows no key, and of a result link only
     the host."""
 

@@ -2,9 +2,9 @@
 re-read is the truth.
 
 The service does not sign its callbacks, so nothing in a body is believed. The URL carries a token
-that cannot be guessed. Of the body only the task id is used, and only to read that task sooner when
-somebody here waits for it. So a forged, repeated, late or reordered callback can cause one early
-read at most. Waiting code is the same with and without callbacks.
+that cannot be guessed. Only the task id of the body is used, to read that task sooner when somebody
+here waits. So a forged, repeated, late or reordered callback can cause one early read at most.
+Waiting code is the same with and without callbacks.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def foreign_page(
 ) -> str | None:
     """Say why a request cannot come from a page of the app itself; None when it can.
 
-    For an app that spends credits. Any page in a browser may post to it, and a name that a foreign
+    For an app that spends credits. Any page in a browser may post to it. A name that a foreign
     server points at this machine (DNS rebinding) may even read it. `headers` have lower-case names,
     or ignore case. `hosts` are the names that the app is served under, without a port. Browsers
     send `Origin` and `Sec-Fetch-Site`; programs, which send neither, are let in. A link that

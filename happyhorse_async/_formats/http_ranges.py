@@ -81,9 +81,9 @@ def validator_of(headers: Mapping[str, str]) -> str | None:
     """Find what identifies this very version of a file: a strong ETag, else a strong Last-Modified,
     else None.
 
-    A weak ETag does not promise the same bytes (RFC 9110, section 13.1.5), so it is no base for
-    going on. Neither is a file that was modified in the second of the answer: it may be modified in
-    that second once more (section 8.8.2.2).
+    A weak ETag does not promise the same bytes (RFC 9110, section 13.1.5). So no download resumes
+    on one. Nor on a file modified in the second of the answer: that second may change it once more
+    (section 8.8.2.2).
     """
     version = _version(headers)
     return (

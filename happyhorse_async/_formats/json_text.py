@@ -1,7 +1,7 @@
 """JSON from outside: read if it can be read at all, and harmless afterwards.
 
-What comes out has no half of a surrogate pair, no endless number and no depth at which writing it
-again would fail. May import nothing but the standard library, and orjson where it is installed.
+What comes out has no half of a surrogate pair and no endless number. Its depth never makes writing
+it again fail. May import nothing but the standard library, and orjson where it is installed.
 """
 
 from __future__ import annotations

@@ -356,8 +356,8 @@ def _track_size(tkhd: memoryview) -> tuple[int, int]:
     return (height >> 16, width >> 16) if turned else (width >> 16, height >> 16)
 
 
-# --- Where the samples of a track lie: the sizes of all, the chunks that hold them, and how many
-# are in each.
+# --- Where the samples of a track lie: their sizes, the chunks that hold them, how many are in
+# each.
 
 
 def _end_of_track(track: bytes) -> int:

@@ -52,8 +52,8 @@ def looks_like_link(text: str) -> bool:
     ) or text.startswith("data:")
 
 
-# What most first frames have. Nothing about such a link can be wrong, and looking at it any closer
-# would take a tenth of a submission's time.
+# What most first frames have. Nothing about such a link can be wrong. Looking any closer would take
+# a tenth of a submission's time.
 _PLAIN = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,4})?(?:[/?#][!-~]*)?")
 # The patterns below are text, compiled when they are first needed: most processes only ever
 # submit plain links.

@@ -1,8 +1,8 @@
 """How long a result link is asked for, and after which pauses.
 
-Nothing is there at once. A fresh link can answer 403 or 404 for minutes, and a signed one can be
-dead seconds after each read of its task. So no answer about a link is final as long as the link can
-be alive. Pure: time and randomness are passed in.
+Nothing is there at once. A fresh link can answer 403 or 404 for minutes. A signed one can be dead
+seconds after each read of its task. So no answer about a link is final as long as the link can be
+alive. Pure: time and randomness are passed in.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Persistence:
     _since: float | None = None
     _best: int = 0
     _free: frozenset[Setback] = frozenset()
-    """The setbacks that cost no pause: one of each kind after bytes came, since a link that served
-    may have died with its connection."""
+    """The setbacks that cost no pause: one of each kind after bytes came. A link that served may
+    have died with its connection."""
 
     def received(self, size: int, length: int | None) -> None:
         """Note how much of the file is there: what brings bytes has not failed."""

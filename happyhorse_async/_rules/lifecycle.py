@@ -228,8 +228,8 @@ def cost_of(task: Task, estimate: Decimal) -> Decimal:
     """Return what an ended task has cost, in credits, as far as it is known.
 
     A video costs its settled charge, and until then its estimate or what is told, whichever is
-    more. A task without a video is free, unless something says that it was charged, or that money
-    is still held for it. Then only a whole proof that all was given back makes it free.
+    more. A task without a video is free, unless something says that it was charged or still holds
+    money. Then only a whole proof that all was given back makes it free.
     """
     told = told_charge(task)
     if is_completed(task):
@@ -251,8 +251,8 @@ class JobState(StrEnum):
     NEW = "new"
     """Known, nothing sent: no money is at stake."""
     SUBMITTING = "submitting"
-    """Its key is on disk and its request may have left: to be replayed with the same key, never
-    with another."""
+    """Its key is on disk and its request may have left. Replay it with the same key, never with
+    another."""
     RUNNING = "running"
     """The task id is on disk."""
     COMPLETED = "completed"

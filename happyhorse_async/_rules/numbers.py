@@ -119,8 +119,8 @@ def _is_number(value: Any) -> TypeGuard[float]:
 # Every task that ends is looked at. So plain numbers, nearly all, are told by a comparison, and
 # only others are read.
 _Bounds = tuple[str, int, Callable[[Any], object]]
-"""A field's name; from 1 to where its numbers are plain; what reads all others, to None when they
-cannot be."""
+"""A field's name; from 1 to where its numbers are plain; what reads all others, None for unreadable
+ones."""
 
 
 def _percent(value: Any) -> float | None:

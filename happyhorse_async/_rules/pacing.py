@@ -3,9 +3,8 @@
 A task that has ended unseen costs its waiter time; a read costs the service work. So each task is
 read when its *expected undetected waiting* reaches a price in seconds. That is the integral of the
 probability that it has ended since the last read. The probability comes from the hazard of ending,
-learned by age. Ages are counted in units of the task's predicted life, so that what one task
-teaches serves others whose estimate differs. No clock and no randomness here; may import the
-policies only.
+learned by age. Ages are counted in units of the task's predicted life. So what one task teaches
+serves others whose estimate differs. No clock and no randomness here; may import the policies only.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _MOST_PLANS = 10_000
 _BEFORE_ALL = -1000
 # How many tasks the assumption weighs before anything was seen.
 _PRIOR_TASKS = 1.5
-# The price of a read in a full batch: seconds of waiting, when the target delay and lives are one
+# The price of a read in a full batch, in seconds of waiting, for a target delay and lives of one
 # second. Dearer reads would miss the target where little is known of lives. Cheaper ones would ask
 # the service more for nothing where much is known.
 _PRICE = 3.0
@@ -177,8 +176,8 @@ class Lives:
 
 
 def _summary(hazards: list[float]) -> tuple[float, float]:
-    """Return the age that half of all reach, and the hazard whose gaps are as long as all lives' on
-    average.
+    """Return the age that half of all reach, and the hazard whose gaps equal the average over all
+    lives.
     """
     alive, root, middle = 1.0, 0.0, 0.0
     for index, hazard in enumerate(hazards):
@@ -246,8 +245,8 @@ class Outlook:
         """Seconds until a task is worth its next read.
 
         `age` is the task's age in seconds at the last read. `estimate` is the service's guess of
-        its life, `predicted` the life that its progress speaks for, both in seconds or None.
-        `company` is how many tasks share a request (1 to 50).
+        its life, `predicted` what its progress speaks for; both in seconds or None. `company` is
+        how many tasks share a request (1 to 50).
         """
         polling = self._polling
         lives, unit = self.lives(estimate), estimate or USUAL_LIFE

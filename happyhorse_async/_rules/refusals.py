@@ -66,8 +66,8 @@ def is_daily_limit(error: BaseException) -> bool:
 
 
 def is_file_quota(error: BaseException) -> bool:
-    """Whether the account's quota of files is used up: the file service has no code of its own for
-    that, and says it with several statuses.
+    """Whether the account's quota of files is used up. The file service has no code of its own for
+    that and says it with several statuses.
     """
     if not isinstance(error, APIStatusError):
         return False

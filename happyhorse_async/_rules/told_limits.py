@@ -1,5 +1,5 @@
-"""What the headers of an answer say of a limit: those of the IETF's drafts on RateLimit header
-fields, and of GitHub's API.
+"""What an answer's headers say of a limit, by the IETF's drafts on RateLimit header fields and by
+GitHub's API.
 """
 
 from __future__ import annotations

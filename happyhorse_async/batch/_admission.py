@@ -253,8 +253,8 @@ def _verdict(database: Database, record: JobRow, *, retry: bool, verify: bool) -
     return Verdict.WORK
 
 
-# --- From the caller's input to candidates for the ledger: groups are formed, local images are
-# looked at, bad rows are sorted out.
+# --- From the caller's input to candidates for the ledger: form groups, look at local images, sort
+# bad rows out.
 
 
 GROUP = 256

@@ -249,8 +249,8 @@ def _take(lock: FolderLock, folder: Path) -> None:
         ) from error
 
 
-# --- Whose tasks a ledger knows: a key of another account would find none of them, and pay for all
-# of them again.
+# --- Whose tasks a ledger knows. Another account's key would find none of them and pay for all
+# again.
 
 
 async def check_account(ledger: Ledger, parts: Parts) -> None:

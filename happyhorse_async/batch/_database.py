@@ -161,8 +161,8 @@ class Database:
         """Set the connection up for writing."""
         self._db.execute("PRAGMA journal_mode = WAL")
         # FULL: a commit is on the platter before the POST that it allows. No automatic checkpoints.
-        # Those leave the log at its full length with its pages copied already, and a log like that,
-        # cut short, would lay old pages over new ones. Ours always empty it.
+        # Those leave the log at its full length with its pages copied already. Such a log, cut
+        # short, would lay old pages over new ones. Ours always empty it.
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA wal_autocheckpoint = 0")
         self._db.execute(f"PRAGMA cache_size = {-PAGE_CACHE}")
@@ -374,8 +374,8 @@ class Database:
     ) -> tuple[int | None, list[str]]:
         """Look at a page of saved videos, without those of a run's input.
 
-        Return from where to go on (None: that was all), and the ids of the jobs whose videos are
-        not here any more. With `every` it is all of the page.
+        Return from where to go on (None: that was all), and the ids of jobs whose videos are gone.
+        With `every` it is all of the page.
         """
         rows = self._db.execute(self._sql["saved-files"], (after, run, run, LOOKED_AT)).fetchall()
         has_size = self.videos.has_size

@@ -1,5 +1,5 @@
-"""What a run is fed with: jobs at stake from earlier runs, the rows of its input, failed jobs, and
-saved ones that are missing.
+"""What a run is fed with: jobs at stake from earlier runs, its input's rows, failed jobs, missing
+saved ones.
 """
 
 from __future__ import annotations

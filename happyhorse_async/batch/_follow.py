@@ -240,8 +240,8 @@ class Follower:
             self._daily.accepted()
 
     async def _bring_back(self, job: JobRow) -> Outcome | None:
-        """Tell a job that an earlier run saved. When its video is not here any more, fetch it again
-        as long as its link can live, and else say so.
+        """Tell a job that an earlier run saved. When its video is gone, fetch it again while its
+        link can live; else say so.
 
         The ledger keeps such a job as saved. It was paid for and delivered, so `retry` must never
         buy it again.

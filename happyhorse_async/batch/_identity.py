@@ -57,8 +57,8 @@ def key_of(batch_id: str, job_id: str, digest: str, attempt: int) -> str:
 def video_name(request: ImageToVideo, job_id: str, *, own: bool) -> str:
     """Return the name of a job's video: the caller's own id, or the image's stem and the job's id.
 
-    The two kinds never meet. An own id that ends as the other names do is hashed, so names of the
-    other kind need not be compared.
+    The two kinds never meet. An own id that ends as the other names do is hashed. So names of the
+    other kind need no comparison.
     """
     if own:
         stem = _stem(job_id)

@@ -178,8 +178,8 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "ended": ("state", "ended_run", "ended", "reserved", "spent", "error"),
     "again": ("attempt", "spent"),
 }
-"""What each kind of change writes of a job. They stand in the order in which a group is written: a
-job goes through several of them only in this order."""
+"""What each kind of change writes of a job. A group is written in this order, the only one in which
+a job goes through several."""
 
 _VALUES = {change: attrgetter("seq", *columns) for change, columns in CHANGES.items()}
 

@@ -1,8 +1,8 @@
 """The ledger as the event loop sees it. Changes are handed to one thread, which writes whatever has
 gathered as one transaction.
 
-Grouping is what keeps the ledger out of the way. A group is one call, a handful of statements and
-one sync of the disk, however many jobs are in it.
+Grouping is what keeps the ledger out of the way. However many jobs it holds, a group is one call, a
+handful of statements and one sync of the disk.
 """
 
 from __future__ import annotations

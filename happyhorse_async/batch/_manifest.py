@@ -79,8 +79,8 @@ class Manifest:
     """An input of jobs; it can be walked several times.
 
     `defaults` are fields for rows that do not have them. `encoding` is a table's, if it is not
-    Unicode. A column that looks like a misspelt field makes its rows bad ones, for it would be paid
-    for and ignored; `ignore_unknown` keeps it as the caller's own.
+    Unicode. A column that looks like a misspelt field makes its rows bad: they would be paid for
+    without it; `ignore_unknown` keeps it as the caller's own.
     """
 
     def __init__(
@@ -264,8 +264,8 @@ def _whole(value: Any) -> Any:
         return value
 
 
-# --- A look at every row of a manifest before anything is spent: what is wrong with which line, and
-# what the good ones will cost.
+# --- A look at every row of a manifest before anything is spent: faults by line, and the good rows'
+# cost.
 
 
 MOST_KEPT = 10_000

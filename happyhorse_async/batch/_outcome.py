@@ -70,8 +70,8 @@ class UnsavedOutcome(_Ended):
     error: HappyHorseError
     """Why there is none; see its `charged`."""
     ok: ClassVar[Literal[False]] = False
-    # Never to checkers. Some do not narrow a union by the truth of a member, and so `video` is a
-    # Video behind `if outcome.ok` to them as well.
+    # Never to checkers. Some do not narrow a union by the truth of a member. So `video` is a Video
+    # behind `if outcome.ok` to them as well.
     if TYPE_CHECKING:
         video: ClassVar[Never]
     else:

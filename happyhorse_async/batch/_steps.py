@@ -1,8 +1,8 @@
 """The steps of one job, and what the ledger is told of each: the one definition of a job's life.
 
 They know nothing of other jobs, so that another engine can drive them over another ledger. The
-order of the ledger's notes is the promise: key and reservation before the POST, the task id right
-after the answer, the digest after the rename.
+order of the ledger's notes is the promise. Key and reservation come before the POST, the task id
+right after the answer, the digest after the rename.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The videos of a batch where they lie, in a folder or in an object store: whether each is there
-and whole. Blocks.
+"""The videos of a batch, in a folder or in an object store: whether each is there and whole.
+Blocks.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ COLUMNS = (
 
 
 MISSING = "missing"
-"""The state in a result of a job that was saved, whose video is not in the folder as it was."""
+"""The state in a result of a saved job whose video is not in the folder as it was."""
 LEFT_OUT = "left out"
 """The state in a result of a row of the input that could not become a job."""
 GONE = {"code": "video_missing", "message": "the saved video is not in the folder any more"}

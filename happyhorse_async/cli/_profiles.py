@@ -21,8 +21,8 @@ VARIABLE = "HAPPYHORSE_CONFIG_DIR"
 def config_folder(platform: str, variables: Mapping[str, str], home: Path) -> Path:
     """Return the folder for settings, as the platform has it.
 
-    `HAPPYHORSE_CONFIG_DIR` wins. Else APPDATA on Windows, "Application Support" on a Mac, and
-    XDG_CONFIG_HOME (which counts only as an absolute path) or ~/.config elsewhere.
+    `HAPPYHORSE_CONFIG_DIR` wins. Else APPDATA on Windows and "Application Support" on a Mac.
+    Elsewhere XDG_CONFIG_HOME, which counts only as an absolute path, or ~/.config.
     """
     if variables.get(VARIABLE):
         return Path(variables[VARIABLE])

@@ -16,7 +16,7 @@ def webhook_route(
     webhooks)])`.
 
     `path` is the path of `Session(public_url=...)`. `webhooks` is the receiver, or a function that
-    finds it for a request, for apps that open their session in a cleanup context.
+    finds it for a request. Such a function suits apps that open their session in a cleanup context.
     """
 
     async def take(request: web.Request) -> web.Response:

@@ -16,8 +16,8 @@ def webhook_router(webhooks: Webhooks | Callable[[Request], Webhooks]) -> APIRou
     """Make a router to include where `Session(public_url=...)` points, for example
     `app.include_router(router, prefix="/hooks")`.
 
-    `webhooks` is the receiver, or a function that finds it for a request, for apps that open their
-    session in the lifespan.
+    `webhooks` is the receiver, or a function that finds it for a request. Such a function suits
+    apps that open their session in the lifespan.
     """
     router = APIRouter()
 

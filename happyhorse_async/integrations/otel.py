@@ -43,16 +43,17 @@ def instrument(
     """Record a session's work as OpenTelemetry spans and metrics; return a function that ends it.
 
     Spans: `generate_content MODEL` lasts from the submission to the end of its task. Its children
-    are `happyhorse.upload`, `.submit`, `.wait` (an event for each status) and `.download`, with a
-    span for each HTTP request below them. Tasks are read for all who wait: `happyhorse.read` is a
-    root span with links to the waits. With `prompts` a span has its prompt too; prompts are your
-    users' text.
+    are `happyhorse.upload`, `.submit`, `.wait` (an event for each status) and `.download`. Each
+    HTTP request has a span below them. Tasks are read for all who wait: `happyhorse.read` is a root
+    span with links to the waits. With `prompts` a span has its prompt too; prompts are your users'
+    text.
 
-    Metrics: `happyhorse.submissions` (attribute outcome: accepted, replayed, adopted, or for
-    failures what was charged: no, yes, unknown), `happyhorse.tasks` (status),
+    Metrics: `happyhorse.submissions`, whose attribute outcome is accepted, replayed or adopted. For
+    failures it is what was charged: no, yes or unknown. `happyhorse.tasks` (status),
     `happyhorse.task.duration` in s, `happyhorse.videos`, `happyhorse.video.size` in By,
-    `happyhorse.credits`, all with `gen_ai.request.model`, `happyhorse.quality` and `error.type`
-    as far as they apply; `happyhorse.retries`, `happyhorse.throttled`, `happyhorse.links.expiring`.
+    `happyhorse.credits`. All these have `gen_ai.request.model`, `happyhorse.quality` and
+    `error.type` as far as they apply. `happyhorse.retries`, `happyhorse.throttled` and
+    `happyhorse.links.expiring` do not.
 
     The providers are the global ones by default. The end of the session ends all open spans.
     """

@@ -4,8 +4,8 @@ on request.
 It shares no code with the rest of the package. So a mistake on one side of the wire does not hide
 on the other.
 
-A simulation runs it without sockets and in virtual time. Give it your clock and a fixed start, and
-put its protocols at the other end of transports of your own:
+A simulation runs it without sockets and in virtual time. Give it your clock and a fixed start. Put
+its protocols at the other end of your own transports:
 
     async with Sandbox(
         host=None, real=loop.time, start=1_800_000_000, seed=7, video="stub", connector=my_connector

@@ -1,7 +1,7 @@
 """What a fault's conditions and details may be: each kind in words and as a test.
 
 A signature is its own check: `kinds_of` reads the kinds from the annotations of the keyword-only
-parameters, and `check` holds values against them when a fault is made.
+parameters. `check` holds values against them when a fault is made.
 """
 
 from __future__ import annotations

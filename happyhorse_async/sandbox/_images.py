@@ -70,9 +70,7 @@ def frame_problem(data: bytes) -> FrameProblem | None:
 
 
 def video_size(quality: str, frame: tuple[int, int] | None) -> tuple[int, int]:
-    """Return the even size of a video: the quality on the short side, the frame's ratio, 16:9 when
-    it is unknown.
-    """
+    """Return the even size of a video: the quality on the short side, the frame's ratio or 16:9."""
     short = int(quality.removesuffix("p"))
     width, height = frame or (16, 9)
     longer = round(short * max(width, height) / min(width, height) / 2) * 2

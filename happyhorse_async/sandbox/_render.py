@@ -78,9 +78,7 @@ def _encode(path: Path, size: tuple[int, int], frames: Iterator[VideoFrame]) -> 
 
 @attrs.frozen
 class _Camera:
-    """Where the camera looks at the end: the share of the cut that falls on the left and on the
-    top.
-    """
+    """Where the camera looks at the end: the share of the cut on the left and on the top."""
 
     left: float
     top: float

@@ -45,8 +45,8 @@ class Sandbox:
     attribute and method can be used from any thread.
 
     Args:
-        video: "real" renders with PyAV, "stub" sends a small flat MP4, "auto" renders when PyAV and
-            Pillow are installed.
+        video: "real" renders with PyAV, "stub" sends a small flat MP4. "auto" renders when PyAV and
+        Pillow are installed.
         speed: sandbox seconds per real second; 0: time stands still until `advance`.
         task_seconds: the life of every task in sandbox seconds; None: a realistic distribution.
         accounts: the customers; by default one with `credits`, `file_quota` and `rate_limit`, whose
@@ -57,7 +57,7 @@ class Sandbox:
             seconds.
         expired_link: the status of a dead result link; 403, 404, 410, or 200 with a page.
         allow_loopback: whether callbacks and image URLs may be on loopback addresses, and callbacks
-            on plain http there; other private addresses are never accepted.
+        on plain http there. Other private addresses are never accepted.
         callback_timeout: real seconds that a receiver of callbacks has.
         stub_bytes: the least size of a stub video, for tests of long downloads.
         control: whether other processes may steer the sandbox through `/sandbox/...`; None: only

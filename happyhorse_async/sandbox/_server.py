@@ -182,8 +182,8 @@ class Front:
 def foreign_page(call: Call, hosts: Collection[str], own: str | None) -> Refused | None:
     """Return the refusal of a call that a foreign page in somebody's browser makes; else None.
 
-    Such a page names itself in `Origin` or `Sec-Fetch-Site`. One whose name was bound to this
-    address anew (DNS rebinding) is of the same origin, but its name is in `Host`.
+    Such a page names itself in `Origin` or `Sec-Fetch-Site`. A page whose name was bound to this
+    address anew (DNS rebinding) has the same origin. But its name is in `Host`.
     """
     headers = call.headers
     host = headers.get("Host", "")

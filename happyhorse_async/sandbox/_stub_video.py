@@ -1,9 +1,9 @@
 """A small, true H.264 MP4 made by hand: one flat colour, any size and length. Needs no codec
 library.
 
-Baseline profile: one intra frame whose first macroblock is raw samples and whose others predict
-from their neighbours, then frames that skip every macroblock. Sections named in comments are those
-of ITU-T H.264 and ISO/IEC 14496-12.
+Baseline profile. One intra frame comes first: its first macroblock is raw samples, the others
+predict from their neighbours. Then frames that skip every macroblock. Sections named in comments
+are those of ITU-T H.264 and ISO/IEC 14496-12.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def stub_video(*, width: int, height: int, seconds: int, seed: int, size: int = 
     if size > len(front) + len(back):
         front, back = _template(width, height, seconds, padded=True)
         front += _box(b"free", bytes(max(0, size - len(front) - len(back) - 8)))
-    # Only a comment and the raw macroblock depend on the seed, and both have a fixed length: the
-    # rest is kept.
+    # Only a comment and the raw macroblock depend on the seed. Both have a fixed length: the rest
+    # is kept.
     video = (front + back).replace(_colour(0), _colour(seed), 1)
     return video.replace(_comment(0), _comment(seed), 1)
 

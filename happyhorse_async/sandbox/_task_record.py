@@ -218,8 +218,7 @@ _MESSAGES = {
 }
 
 
-# --- How long a task lives and how far it has come: pure functions of time and a seeded source of
-# chance.
+# --- How long a task lives and how far it is: pure functions of time and seeded chance.
 
 
 _ESTIMATED_SECONDS = 2400

@@ -1,8 +1,7 @@
 """Who is alive: each worker holds a lock of the database's, which ends with its connection.
 
-The locks of the others are tried every few seconds. Whose lock can be had is dead, and its jobs
-are taken out of its hands and put back into the queue. This takes the place of the recovery that
-DBOS sells with its conductor.
+The locks of the others are tried every few seconds. A worker whose lock is free is dead. Its jobs
+go back into the queue. This takes the place of the recovery that DBOS sells with its conductor.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ class Slot:
 def gap(rate: float) -> float:
     """Return the seconds between two places, for a rate of submissions a second.
 
-    A second and its tolerance hold `rate` places. That leaves a fifth of the rate for what comes
-    after: the way to the service, and a service that looks late. At low rates the places are so
-    far apart that no second holds more than 1.2 times the rate, or one.
+    A second and its tolerance hold `rate` places. That leaves a fifth of the rate for the way to
+    the service and a service that looks late. At low rates they lie so far apart that no second
+    holds over 1.2 times the rate, or one.
     """
     most = max(1, math.floor(MOST_OVER * rate))
     return (1 + TOLERANCE) * max(1 / rate, 1.001 / most)

@@ -1,8 +1,8 @@
 """A cluster's database in one file of SQLite: for a quick try on one machine, with one worker.
 
 SQLite has neither locks that end with their owner nor many writers. So one worker at most has the
-file, by a lock of the operating system's beside it. What it does is what a worker does over
-PostgreSQL: the same workflows, the same queries in SQLite's words, the same limits and budget.
+file, by a lock of the operating system's beside it. It does what a worker does over PostgreSQL: the
+same workflows, limits and budget. The queries are the same too, in SQLite's words.
 """
 
 from __future__ import annotations

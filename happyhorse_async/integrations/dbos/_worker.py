@@ -1,8 +1,8 @@
 """A worker: DBOS hands it jobs, and it brings each to its end as a batch does.
 
 A job is one workflow, whose id is the job's key. It has no steps of DBOS's own. What a step would
-remember stands in the job's row, which is written in the same order as in a batch. So a workflow
-that begins again, here or elsewhere, goes on where its row stands.
+remember stands in the job's row, written in the same order as in a batch. So a workflow that begins
+again, here or elsewhere, goes on where its row stands.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ APPLICATION_VERSION = "happyhorse-1"
 WORKFLOW = "happyhorse.job"
 QUEUE = "happyhorse"
 OWED = "happyhorse-owed"
-"""The queue of jobs that are paid for, or may be: it is never held up by those that are not."""
+"""The queue of jobs that are, or may be, paid for: unpaid ones never hold it up."""
 POLLING = 1.0
 """Seconds between two looks into a queue."""
 LATER = RetryPolicy(first_pause=30.0, longest_pause=600.0)
@@ -112,7 +112,7 @@ class Worker:
         """Work until it is stopped, or with `until_done` until no job is left.
 
         Raises what stopped all jobs, such as a refused key or a spent budget, after paid jobs have
-        come to their ends.
+        ended.
         """
         await self._keeper.enter()
         self._ledger = await ClusterLedger.connect(self._url, worker=self._keeper.id)

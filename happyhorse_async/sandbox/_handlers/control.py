@@ -145,8 +145,8 @@ ROUTES = (
 """The control paths, on the API's listener."""
 
 
-# --- What is going on in a sandbox, as JSON: for the page at `/` and for whoever steers it from
-# another process.
+# --- What goes on in a sandbox, as JSON: for the page at `/`, and for steering from another
+# process.
 
 
 _MOST_TASKS = 100
