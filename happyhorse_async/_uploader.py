@@ -47,8 +47,8 @@ LONGEST_HOLD = 60.0
 """Seconds for which one refused upload holds the others at most."""
 
 QUOTA_STEP = (
-    "The account's quota of files is used up. Delete files on the service's dashboard, "
-    "wait until old ones expire (72 hours after their upload), or submit links of your own. "
+    "The account's quota of files is used up. Delete files on the service's dashboard, or "
+    "submit links of your own. Old files expire 72 hours after their upload. "
     "Nothing was charged."
 )
 

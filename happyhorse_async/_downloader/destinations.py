@@ -208,7 +208,7 @@ def _refusal(to: str, problem: str) -> DownloadError:
 
 
 class Reservations:
-    """The places that callers of this process have paid for, or are about to; for all sessions, in
+    """The places that callers of this process have paid for, or are about to. For all sessions, in
     whichever threads they live.
     """
 

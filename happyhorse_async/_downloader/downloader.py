@@ -147,7 +147,7 @@ class Downloader:
         *,
         overwrite: bool = False,
     ) -> Reserved:
-        """Keep a place for one caller, who is about to pay for a video that goes there: an async
+        """Keep a place for one caller, who is about to pay for a video that goes there. An async
         context manager that gives the place.
 
         All that can be known of the place is asked before. Raises `DownloadError`, and

@@ -142,8 +142,8 @@ def file_problem(final: Path) -> str:
     folder that exists the part is made, and taken away again.
     """
     part, note = filenames.part_names(final.name)
-    # As text: ten thousand callers may ask at once, and each path object takes longer to make than
-    # the file system to answer.
+    # As text. Ten thousand callers may ask at once, and making a path object takes longer than the
+    # file system's answer.
     folder = os.fspath(final.parent)
     existing = os.fspath(_existing(final.parent))
     try:

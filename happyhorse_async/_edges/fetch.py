@@ -1,8 +1,8 @@
 """Fetching result links, which are input from outside. The client has neither key nor cookies, and
 looks where it connects.
 
-A link is judged as text, again at each redirect, and once more as the address that a socket
-connects to. So a name that stands for another address a moment later gains nothing.
+A link is judged as text, again at each redirect, and once more as a socket's address. So a name
+that stands for another address a moment later gains nothing.
 """
 
 from __future__ import annotations
@@ -135,9 +135,7 @@ class Fetcher:
         )
 
     def _socket(self, info: Any) -> socket.socket:
-        """Make the socket that is about to be connected to an address: the last place at which it
-        can be judged.
-        """
+        """Make the socket for an address: the last place at which that address can be judged."""
         refusal = self._judge(str(info[-1][0]))
         if refusal is not None:
             raise _unsafe("the link leads to a forbidden address", refusal)
@@ -213,8 +211,8 @@ class Fetcher:
     def _proxied(self) -> aiohttp.ClientSession:
         if self._through_proxies is None:
             logger.info(
-                "downloads go through a proxy: the addresses that result links lead to cannot be "
-                "checked here, only their scheme and name",
+                "downloads go through a proxy: only a result link's scheme and name can be checked "
+                "here, not its address",
                 extra={"action": "addresses_unchecked"},
             )
             self._through_proxies = self._client(socket_factory=self.sockets)
@@ -267,8 +265,8 @@ class Stream:
         self._response.close()
 
     def end(self) -> None:
-        """Let whoever waits for more wait no longer: the library forgets them when it closes a
-        connection, and the time limit with it.
+        """Wake those who wait for more. The library forgets them when it closes a connection, and
+        the time limit with it.
         """
         self._response.content.set_exception(aiohttp.ClientConnectionError("it was closed here"))
 

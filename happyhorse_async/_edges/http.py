@@ -145,8 +145,8 @@ class Http:
     ) -> Answer:
         """Send one request, once, and read the whole response.
 
-        It leaves on a connection that was idle for at most `longest_idle` seconds: one of the two
-        numbers that `connections` names, or infinity. Raises `APIConnectionError` or
+        It leaves on a connection that was idle for at most `longest_idle` seconds. That is one of
+        the two numbers that `connections` names, or infinity. Raises `APIConnectionError` or
         `APITimeoutError` when there is no response, with `sent=False` when the request cannot have
         arrived; `UnreadableAnswerError` for one that is too large or cannot be decoded;
         `ConfigurationError` when a proxy asks for a password.

@@ -120,8 +120,8 @@ def _first_line(error: Exception) -> str:
 
 
 _PASSING = re.compile(r"\b(RequestTimeout|RequestTimeTooSkewed|IncompleteBody|ExpiredToken)\b")
-"""S3's codes with status 400 or 403 that say nothing against the request itself: a body that was
-slow or cut, a clock or a token of a moment ago."""
+"""S3's codes with status 400 or 403 that say nothing against the request itself. A body was slow or
+cut, or a clock or a token was of a moment ago."""
 
 
 def _is_transient(message: str) -> bool:

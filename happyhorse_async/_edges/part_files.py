@@ -1,5 +1,5 @@
-"""Files on disk: a part file that survives any end of the process, and a final name for whole,
-verified files only.
+"""Files on disk. A part file survives any end of the process, and only whole, verified files get a
+final name.
 
 Everything here blocks and runs in worker threads, one call of a part file at a time. Beside
 `name.mp4.part` lies a note, `name.mp4.part.json`, that says of which video the bytes are. Without a
@@ -347,9 +347,8 @@ def _open_alone(path: Path) -> int:
                 raise DownloadError(f"{path} is not a file", path=str(path))
             if found.st_nlink == 1 and _is_same(found, path):
                 return file
-            # Either another download has finished with it meanwhile, or it was killed between
-            # giving the final name and taking away this one. Writing here would write into a
-            # finished video.
+            # Another download has finished with it meanwhile, or was killed between giving the
+            # final name and removing this one. Writing here would write into a finished video.
             if found.st_nlink > 1:
                 path.unlink(missing_ok=True)
         except BaseException:

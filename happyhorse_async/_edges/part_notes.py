@@ -1,8 +1,8 @@
 """Notes beside part files: of which video the bytes are. And the downloads that they tell of that
 did not end.
 
-Others may write into the same folder. A note is never followed as a link, never waited for, and
-believed only when every word of it makes sense. Blocks, and runs in worker threads.
+Others may write into the same folder. A note is never followed as a link and never waited for. It
+is believed only when every word makes sense. Blocks, and runs in worker threads.
 """
 
 from __future__ import annotations

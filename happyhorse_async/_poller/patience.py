@@ -1,6 +1,6 @@
 """How long an answer that cannot be the last word is not taken for it.
 
-Within minutes a service of many replicas denies tasks that it has accepted, and completes tasks
+Within minutes a service of many replicas denies tasks that it has accepted. It also completes tasks
 whose links it does not have yet. Pure: times are passed in.
 """
 
@@ -15,8 +15,8 @@ from .._rules.pacing import growing_pause
 
 STRANGER_SECONDS = 8.0
 STRANGER_REFUSALS = 3
-"""After so many seconds of denial, or so many refusals in a row, the waiters are told of an id that
-nobody here has seen. It may be a typing error, and they should not wait for long."""
+"""For an id that nobody here has seen: the seconds of denial, or refusals in a row, before waiters
+are told. It may be a typing error, and they should not wait for long."""
 
 
 class ReadTrouble:

@@ -230,8 +230,7 @@ class Scheduler:
             self._plan.enter(watched, now + self._budget.pause(trouble.failures))
 
 
-# --- Reading tasks, with one request for many where the service can, else one by one; and sorting
-# what can go wrong.
+# --- Reading tasks, many with one request where the service can, and sorting what can go wrong.
 
 
 MOST_LISTED = 20

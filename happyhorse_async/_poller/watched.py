@@ -1,5 +1,5 @@
-"""What the poller keeps of tasks: those that are waited for, their ages, those that have ended, and
-what was odd about answers.
+"""What the poller keeps: tasks that are waited for, their ages, ended tasks, and what was odd about
+answers.
 """
 
 from __future__ import annotations

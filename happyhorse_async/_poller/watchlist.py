@@ -1,7 +1,7 @@
 """What is watched, and what each answer means for those who wait.
 
-The way is one way. The plan says which tasks are due; the scheduler reads them and hands each
-reading to `take_in`; from there it goes to the waiters.
+The way is one way. The plan says which tasks are due. The scheduler reads them and hands each
+reading to `take_in`. From there it goes to the waiters.
 """
 
 from __future__ import annotations

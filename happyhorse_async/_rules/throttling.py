@@ -3,8 +3,9 @@
 The limits differ by model and account and are not published. So a session begins with few
 submissions at once, and with more as they are accepted. The first 429 measures a rate, at which the
 next ones are spread over time. Now and then the rate is tried a little higher. Each 429 then tells
-again where the limit is, whatever its kind: a bucket of tokens, a sliding or a fixed window, of a
-second or of a minute, shared with others or not. Headers that tell the limit are believed at once.
+again where the limit is, whatever its kind. It may be a bucket of tokens, or a sliding or fixed
+window, of a second or of a minute. Others may share it. Headers that tell the limit are believed at
+once.
 
 Arithmetic over numbers that are passed in: no clock, no randomness.
 """
@@ -44,7 +45,7 @@ MARGIN = 0.98
 CHANCE = 5.0
 """Seconds for which a rate that is too high is hardly ever let pass."""
 STEPS = 0.006, 0.01, 0.1
-"""How much slower after a refusal at a rate that was let pass for long, in shares of it: when the
+"""How much slower after a refusal at a rate that was let pass for long, in shares of it. When the
 service asks for a pause, when it does not, and at one submission a second."""
 MOST_STEP = 0.1
 """How much slower after one refusal at the most."""
@@ -54,8 +55,8 @@ early costs most of the next one."""
 REFUSED = 0.01
 """The share of the requests that looking for a higher rate may cost."""
 LASTS = 300.0
-"""Seconds for which limits stay the same, as far as one must guess; also how long it is remembered
-that more was allowed."""
+"""Seconds for which limits stay the same, as far as one must guess. Also how long a higher allowed
+rate is remembered."""
 GAIN = 0.15
 """How much more may be allowed after that, as a share, if nothing else is known."""
 HOLDS = 4.0, 90.0
@@ -317,12 +318,12 @@ class RateFinder:
             self._keep(now, rate, starved if self._asked or starved >= LONG else 0.0)
 
     def _keep(self, now: float, rate: float, cost: float) -> None:
-        """Keep a rate for as long as trying a higher one, which costs so many seconds, is worth
-        less than what it finds.
+        """Keep a rate for as long as trying a higher one costs more than it finds; a try costs
+        `cost` seconds.
 
-        To try every t seconds costs cost/t of the time. A limit that rises by `gain` in that time
-        goes unnoticed for t/2 seconds, once in `LASTS`: gain * t / 2 / LASTS. The sum is least at
-        the square root below.
+        To try every t seconds costs cost/t of the time. A limit that rises by `gain` goes unnoticed
+        for t/2 seconds, once in `LASTS`: gain * t / 2 / LASTS. The sum is least at the square root
+        below.
         """
         # A slower rate is none: at least one a minute leaves, and none at all would divide by zero.
         self._rate = rate = max(rate, 1 / MINUTE)

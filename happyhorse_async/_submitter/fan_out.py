@@ -22,8 +22,8 @@ Tell = Callable[[int, Any, Acceptance | HappyHorseError], S]
 and what became of it."""
 Submit = Callable[[ImageToVideo, Group], Awaitable[Acceptance]]
 TakeOrphan = Callable[[ImageToVideo, str, str | None], None]
-"""Takes a submission that was decided but not handed over: its request, key, and task id (None: it
-is not known)."""
+"""Takes a submission that was decided but not handed over: its request, key, and task id (None: not
+known)."""
 
 
 class Decided(NamedTuple, Generic[S]):

@@ -474,7 +474,7 @@ class InFlight:
         """Not send it again, because that could be paid twice."""
         found = self.found
         self.failure = self._doubt(
-            "an earlier process may have sent this request, and it was not sent again, because "
+            "an earlier process may have sent this request. It was not sent again, because "
             f"this service has not shown that it keeps idempotency keys; {_listed(found)}",
             found.candidates,
             retryable=bool(found.why),

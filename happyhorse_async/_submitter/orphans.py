@@ -24,8 +24,8 @@ class Orphan(Value):
     """A submission that was accepted, or may have been, after its caller was cancelled."""
 
     request: ImageToVideo
-    """The request, without the picture. Bytes are replaced by the link that they were uploaded to,
-    so that submitting it again with the same key sends the same body."""
+    """The request, without the picture. The link that bytes were uploaded to replaces them. So
+    submitting it again with the same key sends the same body."""
     idempotency_key: str
     task_id: str | None
     """None: it is not known whether there is a task. Submitting again with the same key tells."""

@@ -34,8 +34,8 @@ MOST_CANDIDATES = 50
 ROUNDING = timedelta(seconds=1)
 """The service's times are whole seconds, cut off."""
 LARGEST_SKEW = timedelta(seconds=30)
-"""The most by which the service's clock and this machine's may differ for a time that an earlier
-process noted to count. Beyond it, one of them was set or runs unevenly."""
+"""An earlier process's time counts when the service's clock and this machine's differ by at most
+this. Beyond it, one of them was set or runs unevenly."""
 EVER = -math.inf
 """A time before all others: it is not known when a submission left."""
 

@@ -25,8 +25,8 @@ from .key_proof import KeyProof
 from .reconcile import Reconciler
 
 MOST_TASKS = 20_000
-"""Tasks that a session remembers as its own, or half of these: far more than one look at the list
-can show."""
+"""Tasks that a session remembers as its own, or half of these. One look at the list shows far
+fewer."""
 MOST_KEPT = 1_000
 """Keys whose task a session remembers whole, so that it need not ask for it again."""
 MOST_DOUBTS = 10_000

@@ -371,8 +371,8 @@ class Follower:
 def lost(place: str | Path, job: JobRow) -> LinkExpiredError:
     """Make the error for a video that was saved, is not here any more, and has no link either."""
     return LinkExpiredError(
-        f"{place}: the video of task {job.task_id} was saved here and is not here any more, or not "
-        "as it was; its link is dead by now",
+        f"{place}: the saved video of task {job.task_id} is not here any more, or not as it was; "
+        "its link is dead by now",
         path=str(place),
         task_id=job.task_id,
         next_step="Put the file back. To have the video made again, which costs money, give its "

@@ -42,12 +42,12 @@ _MAGIC = b"SQLite format 3\0"
 _MINE = "If no batch ever ran in this folder, move the file away. Else restore it from a backup."
 _OTHER = "Use another folder, or move the file away if no batch ever ran in this one."
 _DAMAGED = (
-    f"Restore it from a backup, or recover it with `sqlite3 {LEDGER_NAME} .recover`; do not start "
-    "a new ledger for the same input, which would pay again."
+    f"Restore it from a backup, or recover it with `sqlite3 {LEDGER_NAME} .recover`. Do not start "
+    "a new ledger for the same input: it would pay again."
 )
 _LOOK = (
-    "Look at the disk's space, rights and health, then run the batch again: what was paid is found "
-    "again by its key."
+    "Look at the disk's space, rights and health, then run the batch again. It finds what was paid "
+    "by its key."
 )
 _LOCAL = "Put the folder on a local disk: network file systems often have no locks that work."
 

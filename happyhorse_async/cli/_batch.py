@@ -82,8 +82,8 @@ def run_command(
     source: Annotated[
         str,
         typer.Argument(
-            help="A folder or a glob of images; or a .csv, .tsv, .json, .jsonl or .parquet table "
-            "of them; or - for a table from standard input.",
+            help="A folder or a glob of images, or a .csv, .tsv, .json, .jsonl or .parquet table "
+            "of them. - reads a table from standard input.",
             metavar="SOURCE",
         ),
     ],

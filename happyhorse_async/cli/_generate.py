@@ -49,7 +49,7 @@ def demo(
         _need_renderer()
         need_folder(out)
         say(
-            f"This starts a sandbox of the service on this machine, {speed:g} times as fast, and "
+            f"This starts a sandbox of the service on this machine, {speed:g} times as fast. It "
             f"turns three photographs into videos in {out}. Nothing leaves this machine."
         )
         photos = Path(sandbox.__file__).parent / "photos"

@@ -24,8 +24,8 @@ from ..._edges.folder_lock import FolderLock
 from ...errors import ConfigurationError, LedgerError
 
 QUICK_TRY = (
-    "SQLite is for a quick try: one machine, one worker, no other goes on when it dies, and it is "
-    "slower. To work with, take --database postgresql://user@host/name"
+    "SQLite is for a quick try: one machine, one worker, and slower. When the worker dies, no "
+    "other goes on. To work with, take --database postgresql://user@host/name"
 )
 PATIENCE = 30.0
 """Seconds to wait for DBOS's own connections, which write into the same file."""
