@@ -27,6 +27,9 @@ from ._videos import VideoFolder
 logger = logging.getLogger("happyhorse_async")
 
 Row = ImageToVideo | Job
+Rows = asyncio.Queue[tuple[Row] | None]
+"""Rows as they are read; None is the end. Each row stands in a tuple, since an input may have
+None among its rows."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -60,7 +63,7 @@ class Feed:
 
     async def input(self, requests: Input, *, retry: bool = False) -> None:
         """Feed the rows of an input; with `retry` those that failed begin again."""
-        read: asyncio.Queue[Row | None] = asyncio.Queue(GROUP)
+        read: Rows = asyncio.Queue(GROUP)
         async with asyncio.TaskGroup() as group:
             group.create_task(_read(requests, read))
             while rows := await _gathered(read):
@@ -234,24 +237,24 @@ class Feed:
         self._run.told.put_nowait(outcome)
 
 
-async def _read(requests: Input, read: asyncio.Queue[Row | None]) -> None:
+async def _read(requests: Input, read: Rows) -> None:
     async with aclosing(rows_of(requests)) as rows:
         async for row in rows:
-            await read.put(row)
+            await read.put((row,))
     await read.put(None)
 
 
-async def _gathered(read: asyncio.Queue[Row | None]) -> list[Row]:
+async def _gathered(read: Rows) -> list[Row]:
     """Take the next row, and along with it what has come already: a slow input is not waited for.
 
     Nothing after the last row.
     """
     rows: list[Row] = []
     while len(rows) < GROUP and (not rows or not read.empty()):
-        row = await read.get()
-        if row is None:
+        item = await read.get()
+        if item is None:
             if rows:
                 read.put_nowait(None)
             break
-        rows.append(row)
+        rows.append(item[0])
     return rows

@@ -72,3 +72,14 @@ async def test_texts_the_ledger_keeps(sandbox: Sandbox, session: Session, tmp_pa
     assert outcomes[1].extra == {"shelf": "a\0b", "n": [1, None]}
     assert results(tmp_path)[0]["extra"] == {"shelf": "a\0b", "n": [1, None]}
     assert sandbox.paid == 1
+
+
+async def test_nothing_among_the_rows(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """None among the rows is one bad row, as from a function that forgot its `return`. The rows
+    after it are worked on.
+    """
+    good = rows(2)
+    odd: list[Any] = [good[0], None, good[1]]
+    outcomes = await run(session, tmp_path, odd)
+    assert sorted(outcome.ok for outcome in outcomes) == [False, True, True]
+    assert sandbox.paid == 2
