@@ -3,9 +3,8 @@
 The limits differ by model and account and are not published. So a session begins with few
 submissions at once, and with more as they are accepted. The first 429 measures a rate, at which the
 next ones are spread over time. Now and then the rate is tried a little higher. Each 429 then tells
-again where the limit is, whatever its kind. It may be a bucket of tokens, or a sliding or fixed
-window, of a second or of a minute. Others may share it. Headers that tell the limit are believed at
-once.
+again where the limit is, whatever its kind: a bucket of tokens, a sliding or a fixed window, of a
+second or of a minute, shared with others or not. Headers that tell the limit are believed at once.
 
 Arithmetic over numbers that are passed in: no clock, no randomness.
 """
@@ -31,39 +30,31 @@ SILENCE = 0.5
 slow, and has refused nothing."""
 SHORTEST = 1.0
 """Seconds that a measurement takes at least: limits are counted over a second or longer."""
+MEMORY = 6.0
+"""Seconds after which a measurement forgets its older half."""
 SOON = 0.15
-"""Seconds after a minute's end at which is looked whether its window is over."""
+"""Seconds of a refusal that the service asked no pause for: it costs no more than that."""
 LONG = 5.0
 """Seconds of refusals that show a window much longer than a second."""
 TRIAL = 2.0
 """Seconds until another submission leaves after a pause, unless the first is answered before."""
-UNEVEN = 1.5
-"""Seconds for which a window that was filled unevenly frees up unevenly: what is refused then says
-nothing new."""
+ENOUGH = 20
+"""Acceptances within a second that tell more than chance does."""
 MARGIN = 0.98
 """The share of a measured rate that is used."""
 CHANCE = 5.0
-"""Seconds for which a rate that is too high is hardly ever let pass."""
-STEPS = 0.006, 0.01, 0.1
-"""How much slower after a refusal at a rate that was let pass for long, in shares of it. When the
-service asks for a pause, when it does not, and at one submission a second."""
-MOST_STEP = 0.1
-"""How much slower after one refusal at the most."""
+"""Seconds for which a rate that is too high is hardly ever let pass: a later refusal may come of
+others who share the limit."""
 TOLD_SHARE = 0.97
 """The share of a told rate that is used. Resets come in whole seconds, so a window that is used up
 early costs most of the next one."""
-REFUSED = 0.01
-"""The share of the requests that looking for a higher rate may cost."""
-LASTS = 300.0
-"""Seconds for which limits stay the same, as far as one must guess. Also how long a higher allowed
-rate is remembered."""
-GAIN = 0.15
-"""How much more may be allowed after that, as a share, if nothing else is known."""
-HOLDS = 4.0, 90.0
+PAUSED, REFUSED = 0.015, 0.01
+"""The share of the time, and of the requests, that looking for a higher rate may cost."""
+HOLDS = 5.0, 90.0
 """The least and the most seconds for which a rate is kept before a higher one is tried."""
 CREEP = 0.02
 """How much faster it grows each second then, in shares of the rate."""
-SPRINT = 2.0, 2.0
+SPRINT = 3.0, 2.0
 """Seconds after which that growth doubles the rate every so many seconds: the limit has changed."""
 MOST_PAUSE = 10.0
 """Seconds between two looks whether a window is over whose end nobody tells."""
@@ -73,6 +64,8 @@ FASTEST = 1000.0
 """Submissions a second from which on they are not spread at all."""
 IDLE = 1.0
 """Seconds without any answer after which what was counted before says nothing of the limit."""
+
+
 TOLD_FOR = 60.0
 """Seconds for which a rate that a header told is believed."""
 
@@ -107,15 +100,6 @@ class RateFinder:
     _before: float | None = None
     """The rate before one that is a guess, since what a bucket had saved may have let more in."""
     _second: deque[float] = attrs.field(factory=deque)
-    _tried_at: float = -math.inf
-    """When a rate was refused that was tried beyond a kept one."""
-    _most: float = 0.0
-    _most_at: float = -math.inf
-    """The highest rate that was let pass for long, and when."""
-    _untested: bool = True
-    """The first rate that was measured was neither let pass nor refused yet."""
-    _hoards: bool = False
-    """At times much more is let in than the limit: by a bucket that saves, or by a long window."""
     _cycle_since: float = 0.0
     _cycle_accepted: int = 0
     _refused_at: float = 0.0
@@ -124,8 +108,6 @@ class RateFinder:
     _sure_until: float = -math.inf
     _asked: bool = False
     """The service said how long to pause."""
-    _waits: bool = False
-    """After the refusal one submission leaves, and its answer is awaited."""
 
     # What headers told.
     _told_rate: float | None = None
@@ -149,14 +131,13 @@ class RateFinder:
 
     def interval(self, now: float) -> float:
         """Seconds between two submissions; 0 while no rate is known."""
-        if self.refusals and self._waits:
+        if self.refusals:
             return TRIAL
         rate = self._told_rate if now < self._told_until else self._rate_at(now)
         if rate is None:
             return 0.0
         if rate >= FASTEST:
-            if not self._hoards:
-                self._rate = None
+            self._rate = None
             return 0.0
         return min(MINUTE, 1.0 / rate)
 
@@ -232,14 +213,15 @@ class RateFinder:
         """Learn that a submission of `epoch` was not answered with 429; return whether it ended a
         trial.
         """
-        trial = self.refusals > 0 and self._waits and epoch == self.epoch
+        trial = self.refusals > 0 and epoch == self.epoch
         if trial:
             self._resume(now)
         elif self._since is None or now - self._heard_at > max(IDLE, 3 * self.interval(now)):
             self._since, self._accepted = now, 0.0
             self._cycle_since, self._cycle_accepted = now, 0
-        if epoch == self.epoch:
-            self.refusals = 0
+        elif now - self._since > MEMORY:
+            self._since += (now - self._since) / 2
+            self._accepted /= 2
         self._heard_at = now
         self._accepted += 1
         if now > self._hold_until:
@@ -247,9 +229,6 @@ class RateFinder:
         self._cycle_accepted += 1
         self._second.append(now)
         self._forget(now)
-        if self._rate is None and self._candidate is not None and epoch < self.epoch:
-            # It was on the wire when the limit was met for the first time.
-            self._candidate = max(self._candidate, MARGIN * len(self._second) / SHORTEST)
         if self._limit < self.ceiling:
             self._grow()
         return trial
@@ -268,23 +247,18 @@ class RateFinder:
         self.refusals += 1
         self._looked_at = now
         if self.refusals == 1:
-            self._waits = self._asked or self._rate is None or now < self._sure_until
-            self._candidate = self._judge(now)
             self._refused_at = now
+            self._candidate = self._judge(now, pause)
             if self._growing:
                 self._growing = False
                 self._limit = max(1.0, self._limit / 2)
-            if not self._waits and self._candidate is not None:
-                self._keep(now, self._candidate, 0.0)
-        else:
-            self._waits = True
         self._heard_at = now + pause
         return True
 
     def pause(self, now: float, epoch: int, asked: float | None, wanted: float) -> float:
         """Return how many seconds to pause after a 429. That is what the service `asked` for, else
-        what the retry policy `wanted`. When a rate is known it is next to nothing at first: the
-        place of the refused one stays empty.
+        what the retry policy `wanted`. It is next to nothing while a rate is tried that is hardly
+        too high.
         """
         if asked is not None:
             self._asked = True
@@ -292,8 +266,8 @@ class RateFinder:
         if epoch != self.epoch:
             return 0.0
         self._asked = False
-        if self._rate is not None:
-            wanted = min(wanted, 4.0 ** min(self.refusals, 16) / 2 / self._rate)
+        if self._rate is not None and not self.refusals:
+            return min(wanted, self.interval(now))
         minute = self._cycle_since + MINUTE + SOON - now
         return min(wanted, MOST_PAUSE, minute if minute > 0 else wanted)
 
@@ -311,104 +285,50 @@ class RateFinder:
             self._back_to = 0.0
             self._cycle_since, self._cycle_accepted = now, 0
             self._sure_until = now + MINUTE
-            self._hoards = True
+        self.refusals = 0
+        self._since, self._accepted = now, 0.0
         if rate is None:
-            self._since, self._accepted = now, 0.0
-        else:
-            self._keep(now, rate, starved if self._asked or starved >= LONG else 0.0)
-
-    def _keep(self, now: float, rate: float, cost: float) -> None:
-        """Keep a rate for as long as trying a higher one costs more than it finds; a try costs
-        `cost` seconds.
-
-        To try every t seconds costs cost/t of the time. A limit that rises by `gain` goes unnoticed
-        for t/2 seconds, once in `LASTS`: gain * t / 2 / LASTS. The sum is least at the square root
-        below.
-        """
+            return
         # A slower rate is none: at least one a minute leaves, and none at all would divide by zero.
         self._rate = rate = max(rate, 1 / MINUTE)
-        self._since, self._accepted = now, 0.0
+        dear = starved if self._asked or starved >= LONG else min(starved, SOON)
+        hold = max(dear / PAUSED, 2 / (REFUSED * rate))
         self._held_since, self._tried = now, 0
-        gain = max(GAIN, self._most / rate - 1)
-        hold = max(math.sqrt(2 * cost * LASTS / gain), 2 / (REFUSED * rate * (1 + gain)))
         self._hold_until = now + min(max(hold, HOLDS[0]), HOLDS[1])
 
-    # --- what a refusal says of the rate ----------------------------------------------------------
-
-    def _judge(self, now: float) -> float | None:
+    def _judge(self, now: float, pause: float) -> float | None:
         """Return the rate that follows from what was accepted before a 429."""
         self._forget(now)
         second = len(self._second) / SHORTEST
         rate = self._rate_at(now)
+        back, self._back_to = self._back_to, 0.0
+        before, self._before = self._before, None
         if self._rate is None or rate is None:
             return MARGIN * second if second else None
-        since = self._since if self._since is not None else now - SHORTEST
-        took = max(0.01, now - since)
-        self._remember(now, took)
-        untested, self._untested = self._untested, False
-        if now < self._sure_until:
-            self._back_to = 0.0
-            return 0.98 * rate  # a whole window was measured, and frees up unevenly
-        if untested and took < SHORTEST:
-            # What came at once may have been a bucket's savings. This comes of its rate.
-            fill = MARGIN * self._accepted / min(SHORTEST, now - self._refused_at)
-            if fill < rate / 2:
-                self._hoards = True
-                return fill
-        before, self._before = self._before, None
-        if before is not None and now < self._tried_at + CHANCE:
-            return self._after_guess(now, rate, before, second)
+        took = max(SHORTEST, now - self._since) if self._since is not None else SHORTEST
         if now >= self._hold_until:
-            return self._beyond(now, rate, second, MARGIN * self._accepted / took)
-        return self._lower(now, rate, second, took)
-
-    def _remember(self, now: float, took: float) -> None:
-        """Remember what was let pass for long: after a fall it may be allowed again."""
-        if now > self._most_at + LASTS:
-            self._most = 0.0
-        if self._rate is not None and took > CHANCE and self._rate > self._most:
-            self._most, self._most_at = self._rate, now
-
-    def _after_guess(self, now: float, rate: float, before: float, second: float) -> float:
-        """Return the rate that follows from a 429 soon after a guess."""
-        if not self._asked and now < self._tried_at + UNEVEN:
-            self._before = before  # too soon to tell
-            return rate
-        if not self._asked and second >= 0.9 * rate:
-            return MARGIN * second  # all of a second was let in like this
-        self._hoards = True
-        return before
-
-    def _beyond(self, now: float, rate: float, second: float, average: float) -> float:
-        """Return the rate that follows from a 429 to one that was tried beyond a kept one.
-
-        No limiter lets more in on average than its limit, if it began with no savings.
-        """
-        base = max(self._rate or 0.0, self._back_to)
-        self._back_to = 0.0
-        self._tried_at = now
-        extra = self._tried - base * (now - self._hold_until)
-        saved = (1 - MARGIN) * base * (self._hold_until - self._held_since)
-        if not self._hoards and (extra > saved + base or second > 1.05 * base + 1):
-            # The limit has risen, or a bucket has saved: what is refused next tells which.
-            self._before = max(base, min(average, MARGIN * second))
-            # At less than one a second there may have been none within the last one.
-            return min(0.85 * rate, 0.95 * second) if second else 0.85 * rate
-        most = average if self._hoards else 1.005 / MARGIN * average
-        return max(base, min(MARGIN * rate, MARGIN * second, most))
-
-    def _lower(self, now: float, rate: float, second: float, took: float) -> float:
-        """Return the rate that follows from a 429 at a rate that was thought to be allowed."""
-        back, self._back_to = self._back_to, 0.0
+            return self._beyond(now, rate, max(self._rate, back), second, took)
+        if before is not None:
+            return 1.03 * before
+        if now < self._sure_until:
+            return 0.98 * rate  # a whole window was measured, and frees up unevenly
         if second and second < 0.8 * rate - 1:
             return MARGIN * second  # the limit has become lower
-        if now < self._tried_at + UNEVEN:
-            self._back_to = back
-            return rate
-        # The sooner, the slower. Others who share the limit make some of these.
-        step = max(STEPS[0] if self._asked else STEPS[1], STEPS[2] / rate)
-        hold = self._hold_until - self._held_since
-        step = min(MOST_STEP, step * (1 + math.log(max(1.0, hold / took))))
-        slower = step / 2 if self._asked else STEPS[1] if took < SHORTEST else 0.0
-        self._back_to = (1 - slower) * rate
-        return (1 - step) * rate
+        # Refused at a rate that was thought to be allowed: the sooner, and the dearer, the slower.
+        step = max(0.3 / max(1.0, self._accepted), 0.15 * pause / took)
+        lower = rate * (1 - min(0.1, max(0.005, step)))
+        if ENOUGH <= second < rate - 1:  # less is the chance of where the second begins
+            lower = max(0.95 * rate, min(lower, MARGIN * second))
+        self._back_to = (MARGIN if took < CHANCE else 1.0) * rate
+        return lower
+
+    def _beyond(self, now: float, rate: float, base: float, second: float, took: float) -> float:
+        """Return the rate that follows from a 429 to one that was tried beyond a kept one."""
+        saved = (1 - MARGIN) * base * (self._hold_until - self._held_since)
+        if self._tried - base * (now - self._hold_until) > saved + base:
+            # More than a bucket can have saved meanwhile, if it was known to the percent.
+            self._before = base
+            # At less than one a second there may have been none within the last one.
+            return min(0.85 * rate, 0.95 * second) if second else 0.85 * rate
+        better = min(MARGIN * min(rate, second), 1.01 * self._accepted / took, 1.03 * base)
+        return max(base, better)
