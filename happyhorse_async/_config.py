@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal, NoReturn
 
 import attrs
@@ -56,6 +57,26 @@ def _one_of(*words: str) -> Validator:
             _refuse(owner, field, value, " or ".join(map(repr, words)))
 
     return check
+
+
+LONGEST_WAIT = 1e9
+"""Seconds, about 30 years; a longer limit is none, also one that no float can hold."""
+
+
+def time_limit(timeout: object, *, paid: bool = False) -> float | None:
+    """Return the limit of a wait in seconds; None for none.
+
+    One below 0 is over at once; with `paid` it is refused, because money would be spent before.
+    Raises `ConfigurationError` for what is no number.
+    """
+    if timeout is None:
+        return None
+    number = isinstance(timeout, Real) and not isinstance(timeout, bool)
+    if not number or not timeout >= (0 if paid else -math.inf):  # type: ignore[operator]
+        raise ConfigurationError(
+            f"timeout: expected a number of seconds, at least 0, or None, got {timeout!r:.200}"
+        )
+    return None if timeout >= LONGEST_WAIT else max(float(timeout), 0.0)  # type: ignore[operator, arg-type]
 
 
 @attrs.frozen(kw_only=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import attrs
 
-from ._config import Budget, Limits, Network, Polling, RetryPolicy, Timeouts
+from ._config import Budget, Limits, Network, Polling, RetryPolicy, Timeouts, time_limit
 from ._dispatcher import on_behalf_of
 from ._models import TASK_ID
 from ._request import ImageLike, ImageToVideo, RequestFields, made_request, made_requests
@@ -222,7 +222,8 @@ class Session:
         """
         poller = self._open().poller
         return poller.watch(
-            [task if isinstance(task, str) else task.id for task in tasks], timeout=timeout
+            [task if isinstance(task, str) else task.id for task in tasks],
+            timeout=time_limit(timeout),
         )
 
     def find_tasks(
@@ -269,6 +270,7 @@ class Session:
         import asyncio
 
         parts = self._open()
+        timeout = time_limit(timeout, paid=True)
         if (turn := parts.submitter.turn()) is not None:
             await turn
         checked = await self._checked(parts, request, fields, idempotency_key)
@@ -344,7 +346,7 @@ class Session:
         options = BatchOptions(
             max_in_flight=max_in_flight,
             budget=budget,
-            timeout=timeout,
+            timeout=time_limit(timeout, paid=True),
             verify=verify,
             wait_for_reset=wait_for_reset,
         )

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
+from ._config import time_limit
 from ._dispatcher import on_behalf_of
 from ._models import Task
 from ._values import plain, table
@@ -91,6 +92,7 @@ class TaskHandle:
         `TaskNotFoundError` when the service does not know it. That takes some seconds for an id
         that this session has not seen before, else `Polling.patience`.
         """
+        timeout = time_limit(timeout)
         return self._parts.wait_completed(self.id, timeout, self.accepted, self.idempotency_key)
 
     def updates(self, *, timeout: float | None = None) -> Updates:
@@ -100,6 +102,7 @@ class TaskHandle:
         A slow consumer skips states in between, never the last one. `timeout` (seconds) ends the
         iteration with `WaitTimeoutError`.
         """
+        timeout = time_limit(timeout)
         return self._parts.poller.updates(self.id, timeout=timeout, known=self.accepted)
 
     async def download(
@@ -119,6 +122,7 @@ class TaskHandle:
         touched.
         """
         with _following(self, self._parts.events):
+            timeout = time_limit(timeout)
             until = _end_of(timeout)
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download(
@@ -134,6 +138,7 @@ class TaskHandle:
     ) -> list[Video]:
         """Wait for the task, then save every video that it has, as `download` does."""
         with _following(self, self._parts.events):
+            timeout = time_limit(timeout)
             until = _end_of(timeout)
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download_all(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 import os
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import aiohttp
 import pytest
 
 from happyhorse_async import (
+    ConfigurationError,
     HappyHorseError,
     ImageToVideo,
     InsufficientCreditsError,
@@ -566,3 +569,25 @@ async def test_an_integer_error_code_is_passed_on(sandbox: Sandbox, session: Ses
         await session.submit(LINK)
     assert getattr(caught.value, "code", None) == "40012"
     assert caught.value.charged == "no"
+
+
+@pytest.mark.parametrize("timeout", ["5", math.nan, -1, [], Decimal(3)], ids=repr)
+async def test_a_limit_that_is_none_is_refused_before_paying(
+    sandbox: Sandbox, session: Session, tmp_path: Path, timeout: Any
+) -> None:
+    """A time limit that is no number, or is over already, is refused before money is spent."""
+    with pytest.raises(ConfigurationError, match="timeout"):
+        await session.generate(LINK, save_to=tmp_path / "a.mp4", timeout=timeout)
+    with pytest.raises(ConfigurationError, match="timeout"):
+        session.batch(tmp_path / "videos", timeout=timeout)
+    assert sandbox.paid == 0
+
+
+@pytest.mark.parametrize("timeout", [1e308, 10**400, math.inf], ids=["float", "int", "infinity"])
+async def test_a_limit_beyond_all_times_is_none(
+    running: Sandbox, tmp_path: Path, timeout: float
+) -> None:
+    """A time limit that no clock can hold limits nothing: the video comes."""
+    async with open_session(running) as session:
+        await session.generate(LINK, save_to=tmp_path / "a.mp4", timeout=timeout)
+    assert (tmp_path / "a.mp4").exists()
