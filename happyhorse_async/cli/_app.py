@@ -13,7 +13,6 @@ import typer
 from typer import completion as shells
 from typer.core import TyperGroup
 
-from .._version import __version__
 from ._help import COMMANDS, EXITS, VARIABLES, page
 from ._options import shared
 
@@ -72,22 +71,15 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    add_help_option=False,
     context_settings=HELP,
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"happyhorse-async {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True)
-    ] = False,
-) -> None:
+def _options() -> None:
+    # No option here, nor a call of this for `--version`: reading one loads typer's checks of
+    # values, which takes longer than all the rest of a command's help.
     pass
 
 
