@@ -31,9 +31,9 @@ MODEL: str = Model.HAPPYHORSE_1_0.value
 """The model of a request that names none."""
 
 
-TASK_ID = re.compile("[A-Za-z0-9._:-]{1,128}")
+TASK_ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:-]{1,128}")
 """Task ids that can be asked for. Those of the reference begin with "task-unified-"; the vendor's
-client takes any of these."""
+client takes any of these. One or two dots alone would be another path."""
 
 
 class TaskStatus(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -186,6 +186,15 @@ def made_request(request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
     if problems:
         raise InvalidRequestError(problems)
     return request if isinstance(request, ImageToVideo) else ImageToVideo(request, **fields)
+
+
+def require_several(what: str, given: Any) -> None:
+    """Raise `InvalidRequestError` for one thing, or a text, where several are expected."""
+    one = isinstance(given, (ImageToVideo, str, bytes, bytearray, memoryview, os.PathLike))
+    if one or not isinstance(given, (Iterable, AsyncIterable)):
+        raise InvalidRequestError(
+            [f"{what}: expected several, for example a list with one, got {given!r:.200}"]
+        )
 
 
 def made_requests(requests: Any, fields: Mapping[str, Any]) -> Iterator[ImageToVideo]:

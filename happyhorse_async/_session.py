@@ -17,7 +17,14 @@ import attrs
 from ._config import Budget, Limits, Network, Polling, RetryPolicy, Timeouts, time_limit
 from ._dispatcher import on_behalf_of
 from ._models import TASK_ID
-from ._request import ImageLike, ImageToVideo, RequestFields, made_request, made_requests
+from ._request import (
+    ImageLike,
+    ImageToVideo,
+    RequestFields,
+    made_request,
+    made_requests,
+    require_several,
+)
 from ._settings import Settings
 from ._tasks import FoundTasks, TaskHandle, handle_of
 from .errors import InvalidRequestError, SessionClosedError
@@ -185,10 +192,11 @@ class Session:
         One bad request is one failed submission, not an exception. The input is read only as fast
         as it can be submitted. With `ordered` the submissions come in the input's order. Leaving
         early stops submitting; what has left by then is finished and kept in `orphans` unless it
-        was yielded.
+        was yielded. Raises `InvalidRequestError` for one request instead of several.
         """
         from ._submissions import submission_of
 
+        require_several("requests", requests)
         parts = self._open()
         return parts.submitter.submit_many(
             requests, ordered=ordered, tell=partial(submission_of, parts), here=parts.here
@@ -218,13 +226,12 @@ class Session:
 
     def watch(self, tasks: Iterable[TaskHandle | str], *, timeout: float | None = None) -> Watch:
         """Merge the updates of many tasks. It is an async context manager that yields a `Task` at
-        each change, and ends when all have ended.
+        each change, and ends when all have ended. Raises `InvalidRequestError` for what is neither
+        a handle nor an id.
         """
-        poller = self._open().poller
-        return poller.watch(
-            [task if isinstance(task, str) else task.id for task in tasks],
-            timeout=time_limit(timeout),
-        )
+        require_several("tasks", tasks)
+        ids = [task.id if isinstance(task, TaskHandle) else self.task(task).id for task in tasks]
+        return self._open().poller.watch(ids, timeout=time_limit(timeout))
 
     def find_tasks(
         self,

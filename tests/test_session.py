@@ -591,3 +591,34 @@ async def test_a_limit_beyond_all_times_is_none(
     async with open_session(running) as session:
         await session.generate(LINK, save_to=tmp_path / "a.mp4", timeout=timeout)
     assert (tmp_path / "a.mp4").exists()
+
+
+@pytest.mark.parametrize("given", ["https://cdn.example.com/cat.png", ImageToVideo(LINK), 5, None])
+async def test_one_where_several_are_expected_is_refused(
+    sandbox: Sandbox, session: Session, tmp_path: Path, given: Any
+) -> None:
+    """One request or one text is no list of requests: it is refused and costs nothing."""
+    with pytest.raises(InvalidRequestError, match="requests: expected several"):
+        session.submit_many(given)
+    async with session.batch(tmp_path / "videos") as batch:
+        with pytest.raises(InvalidRequestError, match="requests: expected several"):
+            batch.run(given)
+    assert sandbox.paid == 0
+
+
+@pytest.mark.parametrize("given", ["task-unified-1", None, 5, [None], [".."], ["a task"]], ids=repr)
+async def test_only_handles_and_ids_are_watched(session: Session, given: Any) -> None:
+    """A text is not watched character by character, and what is no id is asked for nowhere."""
+    with pytest.raises(InvalidRequestError, match="expected"):
+        session.watch(given)
+
+
+@pytest.mark.parametrize(
+    "options", [{"retry": 3}, {"retry": "x"}, {"max_in_flight": True}], ids=repr
+)
+async def test_a_batch_checks_its_options_before_it_pays(
+    session: Session, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """What is no policy and no number is refused when the batch is made."""
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        session.batch(tmp_path / "videos", **options)

@@ -14,6 +14,7 @@ from .._budget import BatchBook
 from .._concurrency import to_the_end
 from .._downloader.destinations import is_bent_link, is_foreign_link, is_object_link
 from .._edges.folder_lock import FolderLock
+from .._request import require_several
 from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
 from ._admission import Input
 from ._database import STORE, Database
@@ -168,8 +169,10 @@ class Batch:
 
         After the last outcome the iteration raises whatever stopped the batch before its end. That
         is a refused key, no credits left, a budget that is used up, a service that cannot be
-        reached. What was not submitted stays for the next run.
+        reached. What was not submitted stays for the next run. One request instead of several is an
+        `InvalidRequestError`.
         """
+        require_several("requests", requests)
         return self._start(
             lambda feed: feed.input(requests, retry=retry_failed), retry=retry_failed
         )

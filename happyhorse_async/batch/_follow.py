@@ -74,13 +74,19 @@ class BatchOptions:
     """Wait when the key's daily limit is used up, until it resets; False: the run stops instead."""
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.max_in_flight, int) or self.max_in_flight < 1:
+        whole = isinstance(self.max_in_flight, int) and not isinstance(self.max_in_flight, bool)
+        if not whole or self.max_in_flight < 1:
             raise ConfigurationError(
                 f"max_in_flight: expected a whole number of at least 1, got {self.max_in_flight!r}"
             )
         if self.budget is not None and not isinstance(self.budget, Budget):
             raise ConfigurationError(
                 f"budget: expected a Budget, for example Budget(credits=500), got {self.budget!r}"
+            )
+        if not isinstance(self.retry, RetryPolicy):
+            raise ConfigurationError(
+                f"retry: expected a RetryPolicy, for example RetryPolicy(attempts=2), "
+                f"got {self.retry!r}"
             )
 
 
