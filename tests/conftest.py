@@ -28,8 +28,8 @@ if os.name != "posix":  # terminals, signals to processes, and limits of files a
     collect_ignore_glob = ["cli/*", "cluster/*", "batch/test_ledger_file.py"]
     collect_ignore_glob += ["downloader/test_links.py", "downloader/test_ends.py"]
 
-# No test depends on how fast the machine is, or on what else it does meanwhile. The slow tests of
-# `.ci/run` try each property with many more examples: `--hypothesis-profile thorough`.
+# No test depends on how fast the machine is, or on what else it does meanwhile. Where `.ci/run`
+# counts branches, each property is tried with many more examples: `--hypothesis-profile thorough`.
 UNHURRIED: dict[str, Any] = {
     "deadline": None,
     "suppress_health_check": [hypothesis.HealthCheck.too_slow],

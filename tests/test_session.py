@@ -572,7 +572,7 @@ async def test_an_integer_error_code_is_passed_on(sandbox: Sandbox, session: Ses
 
 
 @pytest.mark.parametrize("timeout", ["5", math.nan, -1, [], Decimal(3)], ids=repr)
-async def test_a_limit_that_is_none_is_refused_before_paying(
+async def test_what_is_no_time_limit_is_refused_before_paying(
     sandbox: Sandbox, session: Session, tmp_path: Path, timeout: Any
 ) -> None:
     """A time limit that is no number, or is over already, is refused before money is spent."""

@@ -17,8 +17,7 @@ DEEPEST = 100
 
 SMALL = 4096
 """Bytes up to which the standard library reads. orjson is faster at it by a few microseconds. But
-on many servers its wide instructions lower the processor's clock, and what follows takes longer by
-many."""
+where it was measured, all that followed it took longer by many (benchmarks/RESULTS.md)."""
 
 _fast: Callable[[bytes], Any] | None
 try:

@@ -78,8 +78,8 @@ app = typer.Typer(
 
 @app.callback()
 def _options() -> None:
-    # No option here, nor a call of this for `--version`: reading one loads typer's checks of
-    # values, which takes longer than all the rest of a command's help.
+    # No option here: `main` answers `--version` and `--help`. To read an option here would load
+    # typer's checks of values, which takes longer than all the rest of a command's help.
     pass
 
 
