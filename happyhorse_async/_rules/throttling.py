@@ -67,7 +67,8 @@ IDLE = 1.0
 
 
 TOLD_FOR = 60.0
-"""Seconds for which a rate that a header told is believed."""
+"""Seconds for which a rate that a header told is believed. What it told of a window is heeded for
+so long after that window's end."""
 
 
 @attrs.define(kw_only=True, eq=False, repr=False)
@@ -112,7 +113,8 @@ class RateFinder:
     # What headers told.
     _told_rate: float | None = None
     _told_until: float = -math.inf
-    _told_at: float = -math.inf
+    _heeded_until: float = -math.inf
+    """-inf: nothing is told, or it is forgotten."""
     _remaining: float = math.inf
     _reset_at: float = -math.inf
 
@@ -127,7 +129,7 @@ class RateFinder:
     @property
     def free(self) -> bool:
         """Whether submissions need not be spread over time."""
-        return self._rate is None and not self.refusals and self._told_at == -math.inf
+        return self._rate is None and not self.refusals and self._heeded_until == -math.inf
 
     def interval(self, now: float) -> float:
         """Seconds between two submissions; 0 while no rate is known."""
@@ -161,9 +163,9 @@ class RateFinder:
         No number holds submissions for longer than a minute. A reset may be in milliseconds, or a
         limit of days that somebody raises. Then one leaves, and its answer tells how it stands.
         """
-        self._told_at = now
         self._remaining = told.remaining - on_wire
         self._reset_at = now + min(told.reset, MINUTE)
+        self._heeded_until = self._reset_at + TOLD_FOR
         if told.rate is not None and told.rate >= 1 / MINUTE:
             self._told_rate, self._told_until = TOLD_SHARE * told.rate, now + TOLD_FOR
             self._growing, self._limit = False, float(self.ceiling)
@@ -176,12 +178,20 @@ class RateFinder:
         """Return when the told limit lets the next one leave; it may be long ago."""
         if self._remaining < 1 and now < self._reset_at:
             return self._reset_at
-        if now >= self._told_at + TOLD_FOR:
-            self._remaining, self._told_at = math.inf, -math.inf
+        if self._heeded_until == -math.inf:
+            return 0.0
+        if now >= self._heeded_until:
+            self._forget_told()
         elif now >= self._reset_at:
             # A new window, of which the answer to the first of it tells.
             self._remaining, self._reset_at = 1, now + TRIAL
         return 0.0
+
+    def _forget_told(self) -> None:
+        self._remaining, self._heeded_until = math.inf, -math.inf
+        if self._rate is None:  # nothing else is known of the limit: it is found out anew
+            self._growing, self._answers = True, 0
+            self._limit = min(FIRST, float(self.ceiling))
 
     # --- while nothing was refused yet ------------------------------------------------------------
 

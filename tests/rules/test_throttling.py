@@ -317,6 +317,7 @@ def test_no_number_in_a_header_stops_a_session_for_long(
     policy=st.booleans(),
     answer=st.floats(0.01, 0.9),
 )
+@example(most=9, window=60.0, offset=0.0, policy=True, answer=0.5)  # it opens a minute later
 def test_a_told_limit_is_never_exceeded(
     most: int, window: float, offset: float, policy: bool, answer: float
 ) -> None:
@@ -383,10 +384,14 @@ def test_a_moment_without_the_services_time_is_not_believed() -> None:
 
 
 def test_what_was_told_is_forgotten() -> None:
-    """A service that has stopped to tell its limit is not held to the last word for ever."""
-    finder = RateFinder(ceiling=10)
+    """A service that has stopped to tell its limit is not held to the last word for ever. Then the
+    limit is found out anew, from a few at once.
+    """
+    finder = RateFinder(ceiling=100)
     finder.tell(0.0, Told(0, 5, 1), 0)
     assert finder.open_at(1.0) == 5.0
     assert finder.interval(1.0) == pytest.approx(1, rel=0.05)
     assert finder.open_at(TOLD_FOR) == 0.0
-    assert (finder.interval(TOLD_FOR), finder.free) == (0.0, True)
+    assert not finder.free
+    assert finder.open_at(5 + TOLD_FOR) == 0.0
+    assert (finder.interval(5 + TOLD_FOR), finder.free, finder.limit) == (0.0, True, FIRST)
