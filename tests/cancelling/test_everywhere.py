@@ -129,6 +129,7 @@ async def batch(world: World) -> None:
 async def complete_batch(world: World, paid_before: int | None) -> None:
     """Run the batch in a session of its own."""
     requests = [ImageToVideo(LINK, seed=seed) for seed in (1, 2)]
+    paid_then = len(world.sandbox.tasks) - (paid_before or 0)
     async with open_session(world.sandbox, polling=QUICK) as session:
         world.others.append(session)
         async with session.batch(world.folder) as batch:
@@ -139,8 +140,8 @@ async def complete_batch(world: World, paid_before: int | None) -> None:
         states = sorted(outcome.state for outcome in outcomes)
         saved = states.count(JobState.SAVED)
         # The account has tasks of other batches that fit. So what was never answered may stay in
-        # doubt, as long as no other job of the folder proves that keys are kept.
-        in_doubt = states.count(JobState.UNKNOWN) if not saved else 0
+        # doubt, unless the cancelled run has paid for a task, which proves that keys are kept.
+        in_doubt = states.count(JobState.UNKNOWN) if not paid_then else 0
         world.unknown += in_doubt
         here = len(list(world.folder.glob("*.mp4")))
         if saved + in_doubt != 2 or here != saved or not saved <= paid <= 2:
