@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import attrs
 
+from .errors import ConfigurationError
+
 if TYPE_CHECKING:
     from .events import Began, Event, Work
 
@@ -108,6 +110,11 @@ class Events:
 
         No kinds: every event but `Began` and `Ended`.
         """
+        if not callable(listener) or not all(isinstance(kind, type) for kind in kinds):
+            raise ConfigurationError(
+                "subscribe: expected a function of one event, and then classes of "
+                f"happyhorse_async.events, got {(listener, *kinds)!r:.200}"
+            )
         entry: tuple[tuple[type[object], ...], Listener] = (tuple(kinds), listener)
         self._listeners.append(entry)
         self._look()

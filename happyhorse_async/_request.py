@@ -188,13 +188,31 @@ def made_request(request: Any, fields: Mapping[str, Any]) -> ImageToVideo:
     return request if isinstance(request, ImageToVideo) else ImageToVideo(request, **fields)
 
 
-def require_several(what: str, given: Any) -> None:
-    """Raise `InvalidRequestError` for one thing, or a text, where several are expected."""
+def require_several(what: str, given: Any, *, asynchronous: bool = True) -> None:
+    """Raise `InvalidRequestError` for one thing, or a text, where several are expected.
+
+    `asynchronous`: they may come from an `async for` as well.
+    """
     one = isinstance(given, (ImageToVideo, str, bytes, bytearray, memoryview, os.PathLike))
-    if one or not isinstance(given, (Iterable, AsyncIterable)):
+    kinds = (Iterable, AsyncIterable) if asynchronous else Iterable
+    if one or not isinstance(given, kinds):
         raise InvalidRequestError(
             [f"{what}: expected several, for example a list with one, got {given!r:.200}"]
         )
+
+
+def require_path(what: str, given: Any) -> None:
+    """Raise `InvalidRequestError` for what is no path."""
+    if not isinstance(given, (str, os.PathLike)):
+        raise InvalidRequestError([f"{what}: expected a path, got {given!r:.200}"])
+
+
+def require_count(what: str, given: Any, least: int, most: int | None = None) -> None:
+    """Raise `InvalidRequestError` for what is no whole number between two."""
+    whole = isinstance(given, int) and not isinstance(given, bool)
+    if not whole or given < least or (most is not None and given > most):
+        bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
+        raise InvalidRequestError([f"{what}: expected a whole number {bounds}, got {given!r:.200}"])
 
 
 def made_requests(requests: Any, fields: Mapping[str, Any]) -> Iterator[ImageToVideo]:

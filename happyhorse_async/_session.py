@@ -23,6 +23,8 @@ from ._request import (
     RequestFields,
     made_request,
     made_requests,
+    require_count,
+    require_path,
     require_several,
 )
 from ._settings import Settings
@@ -229,7 +231,7 @@ class Session:
         each change, and ends when all have ended. Raises `InvalidRequestError` for what is neither
         a handle nor an id.
         """
-        require_several("tasks", tasks)
+        require_several("tasks", tasks, asynchronous=False)
         ids = [task.id if isinstance(task, TaskHandle) else self.task(task).id for task in tasks]
         return self._open().poller.watch(ids, timeout=time_limit(timeout))
 
@@ -246,8 +248,11 @@ class Session:
         `async for` begins with `page` and reads further pages as they are needed. Of a task that
         moves to the next page meanwhile, it tells once. `status` is "processing" (queued ones
         included), "completed", "failed" or "cancelled"; `page_size` at most 50. Seen in the
-        vendor's clients, not promised: a server without it gives `NotFoundError`.
+        vendor's clients, not promised: a server without it gives `NotFoundError`. Raises
+        `InvalidRequestError` at once for a number that is none.
         """
+        require_count("page", page, 1)
+        require_count("page_size", page_size, 1, 50)
 
         async def read(number: int) -> TaskPage:
             return await self._open().api.list_tasks(
@@ -278,6 +283,7 @@ class Session:
 
         parts = self._open()
         timeout = time_limit(timeout, paid=True)
+        require_path("save_to", save_to)
         if (turn := parts.submitter.turn()) is not None:
             await turn
         checked = await self._checked(parts, request, fields, idempotency_key)
@@ -348,6 +354,7 @@ class Session:
         from .batch._batch import Batch
         from .batch._follow import BatchOptions
 
+        require_path("folder", folder)
         parts, settings = self._open(), self._settings
         settings.require_key()
         options = BatchOptions(
@@ -503,4 +510,4 @@ class Session:
 
     async def read(self, task_id: str) -> Task:
         """Ask the service for one task, once, now."""
-        return await self._open().poller.read(task_id)
+        return await self.task(task_id).read()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ._config import time_limit
 from ._dispatcher import on_behalf_of
 from ._models import Task
+from ._request import require_count, require_path
 from ._values import plain, table
 from .errors import HappyHorseError
 
@@ -121,6 +122,8 @@ class TaskHandle:
         `wait` raises, and `DownloadError`; with `overwrite=False` an existing file is never
         touched.
         """
+        require_path("to", to)
+        require_count("index", index, 0)
         with _following(self, self._parts.events):
             timeout = time_limit(timeout)
             until = _end_of(timeout)
@@ -137,6 +140,7 @@ class TaskHandle:
         timeout: float | None = None,
     ) -> list[Video]:
         """Wait for the task, then save every video that it has, as `download` does."""
+        require_path("to", to)
         with _following(self, self._parts.events):
             timeout = time_limit(timeout)
             until = _end_of(timeout)

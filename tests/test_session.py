@@ -613,6 +613,64 @@ async def test_only_handles_and_ids_are_watched(session: Session, given: Any) ->
         session.watch(given)
 
 
+async def _ids() -> AsyncIterator[str]:
+    yield "task-unified-1"
+
+
+async def test_ids_to_watch_come_from_no_async_for(session: Session) -> None:
+    """All are known at once, so an asynchronous iterator is refused by name."""
+    with pytest.raises(InvalidRequestError, match="tasks: expected several"):
+        session.watch(_ids())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", [None, 5, b"videos/", ["videos/"]], ids=repr)
+async def test_what_is_no_path_is_refused_before_anything_is_paid(
+    sandbox: Sandbox, session: Session, path: Any
+) -> None:
+    """Where a video or a batch goes is a text or a path object; all else says so by name."""
+    with pytest.raises(InvalidRequestError, match="save_to: expected a path"):
+        await session.generate(LINK, save_to=path)
+    with pytest.raises(InvalidRequestError, match="folder: expected a path"):
+        session.batch(path)
+    task = session.task("task-unified-1700000000-abcdefgh")
+    with pytest.raises(InvalidRequestError, match="to: expected a path"):
+        await task.download(path)
+    with pytest.raises(InvalidRequestError, match="to: expected a path"):
+        await task.download_all(path)
+    assert not sandbox.requests
+
+
+@pytest.mark.parametrize("number", [-1, "0", 0.0, True, None], ids=repr)
+async def test_what_is_no_whole_number_is_sent_nowhere(
+    sandbox: Sandbox, session: Session, number: Any
+) -> None:
+    """Pages begin with 1 and hold up to 50 tasks; results are counted from 0."""
+    with pytest.raises(InvalidRequestError, match="page: expected a whole number of at least 1"):
+        await session.find_tasks(page=number)
+    with pytest.raises(InvalidRequestError, match=r"page_size: .* from 1 to 50"):
+        await session.find_tasks(page_size=number)
+    with pytest.raises(InvalidRequestError, match="index: expected a whole number of at least 0"):
+        await session.task("task-unified-1700000000-abcdefgh").download(index=number)
+    assert not sandbox.requests
+
+
+@pytest.mark.parametrize("given", [None, 5, "a task", ".."], ids=repr)
+async def test_what_is_no_task_id_is_read_nowhere(
+    sandbox: Sandbox, session: Session, given: Any
+) -> None:
+    """The id becomes a part of the link, so it is looked at first."""
+    with pytest.raises(InvalidRequestError, match="task_id: expected the id of a task"):
+        await session.read(given)
+    assert not sandbox.requests
+
+
+@pytest.mark.parametrize("given", [(5,), (None,), (print, "Submitted"), (print, None)], ids=repr)
+async def test_only_functions_hear_of_only_classes(session: Session, given: Any) -> None:
+    """A listener that can't be called would fail at each event, long after it was given."""
+    with pytest.raises(ConfigurationError, match="subscribe: expected a function"):
+        session.subscribe(*given)
+
+
 @pytest.mark.parametrize(
     "options", [{"retry": 3}, {"retry": "x"}, {"max_in_flight": True}], ids=repr
 )

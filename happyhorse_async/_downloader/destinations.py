@@ -54,6 +54,9 @@ class Destination:
     bucket: str = ""
     """The link of the bucket; "" for a path."""
 
+    def __fspath__(self) -> str:
+        return self.text
+
     @property
     def in_store(self) -> bool:
         """Whether it is in an object store."""

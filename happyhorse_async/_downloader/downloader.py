@@ -171,7 +171,7 @@ class Downloader:
         exact: bool = False,
         until: float | None = None,
     ) -> Video:
-        given = to.text if isinstance(to, Destination) else os.fspath(to)
+        given = os.fspath(to)
         with _facts(path=given, task_id=task.id, charged="yes"):
 
             def name() -> tuple[Destination, str]:
