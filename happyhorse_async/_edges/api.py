@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from .._concurrency import Closing
 from .._config import RetryPolicy, Timeouts
 from .._dispatcher import Events, sent_before
+from .._models import TASK_ID
 from .._rules import retry, wire
 from .._rules.responses import Answer, decode_object
 from ..errors import HappyHorseError, SessionClosedError
@@ -69,23 +70,19 @@ class Api:
 
     async def read_task_once(self, task_id: str) -> Task:
         """Read one task, one try."""
-        return wire.decode_task(await self._read("GET", f"/v1/tasks/{quote(task_id, safe='')}"))
+        return wire.decode_task(await self._read("GET", _path_of(task_id)))
 
-    async def read_task(self, task_id: str) -> Task:
+    def read_task(self, task_id: str) -> Coroutine[Any, Any, Task]:
         """Read one task."""
-        return await self.retrying(lambda: self.read_task_once(task_id), "reading a task")
+        return self.retrying(lambda: self.read_task_once(task_id), "reading a task")
 
     async def read_raw_task_once(self, task_id: str) -> dict[str, Any]:
         """Read one task as its JSON object, one try."""
-        return wire.decode_task_object(
-            await self._read("GET", f"/v1/tasks/{quote(task_id, safe='')}")
-        )
+        return wire.decode_task_object(await self._read("GET", _path_of(task_id)))
 
     async def read_raw_tasks_once(self, task_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Read up to 50 tasks as JSON objects with one request, one try, to look whether
-        anything has changed.
-
-        Gives them by id; ids that the service does not know are absent.
+        """Read up to 50 tasks as JSON objects by id with one request, one try. Ids that the
+        service does not know are absent.
         """
         return wire.decode_task_objects(
             await self._read("POST", "/v1/tasks/batch", wire.encode({"task_ids": list(task_ids)}))
@@ -171,15 +168,15 @@ class Api:
 
         return await self.retrying(once, "asking for the account's price")
 
-    async def _read(
+    def _read(
         self,
         method: str,
         path: str,
         body: bytes | None = None,
         *,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        return await self._http.call(
+    ) -> Coroutine[Any, Any, Answer]:
+        return self._http.call(
             method,
             self._http.base_url + path,
             body=body,
@@ -221,3 +218,8 @@ class Api:
                 ) from failure
         with sent_before(self._policy.attempts - 1):
             return await once()
+
+
+def _path_of(task_id: str) -> str:
+    plain = TASK_ID.fullmatch(task_id) and ":" not in task_id  # nothing in it is to be quoted
+    return f"/v1/tasks/{task_id if plain else quote(task_id, safe='')}"

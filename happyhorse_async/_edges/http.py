@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 
 from .._concurrency import Deadlines
 from .._config import Network
-from .._dispatcher import RESENDS, UNHEARD, Events
+from .._dispatcher import RESENDS, Events
 from .._formats import compression
 from .._formats.texts import NOTHING_TO_HIDE, Redactor, printable
 from .._rules.responses import Answer, unreadable
@@ -151,7 +151,7 @@ class Http:
         arrived; `UnreadableAnswerError` for one that is too large or cannot be decoded;
         `ConfigurationError` when a proxy asks for a password.
         """
-        if self._closed or self._client.closed:
+        if self._closed or (self._pool is None and self._client.closed):
             raise SessionClosedError(
                 "the session was closed while the call was waiting for its turn"
             )
@@ -159,7 +159,8 @@ class Http:
             TrackedBody(body, content_type="application/json") if isinstance(body, bytes) else body
         )
         try:
-            with self._traced(method, url) as facts, self._limit(timeout):
+            traced = self._events.traced
+            with self._traced(method, url, timeout) if traced else self._limit(timeout) as facts:
                 response = await self._client.request(
                     method,
                     url,
@@ -175,7 +176,8 @@ class Http:
                     max_field_size=LONGEST_HEADER,
                     **self._how_to(url, longest_idle),
                 )
-                facts["status"] = response.status
+                if facts is not None:
+                    facts["status"] = response.status
                 answer = await self._answer(response)
                 if answer.status == 408 and self._pool is not None:
                     # It may be an answer too many, and what was asked for comes behind it. Then the
@@ -208,11 +210,14 @@ class Http:
         sent = connected and (tracked is None or tracked.left)
         return transport_error(error, what, sent=sent, timeout=timeout, redactor=self._redactor)
 
-    def _traced(self, method: str, url: str) -> AbstractContextManager[dict[str, Any]]:
-        if not self._events.traced:
-            return UNHEARD
-        url = self._redactor.text(url)
-        return self._events.work("call", method=method, url=url, resends=RESENDS.get())
+    @contextmanager
+    def _traced(
+        self, method: str, url: str, timeout: float | None
+    ) -> Iterator[dict[str, Any] | None]:
+        url, resends = self._redactor.text(url), RESENDS.get()
+        call = self._events.work("call", method=method, url=url, resends=resends)
+        with call as facts, self._limit(timeout):
+            yield facts
 
     async def _answer(self, response: aiohttp.ClientResponse) -> Answer:
         most, redactor = self._route.network.max_answer_bytes, self._redactor
@@ -281,13 +286,15 @@ def _ways_of_a_guest(client: aiohttp.ClientSession, auth: dict[str, str]) -> dic
     return {"middlewares": (*getattr(client, "_middlewares", ()), with_key)}
 
 
-async def read_whole(response: aiohttp.ClientResponse, most: int) -> bytes:
+def read_whole(response: aiohttp.ClientResponse, most: int) -> Coroutine[Any, Any, bytes]:
     """Read a body to its end, which gives the connection back. Of one that is longer than `most`
     bytes, read only so far that this can be seen.
     """
     length = response.content_length
-    if length is not None and length <= most:
-        return await response.read()
+    return response.read() if length is not None and length <= most else _counted(response, most)
+
+
+async def _counted(response: aiohttp.ClientResponse, most: int) -> bytes:
     whole = bytearray()
     try:
         while len(whole) <= most and not response.content.at_eof():

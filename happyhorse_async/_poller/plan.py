@@ -91,17 +91,17 @@ class Plan:
         else:
             self.enter(watched, asked + self._pause(watched, asked))
 
-    def again_all(self, group: list[Watched], asked: float, now: float) -> None:
+    def again_all(self, groups: Collection[list[Watched]], asked: float, now: float) -> None:
         """Read tasks again that are as they were. What is alike stays together, which keeps batches
         full.
         """
-        hinted = [watched for watched in group if watched.hinted]
-        for alike in self._alike(group, asked):
+        for alike in groups:
             self._reads.enter_all(alike, asked + self._pause(alike[0], asked))
-        for watched in hinted:
-            self.soon(watched, now)
+            for watched in alike:
+                if watched.hinted:
+                    self.soon(watched, now)
 
-    def _alike(self, group: list[Watched], now: float) -> Collection[list[Watched]]:
+    def alike(self, group: list[Watched], now: float) -> Collection[list[Watched]]:
         """Sort tasks into those that are alike in all that says when they are worth a read.
 
         Those that were alike before still are.
@@ -237,8 +237,8 @@ class TimingWheel(Generic[D]):
         for thing in things:
             if thing.slot >= 0:
                 self.remove(thing)
-            bucket[thing] = None
             thing.slot = slot
+        bucket.update(dict.fromkeys(things))
         self._count += len(things)
 
     def _bucket(self, when: float) -> _Bucket[D]:

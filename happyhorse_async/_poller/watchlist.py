@@ -43,7 +43,7 @@ MOST_LEFT = 2048
 MOST_SEEN = 65_536
 """Tasks of which it is remembered that the service has accepted them; the oldest are forgotten."""
 SPEAKERS = 3
-"""So many of a batch's unchanged tasks speak for all of them when there is something to learn."""
+"""So many of a batch's unchanged tasks speak for all when they differ. Of alike ones one does."""
 
 
 class Watchlist:
@@ -204,9 +204,8 @@ class Watchlist:
             if value is None:
                 self._denied(watched, reading, now)
                 continue
-            status = value["status"]
-            progress = value.get("progress")
-            if status == watched.status and progress == watched.progress and status in GOING_ON:
+            status, known = value["status"], watched.status
+            if status == known and value.get("progress") == watched.progress and known in GOING_ON:
                 watched.trouble = None
                 same.append(watched)
             elif wire.has_ended(value):
@@ -222,14 +221,15 @@ class Watchlist:
 
     def _unchanged(self, same: list[Watched], asked: float, now: float) -> None:
         """Take in that nothing has changed: by far the most frequent answer, so it does little."""
-        each = -(-len(same) // SPEAKERS)
+        groups = self._plan.alike(same, asked)
+        each = len(same) if len(groups) == 1 else -(-len(same) // SPEAKERS)
         for watched in same[::each]:
             self._ages.survived(watched, asked, each)
             self._oddities.look_at_stay(watched, asked)
         for watched in same:
             if watched.asked < asked:
                 watched.asked = asked
-        self._plan.again_all(same, asked, now)
+        self._plan.again_all(groups, asked, now)
 
     def _goes_on(self, watched: Watched, value: Mapping[str, Any], asked: float) -> None:
         """Take a state of a task that has not ended, and publish it if it is news."""

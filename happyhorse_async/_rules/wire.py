@@ -103,22 +103,20 @@ def decode_task_objects(answer: Answer) -> dict[str, dict[str, Any]]:
     data = decode_object(answer).get("data")
     if not isinstance(data, list):
         raise unreadable(answer, "has no list of tasks")
-    tasks: dict[str, dict[str, Any]] = {}
-    # Fifty a request, many times a minute: the check is written out here.
-    for value in data:
-        try:
-            task_id, status = value["id"], value["status"]
-        except (TypeError, KeyError):
-            continue
-        if (
-            type(value) is dict
-            and type(task_id) is type(status) is str
-            and task_id
-            and status
-            # Of two entries about one task the one that says how it ended counts.
-            and (task_id not in tasks or not has_ended(tasks[task_id]))
-        ):
-            tasks[task_id] = value
+    try:
+        # Fifty a request, many times a minute: mostly all are different tasks.
+        tasks = {value["id"]: value for value in data}
+        words = {value["status"] for value in data}
+        "".join(tasks), "".join(words)  # raises for what is no text
+        if len(tasks) == len(data) and "" not in tasks and "" not in words:
+            return tasks
+    except (TypeError, KeyError):
+        pass  # those of them that are tasks
+    tasks = {}
+    for value in filter(_is_task, data):
+        # Of two entries about one task the one that says how it ended counts.
+        if value["id"] not in tasks or not has_ended(tasks[value["id"]]):
+            tasks[value["id"]] = value
     return tasks
 
 
