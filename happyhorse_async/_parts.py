@@ -110,7 +110,8 @@ class Parts:
             + ("which has ended" if has_ended else "where its connections live")
         )
 
-    def _require_open(self) -> None:
+    def require_open(self) -> None:
+        """Raise `SessionClosedError` once the session is closing."""
         if self._closed:
             raise SessionClosedError(
                 "this session is closed; make a new one", next_step="Open a new Session."
@@ -123,7 +124,7 @@ class Parts:
         """The session's one poller."""
         from ._poller import Poller
 
-        self.here()._require_open()
+        self.here().require_open()
         settings = self.settings
         return Poller(
             self.api,
@@ -199,7 +200,7 @@ class Parts:
         """The session's one way to result links."""
         from ._edges.fetch import Fetcher
 
-        self._require_open()
+        self.require_open()
         settings = self.settings
         return Fetcher(
             timeouts=settings.timeouts,

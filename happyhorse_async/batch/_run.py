@@ -74,6 +74,7 @@ class Outcomes:
     async def __anext__(self) -> Outcome:
         self._parts.here()
         if self._task is None and not self.over:
+            self._parts.require_open()
             self._task = self._parts.background.start(self._drive(), name="batch", for_caller=True)
             self._task.add_done_callback(self._ended)
         outcome = await self._run.told.get()

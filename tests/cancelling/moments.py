@@ -1,4 +1,5 @@
-"""Cancels a caller at one chosen step of its event loop, and looks at what is left afterwards.
+"""Cancels a caller at one chosen step of its event loop, or closes its session there, and looks at
+what is left afterwards.
 
 A step is one callback of the loop: a moment is the time just before it runs. An event loop that
 counts its callbacks makes every moment reachable, and a verb is tried at each of them, from the
@@ -20,7 +21,14 @@ from typing import Any
 import anyio
 import attrs
 
-from happyhorse_async import Polling, RetryPolicy, Session, Timeouts
+from happyhorse_async import (
+    Polling,
+    RetryPolicy,
+    Session,
+    SessionClosedError,
+    SubmissionOutcomeUnknownError,
+    Timeouts,
+)
 from happyhorse_async._downloader import leftovers
 from happyhorse_async.sandbox import Sandbox
 from tests.conftest import open_session
@@ -91,30 +99,52 @@ class World:
     """Sessions that the verb has opened itself."""
     afterwards: Callable[[], Awaitable[None]] | None = None
     """What is to work after the session was closed, as if nothing had happened."""
+    scope: anyio.CancelScope = attrs.Factory(anyio.CancelScope)
+    """The scope around the caller."""
+    closing: asyncio.Task[None] | None = None
+    """Closes the session under the caller."""
+
+    def close(self) -> None:
+        """Begin to close the session, as another task of the program does."""
+        self.closing = asyncio.get_running_loop().create_task(self.session.aclose())
+
+    def take(self, error: BaseException) -> None:
+        """Take note of what an error tells the caller of the verb."""
+        task_id = getattr(error, "task_id", None)
+        is_told = isinstance(error, (SessionClosedError, SubmissionOutcomeUnknownError))
+        if self.closing is None:
+            self.wrong.append(f"{type(error).__name__} instead of a cancellation: {error}")
+        elif not is_told:
+            self.wrong.append(f"{type(error).__name__} from a session that was closed: {error}")
+        elif task_id is not None:
+            self.known.add(task_id)
+        elif isinstance(error, SubmissionOutcomeUnknownError):
+            self.unknown += 1
 
 
 Verb = Callable[[World], Awaitable[None]]
-How = Callable[[SteppingLoop, int, "asyncio.Task[None]", anyio.CancelScope], None]
+How = Callable[[SteppingLoop, int, "asyncio.Task[None]", World], None]
 
 
-def once(loop: SteppingLoop, step: int, task: asyncio.Task[None], scope: anyio.CancelScope) -> None:
+def once(loop: SteppingLoop, step: int, task: asyncio.Task[None], world: World) -> None:
     """Cancel the caller's task, as asyncio.timeout, a TaskGroup or a server does."""
     loop.at_step(step, task.cancel)
 
 
-def twice(
-    loop: SteppingLoop, step: int, task: asyncio.Task[None], scope: anyio.CancelScope
-) -> None:
+def twice(loop: SteppingLoop, step: int, task: asyncio.Task[None], world: World) -> None:
     """Cancel it again a little later, as an impatient server does."""
     loop.at_step(step, task.cancel)
     loop.at_step(step + 1 + step % 5, task.cancel)
 
 
-def by_scope(
-    loop: SteppingLoop, step: int, task: asyncio.Task[None], scope: anyio.CancelScope
-) -> None:
+def by_scope(loop: SteppingLoop, step: int, task: asyncio.Task[None], world: World) -> None:
     """Cancel the scope of anyio around it, which cancels every wait inside anew."""
-    loop.at_step(step, scope.cancel)
+    loop.at_step(step, world.scope.cancel)
+
+
+def closed(loop: SteppingLoop, step: int, task: asyncio.Task[None], world: World) -> None:
+    """Close the session under it, as another task of the program does at its end."""
+    loop.at_step(step, world.close)
 
 
 class Moments:
@@ -153,7 +183,7 @@ class Moments:
         wrong += [f"thread {thread.name}" for thread in _alive(threads)]
         if not _comes_true(lambda: open_sockets() <= sockets):
             wrong.append(f"{open_sockets() - sockets} sockets")
-        assert not wrong, f"cancelled {how.__name__} at step {step}: {'; '.join(wrong)}"
+        assert not wrong, f"{how.__name__} at step {step}: {'; '.join(wrong)}"
         return world
 
     async def _cancelled(self, verb: Verb, how: How, step: int, folder: Path) -> World:
@@ -167,22 +197,23 @@ class Moments:
             **self._settings,
         )
         world = World(self._sandbox, folder, session)
-        scope = anyio.CancelScope()
 
         async def call() -> None:
-            with scope:
+            with world.scope:
                 await verb(world)
 
         task = loop.create_task(call())
-        how(loop, step, task, scope)
+        how(loop, step, task, world)
         await asyncio.wait([task], timeout=PATIENCE)
         world.steps = loop.forget()
         if not task.done():
             world.wrong.append("the caller hangs")
         elif not task.cancelled():
-            world.over = not scope.cancel_called
+            world.over = not world.scope.cancel_called and world.closing is None
             if error := task.exception():
-                world.wrong.append(f"{type(error).__name__} instead of a cancellation: {error}")
+                world.take(error)
+        if world.closing is not None:
+            await asyncio.wait([world.closing], timeout=PATIENCE)
         await asyncio.wait_for(session.aclose(), PATIENCE)
         if world.afterwards is not None:
             await asyncio.wait_for(world.afterwards(), PATIENCE)

@@ -1,4 +1,4 @@
-"""Wherever a caller is cancelled, nothing is left behind,
+"""Wherever a caller is cancelled, or its session is closed, nothing is left behind,
 and what was paid is known to somebody.
 """
 
@@ -15,7 +15,17 @@ import pytest
 from happyhorse_async import ImageToVideo, Limits, SubmissionOutcomeUnknownError
 from happyhorse_async.batch import JobState
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.cancelling.moments import QUICK, How, Moments, Verb, World, by_scope, once, twice
+from tests.cancelling.moments import (
+    QUICK,
+    How,
+    Moments,
+    Verb,
+    World,
+    by_scope,
+    closed,
+    once,
+    twice,
+)
 from tests.conftest import PHOTOS, open_session
 
 LINK = "https://cdn.example.com/cat.png"
@@ -126,6 +136,14 @@ async def batch(world: World) -> None:
     await complete_batch(world, None)
 
 
+async def batch_of_the_session(world: World) -> None:
+    """Run the same batch in the caller's own session."""
+    world.afterwards = partial(complete_batch, world, len(world.sandbox.tasks))
+    requests = [ImageToVideo(LINK, seed=seed) for seed in (1, 2)]
+    async with world.session.batch(world.folder) as batch:
+        world.known |= {outcome.task_id or "" async for outcome in batch.run(requests)}
+
+
 async def complete_batch(world: World, paid_before: int | None) -> None:
     """Run the batch in a session of its own."""
     requests = [ImageToVideo(LINK, seed=seed) for seed in (1, 2)]
@@ -173,6 +191,10 @@ VERBS = [
 ]
 
 
+WITH_OTHER_SESSIONS = (opening_and_closing, submit_in_turn)
+"""Verbs that do not use the session that is closed."""
+
+
 @pytest.fixture
 def moments(sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Moments:
     """Verbs are tried with few submissions at once: more of them make no other moments."""
@@ -192,6 +214,17 @@ def test_cancelled_at_every_step(moments: Moments, verb: Verb, how: How) -> None
     caller's, an orphan, or known to be unknown.
     """
     moments.all(verb, how, count(1))
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in WITH_OTHER_SESSIONS])
+def test_closed_at_every_step(moments: Moments, verb: Verb) -> None:
+    """Whoever is in a verb while its session closes gets an error of ours, and no other one."""
+    moments.all(verb, closed, count(1))
+
+
+def test_a_batch_whose_session_closes_at_many_steps(moments: Moments) -> None:
+    """Also between its opening and its run; the next run completes it, and pays nothing twice."""
+    moments.all(batch_of_the_session, closed, count(1, 4))
 
 
 def test_a_batch_cancelled_at_many_steps(moments: Moments) -> None:
