@@ -167,9 +167,11 @@ class Scheduler:
                     self._start([watched], now)
                 continue
             group = self._plan.take(now)
-            self._alone += [watched for watched in group if watched.is_alone]
-            if together := [watched for watched in group if not watched.is_alone]:
-                self._start(together, now)
+            if alone := [watched for watched in group if watched.trouble and watched.is_alone]:
+                self._alone += alone
+                group = [watched for watched in group if not watched.is_alone]
+            if group:
+                self._start(group, now)
 
     def _start(self, group: list[Watched], now: float) -> None:
         self._budget.spend(now)

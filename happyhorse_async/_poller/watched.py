@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._formats.texts import printable
@@ -107,11 +107,13 @@ class Watched:
         """All who wait, in the order of their coming."""
         return () if self.first is None else (self.first, *(self.others or ()))
 
-    def release(self) -> tuple[Waiter, ...]:
+    def release(self) -> Sequence[Waiter]:
         """Return all who wait, and forget them: the task is not wanted any more."""
-        waiters = self.waiters
+        first, others = self.first, self.others
         self.first = self.others = None
-        return waiters
+        if first is None:
+            return ()
+        return (first,) if others is None else (first, *others)
 
     def add(self, waiter: Waiter) -> None:
         """Let one more wait."""
@@ -338,8 +340,7 @@ class Oddities:
     def look_at_numbers(self, value: Mapping[str, Any]) -> None:
         """Tell of the numbers of a task's JSON object that cannot be true, as log and event."""
         odd = numbers.odd_numbers(value)
-        task = wire.task_of(value) if odd else None
-        if task is None or task.id in self._tasks:
+        if not odd or (task := wire.task_of(value)) is None or task.id in self._tasks:
             return
         self._tasks.remember(task.id, None)
         logger.warning(

@@ -43,6 +43,8 @@ class Group:
                 turn.set_exception(_stopped())
 
 
+FEW = 16
+"""Submissions that may begin before they are counted anew."""
 SLICE = 100
 """Submissions that begin in one turn of the event loop: about 8 ms of work."""
 LATE = 0.05
@@ -59,7 +61,7 @@ class Entrance:
         self._crowded = crowded
         self._loop = asyncio.get_running_loop()
         self._begun = 0
-        """Those that began in this turn of the loop."""
+        """Those that began in this turn of the loop, and a few of the turns before."""
         self._line: deque[asyncio.Future[None]] = deque()
         self._scheduled = False
 
@@ -67,7 +69,9 @@ class Entrance:
         """Enter at once, which is None, or return what to wait for."""
         if not (self._line or self._begun >= SLICE or self._crowded()):
             self._begun += 1
-            self.serve()
+            # To count from nothing again is a step of the loop's own: not for each one that comes.
+            if self._begun >= FEW:
+                self.serve()
             return None
         turn: asyncio.Future[None] = self._loop.create_future()
         self._line.append(turn)
