@@ -66,9 +66,14 @@ class Source:
         return self.path.parent if self._content is None and self.path.is_file() else None
 
     def lines(self) -> Iterator[TableLine]:
-        """Read every row, from the first one on."""
+        """Read every row, from the first on; raises `ConfigurationError` when the disk fails."""
         self.skipped, self.skipped_names = 0, []
-        return self._read()
+        try:
+            yield from self._read()
+        except OSError as error:
+            raise ConfigurationError(
+                f"{str(self.path)!r} cannot be read: {error.strerror or error}"
+            ) from error
 
     def _reader(self, source: str) -> Callable[[], Iterator[TableLine]]:
         if self.path.is_dir():
@@ -165,17 +170,21 @@ class Source:
 
     def _parquet(self) -> Iterator[TableLine]:
         try:
-            from pyarrow import parquet
+            from pyarrow import ArrowException, parquet
         except ImportError:
             raise ConfigurationError(
                 "Parquet needs one more package: pip install 'happyhorse-async[parquet]'"
             ) from None
         number = 0
-        with parquet.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_size=CHUNK):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield TableLine(number, row)
+        try:
+            with parquet.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(batch_size=CHUNK):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield TableLine(number, row)
+        # Beside Arrow's own: a damaged page is an `OSError`, a time beyond Python's a `ValueError`.
+        except (ArrowException, OSError, ValueError) as error:
+            yield TableLine(number + 1, f"cannot be read, nor what follows: {error}")
 
 
 # --- CSV ------------------------------------------------------------------------------------------
@@ -255,10 +264,14 @@ def _spoiled(row: dict[str, Any]) -> str | None:
 # --- JSON -----------------------------------------------------------------------------------------
 
 
+_NO_JSON = (ValueError, RecursionError)
+"""What reading JSON raises; the latter where brackets are nested too deeply."""
+
+
 def _array(content: bytes) -> Iterator[TableLine]:
     try:
         rows = json.loads(content)
-    except ValueError as error:
+    except _NO_JSON as error:
         yield TableLine(getattr(error, "lineno", 1), f"is not JSON: {error}")
         return
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
@@ -271,7 +284,7 @@ def _json_lines(file: BinaryIO) -> Iterator[TableLine]:
             continue
         try:
             yield TableLine(number, _object(json.loads(line)))
-        except ValueError as error:
+        except _NO_JSON as error:
             yield TableLine(number, f"is not JSON: {error}")
 
 

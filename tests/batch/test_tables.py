@@ -222,3 +222,49 @@ async def test_what_is_no_image_is_counted_and_named(tmp_path: Path) -> None:
     assert manifest.skipped == (3, ["b.gif", "c.heic", "sub/"])
     bad = [row async for row in manifest.rows(look=True)]
     assert str(bad[0]).startswith(str(tmp_path / "a.jpg: "))
+
+
+# --- what cannot be read at all -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.json"])
+async def test_brackets_without_end_are_a_bad_row(tmp_path: Path, name: str) -> None:
+    """JSON that is nested too deeply is a row with a problem, as other broken JSON is."""
+    [bad] = await walk(table(tmp_path, "[" * 100_000, name))
+    assert isinstance(bad, BadLine)
+    assert "is not JSON" in str(bad)
+
+
+@pytest.mark.parametrize("cut", [0, 40, -20])
+async def test_a_broken_parquet_file_is_a_bad_row(tmp_path: Path, cut: int) -> None:
+    """Of a file that is none, or has lost its end, the reader's own error is the row's problem."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    whole = tmp_path / "whole.parquet"
+    parquet.write_table(pytest.importorskip("pyarrow").table({"image": [LINK]}), whole)
+    [bad] = await walk(table(tmp_path, whole.read_bytes()[:cut], "in.parquet"))
+    assert isinstance(bad, BadLine)
+    assert "cannot be read, nor what follows" in str(bad)
+
+
+async def test_a_damaged_page_of_a_parquet_file_is_a_bad_row(tmp_path: Path) -> None:
+    """Also when the file could be opened, and some of it has been read."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    whole = tmp_path / "whole.parquet"
+    images = [f"{LINK}?{number}" for number in range(3000)]
+    columns = pytest.importorskip("pyarrow").table({"image": images})
+    parquet.write_table(columns, whole, compression="gzip", row_group_size=1000)
+    content = whole.read_bytes()
+    middle = len(content) // 2
+    damaged = content[:middle] + b"\0" * 200 + content[middle + 200 :]
+    *good, bad = await walk(table(tmp_path, damaged, "in.parquet"))
+    assert good
+    assert isinstance(bad, BadLine)
+    assert "cannot be read, nor what follows" in str(bad)
+
+
+async def test_a_table_that_the_disk_does_not_give(tmp_path: Path) -> None:
+    """The error names the table and what the system says."""
+    path = tmp_path / "in.csv"
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(ConfigurationError, match=r"in\.csv' cannot be read: "):
+        await walk(path)
