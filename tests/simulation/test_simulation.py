@@ -52,6 +52,7 @@ def test_the_laws_hold_in_every_night() -> None:
     assert "never: none" in done.stdout
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_nights(tmp_path: Path) -> None:
     """Processes with other hashes and other addresses write the same traces, byte for byte.
 

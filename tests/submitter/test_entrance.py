@@ -82,17 +82,17 @@ async def test_a_crowd_gets_through_a_gate_that_serves_one_at_a_time(anyio_backe
     assert served == 3 * AHEAD - len(begun)
 
 
-async def test_thousands_begin_in_slices_and_all_get_their_task(sandbox: Sandbox) -> None:
-    """2,000 calls at once on one session: at no moment have more begun since the last turn than a
+async def test_many_begin_in_slices_and_all_get_their_task(sandbox: Sandbox) -> None:
+    """500 calls at once on one session: at no moment have more begun since the last turn than a
     slice, and all succeed.
     """
     async with open_session(sandbox) as session:
         entrance, most = session._open().submitter._gate.entrance, 0
-        calls = [asyncio.create_task(session.submit(LINK)) for _ in range(2000)]
+        calls = [asyncio.create_task(session.submit(LINK)) for _ in range(500)]
         while not all(call.done() for call in calls):
             await asyncio.sleep(0)
             most = max(most, entrance._begun)
-        assert len({call.result().id for call in calls}) == 2000 == sandbox.paid
+        assert len({call.result().id for call in calls}) == 500 == sandbox.paid
         assert most == SLICE
 
 
