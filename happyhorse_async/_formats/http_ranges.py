@@ -137,6 +137,11 @@ def judge(status: int, headers: Mapping[str, str], held: Held) -> RangeAnswer:
 def _judge_part(headers: Mapping[str, str], held: Held) -> RangeAnswer:
     value = headers.get("Content-Range", "")
     found = _CONTENT_RANGE.fullmatch(value.strip())
+    if found is not None and _is_all(found, content_length(headers)):
+        # Some hosts answer so to everyone: nothing is missing, whatever was asked for.
+        return RangeAnswer(
+            Meaning.WHOLE, length=content_length(headers), validator=validator_of(headers)
+        )
     if found is None or not held.resumable:
         return RangeAnswer(
             Meaning.CONFUSED,
@@ -159,6 +164,13 @@ def _judge_part(headers: Mapping[str, str], held: Held) -> RangeAnswer:
     return RangeAnswer(
         Meaning.REST, length=total if total is not None else held.length, validator=held.validator
     )
+
+
+def _is_all(found: re.Match[str], length: int | None) -> bool:
+    """Whether a Content-Range, with the answer's Content-Length, spans the file from end to end."""
+    if length is None or found[3] == "*":
+        return False
+    return int(found[1]) == 0 and int(found[3]) == length == int(found[2]) + 1
 
 
 def _part_problem(first: int, last: int, total: int | None, length: int | None, held: Held) -> str:
