@@ -207,8 +207,8 @@ MUTATIONS = (
     Mutation(
         "a call has no time limit",
         "_edges/http.py",
-        "with self._traced(method, url) as facts, self._limit(timeout):",
-        "with self._traced(method, url) as facts, self._limit(None):",
+        "if traced else self._limit(timeout) as facts:",
+        "if traced else self._limit(None) as facts:",
     ),
     Mutation(
         "the slot at the gate is not given back",
@@ -244,10 +244,10 @@ MUTATIONS = (
     Mutation(
         "the key is logged",
         "_edges/http.py",
-        "        try:\n            with self._traced(method, url)",
+        "        try:\n            traced = self._events.traced\n",
         '        __import__("logging").getLogger("happyhorse_async")'
         '.warning("".join(self._auth.values()))\n'
-        "        try:\n            with self._traced(method, url)",
+        "        try:\n            traced = self._events.traced\n",
     ),
 )
 

@@ -485,7 +485,9 @@ async def test_no_moment_of_cancellation_sends_again_what_is_only_looked_for(tur
     async with (
         Sandbox(video="stub", speed=0, features=Features(idempotency=False)) as sandbox,
         open_session(
-            sandbox, retry=RetryPolicy(replays=0, first_pause=0.001, adopt="single")
+            sandbox,
+            retry=RetryPolicy(replays=0, first_pause=0.001, adopt="single"),
+            timeouts=Timeouts(shield=100),
         ) as session,
     ):
         await session.credits()
