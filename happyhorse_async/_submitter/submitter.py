@@ -197,8 +197,6 @@ class Submitter:
         self._in_flight.add(sub)
         self._shared.known.under_way = len(self._in_flight)
         try:
-            if not self._events.traced:
-                return await self._carry(sub)
             with self._events.work("submit"):
                 return await self._carry(sub)
         except asyncio.CancelledError:

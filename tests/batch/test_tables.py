@@ -262,6 +262,7 @@ async def test_a_damaged_page_of_a_parquet_file_is_a_bad_row(tmp_path: Path) -> 
     assert "cannot be read, nor what follows" in str(bad)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that cannot be read")
 async def test_a_table_that_the_disk_does_not_give(tmp_path: Path) -> None:
     """The error names the table and what the system says."""
     path = tmp_path / "in.csv"
