@@ -11,7 +11,7 @@ import random
 
 from .._config import Polling, RetryPolicy
 from .._rules import retry
-from .._rules.departures import Departures
+from .._rules.throttling import Departures
 from ..errors import APIStatusError, HappyHorseError, RateLimitError
 
 # Of the reads that a minute may have, the share that may go at once after a quiet time. The rest
