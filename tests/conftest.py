@@ -5,6 +5,7 @@ it.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -24,9 +25,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if os.name == "posix" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the same for `nohup`
 
+ALL_SLOW = re.compile(
+    r"^pytestmark = (\[\s*)?(pytest\.mark\.anyio,\s*)?pytest\.mark\.slow\b", re.MULTILINE
+)
+
 if os.name != "posix":  # terminals, signals to processes, and limits of files as POSIX has them
     collect_ignore_glob = ["cli/*", "cluster/*", "batch/test_ledger_file.py"]
     collect_ignore_glob += ["downloader/test_links.py", "downloader/test_ends.py"]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files of slow tests are not even imported when nobody wants these: what they need may not be
+    installed.
+    """
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+        return None
+    return ALL_SLOW.search(collection_path.read_text()) is not None or None
+
 
 # No test depends on how fast the machine is, or on what else it does meanwhile. Where `.ci/run`
 # counts branches, each property is tried with many more examples: `--hypothesis-profile thorough`.

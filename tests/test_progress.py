@@ -93,6 +93,7 @@ def test_a_notebooks_page_escapes_texts() -> None:
     assert "<progress max='100' value='0'" in page(board)
 
 
+@pytest.mark.slow
 async def test_a_notebook_is_drawn_a_few_times_a_second_however_much_happens(
     sandbox: Sandbox, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,7 @@ async def test_axe(page: Any) -> None:
     assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+@pytest.mark.slow
 async def test_a_thousand_videos(page: Any) -> None:
     """All thousand jobs can be scrolled to; only the videos near the window are loaded; one of them
     really plays.
@@ -156,6 +157,7 @@ async def test_a_thousand_videos(page: Any) -> None:
     assert await player.evaluate(PLAY) > 0
 
 
+@pytest.mark.slow
 async def test_filter(page: Any) -> None:
     """States and words narrow the jobs down, the order can be chosen, failures say why."""
     await page.get_by_label("saved (960)").uncheck()
@@ -172,6 +174,7 @@ async def test_filter(page: Any) -> None:
     assert "generation_timeout" in await page.locator("#cards > li").first.inner_text()
 
 
+@pytest.mark.slow
 async def test_texts_stay_texts(page: Any) -> None:
     """Hostile prompts, errors and columns are shown as they are, and do nothing."""
     assert await page.title() == "Batch of cats: 960 videos"
@@ -233,6 +236,7 @@ def test_nobody_learns_where_the_images_are(tmp_path: Path) -> None:
     assert str(tmp_path) not in page
 
 
+@pytest.mark.slow
 async def test_the_buttons_do_what_they_say(page: Any) -> None:
     """A video can be downloaded under its own name, and the id of its task be copied."""
     first = page.locator("#cards > li").nth(1)
@@ -243,6 +247,7 @@ async def test_the_buttons_do_what_they_say(page: Any) -> None:
     await page.get_by_text("Copied task-unified-1795391156-00000001").wait_for(state="attached")
 
 
+@pytest.mark.slow
 async def test_a_video_fills_its_box(page: Any) -> None:
     """The box has the shape of the video, upright ones too: no bar lies below the controls."""
     await page.locator("#cards > li").nth(1).scroll_into_view_if_needed()
@@ -251,6 +256,7 @@ async def test_a_video_fills_its_box(page: Any) -> None:
         assert box["width"] / box["height"] == pytest.approx(shape, rel=0.01)
 
 
+@pytest.mark.slow
 async def test_scrolling_lays_out_only_what_is_near(page: Any) -> None:
     """Of a thousand cards, those far away are skipped by the browser."""
     await page.evaluate(
@@ -262,6 +268,7 @@ async def test_scrolling_lays_out_only_what_is_near(page: Any) -> None:
     await page.wait_for_function(f"() => ({skipped})() > 900")
 
 
+@pytest.mark.slow
 async def test_a_sweep_stands_side_by_side(browser: Any, tmp_path: Path) -> None:
     """What was made from one first frame is one group; each card's caption is what differs."""
     sweep = [
