@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._rules.wire import BATCH_SIZE
@@ -190,6 +190,9 @@ class Scheduler:
                 self._failed(group, reading.error, asked)
             else:
                 self._budget.answered(asked, self._clock())
+                if len(group) > 1 and not reading.values and self.has_room:
+                    # Whether these tasks are not there, or only the way to read many, one shows.
+                    self.alone(group.pop(0))
                 self._on_reading(group, reading, asked)
             # What waits for room on the wire goes at once, without a turn of the scheduler's own
             # task.
@@ -258,6 +261,8 @@ class Reader:
         self._pages = 0
         self._failed = 0
         """Batch reads that failed in a row."""
+        self._unanswered: Collection[str] = ()
+        """The tasks of the last batch read, when it spoke of none of them."""
         self._alone_until = -math.inf
         self._listed: frozenset[str] = frozenset()
         self._listed_at = -math.inf
@@ -283,7 +288,7 @@ class Reader:
             values = await self._api.read_raw_tasks_once(task_ids)
         except (TaskNotFoundError, BadRequestError):
             # One id that the service finds malformed must not hold up the other 49.
-            return Reading()
+            return self._spoke_of_none(task_ids)
         except NotFoundError as error:
             # A gateway's page instead of the service's word can be a hiccup: it counts when it
             # comes again and again.
@@ -295,8 +300,18 @@ class Reader:
         except HappyHorseError as error:
             self._failed += 1
             return Reading(error=error)
-        self._pages = self._failed = 0
+        self._pages = 0
+        if values.keys().isdisjoint(task_ids):
+            return self._spoke_of_none(task_ids)
+        self._failed, self._unanswered = 0, ()
         return Reading(values=values)
+
+    def _spoke_of_none(self, task_ids: Sequence[str]) -> Reading:
+        """Take in a batch read without a word about its tasks. It has failed if one of them is
+        there when it is read by itself.
+        """
+        self._unanswered = frozenset(task_ids)
+        return Reading()
 
     async def _read_one(self, task_id: str) -> Reading:
         try:
@@ -311,6 +326,8 @@ class Reader:
                     f"asked for task {task_id}, the answer is about {value['id']!r}"
                 )
             )
+        if task_id in self._unanswered:
+            self._failed, self._unanswered = self._failed + 1, ()
         if self.doubts_batches:
             # Tasks can be read one by one, and many cannot: the batches are tried again later.
             self._failed, self._alone_until = MOST_FAILED - 1, self._clock() + ALONE_SECONDS

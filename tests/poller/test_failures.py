@@ -129,6 +129,9 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "another shape": ("refuse", {"status": 200, "body": {"data": {"tasks": []}}}),
     "limited": ("refuse", {"status": 429, "body": "", "headers": {"Retry-After": "0"}}),
     "no answer": ("drop-before", {}),
+    "no task": ("refuse", {"status": 200, "body": {"data": []}}),
+    "other tasks": ("refuse", {"status": 200, "body": {"data": [{"id": "x", "status": "failed"}]}}),
+    "malformed": ("refuse", {"status": 400, "body": {"error": {"code": "invalid_request"}}}),
 }
 
 
