@@ -29,8 +29,8 @@ from ._edges.http import Http
 from ._edges.local_images import CheckedFile, LocalImage, changed, look_at, opened_for_sending
 from ._formats import urls
 from ._rules import account, numbers, refusals
-from ._rules.throttling import Departures
 from ._rules.responses import decode_object
+from ._rules.throttling import Departures
 from .errors import APIStatusError, HappyHorseError, InvalidRequestError, RateLimitError
 from .events import Uploaded
 

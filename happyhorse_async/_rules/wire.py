@@ -15,6 +15,7 @@ from typing import Any
 from .._formats.texts import without_surrogates
 from .._models import (
     MODEL,
+    TASK_ID,
     Billing,
     Task,
     TaskError,
@@ -30,6 +31,8 @@ LINK_LIFE = timedelta(hours=24)
 """How long a result link lives, by the service's reference."""
 BATCH_SIZE = 50
 """Ids in one batch read, and items on one page of the list, at most."""
+TASK_PREFIX = "task-"
+"""With this the service's task ids begin: another id may be a gateway's, of a request."""
 MOST_RESULTS = 100
 """Links of one task that are looked at."""
 LONGEST_TEXT = 10_000
@@ -86,6 +89,17 @@ def decode_task(answer: Answer) -> Task:
     if task is None:
         raise unreadable(answer, "has no task id and status")
     return task
+
+
+def decode_accepted(answer: Answer) -> Task:
+    """Read the task that a submission has become. It is paid for; so a task's id is enough, and
+    without a status it has just begun.
+    """
+    value = decode_object(answer)
+    task_id = value.get("id")
+    if isinstance(task_id, str) and task_id.startswith(TASK_PREFIX) and TASK_ID.fullmatch(task_id):
+        return task_from(value)
+    return decode_task(answer)
 
 
 def decode_task_object(answer: Answer) -> dict[str, Any]:
@@ -177,10 +191,12 @@ def task_of(value: Any) -> Task | None:
 
 
 def task_from(value: Mapping[str, Any]) -> Task:
-    """Read a task from a JSON object that has an id and a status. These and the progress are read
-    now, the rest when it is first asked for.
+    """Read a task from a JSON object that has an id; without a status, it has just begun. These and
+    the progress are read now, the rest when it is first asked for.
     """
-    word = value["status"]
+    word = value.get("status")
+    if not isinstance(word, str) or not word:
+        word = TaskStatus.PENDING
     status = STATUSES.get(word) or _respelled(word) or _newer_status(value)
     if status is FAILED and _says_cancelled(value):
         status = TaskStatus.CANCELLED

@@ -259,7 +259,7 @@ class InFlight:
         if said is not None:
             self.shared.proof.shown = True
         try:
-            task = wire.decode_task(answer)
+            task = wire.decode_accepted(answer)
         except HappyHorseError as error:
             self._judge(error)
             return

@@ -441,6 +441,20 @@ def test_an_answer_that_is_not_the_services_is_said_to_be_so(body: bytes, why: s
     assert (caught.value.status, caught.value.request_id) == (200, "r-2")
 
 
+@pytest.mark.parametrize("status", [{}, {"status": None}, {"status": ""}, {"status": 7}])
+def test_a_submissions_answer_needs_no_status(status: dict[str, object]) -> None:
+    """The task is paid for, and its id is all that is needed to get the video."""
+    task = wire.decode_accepted(answer({"id": "task-unified-1", "progress": 3, **status}))
+    assert (task.id, task.status, task.progress) == ("task-unified-1", "pending", 3)
+
+
+@pytest.mark.parametrize("name", ["req-1", "task- 1", "task-/..", "", 5, None])
+def test_another_id_is_not_taken_for_a_tasks(name: object) -> None:
+    """Gateways give their requests ids too."""
+    with pytest.raises(errors.UnreadableAnswerError):
+        wire.decode_accepted(answer({"id": name, "message": "ok"}))
+
+
 def test_a_good_status_with_an_error_inside_is_an_error() -> None:
     """Gateways have been seen to answer 200 with an error object."""
     with pytest.raises(errors.APIStatusError):

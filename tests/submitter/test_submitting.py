@@ -96,6 +96,21 @@ async def test_the_same_key_gives_the_same_task(sandbox: Sandbox, session: Sessi
     assert sandbox.paid == 1
 
 
+@pytest.mark.parametrize("keeps_keys", [True, False])
+async def test_an_answer_with_an_id_and_no_status_is_a_task(keeps_keys: bool) -> None:
+    """The id was told, so the video is not lost and the request is not sent again."""
+    features = Features(idempotency=keeps_keys)
+    async with (
+        Sandbox(video="stub", speed=0, features=features) as sandbox,
+        open_session(sandbox) as session,
+    ):
+        fail(sandbox, "unknown-fields", fields={"status": None})
+        task = await session.submit(LINK)
+        assert (sandbox.count("POST", SUBMIT), sandbox.paid) == (1, 1)
+        sandbox.finish()
+        assert (await task.wait()).status == "completed"
+
+
 async def test_a_key_that_stands_for_another_request_is_a_conflict(
     sandbox: Sandbox, session: Session
 ) -> None:
@@ -531,7 +546,7 @@ async def test_an_exception_that_nobody_has_foreseen_leaves_the_outcome_open(
 
     async with open_session(sandbox) as session:
         with monkeypatch.context() as patch:
-            patch.setattr("happyhorse_async._rules.wire.decode_task", broken)
+            patch.setattr("happyhorse_async._rules.wire.decode_accepted", broken)
             with pytest.raises(SubmissionOutcomeUnknownError) as unknown:
                 await session.submit(LINK, idempotency_key=KEY)
         assert isinstance(unknown.value.__cause__, KeyError)
