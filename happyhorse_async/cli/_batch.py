@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigurationError
-from ._batch_follow import Follow
-from ._batch_look import Look
+from ._batch_run import Follow, Look
 from ._common import Exit, need_folder, run
 from ._connection import open_session
 from ._console import agreed, put
@@ -224,7 +223,7 @@ def status(
     where = _folder_of(folder, out)
 
     async def work() -> int:
-        from ._batch_status import show, watched
+        from ._standing import show, watched
 
         _refuse_strange(where)
         await (watched if watch else show)(where, as_json=as_json)

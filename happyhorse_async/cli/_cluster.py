@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigurationError, HappyHorseError
-from ._batch_follow import code_of
-from ._batch_look import MOST_SHOWN, Look
+from ._batch_run import MOST_SHOWN, Look, code_of
 from ._common import Exit, exit_code, overall, run
 from ._connection import open_session
 from ._console import money, put, say

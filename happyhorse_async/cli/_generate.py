@@ -16,9 +16,8 @@ from ..errors import ConfigurationError, DestinationExistsError, DownloadError, 
 from ._common import Exit, need_folder, run
 from ._connection import open_session
 from ._console import agreed, money, say
-from ._making import Making, OneVideo
+from ._making import Making, OneVideo, Paid
 from ._options import AsJson, Duration, MaxCredits, ModelName, Quality, Sandboxed, Seed, Speed, Yes
-from ._paid import Paid
 
 if TYPE_CHECKING:
     from .._request import ImageToVideo

@@ -15,7 +15,7 @@ COMMANDS = {
     "estimate": ("_account:estimate", "Say what COUNT videos will cost; needs no key."),
     "credits": ("_account:credits_command", "Show what is left in the account and in the key."),
     "models": ("_account:models", "List the models that the key may use."),
-    "profile": ("_profile_commands:app", "Keep keys and hosts under names."),
+    "profile": ("_profiles:app", "Keep keys and hosts under names."),
     "doctor": ("_doctor:doctor", "Check what would keep it from working here; spends nothing."),
     "cluster": ("_cluster:app", "Work on one batch with several machines."),
     "sandbox": ("_account:sandbox", "Run the service on this machine, for trying things out."),

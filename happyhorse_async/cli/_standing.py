@@ -1,19 +1,23 @@
 """How a batch stands, in words: for the board, for plain lines and for `batch status`.
 
-Pure functions over values; the time is passed in.
+The words are made by pure functions over values; the time is passed in. `show` and `watched` print
+them for a folder, once or until its run has ended.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from .._rules.lifecycle import JobState
 from ..events import ReadFailed, Retrying, Submitted, Updated
-from ._console import money
+from ._console import money, put, stream_for_people
 
 if TYPE_CHECKING:
     from ..batch import Totals
@@ -173,3 +177,56 @@ def span(seconds: float) -> str:
     if minutes < 1:
         return f"{max(0, seconds):.0f} s"
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+SECONDS = 2.0
+"""Between two looks at the ledger."""
+
+
+async def show(folder: Path, *, as_json: bool) -> Overview:
+    """Print how a folder's batch stands."""
+    from ..batch.report import overview
+
+    facts = await asyncio.to_thread(overview, folder)
+    put(facts.as_json() if as_json else "\n".join(lines_of(facts, time.time())))
+    return facts
+
+
+async def watched(folder: Path, *, as_json: bool) -> None:
+    """Print it, on a terminal in place, until the run has ended or its process is gone."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from ..batch.report import overview
+
+    console = Console(file=stream_for_people())
+    if as_json or not console.is_terminal:
+        while True:
+            if not _goes_on(await show(folder, as_json=as_json)):
+                return
+            await asyncio.sleep(SECONDS)
+    with Live(console=console, transient=True) as live:
+        facts = await asyncio.to_thread(overview, folder)
+        while _goes_on(facts):
+            live.update(
+                Text("\n".join(lines_of(facts, time.time())), no_wrap=True, overflow="ellipsis")
+            )
+            await asyncio.sleep(SECONDS)
+            facts = await asyncio.to_thread(overview, folder)
+    put("\n".join(lines_of(facts, time.time())))
+
+
+def _goes_on(facts: Overview) -> bool:
+    """Return whether the run's process still works on it, as far as this machine can tell."""
+    if facts.how is not None or not facts.pid:
+        return False
+    if os.name != "posix":  # elsewhere a signal would end it
+        return True
+    try:
+        os.kill(facts.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
