@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from ._accounts import Account
 from ._clock import Clock
 from ._features import Features
-from ._handlers import api, control, files, pages
+from ._handlers import api, control, files
 from ._http import Router
 from ._sandbox_task import SandboxTask
 from ._server import Front, Listener, bind, url_of
@@ -141,8 +141,8 @@ class Sandbox:
         )
         self._home = asyncio.get_running_loop(), threading.get_ident()
         steering = control.ROUTES if self._options.control else ()
-        routes = Router((*api.ROUTES, *pages.ROUTES, *steering))
-        other = Router((*files.ROUTES, pages.DOCUMENT))
+        routes = Router((*api.ROUTES, *control.PAGES, *steering))
+        other = Router((*files.ROUTES, control.DOCUMENT))
         self._listeners = (
             Listener(Front(service, routes, "api")),
             Listener(Front(service, other, "files")),

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 # The functions of these two become faults when they are loaded.
-from . import _json_faults as _json_faults
 from . import _task_faults as _task_faults
 from ._fault_actions import GATEWAY_PAGE
 from ._faults import RESULTS, SUBMIT, TASKS, Fault

@@ -13,7 +13,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from happyhorse_async.sandbox import Sandbox
-from happyhorse_async.sandbox._handlers.pages import document
+from happyhorse_async.sandbox._handlers.control import document
 
 pytestmark = pytest.mark.slow
 

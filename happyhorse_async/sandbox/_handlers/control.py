@@ -1,15 +1,20 @@
-"""The control paths: another process steers the sandbox's clock, tasks and faults over HTTP. Not
-part of the service.
+"""The sandbox's own paths, which are not part of the service.
+
+Another process steers the sandbox's clock, tasks and faults over HTTP. Browsers get the live page
+at `/`, and tools each host's OpenAPI document.
 """
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from importlib.resources import files
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .._errors import Refused, invalid
 from .._faults import ACTIONS, CONDITIONS, Fault, fault_of, fault_of_line
-from .._http import Endpoint, json_answer
+from .._http import Endpoint, Reply, json_answer
 from .._scenarios import SCENARIOS
 from .._task_record import Ending, usual_code
 from .api import page_argument
@@ -19,7 +24,8 @@ if TYPE_CHECKING:
     from .._service import RequestRecord, Service
     from .._task_record import TaskRecord
 
-__all__ = ["ROUTES"]
+
+__all__ = ["DOCUMENT", "PAGES", "ROUTES", "document"]
 
 
 async def _state(service: Service, call: Call) -> Reply:
@@ -224,3 +230,46 @@ def _describe_task(service: Service, task: TaskRecord, now: float) -> dict[str, 
         "link": link,
         "link_expires": task.links[-1].expires if link else None,
     }
+
+
+# --- What the sandbox shows of itself: its page, and the documents of its hosts.
+
+
+async def _page(service: Service, call: Call) -> Reply:
+    # Another site could put the page in a frame and lead a click onto its buttons.
+    headers = {"X-Frame-Options": "DENY", "Cache-Control": "no-store"}
+    page = _data("page.html")
+    if not service.options.control:
+        page = page.replace(b'data-control="on"', b'data-control="off"', 1)
+    return Reply(body=page, content_type="text/html; charset=utf-8", headers=headers)
+
+
+async def _icon(service: Service, call: Call) -> Reply:
+    return Reply(204, body=b"")
+
+
+async def _document(service: Service, call: Call) -> Reply:
+    url = service.files_url if call.host == "files" else service.url
+    return json_answer(document(call.host, url))
+
+
+def document(host: str, url: str) -> dict[str, Any]:
+    """Return the OpenAPI document of a host, "api" or "files", that listens at a URL."""
+    text = _data(f"openapi_{host}.json")
+    return {**json.loads(text), "servers": [{"url": url}]}
+
+
+@cache
+def _data(name: str) -> bytes:
+    return files("happyhorse_async.sandbox").joinpath(name).read_bytes()
+
+
+DOCUMENT = Endpoint("GET", "/openapi.json", _document, needs_key=False)
+"""On each host's listener."""
+
+PAGES = (
+    Endpoint("GET", "/", _page, needs_key=False),
+    Endpoint("GET", "/favicon.ico", _icon, needs_key=False),
+    DOCUMENT,
+)
+"""On the API's listener."""
