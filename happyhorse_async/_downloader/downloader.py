@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from .._concurrency import Closing, Slots, Threads
 from .._dispatcher import Events
-from .._edges import object_sink, part_notes
-from .._edges.file_sink import FileSink, Sink, disk_error
-from .._edges.object_sink import ObjectSink
+from .._edges import part_notes, sinks
 from .._edges.object_store import Buckets
 from .._edges.part_files import PartFile
 from .._edges.part_notes import Leftover
+from .._edges.sinks import FileSink, ObjectSink, Sink, disk_error
 from .._formats.http_ranges import urgency
 from .._models import Task
 from .._rules.fetching import Persistence
@@ -220,8 +219,8 @@ class Downloader:
         def prepare() -> tuple[Destination, str, PartFile, bool]:
             place, path = name()
             if place.in_store:
-                object_sink.refuse_key(place.bucket, path)
-                file = object_sink.spooled(place.bucket, path, task_id=task.id, index=index)
+                sinks.refuse_key(place.bucket, path)
+                file = sinks.spooled(place.bucket, path, task_id=task.id, index=index)
             else:
                 file = PartFile(Path(path), task_id=task.id, index=index, overwrite=overwrite)
             return place, path, file, file.is_new()
@@ -320,9 +319,9 @@ class Reserved:
         return place, path, known
 
     async def _ask_store(self, place: Destination, path: str, *, known: bool) -> None:
-        await self._threads.run(object_sink.spool_folder)
+        await self._threads.run(sinks.spool_folder)
         bucket = await self._buckets.get(place.bucket)
-        await object_sink.refuse_unusable(bucket, path, known=known, overwrite=self._overwrite)
+        await sinks.refuse_unusable(bucket, path, known=known, overwrite=self._overwrite)
 
     async def __aexit__(self, *error: object) -> None:
         self._release()

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .._concurrency import Threads
     from .._edges.api import Api
     from .._edges.fetch import Fetcher, Stream
-    from .._edges.file_sink import Sink
+    from .._edges.sinks import Sink
     from .._models import Task
 
 E = TypeVar("E", bound=DownloadError)

@@ -27,7 +27,7 @@ from happyhorse_async import (
     NotAVideoError,
     RetryPolicy,
 )
-from happyhorse_async._edges import object_sink, part_files
+from happyhorse_async._edges import part_files, sinks
 from happyhorse_async._edges.object_store import PROBE
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.conftest import open_session
@@ -108,7 +108,7 @@ def shelf(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
 def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder where parts lie on this machine."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return object_sink.spool_folder()
+    return sinks.spool_folder()
 
 
 Answer = web.StreamResponse | None
@@ -393,7 +393,7 @@ async def test_a_killed_download_is_resumed_by_the_next_process(
 async def test_parts_of_different_tasks_are_kept_apart(kit: Kit, shelf: Shelf) -> None:
     """Another process may fetch another video for the same key: neither is refused its part."""
     one, other = await kit.task(1), await kit.task(2)
-    file = object_sink.spooled(BUCKET, "a.mp4", task_id=one.id, index=0)
+    file = sinks.spooled(BUCKET, "a.mp4", task_id=one.id, index=0)
     file.open()
     try:
         video = await kit.downloader.download(other, f"{BUCKET}/a.mp4")

@@ -193,7 +193,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the part file stays open",
-        "_edges/file_sink.py",
+        "_edges/sinks.py",
         "            await self._do(self._file.close, last=True)\n",
         "            return\n",
     ),
