@@ -124,11 +124,11 @@ class Task(Value):
     """How long it took in all, once that is known."""
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
     """The answer as it came, with the fields that are newer than this package."""
-    _late: Callable[[Task], Mapping[str, Any]] | None = attrs.field(
+    _late: Callable[[Task, str], Mapping[str, Any]] | None = attrs.field(
         default=None, init=False, repr=False, eq=False
     )
-    """Reads the other fields from `raw` when the first of them is asked for. Of ten thousand tasks
-    that end at once, few are looked at."""
+    """Reads the other fields from `raw` when one of them is asked for: `results` alone, or all. Of
+    ten thousand tasks that end at once, few are looked at but for their links."""
 
     _answer: Callable[[str], Mapping[str, Any]] | None = attrs.field(
         default=None, init=False, repr=False, eq=False
@@ -147,7 +147,8 @@ class Task(Value):
                 raise AttributeError(
                     f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
                 )
-            for field, value in late(self).items():
+            for field, value in late(self, name).items():
                 object.__setattr__(self, field, value)
-            object.__setattr__(self, "_late", None)
+            if name != "results":
+                object.__setattr__(self, "_late", None)
             return object.__getattribute__(self, name)

@@ -15,12 +15,14 @@ class Recent(Generic[V]):
     which would take as much memory again.
     """
 
-    __slots__ = ("_half", "_newer", "_older")
+    __slots__ = ("_half", "_newer", "_older", "used")
 
     def __init__(self, most: int) -> None:
         self._half = most // 2
         self._newer: dict[str, V] = {}
         self._older: dict[str, V] = {}
+        self.used = False
+        """Whether anything was ever remembered: most sessions remember nothing of some kinds."""
 
     def remember(self, name: str, value: V) -> None:
         """Keep a value; its id is the newest now."""
@@ -28,6 +30,7 @@ class Recent(Generic[V]):
             # In this order: who looks from another thread finds each id in one of them.
             self._older, self._newer = self._newer, {}
         self._newer[name] = value
+        self.used = True
 
     @overload
     def get(self, name: str) -> V | None: ...
@@ -45,6 +48,3 @@ class Recent(Generic[V]):
 
     def __contains__(self, name: str) -> bool:
         return name in self._newer or name in self._older
-
-    def __bool__(self) -> bool:
-        return bool(self._newer or self._older)

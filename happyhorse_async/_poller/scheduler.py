@@ -95,6 +95,7 @@ class Scheduler:
             self._background.start(self._run(), name="reading tasks")
             self._running = True
         elif when < self._wakes_at:
+            self._wakes_at = when  # of very many who come at once, one wakes it
             self._wake()
 
     def soon(self, watched: Watched) -> None:

@@ -130,11 +130,11 @@ class Watchlist:
         if known is not None and last is None and lifecycle.says_how_it_ended(known):
             self.learn(known, self._clock())
             last = known
-        return None if last is None or lifecycle.lacks_results(last) else last
+        return None if last is None or wire.lacks_results(last) else last
 
     def _watch(self, task_id: str, known: Task | None) -> Watched:
         now = self._clock()
-        watched = self._left.pop(task_id) if self._left else None
+        watched = self._left.pop(task_id) if self._left.used else None
         if watched is None:
             watched = Watched(task_id, now)
             if known is not None:
@@ -144,7 +144,7 @@ class Watchlist:
         self.watched[task_id] = watched
         if task_id in self._seen:
             watched.seen = True
-        called = self._expected.pop(task_id) if self._expected else None
+        called = self._expected.pop(task_id) if self._expected.used else None
         if called is not None:
             watched.expect_callback(came=called)
         self._scheduler.wake_by(self._plan.begin(watched, now))
@@ -294,7 +294,7 @@ class Watchlist:
     def learn(self, task: Task, asked: float) -> None:
         """Take a state that came by another way than a read that was due."""
         self._seen.remember(task.id, None)
-        if self._closed or lifecycle.lacks_results(task):
+        if self._closed or wire.lacks_results(task):
             return
         if lifecycle.is_final(task):
             self._end(task, asked)
@@ -307,9 +307,9 @@ class Watchlist:
     def _end(self, task: Task, asked: float) -> None:
         is_news = self.finals.add(task)
         self._oddities.look_at_numbers(task.raw)
-        if self._expected:
+        if self._expected.used:
             self._expected.pop(task.id)
-        if self._left:
+        if self._left.used:
             self._left.pop(task.id)
         watched = self.watched.pop(task.id, None)
         if watched is not None:

@@ -60,11 +60,6 @@ def says_how_it_ended(task: Task) -> bool:
     return is_final(task) and bool(task.results or task.error is not None)
 
 
-def lacks_results(task: Task) -> bool:
-    """Return whether a task is completed without its links: that may take minutes."""
-    return is_completed(task) and not task.results
-
-
 CANCELLED_CODE = "request_cancelled"
 """The service's other way to say that a task was cancelled: `failed`, with this code."""
 

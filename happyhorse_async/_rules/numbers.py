@@ -156,33 +156,26 @@ _BILLING = _amounts("reserved_credits", "charged_credits", "refunded_credits")
 def odd_numbers(value: Mapping[str, Any]) -> list[str]:
     """Return the numbers of a task's JSON object that cannot be true, as "field=number"."""
     odd: list[str] = []
-    get = value.get
-    _check(odd, get, "", _OWN)
-    info, usage, billing = get("task_info"), get("usage"), get("billing")
-    if type(info) is dict:
-        _check(odd, info.get, "task_info.", _INFO)
-    if type(usage) is dict:
-        _check(odd, usage.get, "usage.", _USAGE)
-        cost = usage.get("cost")
-        if type(cost) is dict:
-            _check(odd, cost.get, "usage.cost.", _COST)
-    if type(billing) is dict:
-        _check(odd, billing.get, "billing.", _BILLING)
+    if type(value) is not dict:
+        value = dict(value)
+    usage = value.get("usage")
+    cost = usage.get("cost") if type(usage) is dict else None
+    for where, facts, fields in (
+        ("", value, _OWN),
+        ("task_info.", value.get("task_info"), _INFO),
+        ("usage.", usage, _USAGE),
+        ("usage.cost.", cost, _COST),
+        ("billing.", value.get("billing"), _BILLING),
+    ):
+        if type(facts) is not dict:
+            continue
+        for name, most, read in fields:
+            number: Any = facts.get(name)
+            kind = type(number)
+            plain = (kind is int or kind is float) and 1 <= number <= most
+            if not plain and number is not None and read(number) is None:
+                odd.append(f"{where}{name}={shown(number)}")
     return odd
-
-
-def _check(
-    odd: list[str], get: Callable[[str], Any], where: str, fields: tuple[_Bounds, ...]
-) -> None:
-    for name, most, read in fields:
-        number = get(name)
-        if number is None:
-            continue
-        kind = type(number)
-        if (kind is int or kind is float) and 1 <= number <= most:
-            continue
-        if read(number) is None:
-            odd.append(f"{where}{name}={shown(number)}")
 
 
 def shown(value: Any) -> str:

@@ -24,7 +24,14 @@ from .._models import (
 )
 from .._request import ImageToVideo
 from . import numbers
-from .lifecycle import CANCELLED_CODE, COMPLETED, FAILED, FINAL_STATUSES, GOING_ON
+from .lifecycle import (
+    CANCELLED_CODE,
+    COMPLETED,
+    FAILED,
+    FINAL_STATUSES,
+    GOING_ON,
+    is_completed,
+)
 from .responses import Answer, decode_object, unreadable
 
 LINK_LIFE = timedelta(hours=24)
@@ -160,6 +167,11 @@ def has_ended(value: Mapping[str, Any]) -> bool:
     return _is_done(value)
 
 
+def lacks_results(task: Task) -> bool:
+    """Return whether a task is completed without its links: that may take minutes."""
+    return is_completed(task) and not _has_results(task.raw) and not task.results
+
+
 def _respelled(word: str) -> TaskStatus | None:
     """Return the status that a known word means, in capitals, between blanks, or with one l."""
     plain = word[:100].strip().lower()
@@ -260,9 +272,13 @@ def _says_cancelled(value: Mapping[str, Any]) -> bool:
     return isinstance(error, dict) and error.get("code") == CANCELLED_CODE
 
 
-def _details(task: Task) -> Mapping[str, Any]:
-    get = task.raw.get
-    results = _results(task.raw) if task.status is COMPLETED else ()
+def _details(task: Task, name: str) -> Mapping[str, Any]:
+    """Return what `Task._late` does for the field that is asked for."""
+    raw = task.raw
+    results = _results(raw) if task.status is COMPLETED else ()
+    if name == "results":
+        return {"results": results}
+    get = raw.get
     error, info, model = get("error"), dict_of(get("task_info")), get("model")
     created, seconds = numbers.moment(get("created")), numbers.seconds(get("duration"))
     return {
