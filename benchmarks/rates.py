@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from benchmarks import virtual
 from happyhorse_async import Limits, RetryPolicy
-from happyhorse_async._rules import retry, told_limits
+from happyhorse_async._rules import responses, retry
 from happyhorse_async._submitter.gate import Gate
 from happyhorse_async.errors import RateLimitError
 
@@ -210,7 +210,7 @@ class Client:
             told = self._row.limiter.told(self._loop.time())
             await asyncio.sleep(there / 2)
             gate.leave()
-            if (said := told_limits.told_by(told)) is not None:
+            if (said := responses.told_by(told)) is not None:
                 gate.told(said)
             again = wait > 0
             self._answered(again, wait, epoch, told)

@@ -16,7 +16,7 @@ from collections import deque
 
 import attrs
 
-from .told_limits import Told
+from .responses import Told
 
 FIRST = 8.0
 """Submissions at once to begin with: what is too many is refused before anybody knows better."""

@@ -13,8 +13,8 @@ from .._concurrency import Background
 from .._config import Limits
 from .._models import Task
 from .._rules import lifecycle
+from .._rules.responses import Told
 from .._rules.throttling import Departures
-from .._rules.told_limits import Told
 from ..errors import HappyHorseError, SessionClosedError
 
 

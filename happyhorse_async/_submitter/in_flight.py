@@ -15,7 +15,7 @@ from .._dispatcher import RESENDS
 from .._edges.http import TrackedBody
 from .._models import Task
 from .._request import ImageToVideo
-from .._rules import retry, told_limits, wire
+from .._rules import responses, retry, wire
 from .._rules.responses import Answer
 from ..errors import (
     APIConnectionError,
@@ -243,8 +243,8 @@ class InFlight:
             self._judge(outcome or APIConnectionError("the submission was cut off"))
             return
         self.shared.heard = outcome, self.shared.loop.time()
-        if told_limits.tells(outcome.headers):
-            told = told_limits.told_by(outcome.headers, outcome.date)
+        if responses.tells(outcome.headers):
+            told = responses.told_by(outcome.headers, outcome.date)
             if told is not None:
                 self.shared.gate.told(told)
         if self._heard is None:

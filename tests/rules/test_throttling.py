@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from happyhorse_async._rules.responses import Told, told_by
 from happyhorse_async._rules.throttling import FIRST, TOLD_FOR, TRIAL, RateFinder
-from happyhorse_async._rules.told_limits import Told, told_by
 
 Ask = Callable[[float], float]
 """Lets a request in, which is 0.0, or says after how many seconds there is room."""
