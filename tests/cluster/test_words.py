@@ -21,9 +21,9 @@ from happyhorse_async.integrations.dbos import (
     ClusterOverview,
     WorkerFacts,
 )
+from happyhorse_async.integrations.dbos._cluster import folder_of, place_of
 from happyhorse_async.integrations.dbos._connection import check_url, cluster_queries
 from happyhorse_async.integrations.dbos._database import _FIXED, ClusterDatabase
-from happyhorse_async.integrations.dbos._places import folder_of, place_of
 
 OVERVIEW = ClusterOverview(
     out="/videos",

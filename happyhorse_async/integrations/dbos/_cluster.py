@@ -20,13 +20,12 @@ from ..._rules.numbers import to_credits
 from ...batch._admission import Input
 from ...batch._database import STORE, Database
 from ...batch._outcome import Outcome, Totals
-from ...batch._videos import VideoFolder
+from ...batch._videos import StoreFolder, VideoFolder
 from ...batch.report import PACE_SECONDS, write_reports_of
 from ...errors import ConfigurationError, HappyHorseError, LedgerError
 from ._connection import LostError, check_url, cluster_errors
 from ._database import ClusterDatabase
 from ._ledger import ClusterLedger
-from ._places import folder_of, place_of, videos_at
 from ._sqlite import QUICK_TRY, is_sqlite
 from ._values import ClusterLimits, Enqueued, WorkerFacts, WorkerOptions
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from ..._session import Session
     from ._enqueue import Enqueuer
     from ._worker import Worker
+
 
 OUT = "out"
 """The fact that says where the videos go."""
@@ -134,7 +134,7 @@ class Cluster:
         The videos stay where they are, and the folder's own ledger is closed to `batch run`. Raises
         `LedgerError` when there is none, and when another process works on it.
         """
-        from ._take_over import OpenFolder
+        from ._enqueue import OpenFolder
 
         with await asyncio.to_thread(OpenFolder, folder) as opened:
             async with self._entering(opened.place, strangers=opened.strangers) as enqueuer:
@@ -337,3 +337,24 @@ async def _bound(
 
     await ledger.call(bind)
     return videos
+
+
+# --- Where the videos go: a folder that all workers see, or a prefix of an object store.
+
+
+def place_of(out: str | os.PathLike[str]) -> str:
+    """Return a place as it is noted: an absolute path, or a link without a slash at its end."""
+    text = os.fspath(out)
+    return text.rstrip("/") if is_object_link(text) else os.path.abspath(text)
+
+
+def videos_at(place: str) -> VideoFolder:
+    """Return the videos of a place. Raises `ConfigurationError` for a store that cannot be
+    opened.
+    """
+    return StoreFolder(place) if is_object_link(place) else VideoFolder(Path(place))
+
+
+def folder_of(place: str) -> Path:
+    """Return the folder for reports: beside the videos, or here when those are in a store."""
+    return Path() if is_object_link(place) else Path(place)
