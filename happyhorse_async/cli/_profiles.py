@@ -1,5 +1,6 @@
-"""Profiles: keys and hosts under names, in a file that only its owner can read; and the commands
-of `happyhorse profile`, which set, list and remove them.
+"""Profiles: keys and hosts under names, in a file that only its owner can read.
+
+`happyhorse profile` sets, lists and removes them.
 """
 
 from __future__ import annotations
