@@ -39,13 +39,14 @@ def _image(value: Image | os.PathLike[str] | bytearray | memoryview) -> Image:
     if isinstance(value, str) and not urls.looks_like_link(value):
         return Path(value)
     if isinstance(value, os.PathLike):
-        return Path(value)
+        return Path(os.fsdecode(value))  # some tell their path as bytes
     return bytes(value) if isinstance(value, (bytearray, memoryview)) else value
 
 
 def _model(value: Model | str) -> str:
     # Plain text: it goes into JSON, ledgers and digests, and shows itself as what it is.
-    return str(value) if type(value) is not str and isinstance(value, str) else value
+    # A member of a `(str, Enum)` tells its own name to `str`, and so its text is asked for.
+    return str.__str__(value) if isinstance(value, str) else value
 
 
 def _short_image(value: Image) -> str:

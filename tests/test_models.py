@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -209,11 +211,34 @@ def test_a_prompt_on_the_limit_does_not_warn(prompt: str | None) -> None:
         ImageToVideo(LINK, prompt=prompt)
 
 
+class PathInBytes(os.PathLike[bytes]):
+    """A path whose text is bytes, as `os.DirEntry` of `os.scandir(b".")` has it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __fspath__(self) -> bytes:
+        return os.fsencode(self._path)
+
+
+class OwnModel(str, Enum):  # noqa: UP042 that is how many programs write it
+    """Some program's own names of the models."""
+
+    NEWER = "happyhorse-1.1-image-to-video"
+
+
+def test_a_model_may_be_a_member_of_a_programs_own_enum() -> None:
+    """What is sent is the member's text, and not its name."""
+    model = ImageToVideo(LINK, model=OwnModel.NEWER).model
+    assert (type(model), model) == (str, "happyhorse-1.1-image-to-video")
+
+
 def test_an_image_may_be_a_path_in_text_a_path_or_bytes(cat: Path) -> None:
     """Text with a scheme is a link, other text a path; bytes in any form become bytes."""
     assert ImageToVideo(str(cat)).image == cat
     assert ImageToVideo(cat).is_local
     assert ImageToVideo(bytearray(cat.read_bytes())).image == cat.read_bytes()
+    assert ImageToVideo(PathInBytes(cat)).image == cat  # type: ignore[arg-type]
     assert not ImageToVideo(LINK).is_local
 
 

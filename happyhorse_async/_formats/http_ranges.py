@@ -126,7 +126,7 @@ def judge(status: int, headers: Mapping[str, str], held: Held) -> RangeAnswer:
         return _judge_unsatisfied(headers, held)
     if status in _BUSY or status >= 500:
         return RangeAnswer(Meaning.BUSY, f"the file host answered {status}")
-    if status != 200:
+    if status not in (200, 203):  # 203: a proxy on the way has changed something
         return RangeAnswer(Meaning.DEAD, f"the file host answered {status}")
     # Whatever Content-Type says: the bytes decide.
     return RangeAnswer(
@@ -142,6 +142,10 @@ def _judge_part(headers: Mapping[str, str], held: Held) -> RangeAnswer:
         return RangeAnswer(
             Meaning.WHOLE, length=content_length(headers), validator=validator_of(headers)
         )
+    if not held.resumable and (not value if found is None else int(found[1]) == 0):
+        # Nobody asked for a part. The bytes decide whether this is all, as with 200.
+        total = None if found is None or found[3] == "*" else int(found[3])
+        return RangeAnswer(Meaning.WHOLE, length=total, validator=validator_of(headers))
     if found is None or not held.resumable:
         return RangeAnswer(
             Meaning.CONFUSED,

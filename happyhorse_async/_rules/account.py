@@ -105,6 +105,10 @@ def decode_upload(answer: Answer, *, size: int) -> UploadedFile:
     """
     value = decode_object(answer)
     if value.get("success") is False:
+        told = value.get("code")
+        # A refusal may come with HTTP 200: then its code is the status.
+        if isinstance(told, int) and answer.status < 400 <= told < 600:
+            answer = answer._replace(status=told)
         raise error_of(answer)
     file = _uploaded(value.get("data"))
     if file is None:

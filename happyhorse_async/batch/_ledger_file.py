@@ -170,6 +170,7 @@ def damaged(path: Path, found: str) -> LedgerError:
 
 
 _REASONS = (
+    (("FULL", "IOERR_WRITE", "IOERR_SHMSIZE"), "the disk is full or fails", ""),
     (("BUSY", "LOCKED"), "another program holds it", "Close that program, then run again."),
     (("CORRUPT", "NOTADB"), "it is damaged", _DAMAGED),
     (
@@ -178,7 +179,6 @@ _REASONS = (
         _LOCAL,
     ),
     (("READONLY", "CANTOPEN", "PERM", "AUTH"), "it may not be written to", ""),
-    (("FULL", "IOERR_WRITE"), "the disk is full or fails", ""),
 )
 """By the names of SQLite's error codes without their prefix: what is wrong, and what helps."""
 

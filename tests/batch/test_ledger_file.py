@@ -312,6 +312,22 @@ def test_a_file_system_without_locks_is_named(
     assert "local disk" in (refused.value.next_step or "")
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("SQLITE_IOERR_SHMSIZE", "the disk is full"),
+        ("SQLITE_IOERR_SHMLOCK", "no locks that work"),
+        ("SQLITE_IOERR_SHMMAP", "no locks that work"),
+    ],
+)
+def test_a_full_disk_is_told_from_one_without_locks(name: str, what: str) -> None:
+    """SQLite has one family of errors for both: it also extends the file in which it locks."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = name
+    with pytest.raises(LedgerError, match=what), _ledger_file.ledger_errors(Path("ledger")):
+        raise error
+
+
 # --- reading where nobody may write ---------------------------------------------------------------
 
 

@@ -61,7 +61,12 @@ REST = headers(
         (206, {"Content-Range": "bytes 0-299/300"}, HELD, Meaning.CONFUSED),
         (206, {"Content-Range": "bytes 0-199/200"}, NOTHING, Meaning.WHOLE),
         (206, {"Content-Range": "bytes 0-199/200"}, HELD, Meaning.WHOLE),
-        (206, {"Content-Range": "bytes 0-199/300"}, NOTHING, Meaning.CONFUSED),
+        (206, {"Content-Range": "bytes 0-199/300"}, NOTHING, Meaning.WHOLE),
+        (206, {"Content-Range": "bytes 0-199/*"}, NOTHING, Meaning.WHOLE),
+        (206, {"Content-Range": "bytes 0-199/300"}, HELD, Meaning.CONFUSED),
+        (206, {"Content-Range": ""}, NOTHING, Meaning.WHOLE),
+        (206, {"Content-Range": "pages 0-199/300"}, NOTHING, Meaning.CONFUSED),
+        (203, {}, HELD, Meaning.WHOLE),
         (206, {"Content-Range": "bytes 101-299/300"}, HELD, Meaning.CONFUSED),
         (206, {"Content-Range": "bytes 100-399/400"}, HELD, Meaning.CONFUSED),
         (206, {"Content-Range": "bytes 100-300/300"}, HELD, Meaning.CONFUSED),
@@ -109,6 +114,9 @@ def test_a_verdict_carries_what_the_next_run_needs() -> None:
     whole, rest = judge(200, WHOLE, NOTHING), judge(206, REST, HELD)
     assert (whole.length, whole.validator) == (rest.length, rest.validator) == (300, '"one"')
     assert judge(200, headers(), NOTHING).length is None
+    part = headers(Content_Range="bytes 0-199/300", Content_Length="200")
+    assert judge(206, part, NOTHING).length == 300
+    assert judge(206, headers(Content_Length="200"), NOTHING).length is None
 
 
 def test_only_a_part_with_a_validator_is_gone_on_with() -> None:
