@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 
 from happyhorse_async import Polling, RetryPolicy, Session
+from happyhorse_async._submitter.shared import _SESSIONS
 from happyhorse_async.sandbox import Sandbox
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -65,6 +66,14 @@ QUICK_RETRY = RetryPolicy(first_pause=0.01, longest_pause=0.05)
 def anyio_backend() -> str:
     """The package is for asyncio."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def nobody_else() -> None:
+    """Forget the sessions of earlier tests: their sandbox may have had the same port, and what they
+    left in doubt a moment ago could still become a task there.
+    """
+    _SESSIONS.clear()
 
 
 @pytest.fixture

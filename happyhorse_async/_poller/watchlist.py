@@ -306,7 +306,8 @@ class Watchlist:
 
     def _end(self, task: Task, asked: float) -> None:
         is_news = self.finals.add(task)
-        self._oddities.look_at_numbers(task.raw)
+        if is_news:
+            self._oddities.look_at_numbers(task.raw)
         if self._expected.used:
             self._expected.pop(task.id)
         if self._left.used:
