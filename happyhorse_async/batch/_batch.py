@@ -51,7 +51,8 @@ class Batch:
     ) -> None:
         for each in (folder, out):
             _refuse_place(each, is_out=each is out)
-        self.folder: Path = Path(folder)
+        # A program may change its working folder while the batch runs.
+        self.folder: Path = Path(folder).absolute()
         """Where the ledger is, and the videos when they go to no object store."""
         self._out = out.rstrip("/") if out is not None else None
         self._videos = VideoFolder(self.folder)

@@ -10,7 +10,7 @@ from happyhorse_async import ImageToVideo
 from happyhorse_async.batch import Job, JobState
 from happyhorse_async.batch.report import write_reports
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.batch.test_resume import QUICK, SUBMIT
+from tests.batch.test_resume import QUICK, SUBMIT, rows
 from tests.conftest import PHOTOS, open_session
 
 pytestmark = pytest.mark.anyio
@@ -48,3 +48,24 @@ async def test_a_project_that_was_moved(tmp_path: Path) -> None:
         page = (elsewhere / "out" / "gallery.html").read_text()
         assert all(f"../{name}.jpg" in page for name in ("bad", "good"))
         assert sandbox.paid == 2
+
+
+async def test_a_program_that_changes_its_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch stays in its folder, also when that was named from a working folder left since."""
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "before")
+    async with (
+        Sandbox(video="stub", speed=1000, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+        session.batch("out", retry=QUICK, max_in_flight=1) as batch,
+    ):
+        states = []
+        async for outcome in batch.run(rows(3)):
+            monkeypatch.chdir(tmp_path / "after")
+            states.append(outcome.state)
+    assert states == [JobState.SAVED] * 3
+    assert len(list((tmp_path / "before" / "out").glob("*.mp4"))) == 3
+    assert not list((tmp_path / "after").iterdir())
