@@ -115,7 +115,7 @@ class Plan:
         by_kind: dict[Kind, list[Watched]] = {}
         for watched in group:
             age = pacing.rounded(now - watched.born)
-            kind = (watched.estimate, watched.predicted, watched.callback, age)
+            kind = (watched.estimate, watched.predicted, watched.awaits_callback, age)
             by_kind.setdefault(kind, []).append(watched)
         if len(self._kinds) > MOST_KINDS:
             self._kinds.clear()
@@ -146,7 +146,7 @@ class Plan:
             )
 
     def _pause(self, watched: Watched, asked: float) -> float:
-        if watched.callback and self._uncalled < UNCALLED:
+        if watched.awaits_callback and self._uncalled < UNCALLED:
             pause = self._polling.heartbeat
         else:
             company = max(1, min(BATCH_SIZE, len(self._reads))) if self.batches else 1

@@ -91,7 +91,7 @@ class Watched:
         self.due: float | None = None
         """When it was to be read next, at the moment when the last waiter left."""
         self.callback: bool = False
-        """A callback is expected: reading is only the heartbeat."""
+        """A callback was expected."""
         self.called: bool = False
         """Something called for it to be read."""
         self.since = LONG_AGO
@@ -130,6 +130,13 @@ class Watched:
             self.first = self.others.pop(0) if self.others else None
         elif self.others and waiter in self.others:
             self.others.remove(waiter)
+
+    @property
+    def awaits_callback(self) -> bool:
+        """A callback is still to come: reading is only the heartbeat. The service sends it once, so
+        a task that has not ended when it is read then is read at the usual pace again.
+        """
+        return self.callback and not self.called
 
     def expect_callback(self, *, came: bool = False) -> None:
         """Read it only now and then; `came`: its callback has come already."""

@@ -169,7 +169,7 @@ class Watchlist:
         """
         watched = self.watched.get(task_id)
         if watched is not None:
-            watched.called = True
+            watched.called, watched.kind = True, None
             self._scheduler.soon(watched)
         elif task_id in self._expected:
             # A later waiter need not wait for a second callback.

@@ -134,6 +134,21 @@ def test_a_callback_that_came_early_is_remembered() -> None:
     simulated(work)
 
 
+def test_a_callback_whose_task_is_not_seen_to_have_ended_yet() -> None:
+    """No second callback comes, so the usual pace finds the end, and not the next heartbeat."""
+
+    async def work(server: polling.Service, poller: Poller) -> None:
+        task = server.accept(24.0, 24.0)
+        poller.expect_callback(task.id)
+        waiting = asyncio.create_task(poller.wait(task.id, known=task))
+        await asyncio.sleep(20.0)
+        poller.hint(task.id)
+        await waiting
+        assert asyncio.get_running_loop().time() < 40.0
+
+    simulated(work)
+
+
 def test_the_first_state_of_a_foreign_task_comes_at_once() -> None:
     """An id of another process is read without waiting for company, for updates as for waits."""
 
