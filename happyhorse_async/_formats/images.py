@@ -24,6 +24,13 @@ _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]", re.DOTALL)
 """A JPEG marker with a segment (ITU-T T.81, table B.1). Any number of fill bytes 0xFF may stand
 before it."""
 
+MOST_SEGMENTS = 10_000
+MOST_JUNK = 256 * 1024
+"""Segments before a JPEG's size, and bytes between them, that are looked through. Photographs have
+some dozens, and a few bytes. Ten megabytes of them would hold an event loop for seconds."""
+
+_IDEOGRAPH = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]")
+
 
 class Frame(NamedTuple):
     """What an image's header says."""
@@ -122,11 +129,13 @@ def _jpeg_segments(header: bytes) -> Iterator[tuple[int, int]]:
     Some writers leave bytes between segments; decoders look on for the next marker, and so does
     this.
     """
-    offset = 2
-    while (found := _MARKER.search(header, offset)) is not None:
-        marker, offset = found[0][1], found.end()
-        if marker == 0xDA:
+    offset, junk = 2, 0
+    for _ in range(MOST_SEGMENTS):
+        found = _MARKER.search(header, offset, offset + MOST_JUNK - junk)
+        if found is None or found[0][1] == 0xDA:
             return
+        junk += found.start() - offset
+        marker, offset = found[0][1], found.end()
         yield marker, offset + 2
         offset += int.from_bytes(header[offset : offset + 2], "big")
 
@@ -161,10 +170,7 @@ def is_chinese(text: str) -> bool:
     The reference does not say how it decides, so the stricter limit is taken as soon as it can
     apply.
     """
-    return any(
-        "\u3400" <= character <= "\u9fff" or "\U00020000" <= character <= "\U0003ffff"
-        for character in text
-    )
+    return not text.isascii() and _IDEOGRAPH.search(text) is not None
 
 
 def prompt_cut(prompt: str) -> str | None:

@@ -164,6 +164,15 @@ def test_a_jpeg_without_a_size_stays_refused(data: bytes) -> None:
     ]
 
 
+@pytest.mark.parametrize("piece", [segment(0xFE, b""), b"\xff\xd0"], ids=["segments", "junk"])
+def test_a_jpeg_is_not_looked_through_without_end(piece: bytes) -> None:
+    """What is far more than any program writes is passed; ten megabytes of it hold nobody up."""
+    many = piece * images.MOST_SEGMENTS
+    assert read_frame(PLAIN[:2] + many[: len(many) // 2] + PLAIN[2:]) == read_frame(PLAIN)
+    endless = PLAIN[:2] + many * 20 + PLAIN[2:]
+    assert ["its header has no size" in problem for problem in frame_problems(endless, 1)] == [True]
+
+
 @pytest.mark.parametrize(
     ("header", "name"),
     [
@@ -283,6 +292,8 @@ def test_the_media_type_goes_with_the_format() -> None:
         ("猫" * 2501, "2501 characters; the service cuts Chinese prompts after 2500"),
         ("x" * 2500 + "猫", "2501 characters; the service cuts Chinese prompts after 2500"),
         ("é" * 5000, None),
+        ("é" * 5001, "5001 characters; the service cuts prompts after 5000"),
+        ("\U0002a6d6" * 2501, "2501 characters; the service cuts Chinese prompts after 2500"),
     ],
 )
 def test_where_prompts_are_cut(prompt: str, cut: str | None) -> None:
