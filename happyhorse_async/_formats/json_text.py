@@ -15,6 +15,10 @@ from typing import Any
 DEEPEST = 100
 """Levels of lists and objects. The service's own answers have five."""
 
+MOST_BRACKETS = 500_000
+"""Brackets in one text. A read of fifty tasks has a thousand. Eight megabytes of them would hold
+the event loop for seconds."""
+
 SMALL = 4096
 """Bytes up to which the standard library reads. orjson is faster at it by a few microseconds. But
 where it was measured, all that followed it took longer by many (benchmarks/RESULTS.md)."""
@@ -40,11 +44,15 @@ _ESCAPE = (
 
 
 def loads(body: bytes) -> Any:
-    """Read JSON; raises `ValueError` for what is none, or is nested deeper than `DEEPEST`.
+    """Read JSON; raises `ValueError` for what is none, is nested deeper than `DEEPEST`, or has more
+    than `MOST_BRACKETS`.
 
     Half of a surrogate pair becomes U+FFFD, and a number that is infinite or none becomes None.
     """
-    if _may_be_deep(body):
+    brackets = body.translate(None, _NO_BRACKETS)
+    if len(brackets) > MOST_BRACKETS:
+        raise ValueError(f"it has more than {MOST_BRACKETS:,} brackets")
+    if _may_be_deep(brackets):
         value = _patient(body)
         if _depth_beyond(value, DEEPEST):
             raise ValueError(f"it is nested deeper than {DEEPEST} levels")
@@ -92,14 +100,13 @@ _PLAIN = json.JSONDecoder(**_HABITS)
 _CAREFUL = json.JSONDecoder(**_HABITS, parse_int=_integer)
 
 
-def _may_be_deep(body: bytes) -> bool:
+def _may_be_deep(brackets: bytes) -> bool:
     """Whether a text may be nested deeper than can be read: never wrong when it says no.
 
     The brackets alone are looked at, and few make no depth. Each turn takes the innermost pairs
     away, so that few turns are left with few brackets. Those inside of strings may stay, which is
     why this only guesses.
     """
-    brackets = body.translate(None, _NO_BRACKETS)
     for _ in range(DEEPEST // 2):
         if len(brackets) <= DEEPEST // 2:
             return False

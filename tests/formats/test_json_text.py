@@ -70,6 +70,14 @@ def test_what_is_nested_too_deeply_is_a_value_error(reader: str, opening: bytes)
     assert json_text.loads(opening * 50 + b"1" + closing * 50)
 
 
+def test_more_brackets_than_any_answer_has_are_refused(reader: str) -> None:
+    """Looking for their depth would hold the event loop for seconds, and no answer is like that."""
+    pairs = json_text.MOST_BRACKETS // 2 - 1
+    assert len(json_text.loads(b"[" + b"[]," * (pairs - 1) + b"[]]")) == pairs
+    with pytest.raises(ValueError, match="brackets"):
+        json_text.loads(b"[" + b"[]," * pairs + b"[]]")
+
+
 def test_brackets_in_a_text_are_no_levels(reader: str) -> None:
     """A prompt may be full of them."""
     text = "[{" * 5000
