@@ -76,6 +76,11 @@ class Route:
         self._of_the_system = bool(found) and not getproxies_environment()
         self.tls: ssl.SSLContext | bool = _tls(network)
 
+    @property
+    def has_proxies(self) -> bool:
+        """Whether some URLs may be asked for through a proxy."""
+        return bool(self._proxies.by_scheme)
+
     def proxy_for(self, url: str) -> str | None:
         """Return the proxy through which a URL is asked for; None when it is asked for directly."""
         if not self._proxies.by_scheme:
@@ -165,7 +170,12 @@ class Pool(aiohttp.TCPConnector):
             known = self._known.get(protocol)
             if known is None:
                 known = self._meet(protocol)
-            elif not self._fit(known, longest):
+            elif (
+                protocol.should_close
+                or known.released <= self._distrusted
+                or self.clock() - known.released > longest
+                or known.has_unread_bytes()
+            ):
                 self.forget(protocol)
                 connection.close()
                 continue
@@ -180,11 +190,6 @@ class Pool(aiohttp.TCPConnector):
             }
         known = self._known[protocol] = _Known(protocol, self)
         return known
-
-    def _fit(self, known: _Known, longest: float) -> bool:
-        if known.protocol.should_close or known.released <= self._distrusted:
-            return False
-        return self.clock() - known.released <= longest and not known.has_unread_bytes()
 
     def forget(self, protocol: ResponseHandler) -> None:
         """Remember a connection no more: it is closed, or about to be."""

@@ -127,10 +127,10 @@ class Http:
             self._pool = connections.Pool(
                 limit=max_connections, socket_factory=self.sockets, ssl=route.tls
             )
-            self._client = _client(self._pool)
             self._how = {}
-            # With each request, and not with the client: that one's headers go to proxies too.
-            self._auth = auth
+            # A client's own headers go to proxies too. Then the key goes with each request.
+            self._auth = auth if route.has_proxies else {}
+            self._client = _client(self._pool, {} if route.has_proxies else auth)
 
     async def call(
         self,
@@ -256,7 +256,7 @@ class Http:
             await self._client.close()
 
 
-def _client(connector: connections.Pool) -> aiohttp.ClientSession:
+def _client(connector: connections.Pool, auth: Mapping[str, str]) -> aiohttp.ClientSession:
     # No cookies: the service sets none, and a cookie jar is looked through on every call. The
     # library may not look at the environment: it would read ~/.netrc too, against the key.
     return aiohttp.ClientSession(
@@ -266,6 +266,7 @@ def _client(connector: connections.Pool) -> aiohttp.ClientSession:
             "User-Agent": USER_AGENT,
             "Accept": "application/json",
             "Accept-Encoding": "gzip, deflate",
+            **auth,
         },
         trust_env=False,
     )
