@@ -174,13 +174,14 @@ class Watched:
 
 
 def value_of(task: Task) -> Mapping[str, Any]:
-    """Return the JSON object of a task, or one in its stead for a task that was made by hand."""
+    """Return the JSON object of a task, with a status also where its answer had none, or where it
+    was made by hand.
+    """
     raw = task.raw  # read anew each time, where it is kept as bytes
-    return (
-        raw
-        if "status" in raw
-        else {"id": task.id, "status": str(task.status), "progress": task.progress}
-    )
+    status = raw.get("status")
+    if status and isinstance(status, str):
+        return raw
+    return {"id": task.id, "progress": task.progress, **raw, "status": str(task.status)}
 
 
 # --- How old tasks are and how long they live, as far as the service's answers tell.

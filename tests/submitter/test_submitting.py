@@ -96,19 +96,24 @@ async def test_the_same_key_gives_the_same_task(sandbox: Sandbox, session: Sessi
     assert sandbox.paid == 1
 
 
+@pytest.mark.parametrize("status", [None, "", 7])
 @pytest.mark.parametrize("keeps_keys", [True, False])
-async def test_an_answer_with_an_id_and_no_status_is_a_task(keeps_keys: bool) -> None:
+async def test_an_answer_with_an_id_and_no_status_is_a_task(
+    keeps_keys: bool, status: object
+) -> None:
     """The id was told, so the video is not lost and the request is not sent again."""
     features = Features(idempotency=keeps_keys)
     async with (
         Sandbox(video="stub", speed=0, features=features) as sandbox,
         open_session(sandbox) as session,
     ):
-        fail(sandbox, "unknown-fields", fields={"status": None})
+        fail(sandbox, "unknown-fields", fields={"status": status})
         task = await session.submit(LINK)
         assert (sandbox.count("POST", SUBMIT), sandbox.paid) == (1, 1)
+        updates = aiter(task.updates())
+        assert (await anext(updates)).status == "pending"
         sandbox.finish()
-        assert (await task.wait()).status == "completed"
+        assert [update.status async for update in updates][-1] == "completed"
 
 
 async def test_a_key_that_stands_for_another_request_is_a_conflict(
