@@ -30,6 +30,7 @@ except ImportError:
     _fast = None
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_BLANKS = " \t\n\r"
 _LONGEST_INTEGER = 20
 _ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG_INTEGER = b"0" * 19
@@ -77,7 +78,7 @@ def _patient(body: bytes) -> Any:
         if usual:
             # Without the searches for blanks around it, which cost half as much as the rest.
             value, end = decoder.raw_decode(text)
-            if end == len(text):
+            if not text[end:].strip(_BLANKS):
                 return value
         return decoder.decode(text)
     except RecursionError:
