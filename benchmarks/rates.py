@@ -210,7 +210,7 @@ class Client:
             told = self._row.limiter.told(self._loop.time())
             await asyncio.sleep(there / 2)
             gate.leave()
-            if (said := responses.told_by(told)) is not None:
+            if (said := responses.told_limit(told)) is not None:
                 gate.told(said)
             again = wait > 0
             self._answered(again, wait, epoch, told)

@@ -211,12 +211,12 @@ _LEAST_RESET = 10.0
 """Resets come in whole seconds: from so many on they tell a rate."""
 
 
-def tells(headers: Mapping[str, str]) -> bool:
-    """Return whether an answer may tell of a limit: then `told_by` is worth its time."""
+def tells_limit(headers: Mapping[str, str]) -> bool:
+    """Return whether an answer may tell of a limit: then `told_limit` is worth its time."""
     return "ratelimit-remaining" in headers or "x-ratelimit-remaining" in headers
 
 
-def told_by(headers: Mapping[str, str], date: datetime | None = None) -> Told | None:
+def told_limit(headers: Mapping[str, str], date: datetime | None = None) -> Told | None:
     """Read `RateLimit-*` or `X-RateLimit-*` headers; None when there are none that make sense.
 
     `date` is the service's time of the answer, for a reset that is a moment. The names and forms

@@ -243,8 +243,8 @@ class InFlight:
             self._judge(outcome or APIConnectionError("the submission was cut off"))
             return
         self.shared.heard = outcome, self.shared.loop.time()
-        if responses.tells(outcome.headers):
-            told = responses.told_by(outcome.headers, outcome.date)
+        if responses.tells_limit(outcome.headers):
+            told = responses.told_limit(outcome.headers, outcome.date)
             if told is not None:
                 self.shared.gate.told(told)
         if self._heard is None:

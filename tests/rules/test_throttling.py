@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from happyhorse_async._rules.responses import Told, told_by
+from happyhorse_async._rules.responses import Told, told_limit
 from happyhorse_async._rules.throttling import FIRST, TOLD_FOR, TRIAL, RateFinder
 
 Ask = Callable[[float], float]
@@ -302,7 +302,7 @@ def test_no_number_in_a_header_stops_a_session_for_long(
         "x-ratelimit-reset": str(reset),
         "x-ratelimit-limit": limit,
     }
-    told = told_by(headers, datetime(2025, 10, 9, tzinfo=UTC))
+    told = told_limit(headers, datetime(2025, 10, 9, tzinfo=UTC))
     assert told is not None
     finder = RateFinder(ceiling=100)
     finder.tell(1000.0, told, on_wire)
@@ -375,12 +375,12 @@ def test_a_told_limit_is_never_exceeded(
 )
 def test_headers_are_read(headers: Mapping[str, str], told: Told | None) -> None:
     """The forms of the IETF's drafts, and a reset that is a moment by the service's clock."""
-    assert told_by(headers, datetime.fromtimestamp(1760000000, UTC)) == told
+    assert told_limit(headers, datetime.fromtimestamp(1760000000, UTC)) == told
 
 
 def test_a_moment_without_the_services_time_is_not_believed() -> None:
     """The clock of this machine may be wrong by hours."""
-    assert told_by({"x-ratelimit-remaining": "6", "x-ratelimit-reset": "1760000020"}) is None
+    assert told_limit({"x-ratelimit-remaining": "6", "x-ratelimit-reset": "1760000020"}) is None
 
 
 def test_what_was_told_is_forgotten() -> None:
