@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import Context
@@ -20,6 +19,8 @@ from ._edges.api import Api
 from ._edges.connections import Route
 from ._edges.http import Http
 from ._models import Task
+from ._recent import MOST_SEEN, Recent
+from ._rules.lifecycle import is_final
 from ._rules.pacing import Skew
 from ._settings import Settings
 from ._submitter import Beside, Submitter
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from ._uploader import Uploader
 
 
-MOST_ACCEPTED = 32_768
-"""Accepted tasks that are remembered until the first wait; the oldest are forgotten."""
 LONGEST_CLOSING = 5.0
 """Seconds beyond the shield after which a loop in another thread counts as stuck."""
 
@@ -72,8 +71,9 @@ class Parts:
             background=self.background,
         )
         self._skew = Skew()
-        self._accepted: deque[str] = deque(maxlen=MOST_ACCEPTED)
-        """Tasks that were accepted before there was a poller."""
+        self._seen: Recent[float | None] = Recent(MOST_SEEN)
+        """Tasks that this session has submitted or read, and when it saw them unfinished, in the
+        event loop's time."""
         self.submitter: Submitter = self._wired_submitter(settings)
 
     def _wired_submitter(self, settings: Settings) -> Submitter:
@@ -134,7 +134,7 @@ class Parts:
             events=self.events,
             background=self.background,
             skew=self._skew,
-            seen=self._accepted,
+            seen=self._seen,
         )
 
     def learn(self, task: Task) -> None:
@@ -144,8 +144,9 @@ class Parts:
         if "poller" in vars(self):
             self.poller.learn(task)
         else:
-            self._skew.note(task.raw.get("created"), time.time(), self.loop.time())
-            self._accepted.append(task.id)
+            now = self.loop.time()
+            self._skew.note(task.raw.get("created"), time.time(), now)
+            self._seen.remember(task.id, None if is_final(task) else now)
 
     def expect_callback(self, task_id: str) -> None:
         """Read a task only now and then, because the service will call back."""
@@ -222,6 +223,7 @@ class Parts:
             policy=settings.retry,
             patience=settings.polling.patience,
             events=self.events,
+            unfinished=self._seen.get,
         )
 
     def hint(self, task_id: str) -> bool:

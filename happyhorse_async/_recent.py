@@ -7,6 +7,9 @@ from typing import Generic, TypeVar, overload
 V = TypeVar("V")
 D = TypeVar("D")
 
+MOST_SEEN = 65_536
+"""Tasks of which it is remembered that the service has accepted them; the oldest are forgotten."""
+
 
 class Recent(Generic[V]):
     """Values by id, of the newest ids: at most so many, and half of these at least.

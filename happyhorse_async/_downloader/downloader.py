@@ -54,6 +54,7 @@ class Downloader:
         policy: RetryPolicy,
         patience: float,
         events: Events,
+        unfinished: Callable[[str], float | None] = lambda _: None,
     ) -> None:
         self._api = api
         self._fetcher = fetcher
@@ -61,6 +62,8 @@ class Downloader:
         self._policy = policy
         self._patience = patience
         self._events = events
+        self._unfinished = unfinished
+        """When a task was seen unfinished, in the event loop's time; None: nobody knows."""
         self._slots = Slots(limits.max_downloads)
         """The places that callers have who are about to pay, or have paid."""
         self._threads = Threads(
@@ -193,6 +196,7 @@ class Downloader:
                     persistence=Persistence(self._policy, self._patience, until),
                     events=self._events,
                     threads=self._threads,
+                    unfinished=self._unfinished,
                     slot=lambda: self._slots.hold(urgency(task.expires_at)),
                     rest=self._rest,
                 )

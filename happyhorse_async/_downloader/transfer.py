@@ -38,6 +38,7 @@ from .._rules import retry
 from .._rules.fetching import Persistence, Setback
 from .._rules.lifecycle import is_completed
 from .._rules.responses import parse_retry_after
+from .._rules.wire import LINK_LIFE
 from ..errors import (
     DownloadError,
     HappyHorseError,
@@ -111,6 +112,7 @@ class Transfer:
         persistence: Persistence,
         events: Events,
         threads: Threads,
+        unfinished: Callable[[str], float | None],
         slot: Callable[[], AbstractAsyncContextManager[object]],
         rest: Callable[[float], Awaitable[None]],
     ) -> None:
@@ -124,6 +126,7 @@ class Transfer:
         self._persistence = persistence
         self._events = events
         self._threads = threads
+        self._unfinished = unfinished
         self._slot = slot
         self._rest = rest
         self._link = link_of(task, index)
@@ -131,6 +134,8 @@ class Transfer:
         """The task has to be read again before its link is asked."""
         self._expired = False
         """The link can have outlived its time."""
+        self._told_old = False
+        """It is told to have done so, and this session knows better."""
         self._ranges = True
         self._refused_rests = 0
         """How often in a row the host refused to send the rest of the file."""
@@ -201,6 +206,8 @@ class Transfer:
         if self._expired:
             return self._error(LinkExpiredError, str(error))
         waited = f"{error}, for {self._persistence.waited(asyncio.get_running_loop().time()):.0f} s"
+        if self._told_old:
+            waited += "; told times say that it has expired, but its task ended less than 24 h ago"
         if error.page is None:
             return self._error(IncompleteDownloadError, waited)
         kept = await self._sink.reject(error.page)
@@ -337,12 +344,21 @@ class Transfer:
 
     def _dead(self, reason: str, stream: Stream, page: bytes | None = None) -> _SetbackError:
         """Say that the link gave no video. Its end counts by the host's clock: this machine's may
-        be wrong by days.
+        be wrong by days. So may be the service's and the host's. No time that they tell makes a
+        link old whose task this session has seen unfinished.
         """
         now = date_of(stream.headers) or time.time()
-        self._expired = urgency(self.task.expires_at) <= now
+        old = urgency(self.task.expires_at) <= now
+        self._told_old = old and self._is_young()
+        self._expired = old and not self._told_old
         wish = parse_retry_after(stream.headers.get("Retry-After"), stream.headers.get("Date"))
         return _SetbackError(reason, Setback.LINK, wish=wish, page=page)
+
+    def _is_young(self) -> bool:
+        """Return whether this session has seen the task unfinished within a link's life."""
+        seen = self._unfinished(self.task.id)
+        now = asyncio.get_running_loop().time()
+        return seen is not None and now - seen < LINK_LIFE.total_seconds()
 
     async def _store(self, stream: Stream, verdict: RangeAnswer) -> None:
         """Hand over what is gathered. The first bytes are looked at before those that are there are

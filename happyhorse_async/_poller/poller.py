@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .._recent import MOST_SEEN, Recent
 from .._rules import lifecycle
 from .._rules.lifecycle import failure_of
 from .._rules.pacing import Skew
@@ -41,7 +42,7 @@ class Poller:
         background: Background,
         skew: Skew | None = None,
         wall: Callable[[], float] = time.time,
-        seen: Iterable[str] = (),
+        seen: Recent[float | None] | None = None,
     ) -> None:
         self._api = api
         self._loop = asyncio.get_running_loop()
@@ -54,7 +55,7 @@ class Poller:
             background=background,
             skew=skew or Skew(),
             wall=wall,
-            seen=seen,
+            seen=Recent(MOST_SEEN) if seen is None else seen,
         )
         self._time_limits: TimeLimits[Channel | TimeLimit] = TimeLimits(self._late)
         self.on_final = self._watchlist.finals.on_final

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._formats.texts import printable
@@ -40,8 +40,6 @@ MOST_EXPECTED = 65_536
 then read at the usual pace."""
 MOST_LEFT = 2048
 """Tasks that are remembered after the last waiter has left."""
-MOST_SEEN = 65_536
-"""Tasks of which it is remembered that the service has accepted them; the oldest are forgotten."""
 SPEAKERS = 3
 """So many of a batch's unchanged tasks speak for all when they differ. Of alike ones one does."""
 
@@ -60,7 +58,7 @@ class Watchlist:
         background: Background,
         skew: Skew,
         wall: Callable[[], float],
-        seen: Iterable[str],
+        seen: Recent[float | None],
     ) -> None:
         self._polling = polling
         self._events = events
@@ -76,10 +74,9 @@ class Watchlist:
         do, finds it as it was."""
         self._expected: Recent[bool] = Recent(MOST_EXPECTED)
         """Tasks whose callback is expected, and whether it came."""
-        self._seen: Recent[None] = Recent(MOST_SEEN)
-        """Tasks that this session has submitted or read: a denial is not the last word on them."""
-        for task_id in seen:
-            self._seen.remember(task_id, None)
+        self._seen = seen
+        """Tasks that this session has submitted or read, and when it saw them unfinished: a denial
+        is not the last word on them, nor is a time that the service tells."""
         self._plan = Plan(polling)
         self._ages = Ages(self._plan.outlook, wall, self._clock, skew)
         self._scheduler = Scheduler(
@@ -241,6 +238,8 @@ class Watchlist:
             return
         if asked < watched.asked or lifecycle.is_outdated(status, watched.status):
             return
+        if watched.status is None:
+            self._seen.remember(watched.id, asked)
         self._ages.survived(watched, asked)
         if status != watched.status:
             watched.since = asked
@@ -263,6 +262,7 @@ class Watchlist:
         if step.what is Belief.BELIEVE:
             self._end(wire.task_from(value), asked)
             return
+        self._seen.remember(watched.id, asked)
         watched.status, watched.progress, watched.kind = COMPLETED, 100, None
         self._plan.enter(watched, now + step.pause)
 
@@ -293,10 +293,11 @@ class Watchlist:
 
     def learn(self, task: Task, asked: float) -> None:
         """Take a state that came by another way than a read that was due."""
-        self._seen.remember(task.id, None)
+        final = lifecycle.is_final(task)
+        self._seen.remember(task.id, self._seen.get(task.id) if final else asked)
         if self._closed or wire.lacks_results(task):
             return
-        if lifecycle.is_final(task):
+        if final:
             self._end(task, asked)
             return
         value, watched = value_of(task), self.watched.get(task.id)

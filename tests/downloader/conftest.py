@@ -36,6 +36,7 @@ class Kit:
         self.timeouts = settings.pop("timeouts", Timeouts())
         self.policy = settings.pop("policy", QUICK)
         self.patience = settings.pop("patience", 0.01)
+        self.unfinished = settings.pop("unfinished", lambda _: None)
         self.events = Events()
         self.heard: list[Event] = []
         self.events.subscribe(self.heard.append)
@@ -55,6 +56,7 @@ class Kit:
             policy=self.policy,
             patience=self.patience,
             events=self.events,
+            unfinished=self.unfinished,
         )
 
     async def task(self, number: int = 0, **fields: Any) -> Task:

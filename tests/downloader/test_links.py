@@ -4,6 +4,7 @@ no answer is final as long as the link can live.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
@@ -18,12 +19,20 @@ import attrs
 import pytest
 from aiohttp import web
 
-from happyhorse_async import IncompleteDownloadError, LinkExpiredError, RetryPolicy, Task
+from happyhorse_async import (
+    DownloadError,
+    IncompleteDownloadError,
+    LinkExpiredError,
+    RetryPolicy,
+    Session,
+    Task,
+    TaskHandle,
+)
 from happyhorse_async._edges import disk, part_files
 from happyhorse_async._edges.disk import out_of_descriptors
 from happyhorse_async.events import Retrying
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.conftest import open_session
+from tests.conftest import QUICK_POLLING, open_session
 from tests.downloader.conftest import LINK, Kit, host_of, names_in
 from tests.downloader.test_whole import VIDEO
 
@@ -168,6 +177,87 @@ async def test_a_wrong_clock_here_lets_no_fresh_link_die(
         monkeypatch.setattr(time, "time", lambda: real() + 30 * 3600)
         video = await kit.downloader.download(task, f"{folder}/")
     assert video.size == 300_000
+
+
+async def ended(session: Session, sandbox: Sandbox, how: str) -> TaskHandle:
+    """Return a task whose end the session itself has seen come."""
+    handle = await session.submit(LINK)
+    if how == "read":
+        await handle.read()
+    elif how == "waited for":
+        handle = session.task(handle.id)
+        async with session.watch([handle]) as states:
+            await anext(aiter(states))
+            sandbox.finish(handle.id)
+            async for _ in states:
+                pass
+    sandbox.finish(handle.id)
+    return handle
+
+
+@pytest.mark.parametrize("whose", ["service", "file host"])
+@pytest.mark.parametrize("how", ["submitted", "read", "waited for"])
+async def test_no_wrong_clock_elsewhere_makes_a_link_old_whose_task_was_seen_unfinished(
+    sandbox: Sandbox, tmp_path: Path, whose: str, how: str
+) -> None:
+    """The service tells that the task is three days old, or the file host that it is next week: a
+    first 403 is then no end, since this session knows better.
+    """
+    if whose == "service":
+        sandbox.fail(Fault("skew", path="/v1/", seconds=-3 * DAY, times=None))
+        headers = {}
+    else:
+        headers = {"Date": formatdate(time.time() + 7 * DAY, usegmt=True)}
+    async with open_session(sandbox) as session:
+        handle = await ended(session, sandbox, how)
+        if how != "submitted":
+            handle = session.task(handle.id)
+        sandbox.fail(Fault("refuse", path="/results/", status=403, headers=headers, times=3))
+        video = await handle.download(tmp_path / "a.mp4")
+    assert video.path.stat().st_size == video.size
+
+
+async def test_a_link_that_no_clock_makes_old_is_given_up_in_the_end(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Patience bounds it as it does any other, and the error says what is known."""
+    sandbox.fail(Fault("skew", path="/v1/", seconds=-3 * DAY, times=None))
+    polling = attrs.evolve(QUICK_POLLING, patience=0.05)
+    async with open_session(sandbox, polling=polling) as session:
+        handle = await ended(session, sandbox, "submitted")
+        sandbox.fail(Fault("refuse", path="/results/", status=403, times=None))
+        with pytest.raises(IncompleteDownloadError, match="less than 24 h ago") as caught:
+            await handle.download(tmp_path / "a.mp4")
+    assert (caught.value.charged, caught.value.task_id) == ("yes", handle.id)
+
+
+async def test_a_task_that_had_ended_when_it_was_first_seen_expires_at_once(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Nothing contradicts that it is a week old, whether it was read before or not."""
+    async with open_session(sandbox) as session:
+        old = await ended(session, sandbox, "submitted")
+    sandbox.fail(Fault("skew", path="/v1/", seconds=-7 * DAY, times=None))
+    sandbox.fail(Fault("refuse", path="/results/", status=404, times=None))
+    async with open_session(sandbox) as session:
+        for _ in range(2):
+            with pytest.raises(LinkExpiredError):
+                await session.task(old.id).download(tmp_path / "a.mp4")
+            await session.task(old.id).read()
+
+
+@pytest.mark.parametrize(("hours", "expires"), [(23, False), (25, True)])
+async def test_what_was_seen_unfinished_a_day_ago_can_have_expired(
+    sandbox: Sandbox, folder: Path, hours: int, expires: bool
+) -> None:
+    """A day counts by the steady clock of this process, which nobody sets."""
+    seen = asyncio.get_running_loop().time() - hours * 3600
+    async with Kit(sandbox, unfinished=lambda _: seen) as kit:
+        task = await kit.task()
+        sandbox.fail(Fault("expire", times=None))
+        with pytest.raises(DownloadError) as caught:
+            await kit.downloader.download(attrs.evolve(task, expires_at=task.created), f"{folder}/")
+    assert isinstance(caught.value, LinkExpiredError) is expires
 
 
 async def test_the_callers_own_time_bounds_the_wait_for_a_link(
