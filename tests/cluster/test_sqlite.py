@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from happyhorse_async import LedgerError
-from happyhorse_async.integrations.dbos import Cluster
+from happyhorse_async import LedgerError, Session
+from happyhorse_async.integrations.dbos import Cluster, WorkerOptions
+from happyhorse_async.integrations.dbos._worker import Worker
 from happyhorse_async.sandbox import Sandbox
 from tests.cluster.support import Submissions, WorkerProcess, command, rows
 from tests.cluster.test_limits import PRICE, most_at_once
+from tests.conftest import open_session
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -129,3 +132,50 @@ async def test_another_programs_file_is_left_as_it_is(tmp_path: Path) -> None:
         await Cluster(f"sqlite:///{other}").overview()
     assert other.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["other.db"]
+
+
+def worker_of(session: Session, file: str, tmp_path: Path) -> Worker:
+    """Make a worker in this process, which ends when no job is left."""
+    options = WorkerOptions(until_done=True)
+    return Cluster(file).worker(session, out=tmp_path / "videos", options=options)
+
+
+@pytest.mark.parametrize(
+    "database",
+    ["sqlite:///{}/nowhere/night.db", "sqlite:///{}/junk.db", "postgresql://127.0.0.1:1/x"],
+)
+async def test_a_worker_without_its_database_says_what_is_wrong(
+    service: Sandbox, tmp_path: Path, database: str
+) -> None:
+    """From code too the error is this package's own, whichever driver met the trouble."""
+    (tmp_path / "junk.db").write_bytes(b"no database at all " * 1000)
+    async with open_session(service) as session:
+        with pytest.raises(LedgerError, match="database"):
+            await worker_of(session, database.format(tmp_path), tmp_path).run()
+
+
+async def test_a_worker_that_cannot_begin_leaves_the_file(
+    service: Sandbox, file: str, tmp_path: Path
+) -> None:
+    """Refused by the schema's version, or cancelled while it begins, it has the file no longer.
+
+    Else nobody in its process, and nobody beside it, could work before the process ends.
+    """
+    await enter(service, file, tmp_path, 2)
+    path = Path(file.removeprefix("sqlite:///"))
+    lock = path.with_name(f"{path.name}.lock")
+    async with open_session(service) as session:
+        for version in ("2", "1"):
+            with sqlite3.connect(path) as database:
+                database.execute("UPDATE facts SET value = ? WHERE name = 'version'", (version,))
+            if version == "2":
+                with pytest.raises(LedgerError, match="version"):
+                    await worker_of(session, file, tmp_path).run()
+        beginning = asyncio.ensure_future(worker_of(session, file, tmp_path).run())
+        while not (lock.exists() and lock.stat().st_size):
+            await asyncio.sleep(0)
+        beginning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+        await worker_of(session, file, tmp_path).run()
+    assert (states(file), service.paid) == ({"saved": 2}, 2)

@@ -23,7 +23,7 @@ from ...batch._outcome import Outcome, Totals
 from ...batch._videos import StoreFolder, VideoFolder
 from ...batch.report import PACE_SECONDS, write_reports_of
 from ...errors import ConfigurationError, HappyHorseError, LedgerError
-from ._connection import LostError, check_url, cluster_errors
+from ._connection import LostError, check_url, cluster_errors, reaching
 from ._database import ClusterDatabase
 from ._ledger import ClusterLedger
 from ._sqlite import QUICK_TRY, is_sqlite
@@ -206,13 +206,8 @@ class Cluster:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[ClusterLedger]:
-        try:
+        with reaching():
             ledger = await ClusterLedger.connect(self.url)
-        except LostError as error:
-            raise LedgerError(
-                f"the database cannot be reached: {error}",
-                next_step="Check the link, and that PostgreSQL runs there.",
-            ) from error
         try:
             yield ledger
         finally:
@@ -228,7 +223,8 @@ class Cluster:
         from ._enqueue import Enqueuer, prepare
 
         async with self._open() as ledger:
-            await asyncio.to_thread(prepare, self.url)
+            with reaching():
+                await asyncio.to_thread(prepare, self.url)
             videos = await _bound(ledger, out, strangers)
             run = await ledger.call(lambda database: database.begin_run())
             enqueuer = await asyncio.to_thread(Enqueuer, self.url, ledger, videos, run)

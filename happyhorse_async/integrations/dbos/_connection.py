@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 import psycopg
+import sqlalchemy
 from psycopg.errors import DeadlockDetected, SerializationFailure
 
 from ...batch._jobs import COLUMNS
@@ -118,7 +119,8 @@ def connection_settings() -> dict[str, Any]:
 def cluster_errors() -> Iterator[None]:
     """Turn the databases' errors into ours, in this one place."""
     try:
-        yield
+        with _as_the_driver_says():
+            yield
     except (DeadlockDetected, SerializationFailure) as error:
         raise LostError(error) from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -129,6 +131,29 @@ def cluster_errors() -> Iterator[None]:
         raise _unusable(error) from error
     except (psycopg.Error, sqlite3.Error) as error:
         raise _unusable(error) from error
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Begin to use the database, which nobody waits for yet; raises `LedgerError` when it is not
+    there.
+    """
+    try:
+        with cluster_errors():
+            yield
+    except LostError as error:
+        raise LedgerError(
+            f"the database cannot be reached: {error}",
+            next_step="Check the link, and that PostgreSQL runs there.",
+        ) from error
+
+
+@contextmanager
+def _as_the_driver_says() -> Iterator[None]:
+    try:
+        yield
+    except sqlalchemy.exc.DBAPIError as error:
+        raise error.orig or error from error
 
 
 def _unusable(error: Exception) -> LedgerError:

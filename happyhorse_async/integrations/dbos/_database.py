@@ -81,10 +81,11 @@ class Admittance(Enum):
 class ClusterDatabase(Database):
     """An open database, over one connection."""
 
-    def __init__(self, url: str, *, worker: int = 0) -> None:
-        """Connect; `worker` is in whose name jobs are written."""
+    def __init__(self, url: str) -> None:
+        """Connect."""
         self.url = url
-        self.worker = worker
+        self.worker = 0
+        """In whose name jobs are written."""
         self.path = Path(SCHEMA)
         self.lost: set[int] = set()
         """Jobs that were in this worker's hands and are not any more, by their numbers."""
@@ -92,8 +93,12 @@ class ClusterDatabase(Database):
         self._closing = threading.Event()
         with cluster_errors():
             self._db: Any = connect(url)
-            self._prepare()
-            self.batch_id = str(self.fact("batch") or "")
+            try:
+                self._prepare()
+                self.batch_id = str(self.fact("batch") or "")
+            except BaseException:
+                self._db.close()
+                raise
 
     @classmethod
     def over(cls, raw: Any, videos: VideoFolder) -> ClusterDatabase:

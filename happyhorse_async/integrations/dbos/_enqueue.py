@@ -15,7 +15,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,6 @@ from ._worker import APPLICATION, APPLICATION_VERSION, OWED, QUEUE, WORKFLOW
 
 PAUSES = (0.1, 0.5, 2.0)
 """Seconds before a transaction is made again."""
-
-
-@contextmanager
-def entering() -> Iterator[None]:
-    """Turn the errors of a transaction over SQLAlchemy into ours."""
-    with cluster_errors():
-        try:
-            yield
-        except sqlalchemy.exc.DBAPIError as error:
-            raise error.orig or error from error
 
 
 class Enqueuer:
@@ -106,7 +96,7 @@ class Enqueuer:
 
     def _enter(self, rows: Sequence[Candidate], retry: bool) -> Enqueued:
         told, wanted = Enqueued(), list[JobRow]()
-        with entering(), self._engine.begin() as connection:
+        with cluster_errors(), self._engine.begin() as connection:
             database = self.database(connection)
             admissions = admit(
                 database, self._run, rows, live=database.in_hand(), retry=retry, verify=False
@@ -247,13 +237,13 @@ class OpenFolder:
     def copy_to(self, enqueuer: Enqueuer) -> Enqueued:
         """Copy the jobs, and put into the queue what has not ended."""
         told, local = Enqueued(), self._local
-        with entering(), enqueuer.transaction() as connection:
+        with cluster_errors(), enqueuer.transaction() as connection:
             database = enqueuer.database(connection)
             _take_facts(database, local)
         # Marked before the copy: should this stop half-way, only the cluster goes on with it.
         local.apply([], [lambda opened: opened.set_fact(MOVED, database.batch_id)])
         for rows in _pages(local):
-            with entering(), enqueuer.transaction() as connection:
+            with cluster_errors(), enqueuer.transaction() as connection:
                 database = enqueuer.database(connection)
                 jobs = _enter(database, rows)
                 told.saved += sum(job.state is JobState.SAVED for job in jobs)

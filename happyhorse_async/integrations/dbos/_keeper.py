@@ -14,11 +14,12 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..._concurrency import to_the_end
 from ..._edges.folder_lock import FolderLock
 from ...errors import LedgerError
 from ._connection import (
@@ -31,6 +32,8 @@ from ._connection import (
 from ._sqlite import SqliteConnection, is_sqlite, lock_of, path_of
 
 logger = logging.getLogger("happyhorse_async")
+
+T = TypeVar("T")
 
 ROUND = 2.0
 """Seconds between two looks at the others."""
@@ -59,7 +62,7 @@ class Keeper:
         self.word = ""
 
     async def enter(self) -> None:
-        """Get a number and its lock; raises psycopg's errors when the database is not there."""
+        """Get a number and its lock; raises the driver's errors when the database is not there."""
         connection = await self._connect()
         async with connection.transaction():
             # In one transaction: a number without a lock would be taken for a dead worker's.
@@ -149,24 +152,30 @@ class Keeper:
 class LoneKeeper(Keeper):
     """The keeper of a file of SQLite: its lock is for one worker, so all others are dead."""
 
+    _held: tuple[FolderLock, SqliteConnection] | None = None
+
     async def enter(self) -> None:
         """Get the lock and a number; raises `LedgerError` when another worker has the file."""
-        self._lock_file, self._file = await asyncio.to_thread(self._take)
+        await _in_thread(self._take)
         now = time.time()
         row = await self._row("add-worker", socket.gethostname(), os.getpid(), now, now)
         self.id = int(row[0])
 
     async def aclose(self, *, finished: bool = False) -> None:
         """Let go of the file; unless all is `finished`, the next worker takes over the rest."""
-        if not self.id:
+        if self._held is None:
             return
+        lock, file = self._held
         with suppress(sqlite3.Error):
             if finished:
                 await self._row("drop-worker", self.id)
-        self._file.close()
-        self._lock_file.release()
+        file.close()
+        lock.release()
 
-    def _take(self) -> tuple[FolderLock, SqliteConnection]:
+    def _take(self) -> None:
+        """Take the lock and open the file; what is had is kept at once, so that `aclose` finds it,
+        whatever comes in between.
+        """
         lock = lock_of(path_of(self._url))
         for patience in (*[GLANCE] * 10, None):
             try:
@@ -183,8 +192,12 @@ class LoneKeeper(Keeper):
                     ) from error
                 # Whoever looks at the state holds the lock for an instant.
                 time.sleep(patience)
+            except OSError as error:
+                raise LedgerError(
+                    f"nothing can be written beside {path_of(self._url)}: {error.strerror or error}"
+                ) from error
         try:
-            return lock, SqliteConnection.to(self._url, one_thread=False)
+            self._held = lock, SqliteConnection.to(self._url, one_thread=False)
         except BaseException:
             lock.release()
             raise
@@ -195,9 +208,16 @@ class LoneKeeper(Keeper):
             await self._bury(row[0])
 
     async def _row(self, query: str, *values: Any, told: bool = True) -> tuple[Any, ...]:
+        assert self._held is not None, "the file is opened first"  # noqa: S101
+        _, file = self._held
         sql = cluster_queries().get(query, query)
-        rows = await asyncio.to_thread(lambda: self._file.execute(sql, values).fetchall())
+        rows = await _in_thread(lambda: file.execute(sql, values).fetchall())
         return tuple(rows[0]) if rows else ()
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Do what blocks in a thread, to its end: nobody closes a file that it still uses."""
+    return await to_the_end(asyncio.get_running_loop().run_in_executor(None, work))
 
 
 def keeper_of(url: str, adopt: Callable[[int], Awaitable[int]]) -> Keeper:

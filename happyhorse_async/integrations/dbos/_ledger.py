@@ -54,21 +54,23 @@ class ClusterLedger(Ledger):
         self._shut = False
 
     @classmethod
-    async def connect(cls, url: str, *, worker: int = 0) -> ClusterLedger:
+    async def connect(cls, url: str) -> ClusterLedger:
         """Connect to a cluster's database, whose tables are made when there are none.
 
-        Raises `LedgerError` when it cannot be reached or was made by another version.
+        Raises `LostError` when it cannot be reached, and `LedgerError` when it was made by another
+        version. A cancellation closes it again.
         """
         ledger = cls(Path())
-        opening = ledger._loop.run_in_executor(
-            ledger._thread, partial(ClusterDatabase, url, worker=worker)
+        opening: asyncio.Future[Any] = ledger._loop.run_in_executor(
+            ledger._thread, ClusterDatabase, url
         )
         try:
-            ledger._cluster = ledger._database = await to_the_end(opening)
+            ledger._cluster = await asyncio.shield(opening)
         except BaseException:
-            ledger._thread.shutdown(wait=False)
+            await to_the_end(ledger._loop.create_task(ledger._close_opening(opening)))
             raise
-        ledger.batch_id = ledger._cluster.batch_id
+        ledger._database = ledger.database
+        ledger.batch_id = ledger.database.batch_id
         return ledger
 
     @property

@@ -28,6 +28,7 @@ from ...batch._late_charges import LateCharges
 from ...batch._outcome import Outcome
 from ...batch._videos import VideoFolder
 from ...errors import ConfigurationError, LedgerError
+from ._connection import reaching
 from ._keeper import keeper_of
 from ._ledger import ClusterLedger
 from ._pace import AccountPace
@@ -112,13 +113,17 @@ class Worker:
         """Work until it is stopped, or with `until_done` until no job is left.
 
         Raises what stopped all jobs, such as a refused key or a spent budget, after paid jobs have
-        ended.
+        ended. Raises `LedgerError` when the database cannot be used, or a file has its one worker.
         """
-        await self._keeper.enter()
-        self._ledger = await ClusterLedger.connect(self._url, worker=self._keeper.id)
+        with reaching():
+            self._ledger = await ClusterLedger.connect(self._url)
         try:
+            with reaching():
+                await self._keeper.enter()
+            self._ledger.database.worker = self._keeper.id
             await self._prepare()
-            await self._launch()
+            with reaching():
+                await self._launch()
             await self._work()
         finally:
             await self._close()
