@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from ._models import TASK_ID
+from ._rules.wire import id_of
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -129,5 +130,5 @@ def _task_id(body: bytes) -> str | None:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    task_id = value.get("id") if isinstance(value, dict) else None
-    return task_id if isinstance(task_id, str) and TASK_ID.fullmatch(task_id) else None
+    task_id = id_of(value) if isinstance(value, dict) else None
+    return task_id if task_id is not None and TASK_ID.fullmatch(task_id) else None

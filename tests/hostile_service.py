@@ -14,15 +14,21 @@ MODEL = "happyhorse-1.0-image-to-video"
 class HostileService:
     """Accepts submissions and tells of tasks; `view` says what a task shows of itself.
 
-    `view` takes a task's number, from 1, and how often the task was read since it ended; it returns
-    the fields that are laid over the task. A task ends with its first read.
+    `name` gives a task's id by its number. `view` takes a task's number, from 1, and how often the
+    task was read since it ended; it returns the fields that are laid over the task. A task ends
+    with its first read.
     """
 
     def __init__(
-        self, view: Callable[[int, int], dict[str, Any]], *, replayed: Callable[[int], bool]
+        self,
+        view: Callable[[int, int], dict[str, Any]],
+        *,
+        replayed: Callable[[int], bool] = lambda _: False,
+        name: Callable[[int], str | int] = "task-unified-{}".format,
     ) -> None:
         self._view = view
         self._replayed = replayed
+        self._name = name
         self.reads: dict[str, int] = {}
         """How often each task was read."""
         self.url = ""
@@ -53,8 +59,8 @@ class HostileService:
 
     async def _submit(self, request: web.Request) -> web.Response:
         number = self.paid + 1
-        task_id = f"task-unified-{number}"
-        self.reads[task_id] = 0
+        task_id = self._name(number)
+        self.reads[str(task_id)] = 0
         headers = {"idempotency-replayed": "true"} if self._replayed(number) else {}
         task = {"id": task_id, "model": MODEL, "status": "pending", "progress": 0}
         return web.json_response(task, headers=headers)
@@ -63,7 +69,7 @@ class HostileService:
         self.reads[task_id] += 1
         number = int(task_id.rpartition("-")[2])
         return {
-            "id": task_id,
+            "id": self._name(number),
             "model": MODEL,
             "status": "completed",
             "progress": 100,

@@ -134,7 +134,7 @@ async def test_a_wrong_token_is_not_told_apart_from_a_wrong_address(
         (b"", 400),
         (b"<html>", 400),
         (b"[]", 400),
-        (b'{"id": 7}', 400),
+        (b'{"id": 7.5}', 400),
         (b'{"id": ""}', 400),
         (b'{"id": "a\\u0000b"}', 400),
         (b'{"id": "%s"}' % (b"x" * 300), 400),

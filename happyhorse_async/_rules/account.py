@@ -18,7 +18,7 @@ from .._formats.urls import image_link_problems
 from .._models import TaskStatus
 from . import numbers
 from .responses import Answer, decode_object, error_of, unreadable
-from .wire import STATUSES, dict_of, text_of
+from .wire import STATUSES, dict_of, id_of, text_of
 
 if TYPE_CHECKING:
     import cattrs
@@ -40,9 +40,9 @@ def decode_page(answer: Answer, *, page: int, page_size: int) -> TaskPage:
         if said is not None and (type(said) is not int or said != asked):
             raise unreadable(answer, f"is about another {name} than {asked}")
     items = tuple(
-        _summary(item)
+        _summary({**item, "id": task_id})
         for item in data
-        if isinstance(item, dict) and isinstance(item.get("id"), str)
+        if isinstance(item, dict) and (task_id := id_of(item)) is not None
     )
     total = numbers.count(value.get("total"))
     return TaskPage(items=items, total=total, page=page, page_size=page_size)

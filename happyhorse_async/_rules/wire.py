@@ -111,8 +111,8 @@ def decode_accepted(answer: Answer) -> Task:
 
 def decode_task_object(answer: Answer) -> dict[str, Any]:
     """Read one task from an answer as its JSON object, which has an id and a status."""
-    value = decode_object(answer)
-    if not _is_task(value):
+    value = _task_in(decode_object(answer))
+    if value is None:
         raise unreadable(answer, "has no task id and status")
     return value
 
@@ -134,18 +134,34 @@ def decode_task_objects(answer: Answer) -> dict[str, dict[str, Any]]:
     except (TypeError, KeyError):
         pass  # those of them that are tasks
     tasks = {}
-    for value in filter(_is_task, data):
+    for value in filter(None, map(_task_in, data)):
         # Of two entries about one task the one that says how it ended counts.
         if value["id"] not in tasks or not has_ended(tasks[value["id"]]):
             tasks[value["id"]] = value
     return tasks
 
 
-def _is_task(value: Any) -> bool:
+def _task_in(value: Any) -> dict[str, Any] | None:
+    """Return a task's JSON object, with its id as text; None for what has no id or no status."""
     if not isinstance(value, dict):
-        return False
+        return None
     task_id, status = value.get("id"), value.get("status")
-    return bool(task_id and status and isinstance(task_id, str) and isinstance(status, str))
+    if not status or not isinstance(status, str):
+        return None
+    if isinstance(task_id, str):
+        return value if task_id else None
+    text = id_of(value)
+    return None if text is None else {**value, "id": text}
+
+
+def id_of(value: Mapping[str, Any]) -> str | None:
+    """Return the id in a task's JSON object. A whole number is one too: services that count their
+    tasks in a database send it so, and read it in a path.
+    """
+    task_id = value.get("id")
+    if type(task_id) is int and task_id > 0:
+        return str(task_id)
+    return task_id if isinstance(task_id, str) else None
 
 
 def has_ended(value: Mapping[str, Any]) -> bool:
@@ -199,7 +215,8 @@ def task_of(value: Any) -> Task | None:
     """Read a task from its JSON object; None when it has no id or no status. Unknown fields stay in
     `raw`.
     """
-    return task_from(value) if _is_task(value) else None
+    found = _task_in(value)
+    return None if found is None else task_from(found)
 
 
 def task_from(value: Mapping[str, Any]) -> Task:
@@ -243,7 +260,9 @@ class _Form(bytes):
     __slots__ = ()
 
     def __call__(self, task_id: str) -> Mapping[str, Any]:
-        return decode_object(Answer(200, {}, self.replace(_ID, task_id.encode())))
+        value = decode_object(Answer(200, {}, self.replace(_ID, task_id.encode())))
+        value["id"] = task_id  # it may have come as a number
+        return value
 
 
 @functools.lru_cache(maxsize=64)

@@ -430,7 +430,7 @@ def test_bodies_of_gateways_and_of_the_file_service_are_told_apart(
         (b"[1, 2]", "is not a JSON object"),
         (b'"text"', "is not a JSON object"),
         (b"{}", "has no task id and status"),
-        (b'{"id": 5, "status": "pending"}', "has no task id and status"),
+        (b'{"id": 5.5, "status": "pending"}', "has no task id and status"),
         (b'{"id": "", "status": "pending"}', "has no task id and status"),
     ],
 )
@@ -453,6 +453,43 @@ def test_another_id_is_not_taken_for_a_tasks(name: object) -> None:
     """Gateways give their requests ids too."""
     with pytest.raises(errors.UnreadableAnswerError):
         wire.decode_accepted(answer({"id": name, "message": "ok"}))
+
+
+def test_a_whole_number_is_a_tasks_id_wherever_a_task_is_read() -> None:
+    """Services that count their tasks in a database send it so. It is the text that a path has."""
+    value = {"id": 12345, "status": "processing", "progress": 3}
+    assert wire.decode_accepted(answer(value)).id == "12345"
+    task = wire.decode_task(answer(value))
+    assert (task.id, task.status, task.progress, task.raw["id"]) == (
+        "12345",
+        "processing",
+        3,
+        "12345",
+    )
+    assert wire.decode_task_object(answer(value))["id"] == "12345"
+    many = {"data": [{**value, "id": "task-1"}, value, {**value, "id": "12345"}]}
+    assert list(wire.decode_task_objects(answer(many))) == ["task-1", "12345"]
+    page = account.decode_page(answer({"data": [value]}), page=1, page_size=20)
+    assert [(item.id, item.raw["id"]) for item in page.items] == [("12345", "12345")]
+
+
+def test_an_answer_that_is_kept_as_bytes_keeps_a_whole_number_as_text() -> None:
+    """The answer to a submission is read anew when it is asked for, and is still the same task."""
+    given = answer({"id": 12345, "status": "pending", "created": 1_712_345_000})
+    task = wire.decode_accepted(given)
+    wire.pack(task, given)
+    assert task.raw == {"id": "12345", "status": "pending", "created": 1_712_345_000}
+    assert wire.task_from(task.raw).id == "12345"
+
+
+@pytest.mark.parametrize("name", [True, False, 0, -5, 1.5, 1e30, 10**25, [1], {"n": 1}])
+def test_other_numbers_are_no_ids(name: object) -> None:
+    """Nobody counts tasks in them, so they are no way to a video."""
+    value = {"id": name, "status": "pending"}
+    with pytest.raises(errors.UnreadableAnswerError):
+        wire.decode_accepted(answer(value))
+    assert wire.decode_task_objects(answer({"data": [value]})) == {}
+    assert account.decode_page(answer({"data": [value]}), page=1, page_size=20).items == ()
 
 
 def test_a_good_status_with_an_error_inside_is_an_error() -> None:
