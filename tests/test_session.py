@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from happyhorse_async import (
     ConfigurationError,
@@ -28,11 +29,13 @@ from happyhorse_async import (
     TaskCancelledError,
     TaskFailedError,
     TaskNotFoundError,
+    UnreadableAnswerError,
     WaitTimeoutError,
 )
 from happyhorse_async.events import Retrying, Submitted
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.conftest import open_session
+from tests.conftest import QUICK_RETRY, open_session
+from tests.downloader.conftest import host_of
 
 pytestmark = pytest.mark.anyio
 
@@ -281,6 +284,20 @@ async def test_a_wait_that_is_over_says_how_to_go_on(session: Session) -> None:
         await task.wait(timeout=0.01)
     assert caught.value.task_id == task.id
     assert task.id in (caught.value.next_step or "")
+
+
+async def test_an_account_without_tasks_may_list_null() -> None:
+    """Its page is empty. A look for a lost submission does not take that for an answer."""
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"data": None, "total": 0, "page": "1", "page_size": 50})
+
+    async with host_of(answer) as url, Session("key", base_url=url, retry=QUICK_RETRY) as session:
+        page = await session.find_tasks()
+        assert (page.items, page.total, page.is_last) == ((), 0, True)
+        assert [item async for item in session.find_tasks()] == []
+        with pytest.raises(UnreadableAnswerError):
+            await session._open().api.recent_tasks(1)
 
 
 async def test_all_tasks_can_be_iterated_over_page_by_page(

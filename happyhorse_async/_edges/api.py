@@ -104,7 +104,7 @@ class Api:
 
         async def once() -> TaskPage:
             answer = await self._read("GET", f"/v1/tasks?{query}")
-            return account.decode_page(answer, page=page, page_size=page_size)
+            return account.decode_page(answer, page=page, page_size=page_size, null_is_empty=True)
 
         return await self.retrying(once, "listing tasks")
 

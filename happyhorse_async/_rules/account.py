@@ -26,17 +26,27 @@ if TYPE_CHECKING:
 FILE_LIFE = timedelta(hours=72)
 """How long an uploaded file lives, by the service's reference."""
 
+LONGEST_COUNT = 18
+"""Digits of a number of tasks, or of a page, that comes as text."""
 
-def decode_page(answer: Answer, *, page: int, page_size: int) -> TaskPage:
+
+def decode_page(
+    answer: Answer, *, page: int, page_size: int, null_is_empty: bool = False
+) -> TaskPage:
     """Read one page of the task list. Raises `UnreadableAnswerError` when it is another page than
     the one that was asked for.
+
+    With `null_is_empty`, null is a list of nothing: some services write it so. Nobody may believe
+    it who asks whether a task was paid for.
     """
     value = decode_object(answer)
-    data = value.get("data")
+    data = value.get("data", ())
+    if data is None and null_is_empty:
+        data = []
     if not isinstance(data, list):
         raise unreadable(answer, "has no list of tasks")
     for name, asked in (("page", page), ("page_size", page_size)):
-        said = value.get(name)
+        said = _whole(value.get(name))
         if said is not None and (type(said) is not int or said != asked):
             raise unreadable(answer, f"is about another {name} than {asked}")
     items = tuple(
@@ -44,8 +54,14 @@ def decode_page(answer: Answer, *, page: int, page_size: int) -> TaskPage:
         for item in data
         if isinstance(item, dict) and (task_id := id_of(item)) is not None
     )
-    total = numbers.count(value.get("total"))
+    total = numbers.count(_whole(value.get("total")))
     return TaskPage(items=items, total=total, page=page, page_size=page_size)
+
+
+def _whole(value: Any) -> Any:
+    """Return a number that came as text as a number, anything else as it is."""
+    digits = isinstance(value, str) and len(value) <= LONGEST_COUNT and value.isdecimal()
+    return int(value) if digits else value
 
 
 def _summary(value: Mapping[str, Any]) -> TaskSummary:

@@ -656,12 +656,33 @@ def test_a_page_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{"page": 1}, {"page_size": 50}, {"page": "2"}, {"page": True}, {"page_size": 20.5}]
+    "said", [{"page": 1}, {"page_size": 50}, {"page": "3"}, {"page": True}, {"page_size": 20.5}]
 )
 def test_another_page_than_the_one_asked_for_is_no_answer(said: dict[str, Any]) -> None:
     """A cache or a proxy that answers for another page must not make tasks look missing."""
     with pytest.raises(errors.UnreadableAnswerError, match="another page"):
         account.decode_page(answer({"data": [], **said}), page=2, page_size=20)
+
+
+def test_a_list_of_nothing_may_be_null() -> None:
+    """Some services write it so. It is no proof that a task was never made."""
+    page = account.decode_page(answer({"data": None}), page=1, page_size=20, null_is_empty=True)
+    assert page.items == ()
+    for said, empty in (({"data": None}, False), ({}, True), ({"data": {}}, True)):
+        with pytest.raises(errors.UnreadableAnswerError, match="no list of tasks"):
+            account.decode_page(answer(said), page=1, page_size=20, null_is_empty=empty)
+
+
+def test_the_numbers_of_a_page_may_be_text() -> None:
+    """They mean the same, and are compared with what was asked for all the same."""
+    said = {"data": [], "page": "2", "page_size": "20", "total": "31"}
+    page = account.decode_page(answer(said), page=2, page_size=20)
+    assert (page.page, page.page_size, page.total) == (2, 20, 31)
+    for wrong in ("3", "", "two", "2.0", "9" * 5000):
+        with pytest.raises(errors.UnreadableAnswerError, match="another page"):
+            account.decode_page(answer({**said, "page": wrong}), page=2, page_size=20)
+        odd = account.decode_page(answer({**said, "total": wrong}), page=2, page_size=20)
+        assert odd.total == (3 if wrong == "3" else 0)
 
 
 def test_a_page_need_not_say_which_it_is() -> None:
