@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 
 import aiohttp
 import fastapi
@@ -204,6 +204,32 @@ async def test_the_fastapi_router_answers_over_http(sandbox: Sandbox) -> None:
             large = await client.post(f"/hooks/{token}", content=b" " * (LARGEST_BODY + 1))
         assert [good.status_code, wrong.status_code, large.status_code] == [204, 404, 413]
         assert good.content == b""
+
+
+async def test_a_caller_that_goes_away_is_no_fault_of_the_app(sandbox: Sandbox) -> None:
+    """A callback that is cut off in its body leaves no error in the app's log: it comes again."""
+    async with open_session(sandbox, public_url="http://127.0.0.1/hooks") as session:
+        app = fastapi.FastAPI()
+        app.include_router(webhook_router(Webhooks(session)), prefix="/hooks")
+        path = f"/hooks/{token_of(session)}"
+        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+        parts = iter(
+            [
+                {"type": "http.request", "body": b'{"id": "task-', "more_body": True},
+                {"type": "http.disconnect"},
+            ]
+        )
+        told: list[int] = []
+
+        async def receive() -> MutableMapping[str, object]:
+            return next(parts)
+
+        async def send(message: MutableMapping[str, object]) -> None:
+            if message["type"] == "http.response.start":
+                told.append(int(str(message["status"])))
+
+        await app(scope, receive, send)
+        assert told == [400]
 
 
 async def test_a_body_that_never_ends_is_cut_off(server: Server) -> None:

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
 
 from ..webhooks import Webhooks
 from . import pydantic as _response_models  # noqa: F401 importing it is enough
@@ -24,6 +26,10 @@ def webhook_router(webhooks: Webhooks | Callable[[Request], Webhooks]) -> APIRou
     @router.post("/{token}", include_in_schema=False)
     async def take(token: str, request: Request) -> Response:
         receiver = webhooks if isinstance(webhooks, Webhooks) else webhooks(request)
-        return Response(status_code=await receiver.receive_stream(token, request.stream()))
+        try:
+            status = await receiver.receive_stream(token, request.stream())
+        except ClientDisconnect:
+            status = HTTPStatus.BAD_REQUEST  # nobody hears it, and the service comes again
+        return Response(status_code=status)
 
     return router
