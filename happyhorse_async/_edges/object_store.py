@@ -227,12 +227,15 @@ class Bucket:
                 return await self._is(key, found, data)
             return True
 
+        seconds = CALL_SECONDS + size / SLOWEST
         try:
-            ours = await self._retried(key, once, CALL_SECONDS + size / SLOWEST)
+            ours = await self._retried(key, once, seconds)
         except DownloadError:
             # The last answer may be one of those that were lost.
             found = await self._head(key)
-            if found is None or not await self._is(key, found, data):
+            if found is None:
+                raise
+            if not await self._retried(key, lambda: self._is(key, found, data), seconds):
                 raise
             return
         if not ours:

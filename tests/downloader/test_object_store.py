@@ -425,6 +425,33 @@ async def test_the_last_of_all_answers_may_be_the_lost_one(
     assert len(shelf.get("a.mp4")[0]) == video.size
 
 
+async def test_a_last_look_that_the_store_refuses_is_an_error_of_ours(
+    sandbox: Sandbox, gate: Gate, shelf: Shelf
+) -> None:
+    """The answer to the put was lost, and the object, whose ETag is no MD5, cannot be read just
+    now.
+
+    The caller hears of a download, with its task, and the next call finds the object.
+    """
+
+    async def unreadable(request: web.Request) -> Answer:
+        if shelf.keys() != ["a.mp4"]:
+            return None
+        if request.method == "GET":
+            return refused(503, "SlowDown")
+        size = str(len(shelf.get("a.mp4")[0]))
+        headers = {"ETag": '"f00-3"', "Content-Length": size, "Last-Modified": LONG_AGO}
+        return web.Response(headers=headers) if request.method == "HEAD" else None
+
+    gate.before = unreadable
+    gate.lose = lambda request: request.method == "PUT" and PROBE not in request.path
+    async with Kit(sandbox, policy=RetryPolicy(attempts=1)) as kit:
+        task = await kit.task()
+        with pytest.raises(DownloadError, match="cannot be written") as caught:
+            await kit.downloader.download(task, f"{BUCKET}/a.mp4")
+    assert caught.value.task_id == task.id
+
+
 @pytest.mark.parametrize("same_size", [False, True])
 async def test_a_foreign_object_is_not_taken_for_ours(
     kit: Kit, gate: Gate, shelf: Shelf, same_size: bool
