@@ -174,7 +174,7 @@ class Pool(aiohttp.TCPConnector):
                 protocol.should_close
                 or known.released <= self._distrusted
                 or self.clock() - known.released > longest
-                or known.has_unread_bytes()
+                or known.has_unread()
             ):
                 self.forget(protocol)
                 connection.close()
@@ -188,7 +188,7 @@ class Pool(aiohttp.TCPConnector):
             self._known = {
                 each: known for each, known in self._known.items() if each.is_connected()
             }
-        known = self._known[protocol] = _Known(protocol, self)
+        known = self._known[protocol] = _Known(protocol, self.clock)
         return known
 
     def forget(self, protocol: ResponseHandler) -> None:
@@ -206,29 +206,18 @@ class _Known:
     Kept as long as the connection: to make it anew for each request would cost more than the look.
     """
 
-    __slots__ = ("_look", "_pool", "protocol", "released")
+    __slots__ = ("_clock", "has_unread", "released")
 
-    def __init__(self, protocol: ResponseHandler, pool: Pool) -> None:
-        self.protocol = protocol
+    def __init__(self, protocol: ResponseHandler, clock: Callable[[], float]) -> None:
         self.released = inf
         """When it was given back last."""
-        self._pool = pool
-        self._look: Callable[[], object] | None = None
+        self.has_unread = _look_at(protocol.transport)
+        """Asks whether bytes, or the connection's end, have arrived that nobody has read yet."""
+        self._clock = clock
 
     def release(self) -> None:
         """Note that it was given back."""
-        if self.protocol.is_connected():
-            self.released = self._pool.clock()
-        else:
-            self._pool.forget(self.protocol)
-
-    def has_unread_bytes(self) -> bool:
-        """Return whether bytes, or the end of the connection, have arrived that nobody has read
-        yet.
-        """
-        if self._look is None:
-            self._look = _look_at(self.protocol.transport)
-        return bool(self._look())
+        self.released = self._clock()
 
 
 def _look_at(transport: asyncio.BaseTransport | None) -> Callable[[], object]:

@@ -106,6 +106,7 @@ class Http:
         self.base_url = base_url
         self.files_url = files_url
         self._route = route = route if route is not None else Route(Network())
+        self._most = route.network.max_answer_bytes
         telling = key is not None and len(key) >= SHORTEST_SECRET
         self._redactor = Redactor([*route.passwords, *([key] if key and telling else [])])
         # The time for the whole call is kept here, see `deadlines`.
@@ -178,7 +179,7 @@ class Http:
                 )
                 if facts is not None:
                     facts["status"] = response.status
-                answer = await self._answer(response)
+                answer = self._answer(response, await read_whole(response, self._most))
                 if answer.status == 408 and self._pool is not None:
                     # It may be an answer too many, and what was asked for comes behind it. Then the
                     # next request on that connection would be given another one's answer.
@@ -219,13 +220,12 @@ class Http:
         with call as facts, self._limit(timeout):
             yield facts
 
-    async def _answer(self, response: aiohttp.ClientResponse) -> Answer:
-        most, redactor = self._route.network.max_answer_bytes, self._redactor
+    def _answer(self, response: aiohttp.ClientResponse, body: bytes) -> Answer:
+        most, redactor = self._most, self._redactor
         headers: Mapping[str, str] = response.headers
         if redactor.is_in(b" ".join(chain.from_iterable(response.raw_headers))):
             pairs = ((redactor.text(name), redactor.text(value)) for name, value in headers.items())
             headers = CIMultiDict(pairs)
-        body = await read_whole(response, most)
         try:
             encoding = headers.get("Content-Encoding")
             if encoding and len(body) <= most:
@@ -291,6 +291,8 @@ def read_whole(response: aiohttp.ClientResponse, most: int) -> Coroutine[Any, An
     """Read a body to its end, which gives the connection back. Of one that is longer than `most`
     bytes, read only so far that this can be seen.
     """
+    if response.content.is_eof():  # all of it is there
+        return response.read()
     length = response.content_length
     return response.read() if length is not None and length <= most else _counted(response, most)
 

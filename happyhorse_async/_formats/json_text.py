@@ -50,10 +50,9 @@ def loads(body: bytes) -> Any:
 
     Half of a surrogate pair becomes U+FFFD, and a number that is infinite or none becomes None.
     """
-    brackets = body.translate(None, _NO_BRACKETS)
-    if len(brackets) > MOST_BRACKETS:
-        raise ValueError(f"it has more than {MOST_BRACKETS:,} brackets")
-    if _may_be_deep(brackets):
+    # As few as a single task has make no depth.
+    opening = body.count(b"{") + body.count(b"[")
+    if opening > DEEPEST // 2 and _may_be_deep(body):
         value = _patient(body)
         if _depth_beyond(value, DEEPEST):
             raise ValueError(f"it is nested deeper than {DEEPEST} levels")
@@ -107,13 +106,16 @@ _PLAIN = json.JSONDecoder(**_HABITS)
 _CAREFUL = json.JSONDecoder(**_HABITS, parse_int=_integer)
 
 
-def _may_be_deep(brackets: bytes) -> bool:
+def _may_be_deep(body: bytes) -> bool:
     """Whether a text may be nested deeper than can be read: never wrong when it says no.
 
     The brackets alone are looked at, and few make no depth. Each turn takes the innermost pairs
     away, so that few turns are left with few brackets. Those inside of strings may stay, which is
     why this only guesses.
     """
+    brackets = body.translate(None, _NO_BRACKETS)
+    if len(brackets) > MOST_BRACKETS:
+        raise ValueError(f"it has more than {MOST_BRACKETS:,} brackets")
     for _ in range(DEEPEST // 2):
         if len(brackets) <= DEEPEST // 2:
             return False
