@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 from .._concurrency import Deadlines
 from .._config import Network
 from .._dispatcher import RESENDS, Events
-from .._formats import compression
+from .._formats import compression, json_text
 from .._formats.texts import NOTHING_TO_HIDE, Redactor, printable
 from .._rules.responses import Answer, unreadable
 from .._version import __version__
@@ -62,6 +62,9 @@ _NEVER_SENT = (
 SHORTEST_SECRET = 16
 """Characters from which on a key is looked for in responses: less could stand there by chance."""
 
+LARGE = 64 * 1024
+"""Bytes from which on a body's escapes are looked at in a thread: eight megabytes of them would
+hold the event loop for two seconds."""
 LONGEST_HEADER = 64 * 1024
 """Bytes of a header line, of any host. Signed redirects and policies are longer than the library's
 8,190."""
@@ -180,6 +183,9 @@ class Http:
                 if facts is not None:
                     facts["status"] = response.status
                 answer = self._answer(response, await read_whole(response, self._most))
+                if len(answer.body) > LARGE and b"\\" in answer.body:
+                    harmless = await asyncio.to_thread(_harmless, answer.body, self._redactor)
+                    answer = Answer(answer.status, answer.headers, harmless)
                 if answer.status == 408 and self._pool is not None:
                     # It may be an answer too many, and what was asked for comes behind it. Then the
                     # next request on that connection would be given another one's answer.
@@ -237,7 +243,9 @@ class Http:
             raise unreadable(answer, f"has an encoding that cannot be read: {error}") from None
         if len(body) > most:
             raise _too_large(response.status, headers, most)
-        return Answer(response.status, headers, redactor.body(body))
+        if len(body) <= LARGE or b"\\" not in body:  # else in a thread, by the caller
+            body = redactor.body(body)
+        return Answer(response.status, headers, body)
 
     def _limit(self, seconds: float | None) -> AbstractContextManager[None]:
         if seconds is None:
@@ -319,6 +327,15 @@ def _too_large(status: int, headers: Mapping[str, str], most: int) -> Unreadable
         "Network(max_answer_bytes=...)."
     )
     return error
+
+
+def _harmless(body: bytes, redactor: Redactor) -> bytes:
+    """Return a body without secrets, and without the escapes that JSON is slow to read with."""
+    body = redactor.body(body)
+    if b"\\ud" not in body and b"\\uD" not in body:
+        return body
+    text = body.decode(errors="surrogateescape")
+    return json_text.without_halves(text).encode(errors="surrogateescape")
 
 
 def transport_error(

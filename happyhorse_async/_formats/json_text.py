@@ -70,7 +70,7 @@ def _patient(body: bytes) -> Any:
     usual = body[:1] == b"{" and body[1:2] != b"\0"
     text = body.decode("utf-8" if usual else json.detect_encoding(body), "replace")
     if "\\" in text and ("\\ud" in text or "\\uD" in text):
-        text = re.sub(_ESCAPE, lambda found: r"\ufffd" if found[1] else found[0], text)
+        text = without_halves(text)
     digits = body if usual else text.encode()
     decoder = _CAREFUL if _LONG_INTEGER in digits.translate(_ZEROS) else _PLAIN
     try:
@@ -82,6 +82,14 @@ def _patient(body: bytes) -> Any:
         return decoder.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply to be read") from None
+
+
+def without_halves(text: str) -> str:
+    """Return JSON with U+FFFD for each half of a surrogate pair that stands in it as an escape.
+
+    Over megabytes of escapes it takes most of a second. Python lets other threads go on meanwhile.
+    """
+    return re.sub(_ESCAPE, lambda found: r"\ufffd" if found[1] else found[0], text)
 
 
 def _integer(text: str) -> int | float | None:

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import random
+import threading
 import traceback
 from collections.abc import AsyncIterator
 from urllib.parse import quote
@@ -23,6 +24,8 @@ from happyhorse_async import (
 from happyhorse_async._edges.connections import Route
 from happyhorse_async._edges.fetch import Fetcher
 from happyhorse_async._edges.http import Http
+from happyhorse_async._formats import json_text
+from happyhorse_async._formats.texts import Redactor
 from happyhorse_async._rules import wire
 from tests.edges.peer import Peer, answer
 
@@ -106,6 +109,51 @@ async def test_an_encoding_that_cannot_be_read_is_no_answer(http: Http, encoding
     async with saying(answer(b"\x8b\x00\x80", f"Content-Encoding: {encoding}")) as url:
         with pytest.raises(UnreadableAnswerError, match="cannot be read"):
             await http.call("POST", url, body=b"{}")
+
+
+@pytest.mark.parametrize(
+    ("unit", "sign"), [(rb"\ud83d", "\ufffd"), (rb"\u0073", "s"), (rb"\/", "/"), (rb"\n", "\n")]
+)
+async def test_megabytes_of_escapes_are_looked_at_in_a_thread(
+    unit: bytes, sign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two seconds of it would hold up everybody else. What is told is what it was, without the key
+    and without halves of characters.
+    """
+    threads: list[int] = []
+    real = Redactor.body
+
+    def noted(self: Redactor, body: bytes) -> bytes:
+        threads.append(threading.get_ident())
+        return real(self, body)
+
+    monkeypatch.setattr(Redactor, "body", noted)
+    monkeypatch.setattr(json_text, "_patient", refuse)
+    hidden = "".join(f"\\u{ord(one):04x}" for one in KEY).encode()
+    body = b'{"id":"' + unit * 50_000 + b'","key":"' + hidden + b'"}'
+    http = Http(
+        key=KEY,
+        base_url="http://127.0.0.1:1",
+        files_url="http://127.0.0.1:1",
+        connect_timeout=60,
+        max_connections=4,
+        route=Route(Network()),
+    )
+    async with saying(answer(body)) as url:
+        told = (await http.call("GET", url)).body
+    await http.aclose()
+    if json_text._fast is None:
+        monkeypatch.undo()
+    shown = json_text.loads(told)
+    assert (len(shown["id"]), shown["key"]) == (50_000, "***")
+    assert set(shown["id"]) == {sign}
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+def refuse(_: bytes) -> None:
+    """Stand for the reader that is slow with escapes."""
+    raise AssertionError("it was read the slow way, in the event loop")
 
 
 # --- no end ---------------------------------------------------------------------------------------

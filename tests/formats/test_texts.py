@@ -53,3 +53,13 @@ def test_a_text_without_surrogates_can_be_written(text: str) -> None:
     clean.encode()
     assert len(clean) == len(text)
     assert texts.has_surrogate(text) == (clean != text)
+
+
+def test_escapes_that_can_hide_no_secret_are_not_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Megabytes of line breaks or of Chinese cost next to nothing, and the body stays as it is."""
+    monkeypatch.setattr(texts, "_unescaped", None)
+    redactor = texts.Redactor(["sk-secret-0123456789"])
+    for unit in (rb"\n", rb"\u4e2d", rb"\ud83d", b"\\\\", rb"\""):
+        assert redactor.body(b'"' + unit * 3 + b'"') == b'"' + unit * 3 + b'"'
+    monkeypatch.undo()
+    assert redactor.body(rb'"\u0073k-secret-0123456789"') == b'"***"'
