@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from pathlib import Path
 
 import attrs
@@ -70,6 +71,17 @@ def test_every_spelling_of_a_link_to_postgresql_is_taken(scheme: str) -> None:
     assert check_url(f"{scheme}://me@host/name?sslmode=require") == (
         "postgresql://me@host/name?sslmode=require"
     )
+
+
+@pytest.mark.parametrize(
+    "rest", ["me:secret@[::1", "me:secret@host/name?passwor=secret", "me:secret%zz@host/name"]
+)
+def test_a_link_that_cannot_be_read_is_refused_before_it_is_used(rest: str) -> None:
+    """It is a wrong setting, found out before anything is sent, and its password is not told."""
+    with pytest.raises(ConfigurationError, match="--database: the link cannot be read") as caught:
+        Cluster(f"postgresql://{rest}")
+    told = "".join(traceback.format_exception(caught.value, limit=0))
+    assert "secret" not in told
 
 
 def test_commands_without_a_database_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,14 @@ def check_url(url: str) -> str:
             "--database: expected a link like postgresql://user@host/name, or for a quick try "
             f"sqlite:///file.db, got {scheme}:..."
         )
-    return f"postgresql://{rest}"
+    link = f"postgresql://{rest}"
+    try:
+        psycopg.conninfo.conninfo_to_dict(link)
+    except psycopg.ProgrammingError as error:
+        # Without its end, and without its cause: both may show the link, which may hold a password.
+        problem = str(error).partition(":")[0].strip()
+        raise ConfigurationError(f"--database: the link cannot be read: {problem}") from None
+    return link
 
 
 @cache
