@@ -156,7 +156,10 @@ def _image_problems(image: object) -> list[str]:
         return [f"image: {problem}" for problem in urls.image_link_problems(image)]
     if isinstance(image, Path):
         # An empty text was made the path of the working folder.
-        empty = "image: expected one http(s) link, path, or the bytes of an image, got an empty one"
+        empty = (
+            "image: expected one http(s) link, path, or the bytes of an image, got an empty text "
+            "or the working folder; look where the name of the image comes from"
+        )
         return [empty] if image == Path() else []
     shown = (
         f"an empty {type(image).__name__}"

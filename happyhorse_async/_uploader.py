@@ -94,7 +94,8 @@ class Uploader:
         can look at.
         """
         source = _source(image)
-        if source is None:
+        # That an image is empty is said by the request itself.
+        if source is None or (isinstance(image, (str, bytes)) and not image):
             return []
         async with self._looks:
             return list((await look_at(source)).problems)

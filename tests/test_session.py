@@ -697,3 +697,15 @@ async def test_a_batch_checks_its_options_before_it_pays(
     """What is no policy and no number is refused when the batch is made."""
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         session.batch(tmp_path / "videos", **options)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"), [("", "empty text or the working folder; look where"), (b"", "is empty")]
+)
+async def test_an_empty_image_is_named_once(
+    session: Session, image: str | bytes, said: str
+) -> None:
+    """One problem says what was wrong, what is expected and where to look; no other file is."""
+    with pytest.raises(InvalidRequestError, match=said) as caught:
+        await session.generate(image)
+    assert len(caught.value.problems) == 1

@@ -53,6 +53,8 @@ class Destination:
     """Braces in it are no template."""
     bucket: str = ""
     """The link of the bucket; "" for a path."""
+    base: str = ""
+    """Where a relative path begins, when that was noted; the program may change its folder."""
 
     def __fspath__(self) -> str:
         return self.text

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from .._concurrency import Closing, Slots, Threads
 from .._dispatcher import Events
 from .._edges import part_notes, sinks
@@ -179,6 +181,7 @@ class Downloader:
             def name() -> tuple[Destination, str]:
                 place = to if isinstance(to, Destination) else look_at(to, exact=exact)
                 path = place.name(task.id, request, index, several=several)
+                path = os.path.join(place.base, path)
                 if place is not to and RESERVED and one_name_of(place, path) in RESERVED:
                     raise _taken(path)
                 return place, path
@@ -311,6 +314,8 @@ class Reserved:
         all that the file system can say of it.
         """
         place = look_at(self._to)
+        if not place.in_store and not os.path.isabs(place.text):
+            place = attrs.evolve(place, base=os.getcwd())
         path, known = place.planned(self._request)
         if known:
             name = one_name_of(place, path)

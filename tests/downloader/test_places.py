@@ -27,9 +27,10 @@ from happyhorse_async import (
 )
 from happyhorse_async._downloader import leftovers
 from happyhorse_async._edges import disk, part_files
-from happyhorse_async.sandbox import Fault
-from tests.conftest import no_file_beyond
-from tests.downloader.conftest import Kit, check, names_in
+from happyhorse_async.events import Submitted
+from happyhorse_async.sandbox import Fault, Sandbox
+from tests.conftest import no_file_beyond, open_session
+from tests.downloader.conftest import LINK, Kit, check, names_in
 
 pytestmark = pytest.mark.anyio
 
@@ -482,3 +483,24 @@ async def test_leftovers_are_found_and_finished(kit: Kit, folder: Path) -> None:
         assert (await kit.downloader.download(task, left.path, index=left.index)).path == left.path
     assert leftovers(folder) == []
     assert leftovers(folder / "none") == []
+
+
+async def test_a_relative_place_stays_where_it_was_when_the_program_changes_its_folder(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The video lies where it was asked for, and its path says so, from wherever it is read."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    after.mkdir()
+    monkeypatch.chdir(before)
+    async with open_session(sandbox) as session:
+
+        def leave(event: Submitted) -> None:
+            monkeypatch.chdir(after)
+            sandbox.finish(event.task_id)
+
+        session.subscribe(leave, Submitted)
+        video = await session.generate(LINK, save_to="videos/{task_id}.mp4")
+    assert video.path.parent == before / "videos"
+    assert video.path.stat().st_size == video.size
+    assert list(after.iterdir()) == []
