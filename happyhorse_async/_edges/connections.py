@@ -188,7 +188,7 @@ class Pool(aiohttp.TCPConnector):
             self._known = {
                 each: known for each, known in self._known.items() if each.is_connected()
             }
-        known = self._known[protocol] = _Known(protocol, self.clock)
+        known = self._known[protocol] = _Known(protocol, self)
         return known
 
     def forget(self, protocol: ResponseHandler) -> None:
@@ -206,18 +206,22 @@ class _Known:
     Kept as long as the connection: to make it anew for each request would cost more than the look.
     """
 
-    __slots__ = ("_clock", "has_unread", "released")
+    __slots__ = ("_pool", "_protocol", "has_unread", "released")
 
-    def __init__(self, protocol: ResponseHandler, clock: Callable[[], float]) -> None:
+    def __init__(self, protocol: ResponseHandler, pool: Pool) -> None:
         self.released = inf
         """When it was given back last."""
         self.has_unread = _look_at(protocol.transport)
         """Asks whether bytes, or the connection's end, have arrived that nobody has read yet."""
-        self._clock = clock
+        self._protocol = protocol
+        self._pool = pool
 
     def release(self) -> None:
         """Note that it was given back."""
-        self.released = self._clock()
+        if self._protocol.is_connected():
+            self.released = self._pool.clock()
+        else:
+            self._pool.forget(self._protocol)
 
 
 def _look_at(transport: asyncio.BaseTransport | None) -> Callable[[], object]:
