@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ._uploader import Uploader
 
 
+SLEPT = 12 * 3600.0
+"""Seconds of the service from which on this machine's steady clock is not believed against it."""
 LONGEST_CLOSING = 5.0
 """Seconds beyond the shield after which a loop in another thread counts as stuck."""
 
@@ -223,8 +225,14 @@ class Parts:
             policy=settings.retry,
             patience=settings.polling.patience,
             events=self.events,
-            unfinished=self._seen.get,
+            unfinished=self._unfinished,
         )
+
+    def _unfinished(self, task_id: str) -> float | None:
+        """Return when this session saw a task unfinished, in the event loop's time. None when
+        nobody knows, or when hours have passed for the service that this machine has slept through.
+        """
+        return self._seen.get(task_id) if self.http.leap() < SLEPT else None
 
     def hint(self, task_id: str) -> bool:
         """Read a task soon if anyone waits for it; may be called from any thread. Return False when

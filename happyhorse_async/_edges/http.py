@@ -119,6 +119,10 @@ class Http:
         }
         self._deadlines: dict[float, Deadlines] = {}
         self._closed = False
+        self._first: tuple[Mapping[str, str], float] | None = None
+        """The headers of the first answer, and when it came by this process's steady clock."""
+        self._latest: Mapping[str, str] = {}
+        """The headers of the latest one."""
         self._auth: Mapping[str, str] = {}
         self.sockets: connections.OpenSockets = connections.OpenSockets()
         # Of the key's own kind, which does not show itself. Tracebacks that show local variables go
@@ -186,6 +190,9 @@ class Http:
                 if len(answer.body) > LARGE and b"\\" in answer.body:
                     harmless = await asyncio.to_thread(_harmless, answer.body, self._redactor)
                     answer = Answer(answer.status, answer.headers, harmless)
+                self._latest = answer.headers
+                if self._first is None:
+                    self._first = answer.headers, asyncio.get_running_loop().time()
                 if answer.status == 408 and self._pool is not None:
                     # It may be an answer too many, and what was asked for comes behind it. Then the
                     # next request on that connection would be given another one's answer.
@@ -197,6 +204,19 @@ class Http:
             ours = self._failure(error, f"{method} {url}", tracked, timeout)
             # The library's errors show what a server has sent.
             raise ours from (None if self._redactor.is_in(repr(error)) else error)
+
+    def leap(self) -> float:
+        """Return the seconds by which the service's clock has run ahead of this process's steady
+        clock since the first answer. While a machine sleeps, its steady clock may stand still.
+        """
+        if self._first is None:
+            return 0.0
+        headers, then = self._first
+        first, latest = (Answer(0, told, b"").date for told in (headers, self._latest))
+        if first is None or latest is None:
+            return 0.0
+        here = asyncio.get_running_loop().time() - then
+        return (latest - first).total_seconds() - here
 
     def _how_to(self, url: str, longest_idle: float) -> dict[str, Any]:
         """Return what a request to a URL needs beside what all need."""

@@ -246,6 +246,19 @@ async def test_a_task_that_had_ended_when_it_was_first_seen_expires_at_once(
             await session.task(old.id).read()
 
 
+async def test_a_link_can_have_expired_while_this_machine_slept(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A steady clock stands still meanwhile. The service's own has gone on since the submission,
+    which no wrong clock does.
+    """
+    async with open_session(sandbox) as session:
+        handle = await ended(session, sandbox, "submitted")
+        sandbox.advance(2 * DAY)
+        with pytest.raises(LinkExpiredError):
+            await handle.download(tmp_path / "a.mp4")
+
+
 @pytest.mark.parametrize(("hours", "expires"), [(23, False), (25, True)])
 async def test_what_was_seen_unfinished_a_day_ago_can_have_expired(
     sandbox: Sandbox, folder: Path, hours: int, expires: bool
