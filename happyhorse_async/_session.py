@@ -217,14 +217,16 @@ class Session:
         The events of the task carry `tag`, as with `submit`.
         """
         parts = self._open()
-        if not (isinstance(task_id, str) and TASK_ID.fullmatch(task_id)):
+        found = TASK_ID.fullmatch(task_id) if isinstance(task_id, str) else None
+        if found is None:
             raise InvalidRequestError(
                 [
                     "task_id: expected the id of a task, such as 'task-unified-...': 1 to 128 of "
                     f"A-Za-z0-9._:-, got {task_id!r}"
                 ]
             )
-        return TaskHandle(parts, task_id, tag=tag)
+        # As plain text: a member of an enum writes its name into a URL.
+        return TaskHandle(parts, found[0], tag=tag)
 
     def watch(self, tasks: Iterable[TaskHandle | str], *, timeout: float | None = None) -> Watch:
         """Merge the updates of many tasks. It is an async context manager that yields a `Task` at

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,16 @@ async def test_a_task_id_must_be_one(session: Session, task_id: str) -> None:
 async def test_a_task_id_need_not_begin_as_in_the_reference(session: Session, task_id: str) -> None:
     """The vendor's client takes any of these, and so does a session."""
     assert session.task(task_id).id == task_id
+
+
+async def test_a_member_of_an_enum_is_the_text_that_it_stands_for(
+    sandbox: Sandbox, session: Session
+) -> None:
+    """Python writes its name into a text; the service is asked for its value."""
+    made = await session.submit(LINK)
+    kept = Enum("kept", {"FIRST": made.id}, type=str)
+    task = await session.task(kept.FIRST).read()  # type: ignore[attr-defined]
+    assert task.id == made.id
 
 
 async def test_an_unknown_task_is_said_to_be_unknown(session: Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from .._version import __version__
@@ -11,10 +12,10 @@ from . import _help
 def main() -> None:
     """Run the command line; the entry point of the console script."""
     if sys.argv[1:2] in ([], ["-h"], ["--help"]):
-        print(_help.page())  # noqa: T201
+        _print(_help.page())
         sys.exit(0 if sys.argv[1:] else 2)
     if sys.argv[1:2] == ["--version"]:
-        print(f"happyhorse-async {__version__}")  # noqa: T201
+        _print(f"happyhorse-async {__version__}")
         return
     try:
         from ._app import start
@@ -26,3 +27,15 @@ def main() -> None:
             "pip install 'happyhorse-async[cli]'"
         )
     start()
+
+
+def _print(text: str) -> None:
+    """Print a text, as far as anybody reads it. `PatientStream` would take a page longer to load
+    than to print.
+    """
+    try:
+        print(text, flush=True)  # noqa: T201
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own last word
+        if not isinstance(error, BrokenPipeError):
+            sys.exit(f"happyhorse: the output could not be written ({error.strerror})")

@@ -84,6 +84,28 @@ async def test_a_full_disk_behind_the_output_ends_no_work(world: Sandbox, tmp_pa
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("word", ["--help", "--version"])
+async def test_a_page_that_nobody_reads_ends_without_a_traceback(tmp_path: Path, word: str) -> None:
+    """`| true` is no failure; a full disk is one, which is said in a sentence."""
+    unread, end = os.pipe()
+    os.close(unread)
+    with open(end, "w") as nobody:
+        process = await start(word, cwd=tmp_path, stdout=nobody)
+        assert process.stderr is not None
+        assert (await process.stderr.read(), await process.wait()) == (b"", 0)
+    if not os.path.exists("/dev/full"):
+        return
+    with open("/dev/full", "w") as full:
+        process = await start(word, cwd=tmp_path, stdout=full)
+        assert process.stderr is not None
+        said = (await process.stderr.read()).decode().splitlines()
+    assert await process.wait() == 1
+    assert [line.partition(" (")[0] for line in said] == [
+        "happyhorse: the output could not be written"
+    ]
+
+
+@pytest.mark.anyio
 async def test_a_narrow_encoding_ends_no_work(world: Sandbox, tmp_path: Path) -> None:
     """A code page without a name's characters: JSON stays JSON, and every result is told."""
     names = ["猫の写真.jpg", "two.jpg"]
