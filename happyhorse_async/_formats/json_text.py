@@ -50,14 +50,15 @@ def loads(body: bytes) -> Any:
 
     Half of a surrogate pair becomes U+FFFD, and a number that is infinite or none becomes None.
     """
-    # As few as a single task has make no depth.
-    opening = body.count(b"{") + body.count(b"[")
-    if opening > DEEPEST // 2 and _may_be_deep(body):
+    # As few as a single task has make no depth. In larger texts counting takes longer than looking.
+    small = len(body) <= SMALL
+    few = small and body.count(b"{") + body.count(b"[") <= DEEPEST // 2
+    if not few and _may_be_deep(body):
         value = _patient(body)
         if _depth_beyond(value, DEEPEST):
             raise ValueError(f"it is nested deeper than {DEEPEST} levels")
         return value
-    if _fast is None or len(body) <= SMALL:
+    if _fast is None or small:
         return _patient(body)
     try:
         return _fast(body)
