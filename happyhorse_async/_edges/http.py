@@ -119,6 +119,8 @@ class Http:
         }
         self._deadlines: dict[float, Deadlines] = {}
         self._closed = False
+        self._alike = client is None and not route.has_proxies
+        """All requests need the same, whatever their URL."""
         self._first: tuple[Mapping[str, str], float] | None = None
         """The headers of the first answer, and when it came by this process's steady clock."""
         self._latest: Mapping[str, str] = {}
@@ -182,11 +184,15 @@ class Http:
                     auto_decompress=False,
                     max_line_size=LONGEST_HEADER,
                     max_field_size=LONGEST_HEADER,
-                    **self._how_to(url, longest_idle),
+                    **(self._how if self._alike else self._how_to(url, longest_idle)),
                 )
                 if facts is not None:
                     facts["status"] = response.status
-                answer = self._answer(response, await read_whole(response, self._most))
+                # Mostly all is there with the headers. A borrowed client may trace what is read.
+                body = None if self._pool is None else at_hand(response)
+                if body is None:
+                    body = await read_whole(response, self._most)
+                answer = self._answer(response, body)
                 if len(answer.body) > LARGE and b"\\" in answer.body:
                     harmless = await asyncio.to_thread(_harmless, answer.body, self._redactor)
                     answer = Answer(answer.status, answer.headers, harmless)
@@ -315,12 +321,17 @@ def _ways_of_a_guest(client: aiohttp.ClientSession, auth: dict[str, str]) -> dic
     return {"middlewares": (*getattr(client, "_middlewares", ()), with_key)}
 
 
+def at_hand(response: aiohttp.ClientResponse) -> bytes | None:
+    """Return a body that has come to its end with its connection given back; None for another."""
+    content = response.content
+    whole = content.is_eof() and response.connection is None
+    return content.read_nowait() if whole else None
+
+
 def read_whole(response: aiohttp.ClientResponse, most: int) -> Coroutine[Any, Any, bytes]:
     """Read a body to its end, which gives the connection back. Of one that is longer than `most`
     bytes, read only so far that this can be seen.
     """
-    if response.content.is_eof():  # all of it is there
-        return response.read()
     length = response.content_length
     return response.read() if length is not None and length <= most else _counted(response, most)
 
