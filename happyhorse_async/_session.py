@@ -216,17 +216,7 @@ class Session:
 
         The events of the task carry `tag`, as with `submit`.
         """
-        parts = self._open()
-        found = TASK_ID.fullmatch(task_id) if isinstance(task_id, str) else None
-        if found is None:
-            raise InvalidRequestError(
-                [
-                    "task_id: expected the id of a task, such as 'task-unified-...': 1 to 128 of "
-                    f"A-Za-z0-9._:-, got {task_id!r}"
-                ]
-            )
-        # As plain text: a member of an enum writes its name into a URL.
-        return TaskHandle(parts, found[0], tag=tag)
+        return TaskHandle(self._open(), _task_id(task_id), tag=tag)
 
     def watch(self, tasks: Iterable[TaskHandle | str], *, timeout: float | None = None) -> Watch:
         """Merge the updates of many tasks. It is an async context manager that yields a `Task` at
@@ -512,4 +502,16 @@ class Session:
 
     async def read(self, task_id: str) -> Task:
         """Ask the service for one task, once, now."""
-        return await self.task(task_id).read()
+        return await self._open().poller.read(_task_id(task_id))
+
+
+def _task_id(given: object) -> str:
+    found = TASK_ID.fullmatch(given) if isinstance(given, str) else None
+    if found is None:
+        raise InvalidRequestError(
+            [
+                "task_id: expected the id of a task, such as 'task-unified-...': 1 to 128 of "
+                f"A-Za-z0-9._:-, got {given!r}"
+            ]
+        )
+    return found[0]  # as plain text: a member of an enum writes its name into a URL
