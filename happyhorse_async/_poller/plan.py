@@ -31,6 +31,8 @@ TOGETHER = 0.1
 UNCALLED = 3
 JITTER = 0.1
 MOST_KINDS = 1024
+# Kinds in one batch that are taken as they were.
+FEW_KINDS = 4
 # Of all time limits that end at once, so many are told before the event loop gets its turn.
 CHUNK = 500
 
@@ -104,7 +106,8 @@ class Plan:
     def alike(self, group: list[Watched], now: float) -> Collection[list[Watched]]:
         """Sort tasks into those that are alike in all that says when they are worth a read.
 
-        Those that were alike before still are.
+        Those that were alike before still are. A few kinds stay apart: one more pause for each
+        costs less than to find out whether they have become alike.
         """
         first = group[0].kind
         for watched in group:
@@ -112,6 +115,11 @@ class Plan:
                 break
         else:
             return (group,)
+        known: dict[int, list[Watched]] = {}
+        for watched in group:
+            known.setdefault(id(watched.kind), []).append(watched)
+        if id(None) not in known and len(known) <= FEW_KINDS:
+            return known.values()
         by_kind: dict[Kind, list[Watched]] = {}
         for watched in group:
             age = pacing.rounded(now - watched.born)
@@ -121,9 +129,9 @@ class Plan:
             self._kinds.clear()
         for kind, alike in by_kind.items():
             # Equal kinds are one object, so that a glance tells them apart the next time.
-            known = self._kinds.setdefault(kind, kind)
+            same = self._kinds.setdefault(kind, kind)
             for watched in alike:
-                watched.kind = known
+                watched.kind = same
         return by_kind.values()
 
     def drop(self, watched: Watched) -> None:
