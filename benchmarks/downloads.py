@@ -109,7 +109,13 @@ async def fetch_ours(urls: list[str], folder: Path) -> None:
     fetcher = Fetcher(timeouts=Timeouts(), allow_loopback=True)
     api: Any = None  # no link dies here
     downloader = Downloader(
-        api, fetcher, limits=limits, policy=RetryPolicy(), patience=600.0, events=Events()
+        api,
+        fetcher,
+        limits=limits,
+        policy=RetryPolicy(),
+        patience=600.0,
+        events=Events(),
+        unfinished=lambda _: None,
     )
     async with asyncio.TaskGroup() as group:
         for number, url in enumerate(urls):

@@ -56,7 +56,7 @@ class Downloader:
         policy: RetryPolicy,
         patience: float,
         events: Events,
-        unfinished: Callable[[str], float | None] = lambda _: None,
+        unfinished: Callable[[str], float | None],
     ) -> None:
         self._api = api
         self._fetcher = fetcher

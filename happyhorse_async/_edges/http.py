@@ -63,8 +63,8 @@ SHORTEST_SECRET = 16
 """Characters from which on a key is looked for in responses: less could stand there by chance."""
 
 LARGE = 64 * 1024
-"""Bytes from which on a body's escapes are looked at in a thread: eight megabytes of them would
-hold the event loop for two seconds."""
+"""Bytes from which on a body is looked at in a thread: eight megabytes of escapes would hold the
+event loop for two seconds."""
 LONGEST_HEADER = 64 * 1024
 """Bytes of a header line, of any host. Signed redirects and policies are longer than the library's
 8,190."""
@@ -193,16 +193,10 @@ class Http:
                 if body is None:
                     body = await read_whole(response, self._most)
                 answer = self._answer(response, body)
-                if len(answer.body) > LARGE and b"\\" in answer.body:
+                if len(answer.body) > LARGE:
                     harmless = await asyncio.to_thread(_harmless, answer.body, self._redactor)
                     answer = Answer(answer.status, answer.headers, harmless)
-                self._latest = answer.headers
-                if self._first is None:
-                    self._first = answer.headers, asyncio.get_running_loop().time()
-                if answer.status == 408 and self._pool is not None:
-                    # It may be an answer too many, and what was asked for comes behind it. Then the
-                    # next request on that connection would be given another one's answer.
-                    self._pool.distrust()
+                self._note(url, answer)
                 return answer
         except HappyHorseError:  # ours may be foreign by one of their bases
             raise
@@ -210,6 +204,17 @@ class Http:
             ours = self._failure(error, f"{method} {url}", tracked, timeout)
             # The library's errors show what a server has sent.
             raise ours from (None if self._redactor.is_in(repr(error)) else error)
+
+    def _note(self, url: str, answer: Answer) -> None:
+        """Note what an answer tells beside what was asked for."""
+        if url.startswith(self.base_url):  # the file service has a clock of its own
+            self._latest = answer.headers
+            if self._first is None:
+                self._first = answer.headers, asyncio.get_running_loop().time()
+        if answer.status == 408 and self._pool is not None:
+            # It may be an answer too many, and what was asked for comes behind it. Then the next
+            # request on that connection would be given another one's answer.
+            self._pool.distrust()
 
     def leap(self) -> float:
         """Return the seconds by which the service's clock has run ahead of this process's steady
@@ -269,9 +274,8 @@ class Http:
             raise unreadable(answer, f"has an encoding that cannot be read: {error}") from None
         if len(body) > most:
             raise _too_large(response.status, headers, most)
-        if len(body) <= LARGE or b"\\" not in body:  # else in a thread, by the caller
-            body = redactor.body(body)
-        return Answer(response.status, headers, body)
+        # A large one is looked at in a thread, by the caller.
+        return Answer(response.status, headers, redactor.body(body) if len(body) <= LARGE else body)
 
     def _limit(self, seconds: float | None) -> AbstractContextManager[None]:
         if seconds is None:

@@ -9,9 +9,12 @@ import random
 import threading
 import traceback
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from happyhorse_async import (
     APIConnectionError,
@@ -35,19 +38,26 @@ KEY = "sk/secret+0123456789abcdef"
 LIMIT = 64 * 1024
 
 
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    """An HTTP edge that takes answers of 64 KiB at most."""
+@asynccontextmanager
+async def edge(network: Network, base_url: str = "http://127.0.0.1:1") -> AsyncIterator[Http]:
+    """Open an HTTP edge."""
     http = Http(
         key=KEY,
-        base_url="http://127.0.0.1:1",
+        base_url=base_url,
         files_url="http://127.0.0.1:1",
         connect_timeout=60,
         max_connections=4,
-        route=Route(Network(max_answer_bytes=LIMIT)),
+        route=Route(network),
     )
     yield http
     await http.aclose()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    """An HTTP edge that takes answers of 64 KiB at most."""
+    async with edge(Network(max_answer_bytes=LIMIT)) as http:
+        yield http
 
 
 def saying(*pieces: bytes, for_ever: bool = False) -> Peer:
@@ -131,17 +141,8 @@ async def test_megabytes_of_escapes_are_looked_at_in_a_thread(
     monkeypatch.setattr(json_text, "_patient", refuse)
     hidden = "".join(f"\\u{ord(one):04x}" for one in KEY).encode()
     body = b'{"id":"' + unit * 50_000 + b'","key":"' + hidden + b'"}'
-    http = Http(
-        key=KEY,
-        base_url="http://127.0.0.1:1",
-        files_url="http://127.0.0.1:1",
-        connect_timeout=60,
-        max_connections=4,
-        route=Route(Network()),
-    )
-    async with saying(answer(body)) as url:
+    async with edge(Network()) as http, saying(answer(body)) as url:
         told = (await http.call("GET", url)).body
-    await http.aclose()
     if json_text._fast is None:
         monkeypatch.undo()
     shown = json_text.loads(told)
@@ -154,6 +155,24 @@ async def test_megabytes_of_escapes_are_looked_at_in_a_thread(
 def refuse(_: bytes) -> None:
     """Stand for the reader that is slow with escapes."""
     raise AssertionError("it was read the slow way, in the event loop")
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_only_the_services_own_clock_can_leap(own: bool) -> None:
+    """The file service has another, which may be days behind: that is no time that has passed."""
+    dates = iter(["Sun, 01 Nov 2026 00:00:00 GMT", "Tue, 03 Nov 2026 00:00:00 GMT"])
+
+    async def tell(_: web.Request) -> web.Response:
+        return web.json_response({}, headers={"Date": next(dates)})
+
+    app = web.Application()
+    app.router.add_get("/", tell)
+    async with TestServer(app) as server:
+        url = str(server.make_url("/"))
+        async with edge(Network(), url if own else "http://127.0.0.1:1") as http:
+            for _ in range(2):
+                await http.call("GET", url)
+            assert (http.leap() > 86_400) is own
 
 
 # --- no end ---------------------------------------------------------------------------------------
