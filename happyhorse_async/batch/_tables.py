@@ -133,15 +133,17 @@ class Source:
                         number, row, _ = line
                         spoiled = _spoiled(row) if isinstance(row, dict) else None
                         if spoiled is not None:
-                            line = line._replace(row=self._not_text(encoding, spoiled))
+                            line = line._replace(row=self._not_text(encoding, *spoiled))
                         yield line
             except UnicodeDecodeError as error:
                 yield TableLine(number + 1, f"cannot be read, nor what follows: {error}")
 
-    def _not_text(self, encoding: str, column: str) -> str:
+    def _not_text(self, encoding: str, column: str, value: str) -> str:
         """Say what is wrong with a cell that is no text, and what to do."""
         with self._open() as file:
             guess = guessed_encoding(file.read(SAMPLE))
+        if guess != "utf-16" and not has_surrogate(column + value):
+            return f"has a NUL character in the column {column!r}: remove it"
         shown = encoding.removesuffix("-sig").upper()
         if guess in (None, encoding):
             return f"is not {shown} text: {column!r}"
@@ -254,11 +256,9 @@ def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _spoiled(row: dict[str, Any]) -> str | None:
-    """Return the first column that is no text; None when all are."""
-    return next(
-        (name for name, value in row.items() if text_problem(name) or text_problem(value)), None
-    )
+def _spoiled(row: dict[str, str]) -> tuple[str, str] | None:
+    """Return the first column that is no text, and its value; None when all are text."""
+    return next((cell for cell in row.items() if any(map(text_problem, cell))), None)
 
 
 # --- JSON -----------------------------------------------------------------------------------------

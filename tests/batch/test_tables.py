@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from happyhorse_async.batch._manifest import BadLine, Manifest, Row
-from happyhorse_async.batch._tables import KNOWN, guessed_encoding, meaning, near_miss
+from happyhorse_async.batch._tables import KNOWN, SAMPLE, guessed_encoding, meaning, near_miss
 from happyhorse_async.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio
@@ -134,6 +134,22 @@ async def test_bytes_that_are_not_of_the_given_encoding_spoil_their_row(tmp_path
     good, bad = await walk(path, encoding="gbk")
     assert (type(good), type(bad)) == (Row, BadLine)
     assert guessed_encoding(b"\0\x01" * 10) == "utf-16"
+
+
+async def test_a_nul_character_is_told_as_what_it_is(tmp_path: Path) -> None:
+    """Its row alone is bad, and no other encoding is advised, which would not help.
+
+    A whole table of 16-bit characters, which has a NUL in each, is still told by its encoding.
+    """
+    path = table(tmp_path, f"image,prompt\n{LINK},a\0b\n{LINK},ok\n".encode())
+    bad, good = await walk(path)
+    assert (type(bad), type(good)) == (BadLine, Row)
+    assert str(bad).endswith(":2: has a NUL character in the column 'prompt': remove it")
+    long = f"{LINK},{'a' * 100_000}\n" * (SAMPLE // 100_000 + 1)
+    *_, far = await walk(table(tmp_path, f"image,prompt\n{long}{LINK},a\0b\n".encode()))
+    assert str(far).endswith(": has a NUL character in the column 'prompt': remove it")
+    wide, *_ = await walk(table(tmp_path, f"image,prompt\n{LINK},ok\n".encode("utf-16-le")))
+    assert "pass --encoding utf-16" in str(wide)
 
 
 # --- CSV ------------------------------------------------------------------------------------------
