@@ -129,18 +129,28 @@ def leftovers(folder: Path) -> Iterator[Leftover]:
         note = read(path)
         if note is None or filenames.part_names(note.name)[1] != path.name:
             continue
-        final, part = path.with_name(note.name), path.with_name(path.name.removesuffix(".json"))
-        # Looked at once each: a download that is under way may give the name at any moment.
-        begun, whole = _stat(part), _stat(final)
-        if whole is not None and (begun is None or os.path.samestat(begun, whole)):
-            # Killed after the video got its name, before all of this was cleared away. In a folder
-            # that may only be read it stays, and tells of nothing.
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
+        final = path.with_name(note.name)
+        # Looked at first: a download that is under way may give the name at any moment.
+        begun = _stat(path.with_name(path.name.removesuffix(".json")))
+        if clear_finished(final):
             continue
         received = 0 if begun is None else begun.st_size
         yield Leftover(note.task_id, note.index, final, received, note.length)
+
+
+def clear_finished(final: Path) -> bool:
+    """Clear away what a kill left beside a video that had just got its name; return whether it has
+    its name.
+    """
+    part, note = (final.with_name(name) for name in filenames.part_names(final.name))
+    begun, whole = _stat(part), _stat(final)
+    if whole is None or (begun is not None and not os.path.samestat(begun, whole)):
+        return False
+    # In a folder that may only be read it stays, and tells of nothing.
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
+    return True
 
 
 def _notes_in(folder: Path) -> Iterator[Path]:

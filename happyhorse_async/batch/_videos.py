@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .._edges.object_store import ObjectFolder
 from .._edges.part_files import BLOCK, Tally
+from .._edges.part_notes import clear_finished
 from .._formats.mp4 import BrokenVideoError
 from .._models import Task
 from .._request import ImageToVideo
@@ -94,6 +95,9 @@ class VideoFolder:
         if not self._is_taken(name):
             self._move(aside, name)
 
+    def _clear(self, name: str) -> None:
+        clear_finished(self._folder / name)
+
     def _is_taken(self, name: str) -> bool:
         return os.path.lexists(self._folder / name)
 
@@ -108,6 +112,7 @@ class VideoFolder:
         `NotAVideoError` when something else lies there.
         """
         tally, place = Tally(), self.place(name)
+        self._clear(name)
         try:
             for piece in self._pieces(name):
                 tally.feed(piece)
@@ -187,6 +192,9 @@ class StoreFolder(VideoFolder):
 
     def _pieces(self, name: str) -> Iterator[bytes]:
         return self._objects.pieces(name)
+
+    def _clear(self, name: str) -> None:
+        """Have nothing to clear: an object is put under its key with one request."""
 
     def _is_taken(self, name: str) -> bool:
         return self._objects.size(name) is not None

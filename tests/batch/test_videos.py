@@ -14,9 +14,10 @@ import pytest
 from happyhorse_async import DownloadError, LinkExpiredError, Session
 from happyhorse_async.batch import Job, JobState, Outcome
 from happyhorse_async.batch._database import LEDGER_NAME
+from happyhorse_async.batch._manifest import Manifest
 from happyhorse_async.batch.report import overview, write_reports
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.batch.support import results
+from tests.batch.support import Worker, results, write_manifest
 from tests.batch.test_resume import QUICK, rows, run
 from tests.conftest import open_session
 
@@ -163,3 +164,18 @@ async def test_what_is_gone_for_good_is_said_and_never_bought(
         ]
         assert await gone_on(session, folder, "retry") == []
     assert len(sandbox.requests) == asked
+
+
+@pytest.mark.parametrize("phase", ["with both names", "with the note left"])
+async def test_a_kill_while_a_video_gets_its_name_leaves_nothing_behind(
+    sandbox: Sandbox, session: Session, tmp_path: Path, phase: str
+) -> None:
+    """The next run finds the video in its place, and clears away what was left beside it."""
+    folder, manifest = tmp_path / "videos", write_manifest(tmp_path / "in", links=1, files=0)
+    worker = await Worker.start(sandbox, folder, manifest, BATCH_DIES=phase)
+    assert await worker.ended() == ""
+    assert len([path for path in folder.iterdir() if ".mp4" in path.name]) > 1
+    [outcome] = await run(session, folder, Manifest(manifest).jobs())
+    assert outcome.ok
+    assert [path for path in folder.iterdir() if ".mp4" in path.name] == [outcome.video.path]
+    assert sandbox.paid == 1

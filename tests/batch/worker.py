@@ -1,8 +1,8 @@
 """A process that works on a batch and is killed for it: `python -m tests.batch.worker FOLDER
 MANIFEST`.
 
-The service comes from the environment. Prints "open" once the ledger is open, and "done" at the
-end.
+The service comes from the environment, and so may a moment to die in. Prints "open" once the ledger
+is open, and "done" at the end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 
 from happyhorse_async import Budget, Polling, RetryPolicy, Session
 from happyhorse_async.batch._manifest import Manifest
+from tests.downloader.victim import PHASES
 
 POLLING = Polling(
     target_delay=0.02, min_interval=0.02, max_interval=0.1, max_reads_per_minute=1_000_000
@@ -22,6 +23,7 @@ RETRY = RetryPolicy(first_pause=0.01, longest_pause=0.05)
 
 async def main(folder: str, manifest: str) -> None:
     """Run the batch once."""
+    PHASES.get(os.environ.get("BATCH_DIES", ""), lambda: None)()
     budget = os.environ.get("BATCH_CREDITS")
     options = {
         "max_in_flight": 12,

@@ -52,8 +52,7 @@ PHASES: dict[str, Callable[[], None]] = {
     "before the sync": lambda: before(os, "fsync", call=2),
     "before the final name": lambda: before(os, "link"),
     "with both names": lambda: after(os, "link"),
-    # The first one makes room for the note's draft.
-    "with the note left": lambda: after(Path, "unlink", call=2),
+    "with the note left": lambda: after(part_files.PartFile, "_publish_as_new"),
     "before the folder's sync": lambda: before(os, "fsync", call=3),
 }
 
