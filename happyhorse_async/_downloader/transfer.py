@@ -320,10 +320,9 @@ class Transfer:
     def _refuse(self, verdict: RangeAnswer, stream: Stream) -> None:
         """Raise what an answer without the wanted bytes means."""
         headers = stream.headers
+        self._doubt_ranges(refused=verdict.meaning is Meaning.DEAD or stream.status in (500, 501))
         if verdict.meaning is Meaning.DEAD:
-            self._doubt_ranges()
             raise self._dead(verdict.reason, stream)
-        self._refused_rests = 0
         if verdict.meaning is Meaning.BUSY:
             wish = parse_retry_after(headers.get("Retry-After"), headers.get("Date"))
             raise _SetbackError(verdict.reason, wish=wish)
@@ -333,14 +332,14 @@ class Transfer:
         if verdict.length is not None:
             self._refuse_size(verdict.length)
 
-    def _doubt_ranges(self) -> None:
+    def _doubt_ranges(self, *, refused: bool) -> None:
         """Ask for the whole file next, when the rest of it was refused twice. Some hosts and some
         signatures know no ranges. When the whole is refused too, the rest is asked for again.
         """
-        asked_for_rest = self._ranges and self._received > 0
+        asked_for_rest = refused and self._ranges and self._received > 0
         self._refused_rests = self._refused_rests + 1 if asked_for_rest else 0
         # Not at the first: a link that lives for seconds has died, and its successor is as good.
-        self._ranges = self._refused_rests < 2
+        self._ranges = self._refused_rests < 2 if refused else self._ranges
 
     def _dead(self, reason: str, stream: Stream, page: bytes | None = None) -> _SetbackError:
         """Say that the link gave no video. Its end counts by the host's clock: this machine's may

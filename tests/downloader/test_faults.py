@@ -162,6 +162,14 @@ RANGE_FAULTS: dict[str, tuple[list[Fault], list[str | None]]] = {
         [Fault("refuse", path="/results/", status=400, times=2)],
         ["bytes=150000-", "bytes=150000-", None],
     ),
+    "the host breaks down over the rest": (
+        [Fault("refuse", path="/results/", status=500, times=2)],
+        ["bytes=150000-", "bytes=150000-", None],
+    ),
+    "the host has no such method": (
+        [Fault("refuse", path="/results/", status=501, times=2)],
+        ["bytes=150000-", "bytes=150000-", None],
+    ),
 }
 
 
