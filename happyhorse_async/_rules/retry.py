@@ -91,12 +91,17 @@ is asked again after the policy's longest pause.
 """
 
 
+_PASSING = frozenset({408, 421, 425, 429})
+"""HTTP statuses below 500 that ask for the same request again: it came too slowly, on the wrong
+connection, too early or too often (RFC 9110, 8470 and 6585)."""
+
+
 def worth_retrying(error: HappyHorseError) -> bool:
     """Whether a call that changes nothing (a read, an upload) can work when it is made again. It
-    can after lost responses, 429, 500 and up, and a lack of capacity.
+    can after lost responses, 408, 421, 425, 429, 500 and up, and a lack of capacity.
     """
     if isinstance(error, APIStatusError):
-        return error.status == 429 or error.status >= 500 or error.code in CAPACITY_CODES
+        return error.status in _PASSING or error.status >= 500 or error.code in CAPACITY_CODES
     return isinstance(error, (TransportError, UnreadableAnswerError))
 
 

@@ -93,9 +93,8 @@ def test_each_failure_is_sorted_by_whether_it_can_have_been_accepted(
 @pytest.mark.parametrize(
     ("error", "worth"),
     [
-        (status(429), True),
-        (status(500), True),
-        (status(400), False),
+        *((status(number), True) for number in (408, 421, 425, 429, 500)),
+        *((status(number), False) for number in (400, 403, 409, 410, 451)),
         (APIConnectionError("reset"), True),
         (UnreadableAnswerError("html"), True),
         (ConfigurationError("no"), False),
