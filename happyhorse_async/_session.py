@@ -297,10 +297,10 @@ class Session:
         try:
             return made_request(request, fields)
         except InvalidRequestError as error:
-            problems = error.problems
+            problems: Iterable[str] = error.problems
         # The file is looked at as well, so that one error names everything that is wrong.
-        problems += tuple(await parts.uploader.problems(request))
-        raise InvalidRequestError(problems).with_facts(idempotency_key=key)
+        problems = dict.fromkeys((*problems, *await parts.uploader.problems(request)))
+        raise InvalidRequestError([*problems]).with_facts(idempotency_key=key)
 
     async def _submit(
         self, parts: Parts, checked: ImageToVideo, key: str | None, tag: Any
@@ -411,7 +411,7 @@ class Session:
             request = made_request(request, fields).image
         except InvalidRequestError as error:
             found += error.problems
-        return [*found, *await uploader.problems(request)]
+        return list(dict.fromkeys([*found, *await uploader.problems(request)]))
 
     async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
         """Find the downloads that were interrupted in a folder:

@@ -711,12 +711,18 @@ async def test_a_batch_checks_its_options_before_it_pays(
 
 
 @pytest.mark.parametrize(
-    ("image", "said"), [("", "empty text or the working folder; look where"), (b"", "is empty")]
+    ("image", "said"),
+    [
+        ("", "empty text or the working folder; look where"),
+        (b"", "is empty"),
+        (b"GIF89a" + bytes(20), "got GIF"),
+    ],
 )
-async def test_an_empty_image_is_named_once(
+async def test_what_is_wrong_with_an_image_is_said_once(
     session: Session, image: str | bytes, said: str
 ) -> None:
     """One problem says what was wrong, what is expected and where to look; no other file is."""
     with pytest.raises(InvalidRequestError, match=said) as caught:
         await session.generate(image)
     assert len(caught.value.problems) == 1
+    assert await session.problems(image) == list(caught.value.problems)
