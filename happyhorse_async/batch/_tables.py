@@ -15,6 +15,7 @@ import json
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -56,9 +57,7 @@ class Source:
         """The first of those."""
         self._encoding = _known_encoding(encoding)
         self._content = sys.stdin.buffer.read() if source == STANDARD_INPUT else None
-        self._read = self._json if self._content is not None else self._reader(source)
-        if self._content is not None and self._content.lstrip()[:1] not in (b"[", b"{"):
-            self._read = self._csv
+        self._read = self._reader(source) if self._content is None else self._piped(self._content)
 
     @property
     def base(self) -> Path | None:
@@ -98,6 +97,12 @@ class Source:
                 "or .parquet file"
             )
         return reader
+
+    def _piped(self, content: bytes) -> Callable[[], Iterator[TableLine]]:
+        """Return what reads a table whose name says nothing of its kind."""
+        encoding = self._encoding or _marked_encoding(content) or "utf-8"
+        text = content[:SAMPLE].decode(encoding, "replace").lstrip("\ufeff \t\r\n")
+        return self._json if text.startswith(("[", "{")) else self._csv
 
     def _open(self) -> BinaryIO:
         return io.BytesIO(self._content) if self._content is not None else self.path.open("rb")
@@ -161,7 +166,7 @@ class Source:
             if encoding != "utf-8":
                 text = io.TextIOWrapper(file, encoding=encoding, errors="replace").read()
                 file = io.BytesIO(text.removeprefix("\ufeff").encode())
-            first = file.readline().strip()
+            first = next(filter(None, map(bytes.strip, file)), b"")
             file.seek(0)
             if first.startswith(b"[") or first == b"{":
                 yield from _array(file.read())
@@ -270,7 +275,7 @@ _NO_JSON = (ValueError, RecursionError)
 
 def _array(content: bytes) -> Iterator[TableLine]:
     try:
-        rows = json.loads(content)
+        rows = json.loads(content, object_pairs_hook=_named_once)
     except _NO_JSON as error:
         yield TableLine(getattr(error, "lineno", 1), f"is not JSON: {error}")
         return
@@ -283,12 +288,23 @@ def _json_lines(file: BinaryIO) -> Iterator[TableLine]:
         if not line.strip():
             continue
         try:
-            yield TableLine(number, _object(json.loads(line)))
+            yield TableLine(number, _object(json.loads(line, object_pairs_hook=_named_once)))
         except _NO_JSON as error:
             yield TableLine(number, f"is not JSON: {error}")
 
 
+class _Twice(dict[str, Any]):
+    """An object in which a name comes twice: one of its values would be lost."""
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    return row if len(row) == len(pairs) else _Twice(Counter(name for name, _ in pairs))
+
+
 def _object(row: Any) -> dict[str, Any] | str:
+    if isinstance(row, _Twice):
+        return f"the column {max(row, key=row.__getitem__)!r} comes twice"
     return row if isinstance(row, dict) else f"expected a JSON object, got {type(row).__name__}"
 
 

@@ -199,8 +199,9 @@ async def test_a_quotation_mark_that_is_never_closed(tmp_path: Path) -> None:
 async def test_json_arrays_and_single_objects(tmp_path: Path, indent: int | None) -> None:
     """A JSON array is its objects, however it is laid out; an object over many lines is a row."""
     rows = [{"image": LINK, "prompt": "a"}, {"image": LINK, "prompt": "b"}]
-    path = table(tmp_path, json.dumps(rows, indent=indent), "in.json")
-    assert await prompts(path) == ["a", "b"]
+    for before in ("", "\n \r\n"):
+        path = table(tmp_path, before + json.dumps(rows, indent=indent), "in.json")
+        assert await prompts(path) == ["a", "b"]
     assert await prompts(table(tmp_path, json.dumps(rows[0], indent=indent), "in.json")) == ["a"]
     [broken] = await walk(table(tmp_path, "[{]", "in.json"))
     [number] = await walk(table(tmp_path, "[1]", "in.json"))
@@ -208,6 +209,17 @@ async def test_json_arrays_and_single_objects(tmp_path: Path, indent: int | None
     assert "expected a JSON object" in str(number)
 
 
+@pytest.mark.parametrize("layout", ["{}\n{}\n", "[{}, {}]"])
+async def test_a_name_that_comes_twice_spoils_its_object(tmp_path: Path, layout: str) -> None:
+    """Of two prompts in one object nobody knows which is to be paid for, as with two columns."""
+    one = json.dumps({"image": LINK, "prompt": "a"})
+    two = one.removesuffix("}") + ', "prompt": "b"}'
+    twice, good = await walk(table(tmp_path, layout.replace("{}", "%s") % (two, one), "in.json"))
+    assert (type(twice), type(good)) == (BadLine, Row)
+    assert "the column 'prompt' comes twice" in str(twice)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize(
     "content",
     [
@@ -216,9 +228,11 @@ async def test_json_arrays_and_single_objects(tmp_path: Path, indent: int | None
         "".join(json.dumps({"image": LINK, "prompt": p}) + "\n" for p in "ab"),
     ],
 )
-async def test_standard_input(monkeypatch: pytest.MonkeyPatch, content: str) -> None:
-    """`-` is a table from a pipe, of any kind; it can be walked as often as a file."""
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+async def test_standard_input(monkeypatch: pytest.MonkeyPatch, content: str, encoding: str) -> None:
+    """`-` is a table from a pipe, of any kind; it can be walked as often as a file. PowerShell
+    marks what it pipes.
+    """
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode(encoding))))
     manifest = Manifest("-")
     for _ in range(2):
         rows = [row async for row in manifest.rows()]
