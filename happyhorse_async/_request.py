@@ -205,10 +205,18 @@ def require_several(what: str, given: Any, *, asynchronous: bool = True) -> None
         )
 
 
-def require_path(what: str, given: Any) -> None:
-    """Raise `InvalidRequestError` for what is no path."""
+def require_path(what: str, given: Any) -> str:
+    """Return where a relative path begins at this moment: the program may change its folder while
+    it waits. "" for an absolute path, and where the working folder is gone.
+
+    Raises `InvalidRequestError` for what is no path.
+    """
     if not isinstance(given, (str, os.PathLike)):
         raise InvalidRequestError([f"{what}: expected a path, got {given!r:.200}"])
+    try:
+        return "" if os.path.isabs(given) else os.getcwd()
+    except OSError:
+        return ""
 
 
 def require_count(what: str, given: Any, least: int, most: int | None = None) -> None:

@@ -66,10 +66,9 @@ class Session:
     past `network`. Downloads never go through it, because result links are followed under stricter
     rules. `public_url` is where the service can call back, see `webhook_url`.
 
-    Use it with `async with`, or let the first call open it and close it with `aclose()`. It belongs
-    to the event loop that opened it, and may be shared by all tasks of that loop. In another loop
-    its verbs, handles and watches raise `WrongEventLoopError`. Raises `ConfigurationError` at once
-    when something is set up wrongly.
+    Use it with `async with`, or let the first call open it and close it with `aclose()`. All tasks
+    of the event loop that opened it may share it. In another loop its verbs, handles and watches
+    raise `WrongEventLoopError`. Raises `ConfigurationError` at once for wrong settings.
     """
 
     def __init__(
@@ -275,11 +274,12 @@ class Session:
 
         parts = self._open()
         timeout = time_limit(timeout, paid=True)
-        require_path("save_to", save_to)
+        base = require_path("save_to", save_to)
         if (turn := parts.submitter.turn()) is not None:
             await turn
         checked = await self._checked(parts, request, fields, idempotency_key)
-        async with parts.downloader.reserved(save_to, checked, overwrite=overwrite) as place:
+        reserved = parts.downloader.reserved(save_to, checked, base=base, overwrite=overwrite)
+        async with reserved as place:
             with parts.events.work("generate", request=checked):
                 task = await self._submit(parts, checked, idempotency_key, tag)
                 try:

@@ -122,14 +122,20 @@ class TaskHandle:
         `wait` raises, and `DownloadError`; with `overwrite=False` an existing file is never
         touched.
         """
-        require_path("to", to)
+        base = require_path("to", to)
         require_count("index", index, 0)
         with _following(self, self._parts.events):
             timeout = time_limit(timeout)
             until = _end_of(timeout)
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download(
-                task, to, request=self.request, overwrite=overwrite, index=index, until=until
+                task,
+                to,
+                request=self.request,
+                overwrite=overwrite,
+                index=index,
+                base=base,
+                until=until,
             )
 
     async def download_all(
@@ -140,13 +146,13 @@ class TaskHandle:
         timeout: float | None = None,
     ) -> list[Video]:
         """Wait for the task, then save every video that it has, as `download` does."""
-        require_path("to", to)
+        base = require_path("to", to)
         with _following(self, self._parts.events):
             timeout = time_limit(timeout)
             until = _end_of(timeout)
             task = await self.wait(timeout=timeout)
             return await self._parts.downloader.download_all(
-                task, to, request=self.request, overwrite=overwrite, until=until
+                task, to, request=self.request, overwrite=overwrite, base=base, until=until
             )
 
 

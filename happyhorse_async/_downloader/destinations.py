@@ -54,7 +54,7 @@ class Destination:
     bucket: str = ""
     """The link of the bucket; "" for a path."""
     base: str = ""
-    """Where a relative path begins, when that was noted; the program may change its folder."""
+    """Where a relative path begins: the program may change its folder while it waits."""
 
     def __fspath__(self) -> str:
         return self.text
@@ -71,6 +71,11 @@ class Destination:
 
         Raises `DownloadError` for a template that cannot be used.
         """
+        return os.path.join(self.base, self._name(task_id, request, index, several=several))
+
+    def _name(
+        self, task_id: str, request: ImageToVideo | None, index: int, *, several: bool
+    ) -> str:
         if self.exact:
             return self.text
         values = _values(task_id, request, index)
@@ -93,8 +98,8 @@ class Destination:
         return not self.exact and bool({"stem", "seed"} & template_fields(self.text))
 
 
-def look_at(to: str | os.PathLike[str], *, exact: bool = False) -> Destination:
-    """Look at a destination; this looks at the disk.
+def look_at(to: str | os.PathLike[str], *, exact: bool = False, base: str = "") -> Destination:
+    """Look at a destination, which begins at `base` when it is relative; this looks at the disk.
 
     Raises `DownloadError` for what is neither a path nor a link. With `exact` no braces and no
     folders are meant.
@@ -113,7 +118,8 @@ def look_at(to: str | os.PathLike[str], *, exact: bool = False) -> Destination:
         return Destination(key, folder=folder, exact=exact, bucket=bucket)
     if is_foreign_link(text):
         raise _refusal(text, "it is a link, and no object store's: s3://, gs:// and az:// are")
-    return Destination(text, folder=not exact and _is_folder(text), exact=exact)
+    folder = not exact and _is_folder(text, base)
+    return Destination(text, folder=folder, exact=exact, base=base)
 
 
 def is_object_link(to: str) -> bool:
@@ -147,11 +153,11 @@ def _fill(template: str, values: Mapping[str, object]) -> str:
     return filenames.fill(template, values)
 
 
-def _is_folder(to: str) -> bool:
+def _is_folder(to: str, base: str) -> bool:
     return (
         to in ("", ".", "..")
         or to.endswith(("/", os.sep))
-        or (not filenames.is_template(to) and os.path.isdir(to))
+        or (not filenames.is_template(to) and os.path.isdir(os.path.join(base, to)))
     )
 
 

@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from .._concurrency import Closing, Slots, Threads
 from .._dispatcher import Events
 from .._edges import part_notes, sinks
@@ -82,15 +80,16 @@ class Downloader:
         request: ImageToVideo | None = None,
         overwrite: bool = False,
         index: int = 0,
+        base: str = "",
         exact: bool = False,
         until: float | None = None,
     ) -> Video:
         """Save one result of a finished task, verified; raises `DownloadError`.
 
         `to` is a file's path, a folder (it exists, or ends with a slash), a template, or an object
-        store's link. See `TaskHandle.download`. Or it is a place that was `reserved`. With `exact`
-        it names one file, whatever braces are in it. `until`, in the event loop's time, ends the
-        wait for a link that gives nothing.
+        store's link. See `TaskHandle.download`. Or it is a place that was `reserved`. A relative
+        path begins at `base`. With `exact` it names one file, whatever braces are in it. `until`,
+        in the event loop's time, ends the wait for a link that gives nothing.
         """
         return await self._download(
             task,
@@ -98,6 +97,7 @@ class Downloader:
             request,
             overwrite=overwrite,
             index=index,
+            base=base,
             exact=exact,
             until=until,
         )
@@ -109,6 +109,7 @@ class Downloader:
         *,
         request: ImageToVideo | None = None,
         overwrite: bool = False,
+        base: str = "",
         until: float | None = None,
     ) -> list[Video]:
         """Save every result of a finished task; a path or template without {index} is numbered. All
@@ -119,7 +120,7 @@ class Downloader:
         if not task.results:
             # How many there are is known once the first one has been had.
             saved[0] = await self._download(
-                task, to, request, overwrite=overwrite, index=0, until=until
+                task, to, request, overwrite=overwrite, index=0, base=base, until=until
             )
             task = saved[0].task or task
 
@@ -132,6 +133,7 @@ class Downloader:
                     overwrite=overwrite,
                     index=index,
                     several=len(task.results) > 1,
+                    base=base,
                     until=until,
                 )
             except HappyHorseError as error:
@@ -149,15 +151,17 @@ class Downloader:
         to: str | os.PathLike[str],
         request: ImageToVideo | None = None,
         *,
+        base: str = "",
         overwrite: bool = False,
     ) -> Reserved:
         """Keep a place for one caller, who is about to pay for a video that goes there. An async
-        context manager that gives the place.
+        context manager that gives the place. A relative one begins at `base`.
 
         All that can be known of the place is asked before. Raises `DownloadError`, and
         `DestinationExistsError` also when another caller in this process has the same place.
         """
-        return Reserved(self._threads, self._buckets, to, request, overwrite=overwrite)
+        buckets = self._buckets
+        return Reserved(self._threads, buckets, to, request, base=base, overwrite=overwrite)
 
     async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
         """Find the downloads into a folder that did not end, as the function `leftovers` does."""
@@ -172,6 +176,7 @@ class Downloader:
         overwrite: bool,
         index: int,
         several: bool = False,
+        base: str = "",
         exact: bool = False,
         until: float | None = None,
     ) -> Video:
@@ -179,9 +184,8 @@ class Downloader:
         with _facts(path=given, task_id=task.id, charged="yes"):
 
             def name() -> tuple[Destination, str]:
-                place = to if isinstance(to, Destination) else look_at(to, exact=exact)
+                place = to if isinstance(to, Destination) else look_at(to, exact=exact, base=base)
                 path = place.name(task.id, request, index, several=several)
-                path = os.path.join(place.base, path)
                 if place is not to and RESERVED and one_name_of(place, path) in RESERVED:
                     raise _taken(path)
                 return place, path
@@ -276,7 +280,7 @@ class Reserved:
     Ten thousand callers may hold one each for hours. As a generator it would hold more memory.
     """
 
-    __slots__ = ("_buckets", "_kept", "_overwrite", "_request", "_threads", "_to")
+    __slots__ = ("_base", "_buckets", "_kept", "_overwrite", "_request", "_threads", "_to")
 
     def __init__(
         self,
@@ -285,11 +289,13 @@ class Reserved:
         to: str | os.PathLike[str],
         request: ImageToVideo | None,
         *,
+        base: str,
         overwrite: bool,
     ) -> None:
         self._threads = threads
         self._buckets = buckets
         self._to = to
+        self._base = base
         self._request = request
         self._overwrite = overwrite
         self._kept = ""
@@ -313,9 +319,7 @@ class Reserved:
         Return how a video there will be named, and whether it will be just that. A path is asked
         all that the file system can say of it.
         """
-        place = look_at(self._to)
-        if not place.in_store and not os.path.isabs(place.text):
-            place = attrs.evolve(place, base=os.getcwd())
+        place = look_at(self._to, base=self._base)
         path, known = place.planned(self._request)
         if known:
             name = one_name_of(place, path)

@@ -11,6 +11,7 @@ import shutil
 import stat
 import sys
 from collections import namedtuple
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from happyhorse_async import (
     DownloadError,
     ImageToVideo,
     IncompleteDownloadError,
+    Session,
     Video,
 )
 from happyhorse_async._downloader import leftovers
 from happyhorse_async._edges import disk, part_files
-from happyhorse_async.events import Submitted
 from happyhorse_async.sandbox import Fault, Sandbox
+from happyhorse_async.sandbox._service import RequestRecord
 from tests.conftest import no_file_beyond, open_session
 from tests.downloader.conftest import LINK, Kit, check, names_in
 
@@ -485,22 +487,52 @@ async def test_leftovers_are_found_and_finished(kit: Kit, folder: Path) -> None:
     assert leftovers(folder / "none") == []
 
 
+async def generate(session: Session, to: str) -> Video:
+    """Make a video in one call."""
+    return await session.generate(LINK, save_to=to)
+
+
+async def download(session: Session, to: str) -> Video:
+    """Submit, then download."""
+    return await (await session.submit(LINK)).download(to)
+
+
+async def download_all(session: Session, to: str) -> Video:
+    """Submit, then download every video of the task."""
+    [video] = await (await session.submit(LINK)).download_all(to)
+    return video
+
+
+@pytest.mark.parametrize("make", [generate, download, download_all])
+@pytest.mark.parametrize(
+    ("to", "name"), [("videos/{task_id}.mp4", ""), ("videos", "videos"), ("", "")]
+)
 async def test_a_relative_place_stays_where_it_was_when_the_program_changes_its_folder(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Session, str], Awaitable[Video]],
+    to: str,
+    name: str,
 ) -> None:
-    """The video lies where it was asked for, and its path says so, from wherever it is read."""
-    before, after = tmp_path / "before", tmp_path / "after"
-    before.mkdir()
+    """The video lies where it was asked for, and its path says so, from wherever it is read.
+
+    Whether a name is a folder's, and what braces in the working folder's own name mean, is no
+    matter of where the program goes.
+    """
+    before, after = tmp_path / "be{for}e", tmp_path / "after"
+    (before / name).mkdir(parents=True)
     after.mkdir()
     monkeypatch.chdir(before)
     async with open_session(sandbox) as session:
 
-        def leave(event: Submitted) -> None:
-            monkeypatch.chdir(after)
-            sandbox.finish(event.task_id)
+        def leave(asked: RequestRecord) -> None:
+            if "/v1/tasks/" in asked.path:  # it waits
+                monkeypatch.chdir(after)
+                sandbox.finish(sandbox.tasks[0].id)
 
-        session.subscribe(leave, Submitted)
-        video = await session.generate(LINK, save_to="videos/{task_id}.mp4")
-    assert video.path.parent == before / "videos"
+        sandbox.watch_requests(leave)
+        video = await make(session, to)
+    assert video.path == before / to.partition("/")[0] / f"{video.task.id}.mp4"
     assert video.path.stat().st_size == video.size
     assert list(after.iterdir()) == []
