@@ -18,9 +18,14 @@ class TooLargeError(ValueError):
 def decoded(body: bytes, encoding: str, *, most: int) -> bytes:
     """Return a body without its Content-Encoding.
 
+    A JSON object or array under such a label is returned as it is: no encoding begins so. Servers
+    have called the charset an encoding, or said gzip of what was plain.
+
     Raises `TooLargeError` when it has more than `most` bytes at any layer, and `ValueError` when it
     cannot be read.
     """
+    if body[:64].lstrip()[:1] in (b"{", b"["):
+        return body
     layers = [name for name in encoding.lower().replace(",", " ").split() if name != "identity"]
     if len(layers) > MOST_LAYERS:
         raise ValueError(f"{len(layers)} encodings around each other")

@@ -45,17 +45,36 @@ def test_encodings_that_are_asked_for_are_read(encoding: str, body: bytes) -> No
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
-        ("gzip", BODY),
+        ("gzip", b"<html>"),
         ("gzip", gzip.compress(BODY, mtime=0)[:-9]),
         ("deflate", b"\xff\xff\xff"),
-        ("br", BODY),
-        ("gzip, gzip, gzip, gzip", BODY),
+        ("br", b"\x0b\x02\x80ok\x03"),
+        ("gzip, gzip, gzip, gzip", gzip.compress(BODY)),
     ],
 )
 def test_what_cannot_be_read_is_a_value_error(encoding: str, body: bytes) -> None:
     """Also what was cut off, which some libraries take for whole."""
     with pytest.raises(ValueError):
         decoded(body, encoding, most=1000)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "none", "aws-chunked", "gzip", "deflate", "br"])
+@pytest.mark.parametrize("body", [BODY, b"\r\n" + BODY, b"[1]"])
+def test_plain_json_is_read_whatever_its_label_says(encoding: str, body: bytes) -> None:
+    """A task that was paid for is not lost because a server calls UTF-8 an encoding."""
+    assert decoded(body, encoding, most=1000) == body
+
+
+@given(st.binary(min_size=1, max_size=300))
+def test_no_compressed_json_looks_like_plain_json(rest: bytes) -> None:
+    """What is compressed is always read as such, in each form."""
+    body = b"{" + rest
+    for encoding, compressed in (
+        ("gzip", gzip.compress(body)),
+        ("deflate", zlib.compress(body)),
+        ("deflate", raw_deflate(body)),
+    ):
+        assert decoded(compressed, encoding, most=1000) == body
 
 
 @pytest.mark.parametrize("layers", [1, 2])
