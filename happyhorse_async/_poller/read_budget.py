@@ -27,13 +27,11 @@ LONGEST_PAUSE = 600.0
 
 
 def is_refusal(error: HappyHorseError) -> bool:
-    """Return whether the service itself refuses the request; a gateway's page says nothing."""
-    return (
-        isinstance(error, APIStatusError)
-        and error.own_body
-        and 400 <= error.status < 500
-        and error.status not in (408, 425, 429)
-    )
+    """Return whether the service itself refuses the request for good. A gateway's page says
+    nothing, and what asks to be tried again is no refusal.
+    """
+    refused = isinstance(error, APIStatusError) and error.own_body and 400 <= error.status < 500
+    return refused and not retry.worth_retrying(error)
 
 
 class ReadBudget:

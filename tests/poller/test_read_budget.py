@@ -9,7 +9,7 @@ import pytest
 
 from happyhorse_async import Polling, RetryPolicy, Session
 from happyhorse_async._poller.read_budget import ReadBudget
-from happyhorse_async.errors import InternalServerError, RateLimitError
+from happyhorse_async.errors import APIStatusError, InternalServerError, RateLimitError
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.poller.test_waiting import submitted
 
@@ -60,6 +60,17 @@ def test_a_limit_on_reads_is_found_and_kept(most: int, retry_after: float | None
     )
     assert whole[0] - early[0] > 0.85 * most * 270
     assert whole[1] - early[1] < 0.03 * whole[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [(401, "unauthorized", True), (421, "misdirected", False), (400, "model_unavailable", False)],
+)
+def test_waiters_are_told_of_what_stays_refused(status: int, code: str, told: bool) -> None:
+    """Five refusals in a row are the service's word, but none that asks to be tried again."""
+    budget = ReadBudget(Polling(), RetryPolicy())
+    error = APIStatusError("no", status=status, code=code, own_body=True)
+    assert any(budget.failed(error, float(n), float(n)) for n in range(10)) is told
 
 
 def test_without_a_refusal_the_users_own_rate_counts() -> None:
