@@ -122,6 +122,15 @@ def look_at(to: str | os.PathLike[str], *, exact: bool = False, base: str = "") 
     return Destination(text, folder=folder, exact=exact, base=base)
 
 
+def as_named(path: Path, base: str) -> Path:
+    """Return a path as its caller named it, unless the program has changed its folder meanwhile."""
+    try:
+        leads_there = bool(base) and os.getcwd() == base and path.is_relative_to(base)
+    except OSError:  # the working folder is gone
+        leads_there = False
+    return path.relative_to(base) if leads_there else path
+
+
 def is_object_link(to: str) -> bool:
     """Whether a destination is in an object store."""
     scheme, mark, _ = to.partition("://")

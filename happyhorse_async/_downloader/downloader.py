@@ -24,7 +24,7 @@ from .._video import Video
 from ..errors import DestinationExistsError, HappyHorseError, SessionClosedError
 from ..events import LinkExpiring, Saved
 from . import destinations
-from .destinations import RESERVED, Destination, look_at, one_name_of
+from .destinations import RESERVED, Destination, as_named, look_at, one_name_of
 from .transfer import Transfer, Verified
 
 if TYPE_CHECKING:
@@ -210,7 +210,8 @@ class Downloader:
                 with self._events.work("download", task_id=task.id) as learned:
                     verified = await transfer.run()
                     learned.update(bytes=verified.size, resumed=transfer.resumed)
-        video = _video(verified, transfer.task, request, path, url)
+        named = as_named(path, to.base if isinstance(to, Destination) else base)
+        video = _video(verified, transfer.task, request, named, url)
         self._events.emit(Saved(video=video))
         return video
 

@@ -536,3 +536,24 @@ async def test_a_relative_place_stays_where_it_was_when_the_program_changes_its_
     assert video.path == before / to.partition("/")[0] / f"{video.task.id}.mp4"
     assert video.path.stat().st_size == video.size
     assert list(after.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [generate, download, download_all])
+async def test_a_path_is_told_as_it_was_given(
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Session, str], Awaitable[Video]],
+) -> None:
+    """Where the program stays in its folder, a relative place gives a relative path."""
+    monkeypatch.chdir(tmp_path)
+
+    def finish(asked: RequestRecord) -> None:
+        if "/v1/tasks/" in asked.path:
+            sandbox.finish(sandbox.tasks[0].id)
+
+    sandbox.watch_requests(finish)
+    async with open_session(sandbox) as session:
+        video = await make(session, "out/../out/cat.mp4")
+    assert video.path == Path("out/../out/cat.mp4")
+    assert video.path.stat().st_size == video.size

@@ -218,16 +218,17 @@ async def test_cancelling_while_connecting_is_immediate_and_free() -> None:
 
     server = await asyncio.start_server(hear, "127.0.0.1")
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, Session("a-key", base_url=url, timeouts=Timeouts(connect=60)) as session:
-        caller = asyncio.create_task(session.submit(LINK))
-        with anyio.fail_after(100):
-            await greeted.wait()
-            caller.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await caller
-        assert session.orphans == []
-    for writer in held:
-        writer.close()
+    async with server:
+        async with Session("a-key", base_url=url, timeouts=Timeouts(connect=60)) as session:
+            caller = asyncio.create_task(session.submit(LINK))
+            with anyio.fail_after(100):
+                await greeted.wait()
+                caller.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await caller
+            assert session.orphans == []
+        for writer in held:  # a server waits for its connections
+            writer.close()
 
 
 @pytest.mark.parametrize("turns", range(0, 40, 3))
