@@ -49,6 +49,11 @@ class Parts:
         self._closing: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop = _running_loop()
         """The event loop in which everything here lives."""
+        if getattr(settings.http, "_loop", self.loop) is not self.loop:
+            raise WrongEventLoopError(
+                "the client that was given as http= was made in another event loop",
+                next_step="Make the aiohttp.ClientSession in the event loop of the Session.",
+            )
         self._route = Route(settings.network)  # first: it raises for certificates of no use
         self._life = close_with_loop(self._close)
         self.events: Events = Events()

@@ -37,7 +37,10 @@ class Secret(str):
         return "'***'"
 
     def __reduce__(self) -> Any:
-        raise TypeError("a secret is not pickled")
+        raise TypeError(
+            "a key is not pickled, and so no session and nothing that works with one: make a "
+            "Session in the other process, and pass task ids to it"
+        )
 
 
 def _kind(kind: type, example: str = "") -> Validator:

@@ -32,6 +32,7 @@ from happyhorse_async import (
     TaskNotFoundError,
     UnreadableAnswerError,
     WaitTimeoutError,
+    WrongEventLoopError,
 )
 from happyhorse_async.events import Retrying, Submitted
 from happyhorse_async.sandbox import Fault, Sandbox
@@ -480,6 +481,31 @@ async def test_a_borrowed_client_is_used_and_left_open(sandbox: Sandbox) -> None
             await session.credits()
         assert not client.closed
     assert sandbox.requests[-1].headers["X-Mine"] == "yes"
+
+
+async def test_a_borrowed_client_of_another_loop_is_refused(sandbox: Sandbox) -> None:
+    """A client that was made in another asyncio.run is named at once; nothing is sent."""
+
+    async def made() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession()
+
+    client = await asyncio.to_thread(asyncio.run, made())
+    session = open_session(sandbox, http=client)
+    with pytest.raises(WrongEventLoopError, match="http=") as refused:
+        await session.submit(LINK)
+    assert "in the event loop of the Session" in str(refused.value.next_step)
+    assert refused.value.charged == "no"
+    assert sandbox.requests == []
+    await client.close()
+
+
+async def test_a_borrowed_client_that_was_closed_is_named(sandbox: Sandbox) -> None:
+    """Its owner has closed it: the error says so, and does not blame the session alone."""
+    async with aiohttp.ClientSession() as client:
+        session = open_session(sandbox, http=client)
+    with pytest.raises(SessionClosedError, match="the client given as http="):
+        await session.credits()
+    await session.aclose()
 
 
 async def test_a_borrowed_client_that_raises_for_errors_changes_nothing(sandbox: Sandbox) -> None:

@@ -163,7 +163,7 @@ class Http:
         """
         if self._closed or (self._pool is None and self._client.closed):
             raise SessionClosedError(
-                "the session was closed while the call was waiting for its turn"
+                "the session, or the client given as http=, was closed before the call could leave"
             )
         tracked = (
             TrackedBody(body, content_type="application/json") if isinstance(body, bytes) else body
