@@ -28,6 +28,7 @@ from ...batch._late_charges import LateCharges
 from ...batch._outcome import Outcome
 from ...batch._videos import VideoFolder
 from ...errors import ConfigurationError, LedgerError
+from ._cancelled import Cancelled
 from ._connection import reaching
 from ._keeper import keeper_of
 from ._ledger import ClusterLedger
@@ -91,6 +92,7 @@ class Worker:
         self._emptied = asyncio.Event()
         self._charges: LateCharges | None = None
         self._ledger: ClusterLedger
+        self._cancelled: Cancelled
         self._follower: Follower
 
     @property
@@ -155,6 +157,7 @@ class Worker:
             on_stop=self._halt,
         )
         self._charges = self._follower.charges
+        self._cancelled = Cancelled(self._ledger, self._videos, self._told)
         self._parts.submitter.ask_before_sending(self._pace.permit)
 
     async def _slots(self, lead: float, span: float) -> tuple[float, float]:
@@ -198,6 +201,7 @@ class Worker:
         others: list[asyncio.Future[Any]] = [
             asyncio.ensure_future(self._keeper.keep()),
             asyncio.ensure_future(self._look()),
+            asyncio.ensure_future(self._cancelled.heed(OWED)),
             asyncio.ensure_future(asyncio.shield(self._ledger.lost)),
         ]
         try:
@@ -309,6 +313,8 @@ class Worker:
                     return "taken over"
                 if await self._ledger.call_cluster("leave", seq):
                     return "replaced"
+                if await self._cancelled.end(seq):
+                    return "cancelled"
             tries += 1
             await self._follower.pause(retry.pause_before(LATER, tries, None, 0.5))
         return ""

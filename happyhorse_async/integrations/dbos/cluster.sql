@@ -183,8 +183,9 @@ SELECT unfinished, budget, spent, reserved FROM limits FOR UPDATE;
 SELECT count(*) FROM jobs WHERE state IN ('submitting', 'running') OR (state = 'unknown' AND ended > ?);
 
 -- name: standing
--- Which of some jobs are in a worker's hands, and which of them have been let in already.
-SELECT seq, state = 'submitting' AND jobs.key = v.value->>1, superseded = 1 AND state = 'new'
+-- Which of some jobs are in a worker's hands, which of them have been let in already, and which were replaced or cancelled before that.
+SELECT seq, state = 'submitting' AND jobs.key = v.value->>1, state = 'new' AND (superseded = 1
+    OR EXISTS (SELECT 1 FROM dbos.workflow_status AS w WHERE w.workflow_uuid = jobs.workflow AND w.status = 'CANCELLED'))
     FROM json_array_elements(?::json) AS v JOIN jobs ON jobs.seq = (v.value->>0)::bigint WHERE jobs.worker = ?;
 
 -- name: set-limits
@@ -206,6 +207,17 @@ UPDATE jobs SET state = 'submitting', ended = NULL, ended_run = 0 WHERE seq = ?;
 -- name: leave
 -- A job that another request has replaced before anything of it was sent has nothing to do any more.
 UPDATE jobs SET worker = NULL, workflow = NULL WHERE seq = ? AND superseded = 1 AND state = 'new' RETURNING seq;
+
+-- name: end-cancelled
+-- Somebody has cancelled these jobs' workflows with DBOS's own tools, before anything of them was submitted. Nobody has them in hand,
+-- except for one that its worker names.
+UPDATE jobs SET state = 'failed', error = ?, ended = ?, worker = NULL WHERE state = 'new' AND (worker IS NULL OR seq = ?)
+    AND workflow IN (SELECT workflow_uuid FROM dbos.workflow_status WHERE status = 'CANCELLED') RETURNING {job};
+
+-- name: take-cancelled
+-- The same after that: a video that is, or may be, paid for is not given up. Two workers never take the same one.
+UPDATE jobs SET worker = ? WHERE state IN ('submitting', 'running', 'completed') AND worker IS NULL
+    AND workflow IN (SELECT workflow_uuid FROM dbos.workflow_status WHERE status = 'CANCELLED') RETURNING workflow;
 
 -- name: orphans
 -- Where the jobs of some workflows stand, and those that a worker had in its hands.
