@@ -193,11 +193,12 @@ class Http:
                 if body is None:
                     body = await read_whole(response, self._most)
                 answer = self._answer(response, body)
-                if len(answer.body) > LARGE:
-                    harmless = await asyncio.to_thread(_harmless, answer.body, self._redactor)
-                    answer = Answer(answer.status, answer.headers, harmless)
-                self._note(url, answer)
-                return answer
+            # Outside of the limit: what is whole is never too late, also when threads are busy.
+            if len(answer.body) > LARGE:
+                harmless = await asyncio.to_thread(_harmless, answer.body, self._redactor)
+                answer = Answer(answer.status, answer.headers, harmless)
+            self._note(url, answer)
+            return answer
         except HappyHorseError:  # ours may be foreign by one of their bases
             raise
         except FOREIGN_ERRORS as error:
@@ -274,7 +275,6 @@ class Http:
             raise unreadable(answer, f"has an encoding that cannot be read: {error}") from None
         if len(body) > most:
             raise _too_large(response.status, headers, most)
-        # A large one is looked at in a thread, by the caller.
         return Answer(response.status, headers, redactor.body(body) if len(body) <= LARGE else body)
 
     def _limit(self, seconds: float | None) -> AbstractContextManager[None]:
