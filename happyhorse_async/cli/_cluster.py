@@ -115,11 +115,15 @@ def enqueue(
     """
     if (source is None) == (from_folder is None):
         raise typer.BadParameter("give a SOURCE, or a folder with --from")
+    if from_folder is not None and out is not None:
+        raise typer.BadParameter("--from: its videos stay where they are; leave --out away")
 
     async def work() -> int:
         from ..batch._manifest import Manifest
 
         cluster = _cluster(database)
+        if out is not None:
+            cluster.refuse_place(out)
         limits: dict[str, Any] = {
             "unfinished": max_unfinished,
             "rate": max_per_second,

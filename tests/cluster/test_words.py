@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import traceback
 from pathlib import Path
@@ -10,7 +11,7 @@ import attrs
 import pytest
 from typer.testing import CliRunner
 
-from happyhorse_async import ConfigurationError
+from happyhorse_async import ConfigurationError, ImageToVideo
 from happyhorse_async._rules.lifecycle import JobState
 from happyhorse_async.batch._jobs import CHANGES, COLUMNS
 from happyhorse_async.batch._outcome import Totals
@@ -25,6 +26,8 @@ from happyhorse_async.integrations.dbos import (
 from happyhorse_async.integrations.dbos._cluster import folder_of, place_of
 from happyhorse_async.integrations.dbos._connection import check_url, cluster_queries
 from happyhorse_async.integrations.dbos._database import _FIXED, ClusterDatabase
+from happyhorse_async.integrations.dbos._enqueue import prepare
+from tests.cluster.support import rows
 
 OVERVIEW = ClusterOverview(
     out="/videos",
@@ -139,6 +142,7 @@ def test_sqlite_understands_every_query(tmp_path: Path) -> None:
     Those over locks of PostgreSQL's own are none of SQLite's.
     """
     database = ClusterDatabase(f"sqlite:///{tmp_path / 'night.db'}")
+    prepare(database.url)  # some look into DBOS's own tables
     shown = cluster_queries()["where-shown"]
     filled = {"where": shown, "shown": shown, "state": "failed", "sets": "state = 'new'"}
     filled |= {"names": "id", "values": "v.value->>0"}
@@ -147,3 +151,42 @@ def test_sqlite_understands_every_query(tmp_path: Path) -> None:
             whole = sql.format_map(filled)
             database._db.execute(f"EXPLAIN {whole}", ["[]"] * whole.count("?"))
     database.close()
+
+
+@pytest.mark.parametrize(
+    "out", ["{}/file", "{}/file/videos", "https://example.com/videos", "s3:/bucket", "{}/a\0b"]
+)
+@pytest.mark.parametrize("database", ["sqlite:///{}/night.db", "postgresql://127.0.0.1:1/x"])
+def test_a_place_that_is_no_folder_is_refused_before_anything_is_entered(
+    tmp_path: Path, out: str, database: str
+) -> None:
+    """The command says it at once, and not each worker later; from code too nothing is entered."""
+    (tmp_path / "file").write_text("mine")
+    table = rows(tmp_path / "rows.jsonl", 1)
+    link, place = database.format(tmp_path), out.format(tmp_path)
+    words = ("cluster", "enqueue", str(table), "--yes", "--database", link, "--out", place)
+    told = CliRunner().invoke(app, words)
+    assert (told.exit_code, "--out" in told.output) == (2, True)
+    with pytest.raises(ConfigurationError, match="--out"):
+        Cluster(link).refuse_place(place)
+    if link.startswith("sqlite"):
+        assert not (tmp_path / "night.db").exists()
+        with pytest.raises(ConfigurationError, match="--out"):
+            asyncio.run(Cluster(link).enqueue([ImageToVideo("https://example.com/a")], out=place))
+        assert not asyncio.run(Cluster(link).overview()).totals.jobs
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_that_only_workers_see_is_not_refused(tmp_path: Path) -> None:
+    """Who enters need not have it. A quick try's worker is here, and cannot make it."""
+    there = "/proc/shared/videos"
+    Cluster("postgresql://host/name").refuse_place(there)
+    with pytest.raises(ConfigurationError, match="--out"):
+        Cluster(f"sqlite:///{tmp_path}/night.db").refuse_place(there)
+
+
+def test_a_folder_s_batch_leaves_its_videos_where_they_are() -> None:
+    """With --from no other place can be said: it would not be heeded."""
+    words = ("cluster", "enqueue", "--from", "videos", "--out", "elsewhere")
+    told = CliRunner().invoke(app, words)
+    assert (told.exit_code, "leave --out away" in told.output) == (2, True)

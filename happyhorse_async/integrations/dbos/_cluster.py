@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..._downloader.destinations import is_object_link
+from ..._downloader.destinations import is_object_link, look_at, refuse_unwritable
 from ..._rules.lifecycle import JobState
 from ..._rules.numbers import to_credits
 from ...batch._admission import Input
@@ -22,7 +22,7 @@ from ...batch._database import STORE, Database
 from ...batch._outcome import Outcome, Totals
 from ...batch._videos import StoreFolder, VideoFolder
 from ...batch.report import PACE_SECONDS, write_reports_of
-from ...errors import ConfigurationError, HappyHorseError, LedgerError
+from ...errors import ConfigurationError, DownloadError, HappyHorseError, LedgerError
 from ._connection import LostError, check_url, cluster_errors, reaching
 from ._database import ClusterDatabase
 from ._ledger import ClusterLedger
@@ -111,6 +111,12 @@ class Cluster:
             await ledger.call_cluster(
                 "set_limits", unfinished=unfinished, rate=rate, credits=credits
             )
+
+    def refuse_place(self, out: str | os.PathLike[str]) -> None:
+        """Raise `ConfigurationError` for a place in which no worker can save videos, as far as this
+        machine can tell. Reads the disk; `enqueue` asks too.
+        """
+        _refuse(out, here=is_sqlite(self.url))
 
     async def enqueue(
         self,
@@ -225,7 +231,8 @@ class Cluster:
         async with self._open() as ledger:
             with reaching():
                 await asyncio.to_thread(prepare, self.url)
-            videos = await _bound(ledger, out, strangers)
+            here = is_sqlite(self.url)
+            videos = await _bound(ledger, out, strangers, here=here)
             run = await ledger.call(lambda database: database.begin_run())
             enqueuer = await asyncio.to_thread(Enqueuer, self.url, ledger, videos, run)
             how = "failed"
@@ -304,6 +311,8 @@ async def _bound(
     ledger: ClusterLedger,
     out: str | os.PathLike[str] | None,
     strangers: Sequence[str] | None,
+    *,
+    here: bool,
 ) -> VideoFolder:
     """Return where the videos go, said once for the whole batch.
 
@@ -318,6 +327,8 @@ async def _bound(
         )
 
     def look() -> tuple[VideoFolder, list[str]]:
+        if known is None:
+            _refuse(out or wanted, here=here)
         videos = videos_at(wanted)
         videos.look()
         return videos, videos.names()
@@ -342,6 +353,25 @@ def place_of(out: str | os.PathLike[str]) -> str:
     """Return a place as it is noted: an absolute path, or a link without a slash at its end."""
     text = os.fspath(out)
     return text.rstrip("/") if is_object_link(text) else os.path.abspath(text)
+
+
+def _refuse(out: str | os.PathLike[str], *, here: bool) -> None:
+    """Raise `ConfigurationError` for a place in which no worker can save videos; looks at the disk.
+
+    Of a folder that other machines see this one knows only what is no folder, and all of it when
+    the worker is to be `here`.
+    """
+    try:
+        if look_at(out, exact=True).in_store:
+            return
+        folder = Path(place_of(out))
+        existing = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+        if here or not existing.is_dir():
+            refuse_unwritable(folder, f"a video in {folder}")
+    except DownloadError as error:
+        raise ConfigurationError(
+            f"--out: {error}", next_step="Choose another folder with --out."
+        ) from None
 
 
 def videos_at(place: str) -> VideoFolder:
