@@ -164,7 +164,7 @@ def _notes_in(folder: Path) -> Iterator[Path]:
                         waiting.append(entry.path)
                     elif entry.name.endswith(filenames.NOTE_SUFFIX):
                         yield Path(entry.path)
-        except OSError:
+        except (OSError, ValueError):  # the latter for what no path can be
             continue
 
 

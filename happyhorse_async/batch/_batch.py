@@ -247,10 +247,9 @@ def _take(lock: FolderLock, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.take()
-    except OSError as error:
-        raise LedgerError(
-            f"nothing can be written in {folder}: {error.strerror or error}"
-        ) from error
+    except (OSError, ValueError) as error:  # the latter for what no path can be
+        why = getattr(error, "strerror", None) or error
+        raise LedgerError(f"nothing can be written in {folder}: {why}") from error
 
 
 # --- Whose tasks a ledger knows. Another account's key would find none of them and pay for all

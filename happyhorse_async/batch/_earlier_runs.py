@@ -10,6 +10,7 @@ from ._admission import candidate_of, path_key, stamps_of
 from ._database import LEDGER_NAME, Database
 from ._identity import twin_id
 from ._jobs import Job
+from ._ledger_file import is_there
 
 PAID = (JobState.RUNNING, JobState.COMPLETED, JobState.SAVED)
 """States of jobs that cost nothing more."""
@@ -23,7 +24,7 @@ class EarlierRuns:
 
     def __init__(self, folder: Path, *, retry: bool) -> None:
         path = folder / LEDGER_NAME
-        self._database = Database(path, read_only=True) if path.exists() else None
+        self._database = Database(path, read_only=True) if is_there(path) else None
         self._retry = retry
         self._seen: dict[str, int] = {}
 

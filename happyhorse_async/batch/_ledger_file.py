@@ -6,6 +6,7 @@ ledger is made under another name, so that a file with its name is always a whol
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -68,6 +69,19 @@ def log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
+def is_there(path: Path) -> bool:
+    """Return whether there may be anything at a ledger's place. Who opens what cannot be looked at
+    is told why.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return True
+
+
 def look_at_file(path: Path, *, newest: int) -> bool:
     """Look whether the file at a ledger's place is a ledger, and touch nothing.
 
@@ -89,8 +103,9 @@ def look_at_file(path: Path, *, newest: int) -> bool:
                 f"Put {path.name} back beside it, from where the folder was copied or moved.",
             ) from None
         return False
-    except OSError as error:
-        raise _refused(f"{path} cannot be read: {error.strerror or error}", _OTHER) from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise _refused(f"{path} cannot be read: {why}", _OTHER) from error
     if not stat.S_ISREG(facts.st_mode):
         raise _refused(f"{path} is no file, and the ledger would have this name", _OTHER)
     if not facts.st_size:

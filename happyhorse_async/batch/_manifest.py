@@ -37,7 +37,7 @@ from .._edges.local_images import file_problems
 from .._formats import images
 from .._formats.urls import looks_like_link
 from .._request import ImageToVideo
-from ..errors import InvalidRequestError
+from ..errors import ConfigurationError, InvalidRequestError
 from ._jobs import Job
 from ._sweep import combinations_of, varied
 from ._tables import FIELDS, IMAGE_COLUMNS, Source, TableLine, meaning, near_miss
@@ -94,7 +94,11 @@ class Manifest:
         vary: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self.source = str(source)
-        self._source = Source(self.source, encoding=encoding)
+        try:
+            self._source = Source(self.source, encoding=encoding)
+        except OSError as error:  # its folder may not be entered, or its name is too long
+            reason = error.strerror or error
+            raise ConfigurationError(f"{self.source!r:.200} cannot be read: {reason}") from error
         self._ignore_unknown = ignore_unknown
         self._combinations = combinations_of(vary or {})
         self._defaults = {

@@ -298,8 +298,9 @@ def _refuse_strange(folder: Path) -> None:
     A name that was mistyped is wrong input, and must not become a new batch.
     """
     from ..batch._database import LEDGER_NAME
+    from ..batch._ledger_file import is_there
 
-    if not (folder / LEDGER_NAME).exists():
+    if not is_there(folder / LEDGER_NAME):
         raise ConfigurationError(
             f"there is no ledger in {folder}",
             next_step="Give the folder that `batch run` was given with --out.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
@@ -151,14 +152,15 @@ def generate(
 def _paths(images: Sequence[str], out: Path) -> list[Path]:
     """Return where each video goes; raises `ConfigurationError` for what is for another command."""
     for image in images:
-        path = Path(image)
-        if path.is_dir() or (not path.exists() and glob.has_magic(image) and glob.glob(image)):
-            kind = "a folder" if path.is_dir() else "a pattern"
+        # A path that cannot be looked at is no folder: the look at the image says what is wrong.
+        is_folder = os.path.isdir(image)
+        if is_folder or (not os.path.exists(image) and glob.has_magic(image) and glob.glob(image)):
+            kind = "a folder" if is_folder else "a pattern"
             raise ConfigurationError(
                 f"{image} is {kind}, and generate takes images",
                 next_step=f"For a video of every image in it: happyhorse batch run {image!r}",
             )
-    if out.suffix.lower() == ".mp4" and not out.is_dir():
+    if out.suffix.lower() == ".mp4" and not os.path.isdir(out):
         if len(images) > 1:
             raise ConfigurationError(
                 f"--out: {out} is one file, and there are {len(images)} images",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -279,7 +280,7 @@ def download(
         raise typer.Exit(Exit.WRONG_INPUT)
 
     async def work() -> int:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise ConfigurationError(
                 f"{folder} is no folder", next_step="Give the folder with the .part files."
             )
@@ -303,7 +304,7 @@ def _resumes() -> None:
 
 def _one_file(ids: Sequence[str], out: Path) -> bool:
     """Whether --out is a file; raises `ConfigurationError` when it is one for several tasks."""
-    if out.suffix.lower() != ".mp4" or out.is_dir():
+    if out.suffix.lower() != ".mp4" or os.path.isdir(out):
         return False
     if len(ids) > 1:
         raise ConfigurationError(

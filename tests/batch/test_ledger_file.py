@@ -386,3 +386,10 @@ def test_a_ledger_is_read_where_nobody_may_write(shared: Path, closed: bool) -> 
     if not closed:
         with suppress(LedgerError):
             database.close()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "a" * 300])
+def test_no_ledger_is_where_no_path_can_be(tmp_path: Path, name: str) -> None:
+    """A report of such a folder is refused in this package's words."""
+    with pytest.raises(LedgerError, match="cannot be read"):
+        write_reports(tmp_path / name, ["csv"])

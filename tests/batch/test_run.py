@@ -560,6 +560,15 @@ async def test_one_run_at_a_time(sandbox: Sandbox, session: Session, tmp_path: P
         batch.run(rows(1))
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "a" * 300])
+async def test_a_folder_that_no_path_can_be(session: Session, tmp_path: Path, name: str) -> None:
+    """The batch says that nothing can be written there; nothing is left to finish in it."""
+    with pytest.raises(LedgerError, match="nothing can be written in"):
+        async with session.batch(f"{tmp_path}/{name}"):
+            pytest.fail("it was opened")
+    assert await session.leftovers(f"{tmp_path}/{name}") == []
+
+
 async def test_one_service_for_a_folder(session: Session, tmp_path: Path) -> None:
     """A folder of one service's tasks is refused to a session that speaks to another."""
     async with session.batch(tmp_path):

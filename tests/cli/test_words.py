@@ -14,6 +14,9 @@ from tests.cli.process import LINK, happyhorse
 
 pytestmark = pytest.mark.anyio
 
+TOO_LONG = "a" * 300
+"""No file can have this name, so none can be looked at, as in a folder that may not be entered."""
+
 
 @pytest.fixture
 async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
@@ -38,6 +41,12 @@ async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
         ("sandbox --port 99999", "--port"),
         ("generate cat.jpg --max-credits inf --yes", "credits"),
         ("generate cat.jpg --out file:///tmp/videos --yes", "is a link"),
+        (f"generate {TOO_LONG}.png --yes", "File name too long"),
+        (f"generate {LINK} --out {TOO_LONG}.mp4 --yes", "File name too long"),
+        (f"download {TOO_LONG} --resume", "is no folder"),
+        (f"batch run {TOO_LONG}.csv --out videos --yes", "File name too long"),
+        (f"batch run {TOO_LONG} --out videos --yes", "File name too long"),
+        (f"batch status {TOO_LONG}", "no ledger in"),
     ],
 )
 async def test_wrong_words_and_folders(

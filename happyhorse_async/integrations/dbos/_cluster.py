@@ -290,7 +290,7 @@ def _looked_at(place: str) -> VideoFolder | None:
     """Return the videos of a place as they lie there; None for a folder that is not on this
     machine.
     """
-    if not is_object_link(place) and not Path(place).is_dir():
+    if not is_object_link(place) and not os.path.isdir(place):
         return None
     videos = videos_at(place)
     videos.look()

@@ -39,6 +39,7 @@ from ...batch._admission import (
 from ...batch._database import LEDGER_NAME, STORE, Database
 from ...batch._identity import key_of
 from ...batch._jobs import COLUMNS, Job, JobRow
+from ...batch._ledger_file import is_there
 from ...batch._videos import VideoFolder
 from ...errors import DestinationExistsError, InvalidRequestError, LedgerError
 from ._connection import LostError, cluster_errors
@@ -208,7 +209,7 @@ class OpenFolder:
     """A folder's batch that this process alone has, until it is closed. Blocks."""
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / LEDGER_NAME).exists():
+        if not is_there(folder / LEDGER_NAME):
             raise LedgerError(
                 f"there is no ledger in {folder}",
                 next_step="Give the folder that `batch run` was given.",
