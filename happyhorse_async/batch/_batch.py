@@ -168,6 +168,7 @@ class Batch:
         ended in an earlier run are told again (`Outcome.resumed`). With `retry_failed` those that
         failed begin again, which costs money again.
 
+        Leaving the loop early ends nothing: `aclose()` of what this returns does, and the batch's.
         After the last outcome the iteration raises whatever stopped the batch before its end. That
         is a refused key, no credits left, a budget that is used up, a service that cannot be
         reached. What was not submitted stays for the next run. One request instead of several is an
@@ -198,7 +199,9 @@ class Batch:
             )
         if self._outcomes is not None and not self._outcomes.over:
             raise HappyHorseError(
-                "a run of this batch is going on already: take its outcomes to the end, or close it"
+                "a run of this batch is going on already, also when its loop was left early",
+                next_step="Take its outcomes to the end, or end it before: `async with "
+                "contextlib.aclosing(batch.run(requests)) as outcomes`.",
             )
         self._outcomes = Outcomes(
             self._parts,

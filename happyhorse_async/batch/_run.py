@@ -63,8 +63,8 @@ class Outcomes:
         self._feeding: asyncio.Task[None] | None = None
         self._stop_asked = False
         self._failure: BaseException | None = None
-        self.over: bool = False
-        """Whether the run has ended."""
+        self._over = False
+        """Nobody gets a further outcome."""
 
     # --- for who iterates -------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ class Outcomes:
 
     async def __anext__(self) -> Outcome:
         self._parts.here()
-        if self._task is None and not self.over:
+        if self._task is None and not self._over:
             self._parts.require_open()
             self._task = self._parts.background.start(self._drive(), name="batch", for_caller=True)
             self._task.add_done_callback(self._ended)
@@ -82,11 +82,16 @@ class Outcomes:
             self._run.tokens.release()
             return outcome
         self._run.told.put_nowait(None)  # for whoever else asks
-        self.over = True
+        self._over = True
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
         raise StopAsyncIteration
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended, with all that it had in hand."""
+        return self._over and (self._task is None or self._task.done())
 
     def stop(self) -> None:
         """Submit nothing new from now on, and finish what is paid for."""
@@ -98,7 +103,7 @@ class Outcomes:
         """End the run at once. What has left is known to the ledger by its key, and found again by
         the next run.
         """
-        self.over = True
+        self._over = True
         task = self._task
         if task is not None and not task.done():
             task.cancel()
@@ -126,7 +131,7 @@ class Outcomes:
             await to_the_end(asyncio.ensure_future(self._note_end(how)))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() and not self.over:
+        if task.cancelled() and not self._over:
             self._failure = _closed()  # also when it had not begun
         self._run.told.put_nowait(None)
 

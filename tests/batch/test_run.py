@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import aclosing, closing
 from pathlib import Path
 
 import attrs
@@ -488,6 +488,30 @@ async def test_leaving_early(sandbox: Sandbox, session: Session, tmp_path: Path)
     paid = sandbox.paid
     assert paid < 50
     assert {outcome.ok for outcome in await run(session, tmp_path, rows(50))} == {True}
+    assert sandbox.paid == 50
+
+
+async def test_a_run_that_was_left_early_is_ended_before_the_next_one(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """A loop that is left goes on behind; the refusal of another run says how to end it, and so it
+    goes on in the same batch.
+    """
+    async with session.batch(tmp_path, max_in_flight=8) as batch:
+        async with aclosing(batch.run(rows(50))) as outcomes:
+            async for _ in outcomes:
+                break
+            with pytest.raises(HappyHorseError, match="going on already") as refused:
+                batch.run(rows(50))
+            ending = asyncio.ensure_future(outcomes.aclose())
+            await asyncio.sleep(0)
+            with pytest.raises(HappyHorseError, match="going on already"):
+                batch.run(rows(50))  # not before the first one lets go of its jobs
+            await ending
+        assert "aclosing" in refused.value.next_step
+        assert sandbox.paid < 50
+        assert {outcome.ok async for outcome in batch.run(rows(50))} == {True}
+        assert (await batch.totals()).states == {JobState.SAVED: 50}
     assert sandbox.paid == 50
 
 
