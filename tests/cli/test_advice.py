@@ -53,7 +53,13 @@ def texts(node: ast.expr) -> Iterator[str]:
 
 
 # These are for programs alone: no command makes such an error.
-FOR_PROGRAMS = ("public_url", "asyncio.run", "Make it with", "Call it in a coroutine")
+FOR_PROGRAMS = (
+    "public_url",
+    "asyncio.run",
+    "Make it with",
+    "Call it in a coroutine",
+    "aiohttp.ClientSession",
+)
 
 
 @pytest.mark.parametrize("line", [SAME_LINE, LINE_BELOW])
