@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from .._edges.disk import open_regular
 from .._edges.object_store import ObjectFolder
 from .._edges.part_files import BLOCK, Tally
 from .._edges.part_notes import clear_finished
@@ -67,13 +68,18 @@ class VideoFolder:
         return not digest or self._digest(job.name) == job.sha256
 
     def _digest(self, name: str) -> str:
+        """Return a video's digest; "" when it cannot be read to its end."""
         digest = hashlib.sha256()
-        for piece in self._pieces(name):
-            digest.update(piece)
+        try:
+            for piece in self._pieces(name):
+                digest.update(piece)
+        except OSError:
+            return ""
         return digest.hexdigest()
 
     def _pieces(self, name: str) -> Iterator[bytes]:
-        with (self._folder / name).open("rb") as file:
+        # What is no file may have no end, or wait for ever.
+        with os.fdopen(open_regular(self._folder / name), "rb") as file:
             while data := file.read(BLOCK):
                 yield data
 
@@ -119,10 +125,11 @@ class VideoFolder:
             sha256, movie = tally.finish()
         except FileNotFoundError:
             return None
-        except BrokenVideoError as error:
+        except (BrokenVideoError, OSError) as error:
+            what = "is no whole video" if isinstance(error, BrokenVideoError) else "cannot be read"
             raise NotAVideoError(
-                f"{place}: this file lies where the video of task {task.id} should go, and is no "
-                f"whole video: {error}",
+                f"{place}: this file lies where the video of task {task.id} should go, and "
+                f"{what}: {getattr(error, 'strerror', None) or error}",
                 path=str(place),
                 task_id=task.id,
                 next_step="Move the file away, then run the batch again.",

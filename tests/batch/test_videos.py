@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from happyhorse_async import DownloadError, LinkExpiredError, Session
-from happyhorse_async.batch import Job, JobState, Outcome
+from happyhorse_async._edges import disk
+from happyhorse_async.batch import Job, JobState, Outcome, _videos
 from happyhorse_async.batch._database import LEDGER_NAME
 from happyhorse_async.batch._manifest import Manifest
 from happyhorse_async.batch.report import overview, write_reports
@@ -116,6 +119,52 @@ async def test_a_digest_tells_what_a_size_does_not(
         assert [outcome.id for outcome in outcomes if not outcome.resumed] == ["job3"]
         assert (tmp_path / "job3.mp4").read_bytes() == before["job3.mp4"]
     assert sandbox.paid == 4
+
+
+async def test_a_video_that_the_disk_does_not_give_is_fetched_again(
+    sandbox: Sandbox, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad block in a saved video ends no run that reads all of them: it counts as not there."""
+    before = await saved(session, tmp_path, 3)
+
+    def broken(path: Path) -> int:
+        if path.name == "job1.mp4":
+            raise OSError(errno.EIO, "Input/output error")
+        return disk.open_regular(path)
+
+    monkeypatch.setattr(_videos, "open_regular", broken)
+    async with session.batch(tmp_path, verify=True) as batch:
+        outcomes = [outcome async for outcome in batch.run(jobs(3))]
+    assert [outcome.id for outcome in outcomes if not outcome.resumed] == ["job1"]
+    assert all(outcome.ok for outcome in outcomes)
+    assert (tmp_path / "job1.mp4").read_bytes() == before["job1.mp4"]
+    assert (tmp_path / "job1.mp4.changed").exists()
+    assert sandbox.paid == 3
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")],
+    ids=["folder", "pipe", "device"],
+)
+async def test_what_is_no_file_in_a_paid_videos_place_ends_one_job(
+    sandbox: Sandbox, session: Session, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """The job stays completed and says what lies there; the others get their videos. Once the place
+    is free, it gets its own.
+    """
+    sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
+    assert [outcome.ok for outcome in await run(session, tmp_path, jobs(3))] == [False] * 3
+    sandbox.clear_faults()
+    place = tmp_path / "job1.mp4"
+    make(place)
+    outcomes = {outcome.id: outcome for outcome in await run(session, tmp_path, jobs(3))}
+    assert [outcomes[f"job{n}"].ok for n in range(3)] == [True, False, True]
+    assert outcomes["job1"].state is JobState.COMPLETED
+    assert "this is not a file" in str(outcomes["job1"].error)
+    place.rename(tmp_path / "aside")
+    assert all(outcome.ok for outcome in await run(session, tmp_path, jobs(3)))
+    assert sandbox.paid == 3
 
 
 async def test_what_cannot_be_fetched_now_is_told(
