@@ -59,6 +59,7 @@ FOR_PROGRAMS = (
     "Make it with",
     "Call it in a coroutine",
     "aiohttp.ClientSession",
+    "aclosing",
 )
 
 
