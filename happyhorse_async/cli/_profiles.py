@@ -11,6 +11,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,8 +44,15 @@ def config_folder(platform: str, variables: Mapping[str, str], home: Path) -> Pa
 
 
 def profiles_file() -> Path:
-    """Return the file of all profiles."""
-    return config_folder(sys.platform, os.environ, Path.home()) / "profiles.json"
+    """Return the file of all profiles; raises `ConfigurationError` where no home is known."""
+    home = Path(os.path.expanduser("~"))  # stays "~" for a user whom the system does not know
+    path = config_folder(sys.platform, os.environ, home) / "profiles.json"
+    if path.parts[0] == "~":
+        raise ConfigurationError(
+            "no home folder is known, where profiles would be",
+            next_step=f"Set HOME, or {VARIABLE} to a folder for them.",
+        )
+    return path
 
 
 def profiles() -> dict[str, dict[str, Any]]:
@@ -86,17 +94,21 @@ def profile(name: str) -> dict[str, Any]:
 def keep(found: Mapping[str, Mapping[str, Any]]) -> Path:
     """Write all profiles, for their owner alone, whole or not at all."""
     path = profiles_file()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # 0600 from its first moment on: nobody can open it in between.
         number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(number, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=2)
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise ConfigurationError(f"{path} cannot be written: {error}") from None
+        with suppress(OSError):
+            draft.unlink()
+        raise ConfigurationError(
+            f"{path} cannot be written: {error}",
+            next_step=f"Set {VARIABLE} to a folder that may be written to.",
+        ) from None
     return path
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import typer
 
+from happyhorse_async import ConfigurationError
 from happyhorse_async.cli import _help
 from happyhorse_async.cli._app import NAMES, NEEDS_NO_KEY, app
-from happyhorse_async.cli._profiles import config_folder
+from happyhorse_async.cli._profiles import config_folder, keep, profiles
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.cli.process import LINK, ROOT, happyhorse
 
@@ -127,6 +128,20 @@ def test_the_folder_for_settings(platform: str, variables: dict[str, str], folde
     """Each platform's own folder; a variable of ours wins over all of them."""
     found = config_folder(platform, variables, Path("/home/me"))
     assert PurePosixPath(found) == PurePosixPath(folder)
+
+
+def test_profiles_without_a_place_say_where_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home that takes no file, as in a container, and a user without one get no traceback."""
+    monkeypatch.setenv("HAPPYHORSE_CONFIG_DIR", "/proc/nowhere")
+    with pytest.raises(ConfigurationError, match="cannot be written") as refused:
+        keep({})
+    assert "HAPPYHORSE_CONFIG_DIR" in str(refused.value.next_step)
+    for variable in ("HAPPYHORSE_CONFIG_DIR", "XDG_CONFIG_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654_321)  # as `docker run --user` has it
+    with pytest.raises(ConfigurationError, match="no home folder") as refused:
+        profiles()
+    assert "HAPPYHORSE_CONFIG_DIR" in str(refused.value.next_step)
 
 
 @pytest.mark.anyio
