@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterable, AsyncIterator, MutableMapping
+from urllib.parse import urlsplit
 
 import aiohttp
 import fastapi
@@ -230,6 +231,34 @@ async def test_a_caller_that_goes_away_is_no_fault_of_the_app(sandbox: Sandbox) 
 
         await app(scope, receive, send)
         assert told == [400]
+
+
+async def test_a_broken_callback_is_no_fault_of_an_aiohttp_app(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body that is cut off, or not encoded as it says, leaves no error of ours in the log."""
+    begun, taken = asyncio.Event(), asyncio.Event()
+    whole = server.webhooks.receive_stream
+
+    async def receive_stream(token: str, chunks: AsyncIterable[bytes]) -> int:
+        begun.set()
+        try:
+            return await whole(token, chunks)
+        finally:
+            taken.set()
+
+    monkeypatch.setattr(server.webhooks, "receive_stream", receive_stream)
+    url = urlsplit(str(server.session.webhook_url))
+    head = f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 99\r\n\r\n"
+    _, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write(head.encode() + b'{"id": "task-')
+    await begun.wait()
+    writer.close()
+    await taken.wait()
+    async with aiohttp.ClientSession(headers={"Content-Encoding": "gzip"}) as client:
+        encoded = await client.post(url.geturl(), data=b'{"id": "task-unified-1"}')
+    assert encoded.status == 400
+    assert "Error handling request" not in caplog.text
 
 
 async def test_a_body_that_never_ends_is_cut_off(server: Server) -> None:

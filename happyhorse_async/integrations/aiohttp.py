@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -21,10 +22,11 @@ def webhook_route(
 
     async def take(request: web.Request) -> web.Response:
         receiver = webhooks if isinstance(webhooks, Webhooks) else webhooks(request)
-        return web.Response(
-            status=await receiver.receive_stream(
-                request.match_info["token"], request.content.iter_any()
-            )
-        )
+        token, chunks = request.match_info["token"], request.content.iter_any()
+        try:
+            status = await receiver.receive_stream(token, chunks)
+        except (ConnectionError, web.RequestPayloadError):
+            status = HTTPStatus.BAD_REQUEST  # it broke off, and the service comes again
+        return web.Response(status=status)
 
     return web.post(f"{path.rstrip('/')}/{{token}}", take)
