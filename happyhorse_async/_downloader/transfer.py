@@ -135,7 +135,7 @@ class Transfer:
         self._expired = False
         """The link can have outlived its time."""
         self._told_old = False
-        """It is told to have done so, and this session knows better."""
+        """It is told to have done so, and this session or two other clocks know better."""
         self._ranges = True
         self._refused_rests = 0
         """How often in a row the host refused to send the rest of the file."""
@@ -265,8 +265,10 @@ class Transfer:
                 IncompleteDownloadError,
                 f"the task ({fresh.status}) has {count}, so none with index {self._index}",
             )
-        if self._expired and link in ("", before):
+        dead = self._expired and link in ("", before)
+        if dead and urgency(self.task.expires_at) <= max(self._api.now, time.time()):
             raise self._error(LinkExpiredError, "the link is dead, and there is no fresh one")
+        self._expired, self._told_old = False, dead
         if not link:
             raise _SetbackError("the task has no link for this result", Setback.LINK)
         self.task, self._link, self._stale = fresh, link, False
@@ -342,9 +344,8 @@ class Transfer:
         self._ranges = self._refused_rests < 2 if refused else self._ranges
 
     def _dead(self, reason: str, stream: Stream, page: bytes | None = None) -> _SetbackError:
-        """Say that the link gave no video. Its end counts by the host's clock: this machine's may
-        be wrong by days. So may be the service's and the host's. No time that they tell makes a
-        link old whose task this session has seen unfinished.
+        """Say that the link gave no video. Its end counts by the host's clock. This machine's, the
+        host's and the service's may be wrong by days: none makes a link old that `_is_young`.
         """
         now = date_of(stream.headers) or time.time()
         old = urgency(self.task.expires_at) <= now
@@ -354,10 +355,10 @@ class Transfer:
         return _SetbackError(reason, Setback.LINK, wish=wish, page=page)
 
     def _is_young(self) -> bool:
-        """Return whether this session has seen the task unfinished within a link's life."""
+        """Return whether what this session saw within a day, or two other clocks, deny the end."""
         seen = self._unfinished(self.task.id)
         now = asyncio.get_running_loop().time()
-        return seen is not None and now - seen < LINK_LIFE.total_seconds()
+        return self._told_old or (seen is not None and now - seen < LINK_LIFE.total_seconds())
 
     async def _store(self, stream: Stream, verdict: RangeAnswer) -> None:
         """Hand over what is gathered. The first bytes are looked at before those that are there are

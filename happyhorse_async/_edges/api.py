@@ -9,12 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from .._concurrency import Closing
 from .._config import RetryPolicy, Timeouts
 from .._dispatcher import Events, sent_before
+from .._formats.http_ranges import date_of
 from .._models import TASK_ID
 from .._rules import retry, wire
 from .._rules.responses import Answer, decode_object
@@ -46,6 +48,14 @@ class Api:
     def base_url(self) -> str:
         """Return the service's address."""
         return self._http.base_url
+
+    @property
+    def now(self) -> float:
+        """The service's own time when it last answered, in Unix seconds; infinity when it told
+        none.
+        """
+        told = date_of(self._http.latest)
+        return inf if told is None else told
 
     def close(self) -> None:
         """Try nothing again any more."""

@@ -123,8 +123,8 @@ class Http:
         """All requests need the same, whatever their URL."""
         self._first: tuple[Mapping[str, str], float] | None = None
         """The headers of the first answer, and when it came by this process's steady clock."""
-        self._latest: Mapping[str, str] = {}
-        """The headers of the latest one."""
+        self.latest: Mapping[str, str] = {}
+        """The headers of the service's latest one."""
         self._auth: Mapping[str, str] = {}
         self.sockets: connections.OpenSockets = connections.OpenSockets()
         # Of the key's own kind, which does not show itself. Tracebacks that show local variables go
@@ -209,7 +209,7 @@ class Http:
     def _note(self, url: str, answer: Answer) -> None:
         """Note what an answer tells beside what was asked for."""
         if url.startswith(self.base_url):  # the file service has a clock of its own
-            self._latest = answer.headers
+            self.latest = answer.headers
             if self._first is None:
                 self._first = answer.headers, asyncio.get_running_loop().time()
         if answer.status == 408 and self._pool is not None:
@@ -224,7 +224,7 @@ class Http:
         if self._first is None:
             return 0.0
         headers, then = self._first
-        first, latest = (Answer(0, told, b"").date for told in (headers, self._latest))
+        first, latest = (Answer(0, told, b"").date for told in (headers, self.latest))
         if first is None or latest is None:
             return 0.0
         here = asyncio.get_running_loop().time() - then

@@ -217,6 +217,28 @@ async def test_no_wrong_clock_elsewhere_makes_a_link_old_whose_task_was_seen_unf
     assert video.path.stat().st_size == video.size
 
 
+@pytest.mark.parametrize("shown", [False, True])
+async def test_a_host_that_is_days_ahead_ends_no_link_against_two_other_clocks(
+    sandbox: Sandbox, tmp_path: Path, shown: bool
+) -> None:
+    """A task that is opened by its id after its end is young by the service's clock and by this
+    machine's. Its link is waited for as any other, and given up for what it is in the end.
+    """
+    async with open_session(sandbox) as session:
+        done = await ended(session, sandbox, "submitted")
+    headers = {"Date": formatdate(time.time() + 7 * DAY, usegmt=True)}
+    times = 3 if shown else None
+    sandbox.fail(Fault("refuse", path="/results/", status=403, headers=headers, times=times))
+    polling = attrs.evolve(QUICK_POLLING, patience=DAY if shown else 0.05)
+    async with open_session(sandbox, polling=polling) as session:
+        downloading = session.task(done.id).download(tmp_path / "a.mp4")
+        if shown:
+            assert (await downloading).size == (tmp_path / "a.mp4").stat().st_size
+        else:
+            with pytest.raises(IncompleteDownloadError, match="less than 24 h ago"):
+                await downloading
+
+
 async def test_a_link_that_no_clock_makes_old_is_given_up_in_the_end(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
