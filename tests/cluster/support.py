@@ -8,17 +8,26 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import psycopg
+import pytest
 
+from happyhorse_async.integrations.dbos._sqlite import is_too_old
 from happyhorse_async.sandbox import Sandbox
 from happyhorse_async.sandbox._service import RequestRecord
 from tests.forks import Process, python
 
 ROOT = Path(__file__).parent.parent.parent
+needs_sqlite = pytest.mark.skipif(
+    is_too_old(sqlite3.sqlite_version_info, sys.version_info),
+    reason="DBOS cannot write with this Python's SQLite",
+)
+"""Marks what works with a cluster's database in a file of SQLite."""
 
 
 def binaries() -> Path | None:

@@ -13,12 +13,12 @@ from dbos import DBOSClient
 
 from happyhorse_async.integrations.dbos import Cluster
 from happyhorse_async.sandbox import Sandbox
-from tests.cluster.support import Submissions, WorkerProcess, command, rows
+from tests.cluster.support import Submissions, WorkerProcess, command, needs_sqlite, rows
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=needs_sqlite), "postgresql"])
 def link(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The link to a database of either kind."""
     if request.param == "sqlite":

@@ -13,11 +13,11 @@ from happyhorse_async import LedgerError, Session
 from happyhorse_async.integrations.dbos import Cluster, WorkerOptions
 from happyhorse_async.integrations.dbos._worker import Worker
 from happyhorse_async.sandbox import Sandbox
-from tests.cluster.support import Submissions, WorkerProcess, command, rows
+from tests.cluster.support import Submissions, WorkerProcess, command, needs_sqlite, rows
 from tests.cluster.test_limits import PRICE, most_at_once
 from tests.conftest import open_session
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, needs_sqlite]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from happyhorse_async.integrations.dbos._cluster import folder_of, place_of
 from happyhorse_async.integrations.dbos._connection import check_url, cluster_queries
 from happyhorse_async.integrations.dbos._database import _FIXED, ClusterDatabase
 from happyhorse_async.integrations.dbos._enqueue import prepare
-from tests.cluster.support import rows
+from tests.cluster.support import needs_sqlite, rows
 
 OVERVIEW = ClusterOverview(
     out="/videos",
@@ -54,6 +54,7 @@ OVERVIEW = ClusterOverview(
 )
 
 
+@needs_sqlite
 def test_a_database_is_named_by_a_link_to_postgresql_or_to_a_file_of_sqlite() -> None:
     """SQLite is for a quick try, which is said; nothing lies in memory, where nobody finds it."""
     assert not Cluster("postgresql://host/name").caveat
@@ -66,6 +67,30 @@ def test_a_database_is_named_by_a_link_to_postgresql_or_to_a_file_of_sqlite() ->
     for other in ("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+aiosqlite:///a.db"):
         with pytest.raises(ConfigurationError, match=r"sqlite:///file\.db"):
             Cluster(other)
+
+
+@pytest.mark.parametrize(
+    ("sqlite", "python", "too_old"),
+    [
+        ((3, 40, 1), (3, 11, 7, "final", 0), False),
+        ((3, 40, 1), (3, 12, 0, "final", 0), True),
+        ((3, 42, 0), (3, 14, 0, "final", 0), False),
+    ],
+)
+def test_a_sqlite_that_dbos_cannot_use_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+    sqlite: tuple[int, ...],
+    python: tuple[object, ...],
+    too_old: bool,
+) -> None:
+    """DBOS would fail on its first row, with a word about a column of its own."""
+    monkeypatch.setattr("sqlite3.sqlite_version_info", sqlite)
+    monkeypatch.setattr("sys.version_info", python)
+    if too_old:
+        with pytest.raises(ConfigurationError, match=r"needs SQLite 3\.42"):
+            check_url("sqlite:///night.db")
+    else:
+        assert check_url("sqlite:///night.db").endswith("night.db")
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
@@ -136,6 +161,7 @@ def test_a_place_is_known_by_one_spelling(monkeypatch: pytest.MonkeyPatch) -> No
     assert (str(folder_of("/a/c")), str(folder_of("s3://bucket/night"))) == ("/a/c", ".")
 
 
+@needs_sqlite
 def test_sqlite_understands_every_query(tmp_path: Path) -> None:
     """A query in words that SQLite has not would end a quick try in its midst.
 
@@ -156,7 +182,13 @@ def test_sqlite_understands_every_query(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "out", ["{}/file", "{}/file/videos", "https://example.com/videos", "s3:/bucket", "{}/a\0b"]
 )
-@pytest.mark.parametrize("database", ["sqlite:///{}/night.db", "postgresql://127.0.0.1:1/x"])
+@pytest.mark.parametrize(
+    "database",
+    [
+        pytest.param("sqlite:///{}/night.db", marks=needs_sqlite),
+        "postgresql://127.0.0.1:1/x",
+    ],
+)
 def test_a_place_that_is_no_folder_is_refused_before_anything_is_entered(
     tmp_path: Path, out: str, database: str
 ) -> None:
@@ -177,6 +209,7 @@ def test_a_place_that_is_no_folder_is_refused_before_anything_is_entered(
     assert not (tmp_path / "a").exists()
 
 
+@needs_sqlite
 def test_a_folder_that_only_workers_see_is_not_refused(tmp_path: Path) -> None:
     """Who enters need not have it. A quick try's worker is here, and cannot make it."""
     there = "/proc/shared/videos"

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,11 +56,28 @@ def is_sqlite(url: str) -> bool:
 
 
 def link_of(url: str) -> str:
-    """Return a link with an absolute path; raises `ConfigurationError` when it names no file."""
+    """Return a link with an absolute path.
+
+    Raises `ConfigurationError` when it names no file, and for a SQLite that DBOS cannot use.
+    """
     scheme, _, path = url.partition(":///")
     if scheme != "sqlite" or not path or path == ":memory:" or "?" in path:
         raise ConfigurationError(f"--database: expected sqlite:///file.db, got {url!r:.200}")
+    if is_too_old(sqlite3.sqlite_version_info, sys.version_info):
+        raise ConfigurationError(
+            f"--database: under Python 3.12 and newer, DBOS needs SQLite 3.42 or newer, and this "
+            f"Python's is {sqlite3.sqlite_version}",
+            next_step="Take --database postgresql://user@host/name, Python 3.11, or a Python with "
+            "a newer SQLite.",
+        )
     return f"sqlite:///{os.path.abspath(path)}"
+
+
+def is_too_old(sqlite: tuple[int, ...], python: tuple[Any, ...]) -> bool:
+    """Whether DBOS could not write: from Python 3.12 on it asks SQLite for `unixepoch('subsec')`,
+    which older ones answer with nothing.
+    """
+    return python >= (3, 12) and sqlite < (3, 42)
 
 
 def path_of(url: str) -> Path:
