@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -147,7 +147,7 @@ async def test_a_ledger_that_makes_no_sense_is_a_clear_error(tmp_path: Path, cha
     """Whoever reads it, a run, the status or a report, hears of the ledger and of what helps."""
     async with Sandbox(video="stub", speed=1000) as sandbox, open_session(sandbox) as session:
         await run(session, tmp_path, rows(2))
-        with sqlite3.connect(tmp_path / LEDGER_NAME) as database:
+        with closing(sqlite3.connect(tmp_path / LEDGER_NAME)) as database, database:
             database.execute(change)
         database.close()
         for read in (overview, write_reports):

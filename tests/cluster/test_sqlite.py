@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ async def enter(service: Sandbox, file: str, tmp_path: Path, count: int, *words:
 
 def states(file: str) -> dict[str, int]:
     """Count the jobs by their states."""
-    with sqlite3.connect(file.removeprefix("sqlite:///")) as database:
+    with closing(sqlite3.connect(file.removeprefix("sqlite:///"))) as database, database:
         return dict(database.execute("SELECT state, count(*) FROM jobs GROUP BY state"))
 
 
@@ -125,7 +126,7 @@ async def test_a_folder_is_taken_over(service: Sandbox, file: str, tmp_path: Pat
 async def test_another_programs_file_is_left_as_it_is(tmp_path: Path) -> None:
     """A folder's own ledger, or whatever else, is refused and not changed."""
     other = tmp_path / "other.db"
-    with sqlite3.connect(other) as database:
+    with closing(sqlite3.connect(other)) as database, database:
         database.execute("CREATE TABLE mine (x)")
     before = other.read_bytes()
     with pytest.raises(LedgerError, match="is no cluster's database"):
@@ -166,7 +167,7 @@ async def test_a_worker_that_cannot_begin_leaves_the_file(
     lock = path.with_name(f"{path.name}.lock")
     async with open_session(service) as session:
         for version in ("2", "1"):
-            with sqlite3.connect(path) as database:
+            with closing(sqlite3.connect(path)) as database, database:
                 database.execute("UPDATE facts SET value = ? WHERE name = 'version'", (version,))
             if version == "2":
                 with pytest.raises(LedgerError, match="version"):
