@@ -21,7 +21,7 @@ _BY = {
 
 
 def estimate(
-    count: Annotated[int, typer.Argument(help="How many videos.", min=1)] = 1,
+    count: Annotated[int, typer.Argument(help="How many videos.", min=1, max=1_000_000)] = 1,
     duration: Annotated[int, typer.Option("--duration", help="Seconds, 3 to 15.")] = 5,
     quality: Annotated[str, typer.Option("--quality", help="720p or 1080p.")] = "720p",
     sandbox: Sandboxed = False,

@@ -41,6 +41,7 @@ async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
         ("sandbox --port 99999", "--port"),
         ("generate cat.jpg --max-credits inf --yes", "credits"),
         ("generate cat.jpg --out file:///tmp/videos --yes", "is a link"),
+        (f"estimate {10**20}", "1000000"),
         (f"generate {TOO_LONG}.png --yes", "File name too long"),
         (f"generate {LINK} --out {TOO_LONG}.mp4 --yes", "File name too long"),
         (f"download {TOO_LONG} --resume", "is no folder"),
