@@ -233,10 +233,11 @@ class BudgetBook:
 
 
 def _plain(amount: Decimal) -> Decimal:
-    """Return an amount without zeros at its end, and not in exponents."""
-    return (
-        amount.quantize(Decimal(1)) if amount == amount.to_integral_value() else amount.normalize()
-    )
+    """Return an amount without zeros at its end, and not in exponents up to 28 digits: more do not
+    fit, and "no limit" is written so.
+    """
+    whole = amount == amount.to_integral_value() and amount.adjusted() < 28
+    return amount.quantize(Decimal(1)) if whole else amount.normalize()
 
 
 # --- The batch's money: what its ledger says is spent or reserved, and what may still be.

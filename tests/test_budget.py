@@ -352,6 +352,22 @@ async def test_closing_ends_the_wait_for_a_charge() -> None:
     assert (book.reserved, book.spent) == (40, 30)
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("most", [10**27, 10**28, 1e300, "1e5000"])
+async def test_a_budget_without_bounds_is_one(most: float | str) -> None:
+    """Whoever means "no limit" may write any number: it is told of, and nothing breaks."""
+    async with (
+        Sandbox() as sandbox,
+        open_session(sandbox, budget=Budget(credits=most)) as session,
+    ):
+        changes: list[BudgetChanged] = []
+        session.subscribe(changes.append, BudgetChanged)
+        await session.submit(LINK)
+    assert changes[0].reserved > 0
+    assert changes[0].left <= Decimal(str(most))
+    assert sandbox.paid == 1
+
+
 def test_without_a_budget_nothing_is_kept() -> None:
     """No budget, no book: nothing is refused, and nothing is remembered."""
     book = BudgetBook(None, events=Events())

@@ -126,12 +126,13 @@ def _numbers(part: str, text: str) -> Sequence[int]:
     first, mark, last = part.partition("..")
     try:
         numbers = range(int(first), int(last) + 1) if mark else [int(first)]
+        count = int(last) + 1 - int(first) if mark else 1  # no length is told of a longer one
     except ValueError:
         raise ConfigurationError(
             f"--vary {text}: expected numbers such as 3,5 or 1..8, got {part!r}"
         ) from None
-    if len(numbers) > MOST_COMBINATIONS:
+    if count > MOST_COMBINATIONS:
         raise ConfigurationError(
-            f"--vary {text}: {len(numbers):,} values; at most {MOST_COMBINATIONS:,} are tried"
+            f"--vary {text}: {count:,} values; at most {MOST_COMBINATIONS:,} are tried"
         )
     return numbers

@@ -17,7 +17,9 @@ Sandboxed = Annotated[
 ]
 Speed = Annotated[
     float,
-    typer.Option("--speed", help="How much faster than real time the sandbox runs.", min=0.001),
+    typer.Option(
+        "--speed", help="How much faster than real time the sandbox runs.", min=0.001, max=1e6
+    ),
 ]
 AsJson = Annotated[
     bool,
@@ -55,7 +57,9 @@ RowQuality = Annotated[
 RowSeed = Annotated[
     int | None, typer.Option("--seed", help="1 to 2147483647, for rows that have none.")
 ]
-FirstRows = Annotated[int | None, typer.Option("--limit", help="Only the first rows.", min=1)]
+FirstRows = Annotated[
+    int | None, typer.Option("--limit", help="Only the first rows.", min=1, max=10**9)
+]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")
 ]

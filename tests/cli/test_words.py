@@ -42,6 +42,8 @@ async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
         ("generate cat.jpg --max-credits inf --yes", "credits"),
         ("generate cat.jpg --out file:///tmp/videos --yes", "is a link"),
         (f"estimate {10**20}", "1000000"),
+        (f"batch run . --limit {10**20}", "--limit"),
+        (f"batch run . --vary seed={10**20}..{10**30}", "at most 100,000 are tried"),
         (f"generate {TOO_LONG}.png --yes", "File name too long"),
         (f"generate {LINK} --out {TOO_LONG}.mp4 --yes", "File name too long"),
         (f"download {TOO_LONG} --resume", "is no folder"),
