@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import attrs
@@ -114,6 +115,11 @@ class Events:
             raise ConfigurationError(
                 "subscribe: expected a function of one event, and then classes of "
                 f"happyhorse_async.events, got {(listener, *kinds)!r:.200}"
+            )
+        if iscoroutinefunction(listener) or iscoroutinefunction(type(listener).__call__):
+            raise ConfigurationError(
+                f"subscribe: expected a function that nobody has to await, got {listener!r:.200}",
+                next_step="Give a plain one; for what takes time it may start a task of its own.",
             )
         entry: tuple[tuple[type[object], ...], Listener] = (tuple(kinds), listener)
         self._listeners.append(entry)

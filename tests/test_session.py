@@ -11,6 +11,7 @@ import warnings
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -723,6 +724,21 @@ async def test_only_functions_hear_of_only_classes(session: Session, given: Any)
     """A listener that can't be called would fail at each event, long after it was given."""
     with pytest.raises(ConfigurationError, match="subscribe: expected a function"):
         session.subscribe(*given)
+
+
+class Waits:
+    """A listener that is an object, and asynchronous."""
+
+    async def __call__(self, event: object) -> None:
+        """Take an event, were it awaited."""
+
+
+@pytest.mark.parametrize("listener", [Waits(), Waits().__call__, partial(Waits.__call__, Waits())])
+async def test_a_listener_that_nobody_awaits_is_refused(session: Session, listener: Any) -> None:
+    """An asynchronous one would never run, and only a warning of Python's would tell."""
+    with pytest.raises(ConfigurationError, match="nobody has to await") as refused:
+        session.subscribe(listener)
+    assert "a task of its own" in str(refused.value.next_step)
 
 
 @pytest.mark.parametrize(
