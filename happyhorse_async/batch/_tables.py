@@ -56,7 +56,8 @@ class Source:
         self.skipped_names: list[str] = []
         """The first of those."""
         self._encoding = _known_encoding(encoding)
-        self._content = sys.stdin.buffer.read() if source == STANDARD_INPUT else None
+        piped = source == STANDARD_INPUT
+        self._content = (sys.stdin.buffer.read() if sys.stdin else b"") if piped else None
         self._read = self._reader(source) if self._content is None else self._piped(self._content)
 
     @property

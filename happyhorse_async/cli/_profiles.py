@@ -166,6 +166,8 @@ def _check(found: dict[str, str]) -> None:
 
 def _key() -> str:
     """Ask for the key without showing it; a pipe gives it as its first line."""
+    if sys.stdin is None:  # closed by whoever started this
+        return ""
     if sys.stdin.isatty():
         from getpass import getpass
 

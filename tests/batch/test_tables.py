@@ -219,6 +219,12 @@ async def test_a_name_that_comes_twice_spoils_its_object(tmp_path: Path, layout:
     assert "the column 'prompt' comes twice" in str(twice)
 
 
+async def test_standard_input_that_is_closed_has_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that a service manager starts may have none; the command says "no job"."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert [row async for row in Manifest("-").rows()] == []
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize(
     "content",

@@ -18,7 +18,7 @@ import typer
 from happyhorse_async import ConfigurationError
 from happyhorse_async.cli import _help
 from happyhorse_async.cli._app import NAMES, NEEDS_NO_KEY, app
-from happyhorse_async.cli._profiles import config_folder, keep, profiles
+from happyhorse_async.cli._profiles import _key, config_folder, keep, profiles
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.cli.process import LINK, ROOT, happyhorse
 
@@ -128,6 +128,12 @@ def test_the_folder_for_settings(platform: str, variables: dict[str, str], folde
     """Each platform's own folder; a variable of ours wins over all of them."""
     found = config_folder(platform, variables, Path("/home/me"))
     assert PurePosixPath(found) == PurePosixPath(folder)
+
+
+def test_no_key_is_read_from_a_closed_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the profile keeps its key, or the command says that it needs one."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert _key() == ""
 
 
 def test_profiles_without_a_place_say_where_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
