@@ -215,7 +215,7 @@ def status(
     """
 
     async def work() -> int:
-        cluster = _cluster(database)
+        cluster = _cluster(database, begun=True)
         if watch and not as_json:
             await _watch(cluster)
             return Exit.DONE
@@ -254,16 +254,21 @@ def report(
 
     async def work() -> int:
         kinds = tuple(word.strip() for word in kind.split(",") if word.strip())
-        for path in await _cluster(database).write_reports(kinds, out=out, title=title):
+        cluster = _cluster(database, begun=True)
+        for path in await cluster.write_reports(kinds, out=out, title=title):
             put({"path": str(path)} if as_json else str(path))
         return Exit.DONE
 
     run(work, as_json=as_json)
 
 
-def _cluster(database: str) -> Cluster:
+def _cluster(database: str, *, begun: bool = False) -> Cluster:
+    """Return the cluster of a database; with `begun` a file of SQLite has to be there: a name that
+    was mistyped must not become a new cluster.
+    """
     try:
         from ..integrations.dbos import Cluster
+        from ..integrations.dbos._sqlite import is_sqlite, path_of
     except ImportError as error:
         raise ConfigurationError(
             f"a cluster needs the extra `dbos` ({error})",
@@ -275,6 +280,11 @@ def _cluster(database: str) -> Cluster:
             next_step="Say --database postgresql://user@host/name, or set HAPPYHORSE_DATABASE.",
         )
     cluster = Cluster(database)
+    if begun and is_sqlite(database) and not os.path.lexists(path_of(database)):
+        raise ConfigurationError(
+            f"there is no database at {path_of(database)}",
+            next_step="Give the one that `happyhorse cluster enqueue` was given.",
+        )
     if cluster.caveat:
         say(f"note: {cluster.caveat}")
     return cluster

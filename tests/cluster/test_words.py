@@ -122,6 +122,15 @@ def test_commands_without_a_database_say_what_is_missing(monkeypatch: pytest.Mon
         assert (told.exit_code, "HAPPYHORSE_DATABASE" in told.output) == (2, True), words
 
 
+@pytest.mark.parametrize("words", [["status"], ["report"]])
+def test_a_file_that_was_mistyped_is_not_made(tmp_path: Path, words: list[str]) -> None:
+    """Looking at a cluster that is not there is wrong input, and leaves no new database behind."""
+    link = f"sqlite:///{tmp_path}/nigth.db"
+    told = CliRunner().invoke(app, ["cluster", *words, "--database", link])
+    assert (told.exit_code, "there is no database at" in told.output) == (2, True), told.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_input_and_a_folder_are_not_entered_at_once() -> None:
     """Either a SOURCE or --from, and nothing is guessed."""
     for words in ([], ["photos.csv", "--from", "videos"]):
