@@ -99,6 +99,12 @@ class Manifest:
         except OSError as error:  # its folder may not be entered, or its name is too long
             reason = error.strerror or error
             raise ConfigurationError(f"{self.source!r:.200} cannot be read: {reason}") from error
+        path = self._source.path
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ConfigurationError(
+                f"{self.source!r} is no file, and it would be read several times",
+                next_step="Pipe the table in, and give - for it.",
+            )
         self._ignore_unknown = ignore_unknown
         self._combinations = combinations_of(vary or {})
         self._defaults = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -217,6 +218,14 @@ async def test_a_name_that_comes_twice_spoils_its_object(tmp_path: Path, layout:
     twice, good = await walk(table(tmp_path, layout.replace("{}", "%s") % (two, one), "in.json"))
     assert (type(twice), type(good)) == (BadLine, Row)
     assert "the column 'prompt' comes twice" in str(twice)
+
+
+def test_a_named_pipe_is_no_table(tmp_path: Path) -> None:
+    """It can be read once, and the second look would wait for ever; `-` is read once and kept."""
+    os.mkfifo(tmp_path / "rows.csv")
+    with pytest.raises(ConfigurationError, match="is no file") as refused:
+        Manifest(tmp_path / "rows.csv")
+    assert "give - for it" in str(refused.value.next_step)
 
 
 async def test_standard_input_that_is_closed_has_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
