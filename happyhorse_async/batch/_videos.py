@@ -108,7 +108,16 @@ class VideoFolder:
         return os.path.lexists(self._folder / name)
 
     def _move(self, name: str, to: str) -> None:
-        (self._folder / name).rename(self._folder / to)
+        place = self._folder / name
+        try:
+            place.rename(self._folder / to)
+        except OSError as error:  # another user's, or open in a player on Windows
+            raise NotAVideoError(
+                f"{place}: this file is not the video that was saved here, and cannot be put "
+                f"aside: {error.strerror or error}",
+                path=str(place),
+                next_step="Move the file away, then run the batch again.",
+            ) from error
 
     def verified(self, name: str, task: Task, request: ImageToVideo | None) -> Video | None:
         """Return the video in a place after reading and checking all of it; None when there is

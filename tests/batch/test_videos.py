@@ -142,6 +142,33 @@ async def test_a_video_that_the_disk_does_not_give_is_fetched_again(
     assert sandbox.paid == 3
 
 
+async def test_what_cannot_be_put_aside_ends_one_job(
+    sandbox: Sandbox, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's file in a video's place, or one that is open in a player on Windows, is named;
+    the others get their videos back.
+    """
+    before = await saved(session, tmp_path, 3)
+    for name in ("job1.mp4", "job2.mp4"):
+        (tmp_path / name).write_text("holiday")
+    rename = Path.rename
+
+    def refused(path: Path, to: Path) -> Path:
+        if path.name == "job1.mp4":
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    outcomes = {outcome.id: outcome for outcome in await run(session, tmp_path, jobs(3))}
+    assert [outcomes[f"job{n}"].ok for n in range(3)] == [True, False, True]
+    assert outcomes["job1"].state is JobState.COMPLETED
+    assert "cannot be put aside: Operation not permitted" in str(outcomes["job1"].error)
+    assert (tmp_path / "job2.mp4").read_bytes() == before["job2.mp4"]
+    monkeypatch.undo()
+    assert all(outcome.ok for outcome in await run(session, tmp_path, jobs(3)))
+    assert sandbox.paid == 3
+
+
 @pytest.mark.parametrize(
     "make",
     [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")],
