@@ -150,6 +150,8 @@ def file_problem(final: Path) -> str:
         for name in (final.name, part, note + "~"):
             _ask_about(os.path.join(existing, name))
         if existing == folder:
+            if path := _anothers(folder, final.name, note, note + "~"):
+                return f"{path} is another user's, and only they may replace it here"
             for name in (note, note + "~"):
                 if os.path.isdir(os.path.join(folder, name)):
                     return f"{os.path.join(folder, name)} is a folder"
@@ -160,6 +162,21 @@ def file_problem(final: Path) -> str:
         _ask_about(os.path.join(folder, note + "~"))
     except (OSError, ValueError) as error:
         return _reason(error)
+    return ""
+
+
+def _anothers(folder: str, *names: str) -> str:
+    """Return the path of a file that is another user's, in a folder such as /tmp in which nobody
+    may replace others' files; "" when there is none.
+    """
+    around = os.stat(folder)
+    if not around.st_mode & stat.S_ISVTX or not hasattr(os, "geteuid"):
+        return ""
+    for path in (os.path.join(folder, name) for name in names):
+        if os.path.lexists(path):
+            owners = (0, around.st_uid, os.lstat(path).st_uid)
+            if os.geteuid() not in owners:
+                return path
     return ""
 
 

@@ -189,6 +189,24 @@ async def test_a_folder_that_takes_no_file_is_found_out(
     assert caught.value.charged == "no"
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mp4.part.json"])
+async def test_what_only_another_user_may_replace_is_found_out(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """In a folder such as /tmp everybody may write, and nobody replace others' files: that is known
+    before a video is paid for.
+    """
+    (tmp_path / name).write_text("another's")
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 4321)
+    await check(kit, tmp_path / "a.mp4", overwrite=True)
+    tmp_path.chmod(0o1777)
+    with pytest.raises(DownloadError, match=f"/{name} is another user's") as caught:
+        await check(kit, tmp_path / "a.mp4", overwrite=True)
+    assert caught.value.charged == "no"
+    monkeypatch.undo()
+    await check(kit, tmp_path / "a.mp4", overwrite=True)
+
+
 async def test_a_lack_of_descriptors_says_nothing_about_a_folder(
     kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
