@@ -92,8 +92,8 @@ class Scheduler:
     def wake_by(self, when: float) -> None:
         """Look at the plan at a time at the latest: something was entered there."""
         if not self._running:
+            self._running = True  # first: asyncio's eager tasks run in this very call
             self._background.start(self._run(), name="reading tasks")
-            self._running = True
         elif when < self._wakes_at:
             self._wakes_at = when  # of very many who come at once, one wakes it
             self._wake()

@@ -110,9 +110,8 @@ class Watchlist:
                 return
             seen = seen or known is not None
             known = None if known is None or lifecycle.is_final(known) else known
-        watched = self.watched.get(task_id)
-        if watched is None:
-            watched = self._watch(task_id, known)
+        watched = self.watched.get(task_id) or self._watch(task_id, known)
+        begins = watched.first is None
         if seen:
             watched.seen = True
         watched.add(waiter)
@@ -120,6 +119,8 @@ class Watchlist:
             state = watched.snapshot(known)
             if state is not None and not lifecycle.is_final(state):
                 waiter.publish(state)
+        if begins:
+            self._begin(watched)  # last: asyncio's eager tasks may read it in this very call
 
     def _last_state(self, last: Task | None, known: Task | None) -> Task | None:
         """Return the last state of a task that has ended, as far as it says how."""
@@ -141,13 +142,16 @@ class Watchlist:
         self.watched[task_id] = watched
         if task_id in self._seen:
             watched.seen = True
-        called = self._expected.pop(task_id) if self._expected.used else None
+        return watched
+
+    def _begin(self, watched: Watched) -> None:
+        """Read a task from now on."""
+        called = self._expected.pop(watched.id) if self._expected.used else None
         if called is not None:
             watched.expect_callback(came=called)
-        self._scheduler.wake_by(self._plan.begin(watched, now))
+        self._scheduler.wake_by(self._plan.begin(watched, self._clock()))
         if called:
             self._scheduler.soon(watched)
-        return watched
 
     def unsubscribe(self, task_id: str, waiter: Waiter) -> None:
         """Let a waiter go; when nobody else waits, the task is read no more."""

@@ -5,6 +5,7 @@ it, after a second look.
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from happyhorse_async._concurrency import Background
 from happyhorse_async._dispatcher import Events
 from happyhorse_async._poller import Poller, scheduler
 from happyhorse_async._poller.scheduler import MOST_FAILED
-from happyhorse_async.errors import InternalServerError
+from happyhorse_async.errors import HappyHorseError, InternalServerError
 from happyhorse_async.events import ReadFailed
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import QUICK_POLLING, QUICK_RETRY, open_session
@@ -297,25 +298,66 @@ async def test_an_answer_that_comes_late_changes_nothing(
     assert (await task.wait()).status == "completed"
 
 
-async def test_a_bug_in_a_read_wakes_those_who_wait(anyio_backend: str) -> None:
-    """When reading itself breaks, nobody is left waiting for ever."""
+EAGER = pytest.param(
+    getattr(asyncio, "eager_task_factory", None),
+    id="eager",
+    marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="none before Python 3.12"),
+)
+"""What has asyncio's tasks begin in the call that makes them, up to their first pause."""
+
+
+@pytest.mark.parametrize("factory", [pytest.param(None, id="lazy"), EAGER])
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        (ZeroDivisionError(), "this is a bug"),
+        (BadRequestError("malformed", status=400, code="invalid_task_id"), "malformed"),
+    ],
+)
+def test_a_read_that_fails_in_the_call_that_began_it_wakes_those_who_wait(
+    factory: Any, trouble: Exception, told: str
+) -> None:
+    """When reading itself breaks, or is refused at once, nobody is left waiting for ever."""
 
     class Broken:
         async def read_raw_task_once(self, task_id: str) -> dict[str, object]:
-            raise ZeroDivisionError
+            raise trouble
 
-    background = Background()
-    poller = Poller(
-        Broken(),  # type: ignore[arg-type]
-        polling=QUICK_POLLING,
-        limits=Limits(),
-        policy=QUICK_RETRY,
-        events=Events(),
-        background=background,
-    )
-    with pytest.raises(Exception, match="this is a bug"):
-        await poller.wait(UNKNOWN)
-    await background.aclose()
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(factory)
+        background = Background()
+        poller = Poller(
+            Broken(),  # type: ignore[arg-type]
+            polling=QUICK_POLLING,
+            limits=Limits(),
+            policy=QUICK_RETRY,
+            events=Events(),
+            background=background,
+        )
+        for _ in range(2):
+            with pytest.raises(HappyHorseError, match=told):
+                await asyncio.wait_for(poller.wait(UNKNOWN), 100)
+        await background.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("factory", [pytest.param(None, id="lazy"), EAGER])
+async def test_many_wait_in_a_program_whose_tasks_are_eager(
+    sandbox: Sandbox, session: Session, factory: Any
+) -> None:
+    """Each task is submitted once and seen to end, whenever its asyncio task begins."""
+    loop = asyncio.get_running_loop()
+    before = loop.get_task_factory()
+    loop.set_task_factory(factory)
+    try:
+        tasks = await submitted(session, 60)
+        sandbox.finish()
+        done = await asyncio.gather(*(task.wait() for task in tasks))
+    finally:
+        loop.set_task_factory(before)
+    assert {task.id for task in done} == {task.id for task in sandbox.tasks}
+    assert len(sandbox.tasks) == 60
 
 
 async def test_a_hint_reads_at_once_and_a_flood_of_hints_reads_once(sandbox: Sandbox) -> None:
