@@ -331,20 +331,21 @@ def _rename_new(path: Path, to: Path) -> bool:
 
 def _open_alone(path: Path) -> int:
     """Open a part file and lock it; raises `DownloadError` when another download has it."""
-    flags = (
-        os.O_RDWR
-        | os.O_CREAT
-        | getattr(os, "O_CLOEXEC", 0)
-        | getattr(os, "O_NOFOLLOW", 0)
-        | getattr(os, "O_BINARY", 0)
-    )
+    flags = os.O_RDWR | os.O_CREAT
+    for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_BINARY"):
+        flags |= getattr(os, name, 0)
     while True:
-        file = os.open(path, flags, 0o666)
+        try:
+            file = os.open(path, flags, 0o666)
+        except OSError:
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+                raise _in_the_way(path) from None
+            raise
         try:
             _lock(file, path)
             found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode):
-                raise DownloadError(f"{path} is not a file", path=str(path))
+                raise _in_the_way(path)
             if found.st_nlink == 1 and _is_same(found, path):
                 return file
             # Another download has finished with it meanwhile, or was killed between giving the
@@ -355,6 +356,15 @@ def _open_alone(path: Path) -> int:
             os.close(file)
             raise
         os.close(file)
+
+
+def _in_the_way(path: Path) -> DestinationExistsError:
+    # Of this kind, since it is one video's trouble: it stops no batch and no worker.
+    return DestinationExistsError(
+        f"{path} is in the way of the download: it is not a file",
+        path=str(path),
+        next_step="Move it away, then call download() again.",
+    )
 
 
 def _lock(file: int, path: Path) -> None:

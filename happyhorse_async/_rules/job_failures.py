@@ -14,6 +14,7 @@ from ..errors import (
     BadRequestError,
     BudgetExceededError,
     ConfigurationError,
+    DestinationExistsError,
     DownloadError,
     HappyHorseError,
     IdempotencyConflictError,
@@ -280,8 +281,10 @@ def _trouble_of_paid(stage: Stage, facts: Facts, error: HappyHorseError) -> JobT
     local = stage is Stage.FETCHED and type(error) is DownloadError
     if local or isinstance(error, _FOR_ALL):
         return JobTrouble.ALL
-    # What came whole and is refused here would be refused again at once.
-    refused = stage is Stage.FETCHED and isinstance(error, (NotAVideoError, VideoTooLargeError))
+    # What came whole and is refused here would be refused again at once, and what lies in its way
+    # does not go by itself.
+    final = (NotAVideoError, VideoTooLargeError, DestinationExistsError)
+    refused = stage is Stage.FETCHED and isinstance(error, final)
     return JobTrouble.FINAL if refused else JobTrouble.PASSING
 
 

@@ -174,21 +174,29 @@ async def test_what_cannot_be_put_aside_ends_one_job(
     [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")],
     ids=["folder", "pipe", "device"],
 )
+@pytest.mark.parametrize(("name", "told"), [("", "this is not a file"), (".part", "in the way")])
 async def test_what_is_no_file_in_a_paid_videos_place_ends_one_job(
-    sandbox: Sandbox, session: Session, tmp_path: Path, make: Callable[[Path], None]
+    sandbox: Sandbox,
+    session: Session,
+    tmp_path: Path,
+    make: Callable[[Path], None],
+    name: str,
+    told: str,
 ) -> None:
     """The job stays completed and says what lies there; the others get their videos. Once the place
-    is free, it gets its own.
+    is free, it gets its own. The place of its part file is one too.
     """
     sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
     assert [outcome.ok for outcome in await run(session, tmp_path, jobs(3))] == [False] * 3
     sandbox.clear_faults()
-    place = tmp_path / "job1.mp4"
+    place = tmp_path / f"job1.mp4{name}"
+    for begun in tmp_path.glob("*.part*"):
+        begun.unlink()
     make(place)
     outcomes = {outcome.id: outcome for outcome in await run(session, tmp_path, jobs(3))}
     assert [outcomes[f"job{n}"].ok for n in range(3)] == [True, False, True]
     assert outcomes["job1"].state is JobState.COMPLETED
-    assert "this is not a file" in str(outcomes["job1"].error)
+    assert told in str(outcomes["job1"].error)
     place.rename(tmp_path / "aside")
     assert all(outcome.ok for outcome in await run(session, tmp_path, jobs(3)))
     assert sandbox.paid == 3
