@@ -335,17 +335,12 @@ def _open_alone(path: Path) -> int:
     for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_BINARY"):
         flags |= getattr(os, name, 0)
     while True:
-        try:
-            file = os.open(path, flags, 0o666)
-        except OSError:
-            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-                raise _in_the_way(path) from None
-            raise
+        file = os.open(path, flags, 0o666)
         try:
             _lock(file, path)
             found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode):
-                raise _in_the_way(path)
+                raise in_the_way(path)
             if found.st_nlink == 1 and _is_same(found, path):
                 return file
             # Another download has finished with it meanwhile, or was killed between giving the
@@ -358,7 +353,8 @@ def _open_alone(path: Path) -> int:
         os.close(file)
 
 
-def _in_the_way(path: Path) -> DestinationExistsError:
+def in_the_way(path: object) -> DestinationExistsError:
+    """Return the error for what is no file in the place of a video's file, or of one beside it."""
     # Of this kind, since it is one video's trouble: it stops no batch and no worker.
     return DestinationExistsError(
         f"{path} is in the way of the download: it is not a file",

@@ -26,7 +26,7 @@ from .._formats.mp4 import Movie
 from ..errors import DestinationExistsError, DownloadError, HappyHorseError
 from . import disk
 from .object_store import ENDPOINTS, Bucket, refusal
-from .part_files import PartFile
+from .part_files import PartFile, in_the_way
 
 T = TypeVar("T")
 
@@ -146,6 +146,8 @@ class FileSink:
 
 def disk_error(error: OSError, path: str) -> DownloadError:
     """Turn an error of the operating system into one of ours."""
+    if error.errno in (errno.EISDIR, errno.ELOOP):
+        return in_the_way(error.filename2 or error.filename or path)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     step = "Free some space" if full else "Make the place writable, or choose another path"
     return DownloadError(

@@ -202,6 +202,20 @@ async def test_what_is_no_file_in_a_paid_videos_place_ends_one_job(
     assert sandbox.paid == 3
 
 
+@pytest.mark.parametrize("name", ["job1.mp4.part.json", "job1.mp4.part.json~"])
+async def test_a_folder_in_the_place_of_a_note_ends_one_job(
+    sandbox: Sandbox, session: Session, tmp_path: Path, name: str
+) -> None:
+    """A download's note of what it has, and its draft, may find something in their way too."""
+    (tmp_path / name / "mine").mkdir(parents=True)
+    outcomes = {outcome.id: outcome for outcome in await run(session, tmp_path, jobs(3))}
+    assert [outcomes[f"job{n}"].ok for n in range(3)] == [True, False, True]
+    assert "in the way" in str(outcomes["job1"].error)
+    (tmp_path / name).rename(tmp_path / "aside")
+    assert all(outcome.ok for outcome in await run(session, tmp_path, jobs(3)))
+    assert sandbox.paid == 3
+
+
 async def test_what_cannot_be_fetched_now_is_told(
     sandbox: Sandbox, session: Session, tmp_path: Path
 ) -> None:
