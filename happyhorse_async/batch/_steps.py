@@ -293,4 +293,7 @@ def fault_of(error: HappyHorseError) -> str:
         }
     elif error.next_step:
         facts["next_step"] = error.next_step
+    for name in ("code", "message"):
+        # PostgreSQL reads no JSON with a NUL in it.
+        facts[name] = facts[name].replace("\0", "\ufffd")
     return json.dumps(facts, ensure_ascii=False)

@@ -10,8 +10,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from happyhorse_async.sandbox import Sandbox
+from happyhorse_async import ImageToVideo
+from happyhorse_async._rules.lifecycle import JobState
+from happyhorse_async.integrations.dbos import Cluster, WorkerOptions
+from happyhorse_async.sandbox import Fault, Sandbox
 from tests.cluster.support import Submissions, WorkerProcess, command, in_hand, number_of, rows
+from tests.conftest import open_session
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -138,3 +142,18 @@ async def _all_there(videos: Path, count: int) -> None:
 async def _all_done(database: str) -> None:
     while await in_hand(database):
         await asyncio.sleep(0.1)
+
+
+async def test_a_refusal_with_a_nul_in_it_leaves_the_cluster_readable(
+    quick: Sandbox, database: str, tmp_path: Path
+) -> None:
+    """PostgreSQL reads no JSON with a NUL in it: one failed task must not end all looks."""
+    quick.fail(Fault("fail-task", code="service\0error", message="no \0 today"))
+    requests = [ImageToVideo("https://example.com/1.png", seed=seed) for seed in (1, 2)]
+    await Cluster(database).enqueue(requests, out=tmp_path / "videos")
+    async with open_session(quick) as session:
+        options = WorkerOptions(until_done=True)
+        await Cluster(database).worker(session, out=tmp_path / "videos", options=options).run()
+    totals = (await Cluster(database).overview()).totals
+    assert totals.failures == {"service\ufffderror": 1}
+    assert totals.states == {JobState.SAVED: 1, JobState.FAILED: 1}
