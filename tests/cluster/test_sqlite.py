@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async import LedgerError, Session
+from happyhorse_async import Budget, BudgetExceededError, ImageToVideo, LedgerError, Session
 from happyhorse_async.integrations.dbos import Cluster, WorkerOptions
 from happyhorse_async.integrations.dbos._worker import Worker
 from happyhorse_async.sandbox import Sandbox
@@ -19,6 +19,8 @@ from tests.cluster.test_limits import PRICE, most_at_once
 from tests.conftest import open_session
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, needs_sqlite]
+
+ANYWHERE = "image: given as bytes, which no worker has; expected a link, or a file they all see"
 
 
 @pytest.fixture
@@ -121,6 +123,28 @@ async def test_a_folder_is_taken_over(service: Sandbox, file: str, tmp_path: Pat
     assert code == 0
     told = await Cluster(file).take_over(folder)
     assert (told.saved, told.added, service.paid) == (4, 0, 4)
+
+
+async def test_bytes_are_refused_and_keep_no_worker_waiting(
+    service: Sandbox, file: str, tmp_path: Path
+) -> None:
+    """Bytes stay in the process that has them: rows with them are named, entered or taken over."""
+    link, image = ImageToVideo("https://example.com/1.png"), service.photo.read_bytes()
+    async with open_session(service) as session:
+        async with session.batch(tmp_path / "videos", budget=Budget(credits=1)) as batch:
+            with pytest.raises(BudgetExceededError):
+                _ = [outcome async for outcome in batch.run([ImageToVideo(image)])]
+        told = await Cluster(file).take_over(tmp_path / "videos")
+        assert [str(row.error) for row in told.refused] == [ANYWHERE]
+        told = await Cluster(file).enqueue([link, ImageToVideo(image + b" ")])
+        assert (told.added, [str(row.error) for row in told.refused]) == (1, [ANYWHERE])
+        await worker_of(session, file, tmp_path).run()
+        assert (states(file), service.paid) == ({"new": 1, "saved": 1}, 1)
+        # The same picture in a file is the same job, which can be made now.
+        told = await Cluster(file).enqueue([ImageToVideo(service.photo)])
+        assert told.added == 1
+        await worker_of(session, file, tmp_path).run()
+    assert (states(file), service.paid) == ({"saved": 2}, 2)
 
 
 async def test_another_programs_file_is_left_as_it_is(tmp_path: Path) -> None:

@@ -75,9 +75,14 @@ class Enqueuer:
         async with aclosing(_grouped(requests)) as groups:
             async for rows in groups:
                 found = await self._intake.look(rows)
-                for bad in (row for row in found if isinstance(row, BadRow)):
-                    told.refused.append(RefusedRow(id=bad.id, error=bad.error))
-                good = [row for row in found if isinstance(row, Candidate)]
+                good: list[Candidate] = []
+                for row in found:
+                    if isinstance(row, BadRow):
+                        told.refused.append(RefusedRow(id=row.id, error=row.error))
+                    elif isinstance(row.request.image, bytes):
+                        told.refused.append(_only_here(row.id))
+                    else:
+                        good.append(row)
                 await self._enter_surely(good, retry_failed, told)
         return told
 
@@ -195,6 +200,11 @@ async def _grouped(requests: Input) -> AsyncGenerator[list[ImageToVideo | Job], 
         yield rows
 
 
+def _only_here(row: str) -> RefusedRow:
+    problem = "image: given as bytes, which no worker has; expected a link, or a file they all see"
+    return RefusedRow(id=row, error=InvalidRequestError([problem]))
+
+
 # --- A folder's batch, taken over.
 
 
@@ -248,7 +258,9 @@ class OpenFolder:
                 database = enqueuer.database(connection)
                 jobs = _enter(database, rows)
                 told.saved += sum(job.state is JobState.SAVED for job in jobs)
-                wanted = [job for job in jobs if _goes_on(job, enqueuer.videos)]
+                ongoing = [job for job in jobs if _goes_on(job, enqueuer.videos)]
+                wanted = [job for job in ongoing if not _awaits_bytes(job)]
+                told.refused += [_only_here(job.id) for job in ongoing if _awaits_bytes(job)]
                 told.taken_over += sum(job.state is not JobState.NEW for job in wanted)
                 told.added += enqueuer.queue(connection, database, wanted)
         return told
@@ -294,3 +306,7 @@ def _goes_on(job: JobRow, videos: VideoFolder) -> bool:
     if job.state is JobState.SAVED:
         return not videos.has_size(job.name, job.size) and not job.is_over(time.time())
     return job.state not in (JobState.FAILED, JobState.UNKNOWN)
+
+
+def _awaits_bytes(job: JobRow) -> bool:
+    return job.awaits_upload and not job.image_at_hand
