@@ -187,7 +187,7 @@ class Downloader:
                 place = to if isinstance(to, Destination) else look_at(to, exact=exact, base=base)
                 path = place.name(task.id, request, index, several=several)
                 if place is not to and RESERVED and one_name_of(place, path) in RESERVED:
-                    raise _taken(path)
+                    raise _taken(place, path)
                 return place, path
 
             sink, path, url = await self._sink(name, task, index, overwrite=overwrite)
@@ -325,7 +325,7 @@ class Reserved:
         if known:
             name = one_name_of(place, path)
             if not RESERVED.add(name):
-                raise _taken(path)
+                raise _taken(place, path)
             self._kept = name
         if not place.in_store:
             with _facts(path=path, charged="no"):
@@ -353,7 +353,8 @@ def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
     return list(part_notes.leftovers(Path(folder)))
 
 
-def _taken(path: str) -> DestinationExistsError:
+def _taken(place: Destination, path: str) -> DestinationExistsError:
+    path = f"{place.bucket}/{path}" if place.in_store else path
     return DestinationExistsError(
         f"{path}: another call of this process saves its video there",
         path=path,

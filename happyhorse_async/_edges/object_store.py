@@ -85,31 +85,34 @@ class StoreBusyError(Exception):
 
 
 @contextmanager
-def our_errors(link: str, *, missing: bool = False) -> Iterator[None]:
+def our_errors(link: str, *, missing: bool = False, cannot_be: str = "written") -> Iterator[None]:
     """Turn the library's errors into ours; with `missing` an object may be missing."""
+    refused = partial(refusal, link, cannot_be=cannot_be)
     exceptions = library().exceptions
     try:
         yield
-    except (HappyHorseError, exceptions.AlreadyExistsError, exceptions.PreconditionError):
+    except (HappyHorseError, StoreBusyError):
+        raise
+    except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
         raise
     except FileNotFoundError as error:
         if missing:
             raise
-        raise refusal(link, "there is no such bucket") from error
+        raise refused("there is no such bucket") from error
     except (TimeoutError, exceptions.GenericError) as error:
         if _is_transient(str(error)):
             raise StoreBusyError(_first_line(error) or "no answer in time") from error
-        raise refusal(link, _first_line(error)) from error
-    except (exceptions.BaseError, OSError, ValueError) as error:
+        raise refused(_first_line(error)) from error
+    except Exception as error:  # what it panics over has a type that it does not publish
         if _PASSING.search(str(error)):
             raise StoreBusyError(_first_line(error)) from error
-        raise refusal(link, _first_line(error)) from error
+        raise refused(_first_line(error)) from error
 
 
-def refusal(link: str, problem: str) -> DownloadError:
-    """Return the error for what cannot be put into a store."""
+def refusal(link: str, problem: str, *, cannot_be: str = "written") -> DownloadError:
+    """Return the error for what cannot be put into a store, or cannot be read there."""
     return DownloadError(
-        f"{link} cannot be written: {problem}",
+        f"{link} cannot be {cannot_be}: {problem}",
         path=link,
         next_step="Put the bucket or its rights in order, or choose another place.",
     )
@@ -324,6 +327,7 @@ class Buckets:
 def opened(link: str) -> Any:
     """Open a bucket; the environment says how."""
     obstore = library()
+    _refuse_endpoints(link)
     # Plain http is for an endpoint that the user has named so. Time limits and repetitions are
     # ours.
     plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
@@ -335,6 +339,17 @@ def opened(link: str) -> Any:
         )
     except (obstore.exceptions.BaseError, ValueError) as error:
         raise ConfigurationError(f"{link} cannot be opened: {error}") from error
+
+
+def _refuse_endpoints(link: str) -> None:
+    """Refuse an endpoint that is no URL: the library would panic over it at the first request."""
+    for name in ENDPOINTS:
+        value = os.environ.get(name, "")
+        url = value.lower().startswith(("http://", "https://"))
+        if value and not url and link.startswith("s3") and name.startswith("AWS"):
+            raise ConfigurationError(
+                f"{name}: expected a URL such as https://{value}, got {value!r:.200}"
+            )
 
 
 # --- A prefix as a folder of videos: what is there, and whether it is what was put.
@@ -369,7 +384,10 @@ class ObjectFolder:
                     if "/" not in name:
                         found[name] = each["size"]
 
-        self._tried(look)
+        try:
+            self._tried(look)
+        except DownloadError as error:
+            raise error.with_facts(charged="no") from None
         return found
 
     def size(self, name: str) -> int | None:
@@ -385,7 +403,7 @@ class ObjectFolder:
 
     def pieces(self, name: str) -> Iterator[bytes]:
         """Read an object from its beginning to its end; raises `FileNotFoundError`."""
-        with our_errors(f"{self.link}/{name}", missing=True):
+        with our_errors(f"{self.link}/{name}", missing=True, cannot_be="read"):
             for piece in library().get(self._store, self.key(name)).stream():
                 yield bytes(piece)
 
@@ -394,15 +412,16 @@ class ObjectFolder:
         if self.size(to) is not None:
             taken = f"{self.link}/{to}"
             raise DestinationExistsError(f"{taken} exists already", path=taken)
-        self._tried(lambda: library().rename(self._store, self.key(name), self.key(to)))
+        move = partial(library().rename, self._store, self.key(name), self.key(to))
+        self._tried(move, cannot_be="written")
 
-    def _tried(self, call: Callable[[], T]) -> T:
+    def _tried(self, call: Callable[[], T], *, cannot_be: str = "read") -> T:
         for pause in (*PAUSES, None):
             try:
-                with our_errors(self.link):
+                with our_errors(self.link, cannot_be=cannot_be):
                     return call()
             except StoreBusyError as error:
                 if pause is None:
-                    raise HappyHorseError(f"{self.link} cannot be read: {error}") from error
+                    raise HappyHorseError(f"{self.link} cannot be {cannot_be}: {error}") from error
             time.sleep(pause)
         raise AssertionError("the last try returns or raises")

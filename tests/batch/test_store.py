@@ -26,7 +26,16 @@ from happyhorse_async.batch.report import overview, write_reports
 from happyhorse_async.sandbox import Sandbox
 from tests.batch.test_resume import QUICK, rows
 from tests.conftest import open_session
-from tests.downloader.test_object_store import BUCKET, Gate, Shelf, gate, server, shelf, spool
+from tests.downloader.test_object_store import (
+    BUCKET,
+    Gate,
+    Shelf,
+    gate,
+    refused,
+    server,
+    shelf,
+    spool,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -160,6 +169,21 @@ async def test_all_of_the_store_is_asked_before_anything_is_paid(
             assert refused.value.next_step
         assert sandbox.paid == 0
     assert kept(shelf) == []
+
+
+async def test_a_store_that_may_not_be_listed_is_told_as_that(
+    ledger: Path, shelf: Shelf, gate: Gate
+) -> None:
+    """Nothing was to be written there yet, and nothing is charged."""
+
+    async def no_list(request: web.Request) -> web.StreamResponse | None:
+        return refused(403, "AccessDenied") if "list-type" in request.query else None
+
+    gate.before = no_list
+    async with Sandbox(video="stub", speed=1000) as sandbox, open_session(sandbox) as session:
+        with pytest.raises(DownloadError, match="cannot be read: .*AccessDenied") as caught:
+            await run(session, ledger, rows(1))
+        assert (caught.value.charged, sandbox.paid) == ("no", 0)
 
 
 async def test_a_store_is_no_folder_and_a_folder_no_store(

@@ -21,6 +21,7 @@ from aiohttp import web
 from yarl import URL
 
 from happyhorse_async import (
+    ConfigurationError,
     DestinationExistsError,
     DownloadError,
     IncompleteDownloadError,
@@ -615,6 +616,22 @@ async def test_a_missing_bucket_is_found_out(kit: Kit, shelf: Shelf, key: str) -
     """A look at an object in it says only that there is no such object; a put says more."""
     with pytest.raises(DownloadError, match="there is no such bucket"):
         await paying(kit, f"s3://no-such-bucket-anywhere/{key}")
+
+
+async def test_two_callers_with_one_key_are_told_its_link(kit: Kit, shelf: Shelf) -> None:
+    """Before either pays; a key alone would not say in which bucket."""
+    async with kit.downloader.reserved(f"{BUCKET}/v/x.mp4"):
+        with pytest.raises(DestinationExistsError, match=f"{BUCKET}/v/x.mp4: another call"):
+            await paying(kit, f"{BUCKET}/v/x.mp4")
+
+
+async def test_an_endpoint_that_is_no_url_is_named(
+    kit: Kit, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library takes it, and panics over it at its first request."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+    with pytest.raises(ConfigurationError, match=r"AWS_ENDPOINT_URL: .*'127\.0\.0\.1:9000'"):
+        await check(kit, f"{BUCKET}/x.mp4", overwrite=False)
 
 
 async def test_rights_are_asked_for_where_the_video_will_be(
