@@ -228,7 +228,7 @@ class Uploader:
             return file
 
         try:
-            return await self._api.retrying(once, "uploading a first frame")
+            return await self._api.retrying(once, "uploading a first frame", promised=True)
         except APIStatusError as error:
             if refusals.is_file_quota(error):
                 error.next_step = QUOTA_STEP

@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from happyhorse_async import (
+    BadRequestError,
     ImageToVideo,
     InvalidRequestError,
     Limits,
@@ -208,6 +209,24 @@ async def test_lost_uploads_are_sent_again(sandbox: Sandbox, cat: Path) -> None:
     assert sent(sandbox) == 2
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 451])
+async def test_a_gateways_page_is_no_last_word(sandbox: Sandbox, cat: Path, status: int) -> None:
+    """What stands before the file host may refuse an upload for a moment: it is sent again."""
+    sandbox.fail(Fault("gateway-page", path=STREAM, status=status, times=2))
+    async with open_session(sandbox) as session:
+        assert (await session.upload(cat)).url
+    assert sent(sandbox) == 3
+
+
+async def test_what_is_too_large_for_a_gateway_is_sent_once(sandbox: Sandbox, cat: Path) -> None:
+    """A gateway's 413 comes again, however often the same bytes are sent."""
+    sandbox.fail(Fault("gateway-page", path=STREAM, status=413))
+    async with open_session(sandbox) as session:
+        with pytest.raises(BadRequestError, match="413"):
+            await session.upload(cat)
+    assert sent(sandbox) == 1
+
+
 async def test_whoever_sends_may_be_cancelled(sandbox: Sandbox, cat: Path) -> None:
     """When the caller whose upload others share is cancelled, one of the others takes over."""
     sandbox.fail(Fault("hang-before", path=STREAM))
@@ -262,9 +281,9 @@ async def test_a_file_that_changes_after_it_was_checked_is_not_submitted(
     """
     path, retrying = frame_in(tmp_path), Api.retrying
 
-    async def change_first(self: Api, *arguments: Any) -> Any:
+    async def change_first(self: Api, *arguments: Any, **more: Any) -> Any:
         change(path)
-        return await retrying(self, *arguments)
+        return await retrying(self, *arguments, **more)
 
     monkeypatch.setattr(Api, "retrying", change_first)
     with pytest.raises(InvalidRequestError, match=r"has changed since|cannot be read|no such file"):

@@ -253,7 +253,7 @@ class Transfer:
         except TaskNotFoundError as error:
             raise _SetbackError("the service does not know the task", Setback.LINK) from error
         except HappyHorseError as error:
-            if retry.worth_retrying(error):
+            if retry.worth_retrying(error, promised=True):
                 raise _SetbackError(f"the task cannot be read: {error}", Setback.LINK) from error
             raise self._error(
                 IncompleteDownloadError, f"the task could not be read again: {error}"

@@ -84,7 +84,7 @@ class Api:
 
     def read_task(self, task_id: str) -> Coroutine[Any, Any, Task]:
         """Read one task."""
-        return self.retrying(lambda: self.read_task_once(task_id), "reading a task")
+        return self.retrying(lambda: self.read_task_once(task_id), "reading a task", promised=True)
 
     async def read_raw_task_once(self, task_id: str) -> dict[str, Any]:
         """Read one task as its JSON object, one try."""
@@ -203,16 +203,18 @@ class Api:
         if not await self._closing.pause(seconds):
             raise SessionClosedError("the session was closed before a request could leave")
 
-    async def retrying(self, once: Callable[[], Awaitable[T]], what: str) -> T:
+    async def retrying(
+        self, once: Callable[[], Awaitable[T]], what: str, *, promised: bool = False
+    ) -> T:
         """Make a call that changes nothing, again and again as the retry policy says;
-        `SessionClosedError` when the session closes.
+        `SessionClosedError` when the session closes. `promised`: every server has the call.
         """
         for attempt in range(1, self._policy.attempts):
             try:
                 with sent_before(attempt - 1):
                     return await once()
             except HappyHorseError as error:
-                if not retry.worth_retrying(error):
+                if not retry.worth_retrying(error, promised=promised):
                     raise
                 pause = retry.pause_before(self._policy, attempt, error, random.random())
                 if self._events:

@@ -237,7 +237,8 @@ def trouble_of(stage: Stage, facts: Facts, error: HappyHorseError) -> JobTrouble
         return JobTrouble.ALL
     if stage is Stage.DOUBT:
         return _trouble_in_doubt(error, last)
-    return JobTrouble.PASSING if retry.worth_retrying(last) else JobTrouble.FINAL
+    again = retry.worth_retrying(last, promised=True)
+    return JobTrouble.PASSING if again else JobTrouble.FINAL
 
 
 def counts(error: HappyHorseError) -> bool:

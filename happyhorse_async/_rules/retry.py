@@ -96,13 +96,26 @@ _PASSING = frozenset({408, 421, 425, 429})
 connection, too early or too often (RFC 9110, 8470 and 6585)."""
 
 
-def worth_retrying(error: HappyHorseError) -> bool:
+_ABSENT = frozenset({404, 405})
+"""Pages that may say that the server lacks the call."""
+_TOO_LARGE = 413
+"""A page with it says what a gateway never lets through."""
+
+
+def worth_retrying(error: HappyHorseError, *, promised: bool = False) -> bool:
     """Whether a call that changes nothing (a read, an upload) can work when it is made again. It
     can after lost responses, 408, 421, 425, 429, 500 and up, and a lack of capacity.
+
+    It also can after a page that is not the service's: a gateway or a firewall may let the next
+    request through. `promised`: every server has the call, so even a 404 page is no last word.
     """
-    if isinstance(error, APIStatusError):
-        return error.status in _PASSING or error.status >= 500 or error.code in CAPACITY_CODES
-    return isinstance(error, (TransportError, UnreadableAnswerError))
+    if not isinstance(error, APIStatusError):
+        return isinstance(error, (TransportError, UnreadableAnswerError))
+    if error.status in _PASSING or error.status >= 500 or error.code in CAPACITY_CODES:
+        return True
+    if error.own_body or error.status == _TOO_LARGE:
+        return False
+    return promised or error.status not in _ABSENT
 
 
 def pause_before(

@@ -379,6 +379,19 @@ async def test_a_dead_link_is_replaced_by_a_fresh_one(
         assert len(kit.fetches()) == 2
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
+async def test_a_gateways_page_does_not_keep_the_fresh_link_away(folder: Path, status: int) -> None:
+    """A page in the place of the task that is read for a fresh link gives no paid video up."""
+    async with Sandbox(video="stub", speed=0) as sandbox, Kit(sandbox) as kit:
+        task = await kit.task()
+        sandbox.fail(Fault("expire", fresh=True))
+        path = f"/v1/tasks/{task.id}"
+        sandbox.fail(Fault("gateway-page", path=path, status=status, times=2))
+        video = await kit.downloader.download(task, f"{folder}/")
+        assert video.size == video.path.stat().st_size
+        assert sandbox.count("GET", path) == 4  # two of them met the page
+
+
 @pytest.mark.parametrize("status", [403, 404, 410, 200])
 async def test_a_link_that_outlived_its_day_is_dead(folder: Path, status: int) -> None:
     """The task is read once more; the same link again means that the video is lost, and the error

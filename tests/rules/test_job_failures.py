@@ -21,6 +21,7 @@ from happyhorse_async import (
     LedgerError,
     LinkExpiredError,
     NotAVideoError,
+    NotFoundError,
     PermissionDeniedError,
     RateLimitError,
     SubmissionOutcomeUnknownError,
@@ -72,6 +73,11 @@ def barred(status: int) -> SubmissionOutcomeUnknownError:
     return error
 
 
+def page(kind: type[APIStatusError], status: int) -> APIStatusError:
+    """Make the error of a page that something in front of the service shows."""
+    return kind("?", status=status, own_body=False)
+
+
 def daily() -> InsufficientCreditsError:
     """Make the refusal of a key whose daily limit is used up."""
     code = "token_daily_quota_exceeded"
@@ -102,6 +108,10 @@ ALL_ERRORS = [
         (Facts(SUBMITTING), RateLimitError("?", status=429), Next.AGAIN, HELD_AND_STOP),
         (Facts(SUBMITTING), BadRequestError("?", status=400), Next.FAILED, Next.FAILED),
         (Facts(SUBMITTING), AuthenticationError("?", status=401), HELD_AND_STOP, HELD_AND_STOP),
+        # A gateway's page in the place of an upload's answer.
+        (Facts(NEW), page(PermissionDeniedError, 403), Next.AGAIN, HELD_AND_STOP),
+        (Facts(NEW), page(NotFoundError, 404), Next.AGAIN, HELD_AND_STOP),
+        (Facts(NEW), page(BadRequestError, 413), Next.FAILED, Next.FAILED),
         (
             Facts(SUBMITTING),
             InsufficientCreditsError("?", status=402),

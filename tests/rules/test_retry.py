@@ -102,7 +102,25 @@ def test_each_failure_is_sorted_by_whether_it_can_have_been_accepted(
 )
 def test_which_reads_are_tried_again(error: HappyHorseError, worth: bool) -> None:
     """A call that changes nothing is worth another try unless the service refused it for good."""
-    assert worth == retry.worth_retrying(error)
+    assert worth == retry.worth_retrying(error) == retry.worth_retrying(error, promised=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "worth", "promised"),
+    [
+        *((number, True, True) for number in (400, 401, 403, 407, 409, 418, 451, 503)),
+        (404, False, True),
+        (405, False, True),
+        (413, False, False),
+    ],
+)
+def test_pages_that_are_not_the_services_own(number: int, worth: bool, promised: bool) -> None:
+    """What a gateway says is no last word. But it may say that a server lacks a call that is not
+    promised, and it never lets through what is too large for it.
+    """
+    page = status(number, own_body=False)
+    assert worth == retry.worth_retrying(page)
+    assert promised == retry.worth_retrying(page, promised=True)
 
 
 def test_pauses_double_up_to_the_longest() -> None:
