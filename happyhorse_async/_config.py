@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 import attrs
 
 from ._formats import proxies, urls
+from ._formats.texts import shown
 from .errors import ConfigurationError
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -23,7 +24,7 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 def _refuse(owner: Any, field: attrs.Attribute[Any], value: Any, expected: str) -> NoReturn:
     raise ConfigurationError(
-        f"{type(owner).__name__}({field.name}={value!r:.200}): expected {expected}"
+        f"{type(owner).__name__}({field.name}={shown(value)}): expected {expected}"
     )
 
 
@@ -74,7 +75,7 @@ def time_limit(timeout: object, *, paid: bool = False) -> float | None:
     number = isinstance(timeout, Real) and not isinstance(timeout, bool)
     if not number or not timeout >= (0 if paid else -math.inf):  # type: ignore[operator]
         raise ConfigurationError(
-            f"timeout: expected a number of seconds, at least 0, or None, got {timeout!r:.200}"
+            f"timeout: expected a number of seconds, at least 0, or None, got {shown(timeout)}"
         )
     return None if timeout >= LONGEST_WAIT else max(float(timeout), 0.0)  # type: ignore[operator, arg-type]
 

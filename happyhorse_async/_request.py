@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict
 import attrs
 
 from ._formats import images, texts, urls
+from ._formats.texts import shown
 from ._models import MODEL, Model
 from ._values import Value
 from .errors import InvalidRequestError
@@ -35,8 +36,16 @@ DURATIONS = range(3, 16)
 SEEDS = range(1, 2147483648)
 
 
-def _image(value: Image | os.PathLike[str] | bytearray | memoryview) -> Image:
-    if isinstance(value, str) and not urls.looks_like_link(value):
+LONGEST_PATH = 32_767
+"""Characters of a path, at most, on any system. To take megabytes of base64 for one costs seconds.
+"""
+
+
+def image_of(value: Image | os.PathLike[str] | bytearray | memoryview) -> Image:
+    """Return an image as requests keep it: a link, a path, or bytes. A text that is too long for a
+    path stays one.
+    """
+    if isinstance(value, str) and not urls.looks_like_link(value) and len(value) <= LONGEST_PATH:
         return Path(value)
     if isinstance(value, os.PathLike):
         return Path(os.fsdecode(value))  # some tell their path as bytes
@@ -75,7 +84,7 @@ class ImageToVideo(Value):
     the service's limit gives a `UserWarning` that says where it will be cut.
     """
 
-    image: Image = attrs.field(converter=_image, repr=_short_image)
+    image: Image = attrs.field(converter=image_of, repr=_short_image)
     """The first frame: a link that the public internet can reach, a path, or the bytes of an image.
     JPEG, PNG or WEBP of at most 10 MB. Each side has at least 300 px, with a ratio between 1:2.5
     and 2.5:1."""
@@ -116,24 +125,28 @@ def request_problems(request: ImageToVideo) -> list[str]:
     problems = _image_problems(request.image)
     prompt: object = request.prompt
     if prompt is not None and not isinstance(prompt, str):
-        problems.append(f"prompt: expected text or None, got {prompt!r}")
+        problems.append(f"prompt: expected text or None, got {shown(prompt)}")
     elif prompt is not None and texts.has_surrogate(prompt):
         problems.append(
             "prompt: expected text that can be written as UTF-8; "
             "there is half of a surrogate pair in it"
         )
     if request.quality not in QUALITIES:
-        problems.append(f"quality: expected '720p' or '1080p', got {request.quality!r}")
+        problems.append(f"quality: expected '720p' or '1080p', got {shown(request.quality)}")
     if not _whole_in(request.duration, DURATIONS):
-        problems.append(f"duration: expected whole seconds from 3 to 15, got {request.duration!r}")
+        problems.append(
+            f"duration: expected whole seconds from 3 to 15, got {shown(request.duration)}"
+        )
     if request.seed is not None and not _whole_in(request.seed, SEEDS):
         problems.append(
-            f"seed: expected a whole number from 1 to 2147483647 or None, got {request.seed!r}"
+            f"seed: expected a whole number from 1 to 2147483647 or None, got {shown(request.seed)}"
         )
     if request.model != MODEL and not (
         isinstance(request.model, str) and _MODEL_ID.fullmatch(request.model)
     ):
-        problems.append(f"model: expected a model's id such as {MODEL!r}, got {request.model!r}")
+        problems.append(
+            f"model: expected a model's id such as {MODEL!r}, got {shown(request.model)}"
+        )
     if request.callback_url is not None:
         problems += [
             f"callback_url: {problem}" for problem in urls.callback_problems(request.callback_url)
@@ -153,6 +166,14 @@ def _image_problems(image: object) -> list[str]:
     if isinstance(image, bytes):
         return [f"image: {problem}" for problem in images.frame_problems(image, len(image))]
     if isinstance(image, str):
+        if not image.startswith("http") and (
+            image.startswith("data:") or not urls.looks_like_link(image)
+        ):
+            return [
+                "image: expected one http(s) link, path, or the bytes of an image, "
+                f"got a text of {len(image):,} characters, {shown(image)}; of base64, give the "
+                "bytes: base64.b64decode(...)"
+            ]
         return [f"image: {problem}" for problem in urls.image_link_problems(image)]
     if isinstance(image, Path):
         # An empty text was made the path of the working folder.
@@ -161,12 +182,12 @@ def _image_problems(image: object) -> list[str]:
             "or the working folder; look where the name of the image comes from"
         )
         return [empty] if image == Path() else []
-    shown = (
+    given = (
         f"an empty {type(image).__name__}"
         if isinstance(image, Sequence) and not image
-        else repr(image)
+        else shown(image)
     )
-    return [f"image: expected one http(s) link, path, or the bytes of an image, got {shown}"]
+    return [f"image: expected one http(s) link, path, or the bytes of an image, got {given}"]
 
 
 FIELDS = tuple(field.name for field in attrs.fields(ImageToVideo) if field.name != "image")
@@ -201,7 +222,7 @@ def require_several(what: str, given: Any, *, asynchronous: bool = True) -> None
     kinds = (Iterable, AsyncIterable) if asynchronous else Iterable
     if one or not isinstance(given, kinds):
         raise InvalidRequestError(
-            [f"{what}: expected several, for example a list with one, got {given!r:.200}"]
+            [f"{what}: expected several, for example a list with one, got {shown(given)}"]
         )
 
 
@@ -212,7 +233,11 @@ def require_path(what: str, given: Any) -> str:
     Raises `InvalidRequestError` for what is no path.
     """
     if not isinstance(given, (str, os.PathLike)):
-        raise InvalidRequestError([f"{what}: expected a path, got {given!r:.200}"])
+        raise InvalidRequestError([f"{what}: expected a path, got {shown(given)}"])
+    if len(os.fspath(given)) > LONGEST_PATH:
+        raise InvalidRequestError(
+            [f"{what}: expected a path of at most {LONGEST_PATH:,} characters, got {shown(given)}"]
+        )
     try:
         return "" if os.path.isabs(given) else os.getcwd()
     except OSError:
@@ -224,7 +249,7 @@ def require_count(what: str, given: Any, least: int, most: int | None = None) ->
     whole = isinstance(given, int) and not isinstance(given, bool)
     if not whole or given < least or (most is not None and given > most):
         bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
-        raise InvalidRequestError([f"{what}: expected a whole number {bounds}, got {given!r:.200}"])
+        raise InvalidRequestError([f"{what}: expected a whole number {bounds}, got {shown(given)}"])
 
 
 def made_requests(requests: Any, fields: Mapping[str, Any]) -> Iterator[ImageToVideo]:
@@ -237,7 +262,7 @@ def made_requests(requests: Any, fields: Mapping[str, Any]) -> Iterator[ImageToV
         return
     if not isinstance(requests, Iterable):
         raise InvalidRequestError(
-            [f"requests: expected an ImageToVideo, an image, or several, got {requests!r:.200}"]
+            [f"requests: expected an ImageToVideo, an image, or several, got {shown(requests)}"]
         )
     for index, request in enumerate(requests):
         try:

@@ -16,6 +16,7 @@ import attrs
 
 from ._config import Budget, Limits, Network, Polling, RetryPolicy, Timeouts, time_limit
 from ._dispatcher import on_behalf_of
+from ._formats.texts import shown
 from ._models import TASK_ID
 from ._request import (
     ImageLike,
@@ -511,7 +512,7 @@ def _task_id(given: object) -> str:
         raise InvalidRequestError(
             [
                 "task_id: expected the id of a task, such as 'task-unified-...': 1 to 128 of "
-                f"A-Za-z0-9._:-, got {given!r}"
+                f"A-Za-z0-9._:-, got {shown(given)}"
             ]
         )
     return found[0]  # as plain text: a member of an enum writes its name into a URL

@@ -13,6 +13,7 @@ import attrs
 
 from ._config import Budget, Limits, Network, Polling, RetryPolicy, Timeouts, Validator
 from ._formats import urls
+from ._formats.texts import shown
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _kind(kind: type, example: str = "") -> Validator:
         """Raise `ConfigurationError` for another kind."""
         if not isinstance(value, kind) and not (example and value is None):
             raise ConfigurationError(
-                f"{field.name}: expected a {kind.__name__}{example}, got {value!r}"
+                f"{field.name}: expected a {kind.__name__}{example}, got {shown(value)}"
             )
 
     return check
@@ -59,7 +60,7 @@ def _kind(kind: type, example: str = "") -> Validator:
 def _check_client(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     # aiohttp itself is not loaded yet.
     if value is not None and not callable(getattr(value, "request", None)):
-        raise ConfigurationError(f"http: expected an aiohttp.ClientSession, got {value!r:.200}")
+        raise ConfigurationError(f"http: expected an aiohttp.ClientSession, got {shown(value)}")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -112,7 +113,7 @@ class Settings:
         if public_url is not None and not isinstance(public_url, str):
             raise ConfigurationError(
                 "public_url: expected a URL such as https://app.example.com/hooks, "
-                f"got {public_url!r:.200}"
+                f"got {shown(public_url)}"
             )
         return (
             _webhook_url(public_url, self.require_key(), local=self.on_loopback)
@@ -142,8 +143,10 @@ def no_key() -> ConfigurationError:
     )
 
 
-def _key(key: str) -> Secret:
-    if not isinstance(key, str) or not key.strip():
+def _key(key: object) -> Secret:
+    if not isinstance(key, str):
+        raise ConfigurationError(f"api_key: expected text, got {type(key).__name__}")
+    if not key.strip():
         raise no_key()
     key = key.strip()
     if not key.isascii() or not key.isprintable() or " " in key:
@@ -173,7 +176,7 @@ def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
 
 
 def _url(url: str, name: str, variable: str) -> str:
-    problem = f"{name} (or {variable}): expected a URL such as {API_URL}, got {url!r}"
+    problem = f"{name} (or {variable}): expected a URL such as {API_URL}, got {shown(url)}"
     if not isinstance(url, str):
         raise ConfigurationError(problem)
     try:

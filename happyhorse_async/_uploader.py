@@ -27,7 +27,8 @@ from ._dispatcher import Events
 from ._edges.api import Api
 from ._edges.http import Http
 from ._edges.local_images import CheckedFile, LocalImage, changed, look_at, opened_for_sending
-from ._formats import urls
+from ._formats.texts import shown
+from ._request import image_of
 from ._rules import account, numbers, refusals
 from ._rules.responses import decode_object
 from ._rules.throttling import Departures
@@ -168,7 +169,7 @@ class Uploader:
         source = _source(image)
         if source is None:
             raise InvalidRequestError(
-                [f"image: expected a path or the bytes of an image to upload, got {image!r:.200}"]
+                [f"image: expected a path or the bytes of an image to upload, got {shown(image)}"]
             )
         async with self._looks:
             looked = await look_at(source)
@@ -267,13 +268,10 @@ class Uploader:
 
 
 def _source(image: object) -> Path | bytes | None:
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, (bytearray, memoryview)):
-        return bytes(image)
-    if isinstance(image, str):
-        return None if urls.looks_like_link(image) else Path(image)
-    return Path(image) if isinstance(image, os.PathLike) else None
+    if not isinstance(image, (str, bytes, bytearray, memoryview, os.PathLike)):
+        return None
+    found = image_of(image)
+    return None if isinstance(found, str) else found
 
 
 # --- How fast uploads may leave.

@@ -207,3 +207,9 @@ def test_settings_of_another_type_are_named(name: str) -> None:
     """
     with pytest.raises(ConfigurationError, match=f"{name}.*got 5"):
         Session(KEY, **{name: 5})  # type: ignore[arg-type]
+
+
+def test_a_key_of_another_type_is_named() -> None:
+    """It was told that there was none, which is not what is wrong."""
+    with pytest.raises(ConfigurationError, match="api_key: expected text, got bytes"):
+        Session(KEY.encode())  # type: ignore[arg-type]

@@ -109,8 +109,9 @@ WRONG_IMAGES = {
     ),
     "a data URI": (
         "data:image/png;base64,AAAA",
-        "image: expected an http or https link that the public internet can reach, "
-        "got 'data:image/png;base64,AAAA'",
+        "image: expected one http(s) link, path, or the bytes of an image, got a text of 26 "
+        "characters, 'data:image/png;base64,AAAA'; of base64, give the bytes: "
+        "base64.b64decode(...)",
     ),
     "credentials": (
         "https://me:secret@example.com/cat.png",
@@ -247,3 +248,19 @@ def test_the_repr_does_not_show_the_bytes(cat: Path) -> None:
     assert repr(ImageToVideo(cat.read_bytes())).startswith(
         f"ImageToVideo(image=<{cat.stat().st_size} bytes>, "
     )
+
+
+def test_base64_is_no_image_and_the_message_says_what_is() -> None:
+    """Other services take images so. To take it for a path would cost seconds of the event loop."""
+    for image in ("QUJD" * 100_000, "data:image/png;base64," + "QUJD" * 100_000):
+        with pytest.raises(
+            InvalidRequestError, match=r"give the bytes: base64\.b64decode"
+        ) as caught:
+            ImageToVideo(image)
+        assert len(str(caught.value)) < 500
+
+
+def test_a_number_that_python_makes_no_text_of_is_refused() -> None:
+    """It was an error of Python's, about its own limit."""
+    with pytest.raises(InvalidRequestError, match=r"seed: .* a number of 16610 bits"):
+        ImageToVideo(LINK, seed=10**5000)

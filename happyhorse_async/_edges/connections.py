@@ -182,6 +182,14 @@ class Pool(aiohttp.TCPConnector):
             connection.add_callback(known.release)
             return connection
 
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        # The library's own limit begins after the look-up of the name, and leaves out a proxy's
+        # answer. What waits for a place in the pool is not meant.
+        async with asyncio.timeout(timeout.sock_connect):
+            return await super()._create_connection(req, traces, timeout)
+
     def _meet(self, protocol: ResponseHandler) -> _Known:
         if len(self._known) > 2 * self.limit + FEW:
             # The closed ones go, many at a time: weak references would cost more than all this.

@@ -49,6 +49,9 @@ USER_AGENT = (
 # Everything that aiohttp can raise out of a request; a test holds this against aiohttp's own tree.
 FOREIGN_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
 
+# A cache on the way must not tell for ever how a task stood, nor a list without the newest one.
+_FRESH = {"Cache-Control": "no-cache"}
+
 # Raised before a connection stands: the request has certainly not left.
 _NEVER_SENT = (
     aiohttp.ClientConnectorError,
@@ -304,6 +307,7 @@ def _client(connector: connections.Pool, auth: Mapping[str, str]) -> aiohttp.Cli
             "User-Agent": USER_AGENT,
             "Accept": "application/json",
             "Accept-Encoding": "gzip, deflate",
+            **_FRESH,
             **auth,
         },
         trust_env=False,
@@ -319,6 +323,7 @@ def _ways_of_a_guest(client: aiohttp.ClientSession, auth: dict[str, str]) -> dic
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         """Lay the key over what the client has found, and send the request."""
+        request.headers.update(_FRESH)
         request.headers.update(auth)
         return await handler(request)
 

@@ -32,7 +32,7 @@ _TASK_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 def _boot() -> str:
     """Identify this run of the machine, where the system tells; "" elsewhere."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         return ""
 

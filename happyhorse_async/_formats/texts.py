@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from reprlib import Repr
+from typing import Any
 from urllib.parse import quote
 
 LONGEST_PRINTED = 2000
@@ -39,6 +41,34 @@ def _cut(text: str, most: int) -> str:
 
 def _spelled(found: re.Match[str]) -> str:
     return ascii(found[0])[1:-1]
+
+
+class _Brief(Repr):
+    """Shows a value without making a text of all of it: of an image's bytes that takes a second."""
+
+    MOST = 100
+    """Characters, bytes or digits of one value that are shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.MOST
+
+    def repr_bytes(self, value: bytes | bytearray, level: int) -> str:
+        shown = repr(value[: self.MOST])
+        return shown if len(value) <= self.MOST else f"{shown}... ({len(value):,} bytes)"
+
+    repr_bytearray = repr_bytes
+
+    def repr_int(self, value: int, level: int) -> str:
+        # Python makes no text of very large ones.
+        return (
+            repr(value) if abs(value) < 10**self.MOST else f"a number of {value.bit_length()} bits"
+        )
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it: short and soon, whatever was passed by mistake."""
+    return _Brief().repr(value)
 
 
 def has_surrogate(text: str) -> bool:

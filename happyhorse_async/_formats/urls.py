@@ -13,6 +13,8 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from .texts import shown
+
 LONGEST_CALLBACK = 2048
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -81,7 +83,7 @@ def callback_problems(url: object) -> list[str]:
     at most 2,048 characters.
     """
     if not isinstance(url, str):
-        return [f"expected an https URL, got {url!r}"]
+        return [f"expected an https URL, got {shown(url)}"]
     problems = []
     if len(url) > LONGEST_CALLBACK:
         problems.append(f"expected at most {LONGEST_CALLBACK} characters, got {len(url)}")

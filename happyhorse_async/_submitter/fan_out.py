@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import anyio
 
+from .._formats.texts import shown
 from .._request import ImageToVideo
 from ..errors import HappyHorseError, InvalidRequestError
 from .gate import Group
@@ -170,7 +171,7 @@ class Submissions(Generic[S]):
         try:
             if not isinstance(request, ImageToVideo):
                 raise InvalidRequestError(
-                    [f"request {index}: expected an ImageToVideo, got {request!r:.200}"]
+                    [f"request {index}: expected an ImageToVideo, got {shown(request)}"]
                 )
             acceptance = await self._submit(request, self._group)
         except HappyHorseError as error:

@@ -19,6 +19,7 @@ from .._concurrency import Background, to_the_end
 from .._config import Limits, RetryPolicy, Timeouts
 from .._dispatcher import Events
 from .._edges.api import Api
+from .._formats.texts import shown
 from .._request import ImageToVideo
 from .._rules import retry, wire
 from ..errors import (
@@ -471,6 +472,6 @@ class Submitter:
 def _checked(key: object) -> str:
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise InvalidRequestError(
-            [f"idempotency_key: expected 16 to 96 characters of A-Za-z0-9._-, got {key!r:.120}"]
+            [f"idempotency_key: expected 16 to 96 characters of A-Za-z0-9._-, got {shown(key)}"]
         )
     return key

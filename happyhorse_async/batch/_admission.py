@@ -15,6 +15,7 @@ import anyio.to_thread
 import attrs
 
 from .._edges.local_images import look_at
+from .._formats.texts import shown
 from .._request import ImageToVideo
 from .._rules.lifecycle import JobState
 from ..errors import InvalidRequestError
@@ -317,15 +318,12 @@ class Intake:
                 return Job(row)
             except InvalidRequestError as error:
                 return BadRow(f"row {self._number}", error, row)
-        if (
-            isinstance(row, Job)
-            and isinstance(row.request, ImageToVideo)
-            and (row.id is None or row.id.strip())
-        ):
-            return row
-        problem = (
-            f"row {self._number}: expected an ImageToVideo or a Job with one, got {row!r:.200}"
-        )
+        expected = "expected an ImageToVideo or a Job with one"
+        if isinstance(row, Job) and isinstance(row.request, ImageToVideo):
+            if row.id is None or row.id.strip():
+                return row
+            row, expected = row.id, "id: expected text that is not blank, or None"
+        problem = f"row {self._number}: {expected}, got {shown(row)}"
         return BadRow(f"row {self._number}", InvalidRequestError([problem]))
 
     async def _remembered(self, stamps: dict[str, str]) -> dict[str, str]:
@@ -345,7 +343,7 @@ class Intake:
         if digest is None:
             looked = await look_at(image)
             if looked.problems:
-                shown = (
+                name = (
                     job.id
                     if job.id is not None
                     else str(image)
@@ -353,7 +351,7 @@ class Intake:
                     else f"row {self._number}"
                 )
                 return BadRow(
-                    shown, InvalidRequestError(looked.problems), job.request, dict(job.extra)
+                    name, InvalidRequestError(looked.problems), job.request, dict(job.extra)
                 )
             digest = looked.sha256
             if path is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .._formats.filenames import safe_name
+from .._formats.texts import shown
 from .._request import ImageToVideo
 
 ID_LENGTH = 16
@@ -130,8 +131,8 @@ def text_problem(text: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return f"expected text that UTF-8 can hold, got a lone surrogate in {text!r:.200}"
-    return f"expected text without a NUL character, got {text!r:.200}" if "\0" in text else None
+        return f"expected text that UTF-8 can hold, got a lone surrogate in {shown(text)}"
+    return f"expected text without a NUL character, got {shown(text)}" if "\0" in text else None
 
 
 def _id_problems(job_id: Any) -> list[str]:
@@ -140,14 +141,14 @@ def _id_problems(job_id: Any) -> list[str]:
     problem = (
         text_problem(job_id)
         if isinstance(job_id, str)
-        else f"expected text or None, got {job_id!r:.200}"
+        else f"expected text or None, got {shown(job_id)}"
     )
     return [f"id: {problem}"] if problem else []
 
 
 def _extra_problems(extra: Any) -> list[str]:
     if not isinstance(extra, Mapping):
-        return [f"extra: expected a mapping of columns, got {extra!r:.200}"]
+        return [f"extra: expected a mapping of columns, got {shown(extra)}"]
     try:
         problem = text_problem(write_extra(extra))
     except (TypeError, ValueError, RecursionError) as error:

@@ -91,7 +91,7 @@ def look_at_file(path: Path, *, newest: int) -> bool:
     try:
         facts = path.stat()
     except FileNotFoundError:
-        if path.is_symlink():
+        if os.path.islink(path):
             raise _refused(
                 f"{path} leads to {os.readlink(path)}, which is not there",
                 "Bring the ledger back to where the link leads, or take the link away.",

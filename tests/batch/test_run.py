@@ -665,3 +665,14 @@ async def test_a_full_quota_of_files_stops_the_run_and_fails_no_job(
         assert "Delete files" in (stopped.value.next_step or "")
         assert [outcome.ok async for outcome in batch.run([ImageToVideo(cat)])] == [True]
     assert sandbox.paid == 1
+
+
+async def test_rows_that_are_no_jobs_are_told_shortly_and_by_what_is_wrong(
+    session: Session, tmp_path: Path
+) -> None:
+    """The bytes of an image are not shown, and a blank id is named as that."""
+    wrong = [b"x" * 10_000_000, Job(rows(1)[0], id=" ")]
+    first, second = await run(session, tmp_path, wrong)
+    assert "row 1: expected an ImageToVideo" in str(first.error)
+    assert "(10,000,000 bytes)" in str(first.error)
+    assert str(second.error) == "row 2: id: expected text that is not blank, or None, got ' '"

@@ -15,7 +15,7 @@ import pytest
 
 from happyhorse_async import APIConnectionError, APITimeoutError, TransportError
 from happyhorse_async._edges.http import FOREIGN_ERRORS, USER_AGENT, Http, transport_error
-from tests.edges.peer import Peer
+from tests.edges.peer import Peer, answer
 
 pytestmark = pytest.mark.anyio
 
@@ -192,3 +192,61 @@ async def test_a_borrowed_client_is_used_and_not_closed() -> None:
         )
         await http.aclose()
         assert not client.closed
+
+
+class Cache:
+    """A cache on the way: it answers from its store, unless it is asked not to."""
+
+    def __init__(self) -> None:
+        self._stored = b""
+        self._asked = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer with the number of the request that reached the service."""
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            self._asked += 1
+            if not self._stored or b"\r\ncache-control: no-cache\r\n" in head:
+                self._stored = answer(b'{"request": %d}' % self._asked, "Age: 1")
+            writer.write(self._stored)
+            await writer.drain()
+
+
+@pytest.mark.parametrize("borrowed", [False, True])
+async def test_a_cache_on_the_way_never_tells_how_it_was(borrowed: bool) -> None:
+    """Else a task would stay unfinished for ever, and a list would hide what was just paid for."""
+    async with Peer(Cache()) as url, aiohttp.ClientSession() as client:
+        http = Http(
+            key="sk-secret",
+            base_url=url,
+            files_url=url,
+            connect_timeout=60,
+            max_connections=4,
+            client=client if borrowed else None,
+        )
+        bodies = [(await http.call("GET", url)).body for _ in range(2)]
+        await http.aclose()
+    assert bodies == [b'{"request": 1}', b'{"request": 2}']
+
+
+async def test_the_time_for_a_connection_holds_for_the_look_up_of_the_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A resolver that never answers holds no call up: it was never sent."""
+
+    async def silent(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", silent)
+    http = Http(
+        key="sk-secret",
+        base_url="http://127.0.0.1:1",
+        files_url="http://127.0.0.1:1",
+        connect_timeout=0.05,
+        max_connections=4,
+    )
+    async with asyncio.timeout(100):
+        with pytest.raises(APITimeoutError, match="no connection") as caught:
+            await http.call("POST", "http://silent.example/", body=b"{}")
+    assert caught.value.sent is False
+    await http.aclose()

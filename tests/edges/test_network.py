@@ -17,6 +17,7 @@ import trustme
 
 from happyhorse_async import (
     APIConnectionError,
+    APITimeoutError,
     ConfigurationError,
     DownloadError,
     HappyHorseError,
@@ -353,6 +354,27 @@ async def test_certificates_that_cannot_be_used_are_refused_when_the_session_ope
         session = Session("k" * 20, network=Network(**{field: path}))  # type: ignore[arg-type]
         with pytest.raises(ConfigurationError, match=rf"Network\({field}=.*usable PEM file"):
             await session.submit(LINK)
+
+
+async def test_a_proxy_that_never_answers_is_given_up_in_the_time_for_a_connection(
+    sandbox: Sandbox,
+) -> None:
+    """Its tunnel belongs to the connection: what never left is told as that, and costs nothing."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with Peer(silent) as url, asyncio.timeout(100):
+        session = Session(
+            "k" * 20,
+            network=Network(proxy=url),
+            timeouts=Timeouts(connect=0.05, submit=None),
+            retry=RetryPolicy(attempts=1),
+        )
+        async with session:
+            with pytest.raises(APITimeoutError, match="no connection") as caught:
+                await session.submit(LINK)
+    assert caught.value.charged == "no"
 
 
 # --- declared addresses ---------------------------------------------------------------------------

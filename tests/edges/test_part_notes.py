@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,12 @@ def test_names_that_are_not_utf_8_are_kept(tmp_path: Path) -> None:
     file.write([b"begun"])
     file.close()
     assert [(left.path.name, left.received) for left in leftovers(tmp_path)] == [(name, 5)]
+
+
+def test_notes_do_not_depend_on_the_encoding_of_the_system() -> None:
+    """Under `-X warn_default_encoding` and `-W error` a paid video was not fetched."""
+    code = (
+        "from happyhorse_async._edges.part_notes import Note; Note(task_id='t', index=0, name='n')"
+    )
+    strict = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning"]
+    subprocess.run([sys.executable, *strict, "-c", code], check=True)

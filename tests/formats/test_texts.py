@@ -63,3 +63,31 @@ def test_escapes_that_can_hide_no_secret_are_not_undone(monkeypatch: pytest.Monk
         assert redactor.body(b'"' + unit * 3 + b'"') == b'"' + unit * 3 + b'"'
     monkeypatch.undo()
     assert redactor.body(rb'"\u0073k-secret-0123456789"') == b'"***"'
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("720p ", "'720p '"),
+        (b"\xff" * 3, r"b'\xff\xff\xff'"),
+        (None, "None"),
+        (4.5, "4.5"),
+        (["x"], "['x']"),
+        (10**5000, "a number of 16610 bits"),
+        (b"x" * 10**7, f"b'{'x' * 100}'... (10,000,000 bytes)"),
+    ],
+    ids=["text", "bytes", "None", "number", "list", "long number", "long bytes"],
+)
+def test_what_was_passed_by_mistake_is_shown(value: object, shown: str) -> None:
+    """As Python shows it, as long as it is short."""
+    assert texts.shown(value) == shown
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10**7, bytearray(10**7), [b"x" * 10**7] * 100, {"image": ("x" * 10**7, 10**5000)}],
+    ids=["text", "bytes", "list", "dict"],
+)
+def test_no_value_makes_a_long_message(value: object) -> None:
+    """A message is read by people, and made in the event loop."""
+    assert len(texts.shown(value)) < 1500
