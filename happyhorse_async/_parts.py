@@ -93,6 +93,7 @@ class Parts:
                 expect_callback=self.expect_callback,
                 on_final=lambda callback: self.poller.on_final(callback),
                 wait=lambda task_id: self.poller.wait(task_id),
+                problem_of=settings.frame_problem,
             ),
             budget=self.budget,
             limits=settings.limits,

@@ -410,6 +410,7 @@ class Session:
         uploader, found = self._open(public=True).uploader, list[str]()
         try:
             request = made_request(request, fields).image
+            found += filter(None, [self._settings.frame_problem(request)])
         except InvalidRequestError as error:
             found += error.problems
         return list(dict.fromkeys([*found, *await uploader.problems(request)]))

@@ -127,6 +127,23 @@ class Settings:
             raise no_key()
         return self.key
 
+    def frame_problem(self, image: object) -> str | None:
+        """Say why the service cannot fetch a first frame that is a link; None when it may.
+
+        Its reference wants the public internet, and no intranet. A service in a private network is
+        taken to reach what is there, and one on this machine what is here.
+        """
+        host = urls.private_host(image) if isinstance(image, str) else None
+        if host is None:
+            return None
+        service = urlsplit(self.base_url).hostname or ""
+        if urls.is_loopback_host(host) if self.on_loopback else not urls.is_public_host(service):
+            return None
+        return (
+            f"image: the service cannot reach private addresses, and {host!r} is one: give the "
+            "file's path, or its bytes"
+        )
+
     @property
     def on_loopback(self) -> bool:
         """Whether the API itself is on this machine: only then may result links be there too."""

@@ -213,3 +213,24 @@ def test_a_key_of_another_type_is_named() -> None:
     """It was told that there was none, which is not what is wrong."""
     with pytest.raises(ConfigurationError, match="api_key: expected text, got bytes"):
         Session(KEY.encode())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("service", "refused"),
+    [
+        ("https://api.example.com", {"loopback", "private"}),
+        ("http://127.0.0.1:8080", {"private"}),
+        ("http://192.168.1.20:8080", set()),
+    ],
+)
+def test_a_first_frame_that_the_service_cannot_reach_is_named(
+    service: str, refused: set[str]
+) -> None:
+    """A public service reaches no intranet, and none but the machine's own reaches this machine."""
+    settings = Session(KEY, base_url=service, files_url=service)._settings
+    links = {
+        "public": "https://cdn.example.com/10.0.0.1/localhost.png",
+        "loopback": "http://localhost:8000/cat.png",
+        "private": "https://10.0.0.1/cat.png",
+    }
+    assert {name for name, link in links.items() if settings.frame_problem(link)} == refused

@@ -78,6 +78,17 @@ def image_link_problems(link: str) -> list[str]:
     return []
 
 
+def private_host(link: str) -> str | None:
+    """Return the host of an http link when it cannot be public; None when it can."""
+    return _private_host(link.split("/", 3)[2])
+
+
+@lru_cache(maxsize=256)  # the frames of a night lie on the same few hosts
+def _private_host(authority: str) -> str | None:
+    host = urlsplit(f"//{authority}").hostname or ""
+    return None if is_public_host(host) else host
+
+
 def callback_problems(url: object) -> list[str]:
     """List what the service's reference forbids in a callback URL: https only, no private address,
     at most 2,048 characters.

@@ -54,6 +54,8 @@ class Beside(NamedTuple):
     """Call back with every task that has ended."""
     wait: Callable[[str], Awaitable[Task]]
     """Wait until a task has ended."""
+    problem_of: Callable[[Path | bytes | str], str | None]
+    """Say why the service cannot fetch a first frame; None when it may."""
 
 
 class Acceptance(NamedTuple):

@@ -161,6 +161,8 @@ class Submitter:
             kept = self._shared.known.kept(key)
             if kept is not None:
                 return await self._repeat(kept, request, key, image_url, callback_url)
+            if not resent and image_url is None:
+                self._require_reachable(request)
             if self._budget.limited:
                 # Money first: an upload for what cannot be paid is wasted.
                 price = await self._beside.credits_for(request)
@@ -176,6 +178,11 @@ class Submitter:
             turn = self._turns.pop(key)
             if turn is not None:
                 turn.set_result(doubt)
+
+    def _require_reachable(self, request: ImageToVideo) -> None:
+        problem = self._beside.problem_of(request.image)
+        if problem is not None:
+            raise InvalidRequestError([problem])
 
     async def _take_turn(self, key: str) -> None:
         """Wait until nobody else submits a key: one request at a time, and one reservation.

@@ -181,7 +181,7 @@ async def test_a_store_that_may_not_be_listed_is_told_as_that(
 
     gate.before = no_list
     async with Sandbox(video="stub", speed=1000) as sandbox, open_session(sandbox) as session:
-        with pytest.raises(DownloadError, match="cannot be read: .*AccessDenied") as caught:
+        with pytest.raises(DownloadError, match=r"cannot be read: .*AccessDenied") as caught:
             await run(session, ledger, rows(1))
         assert (caught.value.charged, sandbox.paid) == ("no", 0)
 

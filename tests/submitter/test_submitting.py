@@ -682,3 +682,24 @@ async def test_a_single_call_does_not_wait_behind_all_that_is_sent_again(
     gate.leave()
     await asyncio.gather(*resent, single)
     assert order.index("single") <= 1
+
+
+async def test_a_frame_in_a_private_network_is_refused_before_anything_is_sent(
+    sandbox: Sandbox, session: Session
+) -> None:
+    """The service would take the request and could not fetch the frame. A key that was sent before
+    is sent again all the same.
+    """
+    request = ImageToVideo("https://nas.local/cat.png")
+    with pytest.raises(InvalidRequestError, match=r"image: .* 'nas.local' is one") as caught:
+        await session.submit(request)
+    assert caught.value.charged == "no"
+    assert await session.problems(request) == list(caught.value.problems)
+    assert sandbox.requests == []
+    submitter = session._open().submitter
+    again = asyncio.ensure_future(submitter.submit(request, idempotency_key=KEY, resent=True))
+    async with asyncio.timeout(100):
+        while not sandbox.requests:
+            await anyio.lowlevel.checkpoint()
+    again.cancel()
+    await asyncio.wait([again])
