@@ -112,7 +112,9 @@ def _other_format(header: bytes) -> str:
         b"<htm": "HTML",
     }
     if header[4:8] == b"ftyp":
-        return {b"avif": "AVIF", b"heic": "HEIC", b"mif1": "HEIC"}.get(header[8:12], "video")
+        brands = {b"avif": "AVIF", b"avis": "AVIF", b"mif1": "HEIC", b"msf1": "HEIC"}
+        heic = header[8:11] in (b"hei", b"hev")  # heic, heix, hevc and so on, by its camera
+        return brands.get(header[8:12], "HEIC" if heic else "a video")
     return next((name for mark, name in marks.items() if header.startswith(mark)), "unknown")
 
 

@@ -186,7 +186,7 @@ class BoxWalk:
 
         A file whose `ftyp`, `moov` and `mdat` boxes are complete is whole, whatever follows them:
         every player plays it. That does not hold for a fragmented file, since what follows may be
-        half of its film.
+        half of its film, unless the table of all its fragments (`mfra`) stands before that.
         """
         if not self._begun:
             raise BrokenVideoError(
@@ -197,7 +197,8 @@ class BoxWalk:
             self._require_all_boxes()
             raise self._cut("and its index says nothing")
         if index.fragmented or b"moof" in self._begun:
-            self._require_all_boxes()
+            if not {*_NEEDED, b"mfra"} <= self._whole:
+                self._require_all_boxes()
             if self._kind == b"moof":
                 raise self._cut("where the pictures of its last fragment should follow")
         elif not self._has_all_pictures(index):

@@ -52,8 +52,8 @@ class VideoFolder:
         return [path.name for path in self._folder.glob("*.mp4")]
 
     def exists(self, name: str) -> bool:
-        """Whether anything lies in a video's place."""
-        return (self._folder / name).exists()
+        """Whether anything lies in a video's place, be it a link that leads nowhere."""
+        return self._is_taken(name)
 
     def has_size(self, name: str, size: int | None) -> bool:
         """Whether a file lies in a video's place and has the size that the ledger knows."""

@@ -202,6 +202,18 @@ async def test_what_is_no_file_in_a_paid_videos_place_ends_one_job(
     assert sandbox.paid == 3
 
 
+@pytest.mark.parametrize("target", ["nowhere", "job0.mp4"])
+async def test_a_link_that_leads_nowhere_is_in_the_way_before_anything_is_paid(
+    sandbox: Sandbox, tmp_path: Path, target: str
+) -> None:
+    """No video would be written through it, or over it: its job is refused as any stranger's is."""
+    (tmp_path / "job0.mp4").symlink_to(target)
+    async with open_session(sandbox) as session:
+        outcomes = {each.id: each for each in await run(session, tmp_path, jobs(2))}
+        assert str(outcomes["job0"].error).endswith("exists already, and is not this batch's")
+        assert (outcomes["job1"].ok, sandbox.paid) == (True, 1)
+
+
 @pytest.mark.parametrize("name", ["job1.mp4.part.json", "job1.mp4.part.json~"])
 async def test_a_folder_in_the_place_of_a_note_ends_one_job(
     sandbox: Sandbox, session: Session, tmp_path: Path, name: str

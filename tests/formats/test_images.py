@@ -184,7 +184,11 @@ def test_a_jpeg_is_not_looked_through_without_end(piece: bytes) -> None:
         (b"<!DOCTYPE html>", "HTML"),
         (bytes(4) + b"ftypavif", "AVIF"),
         (bytes(4) + b"ftypheic", "HEIC"),
-        (bytes(4) + b"ftypisom", "video"),
+        (bytes(4) + b"ftypheix", "HEIC"),
+        (bytes(4) + b"ftyphevc", "HEIC"),
+        (bytes(4) + b"ftypmsf1", "HEIC"),
+        (bytes(4) + b"ftypavis", "AVIF"),
+        (bytes(4) + b"ftypisom", "a video"),
         (b"plain text", "something else"),
     ],
 )

@@ -234,6 +234,15 @@ def test_what_follows_half_a_film_is_not_looked_over(tail: bytes) -> None:
         walk(fragmented(mehd=None) + tail)
 
 
+@pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
+def test_what_follows_the_table_of_all_fragments_is_no_reason(tail: bytes) -> None:
+    """No fragment comes after it, so a fragmented film that ends with it is whole."""
+    data = fragmented(mehd=2000) + box(b"mfra", bytes(40))
+    assert walk(data + tail) == Movie(duration=2.0, width=64, height=48)
+    with pytest.raises(BrokenVideoError):
+        walk(data[:-1])
+
+
 def fragmented(*, mehd: int | None) -> bytes:
     """Make a fragmented file of 2 s, whose index knows of the first half second."""
     extends = b"" if mehd is None else box(b"mehd", struct.pack(">II", 0, mehd))
