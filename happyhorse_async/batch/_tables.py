@@ -13,6 +13,7 @@ import glob
 import io
 import json
 import re
+import stat
 import sys
 import unicodedata
 from collections import Counter
@@ -76,15 +77,18 @@ class Source:
             ) from error
 
     def _reader(self, source: str) -> Callable[[], Iterator[TableLine]]:
-        if self.path.is_dir():
-            return lambda: self._images(self.path.iterdir())
-        if not self.path.exists() and glob.has_magic(source):
-            return lambda: self._images(map(Path, glob.iglob(source, recursive=True)))
-        if not self.path.exists():
+        try:
+            # Not `exists`: from Python 3.14 on it is silent about what cannot be looked at.
+            mode = self.path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            if glob.has_magic(source):
+                return lambda: self._images(map(Path, glob.iglob(source, recursive=True)))
             raise ConfigurationError(
                 f"there is nothing at {source!r}",
                 next_step="Give a folder or a glob of images, or a table of them.",
-            )
+            ) from None
+        if stat.S_ISDIR(mode):
+            return lambda: self._images(self.path.iterdir())
         kinds: dict[str, Callable[[], Iterator[TableLine]]] = {
             **dict.fromkeys((".csv", ".tsv"), self._csv),
             **dict.fromkeys((".jsonl", ".ndjson", ".json"), self._json),
