@@ -89,10 +89,20 @@ def encode(value: Any) -> bytes:
 # --- JSON -> values -------------------------------------------------------------------------------
 
 
+def _decode(answer: Answer) -> dict[str, Any]:
+    """Read an answer about one task as its JSON object. Some gateways put that under "data", as
+    this service does in its other answers; it is paid for all the same.
+    """
+    value = decode_object(answer)
+    if "id" in value:
+        return value
+    inner = value.get("data")
+    return inner if isinstance(inner, dict) and "id" in inner else value
+
+
 def decode_task(answer: Answer) -> Task:
     """Read one task from an answer."""
-    value = decode_object(answer)
-    task = task_of(value)
+    task = task_of(_decode(answer))
     if task is None:
         raise unreadable(answer, "has no task id and status")
     return task
@@ -102,7 +112,7 @@ def decode_accepted(answer: Answer) -> Task:
     """Read the task that a submission has become. It is paid for; so a task's id is enough, and
     without a status it has just begun.
     """
-    value = decode_object(answer)
+    value = _decode(answer)
     task_id = value.get("id")
     if isinstance(task_id, str) and task_id.startswith(TASK_PREFIX) and TASK_ID.fullmatch(task_id):
         return task_from(value)
@@ -111,7 +121,7 @@ def decode_accepted(answer: Answer) -> Task:
 
 def decode_task_object(answer: Answer) -> dict[str, Any]:
     """Read one task from an answer as its JSON object, which has an id and a status."""
-    value = _task_in(decode_object(answer))
+    value = _task_in(_decode(answer))
     if value is None:
         raise unreadable(answer, "has no task id and status")
     return value
@@ -260,7 +270,7 @@ class _Form(bytes):
     __slots__ = ()
 
     def __call__(self, task_id: str) -> Mapping[str, Any]:
-        value = decode_object(Answer(200, {}, self.replace(_ID, task_id.encode())))
+        value = _decode(Answer(200, {}, self.replace(_ID, task_id.encode())))
         value["id"] = task_id  # it may have come as a number
         return value
 

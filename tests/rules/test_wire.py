@@ -482,6 +482,19 @@ def test_an_answer_that_is_kept_as_bytes_keeps_a_whole_number_as_text() -> None:
     assert wire.task_from(task.raw).id == "12345"
 
 
+def test_a_task_in_an_envelope_is_that_task() -> None:
+    """Some gateways put it under "data": a submission that was paid for was left in doubt."""
+    value = {"id": "task-unified-1", "status": "pending", "created": 1_712_345_000}
+    given = answer({"code": 200, "message": "success", "data": value})
+    task = wire.decode_accepted(given)
+    wire.pack(task, given)
+    assert (task.id, task.status, task.raw) == ("task-unified-1", "pending", value)
+    assert wire.decode_task(given).raw == wire.decode_task_object(given) == value
+    for other in ([value], "task-unified-1", {"task": value}, None):
+        with pytest.raises(errors.UnreadableAnswerError):
+            wire.decode_accepted(answer({"code": 200, "data": other}))
+
+
 @pytest.mark.parametrize("name", [True, False, 0, -5, 1.5, 1e30, 10**25, [1], {"n": 1}])
 def test_other_numbers_are_no_ids(name: object) -> None:
     """Nobody counts tasks in them, so they are no way to a video."""
