@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from json.encoder import encode_basestring as _quoted
@@ -28,6 +29,7 @@ from .lifecycle import (
     CANCELLED_CODE,
     COMPLETED,
     FAILED,
+    FAILURES,
     FINAL_STATUSES,
     GOING_ON,
     is_completed,
@@ -178,7 +180,8 @@ def has_ended(value: Mapping[str, Any]) -> bool:
     """Return whether a task's JSON object says how the task has ended.
 
     Results decide: a completed task without links has not ended, they may come minutes later. A
-    status that is newer than this package is an end when all is done and the links are there.
+    status that is newer than this package is an end when all is done and the links are there, or
+    when it is a word for a failure, with the error of the task.
     """
     status = value["status"]
     if status in GOING_ON:
@@ -190,7 +193,7 @@ def has_ended(value: Mapping[str, Any]) -> bool:
     known = _respelled(status)
     if known is not None:
         return has_ended({**value, "status": known})
-    return _is_done(value)
+    return _is_done(value) or _is_failure(value)
 
 
 def lacks_results(task: Task) -> bool:
@@ -214,6 +217,27 @@ def _has_results(value: Mapping[str, Any]) -> bool:
 def _is_done(value: Mapping[str, Any]) -> bool:
     progress = value.get("progress")
     return (progress is None or numbers.progress(progress) == 100) and _has_results(value)
+
+
+_FAILURE_WORDS = "failure|error(ed)?|rejected|expired|time(d_)?out|aborted|terminated"
+"""Words for the end of a task that other gateways of this kind have."""
+_OF_CALLS = frozenset({"service_error", "service_unavailable", "quota_exceeded", "unknown_error"})
+"""Codes of failures that calls are refused with too."""
+
+
+def _is_failure(value: Mapping[str, Any]) -> bool:
+    """Return whether a status that is newer than this package means that the task has failed.
+
+    The service's own error of a task has to stand beside it. A gateway may tell an error of its
+    own so, while the task goes on.
+    """
+    error = value.get("error")
+    if not isinstance(error, dict):
+        return False
+    kind, code = error.get("type"), error.get("code")
+    own = kind is None and isinstance(code, str) and code in FAILURES and code not in _OF_CALLS
+    word = value["status"][:100].strip().lower()
+    return (own or kind == "task_error") and re.fullmatch(_FAILURE_WORDS, word) is not None
 
 
 STATUSES: dict[str, TaskStatus] = {status.value: status for status in TaskStatus}
@@ -292,8 +316,12 @@ def pack(task: Task, answer: Answer) -> None:
 
 
 def _newer_status(value: Mapping[str, Any]) -> TaskStatus | str:
-    """Return the status that a word means that is newer than this package: results decide."""
-    return COMPLETED if _is_done(value) else text_of(value["status"], most=100)
+    """Return the status that a word means that is newer than this package: results decide, or the
+    error of the task.
+    """
+    if _is_done(value):
+        return COMPLETED
+    return FAILED if _is_failure(value) else text_of(value["status"], most=100)
 
 
 def _says_cancelled(value: Mapping[str, Any]) -> bool:

@@ -286,6 +286,31 @@ def test_results_decide_over_a_word_that_is_newer(fields: dict[str, Any], status
     assert task.raw["status"] == value["status"]
 
 
+@pytest.mark.parametrize(
+    ("word", "error", "status"),
+    [
+        ("FAILURE", {"code": "new_code", "type": "task_error"}, "failed"),
+        ("expired", {"code": "generation_timeout", "message": "too long"}, "failed"),
+        ("Timed_Out", {"code": "request_cancelled", "type": "task_error"}, "cancelled"),
+        ("error", {"code": "upstream", "type": "api_error"}, "error"),
+        ("error", {"code": "service_unavailable"}, "error"),
+        ("error", {"code": ["x"]}, "error"),
+        ("error", "try again", "error"),
+        ("failure", None, "failure"),
+        ("retrying", {"code": "generation_timeout", "type": "task_error"}, "retrying"),
+        ("processing", {"code": "generation_timeout", "type": "task_error"}, "processing"),
+    ],
+)
+def test_a_newer_word_for_a_failure_needs_the_error_of_the_task(
+    word: str, error: object, status: str
+) -> None:
+    """Nobody waits for ever for what has failed, nor gives a task up over a gateway's own error."""
+    value = {**EXAMPLE, "status": word, "error": error}
+    task = wire.decode_task(answer(value))
+    assert task.status == status
+    assert wire.has_ended(value) is is_final(task)
+
+
 @pytest.mark.parametrize("count", [101, 200_000])
 def test_a_flood_of_links_is_read_in_no_time(count: int) -> None:
     """Only the first hundred are looked at, and none twice."""
