@@ -246,12 +246,16 @@ class Parts:
         """
         if self._closed or self.loop.is_closed():
             return False
-        if "poller" in vars(self):
-            if self._is_here:
-                self.poller.hint(task_id)
-            else:
-                self.loop.call_soon_threadsafe(self.poller.hint, task_id)
+        if self._is_here:
+            self._take_hint(task_id)
+        else:
+            self.loop.call_soon_threadsafe(self._take_hint, task_id)
         return True
+
+    def _take_hint(self, task_id: str) -> None:
+        # The poller is made for it: the callback may come before the answer to the submission.
+        if not self._closed:
+            self.poller.hint(task_id)
 
     @property
     def _is_here(self) -> bool:

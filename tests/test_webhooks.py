@@ -89,6 +89,26 @@ async def test_callbacks_repeated_and_reordered_change_nothing(
     assert {done.id for done in await asyncio.gather(*waits)} == {task.id for task in tasks}
 
 
+async def test_a_callback_that_comes_before_the_answer_counts(
+    sandbox: Sandbox, server: Server
+) -> None:
+    """A task that ends at once is told of while its submission is still without an answer. Nobody
+    calls a second time, and the first submission of a session finds no poller yet.
+    """
+    sandbox.fail(Fault("slow", path="/v1/videos/generations", seconds=0.3))
+    sandbox.fail(Fault("no-callback", times=None))
+    async with asyncio.timeout(100):
+        submitting = asyncio.ensure_future(server.session.submit(LINK))
+        while not sandbox.tasks:
+            await asyncio.sleep(0)
+        [accepted] = sandbox.tasks
+        sandbox.finish(accepted.id)
+        body = json.dumps({"id": accepted.id}).encode()
+        assert server.webhooks.receive(token_of(server.session), body) == 204
+        task = await submitting
+        assert (await task.wait()).status == "completed"
+
+
 async def test_a_forged_body_is_not_believed(sandbox: Sandbox, server: Server) -> None:
     """Whoever knows the URL can only make the session look sooner: the state comes from the
     service.

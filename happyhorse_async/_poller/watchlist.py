@@ -38,6 +38,8 @@ logger = logging.getLogger("happyhorse_async")
 MOST_EXPECTED = 65_536
 """Tasks whose callback is expected while nobody waits for them yet. The oldest are forgotten, and
 then read at the usual pace."""
+MOST_EARLY = 2048
+"""Tasks of which a callback spoke before the answer to their submission was here."""
 MOST_LEFT = 2048
 """Tasks that are remembered after the last waiter has left."""
 SPEAKERS = 3
@@ -74,6 +76,8 @@ class Watchlist:
         do, finds it as it was."""
         self._expected: Recent[bool] = Recent(MOST_EXPECTED)
         """Tasks whose callback is expected, and whether it came."""
+        self._early: Recent[bool] = Recent(MOST_EARLY)
+        """Tasks that nobody here knows, and of which a callback spoke."""
         self._seen = seen
         """Tasks that this session has submitted or read, and when it saw them unfinished: a denial
         is not the last word on them, nor is a time that the service tells."""
@@ -175,14 +179,18 @@ class Watchlist:
         elif task_id in self._expected:
             # A later waiter need not wait for a second callback.
             self._expected.remember(task_id, True)
+        elif self.finals.get(task_id) is None:
+            # A task that ends at once may be told of before its submission is answered.
+            self._early.remember(task_id, True)
 
     def expect_callback(self, task_id: str) -> None:
         """Read a task only now and then, because the service will call back."""
         watched = self.watched.get(task_id)
+        came = self._early.used and self._early.pop(task_id) is not None
         if watched is not None:
-            watched.expect_callback()
+            watched.expect_callback(came=came)
         elif self.finals.get(task_id) is None:
-            self._expected.remember(task_id, False)
+            self._expected.remember(task_id, came)
 
     def close(self) -> None:
         """Give all who wait `SessionClosedError`; may be called twice."""

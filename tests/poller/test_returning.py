@@ -134,6 +134,21 @@ def test_a_callback_that_came_early_is_remembered() -> None:
     simulated(work)
 
 
+def test_a_callback_that_came_before_the_submission_was_answered_is_remembered() -> None:
+    """Nobody here knew the task then; it is read at once as soon as somebody does."""
+
+    async def work(server: polling.Service, poller: Poller) -> None:
+        task = server.accept(10.0, 2400.0)
+        poller.hint(task.id)
+        poller.learn(task)
+        poller.expect_callback(task.id)
+        await asyncio.sleep(20.0)
+        await poller.wait(task.id, known=task)
+        assert asyncio.get_running_loop().time() < 21.0
+
+    simulated(work)
+
+
 def test_a_callback_whose_task_is_not_seen_to_have_ended_yet() -> None:
     """No second callback comes, so the usual pace finds the end, and not the next heartbeat."""
 
