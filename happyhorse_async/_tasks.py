@@ -145,7 +145,10 @@ class TaskHandle:
         overwrite: bool = False,
         timeout: float | None = None,
     ) -> list[Video]:
-        """Wait for the task, then save every video that it has, as `download` does."""
+        """Wait for the task, then save every video that it has, as `download` does.
+
+        All are tried before an error is raised. Called again, it goes on with those that failed.
+        """
         base = require_path("to", to)
         with _following(self, self._parts.events):
             timeout = time_limit(timeout)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from .._edges.part_notes import Leftover
 from .._edges.sinks import FileSink, ObjectSink, Sink, disk_error
 from .._formats.http_ranges import urgency
 from .._models import Task
+from .._recent import Recent
 from .._rules.fetching import Persistence
 from .._video import Video
 from ..errors import DestinationExistsError, HappyHorseError, SessionClosedError
@@ -40,6 +42,9 @@ WARN_SECONDS = 3600.0
 MOST_THREADS = 8
 """One, two and eight threads were measured to cost the same. With more of them a slow disk holds up
 fewer downloads."""
+MOST_HALVES = 1_000
+"""Videos that are kept in mind until all results of their tasks are saved."""
+Mark = tuple[str, int, int, int, int, int]
 
 
 class Downloader:
@@ -71,6 +76,8 @@ class Downloader:
         )
         self._closing = Closing()
         self._buckets = Buckets(self._threads, policy=policy, events=events, rest=self._rest)
+        self._halves: Recent[tuple[Mark, Video]] = Recent(MOST_HALVES)
+        """Saved videos of tasks with several, some of which could not be had yet."""
 
     async def download(
         self,
@@ -113,38 +120,59 @@ class Downloader:
         until: float | None = None,
     ) -> list[Video]:
         """Save every result of a finished task; a path or template without {index} is numbered. All
-        are tried before an error is raised.
+        are tried before an error is raised. Called again, it goes on with those that are missing.
         """
         saved: dict[int, Video] = {}
         errors: list[HappyHorseError] = []
-        if not task.results:
-            # How many there are is known once the first one has been had.
-            saved[0] = await self._download(
-                task, to, request, overwrite=overwrite, index=0, base=base, until=until
-            )
-            task = saved[0].task or task
 
         async def one(index: int) -> None:
             try:
-                saved[index] = await self._download(
-                    task,
-                    to,
-                    request,
-                    overwrite=overwrite,
-                    index=index,
-                    several=len(task.results) > 1,
-                    base=base,
-                    until=until,
+                saved[index] = await self._one_of_all(
+                    task, to, request, index, overwrite=overwrite, base=base, until=until
                 )
             except HappyHorseError as error:
                 errors.append(error)
 
+        if not task.results:
+            # How many there are is known once the first one has been had.
+            await one(0)
+            task = saved[0].task or task if saved else task
         async with asyncio.TaskGroup() as group:
             for index in range(len(saved), len(task.results)):
                 group.create_task(one(index))
         if errors:
             raise errors[0]
+        for index in saved:
+            self._halves.pop(f"{task.id}/{index}")
         return [saved[index] for index in sorted(saved)]
+
+    async def _one_of_all(
+        self,
+        task: Task,
+        to: str | os.PathLike[str],
+        request: ImageToVideo | None,
+        index: int,
+        *,
+        base: str,
+        **how: Any,
+    ) -> Video:
+        """Save one of a task's results, unless an earlier call, of which others failed, has."""
+        several, name = len(task.results) > 1, f"{task.id}/{index}"
+        try:
+            video = await self._download(
+                task, to, request, index=index, several=several, base=base, **how
+            )
+        except DestinationExistsError as error:
+            mark, before = self._halves.get(name, (None, None))
+            now = await self._threads.run(partial(_mark_of, error.path or ""))
+            if before is None or now != mark:
+                raise
+            return before
+        if several or not task.results:
+            mark = await self._threads.run(partial(_mark_of, os.path.join(base, video.path)))
+            if mark is not None:
+                self._halves.remember(name, (mark, video))
+        return video
 
     def reserved(
         self,
@@ -351,6 +379,15 @@ def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
     Each goes on with `downloader.download(task, leftover.path, index=leftover.index)`.
     """
     return list(part_notes.leftovers(Path(folder)))
+
+
+def _mark_of(path: str) -> Mark | None:
+    """Return what tells a file from all others, and from itself once it was changed."""
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return None
+    return path, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def _taken(place: Destination, path: str) -> DestinationExistsError:

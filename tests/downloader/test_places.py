@@ -90,6 +90,40 @@ async def test_every_result_of_a_task_is_saved(kit: Kit, folder: Path) -> None:
             await kit.downloader.download(task, f"{folder}/e/", index=index)
 
 
+async def test_all_results_are_had_when_those_that_failed_are_asked_for_again(
+    kit: Kit, folder: Path
+) -> None:
+    """What this session saved is told and not fetched again. Any other file is never taken for it,
+    nor is it after a change.
+    """
+    task = await kit.task()
+    task = attrs.evolve(task, results=task.results * 3)
+    folder.mkdir()
+    second = folder / "cat-2.mp4"
+    second.write_text("somebody's")
+    for _ in range(2):
+        with pytest.raises(DestinationExistsError, match=r"cat-2\.mp4"):
+            await kit.downloader.download_all(task, folder / "cat.mp4")
+    with pytest.raises(DestinationExistsError):
+        await kit.downloader.download(task, folder / "cat.mp4")
+    assert (second.read_text(), len(kit.fetches())) == ("somebody's", 2)
+    second.unlink()
+    videos = await kit.downloader.download_all(task, folder / "cat.mp4")
+    assert [video.path.name for video in videos] == ["cat.mp4", "cat-2.mp4", "cat-3.mp4"]
+    assert len(kit.fetches()) == 3
+
+    second.write_text("somebody's")
+    (folder / "cat.mp4").unlink()
+    (folder / "cat-3.mp4").unlink()
+    with pytest.raises(DestinationExistsError):
+        await kit.downloader.download_all(task, folder / "cat.mp4")
+    second.unlink()
+    with (folder / "cat.mp4").open("r+b") as changed:
+        changed.write(b"mine")
+    with pytest.raises(DestinationExistsError, match=r"cat\.mp4"):
+        await kit.downloader.download_all(task, folder / "cat.mp4")
+
+
 async def test_a_task_given_without_its_links_is_read_again(kit: Kit, folder: Path) -> None:
     """An old snapshot is enough."""
     task = await kit.task()
