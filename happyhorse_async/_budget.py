@@ -17,7 +17,7 @@ from ._dispatcher import Events
 from ._formats.texts import printable
 from ._models import Task
 from ._rules import lifecycle
-from ._rules.numbers import to_credits, to_millionths
+from ._rules.numbers import EXACT, to_credits, to_millionths
 from .errors import BudgetExceededError, HappyHorseError
 
 logger = logging.getLogger("happyhorse_async")
@@ -85,7 +85,7 @@ class BudgetBook:
     @property
     def reserved(self) -> Decimal:
         """Credits of submissions whose charge is not settled yet."""
-        return _plain(self._estimates * self._dearness)
+        return _plain(EXACT.multiply(self._estimates, self._dearness))
 
     @property
     def spent(self) -> Decimal:
@@ -98,7 +98,9 @@ class BudgetBook:
 
         Below zero when tasks have cost more than anybody could know.
         """
-        return None if self._cap is None else _plain(self._cap - self.reserved - self._spent)
+        if self._cap is None:
+            return None
+        return _plain(EXACT.subtract(EXACT.subtract(self._cap, self.reserved), self._spent))
 
     def reserve(self, key: str, credits: Decimal, *, drawn: bool = False) -> None:  # noqa: A002 the service's word for its money
         """Reserve the estimate of a submission; raises `BudgetExceededError` when it does not fit
@@ -106,17 +108,18 @@ class BudgetBook:
 
         The same key twice is one reservation. A key that was `drawn` here was never sent before.
         """
-        if self._cap is None:
+        left = self.left
+        if left is None:
             return
         held = self._reserved.get(key)
         if held is not None:
             held.holders += 1
             return
-        needed, left = _plain(credits * self._dearness), self._cap - self.reserved - self._spent
+        needed = _plain(EXACT.multiply(credits, self._dearness))
         if needed > left:
-            raise self._exceeded(key, needed, _plain(left))
+            raise self._exceeded(key, needed, left)
         self._reserved[key] = _Reservation(credits, drawn, self._round)
-        self._estimates += credits
+        self._estimates = EXACT.add(self._estimates, credits)
         self._changed()
 
     def settle(self, key: str, task: Task) -> None:
@@ -152,20 +155,20 @@ class BudgetBook:
 
     def _forget(self, key: str) -> _Reservation:
         held = self._reserved.pop(key)
-        self._estimates -= held.estimate
+        self._estimates = EXACT.subtract(self._estimates, held.estimate)
         return held
 
     def _close(self, key: str, task: Task) -> None:
         held = self._forget(key)
         cost = lifecycle.cost_of(task, held.estimate)
-        self._spent += cost
+        self._spent = EXACT.add(self._spent, cost)
         if lifecycle.is_completed(task) and held.estimate > 0:
-            self._learn(cost / held.estimate, held)
+            self._learn(EXACT.divide(cost, held.estimate), held)
         self._changed()
 
     def _learn(self, factor: Decimal, held: _Reservation) -> None:
         """Take note of what a task has cost as a multiple of its estimate."""
-        factor = factor.quantize(Decimal("0.0001"), ROUND_CEILING)
+        factor = factor.quantize(Decimal("0.0001"), ROUND_CEILING, EXACT)
         if factor > self._dearness:
             self._dearness, self._round = factor, self._round + 1
             logger.warning(
@@ -178,10 +181,10 @@ class BudgetBook:
             self._dearness = max(Decimal(1), factor)
 
     def _changed(self) -> None:
-        if self._events and self._cap is not None:
+        left = self.left if self._events else None
+        if left is not None:
             from .events import BudgetChanged
 
-            left = _plain(self._cap - self.reserved - self._spent)
             self._events.emit(BudgetChanged(reserved=self.reserved, spent=self.spent, left=left))
 
     def _exceeded(self, key: str, needed: Decimal, left: Decimal) -> BudgetExceededError:
@@ -237,7 +240,7 @@ def _plain(amount: Decimal) -> Decimal:
     fit, and "no limit" is written so.
     """
     whole = amount == amount.to_integral_value() and amount.adjusted() < 28
-    return amount.quantize(Decimal(1)) if whole else amount.normalize()
+    return amount.quantize(Decimal(1), context=EXACT) if whole else amount.normalize(EXACT)
 
 
 # --- The batch's money: what its ledger says is spent or reserved, and what may still be.

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import (
+    Context,
+    Decimal,
+    FloatOperation,
+    Inexact,
+    InvalidOperation,
+    getcontext,
+    localcontext,
+)
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -366,6 +375,33 @@ async def test_a_budget_without_bounds_is_one(most: float | str) -> None:
     assert changes[0].reserved > 0
     assert changes[0].left <= Decimal(str(most))
     assert sandbox.paid == 1
+
+
+@pytest.mark.anyio
+async def test_amounts_are_exact_whatever_a_program_has_set_for_its_decimals(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A precision of three digits would round prices, and a trap would end paid work. Listeners
+    are called under the program's own settings all the same.
+    """
+    sandbox.speed = 1000.0
+    changes: list[tuple[Decimal, int]] = []
+    requests = [ImageToVideo(LINK, seed=1)]
+    with localcontext(Context(prec=3, traps=[Inexact, FloatOperation, InvalidOperation])):
+        async with open_session(sandbox, budget=Budget(credits="1000.0001")) as session:
+            session.subscribe(
+                lambda change: changes.append((change.left, getcontext().prec)), BudgetChanged
+            )
+            estimate = await session.estimate(ImageToVideo(LINK))
+            await (await session.submit(LINK)).wait()
+            left = book_of(session).left
+            async with session.batch(tmp_path) as batch:
+                assert [outcome.ok async for outcome in batch.run(requests)] == [True]
+                totals = await batch.totals()
+    assert (estimate.credits, estimate.usd) == (PRICE, Decimal("0.56"))
+    assert changes[0] == (Decimal("1000.0001") - PRICE, 3)
+    assert left == Decimal("1000.0001") - PRICE
+    assert (totals.spent, totals.reserved) == (PRICE, 0)
 
 
 def test_without_a_budget_nothing_is_kept() -> None:

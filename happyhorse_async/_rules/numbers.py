@@ -10,11 +10,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import (
+    ROUND_CEILING,
+    Context,
+    Decimal,
+    DivisionByZero,
+    InvalidOperation,
+    Overflow,
+)
 from typing import Any, TypeGuard
 
 from .._formats.texts import printable
 
+EXACT = Context(prec=28, traps=[InvalidOperation, DivisionByZero, Overflow])
+"""How amounts are calculated with, whatever the caller's program has set for its own decimals."""
 MOST_CREDITS = Decimal(10**9)
 """Credits, and dollars, beyond which a number is a mistake."""
 LEAST_CREDITS = Decimal("0.0001")
@@ -38,7 +47,7 @@ def amount(value: Any) -> Decimal | None:
     found = _decimal(value)
     if found is None or found < 0 or 0 < found < LEAST_CREDITS:
         return None
-    return _to_millionths(abs(found))
+    return _to_millionths(found.copy_abs())
 
 
 def balance(value: Any) -> Decimal | None:
@@ -57,13 +66,14 @@ def _decimal(value: Any) -> Decimal | None:
         found = Decimal(text) if len(text) <= _LONGEST_NUMBER else None
     except InvalidOperation:
         return None
-    return found if found is not None and found.is_finite() and abs(found) <= MOST_CREDITS else None
+    fits = found is not None and found.is_finite() and found.copy_abs() <= MOST_CREDITS
+    return found if fits else None
 
 
 def _to_millionths(found: Decimal) -> Decimal:
     exponent = found.as_tuple().exponent
     exact = isinstance(exponent, int) and -6 <= exponent <= 0
-    return found if exact else found.quantize(Decimal("0.000001"))
+    return found if exact else found.quantize(Decimal("0.000001"), context=EXACT)
 
 
 def seconds(value: Any) -> float | None:
@@ -197,9 +207,9 @@ def to_millionths(amount: Decimal) -> int:
     """Return credits as the ledger keeps them, rounded up: a budget must not be exceeded by a
     rounding.
     """
-    return int((amount * MILLION).to_integral_value(ROUND_CEILING))
+    return int(EXACT.multiply(amount, MILLION).to_integral_value(ROUND_CEILING, EXACT))
 
 
 def to_credits(millionths: int) -> Decimal:
     """Return credits from what the ledger keeps."""
-    return (Decimal(millionths) / MILLION).normalize() + 0
+    return EXACT.add(EXACT.divide(Decimal(millionths), MILLION).normalize(EXACT), 0)

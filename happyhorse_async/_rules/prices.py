@@ -16,7 +16,7 @@ from math import ceil, floor
 from typing import Any
 
 from .._request import ImageToVideo
-from .numbers import moment
+from .numbers import EXACT, moment
 from .price_trees import Operand, PricingRuleError, Variables, amount_of, check, number_of, truth_of
 
 UC_PER_CREDIT = 10_000
@@ -33,13 +33,14 @@ DEAREST = 10**10
 
 def credits_of(uc: int) -> Decimal:
     """Return an amount of uc in credits, exactly."""
-    return Decimal(uc) / UC_PER_CREDIT
+    return EXACT.divide(Decimal(uc), UC_PER_CREDIT)
 
 
 def usd_of(uc: int) -> Decimal:
     """Return an amount of uc in US dollars, to eight places as the service writes it."""
-    dollars = (Decimal(uc) / UC_PER_USD).quantize(Decimal("1e-8"), ROUND_HALF_UP)
-    return dollars.normalize() + 0
+    exact = EXACT.divide(Decimal(uc), UC_PER_USD)
+    dollars = exact.quantize(Decimal("1e-8"), ROUND_HALF_UP, EXACT)
+    return EXACT.add(dollars.normalize(EXACT), 0)
 
 
 def price_of(rule: Mapping[str, Any], request: ImageToVideo) -> int:

@@ -147,7 +147,7 @@ def _credits(value: Any) -> Decimal | None:
     except InvalidOperation:
         return None
     # So small or so large a number is none of credits, and would be written with many digits.
-    fits = number.is_finite() and abs(number) <= MOST_CREDITS and number.adjusted() > -16
+    fits = number.is_finite() and number.copy_abs() <= MOST_CREDITS and number.adjusted() > -16
     return number if fits else None
 
 
