@@ -32,7 +32,10 @@ def make_folders(folder: Path) -> None:
     if folder.is_dir() or folder == folder.parent:
         return
     make_folders(folder.parent)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:  # a file, or a link that leads nowhere or to itself
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is not a folder") from None
     sync_folder(folder.parent)
 
 

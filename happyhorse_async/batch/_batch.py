@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .._budget import BatchBook
 from .._concurrency import to_the_end
 from .._downloader.destinations import is_bent_link, is_foreign_link, is_object_link
+from .._edges.disk import make_folders
 from .._edges.folder_lock import FolderLock
 from .._request import require_several
 from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
@@ -248,7 +249,7 @@ def _refuse_place(place: str | os.PathLike[str] | None, *, is_out: bool) -> None
 
 def _take(lock: FolderLock, folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         lock.take()
     except (OSError, ValueError) as error:  # the latter for what no path can be
         why = getattr(error, "strerror", None) or error

@@ -124,6 +124,24 @@ async def test_all_results_are_had_when_those_that_failed_are_asked_for_again(
         await kit.downloader.download_all(task, folder / "cat.mp4")
 
 
+@pytest.mark.parametrize("deep", ["", "deeper/"])
+@pytest.mark.parametrize("kind", ["file", "loop", "link to nowhere"])
+async def test_what_is_no_folder_on_the_way_is_named(
+    kit: Kit, folder: Path, kind: str, deep: str
+) -> None:
+    """Not as something in the place of the video itself, or of its part file."""
+    folder.mkdir()
+    place = folder / "place"
+    if kind == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to(place if kind == "loop" else folder / "nowhere")
+    with pytest.raises(DownloadError, match=r"cannot be written: .*/place is not a folder") as told:
+        await kit.downloader.download(await kit.task(), f"{place}/{deep}x.mp4")
+    assert type(told.value) is DownloadError
+    assert names_in(folder) == ["place"]
+
+
 async def test_a_task_given_without_its_links_is_read_again(kit: Kit, folder: Path) -> None:
     """An old snapshot is enough."""
     task = await kit.task()
