@@ -149,7 +149,9 @@ def disk_error(error: OSError, path: str) -> DownloadError:
     if error.errno in (errno.EISDIR, errno.ELOOP):
         return in_the_way(error.filename2 or error.filename or path)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    step = "Free some space" if full else "Make the place writable, or choose another path"
+    # A disk that is full may have bytes left, and no room for the name of another file.
+    space = "Free some space, or take files away where no more of them fit"
+    step = space if full else "Make the place writable, or choose another path"
     return DownloadError(
         f"{path} cannot be written: {error.strerror or error}",
         path=path,

@@ -327,6 +327,26 @@ async def test_a_disk_that_fills_up_keeps_the_part(
     assert kit.fetches()[-1].headers["Range"] == "bytes=100000-"
 
 
+async def test_a_disk_that_takes_no_more_files_is_told_apart_from_its_bytes(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system may have bytes free and no room for another name: nothing is lost by that."""
+    task, true = await kit.task(), os.open
+
+    def no_name(path: Any, flags: int, *more: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, "No space left on device", os.fspath(path))
+        return true(path, flags, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_name)
+        with pytest.raises(DownloadError, match="No space left on device") as caught:
+            await kit.downloader.download(task, f"{folder}/")
+        assert "where no more of them fit" in caught.value.next_step
+        assert names_in(folder) == []
+    assert (await kit.downloader.download(task, f"{folder}/")).size == 300_000
+
+
 async def test_a_disk_that_is_full_for_real_keeps_the_part(kit: Kit, folder: Path) -> None:
     """The same with the system's own refusal to let a file grow: nothing is under the final name,
     and nothing is fetched twice.
