@@ -126,6 +126,7 @@ class Events:
         self._look()
 
         def unsubscribe() -> None:
+            """End it; a second time does nothing."""
             if entry in self._listeners:
                 self._listeners.remove(entry)
             self._look()

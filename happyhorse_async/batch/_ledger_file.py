@@ -145,6 +145,7 @@ def _header_of(path: Path) -> Header | None:
         return None
 
     def number(at: int, size: int = 4) -> int:
+        """Read a number of the header."""
         return int.from_bytes(head[at : at + size])
 
     page = number(16, 2)

@@ -135,6 +135,7 @@ def write_reports_of(
     """Write reports of an open ledger's jobs, whose videos lie in a folder, into it."""
 
     def gallery(results: Results, file: TextIO) -> None:
+        """Write the page, which alone has a title, and links that begin in the folder."""
         _gallery.write(folder, results(), file, title=title)
 
     writers: dict[str, tuple[str, Callable[[Results, TextIO], None]]] = {
@@ -151,6 +152,7 @@ def write_reports_of(
     videos = _videos_of(database)
 
     def results() -> Iterator[dict[str, Any]]:
+        """Walk over all jobs anew, once for each report: they do not fit into memory."""
         for job in database.pages("shown"):
             yield result_of(job, here=_is_here(videos, job, verify=verify), videos=videos)
         yield from map(_left_out_result, left_out(folder))

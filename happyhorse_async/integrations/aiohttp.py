@@ -21,6 +21,7 @@ def webhook_route(
     """
 
     async def take(request: web.Request) -> web.Response:
+        """Answer one callback as the receiver says."""
         receiver = webhooks if isinstance(webhooks, Webhooks) else webhooks(request)
         token, chunks = request.match_info["token"], request.content.iter_any()
         try:

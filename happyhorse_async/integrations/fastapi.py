@@ -25,6 +25,7 @@ def webhook_router(webhooks: Webhooks | Callable[[Request], Webhooks]) -> APIRou
 
     @router.post("/{token}", include_in_schema=False)
     async def take(token: str, request: Request) -> Response:
+        """Answer one callback as the receiver says."""
         receiver = webhooks if isinstance(webhooks, Webhooks) else webhooks(request)
         try:
             status = await receiver.receive_stream(token, request.stream())

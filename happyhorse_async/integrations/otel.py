@@ -70,6 +70,7 @@ def instrument(
     endings = [session.subscribe(listener, kind) for kind, listener in listeners]
 
     def stop() -> None:
+        """Hear of nothing any more, and end the spans that are open."""
         for end in endings:
             end()
         spans.close()
@@ -79,6 +80,7 @@ def instrument(
 
 def _tracing(spans: Spans) -> dict[type[Event], Callable[[Any], None]]:
     def beginning_or_end(event: Began) -> None:
+        """Begin a span, or end one: an `Ended` is a `Began` too."""
         if isinstance(event, Ended):
             spans.ended(event)
         else:

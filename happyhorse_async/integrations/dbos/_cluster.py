@@ -276,6 +276,7 @@ async def _missing(ledger: ClusterLedger, facts: ClusterOverview) -> int | None:
     while True:
 
         def look(database: Database, after: int = after) -> tuple[int | None, list[str]]:
+            """Look for the next page of jobs, in the place where this machine sees their videos."""
             database.videos = videos
             return database.missing(after)
 
@@ -327,6 +328,7 @@ async def _bound(
         )
 
     def look() -> tuple[VideoFolder, list[str]]:
+        """Look at the place, which is refused only as long as nobody has said where."""
         if known is None:
             _refuse(out or wanted, here=here)
         videos = videos_at(wanted)
@@ -336,6 +338,7 @@ async def _bound(
     videos, names = await asyncio.to_thread(look)
 
     def bind(database: Database) -> None:
+        """Note the place and what lies there, unless another process just has."""
         if database.fact(OUT) is None:
             database.set_fact(OUT, wanted)
             database.add_strangers(names if strangers is None else strangers)
