@@ -85,7 +85,8 @@ class Limits:
     """How much a session does at once."""
 
     max_connections: int = attrs.field(default=100, validator=_number(1, whole=True))
-    """Sockets that the session keeps, over all hosts."""
+    """Sockets for calls and uploads, over all hosts. Downloads have their own, see
+    `max_downloads`."""
     max_submissions: int = attrs.field(default=100, validator=_number(1, whole=True))
     """Submissions on the wire at once, at most. A session begins with eight, and with more as they
     are accepted. After a 429 it spreads them over time, at the rate that it finds."""

@@ -35,7 +35,11 @@ else:
 BLOCK = 1024 * 1024
 """Bytes read at once when what is there already is hashed again."""
 _MOST_VECTORS = 512
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "no file may be so large here",
+}
 _NO_LINKS = frozenset(
     {
         errno.EPERM,
@@ -182,10 +186,12 @@ class PartFile:
         ):  # some file systems over a network tell no sizes at all
             raise self._no_space(needed, usage.free)
 
-    def _no_space(self, needed: int | None, free: int) -> DownloadError:
+    def _no_space(
+        self, needed: int | None, free: int, why: str = "the disk is full"
+    ) -> DownloadError:
         more = "more space" if needed is None else f"{needed:,} bytes more"
         return DownloadError(
-            f"the disk is full: {self.final} needs {more}, and {free:,} are free; "
+            f"{why}: {self.final} needs {more}, and {free:,} are free; "
             f"what has come is kept in {self.part.name}",
             path=str(self.final),
             next_step=f"Free {more} in {self.final.parent}, then call download() again: "
@@ -205,7 +211,8 @@ class PartFile:
                 if self.held.length is None
                 else self.held.length - os.fstat(self._file).st_size
             )
-            raise self._no_space(missing, shutil.disk_usage(self.final.parent).free) from error
+            free = shutil.disk_usage(self.final.parent).free
+            raise self._no_space(missing, free, _NO_SPACE[error.errno]) from error
         self.tally.feed_all(pieces)
 
     def content(self) -> bytes | memoryview:
