@@ -17,7 +17,7 @@ from ._concurrency import Background, close_with_loop, to_the_end, without_loop
 from ._dispatcher import Events
 from ._edges.api import Api
 from ._edges.connections import Route
-from ._edges.http import Http
+from ._edges.http import Http, require_client
 from ._models import Task
 from ._recent import MOST_SEEN, Recent
 from ._rules.lifecycle import is_final
@@ -49,6 +49,7 @@ class Parts:
         self._closing: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop = _running_loop()
         """The event loop in which everything here lives."""
+        require_client(settings.http)
         if getattr(settings.http, "_loop", self.loop) is not self.loop:
             raise WrongEventLoopError(
                 "the client that was given as http= was made in another event loop",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import httpx
 import pytest
 from aiohttp import web
 
@@ -452,6 +453,15 @@ async def test_a_closed_session_uses_a_borrowed_client_no_more(sandbox: Sandbox)
         with pytest.raises(SessionClosedError):
             await task.read()
     assert len(sandbox.requests) == before
+
+
+async def test_a_client_of_another_library_is_refused_by_name(sandbox: Sandbox) -> None:
+    """It has a `request` too, which takes other arguments: the submission looked cut off."""
+    async with httpx.AsyncClient() as client:
+        session = open_session(sandbox, http=client)
+        with pytest.raises(ConfigurationError, match=r"aiohttp.ClientSession, got <httpx"):
+            await session.submit(LINK)
+    assert sandbox.requests == []
 
 
 async def test_a_session_opens_itself_on_first_use(sandbox: Sandbox) -> None:

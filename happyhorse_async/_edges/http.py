@@ -23,7 +23,7 @@ from .._concurrency import Deadlines
 from .._config import Network
 from .._dispatcher import RESENDS, Events
 from .._formats import compression, json_text
-from .._formats.texts import NOTHING_TO_HIDE, Redactor, printable
+from .._formats.texts import NOTHING_TO_HIDE, Redactor, printable, shown
 from .._rules.responses import Answer, unreadable
 from .._version import __version__
 from ..errors import (
@@ -295,6 +295,15 @@ class Http:
             deadlines.close()
         if self._pool is not None:
             await self._client.close()
+
+
+def require_client(client: object) -> None:
+    """Raise `ConfigurationError` for a client that is none of the HTTP library's."""
+    if client is not None and not isinstance(client, aiohttp.ClientSession):
+        raise ConfigurationError(
+            f"http: expected an aiohttp.ClientSession, got {shown(client)}",
+            next_step="Clients of other libraries, such as httpx, cannot be lent.",
+        )
 
 
 def _client(connector: connections.Pool, auth: Mapping[str, str]) -> aiohttp.ClientSession:

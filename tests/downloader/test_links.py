@@ -229,7 +229,7 @@ async def test_a_host_that_is_days_ahead_ends_no_link_against_two_other_clocks(
     headers = {"Date": formatdate(time.time() + 7 * DAY, usegmt=True)}
     times = 3 if shown else None
     sandbox.fail(Fault("refuse", path="/results/", status=403, headers=headers, times=times))
-    polling = attrs.evolve(QUICK_POLLING, patience=DAY if shown else 0.05)
+    polling = attrs.evolve(QUICK_POLLING, patience=DAY if shown else 0.5)
     async with open_session(sandbox, polling=polling) as session:
         downloading = session.task(done.id).download(tmp_path / "a.mp4")
         if shown:
