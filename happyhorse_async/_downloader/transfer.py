@@ -265,10 +265,11 @@ class Transfer:
                 IncompleteDownloadError,
                 f"the task ({fresh.status}) has {count}, so none with index {self._index}",
             )
-        dead = self._expired and link in ("", before)
-        if dead and urgency(self.task.expires_at) <= max(self._api.now, time.time()):
+        told = (self._expired or self._told_old) and link in ("", before)
+        over = urgency(self.task.expires_at) <= max(self._api.now, time.time())
+        if told and over and not self._was_unfinished():
             raise self._error(LinkExpiredError, "the link is dead, and there is no fresh one")
-        self._expired, self._told_old = False, dead
+        self._expired, self._told_old = False, told
         if not link:
             raise _SetbackError("the task has no link for this result", Setback.LINK)
         self.task, self._link, self._stale = fresh, link, False
@@ -356,9 +357,13 @@ class Transfer:
 
     def _is_young(self) -> bool:
         """Return whether what this session saw within a day, or two other clocks, deny the end."""
+        return self._told_old or self._was_unfinished()
+
+    def _was_unfinished(self) -> bool:
+        """Return whether this session has seen the task unfinished within a day."""
         seen = self._unfinished(self.task.id)
         now = asyncio.get_running_loop().time()
-        return self._told_old or (seen is not None and now - seen < LINK_LIFE.total_seconds())
+        return seen is not None and now - seen < LINK_LIFE.total_seconds()
 
     async def _store(self, stream: Stream, verdict: RangeAnswer) -> None:
         """Hand over what is gathered. The first bytes are looked at before those that are there are

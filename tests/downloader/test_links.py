@@ -30,6 +30,7 @@ from happyhorse_async import (
 )
 from happyhorse_async._edges import disk, part_files
 from happyhorse_async._edges.disk import out_of_descriptors
+from happyhorse_async._rules.fetching import Persistence
 from happyhorse_async.events import Retrying
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.conftest import QUICK_POLLING, open_session
@@ -229,7 +230,7 @@ async def test_a_host_that_is_days_ahead_ends_no_link_against_two_other_clocks(
     headers = {"Date": formatdate(time.time() + 7 * DAY, usegmt=True)}
     times = 3 if shown else None
     sandbox.fail(Fault("refuse", path="/results/", status=403, headers=headers, times=times))
-    polling = attrs.evolve(QUICK_POLLING, patience=DAY if shown else 0.5)
+    polling = attrs.evolve(QUICK_POLLING, patience=DAY if shown else 0.05)
     async with open_session(sandbox, polling=polling) as session:
         downloading = session.task(done.id).download(tmp_path / "a.mp4")
         if shown:
@@ -237,6 +238,24 @@ async def test_a_host_that_is_days_ahead_ends_no_link_against_two_other_clocks(
         else:
             with pytest.raises(IncompleteDownloadError, match="less than 24 h ago"):
                 await downloading
+
+
+@pytest.mark.parametrize("attempts", [2, 3, 4])
+async def test_what_two_clocks_deny_is_denied_until_the_end(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: int
+) -> None:
+    """Every second reading of the task forgot that its link had been told old wrongly."""
+    async with open_session(sandbox) as session:
+        done = await ended(session, sandbox, "submitted")
+    headers = {"Date": formatdate(time.time() + 7 * DAY, usegmt=True)}
+    sandbox.fail(Fault("refuse", path="/results/", status=403, headers=headers, times=None))
+    pauses = iter([0.0] * (attempts - 1) + [None])
+    monkeypatch.setattr(Persistence, "pause", lambda *_, **__: next(pauses))
+    async with open_session(sandbox) as session:
+        with pytest.raises(IncompleteDownloadError, match="less than 24 h ago"):
+            await session.task(done.id).download(tmp_path / "a.mp4")
+    asked = [request for request in sandbox.requests if request.path.startswith("/results/")]
+    assert len(asked) == attempts
 
 
 async def test_a_link_that_no_clock_makes_old_is_given_up_in_the_end(
