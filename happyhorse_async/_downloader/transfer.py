@@ -40,6 +40,7 @@ from .._rules.lifecycle import is_completed
 from .._rules.responses import parse_retry_after
 from .._rules.wire import LINK_LIFE
 from ..errors import (
+    APIStatusError,
     DownloadError,
     HappyHorseError,
     IncompleteDownloadError,
@@ -253,8 +254,11 @@ class Transfer:
         except TaskNotFoundError as error:
             raise _SetbackError("the service does not know the task", Setback.LINK) from error
         except HappyHorseError as error:
-            if retry.worth_retrying(error, promised=True):
-                raise _SetbackError(f"the task cannot be read: {error}", Setback.LINK) from error
+            again = retry.worth_retrying(error, promised=True)
+            if again or isinstance(error, APIStatusError):
+                # A refusal of a moment is not the last word either, but a few in a row are.
+                setback = Setback.LINK if again else Setback.HOST
+                raise _SetbackError(f"the task cannot be read: {error}", setback) from error
             raise self._error(
                 IncompleteDownloadError, f"the task could not be read again: {error}"
             ) from error
@@ -265,11 +269,11 @@ class Transfer:
                 IncompleteDownloadError,
                 f"the task ({fresh.status}) has {count}, so none with index {self._index}",
             )
-        told = (self._expired or self._told_old) and link in ("", before)
+        doubted = self._expired or self._told_old
         over = urgency(self.task.expires_at) <= max(self._api.now, time.time())
-        if told and over and not self._was_unfinished():
+        if over and doubted and link in ("", before) and not self._was_unfinished():
             raise self._error(LinkExpiredError, "the link is dead, and there is no fresh one")
-        self._expired, self._told_old = False, told
+        self._expired, self._told_old = False, doubted and not over
         if not link:
             raise _SetbackError("the task has no link for this result", Setback.LINK)
         self.task, self._link, self._stale = fresh, link, False

@@ -392,6 +392,32 @@ async def test_a_gateways_page_does_not_keep_the_fresh_link_away(folder: Path, s
         assert sandbox.count("GET", path) == 4  # two of them met the page
 
 
+REFUSAL = {"error": {"code": "invalid_api_key", "message": "no", "type": "authentication_error"}}
+
+
+async def test_a_refusal_of_a_moment_does_not_keep_the_fresh_link_away(folder: Path) -> None:
+    """The service's own refusal to tell of the task gives no paid video up when it passes."""
+    async with Sandbox(video="stub", speed=0) as sandbox, Kit(sandbox) as kit:
+        task = await kit.task()
+        sandbox.fail(Fault("expire", fresh=True))
+        path = f"/v1/tasks/{task.id}"
+        sandbox.fail(Fault("refuse", path=path, status=401, body=REFUSAL, times=3))
+        video = await kit.downloader.download(task, f"{folder}/")
+        assert video.size == video.path.stat().st_size
+
+
+async def test_a_refusal_that_stays_is_told(folder: Path) -> None:
+    """A key that was taken away while a link is dead ends the download after a few reads."""
+    async with Sandbox(video="stub", speed=0) as sandbox, Kit(sandbox, patience=3600.0) as kit:
+        task = await kit.task()
+        sandbox.fail(Fault("expire", fresh=True))
+        path = f"/v1/tasks/{task.id}"
+        sandbox.fail(Fault("refuse", path=path, status=401, body=REFUSAL, times=1000))
+        with pytest.raises(IncompleteDownloadError, match="cannot be read: HTTP 401") as caught:
+            await kit.downloader.download(task, f"{folder}/")
+        assert (caught.value.charged, caught.value.task_id) == ("yes", task.id)
+
+
 @pytest.mark.parametrize("status", [403, 404, 410, 200])
 async def test_a_link_that_outlived_its_day_is_dead(folder: Path, status: int) -> None:
     """The task is read once more; the same link again means that the video is lost, and the error

@@ -219,12 +219,16 @@ async def test_no_wrong_clock_elsewhere_makes_a_link_old_whose_task_was_seen_unf
 
 
 @pytest.mark.parametrize("shown", [False, True])
+@pytest.mark.parametrize("signed", [True, False])
 async def test_a_host_that_is_days_ahead_ends_no_link_against_two_other_clocks(
-    sandbox: Sandbox, tmp_path: Path, shown: bool
+    sandbox: Sandbox, tmp_path: Path, shown: bool, signed: bool
 ) -> None:
     """A task that is opened by its id after its end is young by the service's clock and by this
-    machine's. Its link is waited for as any other, and given up for what it is in the end.
+    machine's. Its link is waited for as any other, and given up for what it is in the end; also
+    when each read of the task gives a link that is signed anew.
     """
+    if signed:
+        sandbox.fail(Fault("short-links", seconds=DAY))
     async with open_session(sandbox) as session:
         done = await ended(session, sandbox, "submitted")
     headers = {"Date": formatdate(time.time() + 7 * DAY, usegmt=True)}
