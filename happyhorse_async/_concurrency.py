@@ -18,7 +18,7 @@ from collections.abc import (
     Coroutine,
     Generator,
 )
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, TypeVar
@@ -120,21 +120,38 @@ async def to_the_end(work: asyncio.Future[T]) -> T:
 
 
 class Closing:
-    """Whether an owner is closing; a pause ends when closing begins."""
+    """Whether an owner is closing; pauses and time limits end when closing begins."""
 
     def __init__(self) -> None:
         self._begun = False
         self._pauses: set[asyncio.Future[None]] = set()
+        self._limits: set[asyncio.Timeout] = set()
 
     def __bool__(self) -> bool:
         """Whether closing has begun."""
         return self._begun
 
     def begin(self) -> None:
-        """End all pauses, also those to come; may be called twice."""
+        """End all pauses and limits, also those to come; may be called twice."""
         self._begun = True
         for pause in self._pauses:
             _wake(pause)
+        for limit in self._limits:
+            # One that ends just now, or whose loop stands still, needs no end.
+            with suppress(RuntimeError):
+                limit.reschedule(0.0)
+
+    @asynccontextmanager
+    async def limit(self, seconds: float) -> AsyncGenerator[None, None]:
+        """Give what is inside so many seconds, and none once closing begins; raises
+        `TimeoutError`.
+        """
+        async with asyncio.timeout(0.0 if self._begun else seconds) as limit:
+            self._limits.add(limit)
+            try:
+                yield
+            finally:
+                self._limits.discard(limit)
 
     async def pause(self, seconds: float) -> bool:
         """Wait; return whether the owner is still open. Endless seconds wait for closing."""

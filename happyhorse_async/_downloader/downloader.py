@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,9 @@ class Downloader:
             min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk", refusal=_closed
         )
         self._closing = Closing()
-        self._buckets = Buckets(self._threads, policy=policy, events=events, rest=self._rest)
+        self._buckets = Buckets(
+            self._threads, policy=policy, events=events, rest=self._rest, limit=self._limit
+        )
         self._halves: Recent[tuple[Mark, Video]] = Recent(MOST_HALVES)
         """Saved videos of tasks with several, some of which could not be had yet."""
 
@@ -247,6 +249,19 @@ class Downloader:
         """Pause between two attempts; raises `SessionClosedError` as soon as the session closes."""
         if not await self._closing.pause(seconds):
             raise _closed()
+
+    @asynccontextmanager
+    async def _limit(self, seconds: float) -> AsyncGenerator[None, None]:
+        """Limit the time of what is inside; raises `SessionClosedError` as soon as the session
+        closes.
+        """
+        try:
+            async with self._closing.limit(seconds):
+                yield
+        except TimeoutError:
+            if self._closing:
+                raise _closed() from None
+            raise
 
     async def _sink(
         self,

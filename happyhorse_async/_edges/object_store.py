@@ -14,7 +14,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -150,13 +150,18 @@ class Bucket:
         events: Events,
         threads: Threads,
         rest: Callable[[float], Awaitable[None]],
+        limit: Callable[[float], AbstractAsyncContextManager[None]],
     ) -> None:
+        """`rest` pauses, and `limit` gives something a time; both end as soon as the session
+        closes.
+        """
         self.link = link
         self._store = store
         self._policy = policy
         self._events = events
         self._threads = threads
         self._rest = rest
+        self._limit = limit
         self._proven: set[tuple[str, bool]] = set()
         self._asking = asyncio.Lock()
 
@@ -165,7 +170,7 @@ class Bucket:
         for attempt in range(1, self._policy.attempts + 1):
             try:
                 with our_errors(link):
-                    async with asyncio.timeout(seconds):
+                    async with self._limit(seconds):
                         return await once()
             except StoreBusyError as error:
                 failed = refusal(link, str(error))
@@ -324,8 +329,8 @@ class Buckets:
             return self._open[link]
 
 
-def opened(link: str) -> Any:
-    """Open a bucket; the environment says how."""
+def opened(link: str, **limits: str) -> Any:
+    """Open a bucket; the environment says how, and `limits` how long its requests may take."""
     obstore = library()
     _refuse_endpoints(link)
     # Plain http is for an endpoint that the user has named so. Time limits and repetitions are
@@ -334,7 +339,7 @@ def opened(link: str) -> Any:
     try:
         return obstore.store.from_url(
             link,
-            client_options={"allow_http": plain, "timeout": "1 day"},
+            client_options={"allow_http": plain, "timeout": "1 day", **limits},
             retry_config={"max_retries": 0},
         )
     except (obstore.exceptions.BaseError, ValueError) as error:
@@ -357,6 +362,10 @@ def _refuse_endpoints(link: str) -> None:
 
 PAUSES = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each further try of a store that is busy."""
+PIECE = 256 * 1024
+"""Bytes of an object that are read at once."""
+SILENCE = "30 s"
+"""How long a store may say nothing to a thread, which nobody can cancel."""
 
 
 class ObjectFolder:
@@ -367,7 +376,7 @@ class ObjectFolder:
         self.link = link.rstrip("/")
         bucket, key = split_link(self.link)
         self._prefix = f"{key}/" if key else ""
-        self._store = opened(bucket)
+        self._store = opened(bucket, read_timeout=SILENCE)
 
     def key(self, name: str) -> str:
         """Return the key of a name in the folder."""
@@ -403,9 +412,18 @@ class ObjectFolder:
 
     def pieces(self, name: str) -> Iterator[bytes]:
         """Read an object from its beginning to its end; raises `FileNotFoundError`."""
-        with our_errors(f"{self.link}/{name}", missing=True, cannot_be="read"):
-            for piece in library().get(self._store, self.key(name)).stream():
-                yield bytes(piece)
+        link, at = f"{self.link}/{name}", 0
+        for pause in (*PAUSES, None):
+            try:
+                with our_errors(link, missing=True, cannot_be="read"):
+                    options = {"range": {"offset": at}} if at else None
+                    answer = library().get(self._store, self.key(name), options=options)
+                    for piece in answer.stream(min_chunk_size=PIECE):
+                        at += len(piece)
+                        yield bytes(piece)
+                    return
+            except StoreBusyError as error:
+                _wait(link, "read", error, pause)
 
     def move(self, name: str, to: str) -> None:
         """Give an object another name; raises `DestinationExistsError` when that is taken."""
@@ -421,7 +439,15 @@ class ObjectFolder:
                 with our_errors(self.link, cannot_be=cannot_be):
                     return call()
             except StoreBusyError as error:
-                if pause is None:
-                    raise HappyHorseError(f"{self.link} cannot be {cannot_be}: {error}") from error
-            time.sleep(pause)
+                _wait(self.link, cannot_be, error, pause)
         raise AssertionError("the last try returns or raises")
+
+
+def _wait(link: str, cannot_be: str, error: StoreBusyError, pause: float | None) -> None:
+    """Pause before another try; raises `HappyHorseError` after the last one."""
+    if pause is None:
+        raise HappyHorseError(
+            f"{link} cannot be {cannot_be}: {error}",
+            next_step="Do the same again when the store answers.",
+        ) from error
+    time.sleep(pause)

@@ -20,6 +20,7 @@ from happyhorse_async import (
     LedgerError,
     Session,
 )
+from happyhorse_async._edges import object_store
 from happyhorse_async._edges.object_store import PROBE
 from happyhorse_async.batch import Batch, Job, JobState, Outcome
 from happyhorse_async.batch.report import overview, write_reports
@@ -28,6 +29,7 @@ from tests.batch.test_resume import QUICK, rows
 from tests.conftest import open_session
 from tests.downloader.test_object_store import (
     BUCKET,
+    LONG_AGO,
     Gate,
     Shelf,
     gate,
@@ -136,6 +138,54 @@ async def test_what_is_missing_in_the_store_is_fetched_again(ledger: Path, shelf
             assert [outcome.ok async for outcome in batch.retry()] == [True]
         assert shelf.get(key[third])[0] == whole
         assert sandbox.paid == 3
+
+
+async def test_a_store_that_is_busy_while_videos_are_read_is_asked_again(
+    ledger: Path, shelf: Shelf, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at the content goes on where it broke off. A store that stays busy is told as that,
+    and nothing is put aside for it.
+    """
+    monkeypatch.setattr(object_store, "PAUSES", (0.0,) * 4)
+    asked: list[str | None] = []
+
+    async def in_turn(request: web.Request) -> web.StreamResponse | None:
+        if request.method != "GET" or not request.path.endswith(".mp4"):
+            return None
+        asked.append(request.headers.get("Range"))
+        if always or len(asked) == 1:
+            return refused(503, "SlowDown")
+        return await cut(request, shelf) if len(asked) == 2 else None
+
+    always = False
+    async with (
+        Sandbox(video="stub", speed=1000, stub_bytes=900_000) as sandbox,
+        open_session(sandbox) as session,
+    ):
+        await run(session, ledger, rows(1))
+        gate.before = in_turn
+        told = await asyncio.to_thread(results, ledger, verify=True)
+        assert [result["state"] for result in told] == ["saved"]
+        assert asked[:2] == [None, None]
+        assert str(asked[2]).startswith("bytes=")
+        always, fetched = True, len(sandbox.requests)
+        with pytest.raises(HappyHorseError, match=r"cannot be read: .*SlowDown") as caught:
+            await run(session, ledger, rows(1), verify=True)
+        assert caught.value.next_step == "Do the same again when the store answers."
+        assert len(sandbox.requests) == fetched
+    assert [".changed" in key for key in kept(shelf)] == [False]
+
+
+async def cut(request: web.Request, shelf: Shelf) -> web.StreamResponse:
+    """Send two thirds of an object, and close the connection."""
+    data, _ = await asyncio.to_thread(shelf.get, request.path.partition("/videos-of-tests/")[2])
+    headers = {"ETag": '"one"', "Last-Modified": LONG_AGO, "Content-Length": str(len(data))}
+    answer = web.StreamResponse(headers=headers)
+    await answer.prepare(request)
+    await answer.write(data[:600_000])
+    assert request.transport is not None
+    request.transport.close()
+    return answer
 
 
 async def test_all_of_the_store_is_asked_before_anything_is_paid(

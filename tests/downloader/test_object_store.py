@@ -27,6 +27,7 @@ from happyhorse_async import (
     IncompleteDownloadError,
     NotAVideoError,
     RetryPolicy,
+    SessionClosedError,
 )
 from happyhorse_async._edges import part_files, sinks
 from happyhorse_async._edges.object_store import PROBE
@@ -616,6 +617,35 @@ async def test_a_missing_bucket_is_found_out(kit: Kit, shelf: Shelf, key: str) -
     """A look at an object in it says only that there is no such object; a put says more."""
     with pytest.raises(DownloadError, match="there is no such bucket"):
         await paying(kit, f"s3://no-such-bucket-anywhere/{key}")
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT"])
+async def test_a_store_that_says_nothing_holds_up_no_closing(
+    kit: Kit, gate: Gate, shelf: Shelf, method: str
+) -> None:
+    """Whoever waits for it, before or after paying, hears at once that the session was closed."""
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def silent(request: web.Request) -> Answer:
+        if request.method == method:
+            asked.set()
+            await never.wait()
+        return None
+
+    gate.before = silent
+    work = {
+        "HEAD": lambda: check(kit, f"{BUCKET}/x.mp4", overwrite=False),
+        "PUT": lambda: kit.downloader.download(task, f"{BUCKET}/x.mp4"),
+    }
+    task = await kit.task()
+    waiting = asyncio.ensure_future(work[method]())
+    await asked.wait()
+    kit.downloader.close()
+    with pytest.raises(SessionClosedError):
+        await waiting
+    with pytest.raises(SessionClosedError):
+        await kit.downloader.download(task, f"{BUCKET}/y.mp4")
+    never.set()
 
 
 async def test_two_callers_with_one_key_are_told_its_link(kit: Kit, shelf: Shelf) -> None:
