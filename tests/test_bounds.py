@@ -227,7 +227,11 @@ async def test_a_bucket_of_each_customer_is_opened_and_closed_again(
     monkeypatch.setattr(object_store, "opened", opened.append)
     threads = Threads(1, name="buckets", refusal=RuntimeError)
     buckets = object_store.Buckets(
-        threads, policy=RetryPolicy(), events=Events(), rest=asyncio.sleep
+        threads,
+        policy=RetryPolicy(),
+        events=Events(),
+        rest=asyncio.sleep,
+        limit=asyncio.timeout,
     )
     for name in "abacbab":
         bucket = await buckets.get(f"s3://{name}")
