@@ -30,7 +30,7 @@ from ._request import (
 )
 from ._settings import Settings
 from ._tasks import FoundTasks, TaskHandle, handle_of
-from .errors import InvalidRequestError, SessionClosedError
+from .errors import HappyHorseError, InvalidRequestError, SessionClosedError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -269,10 +269,9 @@ class Session:
         """Turn one image into one saved video: submit, wait, download.
 
         Takes what `submit` and `TaskHandle.download` take, and raises what they raise. `timeout`
-        (seconds) bounds the wait. When it is cancelled, the task goes on, and is in `orphans`.
+        (seconds) bounds the wait. When it is cancelled, or ends with an error that is none of this
+        package's, the task goes on, and is in `orphans`.
         """
-        import asyncio
-
         parts = self._open()
         timeout = time_limit(timeout, paid=True)
         base = require_path("save_to", save_to)
@@ -285,11 +284,13 @@ class Session:
                 task = await self._submit(parts, checked, idempotency_key, tag)
                 try:
                     return await task.download(place, overwrite=overwrite, timeout=timeout)
-                except (asyncio.CancelledError, SessionClosedError) as error:
-                    # Its caller never saw the task's id.
-                    parts.submitter.orphan(task.request, task.idempotency_key, task.id)
+                except BaseException as error:
+                    # Its caller never saw the task's id, which errors of ours name.
                     if isinstance(error, SessionClosedError):
                         error.with_facts(charged="yes")
+                    elif isinstance(error, HappyHorseError):
+                        raise
+                    parts.submitter.orphan(task.request, task.idempotency_key, task.id)
                     raise
 
     async def _checked(

@@ -25,6 +25,16 @@ _NO_FOLDER_SYNC = frozenset(
 by then."""
 
 
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Return where a path leads from the working folder; the path itself where that is gone, and
+    nothing relative can be found.
+    """
+    try:
+        return Path(path).absolute()
+    except FileNotFoundError:
+        return Path(path)
+
+
 def make_folders(folder: Path) -> None:
     """Make a folder and those above it. Their names are synced too, since a video in a folder that
     is lost is lost.

@@ -361,7 +361,10 @@ class Intake:
 
 def path_key(path: Path) -> str:
     """Return the name under which the ledger knows a local image."""
-    return os.path.abspath(path)
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:  # the working folder is gone, and nothing relative is to be found
+        return str(path)
 
 
 def stamps_of(paths: Sequence[Path]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .._budget import BatchBook
 from .._concurrency import to_the_end
 from .._downloader.destinations import is_bent_link, is_foreign_link, is_object_link
-from .._edges.disk import make_folders
+from .._edges.disk import absolute, make_folders
 from .._edges.folder_lock import FolderLock
 from .._request import require_several
 from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
@@ -53,7 +53,7 @@ class Batch:
         for each in (folder, out):
             _refuse_place(each, is_out=each is out)
         # A program may change its working folder while the batch runs.
-        self.folder: Path = Path(folder).absolute()
+        self.folder: Path = absolute(folder)
         """Where the ledger is, and the videos when they go to no object store."""
         self._out = out.rstrip("/") if out is not None else None
         self._videos = VideoFolder(self.folder)

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from .._edges.disk import absolute
 from .._models import MODEL, Task
 from .._request import Image, ImageToVideo
 from .._rules import job_failures
@@ -196,7 +197,7 @@ def write_request(request: ImageToVideo, image_digest: str | None) -> str:
     if isinstance(image, bytes):
         shown = {"sha256": image_digest}
     else:
-        shown = {"link": image} if isinstance(image, str) else {"path": str(Path(image).absolute())}
+        shown = {"link": image} if isinstance(image, str) else {"path": str(absolute(image))}
     fields = {
         name: getattr(request, name)
         for name in ("prompt", "quality", "duration", "seed", "callback_url", "model")

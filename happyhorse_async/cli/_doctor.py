@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import APIStatusError, ConfigurationError, HappyHorseError
@@ -41,9 +40,10 @@ async def _all(*, sandbox: bool) -> AsyncIterator[Finding]:
     """Make every check, the quick ones first."""
     import asyncio
 
+    from .._edges.disk import absolute
     from ._checks import machine
 
-    for finding in await asyncio.to_thread(lambda: list(machine(Path.cwd()))):
+    for finding in await asyncio.to_thread(lambda: list(machine(absolute(".")))):
         yield finding
     for finding in await asyncio.to_thread(lambda: [] if sandbox else list(_way())):
         yield finding

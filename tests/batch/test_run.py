@@ -28,9 +28,11 @@ from happyhorse_async import (
     TaskFailedError,
     TaskNotFoundError,
 )
+from happyhorse_async._edges.disk import absolute
 from happyhorse_async.batch import Batch, Job, JobChanged, JobState, Outcome
 from happyhorse_async.batch._database import LEDGER_NAME
 from happyhorse_async.batch._follow import Follower
+from happyhorse_async.cli._checks import machine
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.batch.support import firewall, until
 from tests.conftest import QUICK_POLLING, open_session
@@ -676,3 +678,21 @@ async def test_rows_that_are_no_jobs_are_told_shortly_and_by_what_is_wrong(
     assert "row 1: expected an ImageToVideo" in str(first.error)
     assert "(10,000,000 bytes)" in str(first.error)
     assert str(second.error) == "row 2: id: expected text that is not blank, or None, got ' '"
+
+
+async def test_a_working_folder_that_is_gone_is_no_error_of_pythons(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing relative can be found from there, and that is what is said; the rest goes on."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(LedgerError, match="nothing can be written in b") as caught:
+        await run(session, Path("b"), rows(1))
+    assert caught.value.charged == "no"
+    mixed = [ImageToVideo("cat.jpg"), *rows(1)]
+    lost, made = await run(session, tmp_path / "batch", mixed)
+    assert "there is no such file: 'cat.jpg'" in str(lost.error)
+    assert made.ok
+    assert {finding.check: finding.ok for finding in machine(absolute("."))}["locks"] is False

@@ -94,6 +94,23 @@ async def test_an_orphan_holds_the_link_and_not_the_picture(sandbox: Sandbox, ca
     assert (task.id, sandbox.paid) == (orphan.task_id, 1)
 
 
+async def test_an_error_that_is_not_ours_hides_no_task(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that gives no thread, or no memory, breaks a call that has paid. Such an error
+    names no task, and so the session does.
+    """
+    async with open_session(sandbox) as session:
+
+        async def broken(*_: object, **__: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(session._open(), "wait_completed", broken)
+        with pytest.raises(RuntimeError):
+            await session.generate(LINK, save_to=tmp_path / "a.mp4")
+        assert [orphan.task_id for orphan in session.orphans] == [sandbox.tasks[0].id]
+
+
 async def test_orphans_are_bounded(anyio_backend: str, cat: Path) -> None:
     """A service that lives for months keeps the newest ones; of a picture whose link nobody knows
     any more its digest stays.
