@@ -19,7 +19,7 @@ from .._formats.mp4 import BrokenVideoError
 from .._models import Task
 from .._request import ImageToVideo
 from .._video import Video
-from ..errors import NotAVideoError
+from ..errors import DownloadError, NotAVideoError
 from ._jobs import JobRow
 
 
@@ -112,12 +112,7 @@ class VideoFolder:
         try:
             place.rename(self._folder / to)
         except OSError as error:  # another user's, or open in a player on Windows
-            raise NotAVideoError(
-                f"{place}: this file is not the video that was saved here, and cannot be put "
-                f"aside: {error.strerror or error}",
-                path=str(place),
-                next_step="Move the file away, then run the batch again.",
-            ) from error
+            raise _stays(place, error.strerror or str(error)) from error
 
     def verified(self, name: str, task: Task, request: ImageToVideo | None) -> Video | None:
         """Return the video in a place after reading and checking all of it; None when there is
@@ -216,7 +211,20 @@ class StoreFolder(VideoFolder):
         return self._objects.size(name) is not None
 
     def _move(self, name: str, to: str) -> None:
-        self._objects.move(name, to)
+        try:
+            self._objects.move(name, to)
+        except DownloadError as error:  # one that nobody may delete, for example
+            raise _stays(self.place(name), str(error)) from error
+
+
+def _stays(place: str | Path, reason: str) -> NotAVideoError:
+    """Make the error for what lies in a video's place and stays there: one job's trouble."""
+    return NotAVideoError(
+        f"{place}: this file is not the video that was saved here, and cannot be put aside: "
+        f"{reason}",
+        path=str(place),
+        next_step="Move the file away, then run the batch again.",
+    )
 
 
 def has_size(path: Path, size: int | None) -> bool:

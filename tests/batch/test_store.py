@@ -140,6 +140,24 @@ async def test_what_is_missing_in_the_store_is_fetched_again(ledger: Path, shelf
         assert sandbox.paid == 3
 
 
+async def test_what_nobody_may_delete_ends_one_job(ledger: Path, shelf: Shelf, gate: Gate) -> None:
+    """A changed video in a store that keeps all objects is told, and the other jobs go on."""
+
+    async def keeping(request: web.Request) -> web.StreamResponse | None:
+        deletes = request.method == "DELETE" or "delete" in request.query
+        return refused(403, "AccessDenied") if deletes else None
+
+    jobs = [Job(request, id=f"n{request.seed}") for request in rows(3)]
+    async with Sandbox(video="stub", speed=1000) as sandbox, open_session(sandbox) as session:
+        await run(session, ledger, jobs[:2])
+        shelf.put(f"{PREFIX}n1.mp4", b"changed")
+        gate.before = keeping
+        outcomes = {outcome.id: outcome for outcome in await run(session, ledger, jobs)}
+        assert "cannot be put aside" in str(outcomes["n1"].error)
+        assert [outcomes[name].ok for name in ("n2", "n3")] == [True, True]
+        assert (shelf.get(f"{PREFIX}n1.mp4")[0], sandbox.paid) == (b"changed", 3)
+
+
 async def test_a_store_that_is_busy_while_videos_are_read_is_asked_again(
     ledger: Path, shelf: Shelf, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
