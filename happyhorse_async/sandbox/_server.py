@@ -272,10 +272,11 @@ def bind(host: str, *ports: int) -> list[socket.socket]:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.setblocking(False)
             bound.bind((host, port))
-    except OSError:
+    except OSError as error:
         for bound in sockets:
             bound.close()
-        raise
+        why = f"port {port} of {host}: {error.strerror or error} (0 takes a free one)"
+        raise OSError(error.errno, why) from error
     return sockets
 
 

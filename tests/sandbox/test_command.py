@@ -63,7 +63,7 @@ async def read_credits(exports: dict[str, str]) -> list[int]:
 
 
 def test_a_command_that_cannot_start_says_why() -> None:
-    """The exit code is 2 and the message one line."""
+    """The exit code is 2, and the message one line that names the port which is taken."""
     with Sandbox(video="stub") as sandbox:
         port = sandbox.url.rpartition(":")[2]
         command = [
@@ -78,6 +78,7 @@ def test_a_command_that_cannot_start_says_why() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("the sandbox cannot start: ")
+    assert f"port {port} of 127.0.0.1: " in done.stderr
     assert "Traceback" not in done.stderr
 
 
