@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import secrets
 from collections.abc import AsyncIterator
@@ -43,6 +44,7 @@ from happyhorse_async import (
 )
 from happyhorse_async.webhooks import OWN_MACHINE, foreign_page
 
+logger = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("fastapi_page.html")
 FOLDER = Path(os.environ.get("VIDEOS", "videos"))
 HOSTS = frozenset(os.environ.get("HOSTS", ",".join(OWN_MACHINE)).split(","))
@@ -109,7 +111,13 @@ class Studio:
         """Take up every job that is on disk."""
         FOLDER.mkdir(parents=True, exist_ok=True)
         for path in sorted(FOLDER.glob("*.json"), key=lambda path: path.stat().st_mtime):
-            self.start(Job(**json.loads(path.read_text())))
+            try:
+                job = Job(**json.loads(path.read_text()))
+            except (OSError, TypeError, ValueError) as error:
+                # One bad file, after a loss of power say, must not keep the others' videos.
+                logger.error("%s is not taken up: %s", path, error)
+            else:
+                self.start(job)
 
     def start(self, job: Job) -> None:
         """Work on a job, whoever is looking."""

@@ -106,7 +106,13 @@ async def test_the_aiohttp_service_is_called_back(lively: Sandbox, tmp_path: Pat
 async def test_the_fastapi_app_makes_a_video_through_its_own_interface(
     lively: Sandbox, tmp_path: Path
 ) -> None:
-    """Posting, following the events and fetching the video work over HTTP."""
+    """Posting, following the events and fetching the video work over HTTP, whatever else lies
+    among the jobs.
+    """
+    broken = {"empty": "", "newer": '{"id": "a", "prompt": "", "more": 1}', "none": "[]"}
+    (tmp_path / "out").mkdir()
+    for name, text in broken.items():
+        (tmp_path / "out" / f"{name}.json").write_text(text)
     code, output = await run(lively, tmp_path, "fastapi_app.py", "--port", "0", "--once", CAT)
     assert code == 0, output
     assert "saved 100" in output
