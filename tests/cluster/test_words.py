@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
+import time
 import traceback
+from contextlib import closing
 from pathlib import Path
 
 import attrs
@@ -27,6 +30,7 @@ from happyhorse_async.integrations.dbos._cluster import folder_of, place_of
 from happyhorse_async.integrations.dbos._connection import check_url, cluster_queries
 from happyhorse_async.integrations.dbos._database import _FIXED, ClusterDatabase
 from happyhorse_async.integrations.dbos._enqueue import prepare
+from happyhorse_async.integrations.dbos._sqlite import SqliteConnection
 from tests.cluster.support import needs_sqlite, rows
 
 OVERVIEW = ClusterOverview(
@@ -232,3 +236,16 @@ def test_a_folder_s_batch_leaves_its_videos_where_they_are() -> None:
     words = ("cluster", "enqueue", "--from", "videos", "--out", "elsewhere")
     told = CliRunner().invoke(app, words)
     assert (told.exit_code, "leave --out away" in told.output) == (2, True)
+
+
+def test_a_file_that_is_being_made_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several commands may begin a new file at once: none of them finds it locked."""
+    path = tmp_path / "night.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE pace (next)")
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(time, "sleep", lambda _: other.execute("COMMIT"))
+        with closing(SqliteConnection.to(f"sqlite:///{path}")) as mine:
+            assert mine.execute("PRAGMA journal_mode").fetchone() == ("wal",)

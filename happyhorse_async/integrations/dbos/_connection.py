@@ -144,7 +144,7 @@ def reaching() -> Iterator[None]:
     except LostError as error:
         raise LedgerError(
             f"the database cannot be reached: {error}",
-            next_step="Check the link, and that PostgreSQL runs there.",
+            next_step="Check the link, and that its database runs there and is not held.",
         ) from error
 
 

@@ -29,7 +29,7 @@ from ._connection import (
     cluster_queries,
     connection_settings,
 )
-from ._sqlite import SqliteConnection, is_sqlite, lock_of, path_of
+from ._sqlite import GLANCE, SqliteConnection, is_sqlite, lock_of, path_of
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -40,9 +40,6 @@ ROUND = 2.0
 GRACE = 12.0
 """Seconds after a start of the database in which nobody is taken for dead. All have lost their
 locks, and those that live take them again."""
-
-GLANCE = 0.05
-"""Seconds between attempts to get a file's lock."""
 
 _YOUNG = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8 < ?"
 

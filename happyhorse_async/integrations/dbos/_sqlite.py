@@ -30,6 +30,8 @@ QUICK_TRY = (
 )
 PATIENCE = 30.0
 """Seconds to wait for DBOS's own connections, which write into the same file."""
+GLANCE = 0.05
+"""Seconds between attempts at what does not wait by itself."""
 WORDS = (
     (
         r"json_array_elements(_text)?\(\?::json\)( WITH ORDINALITY)? AS v( \(value, place\))?",
@@ -118,7 +120,7 @@ class SqliteConnection:
                     f"{path} is no cluster's database",
                     next_step="Name a new file. `cluster enqueue --from` takes a folder over.",
                 )
-            raw.execute("PRAGMA journal_mode = WAL")
+            _keep_a_log(raw)
             # A commit is on the platter before the POST that it allows.
             raw.execute("PRAGMA synchronous = FULL")
         except BaseException:
@@ -173,6 +175,20 @@ class SqliteConnection:
     def close(self) -> None:
         """Close it."""
         self.raw.close()
+
+
+def _keep_a_log(raw: sqlite3.Connection) -> None:
+    """Have a file written through a log. Unlike all else, that change waits for no other writer."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(GLANCE)
+        else:
+            return
 
 
 def lock_of(path: Path) -> FolderLock:
