@@ -229,7 +229,18 @@ class Threads:
         # Late: a first submission starts no thread.
         from concurrent.futures import ThreadPoolExecutor
 
-        self._pool = ThreadPoolExecutor(max_workers=most, thread_name_prefix=name)
+        class Pool(ThreadPoolExecutor):
+            """Does with the threads that there are what no more are to be had for."""
+
+            def _adjust_thread_count(self) -> None:
+                try:
+                    super()._adjust_thread_count()
+                except RuntimeError:  # the machine, or its container, gives no more
+                    if not self._threads:
+                        self._work_queue.get_nowait()  # nobody may do it later: it has failed
+                        raise
+
+        self._pool = Pool(max_workers=most, thread_name_prefix=name)
 
     async def run(self, call: Callable[[], T], *, last: bool = False) -> T:
         """Make a blocking call in a thread, and wait for its end even when cancelled. It may be

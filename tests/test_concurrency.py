@@ -179,6 +179,31 @@ def test_a_loop_of_a_simulation_runs_calls_inline() -> None:
     assert threading.active_count() == before
 
 
+async def test_where_no_more_threads_are_to_be_had_those_that_there_are_do_it_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Containers bound the threads of their processes. Without any, a call fails and stays
+    undone.
+    """
+    threads = Threads(4, name="a test", refusal=lambda: LookupError("closed"))
+    done: list[str] = []
+    free, start = [0], threading.Thread.start
+
+    def bounded(thread: threading.Thread) -> None:
+        if not free[0]:
+            raise RuntimeError("can't start new thread")
+        free[0] -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", bounded)
+    with pytest.raises(RuntimeError, match="new thread"):
+        await threads.run(lambda: done.append("without"))
+    free[0] = 1
+    await asyncio.gather(*(threads.run(lambda: done.append("with one")) for _ in range(3)))
+    threads.close()
+    assert done == ["with one"] * 3
+
+
 def _threads() -> Threads:
     return Threads(1, name="a test", refusal=lambda: LookupError("closed"))
 
