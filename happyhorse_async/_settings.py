@@ -177,6 +177,12 @@ def _key(key: object) -> Secret:
 def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
     import hmac  # late: few sessions are called back
 
+    if "?" in public_url or "#" in public_url:
+        raise ConfigurationError(
+            "public_url: expected a URL without a query and a fragment, since a secret becomes the "
+            f"last part of its path, got {shown(public_url)}"
+        )
+
     # The token is derived from the key. It stays the same over restarts and processes, as a
     # replayed submission needs the same body.
     token = hmac.new(
