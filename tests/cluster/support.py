@@ -89,13 +89,17 @@ class Postgres:
         """The process that all others of it come from."""
         return int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
 
-    def database(self) -> str:
+    def database(self, how: str = "") -> str:
         """Make a database; return its link."""
         self._count += 1
         name = f"cluster{self._count}"
-        with psycopg.connect(self._link("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        self.execute("postgres", f"CREATE DATABASE {name} {how}")
         return self._link(name)
+
+    def execute(self, name: str, statement: str) -> None:
+        """Run a statement in a database, as its owner."""
+        with psycopg.connect(self._link(name), autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     def _link(self, name: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"

@@ -10,14 +10,25 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from happyhorse_async import ImageToVideo
+from happyhorse_async import ConfigurationError, ImageToVideo, LedgerError
 from happyhorse_async._rules.lifecycle import JobState
 from happyhorse_async.integrations.dbos import Cluster, WorkerOptions
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.cluster.support import Submissions, WorkerProcess, command, in_hand, number_of, rows
+from tests.cluster.support import (
+    Postgres,
+    Submissions,
+    WorkerProcess,
+    command,
+    in_hand,
+    number_of,
+    rows,
+)
 from tests.conftest import open_session
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+LINK = "https://example.com/1.png"
+TEMPLATE = "TEMPLATE template0"
 
 
 async def enter(sandbox: Sandbox, database: str, folder: Path, count: int, *words: str) -> Path:
@@ -157,3 +168,35 @@ async def test_a_refusal_with_a_nul_in_it_leaves_the_cluster_readable(
     totals = (await Cluster(database).overview()).totals
     assert totals.failures == {"service\ufffderror": 1}
     assert totals.states == {JobState.SAVED: 1, JobState.FAILED: 1}
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_that_cannot_hold_every_prompt_is_refused(
+    anyio_backend: str, postgres: Postgres, tmp_path: Path, encoding: str
+) -> None:
+    """Containers without a locale make such databases; the command says how to make a good one."""
+    database = postgres.database(f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' {TEMPLATE}")
+    for look in (
+        lambda: Cluster(database).enqueue([ImageToVideo(LINK, prompt="\u6d77")], out=tmp_path),
+        lambda: Cluster(database).overview(),
+    ):
+        with pytest.raises(LedgerError, match=f"encoding is {encoding}") as refused:
+            await look()
+        assert TEMPLATE in refused.value.next_step
+
+
+async def test_a_missing_right_is_told_as_the_database_says_it(
+    anyio_backend: str, postgres: Postgres, tmp_path: Path
+) -> None:
+    """Where somebody else made our tables, and DBOS may not make its own."""
+    database = postgres.database()
+    name, role = database.rpartition("/")[2], f"worker_of_{database.rpartition('/')[2]}"
+    with pytest.raises(ConfigurationError):  # nothing was entered yet; the tables are there now
+        await Cluster(database).place()
+    postgres.execute(name, f"CREATE ROLE {role} LOGIN")
+    postgres.execute(name, f"GRANT ALL ON SCHEMA happyhorse TO {role}")
+    postgres.execute(name, f"GRANT ALL ON ALL TABLES IN SCHEMA happyhorse TO {role}")
+    with pytest.raises(LedgerError, match="permission denied"):
+        await Cluster(database.replace("postgres@", f"{role}@")).enqueue(
+            [ImageToVideo(LINK)], out=tmp_path
+        )

@@ -87,10 +87,21 @@ Connection: TypeAlias = PostgresConnection | SqliteConnection
 
 
 def connect(url: str) -> Connection:
-    """Open a connection that sees the cluster's tables, each statement for itself."""
+    """Open a connection that sees the cluster's tables, each statement for itself.
+
+    Raises `LedgerError` for a database that cannot hold every text.
+    """
     if is_sqlite(url):
         return SqliteConnection.to(url)
-    return PostgresConnection(psycopg.connect(url, autocommit=True, **connection_settings()))
+    raw = psycopg.connect(url, autocommit=True, **connection_settings())
+    encoding = raw.info.parameter_status("server_encoding")
+    if encoding not in ("UTF8", None):
+        raw.close()
+        raise LedgerError(
+            f"the database's encoding is {encoding}, and prompts need UTF8",
+            next_step="Make another one: CREATE DATABASE night ENCODING 'UTF8' TEMPLATE template0.",
+        )
+    return PostgresConnection(raw)
 
 
 def over(raw: Any) -> Connection:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from dbos import DBOSClient, run_dbos_database_migrations
+from dbos import DBOS, DBOSClient
 
 from ..._edges.folder_lock import FolderLock
 from ..._request import ImageToVideo
@@ -179,7 +179,7 @@ class Enqueuer:
 
 def prepare(url: str) -> None:
     """Make DBOS's tables when there are none. Blocks."""
-    run_dbos_database_migrations(system_database_url=url)
+    DBOS.migrate(url)
 
 
 def _engine(url: str) -> sqlalchemy.Engine:
