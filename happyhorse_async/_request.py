@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -109,13 +110,27 @@ class ImageToVideo(Value):
         if problems:
             raise InvalidRequestError(problems)
         cut = images.prompt_cut(self.prompt) if self.prompt else None
-        if cut is not None:
+        if cut is not None and not _MADE_AGAIN.get():
             warnings.warn(f"prompt: {cut}", UserWarning, stacklevel=3)
 
     @property
     def is_local(self) -> bool:
         """Whether the first frame has to be uploaded before it can be submitted."""
         return not isinstance(self.image, str)
+
+
+_MADE_AGAIN: ContextVar[bool] = ContextVar("a request that was made before", default=False)
+
+
+def made_again(image: Image, fields: Mapping[str, Any]) -> ImageToVideo:
+    """Make a request that was made before, perhaps by an earlier process. It warned of its prompt
+    then; where warnings are errors, a paid job could not be finished.
+    """
+    token = _MADE_AGAIN.set(True)
+    try:
+        return ImageToVideo(image, **fields)
+    finally:
+        _MADE_AGAIN.reset(token)
 
 
 def request_problems(request: ImageToVideo) -> list[str]:

@@ -10,7 +10,7 @@ import attrs
 
 from .._dispatcher import Events
 from .._formats.texts import printable
-from .._request import ImageToVideo
+from .._request import FIELDS, ImageToVideo, made_again
 from .._values import Value
 
 logger = logging.getLogger("happyhorse_async")
@@ -50,7 +50,8 @@ class Orphans:
         if isinstance(request.image, bytes):
             digest = hashlib.sha256(request.image).hexdigest()
             # A service that lives for months must not keep the pictures of all who went away.
-            request = attrs.evolve(request, image=link or f"https://image.invalid/{digest}")
+            fields = {name: getattr(request, name) for name in FIELDS}
+            request = made_again(link or f"https://image.invalid/{digest}", fields)
         self.kept.append(
             Orphan(
                 request=request,

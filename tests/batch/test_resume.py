@@ -663,3 +663,18 @@ async def test_a_service_that_loses_every_answer_and_keeps_no_keys(
                     (job,) = await run(session, tmp_path, rows(1), retry=patient)
                     assert job.state is JobState.UNKNOWN
         assert sandbox.paid <= 2
+
+
+async def test_a_prompt_that_is_cut_warns_once_and_not_when_its_job_goes_on(tmp_path: Path) -> None:
+    """Where warnings are errors, as in these tests, what is paid for could not be brought home."""
+    with pytest.warns(UserWarning, match="cuts prompts"):
+        request = ImageToVideo("https://example.com/a.png", prompt="x" * 6000)
+    async with (
+        Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
+        open_session(sandbox) as session,
+    ):
+        await left_running(sandbox, tmp_path, [request])
+        sandbox.speed = 1000
+        [outcome] = await run(session, tmp_path, [request])
+        assert outcome.ok
+        assert sandbox.paid == 1

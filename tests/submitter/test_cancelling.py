@@ -111,6 +111,16 @@ async def test_an_error_that_is_not_ours_hides_no_task(
         assert [orphan.task_id for orphan in session.orphans] == [sandbox.tasks[0].id]
 
 
+async def test_an_orphan_does_not_warn_of_its_prompt_again(anyio_backend: str, cat: Path) -> None:
+    """Where warnings are errors the orphan would be lost, though it is paid for."""
+    with pytest.warns(UserWarning, match="cuts prompts"):
+        request = ImageToVideo(cat.read_bytes(), prompt="x" * 6000)
+    orphans = Orphans(Events())
+    orphans.add(request, KEY, "task-1", "https://example.com/frame.png")
+    assert orphans.kept[0].request.prompt == request.prompt
+    assert orphans.kept[0].request.image == "https://example.com/frame.png"
+
+
 async def test_orphans_are_bounded(anyio_backend: str, cat: Path) -> None:
     """A service that lives for months keeps the newest ones; of a picture whose link nobody knows
     any more its digest stays.
