@@ -185,6 +185,21 @@ async def test_a_database_that_cannot_hold_every_prompt_is_refused(
         assert TEMPLATE in refused.value.next_step
 
 
+async def test_every_prompt_is_kept_whatever_encoding_clients_have_by_default(
+    quick: Sandbox, postgres: Postgres, database: str, tmp_path: Path
+) -> None:
+    """A default of the database or of the environment is for other programs."""
+    name = database.rpartition("/")[2]
+    postgres.execute("postgres", f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'")
+    await Cluster(database).enqueue([ImageToVideo(LINK, prompt="\u6d77")], out=tmp_path / "out")
+    async with open_session(quick) as session:
+        options = WorkerOptions(until_done=True)
+        await Cluster(database).worker(session, out=tmp_path / "out", options=options).run()
+    (path,) = await Cluster(database).write_reports(("jsonl",))
+    assert json.loads(path.read_text())["prompt"] == "\u6d77"
+    assert quick.paid == 1
+
+
 async def test_a_missing_right_is_told_as_the_database_says_it(
     anyio_backend: str, postgres: Postgres, tmp_path: Path
 ) -> None:

@@ -34,6 +34,8 @@ DEAD_LINE = (
     "-c tcp_user_timeout=15000 -c idle_in_transaction_session_timeout=20000"
 )
 """Options of our connections, so that the server notices within 15 s that a machine is gone."""
+EVERY_TEXT = {"client_encoding": "utf8"}
+"""For connections that prompts go over, whatever the environment or the database say by default."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
 """Seconds between attempts to reach a database that was lost."""
 
@@ -119,6 +121,7 @@ def connection_settings() -> dict[str, Any]:
         "options": f"-c search_path={SCHEMA} {DEAD_LINE}",
         "connect_timeout": 5,
         "application_name": "happyhorse",
+        **EVERY_TEXT,
         "keepalives_idle": 5,
         "keepalives_interval": 3,
         "keepalives_count": 3,

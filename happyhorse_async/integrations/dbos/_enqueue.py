@@ -42,7 +42,7 @@ from ...batch._jobs import COLUMNS, Job, JobRow
 from ...batch._ledger_file import is_there
 from ...batch._videos import VideoFolder
 from ...errors import DestinationExistsError, InvalidRequestError, LedgerError
-from ._connection import LostError, cluster_errors
+from ._connection import EVERY_TEXT, LostError, cluster_errors
 from ._database import ClusterDatabase, type_of
 from ._ledger import ClusterLedger
 from ._sqlite import engine_of, is_sqlite
@@ -185,7 +185,8 @@ def prepare(url: str) -> None:
 def _engine(url: str) -> sqlalchemy.Engine:
     if is_sqlite(url):
         return engine_of(url)
-    return sqlalchemy.create_engine("postgresql+psycopg://" + url.partition("://")[2], pool_size=2)
+    link = "postgresql+psycopg://" + url.partition("://")[2]
+    return sqlalchemy.create_engine(link, pool_size=2, connect_args=EVERY_TEXT)
 
 
 async def _grouped(requests: Input) -> AsyncGenerator[list[ImageToVideo | Job], None]:
