@@ -110,7 +110,7 @@ class ImageToVideo(Value):
         if problems:
             raise InvalidRequestError(problems)
         cut = images.prompt_cut(self.prompt) if self.prompt else None
-        if cut is not None and not _MADE_AGAIN.get():
+        if cut is not None and not _QUIET.get():
             warnings.warn(f"prompt: {cut}", UserWarning, stacklevel=3)
 
     @property
@@ -119,18 +119,18 @@ class ImageToVideo(Value):
         return not isinstance(self.image, str)
 
 
-_MADE_AGAIN: ContextVar[bool] = ContextVar("a request that was made before", default=False)
+_QUIET: ContextVar[bool] = ContextVar("requests warn of nothing", default=False)
 
 
-def made_again(image: Image, fields: Mapping[str, Any]) -> ImageToVideo:
-    """Make a request that was made before, perhaps by an earlier process. It warned of its prompt
-    then; where warnings are errors, a paid job could not be finished.
+def quietly_made(image: Image, fields: Mapping[str, Any]) -> ImageToVideo:
+    """Make a request that does not warn of its prompt: of many, or one that was made before and
+    warned then. Where warnings are errors, a paid job could not be finished.
     """
-    token = _MADE_AGAIN.set(True)
+    token = _QUIET.set(True)
     try:
         return ImageToVideo(image, **fields)
     finally:
-        _MADE_AGAIN.reset(token)
+        _QUIET.reset(token)
 
 
 def request_problems(request: ImageToVideo) -> list[str]:

@@ -10,7 +10,7 @@ import attrs
 
 from .._dispatcher import Events
 from .._formats.texts import printable
-from .._request import FIELDS, ImageToVideo, made_again
+from .._request import FIELDS, ImageToVideo, quietly_made
 from .._values import Value
 
 logger = logging.getLogger("happyhorse_async")
@@ -51,7 +51,7 @@ class Orphans:
             digest = hashlib.sha256(request.image).hexdigest()
             # A service that lives for months must not keep the pictures of all who went away.
             fields = {name: getattr(request, name) for name in FIELDS}
-            request = made_again(link or f"https://image.invalid/{digest}", fields)
+            request = quietly_made(link or f"https://image.invalid/{digest}", fields)
         self.kept.append(
             Orphan(
                 request=request,

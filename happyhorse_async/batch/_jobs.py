@@ -12,7 +12,7 @@ import attrs
 
 from .._edges.disk import absolute
 from .._models import MODEL, Task
-from .._request import Image, ImageToVideo, made_again
+from .._request import Image, ImageToVideo, quietly_made
 from .._rules import job_failures
 from .._rules.lifecycle import JobState
 from .._submitter import Earlier
@@ -217,13 +217,13 @@ def read_request(text: str, *, image: Image | None = None) -> ImageToVideo:
     fields = json.loads(text)
     kept = fields.pop("image")
     if image is not None:
-        return made_again(image, fields)
+        return quietly_made(image, fields)
     if "sha256" in kept:
         raise HappyHorseError(
             "the image of this job was given as bytes, which the ledger does not keep",
             next_step="Run the batch again with the same input.",
         )
-    return made_again(Path(kept["path"]) if "path" in kept else kept["link"], fields)
+    return quietly_made(Path(kept["path"]) if "path" in kept else kept["link"], fields)
 
 
 @attrs.frozen(kw_only=True)

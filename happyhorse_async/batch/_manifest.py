@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
-import warnings
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -36,7 +35,7 @@ from .._account import Estimate
 from .._edges.local_images import file_problems
 from .._formats import images
 from .._formats.urls import looks_like_link
-from .._request import ImageToVideo
+from .._request import ImageToVideo, quietly_made
 from ..errors import ConfigurationError, InvalidRequestError
 from ._jobs import Job
 from ._sweep import combinations_of, varied
@@ -111,6 +110,8 @@ class Manifest:
             name: value for name, value in (defaults or {}).items() if value is not None
         }
         self._limit = limit
+        self.problem_of: Callable[[object], str | None] = lambda _: None
+        """Says why a service cannot fetch a first frame; None when it may."""
 
     @property
     def skipped(self) -> tuple[int, list[str]]:
@@ -180,7 +181,10 @@ class Manifest:
             if problems:
                 raise InvalidRequestError(problems)
             fields, extra = self._fields(known, values)
-            return Row(line.number, Job(_request_of(fields), id=job_id, extra=extra))
+            request = _request_of(fields)
+            if problem := self.problem_of(request.image):
+                raise InvalidRequestError([problem])
+            return Row(line.number, Job(request, id=job_id, extra=extra))
         except InvalidRequestError as error:
             return BadLine(self.source, line.number, error.problems, line.name)
 
@@ -256,11 +260,8 @@ def _request_of(fields: dict[str, Any]) -> ImageToVideo:
         for name, value in fields.items()
         if name != "image"
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # a cut prompt is counted by whoever checks the manifest, not told a thousand times
-        return ImageToVideo(fields["image"], **rest)
+    # A cut prompt is counted by whoever checks the manifest, not told a thousand times.
+    return quietly_made(fields["image"], rest)
 
 
 def _whole(value: Any) -> Any:

@@ -97,6 +97,19 @@ async def test_dry_run_and_question(sandbox: Sandbox, tmp_path: Path) -> None:
     assert (code, "--yes" in err, "Aborted" in err, sandbox.paid) == (3, True, False, 0)
 
 
+async def test_a_frame_that_the_service_cannot_reach_is_a_bad_row(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Also in a dry run: it says of every row whether it can work."""
+    table = tmp_path / "in.csv"
+    table.write_text("image\nhttps://nas.local/a.png\nhttps://example.com/b.png\n")
+    line = ("run", table, "--out", tmp_path / "out")
+    code, _, err = await happyhorse(sandbox, *line, "--dry-run")
+    assert (code, "cannot reach private addresses, and 'nas.local'" in err) == (2, True)
+    code, _, err = await happyhorse(sandbox, *line, "--skip-bad", "--yes")
+    assert (code, sandbox.paid) == (0, 1)
+
+
 async def test_no_answer_is_a_no(sandbox: Sandbox, tmp_path: Path) -> None:
     """Where the input ends at once, as in a script without --yes, nothing is spent and the exit
     code says so.
