@@ -126,6 +126,7 @@ def test_commands_without_a_database_say_what_is_missing(monkeypatch: pytest.Mon
         assert (told.exit_code, "HAPPYHORSE_DATABASE" in told.output) == (2, True), words
 
 
+@needs_sqlite
 @pytest.mark.parametrize("words", [["status"], ["report"]])
 def test_a_file_that_was_mistyped_is_not_made(tmp_path: Path, words: list[str]) -> None:
     """Looking at a cluster that is not there is wrong input, and leaves no new database behind."""
