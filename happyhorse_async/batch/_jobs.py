@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -46,6 +47,14 @@ class Job(Value):
             raise InvalidRequestError(problems)
 
 
+def _in_the_folder(job: object, field: attrs.Attribute[str], name: str) -> None:
+    """Raise `ValueError` for a name that leads out of the folder: whoever wrote it in by hand, or
+    handed the ledger on, must not choose which other files are written.
+    """
+    if name in ("", ".", "..") or name != os.path.basename(name):
+        raise ValueError(f"a video named {name!r:.200}, which is no name in its folder")
+
+
 @attrs.define(kw_only=True, on_setattr=attrs.setters.NO_OP)
 class JobRow:
     """A job as the ledger has it. Lives in memory only while the job is being worked on."""
@@ -56,7 +65,7 @@ class JobRow:
     state: JobState = attrs.field(converter=JobState)
     request: str
     extra: str
-    name: str
+    name: str = attrs.field(validator=_in_the_folder)
     attempt: int
     key: str | None
     image_url: str | None

@@ -139,6 +139,27 @@ def test_what_is_no_ledger_is_refused_and_stays(tmp_path: Path, kind: str, read_
     assert seen(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["../x.mp4", "/tmp/x.mp4", "a/x.mp4", "..", ""])
+async def test_a_name_that_leads_out_of_the_folder_is_not_followed(
+    tmp_path: Path, name: object
+) -> None:
+    """A ledger that somebody else has written in chooses no other file: nothing is moved, written
+    or paid for it.
+    """
+    folder = tmp_path / "batch"
+    async with Sandbox(video="stub", speed=1000) as sandbox, open_session(sandbox) as session:
+        await run(session, folder, rows(1))
+        with closing(sqlite3.connect(folder / LEDGER_NAME)) as database, database:
+            database.execute("UPDATE jobs SET name = ?", (name,))
+        with pytest.raises(LedgerError, match="no name in its folder") as refused:
+            await run(session, folder, rows(1))
+        assert refused.value.next_step
+        with pytest.raises(LedgerError):
+            write_reports(folder)
+        assert sandbox.paid == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["batch"]
+
+
 @pytest.mark.parametrize(
     "change",
     ["DROP TABLE jobs", "UPDATE jobs SET state = 'moonwalking'"],
