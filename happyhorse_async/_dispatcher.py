@@ -69,7 +69,8 @@ class _Unheard(dict[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None: ...
 
-    def update(self, *facts: Any, **more: Any) -> None: ...
+    def update(self, *facts: Any, **more: Any) -> None:
+        """Keep nothing."""
 
 
 UNHEARD: AbstractContextManager[dict[str, Any]] = nullcontext(_Unheard())

@@ -49,7 +49,8 @@ USER_AGENT = (
 # Everything that aiohttp can raise out of a request; a test holds this against aiohttp's own tree.
 FOREIGN_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
 
-# A cache on the way must not tell for ever how a task stood, nor a list without the newest one.
+# A cache on the way must not tell for ever how a task stood, nor a list without the newest one. It
+# answers nothing but GET.
 _FRESH = {"Cache-Control": "no-cache"}
 
 # Raised before a connection stands: the request has certainly not left.
@@ -144,6 +145,8 @@ class Http:
             # A client's own headers go to proxies too. Then the key goes with each request.
             self._auth = auth if route.has_proxies else {}
             self._client = _client(self._pool, {} if route.has_proxies else auth)
+        self._asking = {**self._auth, **_FRESH}
+        """The headers of a GET."""
 
     async def call(
         self,
@@ -173,12 +176,13 @@ class Http:
         )
         try:
             traced = self._events.traced
+            own = self._asking if method == "GET" else self._auth
             with self._traced(method, url, timeout) if traced else self._limit(timeout) as facts:
                 response = await self._client.request(
                     method,
                     url,
                     data=tracked if tracked is not None else form,
-                    headers={**self._auth, **headers} if headers else self._auth,
+                    headers={**own, **headers} if headers else own,
                     timeout=self._timeouts[longest_idle],
                     allow_redirects=False,
                     # A borrowed client may be set to raise: a refusal would look lost.
@@ -316,7 +320,6 @@ def _client(connector: connections.Pool, auth: Mapping[str, str]) -> aiohttp.Cli
             "User-Agent": USER_AGENT,
             "Accept": "application/json",
             "Accept-Encoding": "gzip, deflate",
-            **_FRESH,
             **auth,
         },
         trust_env=False,
@@ -332,7 +335,6 @@ def _ways_of_a_guest(client: aiohttp.ClientSession, auth: dict[str, str]) -> dic
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         """Lay the key over what the client has found, and send the request."""
-        request.headers.update(_FRESH)
         request.headers.update(auth)
         return await handler(request)
 

@@ -52,14 +52,17 @@ class _Brief(Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxother = self.MOST
+        self.maxlevel = 2
 
     def repr_bytes(self, value: bytes | bytearray, level: int) -> str:
+        """Show the first ones, and how many there are."""
         shown = repr(value[: self.MOST])
         return shown if len(value) <= self.MOST else f"{shown}... ({len(value):,} bytes)"
 
     repr_bytearray = repr_bytes
 
     def repr_int(self, value: int, level: int) -> str:
+        """Show a number, or of a very long one how long it is."""
         # Python makes no text of very large ones.
         return (
             repr(value) if abs(value) < 10**self.MOST else f"a number of {value.bit_length()} bits"

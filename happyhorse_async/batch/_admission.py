@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from .._edges.disk import absolute
 from .._edges.local_images import look_at
 from .._formats.texts import shown
 from .._request import ImageToVideo
@@ -361,10 +362,7 @@ class Intake:
 
 def path_key(path: Path) -> str:
     """Return the name under which the ledger knows a local image."""
-    try:
-        return os.path.abspath(path)
-    except FileNotFoundError:  # the working folder is gone, and nothing relative is to be found
-        return str(path)
+    return os.path.normpath(absolute(path))
 
 
 def stamps_of(paths: Sequence[Path]) -> dict[str, str]:

@@ -20,16 +20,27 @@ from tests.edges.peer import Peer, answer
 pytestmark = pytest.mark.anyio
 
 
+def edge(
+    url: str = "http://127.0.0.1:1",
+    *,
+    connect_timeout: float = 60,
+    client: aiohttp.ClientSession | None = None,
+) -> Http:
+    """Make an HTTP edge."""
+    return Http(
+        key="sk-secret",
+        base_url=url,
+        files_url=url,
+        connect_timeout=connect_timeout,
+        max_connections=4,
+        client=client,
+    )
+
+
 @pytest.fixture
 async def http() -> AsyncIterator[Http]:
     """An HTTP edge of its own."""
-    http = Http(
-        key="sk-secret",
-        base_url="http://127.0.0.1:1",
-        files_url="http://127.0.0.1:1",
-        connect_timeout=60,
-        max_connections=4,
-    )
+    http = edge()
     yield http
     await http.aclose()
 
@@ -216,14 +227,7 @@ class Cache:
 async def test_a_cache_on_the_way_never_tells_how_it_was(borrowed: bool) -> None:
     """Else a task would stay unfinished for ever, and a list would hide what was just paid for."""
     async with Peer(Cache()) as url, aiohttp.ClientSession() as client:
-        http = Http(
-            key="sk-secret",
-            base_url=url,
-            files_url=url,
-            connect_timeout=60,
-            max_connections=4,
-            client=client if borrowed else None,
-        )
+        http = edge(url, client=client if borrowed else None)
         bodies = [(await http.call("GET", url)).body for _ in range(2)]
         await http.aclose()
     assert bodies == [b'{"request": 1}', b'{"request": 2}']
@@ -238,13 +242,7 @@ async def test_the_time_for_a_connection_holds_for_the_look_up_of_the_name(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", silent)
-    http = Http(
-        key="sk-secret",
-        base_url="http://127.0.0.1:1",
-        files_url="http://127.0.0.1:1",
-        connect_timeout=0.05,
-        max_connections=4,
-    )
+    http = edge(connect_timeout=0.05)
     async with asyncio.timeout(100):
         with pytest.raises(APITimeoutError, match="no connection") as caught:
             await http.call("POST", "http://silent.example/", body=b"{}")

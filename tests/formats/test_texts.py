@@ -85,8 +85,14 @@ def test_what_was_passed_by_mistake_is_shown(value: object, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["x" * 10**7, bytearray(10**7), [b"x" * 10**7] * 100, {"image": ("x" * 10**7, 10**5000)}],
-    ids=["text", "bytes", "list", "dict"],
+    [
+        "x" * 10**7,
+        bytearray(10**7),
+        [b"x" * 10**7] * 100,
+        {"image": ("x" * 10**7, 10**5000)},
+        [[[[["x" * 100] * 9] * 9] * 9] * 9] * 9,
+    ],
+    ids=["text", "bytes", "list", "dict", "nested lists"],
 )
 def test_no_value_makes_a_long_message(value: object) -> None:
     """A message is read by people, and made in the event loop."""
