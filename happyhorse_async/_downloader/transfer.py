@@ -181,6 +181,9 @@ class Transfer:
             raise error
         elif isinstance(error, _SetbackError):
             setback, wish = error.setback, error.wish
+        elif not error.sent:
+            # A machine that has just woken has no network yet; or a fresh link leads elsewhere.
+            setback = Setback.LINK
         now = asyncio.get_running_loop().time()
         self._persistence.received(self._received, self._length)
         pause = self._persistence.pause(setback, now=now, random=random.random(), wish=wish)

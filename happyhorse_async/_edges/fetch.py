@@ -49,6 +49,7 @@ GATHER_SECONDS = 1.0
 counted."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _HEADERS = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
@@ -203,7 +204,8 @@ class Fetcher:
             host = "the file host"
             if told.startswith("http:") and target.startswith("https:"):
                 host += " (its link is http, which is asked for over https only)"
-            ours = transport_error(error, host, sent=True, redactor=self._redactor)
+            sent = not isinstance(error, _UNREACHED) or isinstance(error, aiohttp.ClientSSLError)
+            ours = transport_error(error, host, sent=sent, redactor=self._redactor)
             if isinstance(ours, ConfigurationError):
                 ours = DownloadError(str(ours), next_step=ours.next_step)
             raise ours from (None if self._redactor.is_in(repr(error)) else error)

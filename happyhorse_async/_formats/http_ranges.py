@@ -128,6 +128,9 @@ def judge(status: int, headers: Mapping[str, str], held: Held) -> RangeAnswer:
         return RangeAnswer(Meaning.BUSY, f"the file host answered {status}")
     if status not in (200, 203):  # 203: a proxy on the way has changed something
         return RangeAnswer(Meaning.DEAD, f"the file host answered {status}")
+    if _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip()):
+        # Some hosts send a part, and say 200 all the same.
+        return _judge_part(headers, held)
     # Whatever Content-Type says: the bytes decide.
     return RangeAnswer(
         Meaning.WHOLE, length=content_length(headers), validator=validator_of(headers)
@@ -153,6 +156,7 @@ def _judge_part(headers: Mapping[str, str], held: Held) -> RangeAnswer:
         )
     first, last = int(found[1]), int(found[2])
     total = None if found[3] == "*" else int(found[3])
+    # It may be less than was asked for: then the next request asks for what is still missing.
     problem = _part_problem(first, last, total, content_length(headers), held)
     validator = _version(headers)
     if (
@@ -184,8 +188,6 @@ def _part_problem(first: int, last: int, total: int | None, length: int | None, 
         return "the file host does not say how long the file is, so it may not be whole"
     if total is not None and held.length is not None and total != held.length:
         return f"the file was {held.length} bytes long, and is {total} now"
-    if total is not None and last != total - 1:
-        return f"the file host sent only bytes {first}-{last} of {total}"
     return (
         ""
         if length is None or length == last - first + 1
@@ -215,10 +217,15 @@ def content_length(headers: Mapping[str, str]) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
+
+
 def encoding_of(headers: Mapping[str, str]) -> str:
-    """Read Content-Encoding; "" when the bytes are sent as they are."""
-    name = headers.get("Content-Encoding", "").strip().lower()
-    return "" if name in ("identity", "none") else name
+    """Read Content-Encoding; "" when the bytes are sent as they are. That they also are under other
+    names than a compression's: a store may tell how a file was once uploaded (`aws-chunked`).
+    """
+    names = (name.strip() for name in headers.get("Content-Encoding", "").lower().split(","))
+    return ", ".join(name for name in names if name in _COMPRESSIONS)
 
 
 class Decoder:

@@ -30,9 +30,10 @@ class Setback(enum.Enum):
     """Why an attempt brought no video."""
 
     HOST = "host"
-    """The file host cut, or was busy or out of reach. `RetryPolicy.attempts` bounds these."""
+    """The file host cut, or was busy. `RetryPolicy.attempts` bounds these."""
     LINK = "link"
-    """The link gives no video: it is not there yet, or not any more. Time bounds these."""
+    """The link gives no video: it is not there yet, or not any more, or its host is out of reach.
+    Time bounds these."""
     MACHINE = "machine"
     """This machine had no file descriptor left. Time bounds these."""
 

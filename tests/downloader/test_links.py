@@ -8,6 +8,7 @@ import asyncio
 import errno
 import os
 import resource
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -377,10 +378,47 @@ async def test_a_lack_of_descriptors_is_waited_for(
     assert (video.size, left, names_in(folder)) == (300_000, 0, ["a.mp4"])
 
 
+async def test_a_host_that_cannot_be_reached_is_waited_for(sandbox: Sandbox, folder: Path) -> None:
+    """A machine that has just woken has no network for a while. So time bounds that, and tries do
+    not.
+    """
+    policy = RetryPolicy(attempts=1, first_pause=0.0)
+    async with Kit(sandbox, patience=DAY, policy=policy) as kit:
+        task = await kit.task()
+        names: Any = kit.fetcher._direct.connector
+        true, left = names._resolve_host, 5
+
+        async def scarce(*args: Any, **facts: Any) -> Any:
+            nonlocal left
+            if left:
+                left -= 1
+                raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+            return await true(*args, **facts)
+
+        names._resolve_host = scarce
+        video = await kit.downloader.download(task, folder / "a.mp4")
+    assert (video.size, left, names_in(folder)) == (300_000, 0, ["a.mp4"])
+
+
+async def test_a_host_that_is_never_reached_is_told(kit: Kit, folder: Path) -> None:
+    """When the time is over, the error says what was in the way, and that the video can be had."""
+    task = await kit.task()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        link = f"http://127.0.0.1:{nobody.getsockname()[1]}/v.mp4"
+
+        async def read_task(_: str) -> Task:
+            return attrs.evolve(task, results=(link,))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kit.api, "read_task", read_task)
+            with pytest.raises(IncompleteDownloadError, match="Cannot connect") as caught:
+                await kit.downloader.download(await read_task(""), folder / "a.mp4")
+    assert (caught.value.charged, caught.value.task_id) == ("yes", task.id)
+
+
 def test_a_name_that_cannot_be_looked_up_may_be_a_lack_of_descriptors() -> None:
     """The system does not say so: it is tried whether a descriptor can be had."""
-    import socket
-
     unknown = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
     assert not out_of_descriptors(unknown)
     with no_descriptors():

@@ -22,6 +22,7 @@ from tests.downloader.conftest import Kit, host_of, names_in
 pytestmark = pytest.mark.anyio
 
 VIDEO = stub_video(width=640, height=480, seconds=3, seed=1)
+PART = len(VIDEO) // 8
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -211,3 +212,34 @@ async def test_sizes_are_those_that_a_player_shows(kit: Kit, folder: Path) -> No
     struct.pack_into(">9i", turned, at, 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
     video = await fetched(kit, folder, plainly(bytes(turned)))
     assert (video.width, video.height) == (480, 640)
+
+
+@pytest.mark.parametrize("status", [206, 200])
+async def test_a_host_that_sends_a_part_at_a_time_gives_the_whole_video(
+    kit: Kit, folder: Path, status: int
+) -> None:
+    """Some hosts send at most so many bytes for one request, and some of these call a part all. The
+    next request asks for what is still missing, also under a label that is no compression.
+    """
+    asked: list[str | None] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers.get("Range"))
+        start = int((asked[-1] or "bytes=0-")[6:-1])
+        part = VIDEO[start : start + PART]
+        headers = {
+            "Content-Type": "video/mp4",
+            "Content-Encoding": "aws-chunked",
+            "Content-Range": f"bytes {start}-{start + len(part) - 1}/{len(VIDEO)}",
+            "ETag": '"one"',
+        }
+        response = web.StreamResponse(status=status, headers=headers)
+        response.content_length = len(part)
+        await response.prepare(request)
+        await response.write(part)
+        return response
+
+    assert (await fetched(kit, folder, answer)).path.read_bytes() == VIDEO
+    starts = range(PART, len(VIDEO), PART)
+    assert asked == [None, *(f"bytes={start}-" for start in starts)]
+    assert names_in(folder) == ["v.mp4"]
