@@ -9,6 +9,7 @@ import heapq
 import itertools
 import logging
 import sys
+import threading
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -21,7 +22,10 @@ from collections.abc import (
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import Context, copy_context
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -212,6 +216,29 @@ def without_loop(work: Awaitable[object]) -> None:
             steps.close()
 
 
+# --- Blocking calls.
+
+
+def hand_over(pool: Executor | None, call: Callable[..., T], *given: Any) -> asyncio.Future[T]:
+    """Hand a blocking call to the threads of a pool, or to the loop's own, from the loop.
+
+    Once a program's main thread has ended, Python gives work to no pool any more. Yet it waits for
+    its other threads, and a loop in one of those goes on. There the call is made at once.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        return loop.run_in_executor(pool, call, *given)
+    except RuntimeError:
+        if threading.main_thread().is_alive():
+            raise
+    done = loop.create_future()
+    try:
+        done.set_result(call(*given))
+    except Exception as error:  # noqa: BLE001 it is told as a thread's is
+        done.set_exception(error)
+    return done
+
+
 # --- A few threads of our own for what blocks. So neither the loop nor its default threads, which
 # look names up, ever wait for a disk.
 
@@ -253,7 +280,7 @@ class Threads:
             if not last:
                 raise self._refusal()
             return call()
-        return await to_the_end(asyncio.get_running_loop().run_in_executor(self._pool, call))
+        return await to_the_end(hand_over(self._pool, call))
 
     def close(self) -> None:
         """End the threads, once what they are doing is done."""

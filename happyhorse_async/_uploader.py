@@ -22,6 +22,7 @@ import aiohttp
 import anyio
 
 from ._account import UploadedFile
+from ._concurrency import hand_over
 from ._config import Limits, Timeouts
 from ._dispatcher import Events
 from ._edges.api import Api
@@ -364,7 +365,7 @@ class FileHost:
 
 async def _opened(image: LocalImage) -> BinaryIO:
     """Open in a worker thread; a caller who is cancelled meanwhile leaves no open file behind."""
-    opening = asyncio.get_running_loop().run_in_executor(None, opened_for_sending, image)
+    opening = hand_over(None, opened_for_sending, image)
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:

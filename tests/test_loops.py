@@ -380,3 +380,47 @@ def test_callbacks_may_come_in_another_thread(sandbox: Sandbox, place: Any) -> N
         else:
             asyncio.run(session.aclose())
     assert hooks.receive(token, body) == 503
+
+
+AFTER_MAIN = """
+import asyncio, concurrent.futures.thread, sys, threading
+from happyhorse_async import ImageToVideo, Polling, Session
+from happyhorse_async.sandbox import Sandbox
+
+QUICK = Polling(target_delay=0.01, min_interval=0.01, max_interval=0.05, max_reads_per_minute=6000)
+accepted, LINK = threading.Event(), "https://cdn.example.com/cat.png"
+
+async def main_ends(sandbox):
+    while sandbox.paid < 2:
+        await asyncio.sleep(0.001)
+    accepted.set()
+    while threading.main_thread().is_alive() or not concurrent.futures.thread._shutdown:
+        await asyncio.sleep(0.001)
+    for task in sandbox.tasks:
+        sandbox.finish(task.id)
+
+async def batch(session, folder):
+    async with session.batch(folder + "/batch") as batch:
+        return [outcome.state async for outcome in batch.run([ImageToVideo(LINK)])]
+
+async def work():
+    async with Sandbox(video="stub", speed=0) as sandbox, Session(
+        sandbox.key, base_url=sandbox.url.replace("127.0.0.1", "localhost"), polling=QUICK
+    ) as session:
+        one = session.generate(LINK, save_to=sys.argv[1] + "/one.mp4")
+        several = batch(session, sys.argv[1])
+        _, video, states = await asyncio.gather(main_ends(sandbox), one, several)
+        print(video.path.name, *states)
+
+threading.Thread(target=lambda: asyncio.run(work())).start()
+accepted.wait()
+"""
+
+
+def test_a_loop_in_a_thread_outlives_the_main_thread(tmp_path: Path) -> None:
+    """Python waits for that thread, and gives it no other threads any more. What is paid is saved
+    all the same, and the program ends.
+    """
+    program = [sys.executable, "-c", AFTER_MAIN, str(tmp_path)]
+    said = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+    assert (said.stdout, said.stderr) == ("one.mp4 saved\n", "")

@@ -9,11 +9,13 @@ the answer to the next request on that connection.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import select
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -25,6 +27,7 @@ from weakref import WeakSet
 
 import aiohttp
 import attrs
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from .._config import Network
 from .._formats import proxies, urls
@@ -148,11 +151,40 @@ class OpenSockets:
                     made.shutdown(socket.SHUT_RDWR)
 
 
+class Names(aiohttp.ThreadedResolver):
+    """Looks names up as the system does, whatever other resolvers are installed: those know the
+    name servers of the network in which they began, and a laptop changes it.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Look a name up. A lack of threads passes: it is an error of the system's, as others."""
+        try:
+            return await super().resolve(host, port, family)
+        except RuntimeError as error:
+            if threading.main_thread().is_alive():
+                raise OSError(errno.EAGAIN, f"no name can be looked up now: {error}") from error
+        here: Any = _Here()
+        return await aiohttp.ThreadedResolver(here).resolve(host, port, family)
+
+
+class _Here:
+    """Looks names up without a thread, when Python gives none any more; see `hand_over`."""
+
+    async def getaddrinfo(self, *place: Any, **facts: Any) -> Any:
+        return socket.getaddrinfo(*place, **facts)
+
+    async def getnameinfo(self, *place: Any) -> Any:
+        return socket.getnameinfo(*place)
+
+
 class Pool(aiohttp.TCPConnector):
     """The HTTP library's pool, which looks at a connection before it is used again."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(keepalive_timeout=IDLE_SECONDS, **settings)
+    def __init__(self, *, resolver: AbstractResolver | None = None, **settings: Any) -> None:
+        resolver = resolver if resolver is not None else Names()
+        super().__init__(keepalive_timeout=IDLE_SECONDS, resolver=resolver, **settings)
         self.clock: Callable[[], float] = asyncio.get_running_loop().time
         self._known: dict[ResponseHandler, _Known] = {}
         self._distrusted = -inf

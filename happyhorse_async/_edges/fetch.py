@@ -32,7 +32,7 @@ from ..errors import (
     SessionClosedError,
     UnsafeLinkError,
 )
-from .connections import OpenSockets, Pool, Route
+from .connections import Names, OpenSockets, Pool, Route
 from .http import FOREIGN_ERRORS, LONGEST_HEADER, USER_AGENT, transport_error
 
 logger = logging.getLogger("happyhorse_async")
@@ -104,7 +104,7 @@ class Fetcher:
         self.sockets = OpenSockets()
         self._redactor = Redactor(self._route.passwords)
         self._direct = self._client(
-            resolver=GuardedResolver(resolver or aiohttp.ThreadedResolver(), self._judge),
+            resolver=GuardedResolver(resolver or Names(), self._judge),
             use_dns_cache=False,
             socket_factory=self._socket,
         )

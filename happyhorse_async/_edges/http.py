@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp.payload import BytesPayload
 from multidict import CIMultiDict
 
-from .._concurrency import Deadlines
+from .._concurrency import Deadlines, hand_over
 from .._config import Network
 from .._dispatcher import RESENDS, Events
 from .._formats import compression, json_text
@@ -202,7 +202,7 @@ class Http:
                 answer = self._answer(response, body)
             # Outside of the limit: what is whole is never too late, also when threads are busy.
             if len(answer.body) > LARGE:
-                harmless = await asyncio.to_thread(_harmless, answer.body, self._redactor)
+                harmless = await hand_over(None, _harmless, answer.body, self._redactor)
                 answer = Answer(answer.status, answer.headers, harmless)
             self._note(url, answer)
             return answer

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .._budget import BatchBook
-from .._concurrency import to_the_end
+from .._concurrency import hand_over, to_the_end
 from .._downloader.destinations import is_bent_link, is_foreign_link, is_object_link
 from .._edges.disk import absolute, make_folders
 from .._edges.folder_lock import FolderLock
@@ -89,8 +89,7 @@ class Batch:
         it whatever comes in between.
         """
         self._lock = FolderLock(self.folder)
-        loop = asyncio.get_running_loop()
-        await to_the_end(loop.run_in_executor(None, _take, self._lock, self.folder))
+        await to_the_end(hand_over(None, _take, self._lock, self.folder))
         ledger = self._ledger = await Ledger.open(self.folder)
         if await ledger.call(lambda database: database.fact("moved")) is not None:
             raise LedgerError(
@@ -118,9 +117,9 @@ class Batch:
             )
         link = noted or self._out or ""
         async with self._parts.downloader.reserved(f"{link}/{'_' * LONGEST_NAME}"):
-            videos = await asyncio.to_thread(StoreFolder, link)
+            videos = await hand_over(None, StoreFolder, link)
         if noted is None:
-            names = await asyncio.to_thread(videos.names)
+            names = await hand_over(None, videos.names)
             await ledger.call(lambda database: database.bind_store(link, names))
 
         def use(database: Database) -> None:

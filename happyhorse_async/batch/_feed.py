@@ -9,10 +9,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 
 import attrs
 
 from .._budget import BatchBook
+from .._concurrency import hand_over
 from .._request import ImageToVideo
 from .._rules.lifecycle import AT_STAKE, JobState
 from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError
@@ -94,7 +96,8 @@ class Feed:
         while after is not None:
             after, jobs = await self._run.ledger.call(look)
             for job in jobs:
-                if verify and await asyncio.to_thread(self._run.videos.is_here, job, digest=True):
+                looking = partial(self._run.videos.is_here, job, digest=True)
+                if verify and await hand_over(None, looking):
                     continue
                 if job.is_over(time.time()):
                     gone += 1  # nothing can be done: not told at every run

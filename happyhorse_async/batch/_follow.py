@@ -14,12 +14,14 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from .._budget import BatchBook
+from .._concurrency import hand_over
 from .._config import Budget, RetryPolicy
 from .._request import ImageToVideo
 from .._rules import job_failures, retry
@@ -252,7 +254,8 @@ class Follower:
         The ledger keeps such a job as saved. It was paid for and delivered, so `retry` must never
         buy it again.
         """
-        if await asyncio.to_thread(self._videos.is_here, job, digest=self._options.verify):
+        looking = partial(self._videos.is_here, job, digest=self._options.verify)
+        if await hand_over(None, looking):
             return outcome_of(job, self._videos, resumed=True)
         over = job.is_over(time.time())
         try:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .._concurrency import to_the_end
+from .._concurrency import hand_over, to_the_end
 from ..errors import LedgerError
 from ._database import LEDGER_NAME, Change, Database
 from ._jobs import JobRow, values_of
@@ -88,9 +88,7 @@ class Ledger:
         """
         ledger = cls(folder / LEDGER_NAME)
         patience = Patience(ledger._path)
-        opening = ledger._loop.run_in_executor(
-            ledger._thread, partial(Database, ledger._path, patience=patience)
-        )
+        opening = hand_over(ledger._thread, partial(Database, ledger._path, patience=patience))
         try:
             ledger._database = await asyncio.shield(opening)
         except BaseException:
@@ -151,7 +149,7 @@ class Ledger:
         if group is None or self._database is None:
             return
         calls = [call for call, _ in group.calls]
-        self._writing = self._loop.run_in_executor(
+        self._writing = hand_over(
             self._thread, self._database.apply, group.changes, calls, group.fold
         )
         self._writing.add_done_callback(lambda written: self._end(group, written))
@@ -193,7 +191,7 @@ class Ledger:
         failure, self._failure = self._failure, LedgerError("the ledger is closed")
         try:
             if database is not None:
-                await self._loop.run_in_executor(self._thread, database.close, failure is None)
+                await hand_over(self._thread, database.close, failure is None)
         except LedgerError as error:
             logger.warning(
                 "the ledger was closed without folding its log in, which holds what is missing: %s",

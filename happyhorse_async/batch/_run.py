@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from .._budget import BatchBook
-from .._concurrency import to_the_end
+from .._concurrency import hand_over, to_the_end
 from .._rules.lifecycle import JobState
 from ..errors import HappyHorseError, LedgerError, SessionClosedError
 from ._admission import GROUP
@@ -157,7 +157,7 @@ class Outcomes:
         run.number = await ledger.call(Database.begin_run)
         totals = await ledger.call(Database.totals)
         if totals.states:
-            await asyncio.to_thread(run.videos.look)
+            await hand_over(None, run.videos.look)
         said = await ledger.call(lambda database: database.fact(DEARNESS_FACT))
         run.book.begin(spent=totals.spent, reserved=totals.reserved, dearness=dearness_of(said))
         return Follower(

@@ -15,7 +15,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .._concurrency import to_the_end
+from .._concurrency import hand_over, to_the_end
 from .._models import Task, TaskStatus
 from .._rules import account, job_failures, lifecycle
 from .._rules.lifecycle import JOB_TRANSITIONS, JobState
@@ -172,7 +172,7 @@ class Steps:
         except (DestinationExistsError, TaskNotFoundError):
             # Whatever was there before the ledger is known as a stranger. This is ours, renamed
             # before the ledger could note it.
-            video = await asyncio.to_thread(self._videos.verified, job.name, task, job.asked)
+            video = await hand_over(None, self._videos.verified, job.name, task, job.asked)
             if video is None:
                 raise
             return video
@@ -184,7 +184,7 @@ class Steps:
         """
         place, task_id = self._videos.place(job.name), job.task_id or ""
         job.task = await self._parts.poller.read(task_id)
-        aside = await asyncio.to_thread(self._videos.put_aside, job.name)
+        aside = await hand_over(None, self._videos.put_aside, job.name)
         try:
             video = await self._parts.downloader.download(
                 job.task, place, request=job.asked, exact=True
@@ -192,7 +192,7 @@ class Steps:
         except BaseException:
             if aside is not None:
                 back = partial(self._videos.put_back, aside, job.name)
-                await to_the_end(asyncio.get_running_loop().run_in_executor(None, back))
+                await to_the_end(hand_over(None, back))
             raise
         self._describe(job, video)
         await self._ledger.write("saved", job)

@@ -233,6 +233,32 @@ async def test_a_cache_on_the_way_never_tells_how_it_was(borrowed: bool) -> None
     assert bodies == [b'{"request": 1}', b'{"request": 2}']
 
 
+async def test_a_lack_of_threads_for_names_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are looked up in threads, which containers bound: a call has certainly not left."""
+
+    async def scarce(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", scarce)
+    http = edge()
+    with pytest.raises(APIConnectionError, match="can't start new thread") as caught:
+        await http.call("POST", "http://cdn.example.com/", body=b"{}")
+    assert caught.value.sent is False
+    await http.aclose()
+
+
+async def test_no_other_resolver_is_used_because_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The HTTP library takes one that knows no other network than the first, and not every loop."""
+
+    def foreign(*_: object, **__: object) -> None:
+        raise RuntimeError("aiodns needs a SelectorEventLoop on Windows")
+
+    monkeypatch.setattr("aiohttp.connector.DefaultResolver", foreign)
+    await edge().aclose()
+
+
 async def test_the_time_for_a_connection_holds_for_the_look_up_of_the_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -201,7 +201,7 @@ MUTATIONS = (
     Mutation(
         "files are written in the event loop",
         "_concurrency.py",
-        "return await to_the_end(asyncio.get_running_loop().run_in_executor(self._pool, call))",
+        "return await to_the_end(hand_over(self._pool, call))",
         "return call()",
     ),
     Mutation(
