@@ -83,9 +83,13 @@ def seconds(value: Any) -> float | None:
 
 
 def progress(value: Any) -> int:
-    """Return a progress as a whole number from 0 to 100: the nearest, 0 for what is no number."""
+    """Return a progress as a whole number from 0 to 100: the nearest, 0 for what is no number.
+
+    Gateways of this kind also write it as text: "100%".
+    """
     if type(value) is int and 0 <= value <= 100:
         return value
+    value = _read_percent(value)
     return int(min(100, max(0, value))) if _is_number(value) and value == value else 0
 
 
@@ -133,7 +137,15 @@ _Bounds = tuple[str, int, Callable[[Any], object]]
 ones."""
 
 
+def _read_percent(value: Any) -> Any:
+    """Return the number that a text of a percentage means; what is none as it is."""
+    short = type(value) is str and len(value) <= _LONGEST_NUMBER
+    digits = value.strip().removesuffix("%").rstrip() if short else ""
+    return int(digits) if digits.isascii() and digits.isdigit() else value
+
+
 def _percent(value: Any) -> float | None:
+    value = _read_percent(value)
     return value if _is_number(value) and 0 <= value <= 100 else None
 
 

@@ -72,6 +72,23 @@ def test_an_amount_is_read_exactly(said: Any, read: str) -> None:
     assert numbers.amount(said) == Decimal(read)
 
 
+@pytest.mark.parametrize(
+    ("said", "read", "odd"),
+    [
+        ("42%", 42, False),
+        (" 7 % ", 7, False),
+        ("100", 100, False),
+        ("900%", 100, True),
+        ("%", 0, True),
+        ("half", 0, True),
+    ],
+)
+def test_a_progress_may_be_text(said: str, read: int, odd: bool) -> None:
+    """Gateways write it so, and a task whose word for the end is newer ends by it."""
+    assert numbers.progress(said) == read
+    assert bool(numbers.odd_numbers({"progress": said})) is odd
+
+
 @given(ANY)
 def test_no_value_breaks_a_reader(value: Any) -> None:
     """Each reader gives a number within its bounds, or none; and every value can be shown."""
