@@ -97,7 +97,8 @@ class Events:
     order.
 
     Listeners are called in the event loop and must not block. One that raises is logged and does
-    not disturb the work.
+    not disturb the work. An `Ended` goes to the last listener first, as context managers nest: each
+    takes back what it has set, and finds what it had found.
     """
 
     def __init__(self) -> None:
@@ -128,8 +129,8 @@ class Events:
 
         def unsubscribe() -> None:
             """End it; a second time does nothing."""
-            if entry in self._listeners:
-                self._listeners.remove(entry)
+            # Not by `==`: a listener may be subscribed twice, or be equal to another one.
+            self._listeners = [one for one in self._listeners if one is not entry]
             self._look()
 
         return unsubscribe
@@ -199,7 +200,7 @@ class Events:
         """Hand an event to all who asked for its kind, with the key and the tag of its caller."""
         if not self._listeners:
             return
-        from .events import Began, Submitted
+        from .events import Began, Ended, Submitted
 
         origin = self._origins.get(event.task_id or "")
         if origin is None or isinstance(event, Submitted):
@@ -209,13 +210,20 @@ class Events:
             event = attrs.evolve(event, idempotency_key=key, tag=origin.tag)
         if isinstance(event, Submitted):
             self.belongs(event.task_id, event.idempotency_key, event.tag)
-        for kinds, listener in tuple(self._listeners):
+        heard = tuple(self._listeners)
+        for kinds, listener in reversed(heard) if isinstance(event, Ended) else heard:
             if isinstance(event, kinds) if kinds else not isinstance(event, Began):
-                try:
-                    listener(event)
-                except Exception:
-                    logger.exception(
-                        "a listener failed on %s",
-                        type(event).__name__,
-                        extra={"action": "listener_failed"},
-                    )
+                _tell(listener, event)
+
+
+def _tell(listener: Listener, event: Event) -> None:
+    try:
+        listener(event)
+    except (KeyboardInterrupt, SystemExit):
+        raise  # these are meant for the program
+    except BaseException:
+        # Also a `CancelledError`, as of a cancelled future that a listener looks at, and the
+        # `pytest.fail` of a test: nobody has cancelled the work.
+        logger.exception(
+            "a listener failed on %s", type(event).__name__, extra={"action": "listener_failed"}
+        )

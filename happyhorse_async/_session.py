@@ -280,7 +280,9 @@ class Session:
         checked = await self._checked(parts, request, fields, idempotency_key)
         reserved = parts.downloader.reserved(save_to, checked, base=base, overwrite=overwrite)
         async with reserved as place:
-            with parts.events.work("generate", request=checked):
+            # A listener may have started this in the context of another generation.
+            caller = on_behalf_of(idempotency_key, tag)
+            with caller, parts.events.work("generate", request=checked):
                 task = await self._submit(parts, checked, idempotency_key, tag)
                 try:
                     return await task.download(place, overwrite=overwrite, timeout=timeout)

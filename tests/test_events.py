@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+from happyhorse_async import Session
 from happyhorse_async._dispatcher import Events
 from happyhorse_async._models import Task
-from happyhorse_async.events import Began, Completed, Ended, Event, Throttled, Updated
+from happyhorse_async.events import (
+    Began,
+    Completed,
+    Downloading,
+    Ended,
+    Event,
+    Saved,
+    Submitted,
+    Submitting,
+    Throttled,
+    Updated,
+)
+from happyhorse_async.sandbox import Sandbox
 
+LINK = "https://cdn.example.com/cat.png"
 NOW = datetime(2026, 10, 10, 12, 0, 0, tzinfo=UTC)
 
 
@@ -49,6 +65,50 @@ def test_a_listener_that_raises_is_logged_and_disturbs_nobody(
         events.emit(Throttled(pause=1, until=NOW, concurrency=2))
     assert len(heard) == 1
     assert [record.__dict__["action"] for record in caplog.records] == ["listener_failed"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [Submitting, Submitted, Updated, Downloading, Saved, Began])
+async def test_no_error_of_a_listener_ends_paid_work(
+    session: Session, sandbox: Sandbox, tmp_path: Path, kind: type[Event]
+) -> None:
+    """Neither does a `CancelledError`, as of a cancelled future that a listener looks at. It would
+    end the wait of all callers, or leave a paid task that nobody knows.
+    """
+
+    def broken(event: Event) -> None:
+        raise asyncio.CancelledError
+
+    session.subscribe(broken, kind)
+    making = asyncio.ensure_future(session.generate(LINK, save_to=tmp_path / "cat.mp4"))
+    while not sandbox.tasks and not making.done():
+        await asyncio.sleep(0)
+    sandbox.finish()
+    async with asyncio.timeout(100):
+        assert (await making).path.exists()
+    assert sandbox.paid == 1
+
+
+def test_an_end_is_told_to_the_last_listener_first() -> None:
+    """As context managers nest: who has come later leaves sooner, and finds what it had found."""
+    events, told = Events(), list[tuple[str, str]]()
+    for name in ("outer", "inner"):
+        events.subscribe(lambda event, name=name: told.append((name, type(event).__name__)), Began)
+    with events.work("call", url="u"):
+        pass
+    assert told == [("outer", "Began"), ("inner", "Began"), ("inner", "Ended"), ("outer", "Ended")]
+
+
+def test_a_subscription_is_ended_alone() -> None:
+    """A listener that was subscribed twice is heard once more when one of the two has ended."""
+    events, heard = Events(), list[Event]()
+    listener = heard.append
+    stop = events.subscribe(listener)
+    events.subscribe(listener)
+    stop()
+    stop()
+    events.emit(Throttled(pause=1, until=NOW, concurrency=2))
+    assert len(heard) == 1
 
 
 def test_beginnings_and_ends_go_to_those_who_name_them() -> None:

@@ -72,10 +72,6 @@ class _Open:
     current: Token[Generation | None] | None = None
 
 
-_CURRENT: ContextVar[Generation | None] = ContextVar("happyhorse_async_generation", default=None)
-"""The generation in whose context something is done."""
-
-
 class Spans:
     """Turns beginnings and ends into spans."""
 
@@ -91,6 +87,9 @@ class Spans:
         self._server = _server(address)
         self._price = price
         self._prompts = prompts
+        self._current: ContextVar[Generation | None] = ContextVar("generation", default=None)
+        """The generation in whose context something is done; each tracing of a session has its own.
+        """
         self._open: dict[int, _Open] = {}
         self._waits: dict[str, list[Span]] = {}
         """Waits for tasks that were submitted elsewhere."""
@@ -116,15 +115,16 @@ class Spans:
         one = self._open.pop(event.number, None)
         if one is None:
             return  # it had begun before anybody listened
-        if one.span is not None:
-            _learn(one.span, event)
-            one.span.end()
         # A coroutine that nobody ran to its end is closed in another context than its own.
         if not isinstance(event.error, GeneratorExit):
             if one.attached is not None:
                 contexts.detach(one.attached)
             if one.current is not None:
-                _CURRENT.reset(one.current)
+                self._current.reset(one.current)
+        # After the context: a program's own processor of spans may raise here.
+        if one.span is not None:
+            _learn(one.span, event)
+            one.span.end()
         if event.work == "wait":
             self._waited(event, one)
         if one.generation is not None:
@@ -182,11 +182,12 @@ class Spans:
         known = self._newest(event.task_id)
         if known is not None and not isinstance(event, Submitted):
             return known
-        return _CURRENT.get() or self._by_key.get(event.idempotency_key or "")
+        return self._current.get() or self._by_key.get(event.idempotency_key or "")
 
     def _generate(self, event: Began) -> _Open:
-        one, key = _CURRENT.get(), event.idempotency_key
-        if one is None or one.over or (None not in (key, one.key) and key != one.key):
+        one, key = self._current.get(), event.idempotency_key
+        # Without a key it is the beginning of one; with a key it may be the submission of one.
+        if one is None or one.over or key is None or (one.key is not None and key != one.key):
             facts = {**_GENERATES, **self._server}
             one = Generation(
                 self._tracer.start_span("generate_content", None, SpanKind.CLIENT, facts)
@@ -204,7 +205,7 @@ class Spans:
             one.span.set_attribute("gen_ai.response.id", event.task_id)
             self._accepted(one, event.task_id)
         one.holders += 1
-        return _Open(None, one, _attach(one.span), _CURRENT.set(one))
+        return _Open(None, one, _attach(one.span), self._current.set(one))
 
     def _describe(self, one: Generation, request: ImageToVideo) -> None:
         one.kind = _kind(request)
@@ -292,7 +293,7 @@ class Spans:
         held = None if one.over else one
         if held is not None:
             held.holders += 1
-        return _Open(None, held, _attach(one.span), _CURRENT.set(one))
+        return _Open(None, held, _attach(one.span), self._current.set(one))
 
     def _wait_for(self, one: Generation) -> None:
         if one.wait is None and one.final is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -17,8 +17,10 @@ from happyhorse_async import (
     ImageToVideo,
     Session,
     TaskFailedError,
+    Video,
     WaitTimeoutError,
 )
+from happyhorse_async.events import Began, Event, Submitted
 from happyhorse_async.integrations import _spans
 from happyhorse_async.integrations.otel import instrument
 from happyhorse_async.sandbox import Fault, Sandbox
@@ -422,3 +424,66 @@ async def test_nothing_is_traced_after_the_instrument_was_taken_off(
     await session.submit(LINK)
     assert len(traces.all) == before
     assert traces.only("generate_content").end_time
+
+
+async def test_two_tracings_of_a_session_are_both_whole(
+    sandbox: Sandbox, session: Session, traces: Traces, tmp_path: Path
+) -> None:
+    """Each has every span, and the caller's context is as it was before: no span is left in it."""
+    other = Traces()
+    instrument(session, tracer_provider=traces.provider)
+    instrument(session, tracer_provider=other.provider)
+    sandbox.speed = 1000
+    with traces.tracer.start_as_current_span("a user's request") as request:
+        await session.generate(LINK, save_to=tmp_path / "a.mp4")
+        assert trace.get_current_span() is request
+    assert {span.name for span in other.all} == {span.name for span in traces.all} - {
+        "a user's request"
+    }
+    assert len(other.named("generate_content")) == len(traces.named("generate_content")) == 1
+
+
+async def test_a_processor_that_raises_leaves_no_span_in_the_callers_context(
+    sandbox: Sandbox, session: Session, traces: Traces, cat: Path
+) -> None:
+    """The SDK lets its errors through. What comes later must not look like a part of this work."""
+
+    class Broken(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            raise RuntimeError("a broken processor")
+
+    traces.provider.add_span_processor(Broken())
+    instrument(session, tracer_provider=traces.provider)
+    before = trace.get_current_span()
+    await session.upload(cat)
+    assert traces.only("happyhorse.upload")
+    assert trace.get_current_span() is before
+
+
+async def test_a_generation_that_a_listener_starts_is_one_of_its_own(
+    sandbox: Sandbox, session: Session, traces: Traces, tmp_path: Path
+) -> None:
+    """It begins in the context of the other one, and has neither its key, nor its tag, nor a part
+    in its span.
+    """
+    instrument(session, tracer_provider=traces.provider)
+    sandbox.speed = 1000
+    began, second = list[Began](), list[asyncio.Task[Video]]()
+
+    def start(event: Event) -> None:
+        if not second:
+            making = session.generate(LINK, seed=2, save_to=tmp_path / "b.mp4")
+            second.append(asyncio.ensure_future(making))
+
+    session.subscribe(began.append, Began)
+    session.subscribe(start, Submitted)
+    await session.generate(LINK, seed=1, save_to=tmp_path / "a.mp4", tag="first")
+    await second[0]
+    assert len(traces.named("generate_content")) == 2
+    generations = [one for one in began if one.work == "generate" and type(one) is Began]
+    assert [(one.tag, one.idempotency_key is None) for one in generations] == [
+        ("first", True),
+        ("first", False),
+        (None, True),
+        (None, False),
+    ]
