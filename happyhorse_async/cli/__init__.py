@@ -11,7 +11,8 @@ from . import _help
 
 def main() -> None:
     """Run the command line; the entry point of the console script."""
-    if sys.argv[1:2] in ([], ["-h"], ["--help"]):
+    # A shell that completes the command calls it without arguments, too.
+    if sys.argv[1:2] in ([], ["-h"], ["--help"]) and _help.completed_name() is None:
         _print(_help.page())
         sys.exit(0 if sys.argv[1:] else 2)
     if sys.argv[1:2] == ["--version"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from importlib import import_module
@@ -13,7 +12,16 @@ import typer
 from typer import completion as shells
 from typer.core import TyperGroup
 
-from ._help import COMMANDS, EXITS, VARIABLES, page
+from ._console import put
+from ._help import (
+    COMMANDS,
+    EXITS,
+    NAMES,
+    VARIABLES,
+    completed_name,
+    completion_variable,
+    page,
+)
 from ._options import shared
 
 NEEDS_NO_KEY = ("demo", "sandbox", "completion", "profile")
@@ -100,21 +108,14 @@ def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")
     name = Path(sys.argv[0]).name
     name = name if name in NAMES else NAMES[0]
     script = shells.get_completion_script(  # type: ignore[attr-defined]
-        prog_name=name, complete_var=_variable(name), shell=shell.value
+        prog_name=name, complete_var=completion_variable(name), shell=shell.value
     )
-    typer.echo(script)
-
-
-def _variable(name: str) -> str:
-    return f"_{name}_COMPLETE".replace("-", "_").upper()
-
-
-NAMES = ("happyhorse", "happyhorse-async")
-"""What the command may be called."""
+    put(script)
 
 
 def start() -> None:
     """Run the command that the arguments name; a shell that completes it asks here as well."""
-    if any(_variable(name) in os.environ for name in NAMES):
+    name = completed_name()
+    if name is not None:
         shells.completion_init()  # type: ignore[attr-defined]
-    app()
+    app(prog_name=name)

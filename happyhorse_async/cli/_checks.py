@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import attrs
 from .._edges.connections import Route
 from .._edges.folder_lock import FolderLock
 from .._formats import proxies, urls
+from .._formats.texts import printable
 from .._version import __version__
 from ..errors import HappyHorseError
 
@@ -145,11 +147,15 @@ def _descriptors() -> Finding:
         return Finding(check="descriptors", ok=True, fact="no limit on this system")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = soft == resource.RLIM_INFINITY or soft >= LEAST_DESCRIPTORS
+    most = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    step = f"Raise it: ulimit -n {most}"
+    if most < LEAST_DESCRIPTORS:
+        step = f"Only the administrator can raise it: the hard limit is {hard}."
     return Finding(
         check="descriptors",
         ok=enough,
         fact=f"{soft} open files and connections at once",
-        next_step="" if enough else f"Raise it: ulimit -n {min(4096, max(hard, 0)) or 4096}",
+        next_step="" if enough else step,
         more={"soft": soft, "hard": hard},
     )
 
@@ -247,7 +253,7 @@ def _host(check: str, url: str, route: Route) -> Iterator[Finding]:
     except HTTPError as error:
         status, headers = error.code, error.headers
         error.close()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:  # the last: it speaks something else
         yield Finding(check=check, ok=False, fact=_why(url, error), next_step=_remedy(error))
         return
     milliseconds = round(1000 * (time.monotonic() - began))
@@ -263,6 +269,8 @@ def _host(check: str, url: str, route: Route) -> Iterator[Finding]:
 
 def _why(url: str, error: BaseException) -> str:
     inner = error.reason if isinstance(error, URLError) else error
+    if isinstance(inner, HTTPException) and not isinstance(inner, OSError):
+        return f"{url}: its answer is no HTTP ({type(inner).__name__}: {printable(str(inner))})"
     return f"{url}: {inner}"
 
 

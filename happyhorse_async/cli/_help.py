@@ -1,9 +1,14 @@
-"""The page of `happyhorse --help`, and which module has which command.
+"""The page of `happyhorse --help`, which module has which command, and what the command is called.
 
-Imports nothing: the page is there before typer could be loaded.
+Imports nothing heavy: the page is there before typer could be loaded.
 """
 
 from __future__ import annotations
+
+import os
+
+NAMES = ("happyhorse", "happyhorse-async")
+"""What the command may be called."""
 
 COMMANDS = {
     "demo": ("_generate:demo", "Turn three photographs into videos on a sandbox; costs nothing."),
@@ -33,6 +38,16 @@ that, the code that all share, otherwise 1."""
 VARIABLES = """\
 Variables: EVOLINK_API_KEY, EVOLINK_BASE_URL, EVOLINK_FILES_BASE_URL,
 HAPPYHORSE_PROFILE, HTTPS_PROXY, NO_PROXY."""
+
+
+def completion_variable(name: str) -> str:
+    """Return the variable by which a shell asks the command of a name for what it completes."""
+    return f"_{name}_COMPLETE".replace("-", "_").upper()
+
+
+def completed_name() -> str | None:
+    """Return the name under which a shell asks for what it completes; None when none does."""
+    return next((name for name in NAMES if completion_variable(name) in os.environ), None)
 
 
 def page() -> str:

@@ -21,6 +21,7 @@ from ..errors import ConfigurationError
 from ._common import run
 from ._console import put, say
 from ._options import AsJson
+from ._signals import ending_at_once
 
 FIELDS = ("api_key", "base_url", "files_url", "proxy", "ca_file")
 """What a profile may say."""
@@ -134,6 +135,8 @@ def set_profile(
 
     Example: happyhorse profile set work --base-url https://gateway.example.com
     """
+    if not name.strip():
+        raise typer.BadParameter("expected a name, got none", param_hint="NAME")
 
     async def work() -> None:
         known = profiles()
@@ -165,14 +168,20 @@ def _check(found: dict[str, str]) -> None:
 
 
 def _key() -> str:
-    """Ask for the key without showing it; a pipe gives it as its first line."""
+    """Ask for the key without showing it; a pipe gives it as its first line. Ctrl-C is an
+    interruption, at once.
+    """
     if sys.stdin is None:  # closed by whoever started this
         return ""
-    if sys.stdin.isatty():
+    with ending_at_once():
+        if not sys.stdin.isatty():
+            return sys.stdin.readline().strip()
         from getpass import getpass
 
-        return getpass("API key (empty: keep the one that is there): ").strip()
-    return sys.stdin.readline().strip()
+        try:
+            return getpass("API key (empty: keep the one that is there): ").strip()
+        except EOFError:  # Ctrl-D
+            return ""
 
 
 @app.command("list")

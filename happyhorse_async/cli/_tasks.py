@@ -14,7 +14,7 @@ import typer
 from ..errors import ConfigurationError, HappyHorseError
 from ._common import Exit, exit_code, need_folder, overall, report, run
 from ._connection import open_session
-from ._console import money, put, put_path, say
+from ._console import counted, money, put, put_path, say
 from ._options import AsJson
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def list_tasks(
                     if shown.is_over(item):
                         break
                     shown.show(item)
-                say(f"{shown.count} tasks")
+                say(counted(shown.count, "task"))
                 return
             found = await find(status=status, page=page, page_size=page_size)
         for item in found.items:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -17,10 +19,11 @@ import typer
 
 from happyhorse_async import ConfigurationError
 from happyhorse_async.cli import _help
-from happyhorse_async.cli._app import NAMES, NEEDS_NO_KEY, app
+from happyhorse_async.cli._app import NEEDS_NO_KEY, app
+from happyhorse_async.cli._help import NAMES, completion_variable
 from happyhorse_async.cli._profiles import _key, config_folder, keep, profiles
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.cli.process import LINK, ROOT, happyhorse
+from tests.cli.process import LINK, ROOT, happyhorse, start
 
 CLI = ROOT / "happyhorse_async" / "cli"
 
@@ -93,20 +96,26 @@ def test_both_names_of_the_command_are_declared() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-async def test_completion(tmp_path: Path, shell: str) -> None:
-    """The script of each shell calls the command back, which then offers its commands."""
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("shell", "offer"), [("bash", "generate"), ("zsh", '"generate":"'), ("fish", "generate\t")]
+)
+async def test_completion(tmp_path: Path, shell: str, offer: str, name: str) -> None:
+    """The script of each shell calls the command back, without an argument. Then it offers its
+    commands and nothing else, such as the words of its page.
+    """
     script = await happyhorse("completion", shell, cwd=tmp_path)
     assert (script.code, "_HAPPYHORSE_COMPLETE=complete_" in script.out) == (0, True), script.err
     offered = await happyhorse(
         cwd=tmp_path,
-        _HAPPYHORSE_COMPLETE=f"complete_{shell}",
-        _TYPER_COMPLETE_ARGS="happyhorse gen",
+        _TYPER_COMPLETE_ARGS=f"{name} gen",
         _TYPER_COMPLETE_FISH_ACTION="get-args",
-        COMP_WORDS="happyhorse gen",
+        COMP_WORDS=f"{name} gen",
         COMP_CWORD="1",
+        **{completion_variable(name): f"complete_{shell}"},
     )
-    assert "generate" in offered.out, offered.err
+    assert (offered.code, offered.out.count("\n")) == (0, 1), offered.err
+    assert offer in offered.out
 
 
 # --- profiles and shared options ------------------------------------------------------------------
@@ -134,6 +143,30 @@ def test_no_key_is_read_from_a_closed_input(monkeypatch: pytest.MonkeyPatch) -> 
     """Then the profile keeps its key, or the command says that it needs one."""
     monkeypatch.setattr(sys, "stdin", None)
     assert _key() == ""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupt_ends_the_question_for_a_key(tmp_path: Path, number: int) -> None:
+    """At once, with exit code 130, and no profile is made."""
+    terminal, other_end = os.openpty()
+    process = await start("profile", "set", "mine", cwd=tmp_path, stdin=other_end)
+    os.close(other_end)
+    assert process.stderr is not None
+    async with asyncio.timeout(100):
+        await process.stderr.readuntil(b"API key")
+        process.send_signal(number)
+        _, err = await process.communicate()
+    os.close(terminal)
+    assert (process.returncode, b"interrupted" in (err or b"")) == (130, True), err
+    assert not (tmp_path / "config" / "profiles.json").exists()
+
+
+@pytest.mark.anyio
+async def test_a_profile_without_a_name_is_refused(tmp_path: Path) -> None:
+    """`--profile ""` would be no profile, so nobody could use it."""
+    ran = await happyhorse("profile", "set", " ", cwd=tmp_path, stdin=b"k" * 20)
+    assert (ran.code, "expected a name" in ran.err) == (2, True), ran.err
 
 
 def test_profiles_without_a_place_say_where_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +282,42 @@ async def test_the_doctor_says_what_to_do(world: Sandbox, tmp_path: Path) -> Non
     assert (nowhere.code, "FAILS API host" in nowhere.out) == (5, True), nowhere.out
     proxied = await happyhorse("doctor", "--proxy", "http://127.0.0.1:9", cwd=tmp_path, world=world)
     assert (proxied.code, "FAILS proxy" in proxied.out) == (5, True), proxied.out
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 300]
+)
+async def test_the_doctor_names_a_host_that_speaks_something_else(
+    tmp_path: Path, answer: bytes
+) -> None:
+    """A wrong port in --base-url, or a broken gateway, is a check that fails, and no traceback."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()[:2]
+        url = f"http://{host}:{port}"
+        ran = await happyhorse(
+            *("doctor", "--base-url", url, "--files-url", url, "--api-key", "k" * 20), cwd=tmp_path
+        )
+    assert (ran.code, "Traceback" in ran.err) == (5, False), ran.err
+    assert f"FAILS API host          {url}: its answer is no HTTP" in ran.out, ran.out
+
+
+def test_the_doctor_knows_the_administrators_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a user may open no more files than too few, no command of the user's is advised."""
+    import resource
+
+    from happyhorse_async.cli._checks import _descriptors
+
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 64))
+    assert "administrator" in _descriptors().next_step
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 1024))
+    assert _descriptors().next_step.endswith("ulimit -n 1024")
 
 
 def test_the_doctor_knows_addresses_of_proxy_tools() -> None:
