@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -16,7 +16,7 @@ class HostileService:
 
     `name` gives a task's id by its number. `view` takes a task's number, from 1, and how often the
     task was read since it ended; it returns the fields that are laid over the task. A task ends
-    with its first read.
+    with its first read. `accepted` is laid over the answers to submissions.
     """
 
     def __init__(
@@ -24,10 +24,12 @@ class HostileService:
         view: Callable[[int, int], dict[str, Any]],
         *,
         replayed: Callable[[int], bool] = lambda _: False,
+        accepted: Mapping[str, Any] | None = None,
         name: Callable[[int], str | int] = "task-unified-{}".format,
     ) -> None:
         self._view = view
         self._replayed = replayed
+        self._accepted = accepted or {}
         self._name = name
         self.reads: dict[str, int] = {}
         """How often each task was read."""
@@ -63,7 +65,7 @@ class HostileService:
         self.reads[str(task_id)] = 0
         headers = {"idempotency-replayed": "true"} if self._replayed(number) else {}
         task = {"id": task_id, "model": MODEL, "status": "pending", "progress": 0}
-        return web.json_response(task, headers=headers)
+        return web.json_response({**task, **self._accepted}, headers=headers)
 
     def _read(self, task_id: str) -> dict[str, Any]:
         self.reads[task_id] += 1

@@ -49,7 +49,7 @@ BOUNDS = {
     watched: ("MOST_WORDS", "_MOST_TASKS"),
     orphans: ("MOST_ORPHANS",),
     plan: ("MOST_KINDS",),
-    watchlist: ("MOST_EXPECTED", "MOST_EARLY", "MOST_LEFT"),
+    watchlist: ("MOST_EXPECTED", "MOST_EARLY", "MOST_DOUBTED", "MOST_LEFT"),
 }
 KNOWN = (
     "RateFinder > deque",  # what was accepted within the last second, however much that is

@@ -61,6 +61,7 @@ class Poller:
         self.on_final = self._watchlist.finals.on_final
         self.hint = self._watchlist.hint
         self.expect_callback = self._watchlist.expect_callback
+        self.doubt = self._watchlist.doubt
         self.close = self._watchlist.close
 
     @property
@@ -72,6 +73,8 @@ class Poller:
         """Ask the service once, now, with retries; those who wait for the task learn it too."""
         asked = self._loop.time()
         task = await self._api.read_task(task_id)
+        if not lifecycle.is_final(task):
+            self._watchlist.finals.forget(task_id)  # what was taken for its end was none
         self._watchlist.learn(task, asked)
         return task
 

@@ -304,6 +304,11 @@ class Finals:
         self._announced.add(task.id)
         return True
 
+    def forget(self, task_id: str) -> None:
+        """Forget the last state of a task that may not be its last. That it was announced stays."""
+        self._states.pop(task_id, None)
+        self._older_states.pop(task_id, None)
+
     def on_final(self, listener: Callable[[Task], None]) -> None:
         """Call a function with the last state of every task that this session sees end, once."""
         self._listeners.append(listener)

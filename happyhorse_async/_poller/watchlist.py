@@ -40,6 +40,8 @@ MOST_EXPECTED = 65_536
 then read at the usual pace."""
 MOST_EARLY = 2048
 """Tasks of which a callback spoke before the answer to their submission was here."""
+MOST_DOUBTED = 8192
+"""Failed tasks about which the service is asked once more."""
 MOST_LEFT = 2048
 """Tasks that are remembered after the last waiter has left."""
 SPEAKERS = 3
@@ -78,6 +80,8 @@ class Watchlist:
         """Tasks whose callback is expected, and whether it came."""
         self._early: Recent[bool] = Recent(MOST_EARLY)
         """Tasks that nobody here knows, and of which a callback spoke."""
+        self._doubted: Recent[float] = Recent(MOST_DOUBTED)
+        """Tasks that were said to have failed, and since when that is doubted."""
         self._seen = seen
         """Tasks that this session has submitted or read, and when it saw them unfinished: a denial
         is not the last word on them, nor is a time that the service tells."""
@@ -191,6 +195,18 @@ class Watchlist:
             watched.expect_callback(came=came)
         elif self.finals.get(task_id) is None:
             self._expected.remember(task_id, came)
+
+    def doubt(self, task_id: str) -> bool:
+        """Forget that a task has failed, so that the next wait for it asks the service once more.
+
+        False when that was done before, and nothing but the failure was seen since.
+        """
+        since = self._doubted.pop(task_id)
+        if since is not None and (self._seen.get(task_id) or 0.0) <= since:
+            return False
+        self._doubted.remember(task_id, self._clock())
+        self.finals.forget(task_id)
+        return True
 
     def close(self) -> None:
         """Give all who wait `SessionClosedError`; may be called twice."""

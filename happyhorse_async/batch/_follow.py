@@ -347,15 +347,21 @@ class Follower:
         )
 
     async def _begin_anew(self, job: JobRow, error: HappyHorseError) -> Next:
-        """Take a job whose task has failed to its next attempt, which is another task."""
-        cost, attempt = self.steps.cost(job), job.attempt
-        self.steps.move(job, JobState.FAILED, job_failures.code_of(error))
-        self._book.settle(job.seq, cost)
-        await self.steps.renew(job, cost=cost)
-        if self.stopping:
-            return Next.HELD
-        await self.pause(retry.pause_before(self._options.retry, attempt, error, random.random()))
-        return Next.AGAIN
+        """Take a job whose task has failed to its next attempt, which is another task.
+
+        Before that comes its pause, and then the service is asked once more. What has failed for a
+        moment only is not bought again. Until then the job stays as it is.
+        """
+        if self._parts.poller.doubt(job.task_id or ""):
+            policy = self._options.retry
+            await self.pause(retry.pause_before(policy, job.attempt, error, random.random()))
+            job.task = None
+        else:
+            cost = self.steps.cost(job)
+            self.steps.move(job, JobState.FAILED, job_failures.code_of(error))
+            self._book.settle(job.seq, cost)
+            await self.steps.renew(job, cost=cost)
+        return Next.HELD if self.stopping else Next.AGAIN
 
     async def pause(self, seconds: float) -> bool:
         """Wait, but only until the run stops; return whether it goes on."""

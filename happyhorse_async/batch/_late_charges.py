@@ -81,7 +81,8 @@ class LateCharges:
         for pause in PAUSES:
             await asyncio.sleep(pause)
             try:
-                task = await self._parts.poller.read(task.id)
+                read = await self._parts.poller.read(task.id)
+                task = read if lifecycle.is_completed(read) else task
             except HappyHorseError as error:
                 logger.debug("the charge of %s could not be read: %s", printable(task.id), error)
             if lifecycle.is_settled(task):

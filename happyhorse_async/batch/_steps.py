@@ -145,7 +145,10 @@ class Steps:
         if known is not None and lifecycle.is_final(known):
             # The answer to a replayed submission may show the end of the task, but not its links
             # and its charge.
-            return await poller.read(task_id)
+            task = await poller.read(task_id)
+            if lifecycle.is_final(task):
+                return task
+            known = task  # one of the two is not up to date: time tells
         with self._parts.events.work("wait", task_id=task_id) as facts:
             facts["task"] = task = await poller.wait(
                 task_id, timeout=timeout, known=known, seen=True

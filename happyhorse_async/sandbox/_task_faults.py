@@ -42,6 +42,16 @@ def not_found_window(
 
 
 @fault("before", path=SUBMIT)
+def false_failure(act: Act, *, seconds: Span = 10.0, at: Span = 0.0) -> None:
+    """Say that the task has failed for so long, from `at` seconds after its acceptance on.
+
+    Then it goes on as if nothing had been.
+    """
+    windows = (*act.call.quirks.false_failures, Window(at, at + seconds))
+    _change(act, false_failures=windows)
+
+
+@fault("before", path=SUBMIT)
 def late_results(act: Act, *, seconds: Span = 10.0) -> None:
     """Show the task as completed so long before it has results."""
     _change(act, results_late=seconds)

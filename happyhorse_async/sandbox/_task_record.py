@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,7 @@ __all__ = [
     "Window",
     "estimate_of",
     "plan_life",
+    "task_error",
     "usual_code",
 ]
 
@@ -51,7 +53,7 @@ class Ending:
 
 @attrs.frozen
 class Window:
-    """A span of a task's life in which the service denies it,
+    """A span of a task's life in which the service says what is not true of it,
     in sandbox seconds after acceptance.
     """
 
@@ -70,6 +72,8 @@ class Quirks:
     output_seconds: int | None = None
     """The length of its video; None: what was asked for."""
     hidden: tuple[Window, ...] = ()
+    false_failures: tuple[Window, ...] = ()
+    """When it reads as failed, and goes on after that."""
     results_late: float = 0.0
     """For so long it is completed without results."""
     link_late: float = 0.0
@@ -148,13 +152,17 @@ class TaskRecord:
 
     def is_hidden(self, now: float, *, in_list: bool = False) -> bool:
         """Return whether the service denies the task right now."""
-        if not self.quirks.hidden:
-            return False
-        age = now - self.created
-        return any(
-            window.begins <= age < window.ends and not (in_list and window.listed)
-            for window in self.quirks.hidden
+        return self._is_in(
+            now, (each for each in self.quirks.hidden if not (in_list and each.listed))
         )
+
+    def seems_failed(self, now: float) -> bool:
+        """Return whether the service says right now that it has failed, and is wrong."""
+        return self.ended is None and self._is_in(now, self.quirks.false_failures)
+
+    def _is_in(self, now: float, windows: Iterable[Window]) -> bool:
+        age = now - self.created
+        return any(window.begins <= age < window.ends for window in windows)
 
     def has_results(self, now: float) -> bool:
         """Return whether reads show the results."""
@@ -176,6 +184,8 @@ class TaskRecord:
         if self.ended is not None:
             word = self.ending.status
             return self.quirks.completed_word if word == "completed" else word
+        if self.seems_failed(now):
+            return "failed"
         return "pending" if now <= self.starts else "processing"
 
     def progress_at(self, now: float) -> int:
@@ -193,12 +203,12 @@ class TaskRecord:
             or self.ending.error_code is None
         ):
             return None
-        code = self.ending.error_code
-        return {
-            "code": code,
-            "message": self.ending.message or _MESSAGES.get(code, code),
-            "type": "task_error",
-        }
+        return task_error(self.ending.error_code, self.ending.message)
+
+
+def task_error(code: str, message: str | None = None) -> dict[str, Any]:
+    """Return the `error` of a failed task."""
+    return {"code": code, "message": message or _MESSAGES.get(code, code), "type": "task_error"}
 
 
 _MESSAGES = {

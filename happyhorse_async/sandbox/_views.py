@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ._prices import uc_of, usd_of
+from ._task_record import task_error
 
 if TYPE_CHECKING:
     from ._accounts import Wallet
@@ -84,6 +85,8 @@ class Views:
         features = self._features
         if features.billing:
             view["billing"] = _billing(task)
+        if task.seems_failed(now):
+            view["error"] = task_error("service_error")
         if not task.is_final:
             return view
         if features.settlement:

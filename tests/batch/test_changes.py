@@ -155,7 +155,7 @@ async def test_back_to_a_request_that_has_just_ended(tmp_path: Path) -> None:
 
 async def test_replaced_while_it_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that pauses before its next attempt, and is replaced meanwhile, keeps its video's name
-    to itself, and is bought no more.
+    to itself, and is bought no more: it ends with its task.
     """
     paused, replaced = asyncio.Event(), asyncio.Event()
 
@@ -181,7 +181,9 @@ async def test_replaced_while_it_pauses(tmp_path: Path, monkeypatch: pytest.Monk
             told = await anext(outcomes)
             assert (told.id, told.ok, told.request) == ("mine", True, B)
             replaced.set()
-            assert [outcome async for outcome in outcomes] == []
+            assert [(last.id, last.state) async for last in outcomes] == [
+                ("mine~2", JobState.FAILED)
+            ]
         assert [task.status for task in sandbox.tasks] == ["failed", "completed"]
         assert len(list(tmp_path.glob("*.mp4"))) == 1
 

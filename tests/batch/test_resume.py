@@ -27,6 +27,7 @@ from happyhorse_async._submitter import in_flight
 from happyhorse_async.batch import Job, JobState, Outcome
 from happyhorse_async.batch._admission import GROUP
 from happyhorse_async.batch._database import LEDGER_NAME
+from happyhorse_async.batch._follow import Follower
 from happyhorse_async.events import Throttled
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.batch.support import until
@@ -200,11 +201,20 @@ async def test_bytes_begin_again_with_their_row(tmp_path: Path, cat: Path) -> No
 # --- one job, once --------------------------------------------------------------------------------
 
 
-async def test_a_row_that_comes_during_the_pause(tmp_path: Path) -> None:
+async def test_a_row_that_comes_during_the_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A resumed job that pauses before its next attempt is in hand: its row, which comes meanwhile,
     is not another job.
     """
     patient = RetryPolicy(attempts=4, first_pause=1000.0, longest_pause=1000.0)
+    paused, pause = asyncio.Event(), Follower.pause
+
+    async def noted(follower: Follower, seconds: float) -> bool:
+        paused.set()
+        return await pause(follower, seconds)
+
+    monkeypatch.setattr(Follower, "pause", noted)
     async with (
         Sandbox(video="stub", speed=0, task_seconds=5) as sandbox,
         open_session(sandbox) as session,
@@ -215,8 +225,7 @@ async def test_a_row_that_comes_during_the_pause(tmp_path: Path) -> None:
         async with session.batch(tmp_path, retry=patient) as batch:
 
             async def late() -> AsyncIterator[ImageToVideo]:
-                while (await batch.totals()).states != {JobState.NEW: 1}:
-                    await asyncio.sleep(0)
+                await paused.wait()
                 for request in rows(2):
                     yield request
 
@@ -224,7 +233,7 @@ async def test_a_row_that_comes_during_the_pause(tmp_path: Path) -> None:
             assert (await anext(outcomes)).request == rows(2)[1]
             batch.stop()
             assert [outcome async for outcome in outcomes] == []
-            assert (await batch.totals()).states == {JobState.NEW: 1, JobState.SAVED: 1}
+            assert (await batch.totals()).states == {JobState.RUNNING: 1, JobState.SAVED: 1}
         assert len(sandbox.tasks) == 2
 
 
@@ -610,7 +619,7 @@ async def test_a_stop_does_not_make_failures_final(tmp_path: Path) -> None:
             batch.stop()
             sandbox.end(sandbox.tasks[0].id, "failed", error_code="service_error")
             assert await ending is None
-            assert (await batch.totals()).states == {JobState.NEW: 1}
+            assert (await batch.totals()).states == {JobState.RUNNING: 1}
         sandbox.speed = 1000
         assert [
             (outcome.ok, outcome.attempts) for outcome in await run(session, tmp_path, rows(1))

@@ -169,3 +169,21 @@ async def test_the_scenario_eventual_is_right_in_the_end(http: aiohttp.ClientSes
             assert view["billing"]["charge_status"] == "charged"
             assert (await wire.download(view["results"][0])).status == 200
         assert sandbox.paid == 40
+
+
+async def test_a_failure_of_a_moment_is_told_and_taken_back(wire: Wire) -> None:
+    """Reads say that the task has failed, with an error, and later that it goes on; it ends well
+    and is charged.
+    """
+    wire.sandbox.fail(Fault("false-failure", at=5, seconds=10))
+    task_id = await wire.accepted()
+    told = []
+    for _ in range(3):
+        task = await wire.task(task_id)
+        told.append((task["status"] == "failed", task.get("error", {}).get("code")))
+        wire.sandbox.advance(8)
+    assert told == [(False, None), (True, "service_error"), (False, None)]
+    assert wire.sandbox.tasks[0].error is None
+    wire.sandbox.finish()
+    assert (await wire.task(task_id))["status"] == "completed"
+    assert wire.sandbox.paid == 1

@@ -86,6 +86,10 @@ KINDS: dict[str, tuple[str, Details]] = {
         "not-found-window",
         lambda c: {"seconds": c.choice([5, 20, 200]), "at": c.choice([0, 30])},
     ),
+    "false-failure": (
+        "false-failure",
+        lambda c: {"seconds": c.choice([3, 12]), "at": c.choice([0, 30])},
+    ),
     "late-results": (
         "late-results",
         lambda c: {"seconds": c.choice([3, 60, 300]), "probability": c.choice([0.1, 0.5, 1.0])},
