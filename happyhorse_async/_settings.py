@@ -166,6 +166,11 @@ def _key(key: object) -> Secret:
     if not key.strip():
         raise no_key()
     key = key.strip()
+    if key[0] in "\"'" and key[0] == key[-1]:
+        raise ConfigurationError(
+            "api_key: expected a key, got one in quotation marks",
+            next_step="Take them away. `docker run --env-file` keeps those of its file, for one.",
+        )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError(
             "api_key: expected printable ASCII without spaces; "

@@ -215,6 +215,14 @@ def test_a_key_of_another_type_is_named() -> None:
         Session(KEY.encode())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("mark", ["'", '"'])
+def test_a_key_in_quotation_marks_is_named(mark: str) -> None:
+    """Not every reader of files with variables takes them away, and the service refuses them."""
+    with pytest.raises(ConfigurationError, match="quotation marks") as caught:
+        Session(f" {mark}{KEY}{mark}\n")
+    assert KEY not in f"{caught.value} {caught.value.next_step}"
+
+
 @pytest.mark.parametrize(
     ("service", "refused"),
     [

@@ -438,7 +438,8 @@ _PROXY_REMEDY = (
 )
 _CERTIFICATE_REMEDY = (
     "If a proxy or a firewall of your own signs anew what passes, name its certificate: "
-    "Network(ca_file=...)."
+    "Network(ca_file=...). Python from python.org has none on macOS before its `Install "
+    "Certificates.command` has run."
 )
 
 

@@ -259,9 +259,11 @@ class PartFile:
             # A second name is never put over an existing file, unlike a rename.
             os.link(self.part, self.final)
         except FileExistsError:
-            raise DestinationExistsError(
-                f"{self.final} exists already", path=str(self.final)
-            ) from None
+            # Over a network a lost answer makes the system ask again: then it was just given.
+            if self._file < 0 or not _is_same(os.fstat(self._file), self.final):
+                raise DestinationExistsError(
+                    f"{self.final} exists already", path=str(self.final)
+                ) from None
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -269,8 +271,8 @@ class PartFile:
             # part.
             self.check()
             self.part.rename(self.final)
-        else:
-            self.part.unlink(missing_ok=True)  # who looks for leftovers just then takes it away too
+            return
+        self.part.unlink(missing_ok=True)  # who looks for leftovers just then takes it away too
 
     def reject(self, page: bytes | None = None) -> Path:
         """Keep what is there, or a page that came instead, under a name beside the final one.

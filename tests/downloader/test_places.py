@@ -192,6 +192,21 @@ async def test_a_file_that_appears_meanwhile_is_not_touched(
         assert (folder / f"{number}.mp4").read_text() == "mine"
 
 
+async def test_a_name_whose_answer_was_lost_is_given(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over NFS the system asks again, and hears that the name is there: it is this very video."""
+    true = os.link
+
+    def link_twice(source: Any, target: Any) -> None:
+        true(source, target)
+        true(source, target)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    video = await kit.downloader.download(await kit.task(), f"{folder}/")
+    assert (video.size, names_in(folder)) == (300_000, [video.path.name])
+
+
 async def test_a_file_system_without_hard_links_is_served(
     kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
