@@ -201,6 +201,12 @@ class Scheduler:
         except Exception as error:
             self._on_broken(error)
             raise
+        except (KeyboardInterrupt, SystemExit):
+            # These are meant for the program. In a notebook the loop goes on, and so do the waits.
+            for watched in group:
+                if watched.first is not None:
+                    self.wake_by(self._plan.enter(watched, self._clock()))
+            raise
         finally:
             if not self._busy() or self._next_read() < self._wakes_at:
                 self._wake()

@@ -16,6 +16,7 @@ from happyhorse_async import (
     Limits,
     Polling,
     Session,
+    Task,
     TaskNotFoundError,
 )
 from happyhorse_async._concurrency import Background
@@ -340,6 +341,37 @@ def test_a_read_that_fails_in_the_call_that_began_it_wakes_those_who_wait(
         await background.aclose()
 
     asyncio.run(main())
+
+
+def test_an_interrupt_of_the_program_ends_no_wait() -> None:
+    """A notebook's loop goes on after Ctrl-C, wherever in it that came."""
+    asked = 0
+
+    class Interrupted:
+        async def read_raw_task_once(self, task_id: str) -> dict[str, object]:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                raise KeyboardInterrupt
+            return {"id": task_id, "status": "completed", "results": [LINK]}
+
+    async def watch() -> asyncio.Task[Task]:
+        poller = Poller(
+            Interrupted(),  # type: ignore[arg-type]
+            polling=QUICK_POLLING,
+            limits=Limits(),
+            policy=QUICK_RETRY,
+            events=Events(),
+            background=Background(),
+        )
+        return asyncio.create_task(poller.wait(UNKNOWN))
+
+    with asyncio.Runner() as runner:
+        loop, waiting = runner.get_loop(), runner.run(watch())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(asyncio.wait([waiting], timeout=100))
+        loop.run_until_complete(asyncio.wait([waiting], timeout=100))
+        assert (waiting.done() and waiting.result().status, asked) == ("completed", 2)
 
 
 @pytest.mark.parametrize("factory", [pytest.param(None, id="lazy"), EAGER])
