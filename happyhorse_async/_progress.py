@@ -7,13 +7,15 @@ in a notebook a timer, a few times a second. So nobody waits for the drawing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import attrs
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from ._dispatcher import Events
     from ._request import ImageToVideo
 
+logger = logging.getLogger("happyhorse_async")
+
 REDRAW_SECONDS = 0.2
 """Between two pictures in a notebook; each is a message to the browser."""
 MOST_ROWS = 12
@@ -58,6 +62,7 @@ class Line:
     percent: float = 0.0
     kind: Literal["going on", "made", "saved", "failed"] = "going on"
     """What it counts as; "made" is a video that nobody has fetched yet."""
+    task_id: str = ""
 
 
 class Board:
@@ -66,7 +71,7 @@ class Board:
     def __init__(self) -> None:
         self._rows: dict[str, Line] = {}
         self._keys: dict[str, str] = {}
-        """Rows by task id."""
+        """Rows by task id, of those that are kept."""
         self._hidden: Counter[str] = Counter()
         """Those that have no line any more, by kind."""
         self._begun = time.monotonic()
@@ -83,6 +88,7 @@ class Board:
     def _submitted(self, event: Submitted) -> None:
         row = self._row(event)
         self._keys[event.task_id] = event.idempotency_key
+        row.task_id = event.task_id
         row.state, row.percent = str(event.task.status), _share(event.task.progress)
 
     def _refused(self, event: SubmissionFailed) -> None:
@@ -132,7 +138,9 @@ class Board:
             row.percent = MADE if kind == "made" else 100.0
         ended = [key for key, one in self._rows.items() if one.kind in ("saved", "failed")]
         for key in ended[:-MOST_ROWS]:
-            self._hidden[self._rows.pop(key).kind] += 1
+            hidden = self._rows.pop(key)
+            self._hidden[hidden.kind] += 1
+            self._keys.pop(hidden.task_id, None)
 
     @property
     def lines(self) -> list[Line]:
@@ -203,7 +211,10 @@ class Screen(Protocol):
 
 
 class Progress:
-    """Live bars of a session's tasks: a context manager, which shows them as long as it is open."""
+    """Live bars of a session's tasks: a context manager, which shows them as long as it is open.
+
+    Where they cannot be drawn, the log says so, and the work goes on.
+    """
 
     def __init__(self, events: Events, console: Console | None) -> None:
         self._board = Board()
@@ -216,8 +227,8 @@ class Progress:
         self._unsubscribe: Callable[[], None] = _nothing
 
     def __enter__(self) -> Progress:
-        self._screen.begin()
-        self._unsubscribe = self._events.subscribe(self._take)
+        if _drawn(self._screen.begin):
+            self._unsubscribe = self._events.subscribe(self._take)
         return self
 
     def __exit__(
@@ -227,7 +238,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self._unsubscribe()
-        self._screen.end()
+        _drawn(self._screen.end)
 
     def _take(self, event: Event) -> None:
         self._board.take(event)
@@ -236,6 +247,50 @@ class Progress:
 
 def _nothing() -> None:
     """Nothing has begun that would have to end."""
+
+
+def _drawn(draw: Callable[[], None]) -> bool:
+    """Draw, and return whether that was possible: a paid video must not be lost for a picture."""
+    try:
+        draw()
+    except (Exception, SystemExit):  # the latter is rich's, when nobody reads a console any more
+        logger.warning(
+            "the bars cannot be drawn", exc_info=True, extra={"action": "progress_failed"}
+        )
+        return False
+    return True
+
+
+class _Patient:
+    """A stream that takes all it is given, though it is closed or nobody reads it. At a broken pipe
+    rich would end the program, and send its standard output to nowhere.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def isatty(self) -> bool:
+        """Return whether a person reads it."""
+        return not self._stream.closed and self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        """Write a text, as far as that is possible."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand over what was written, as far as that is possible."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _stderr() -> IO[str] | None:
+    stream = sys.stderr
+    return None if stream is None else cast("IO[str]", _Patient(stream))  # None: as under pythonw
 
 
 class Terminal:
@@ -252,7 +307,7 @@ class Terminal:
             ) from error
         self._board = board
         self._live = Live(
-            console=console or Console(stderr=True),
+            console=console or Console(file=_stderr(), stderr=True),
             get_renderable=self._picture,
             refresh_per_second=5,
             redirect_stdout=False,

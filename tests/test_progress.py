@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
+import attrs
 import pytest
 from rich.console import Console
 
-from happyhorse_async import ImageToVideo, Session, TaskFailedError, _progress
+from happyhorse_async import ImageToVideo, Session, Task, TaskFailedError, _progress
 from happyhorse_async._progress import MOST_ROWS, Board, page
 from happyhorse_async.errors import InvalidRequestError
-from happyhorse_async.events import SubmissionFailed, Submitting
+from happyhorse_async.events import Failed, SubmissionFailed, Submitted, Submitting
 from happyhorse_async.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +71,61 @@ async def test_nothing_listens_after_the_bars_have_closed(session: Session) -> N
     await session.submit(LINK)
     assert not session._open().events
     assert shown(console) == before
+
+
+@pytest.mark.parametrize("ending", ["nobody reads it", "it is closed"])
+async def test_bars_that_cannot_be_drawn_end_no_paid_work(
+    sandbox: Sandbox, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ending: str
+) -> None:
+    """As in `python mine.py 2>&1 | head`: the caller gets the video, and the program's standard
+    output still leads where it led.
+    """
+    sandbox.speed = 1000
+    reader, writer = os.pipe()
+    os.close(reader)
+    before = os.fstat(1)
+    with os.fdopen(writer, "w", buffering=1) as stream:
+        if ending == "it is closed":
+            stream.close()
+        monkeypatch.setattr(sys, "stderr", stream)
+        try:
+            with session.progress():
+                video = await session.generate(LINK, save_to=tmp_path / "a.mp4")
+        finally:
+            monkeypatch.undo()
+            with suppress(OSError):
+                stream.close()
+    assert video.path.exists()
+    assert os.path.samestat(before, os.fstat(1))
+
+
+async def test_a_console_that_fails_ends_no_paid_work(
+    sandbox: Sandbox, session: Session, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also a console of the caller's own; the log says that nothing could be drawn."""
+
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    sandbox.speed = 1000
+    console = Console(file=Broken(), force_terminal=True)
+    with session.progress(console=console):
+        video = await session.generate(LINK, save_to=tmp_path / "a.mp4")
+    assert video.path.exists()
+    assert "progress_failed" in {record.__dict__.get("action") for record in caplog.records}
+
+
+def test_what_has_ended_is_forgotten() -> None:
+    """A board of a process that runs for months holds nothing of a task but the sum."""
+    board, request = Board(), ImageToVideo(image=LINK)
+    for number in range(100):
+        key, task = f"key-{number:016}", Task(id=f"task-{number}", status="pending")
+        board.take(Submitting(idempotency_key=key, request=request))
+        board.take(Submitted(idempotency_key=key, task=task))
+        board.take(Failed(task=attrs.evolve(task, status="failed")))
+    assert board.summary.startswith("100 failed, ")
+    assert len(board._rows) == len(board._keys) == MOST_ROWS
 
 
 def test_thousands_of_tasks_are_few_lines() -> None:

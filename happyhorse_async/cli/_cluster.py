@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, HappyHorseError
 from ._batch_run import MOST_SHOWN, Look, code_of
 from ._common import Exit, exit_code, overall, run
 from ._connection import open_session
-from ._console import money, put, say
+from ._console import money, put, say, stream_for_people
 from ._options import (
     AsJson,
     FirstRows,
@@ -324,7 +324,7 @@ async def _watch(cluster: Cluster) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    with Live(console=Console(stderr=True), auto_refresh=False) as live:
+    with Live(console=Console(file=stream_for_people()), auto_refresh=False) as live:
         while True:
             facts = await cluster.overview(look=False)
             live.update(Text("\n".join(lines_of(facts))), refresh=True)
