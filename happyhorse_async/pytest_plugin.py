@@ -70,6 +70,8 @@ def happyhorse_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
     arguments: dict[str, Any] = {"video": "stub", "task_seconds": 0}
     for marker in reversed(list(request.node.iter_markers(MARKER))):
+        if marker.args:
+            pytest.fail(f"{MARKER} takes arguments by name, got {marker.args!r:.200}", False)
         arguments.update(marker.kwargs)
     with Sandbox(**arguments) as sandbox:
         yield sandbox
@@ -107,12 +109,22 @@ def happyhorse_session(
 
 
 def _close(session: Session) -> None:
-    """Close a session between two runs of its event loop, or after the last one."""
+    """Close a session between two runs of its event loop, after the last one, or while it runs in
+    another thread, as that of a `TestClient` does.
+    """
+    import asyncio  # late: every run of pytest loads this module
+
     from ._concurrency import without_loop
 
     parts = session._parts
     closing = session.aclose()
     if parts is None or parts.loop.is_closed():
         without_loop(closing)
+    elif parts.loop.is_running():
+        here = asyncio.new_event_loop()
+        try:
+            here.run_until_complete(closing)
+        finally:
+            here.close()
     else:
         parts.loop.run_until_complete(closing)

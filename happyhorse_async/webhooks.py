@@ -14,14 +14,15 @@ import hmac
 import json
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any
 
 from ._models import TASK_ID
-from ._rules.wire import id_of
+from ._rules.wire import id_of, unwrapped
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Collection, Mapping
+    from collections.abc import AsyncIterable, Callable, Collection, Mapping
 
     from ._session import Session
 
@@ -94,6 +95,22 @@ class Webhooks:
         return self.receive(token, bytes(body))
 
 
+def finder(webhooks: Webhooks | Callable[[Any], Webhooks]) -> Callable[[Any], Webhooks]:
+    """Return what finds the receiver for a request; for integrations. Raises `ConfigurationError`
+    for what is neither a receiver nor a plain function. Else each callback would be an error of the
+    app, which only its log would tell.
+    """
+    if isinstance(webhooks, Webhooks):
+        return lambda request: webhooks
+    if not callable(webhooks) or iscoroutinefunction(webhooks):
+        raise ConfigurationError(
+            "callbacks: expected a Webhooks, or a function (not an async one) that finds it for a "
+            f"request, got {webhooks!r:.200}",
+            next_step="Give the Webhooks of the session, or a function that takes the request.",
+        )
+    return webhooks
+
+
 # --- Pages of others: a browser sends their requests to this machine too.
 
 
@@ -112,6 +129,8 @@ def foreign_page(
     send `Origin` and `Sec-Fetch-Site`; programs, which send neither, are let in. A link that
     somebody follows to the app is let in too. Callbacks do not need this: their URL is a secret.
     """
+    if isinstance(hosts, str):  # else each part of the text would be a name of the app
+        hosts = (hosts,)
     host = headers.get("host", "").lower()
     name, _, port = host.rpartition(":")
     if (name if port.isdecimal() else host) not in hosts:
@@ -130,5 +149,5 @@ def _task_id(body: bytes) -> str | None:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    task_id = id_of(value) if isinstance(value, dict) else None
+    task_id = id_of(unwrapped(value)) if isinstance(value, dict) else None
     return task_id if task_id is not None and TASK_ID.fullmatch(task_id) else None

@@ -245,3 +245,44 @@ def test_a_shared_sandbox_takes_no_arguments_from_one_test(tmp_path: Path) -> No
     said = pytest_of(tmp_path, REFUSED, *NO_ASYNCIO, "-o", "happyhorse_sandbox_scope=session")
     assert "its sandbox is shared" in said
     assert "1 error" in said
+
+
+THREADS = '''
+import asyncio
+import threading
+
+import pytest
+
+
+@pytest.fixture
+def app():
+    """An event loop in a thread, as a `TestClient` has it: it ends after the session."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(100)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+def test_an_app(app, happyhorse_sandbox, happyhorse_session):
+    """The app submits in its own loop."""
+    app(happyhorse_session.submit("https://cdn.example.com/cat.png"))
+    assert happyhorse_sandbox.paid == 1
+
+
+@pytest.mark.happyhorse_sandbox({"credits": 0})
+def test_arguments_without_names(happyhorse_sandbox):
+    """It must not run with all its credits."""
+'''
+
+
+def test_a_session_whose_loop_runs_in_a_thread_is_closed(tmp_path: Path) -> None:
+    """An app that is under test runs in a loop of its own, which may end after the session. And
+    arguments of the marker that would be passed over are refused.
+    """
+    said = pytest_of(tmp_path, THREADS, *NO_ASYNCIO)
+    assert "1 passed, 1 error" in said, said
+    assert "takes arguments by name" in said

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, AsyncIterator, MutableMapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, MutableMapping
+from functools import partial
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -163,6 +164,8 @@ async def test_a_wrong_token_is_not_told_apart_from_a_wrong_address(
         (b"\xff\xfe", 400),
         (b" " * (LARGEST_BODY + 1), 413),
         (b'{"id": "task-unified-nobody-waits-for"}', 204),
+        (b'{"data": {"id": "task-unified-nobody-waits-for"}}', 204),
+        (b'{"data": ["id"]}', 400),
     ],
 )
 async def test_every_body_has_an_answer(server: Server, body: bytes, status: int) -> None:
@@ -409,3 +412,26 @@ def test_an_app_may_be_served_under_its_own_name() -> None:
     headers = {"host": "app.example.com", "origin": "https://app.example.com"}
     assert foreign_page(headers, hosts=hosts, method="POST") is None
     assert foreign_page({"host": OWN}, hosts=hosts) is not None
+
+
+@pytest.mark.parametrize("hosts", ["app.example.com", ["app.example.com"]])
+def test_one_host_is_one_name(hosts: str | list[str]) -> None:
+    """Given as a text, parts of it are no names of the app: a name such as "e" may be anybody's."""
+    assert foreign_page({"host": "app.example.com:443"}, hosts=hosts) is None
+    for host in ("example.com", "e", ""):
+        assert "not served" in (foreign_page({"host": host}, hosts=hosts) or "")
+
+
+@pytest.mark.parametrize("make", [webhook_router, partial(webhook_route, "/hooks")])
+async def test_what_finds_no_receiver_is_refused_at_once(
+    server: Server, make: Callable[[object], object]
+) -> None:
+    """And not with each callback, where the app's log alone would tell it."""
+
+    async def find(request: object) -> Webhooks:
+        return server.webhooks
+
+    for wrong in (server.session, None, find):
+        with pytest.raises(ConfigurationError, match="expected a Webhooks"):
+            make(wrong)
+    assert make(server.webhooks)

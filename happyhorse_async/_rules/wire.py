@@ -92,10 +92,13 @@ def encode(value: Any) -> bytes:
 
 
 def _decode(answer: Answer) -> dict[str, Any]:
-    """Read an answer about one task as its JSON object. Some gateways put that under "data", as
-    this service does in its other answers; it is paid for all the same.
+    return unwrapped(decode_object(answer))
+
+
+def unwrapped(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a task's JSON object as it is read. Some gateways put it under "data", as this service
+    does in its other answers; it is paid for all the same.
     """
-    value = decode_object(answer)
     if "id" in value:
         return value
     inner = value.get("data")

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from ..webhooks import Webhooks
+from ..webhooks import Webhooks, finder
 
 
 def webhook_route(
@@ -18,14 +18,15 @@ def webhook_route(
 
     `path` is the path of `Session(public_url=...)`. `webhooks` is the receiver, or a function that
     finds it for a request. Such a function suits apps that open their session in a cleanup context.
+    Raises `ConfigurationError` for anything else.
     """
+    receiver_of = finder(webhooks)
 
     async def take(request: web.Request) -> web.Response:
         """Answer one callback as the receiver says."""
-        receiver = webhooks if isinstance(webhooks, Webhooks) else webhooks(request)
         token, chunks = request.match_info["token"], request.content.iter_any()
         try:
-            status = await receiver.receive_stream(token, chunks)
+            status = await receiver_of(request).receive_stream(token, chunks)
         except (ConnectionError, web.RequestPayloadError):
             status = HTTPStatus.BAD_REQUEST  # it broke off, and the service comes again
         return web.Response(status=status)

@@ -7,10 +7,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 
-from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
+from ..webhooks import Webhooks, finder
+from . import needs
 
-from ..webhooks import Webhooks
+try:
+    from fastapi import APIRouter, Request, Response
+    from starlette.requests import ClientDisconnect
+except ModuleNotFoundError as error:
+    raise needs("fastapi", error) from error
+
 from . import pydantic as _response_models  # noqa: F401 importing it is enough
 
 
@@ -19,16 +24,15 @@ def webhook_router(webhooks: Webhooks | Callable[[Request], Webhooks]) -> APIRou
     `app.include_router(router, prefix="/hooks")`.
 
     `webhooks` is the receiver, or a function that finds it for a request. Such a function suits
-    apps that open their session in the lifespan.
+    apps that open their session in the lifespan. Raises `ConfigurationError` for anything else.
     """
-    router = APIRouter()
+    router, receiver_of = APIRouter(), finder(webhooks)
 
     @router.post("/{token}", include_in_schema=False)
     async def take(token: str, request: Request) -> Response:
         """Answer one callback as the receiver says."""
-        receiver = webhooks if isinstance(webhooks, Webhooks) else webhooks(request)
         try:
-            status = await receiver.receive_stream(token, request.stream())
+            status = await receiver_of(request).receive_stream(token, request.stream())
         except ClientDisconnect:
             status = HTTPStatus.BAD_REQUEST  # nobody hears it, and the service comes again
         return Response(status_code=status)

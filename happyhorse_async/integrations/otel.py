@@ -7,7 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import metrics, trace
+from . import needs
+
+try:
+    from opentelemetry import metrics, trace
+except ModuleNotFoundError as error:
+    raise needs("otel", error) from error
 
 from .._version import __version__
 from ..events import (

@@ -2,8 +2,8 @@
 
 Importing this is enough: then `async def get(...) -> Task` and `-> Video` work, as do fields of
 these types. A value is written as its `to_dict` says, and the OpenAPI document describes that. From
-JSON nothing is read: what the service says comes from the service. Needs pydantic 2, as FastAPI
-does.
+JSON nothing is read, which is an error: what the service says comes from the service. Needs
+pydantic 2, as FastAPI does.
 """
 
 from __future__ import annotations
@@ -17,11 +17,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import attrs
-from pydantic import ConfigDict, GetCoreSchemaHandler, WithJsonSchema
-from pydantic_core import core_schema
-from typing_extensions import TypedDict
+
+from . import needs
+
+try:
+    from pydantic import ConfigDict, GetCoreSchemaHandler, WithJsonSchema
+    from pydantic_core import PydanticCustomError, core_schema
+    from typing_extensions import TypedDict
+except ModuleNotFoundError as error:
+    raise needs("fastapi", error) from error
 
 from .. import _account, _models, _request, _video, errors
+from .._formats.texts import without_surrogates
 from .._values import Value
 
 _TEXTS: dict[object, Any] = {
@@ -35,12 +42,28 @@ _AS_THEY_ARE = (bool, int, float, str, type(None))
 def _schema(kind: Any, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
     written = handler.generate_schema(_document(kind))
     return core_schema.json_or_python_schema(
-        json_schema=written,
+        json_schema=core_schema.no_info_before_validator_function(_refuse, written),
         python_schema=core_schema.is_instance_schema(kind),
         serialization=core_schema.plain_serializer_function_ser_schema(
-            lambda value: value.to_dict(), return_schema=written
+            lambda value: _sayable(value.to_dict()), return_schema=written
         ),
     )
+
+
+def _refuse(value: object) -> object:
+    raise PydanticCustomError(
+        "happyhorse_json",
+        "Values of happyhorse_async are not read from JSON: keep a task's id, and read the task",
+    )
+
+
+def _sayable(content: Any) -> Any:
+    """Return JSON that can be sent: a file's name that is no text has halves of surrogate pairs."""
+    if isinstance(content, str):
+        return without_surrogates(content)
+    if isinstance(content, dict):
+        return {name: _sayable(item) for name, item in content.items()}
+    return [_sayable(item) for item in content] if isinstance(content, list) else content
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -106,3 +108,47 @@ def test_values_are_fields_of_models() -> None:
     assert shelf.model_dump() == {"video": VIDEO.to_dict()}
     with pytest.raises(pydantic.ValidationError):
         Shelf(video=VIDEO.to_dict())  # type: ignore[arg-type]
+
+
+def test_nothing_is_read_from_json() -> None:
+    """What a model has written does not come back as a task that nobody has asked the service for.
+    It would be an object without methods, and an error where it is written again.
+    """
+
+    class Shelf(pydantic.BaseModel):
+        task: Task | None
+
+    written = Shelf(task=TASK).model_dump_json()
+    with pytest.raises(pydantic.ValidationError, match="read the task"):
+        Shelf.model_validate_json(written)
+    assert Shelf.model_validate_json('{"task": null}').task is None
+    assert "properties" in pydantic.TypeAdapter(Task).json_schema()
+
+
+def test_a_path_that_is_no_text_can_be_sent() -> None:
+    """The bytes of a file's name need not be UTF-8, and JSON has to be: an app must not fail for
+    that after the video is paid for.
+    """
+    video = Video(path=Path("caf\udce9.mp4"), size=3, sha256="ab")
+    assert b'"caf\xef\xbf\xbd.mp4"' in pydantic.TypeAdapter(Video).dump_json(video)
+
+
+@pytest.mark.parametrize(
+    ("module", "library", "extra"),
+    [
+        ("fastapi", "fastapi", "fastapi"),
+        ("pydantic", "pydantic", "fastapi"),
+        ("otel", "opentelemetry", "otel"),
+        ("dbos", "psycopg", "dbos"),
+    ],
+)
+def test_an_integration_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, module: str, library: str, extra: str
+) -> None:
+    """Where its library is not installed, the error has the line that installs it."""
+    monkeypatch.setitem(sys.modules, library, None)
+    home = f"happyhorse_async.integrations.{module}"
+    for name in [name for name in sys.modules if name == home or name.startswith(f"{home}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ModuleNotFoundError, match=rf"pip install 'happyhorse-async\[{extra}\]'"):
+        importlib.import_module(home)

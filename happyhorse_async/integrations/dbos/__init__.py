@@ -3,8 +3,13 @@
 The extra `dbos`. `happyhorse cluster` is made of this; from code, `Cluster` is the front door.
 """
 
-from ._cluster import Cluster, ClusterOverview
-from ._values import ClusterLimits, Enqueued, RefusedRow, WorkerFacts, WorkerOptions
+from .. import needs
+
+try:
+    from ._cluster import Cluster, ClusterOverview
+    from ._values import ClusterLimits, Enqueued, RefusedRow, WorkerFacts, WorkerOptions
+except ModuleNotFoundError as error:
+    raise needs("dbos", error) from error
 
 __all__ = [
     "Cluster",
