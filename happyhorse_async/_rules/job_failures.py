@@ -167,6 +167,8 @@ def next_step(facts: Facts, error: HappyHorseError) -> JobStep:
     if _more(stage, facts) and not (trouble is JobTrouble.BARRED and facts.others_go_on):
         return allowed
     if facts.others_go_on and exhausted.stops and trouble is not JobTrouble.ALL:
+        if stage is Stage.UNSENT and _never_left(error):
+            return JobStep(Next.LEFT)  # it met no one who could have said a word against it
         # It is this job's alone: it ends, so that it stops no run, and no later one either.
         return JobStep(Next.FAILED if stage is Stage.UNSENT else Next.UNKNOWN)
     if stage is Stage.DOUBT and trouble in (JobTrouble.LOST, JobTrouble.BARRED):
@@ -265,9 +267,13 @@ def _trouble_in_doubt(error: HappyHorseError, last: HappyHorseError) -> JobTroub
         return JobTrouble.BARRED
     if isinstance(last, BadRequestError):
         return JobTrouble.FINAL
-    if isinstance(last, TransportError) and not last.sent:
+    if _never_left(last):
         return JobTrouble.PASSING
     return JobTrouble.LOST if may_be_paid(error) else JobTrouble.PASSING
+
+
+def _never_left(error: HappyHorseError) -> bool:
+    return isinstance(error, TransportError) and not error.sent
 
 
 def _refuses(status: int) -> bool:

@@ -295,6 +295,7 @@ class Follower:
         unsent = job.state is JobState.SUBMITTING and following in (
             Next.AGAIN,
             Next.RESET,
+            Next.LEFT,
             Next.HELD,
         )
         if unsent and not (job.sent_before or job_failures.may_be_paid(error)):
@@ -316,9 +317,16 @@ class Follower:
             cost = self.steps.cost(job) if job.task_id is not None else 0
             await self.steps.end(job, JobState.FAILED, error, cost=cost)
             self._book.settle(job.seq, cost)
-        elif following is Next.LEFT and job.state is JobState.COMPLETED:
-            await self.steps.end(job, JobState.COMPLETED, error, reserved=job.reserved)
+        elif following is Next.LEFT:
+            await self._leave(job, error)
         return following
+
+    async def _leave(self, job: JobRow, error: HappyHorseError) -> None:
+        """Tell a job as it stands."""
+        if job.state is JobState.COMPLETED:
+            await self.steps.end(job, JobState.COMPLETED, error, reserved=job.reserved)
+        elif job.state is JobState.NEW:
+            await self._hold(job)
 
     async def _wait(self, error: HappyHorseError, tries: int, *, reset: bool) -> None:
         if reset:

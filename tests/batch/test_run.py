@@ -5,6 +5,7 @@ gracefully.
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import aclosing, closing
@@ -14,6 +15,7 @@ import attrs
 import pytest
 
 from happyhorse_async import (
+    APIConnectionError,
     APIStatusError,
     AuthenticationError,
     ConfigurationError,
@@ -411,6 +413,43 @@ async def test_what_was_charged_is_not_bought_again(
     [outcome] = await run(session, tmp_path, rows(1))
     assert (outcome.state, outcome.attempts, outcome.credits > 0) == (JobState.FAILED, 1, True)
     assert sandbox.paid == 1
+
+
+async def test_a_way_that_is_cut_for_one_job_alone_is_no_failure_of_it(
+    sandbox: Sandbox, tmp_path: Path, cat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job whose connections are refused, while others are accepted, is told as it stands and goes
+    on with the next run: nobody has refused it.
+    """
+    failed = asyncio.Event()
+
+    async def pause(_: Follower, seconds: float) -> bool:
+        failed.set()
+        await until(lambda: sandbox.paid == 1)
+        return True
+
+    monkeypatch.setattr(Follower, "pause", pause)
+    [link] = rows(1)
+    requests = [ImageToVideo(cat, seed=1, duration=3), link]
+
+    async def one_by_one() -> AsyncIterator[ImageToVideo]:
+        yield requests[0]
+        await failed.wait()
+        yield link
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        async with open_session(sandbox, files_url=nobody) as cut_off:
+            outcomes = {each.request: each for each in await run(cut_off, tmp_path, one_by_one())}
+    left = outcomes[requests[0]]
+    assert (left.state, outcomes[link].ok, sandbox.paid) == (JobState.NEW, True, 1)
+    assert isinstance(left.error, APIConnectionError)
+    async with open_session(sandbox) as session:
+        assert [each.ok for each in await run(session, tmp_path, requests)] == [True, True]
+        async with session.batch(tmp_path) as batch:
+            assert not (await batch.totals()).reserved
+    assert sandbox.paid == 2
 
 
 async def test_broken_downloads_are_left_to_the_next_run(

@@ -274,6 +274,14 @@ def test_without_replays_nothing_in_doubt_is_sent_again(
         assert next_step(facts, error).next in (Next.UNKNOWN, Next.HELD)
 
 
+def test_what_nobody_was_asked_is_no_failure() -> None:
+    """A job that reached no service, while others did, has been refused by nobody: it is left."""
+    facts = Facts(NEW, tries_left=False, others_go_on=True)
+    assert next_step(facts, APIConnectionError("?", sent=False)) == JobStep(Next.LEFT)
+    page = InternalServerError("?", status=503, charged="no")
+    assert next_step(facts, page) == JobStep(Next.FAILED)
+
+
 def test_an_error_that_says_nothing_of_others_stops_nothing() -> None:
     """An error that is this job's alone ends this job, and the run goes on."""
     facts = Facts(NEW)

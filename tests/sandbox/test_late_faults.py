@@ -187,3 +187,16 @@ async def test_a_failure_of_a_moment_is_told_and_taken_back(wire: Wire) -> None:
     wire.sandbox.finish()
     assert (await wire.task(task_id))["status"] == "completed"
     assert wire.sandbox.paid == 1
+
+
+async def test_a_lagging_replica_shows_a_task_as_it_was(wire: Wire) -> None:
+    """An answer says of an ended task that it is being made, without results; the next is true."""
+    task_id = await wire.accepted()
+    wire.sandbox.finish()
+    wire.sandbox.fail(Fault("stale", times=2))
+    early = await wire.task(task_id)
+    assert (early["status"], early["progress"]) == ("processing", 99)
+    assert not early.keys() & {"results", "result_data", "billing", "error"}
+    [row] = (await wire.get("/v1/tasks")).json["data"]
+    assert (row["status"], row["has_results"]) == ("processing", False)
+    assert (await wire.task(task_id))["status"] == "completed"

@@ -90,6 +90,11 @@ KINDS: dict[str, tuple[str, Details]] = {
         "false-failure",
         lambda c: {"seconds": c.choice([3, 12]), "at": c.choice([0, 30])},
     ),
+    "stale": ("stale", lambda c: {"probability": c.choice([0.1, 0.5])}),
+    "stale-replay": (
+        "stale",
+        lambda c: {**POST, "sending": [2, 3, 4], "probability": c.choice([0.5, 1.0])},
+    ),
     "late-results": (
         "late-results",
         lambda c: {"seconds": c.choice([3, 60, 300]), "probability": c.choice([0.1, 0.5, 1.0])},
@@ -148,7 +153,7 @@ def draw_service_faults(night: Night) -> list[str]:
     """Let the service misbehave in a few ways; return their names."""
     chance, sandbox = night.chance, night.sandbox
     names = chance.sample(sorted(KINDS), chance.randint(0, 8))
-    if {"refused-replay", "busy-replay"} & {*names} and "drop-after" not in names:
+    if {"refused-replay", "busy-replay", "stale-replay"} & {*names} and "drop-after" not in names:
         names.append("drop-after")  # without a lost answer nothing is sent again
     night.count_faults()
     sandbox.clear_faults()
