@@ -237,10 +237,12 @@ class Pricing:
                 live = await self._api.pricing_rule(model, etag=rule.etag)
                 if live.rule is not None:
                     rule.rule, rule.etag, rule.known = live.rule, live.etag, {}
-                rule.source = "catalog"
-                age = prices.fresh_for(live.rule or {}, live.date or datetime.now(UTC))
-                rule.good_until = self._clock() + age
-                return
+                    rule.source = "catalog"
+                if rule.source == "catalog":
+                    age = prices.fresh_for(live.rule or {}, live.date or datetime.now(UTC))
+                    rule.good_until = self._clock() + age
+                    return
+                why = "it is told as unchanged, and was never had"  # by a cache on the way
             except HappyHorseError as error:
                 why = error
         self._do_without(model, rule, why)

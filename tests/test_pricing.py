@@ -309,8 +309,9 @@ async def test_the_price_is_what_the_service_charges(sandbox: Sandbox, session: 
         answering({"error": {"code": "internal_error", "message": "no"}}, status=500),
         Fault("drop-before", path=RULES, times=None),
         answering("<html>"),
+        answering({}, status=304),
     ],
-    ids=["missing", "failing", "unreachable", "not the service's"],
+    ids=["missing", "failing", "unreachable", "not the service's", "unchanged to a cache"],
 )
 async def test_the_bundled_rule_stands_in(sandbox: Sandbox, fault: Fault) -> None:
     """When the live rule cannot be had, the bundled one is used; the estimate says so, and of when

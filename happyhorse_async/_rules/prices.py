@@ -17,7 +17,16 @@ from typing import Any
 
 from .._request import ImageToVideo
 from .numbers import EXACT, moment
-from .price_trees import Operand, PricingRuleError, Variables, amount_of, check, number_of, truth_of
+from .price_trees import (
+    MOST_NODES,
+    Operand,
+    PricingRuleError,
+    Variables,
+    amount_of,
+    check,
+    number_of,
+    truth_of,
+)
 
 UC_PER_CREDIT = 10_000
 UC_PER_USD = 680_000
@@ -62,6 +71,7 @@ def price_for(rule: Mapping[str, Any], values: Mapping[str, Any]) -> int:
     `values` are text, numbers or booleans by parameter. A declared parameter that has no value
     takes its default, as a field that a request leaves out does.
     """
+    _require_readable(rule)
     model = _available_model(rule)
     variables = _variables(model.get("parameters"), values)
     components = model.get("components")
@@ -138,6 +148,25 @@ def fresh_for(rule: Mapping[str, Any], now: datetime) -> float:
 def _seconds_until(until: datetime, now: datetime) -> float:
     least, most = _FRESHNESS
     return min(most, max(least, (until - now).total_seconds()))
+
+
+MOST_VALUES = 4 * MOST_NODES
+"""JSON values in a rule: a node has four, and the service allows so many nodes. The published ones
+have a hundred. Megabytes of them would hold the event loop for seconds."""
+
+
+def _require_readable(rule: Mapping[str, Any]) -> None:
+    waiting: list[Any] = [rule]
+    seen = 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        if seen + len(waiting) > MOST_VALUES:
+            raise PricingRuleError(f"the rule has over {MOST_VALUES:,} values")
 
 
 def _available_model(rule: Mapping[str, Any]) -> Mapping[str, Any]:

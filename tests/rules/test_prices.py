@@ -270,6 +270,23 @@ def test_a_tree_has_at_most_32_levels_and_10_000_nodes() -> None:
         evaluate(node("max", *rows, node("max", *[row] * 32)), {})
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"components": [{"id": str(number)} for number in range(50_000)]},
+        {"parameters": [{"name": str(number)} for number in range(50_000)]},
+        {"components": [{"quantity_rule": {"values": dict.fromkeys(map(str, range(50_000)))}}]},
+        {"parameters": [{"values": ["1080p"] * 50_000}]},
+    ],
+    ids=["components", "parameters", "a table", "values"],
+)
+def test_a_rule_of_megabytes_gives_no_price(part: dict[str, Any]) -> None:
+    """It would hold the event loop for seconds, each time that it is asked for."""
+    rule = changed(lambda model, component: model.update(part))
+    with pytest.raises(PricingRuleError, match="over 40,000 values"):
+        prices.price_for(rule, {"duration_seconds": 8, "quality": "720p"})
+
+
 def test_numbers_do_not_grow_without_end() -> None:
     """A tree that multiplies its way to a million digits is refused, at once."""
     tree: dict[str, Any] = constant("9" * 128)
