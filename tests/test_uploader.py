@@ -98,10 +98,11 @@ async def test_bad_files_are_refused_before_anything_is_sent(
         "big.jpg": "at most 10 MB",
         "missing.png": "there is no such file",
         ".": "this is not a file",
+        "~/missing.png": "only shells put a home for ~",
     }
     for name, problem in expected.items():
         with pytest.raises(InvalidRequestError, match=problem) as refused:
-            await session.submit(tmp_path / name)
+            await session.submit(name if name[0] == "~" else tmp_path / name)
         assert refused.value.charged == "no"
     assert sandbox.requests == []
 

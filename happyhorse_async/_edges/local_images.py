@@ -65,7 +65,8 @@ def _opened(path: Path) -> BinaryIO:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"there is no such file: {str(path)!r}"
+        hint = "; only shells put a home for ~" if str(path)[0] == "~" else ""
+        return f"there is no such file: {str(path)!r}{hint}"
     reason = error.strerror if isinstance(error, OSError) else None
     return f"{str(path)!r} cannot be read: {reason or error}"
 
