@@ -778,3 +778,33 @@ async def test_what_is_wrong_with_an_image_is_said_once(
         await session.generate(image)
     assert len(caught.value.problems) == 1
     assert await session.problems(image) == list(caught.value.problems)
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks", "/results/"])
+async def test_a_library_that_breaks_ends_no_paid_work(
+    sandbox: Sandbox, session: Session, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is lost at a bad moment breaks some loops. Other waits, and videos, do not
+    end with it.
+    """
+    true, left = aiohttp.TCPConnector.connect, 2
+
+    async def broken(pool: Any, request: Any, *args: Any) -> Any:
+        nonlocal left
+        if path in str(request.url) and left:
+            left -= 1
+            raise RuntimeError("unable to perform operation on <UVPoll>; the handler is closed")
+        return await true(pool, request, *args)
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", broken)
+    making = [
+        asyncio.create_task(session.generate(LINK, seed=seed, save_to=tmp_path / f"{seed}.mp4"))
+        for seed in (1, 2, 3)
+    ]
+    while sandbox.paid < len(making):
+        await asyncio.sleep(0.001)
+    for task in sandbox.tasks:
+        sandbox.finish(task.id)
+    videos = await asyncio.gather(*making)
+    assert [video.path.exists() for video in videos] == [True] * 3
+    assert (left, sandbox.paid) == (0, 3)

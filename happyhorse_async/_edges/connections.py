@@ -161,12 +161,15 @@ class Names(aiohttp.ThreadedResolver):
     ) -> list[ResolveResult]:
         """Look a name up. A lack of threads passes: it is an error of the system's, as others."""
         try:
-            return await super().resolve(host, port, family)
+            found = await super().resolve(host, port, family)
         except RuntimeError as error:
             if threading.main_thread().is_alive():
                 raise OSError(errno.EAGAIN, f"no name can be looked up now: {error}") from error
-        here: Any = _Here()
-        return await aiohttp.ThreadedResolver(here).resolve(host, port, family)
+            here: Any = _Here()
+            found = await aiohttp.ThreadedResolver(here).resolve(host, port, family)
+        if not found:  # the library breaks on that
+            raise OSError(errno.EADDRNOTAVAIL, "the name has no address that can be used here")
+        return found
 
 
 class _Here:

@@ -46,9 +46,6 @@ USER_AGENT = (
     f"Python/{sys.version_info.major}.{sys.version_info.minor}"
 )
 
-# Everything that aiohttp can raise out of a request; a test holds this against aiohttp's own tree.
-FOREIGN_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
-
 # A cache on the way must not tell for ever how a task stood, nor a list without the newest one. It
 # answers nothing but GET.
 _FRESH = {"Cache-Control": "no-cache"}
@@ -208,7 +205,7 @@ class Http:
             return answer
         except HappyHorseError:  # ours may be foreign by one of their bases
             raise
-        except FOREIGN_ERRORS as error:
+        except Exception as error:  # noqa: BLE001 a loop or library also breaks on a lost connection
             ours = self._failure(error, f"{method} {url}", tracked, timeout)
             # The library's errors show what a server has sent.
             raise ours from (None if self._redactor.is_in(repr(error)) else error)
