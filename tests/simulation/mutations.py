@@ -246,7 +246,7 @@ MUTATIONS = (
         "_edges/http.py",
         "        try:\n            traced = self._events.traced\n",
         '        __import__("logging").getLogger("happyhorse_async")'
-        '.warning("".join(self._auth.values()))\n'
+        '.warning("".join(self._client.headers.values()))\n'
         "        try:\n            traced = self._events.traced\n",
     ),
 )
