@@ -21,6 +21,7 @@ from .._edges.sinks import FileSink, ObjectSink, Sink, disk_error
 from .._formats.http_ranges import urgency
 from .._models import Task
 from .._recent import Recent
+from .._rules import lifecycle
 from .._rules.fetching import Persistence
 from .._video import Video
 from ..errors import DestinationExistsError, HappyHorseError, SessionClosedError
@@ -428,7 +429,7 @@ def _video(
         height=verified.movie.height,
         task=task,
         request=request,
-        credits=task.usage.credits_used,
+        credits=lifecycle.settled_charge(task),
     )
 
 

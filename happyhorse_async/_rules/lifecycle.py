@@ -98,6 +98,10 @@ class Retryable(StrEnum):
 # Task failures of the service's reference, and what was seen in the vendor's clients.
 FAILURES: dict[str, Retryable] = {
     "content_policy_violation": Retryable.NO,
+    "content_filter": Retryable.NO,
+    "sensitive_content": Retryable.NO,
+    "moderation_blocked": Retryable.NO,
+    "input_moderation_failed": Retryable.NO,
     "invalid_parameters": Retryable.NO,
     "image_processing_error": Retryable.NO,
     "image_dimension_mismatch": Retryable.NO,
@@ -211,6 +215,13 @@ def is_settled(task: Task) -> bool:
     if facts is not None and facts.charge_status in CHARGED_WORDS:
         return told_charge(task) is not None
     return not held and bool(told_charge(task))
+
+
+def settled_charge(task: Task) -> Decimal | None:
+    """Return what a task has cost, in credits; None while that is not certain. What a read tells
+    before the settlement is no charge, and most often zero.
+    """
+    return told_charge(task) if is_settled(task) else None
 
 
 def _is_partly_refunded(facts: Billing) -> bool:

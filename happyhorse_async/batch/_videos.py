@@ -18,6 +18,7 @@ from .._edges.part_notes import clear_finished
 from .._formats.mp4 import BrokenVideoError
 from .._models import Task
 from .._request import ImageToVideo
+from .._rules import lifecycle
 from .._video import Video
 from ..errors import DownloadError, NotAVideoError
 from ._jobs import JobRow
@@ -148,7 +149,7 @@ class VideoFolder:
             height=movie.height,
             task=task,
             request=request,
-            credits=task.usage.credits_used,
+            credits=lifecycle.settled_charge(task),
         )
 
 

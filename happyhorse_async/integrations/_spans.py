@@ -259,9 +259,9 @@ class Spans:
             one.wait.end()
         task, error = one.final, one.error
         if task is not None:
-            if task.usage.credits_used is not None:
-                used = float(task.usage.credits_used)
-                one.span.set_attribute("happyhorse.credits.used", used)
+            used = lifecycle.settled_charge(task)
+            if used is not None:
+                one.span.set_attribute("happyhorse.credits.used", float(used))
             one.span.set_attribute("happyhorse.charged", _charged(task))
             if not lifecycle.is_completed(task):
                 _fail(one.span, failure_type(task))

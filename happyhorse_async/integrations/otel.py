@@ -14,6 +14,7 @@ try:
 except ModuleNotFoundError as error:
     raise needs("otel", error) from error
 
+from .._rules import lifecycle
 from .._version import __version__
 from ..events import (
     Began,
@@ -56,9 +57,9 @@ def instrument(
     Metrics: `happyhorse.submissions`, whose attribute outcome is accepted, replayed or adopted. For
     failures it is what was charged: no, yes or unknown. `happyhorse.tasks` (status),
     `happyhorse.task.duration` in s, `happyhorse.videos`, `happyhorse.video.size` in By,
-    `happyhorse.credits`. All these have `gen_ai.request.model`, `happyhorse.quality` and
-    `error.type` as far as they apply. `happyhorse.retries`, `happyhorse.throttled` and
-    `happyhorse.links.expiring` do not.
+    `happyhorse.credits` of the charges that were settled when their tasks ended. All these have
+    `gen_ai.request.model`, `happyhorse.quality` and `error.type` as far as they apply.
+    `happyhorse.retries`, `happyhorse.throttled` and `happyhorse.links.expiring` do not.
 
     The providers are the global ones by default. The end of the session ends all open spans.
     """
@@ -148,8 +149,9 @@ class _Meters:
         self._tasks.add(1, facts)
         if task.seconds is not None:
             self._durations.record(task.seconds, facts)
-        if task.usage.credits_used is not None:
-            self._spent.add(float(task.usage.credits_used), kind)
+        spent = lifecycle.settled_charge(task)
+        if spent is not None:
+            self._spent.add(float(spent), kind)
 
     def _saved(self, event: Saved) -> None:
         kind = self._spans.kind_of(event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,19 @@ async def test_metrics_say_model_quality_and_kind_of_error(
     assert ("happyhorse.submissions", {**good, "outcome": "accepted"}, 1) in found
     for kind in ("content_policy_violation", "other"):
         assert ("happyhorse.tasks", {**bad, "error.type": kind}, 1) in found
+
+
+async def test_what_is_not_settled_is_no_charge(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """A task may be seen to end before its charge is settled. It tells zero credits then, and the
+    video must not look as if it had cost nothing.
+    """
+    reader = InMemoryMetricReader()
+    instrument(session, meter_provider=MeterProvider([reader], shutdown_on_exit=False))
+    sandbox.fail(Fault("late-settlement", seconds=10))
+    for path, charge in (("late.mp4", None), ("usual.mp4", Decimal("38.08"))):
+        task = await session.submit(LINK)
+        sandbox.finish()
+        assert (await task.download(tmp_path / path)).credits == charge
+    assert [value for name, _, value in points(reader) if name == "happyhorse.credits"] == [38.08]

@@ -62,6 +62,10 @@ def test_final_statuses_end_a_wait(status: str, final: bool) -> None:
     ("code", "expected"),
     [
         ("content_policy_violation", "no"),
+        ("content_filter", "no"),
+        ("sensitive_content", "no"),
+        ("moderation_blocked", "no"),
+        ("input_moderation_failed", "no"),
         ("invalid_parameters", "no"),
         ("image_processing_error", "no"),
         ("image_dimension_mismatch", "no"),
