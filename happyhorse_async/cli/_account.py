@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ._common import run
+from ..errors import InvalidRequestError
+from ._common import Exit, exit_code, overall, report, run
 from ._connection import open_session
 from ._console import money, put
 from ._options import AsJson, Sandboxed
@@ -85,11 +86,19 @@ def upload(
     Example: happyhorse upload cat.jpg
     """
 
-    async def work() -> None:
+    async def work() -> int:
+        codes: list[Exit] = []
         async with open_session(sandbox=sandbox) as session:
             for image in images:
-                file = await session.upload(image)
+                try:
+                    file = await session.upload(image)
+                except InvalidRequestError as error:  # the others may be well
+                    report(error, as_json=as_json, about=str(image))
+                    codes.append(exit_code(error))
+                    continue
                 put({"image": str(image), **file.to_dict()} if as_json else file.url)
+                codes.append(Exit.DONE)
+        return overall(codes)
 
     run(work, as_json=as_json)
 
@@ -151,7 +160,7 @@ def sandbox(
     from ..sandbox._serve import fault_list, serve
 
     if list_faults:
-        typer.echo(fault_list())
+        put(fault_list())
         raise typer.Exit
     raise typer.Exit(
         serve(

@@ -67,10 +67,16 @@ RetryFailed = Annotated[
 
 def _chosen(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
     """Keep a shared option for the session that the command opens."""
+    if value == "" and param.name in _WHOSE:
+        raise typer.BadParameter("expected a value, got none; leave the option out for the usual")
     if value:
         CHOSEN[param.name or ""] = value
     return value
 
+
+_WHOSE = ("api_key", "profile", "base_url", "files_url")
+"""Options that say whose account pays: `--api-key "$CLIENT"` must not pay from another one when
+nothing has set CLIENT."""
 
 CHOSEN: dict[str, Any] = {}
 """What was chosen of the shared options; a process runs one command."""

@@ -49,6 +49,10 @@ class Lifetimes:
     link: float
     file: float
 
+    def __attrs_post_init__(self) -> None:
+        if self.task is not None and not 0 <= self.task < float("inf"):
+            raise ValueError(f"task_seconds is zero or more and finite, not {self.task}")
+
 
 def _conflict() -> Refused:
     return Refused(409, "idempotency_conflict", "this Idempotency-Key was used with another body")

@@ -389,6 +389,12 @@ async def test_money_and_files(world: Sandbox, tmp_path: Path) -> None:
     assert (type(told["spendable"]), float(told["spendable"])) == (str, 1_000_000)
     file = await happyhorse("upload", PHOTOS / "cat.jpg", cwd=tmp_path, world=world)
     assert (file.code, file.out.startswith(world.files_url)) == (0, True)
+    mixed = await happyhorse("upload", "none.png", PHOTOS / "cat.jpg", cwd=tmp_path, world=world)
+    assert (mixed.code, mixed.out.startswith("http"), "none.png: image" in mixed.err) == (
+        1,
+        True,
+        True,
+    )
     wrong = await happyhorse("upload", "none.png", cwd=tmp_path, world=world)
     assert wrong.code == 2
 

@@ -38,6 +38,9 @@ async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
         ("generate cat.jpg --duration 99", "duration"),
         ("batch run - --vary sed=1", "did you mean seed?"),
         ("completion tcsh", "bash"),
+        ("credits --api-key=", "expected a value"),  # the environment's may be another account's
+        (f"generate {LINK} --yes --profile=", "expected a value"),
+        ("sandbox --task-seconds inf", "finite"),
         ("sandbox --port 99999", "--port"),
         ("generate cat.jpg --max-credits inf --yes", "credits"),
         ("generate cat.jpg --out file:///tmp/videos --yes", "is a link"),

@@ -45,7 +45,10 @@ def test_the_clock_is_a_scale_and_an_offset_on_real_time() -> None:
 
 
 def test_the_clock_never_goes_back() -> None:
-    """Negative seconds and speeds are errors."""
+    """Negative seconds and speeds are errors, and so are those that never end."""
+    for seconds in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="task_seconds"):
+            Sandbox(task_seconds=seconds)
     clock = Clock(start=0.0, speed=1.0, real=Hand())
     with pytest.raises(ValueError, match="only moves forward"):
         clock.advance(-1)
