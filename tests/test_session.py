@@ -38,7 +38,7 @@ from happyhorse_async import (
 )
 from happyhorse_async.events import Retrying, Submitted
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.conftest import QUICK_RETRY, open_session
+from tests.conftest import PHOTOS, QUICK_RETRY, open_session
 from tests.downloader.conftest import host_of
 
 pytestmark = pytest.mark.anyio
@@ -517,6 +517,26 @@ async def test_a_borrowed_client_that_was_closed_is_named(sandbox: Sandbox) -> N
     with pytest.raises(SessionClosedError, match="the client given as http="):
         await session.credits()
     await session.aclose()
+
+
+async def test_headers_of_a_borrowed_client_change_no_body(sandbox: Sandbox) -> None:
+    """It may name one kind for all bodies, and ask for encodings that only other libraries read. An
+    answer that cannot be read leaves what is paid in doubt.
+    """
+    headers = {"Content-Type": "text/plain", "Accept-Encoding": "gzip, deflate, br, zstd"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as client,
+        open_session(sandbox, http=client) as session,
+    ):
+        await session.submit((PHOTOS / "cat.jpg").read_bytes())
+    kinds = [
+        (request.path.rpartition("/")[2], request.headers["Content-Type"].partition(";")[0])
+        for request in sandbox.requests
+        if request.method == "POST"
+    ]
+    assert kinds == [("stream", "multipart/form-data"), ("generations", "application/json")]
+    asked = {request.headers["Accept-Encoding"] for request in sandbox.requests}
+    assert asked == {"gzip, deflate"}
 
 
 async def test_a_borrowed_client_that_raises_for_errors_changes_nothing(sandbox: Sandbox) -> None:

@@ -50,6 +50,9 @@ USER_AGENT = (
 # answers nothing but GET.
 _FRESH = {"Cache-Control": "no-cache"}
 
+# Where more libraries are installed, the HTTP library asks for more than can be read here.
+_ENCODINGS = {"Accept-Encoding": "gzip, deflate"}
+
 # Raised before a connection stands: the request has certainly not left.
 _NEVER_SENT = (
     aiohttp.ClientConnectorError,
@@ -316,7 +319,7 @@ def _client(connector: connections.Pool, auth: Mapping[str, str]) -> aiohttp.Cli
         headers={
             "User-Agent": USER_AGENT,
             "Accept": "application/json",
-            "Accept-Encoding": "gzip, deflate",
+            **_ENCODINGS,
             **auth,
         },
         trust_env=False,
@@ -332,7 +335,10 @@ def _ways_of_a_guest(client: aiohttp.ClientSession, auth: dict[str, str]) -> dic
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         """Lay the key over what the client has found, and send the request."""
-        request.headers.update(auth)
+        request.headers.update(auth, **_ENCODINGS)
+        # Headers for all its requests would name neither the kind nor the boundary of this body.
+        if kind := getattr(request.body, "content_type", None):
+            request.headers["Content-Type"] = kind
         return await handler(request)
 
     return {"middlewares": (*getattr(client, "_middlewares", ()), with_key)}
