@@ -24,13 +24,7 @@ from ._models import MODEL, Model
 from ._request import ImageToVideo
 from ._rules import prices
 from ._rules.price_trees import PricingRuleError
-from .errors import (
-    AuthenticationError,
-    HappyHorseError,
-    NotFoundError,
-    PermissionDeniedError,
-    PriceUnavailableError,
-)
+from .errors import BadRequestError, HappyHorseError, PriceUnavailableError
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -199,6 +193,7 @@ class Pricing:
 
     async def _read_quote(self, request: ImageToVideo, quote: _Quote) -> None:
         quote.uc, why = None, f"no answer within {PATIENCE:g} s"
+        for_others = False
         with anyio.move_on_after(PATIENCE):
             try:
                 answer, date = await self._api.account_estimate(prices.question(request))
@@ -207,12 +202,12 @@ class Pricing:
                 quote.as_of, quote.good_until = now.date().isoformat(), self._clock() + fresh
                 return
             except PricingRuleError as error:
-                why = str(error)
+                why, for_others = str(error), True
             except HappyHorseError as error:
-                why = str(error)
-                # It answers nobody, or not this key; else it may still answer for other requests.
-                if isinstance(error, (NotFoundError, AuthenticationError, PermissionDeniedError)):
-                    self._no_quotes_until = self._clock() + RETRY_AFTER
+                why, for_others = str(error), isinstance(error, BadRequestError)
+        if not for_others:
+            # It answers nobody, or not this key. A sum of 26 kinds must not wait for each of them.
+            self._no_quotes_until = self._clock() + RETRY_AFTER
         quote.good_until = self._clock() + RETRY_AFTER
         logger.info(
             "the account's own price cannot be had (%s): the public one counts",

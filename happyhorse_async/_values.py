@@ -53,9 +53,19 @@ def plain(value: Any) -> Any:
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
-    if hasattr(value, "to_dict"):
+    if isinstance(value, Value):
         return value.to_dict()
+    if callable(getattr(type(value), "to_dict", None)):
+        return _by_itself(value)
     return fields_of(value) if attrs.has(type(value)) else _scalar(value)
+
+
+def _by_itself(value: Any) -> Any:
+    """Return what a value says of itself; a tag may be anything of the caller's."""
+    try:
+        return plain(value.to_dict())
+    except Exception:  # noqa: BLE001 whatever the caller's code raises
+        return str(value)
 
 
 def _scalar(value: Any) -> Any:

@@ -430,6 +430,28 @@ async def test_a_hanging_catalogue_is_not_waited_for(
     assert (await public.estimate(ImageToVideo(LINK))).source == "bundled"
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("hang-before", path=ACCOUNT, times=None),
+        quoting({"error": {"code": "internal_error", "message": "no"}}, status=500),
+        quoting("<html>"),
+    ],
+    ids=["hanging", "failing", "a gateway's page"],
+)
+async def test_who_answers_nobody_is_asked_for_one_kind_alone(
+    sandbox: Sandbox, session: Session, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    """A sum of many kinds waits once for an account's price that nobody gets, and not for each."""
+    monkeypatch.setattr("happyhorse_async._pricing.PATIENCE", 0.05)
+    sandbox.fail(fault)
+    kinds = [ImageToVideo(LINK, duration=seconds) for seconds in range(3, 16)]
+    estimate = await session.estimate(kinds)
+    assert (estimate.requests, estimate.source) == (13, "catalog")
+    asked = {call.body for call in sandbox.requests if call.path == ACCOUNT}
+    assert len(asked) <= 1
+
+
 async def test_credits_are_what_is_left(sandbox: Sandbox, session: Session) -> None:
     """credits() tells what the account has left, which a submission lowers at once."""
     before = (await session.credits()).spendable

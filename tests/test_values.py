@@ -114,6 +114,27 @@ def test_an_error_writes_all_that_it_carries() -> None:
     }
 
 
+def test_a_tag_of_another_library_is_written() -> None:
+    """A row of a data frame says of itself what JSON has nothing like; another object cannot say
+    anything without being asked in its own way. Neither may be an error of a listener.
+    """
+
+    class Row:
+        def to_dict(self) -> dict[object, object]:
+            return {1: TASK.created, "seconds": float("nan")}
+
+    class Frame:
+        def to_dict(self, orient: str) -> dict[str, object]:
+            return {}
+
+        def __str__(self) -> str:
+            return "a frame"
+
+    assert plain(Row()) == {"1": "2026-10-10T12:00:00+00:00", "seconds": None}
+    assert plain(Frame()) == "a frame"
+    assert plain(Row).startswith("<class")
+
+
 def test_every_value_of_the_front_door_writes_itself() -> None:
     """All frozen values that the service or the package gives to a caller, and all events."""
     policies = {"Budget", "Limits", "Network", "Polling", "RetryPolicy", "Timeouts"}
