@@ -202,11 +202,14 @@ class Told(NamedTuple):
 
 
 # Text, compiled with the first answer that tells a limit.
-_NUMBER = r"\s*(\d{1,15}(?:\.\d{1,9})?)"
+_NUMBER = r"\s*(\d{1,20}(?:\.\d{1,9})?)"
 _WINDOW = r";\s*w=(\d{1,9}(?:\.\d{1,9})?)"
 _FAMILIES = "ratelimit-", "x-ratelimit-"
+_LASTING = r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)(m?)s)?"
 _EPOCH = 1e9
 """A reset that is larger is a moment in Unix seconds and no duration."""
+_FINER = 1e11
+"""A moment that is larger is in milliseconds, or in a thousandth of these, and so on."""
 _LEAST_RESET = 10.0
 """Resets come in whole seconds: from so many on they tell a rate."""
 
@@ -229,15 +232,35 @@ def told_limit(headers: Mapping[str, str], date: datetime | None = None) -> Told
     return None
 
 
-def _read(said: str, family: str, headers: Mapping[str, str], date: datetime | None) -> Told | None:
-    remaining, reset = re.match(_NUMBER, said), re.match(_NUMBER, headers.get(family + "reset", ""))
-    if remaining is None or reset is None:
-        return None
-    seconds = float(reset[1])
-    if seconds > _EPOCH:
-        if date is None:
+def _seconds_until(reset: str, date: datetime | None) -> float | None:
+    """Return the seconds until a window resets. Gateways write a number, a duration such as
+    "1m30s", or a moment; of what is none of these nothing is believed.
+    """
+    lasting = re.fullmatch(_LASTING, reset) if reset else None
+    if lasting is not None:
+        hours, minutes, seconds = (float(part or 0) for part in lasting.groups()[:3])
+        return 3600 * hours + 60 * minutes + seconds / (1000 if lasting[4] else 1)
+    plain = re.match(_NUMBER + r"\s*(?:[;,]|$)", reset)
+    if plain is not None:
+        moment = float(plain[1])
+        if moment <= _EPOCH:
+            return moment
+        while moment > _FINER:
+            moment /= 1000
+    else:
+        try:
+            read = datetime.fromisoformat(reset)
+        except ValueError:
             return None
-        seconds = max(0.0, seconds - date.timestamp())
+        moment = (read if read.tzinfo is not None else read.replace(tzinfo=UTC)).timestamp()
+    return None if date is None else max(0.0, moment - date.timestamp())
+
+
+def _read(said: str, family: str, headers: Mapping[str, str], date: datetime | None) -> Told | None:
+    remaining = re.match(_NUMBER, said)
+    seconds = _seconds_until(headers.get(family + "reset", "").strip(), date)
+    if remaining is None or seconds is None:
+        return None
     limit = headers.get(family + "limit", "")
     most = re.match(_NUMBER, limit)
     window = re.search(_WINDOW, limit) or re.search(_WINDOW, headers.get(family + "policy", ""))

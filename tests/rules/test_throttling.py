@@ -378,6 +378,33 @@ def test_headers_are_read(headers: Mapping[str, str], told: Told | None) -> None
     assert told_limit(headers, datetime.fromtimestamp(1760000000, UTC)) == told
 
 
+@pytest.mark.parametrize(
+    ("reset", "seconds"),
+    [
+        ("800ms", 0.8),
+        ("5s", 5),
+        ("1m5.5s", 65.5),
+        ("1h", 3600),
+        ("5;w=60", 5),
+        ("1760000005000", 5),
+        ("1760000005000000000", 5),
+        ("2025-10-09T08:53:25Z", 5),
+        ("2025-10-09T08:53:25", 5),
+        ("2025-10-09T10:53:25+02:00", 5),
+        ("2025-10-09T08:53:19Z", 0),
+        ("2025", 2025),
+        ("2025-10", None),
+        ("soon", None),
+        ("5 apples", None),
+    ],
+)
+def test_a_reset_is_read_in_the_forms_that_gateways_have(reset: str, seconds: float | None) -> None:
+    """Durations, moments and finer units are what they say. A minute was waited for 800 ms."""
+    headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": reset}
+    told = told_limit(headers, datetime.fromtimestamp(1760000000, UTC))
+    assert (None if told is None else told.reset) == seconds
+
+
 def test_a_moment_without_the_services_time_is_not_believed() -> None:
     """The clock of this machine may be wrong by hours."""
     assert told_limit({"x-ratelimit-remaining": "6", "x-ratelimit-reset": "1760000020"}) is None
