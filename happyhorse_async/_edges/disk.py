@@ -196,19 +196,32 @@ def _anothers(folder: str, *names: str) -> str:
 def _part_problem(part: str) -> str:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     try:
-        descriptor = os.open(part, flags, 0o666)
-    except FileExistsError:
-        found = os.lstat(part)
-        if not stat.S_ISREG(found.st_mode):
-            return f"{part} is not a file"
-        return "" if os.access(part, os.R_OK | os.W_OK) else f"{part} may not be written to"
+        try:
+            os.close(os.open(part, flags, 0o666))
+        except FileExistsError:
+            return _part_problem_of(part)
     except OSError as error:
         if error.errno in NO_DESCRIPTORS:
             return ""  # that says nothing about the folder
         raise
-    os.close(descriptor)
     with suppress(FileNotFoundError):
         os.unlink(part)
+    return ""
+
+
+def _part_problem_of(part: str) -> str:
+    """Say why a part that was there a moment ago cannot be gone on with. It need not be there any
+    more: many ask about the same name at once, and each takes away what it has made.
+    """
+    try:
+        if not stat.S_ISREG(os.lstat(part).st_mode):
+            return f"{part} is not a file"
+        # Opened, for it may go between two questions: then there is no answer to believe.
+        os.close(os.open(part, os.O_RDWR | getattr(os, "O_NONBLOCK", 0)))
+    except FileNotFoundError:
+        return ""
+    except PermissionError:
+        return f"{part} may not be written to"
     return ""
 
 

@@ -645,3 +645,17 @@ async def test_a_path_is_told_as_it_was_given(
         video = await make(session, "out/../out/cat.mp4")
     assert video.path == Path("out/../out/cat.mp4")
     assert video.path.stat().st_size == video.size
+
+
+async def test_many_may_ask_about_one_folder_at_once(tmp_path: Path) -> None:
+    """The names of videos to come are alike, so many callers try the same one. What one of them
+    makes and takes away for that is no trouble of another's.
+    """
+    problems = list[str]()
+
+    def ask() -> None:
+        problems.extend(disk.file_problem(tmp_path / "a.mp4") for _ in range(1000))
+
+    await asyncio.gather(*(asyncio.to_thread(ask) for _ in range(4)))
+    assert set(problems) == {""}
+    assert names_in(tmp_path) == []
