@@ -18,6 +18,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -239,7 +240,7 @@ class PartFile:
                 self.part.replace(self.final)
             else:
                 self._publish_as_new()
-            self._note.unlink(missing_ok=True)
+            _clear_away(self._note)
         self._close_file()
         return described
 
@@ -272,7 +273,7 @@ class PartFile:
             self.check()
             self.part.rename(self.final)
             return
-        self.part.unlink(missing_ok=True)  # who looks for leftovers just then takes it away too
+        _clear_away(self.part)  # who looks for leftovers just then does so too
 
     def reject(self, page: bytes | None = None) -> Path:
         """Keep what is there, or a page that came instead, under a name beside the final one.
@@ -284,7 +285,7 @@ class PartFile:
         if sys.platform == "win32":
             self._close_file()
         kept = next(path for path in self._rejected_names() if _rename_new(self.part, path))
-        self._note.unlink(missing_ok=True)
+        _clear_away(self._note)
         self._close_file()
         return kept
 
@@ -313,6 +314,14 @@ class PartFile:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _clear_away(path: Path) -> None:
+    """Remove what is left beside a video that is in place: it does not fail for that. A virus
+    scanner, or another machine, may hold it; who looks next clears it away.
+    """
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _write_new(path: Path, data: bytes) -> bool:

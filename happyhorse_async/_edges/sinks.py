@@ -271,7 +271,8 @@ class ObjectSink(FileSink):
 
         described = await self._do(finish)
         await self._bucket.put(self._key, await self._do(self._file.content), create=self._create)
-        await self.discard()
+        with suppress(DownloadError):  # it is put: what stays here is cleared away later
+            await self.discard()
         return described
 
     async def reject(self, page: bytes | None = None) -> str:

@@ -192,6 +192,29 @@ async def test_a_file_that_appears_meanwhile_is_not_touched(
         assert (folder / f"{number}.mp4").read_text() == "mine"
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+async def test_what_cannot_be_cleared_away_fails_no_saved_video(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """A virus scanner, or another machine, may hold a part file or its note a little longer. They
+    are cleared away by whoever looks next.
+    """
+    true = Path.unlink
+    with monkeypatch.context() as patch:
+
+        def held(path: Path, missing_ok: bool = False) -> None:
+            if path.name.endswith((".part", ".part.json")):
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+            true(path, missing_ok)
+
+        patch.setattr(Path, "unlink", held)
+        task = await kit.task()
+        video = await kit.downloader.download(task, f"{folder}/", overwrite=overwrite)
+    assert (video.size, video.path.stat().st_size) == (300_000, 300_000)
+    assert leftovers(folder) == []
+    assert names_in(folder) == [video.path.name]
+
+
 async def test_a_name_whose_answer_was_lost_is_given(
     kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
