@@ -136,12 +136,19 @@ def foreign_page(
     if (name if port.isdecimal() else host) not in hosts:
         return f"the app is not served under the name {host!r}"
     origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2].lower() != host:
+    if origin is not None and not _is_of(origin.lower(), host):
         return f"the request comes from a page of {origin!r}"
     follows = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
     if not follows and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         return "the request comes from a page of another site"
     return None
+
+
+def _is_of(origin: str, host: str) -> bool:
+    scheme, _, authority = origin.partition("://")
+    # A browser leaves the usual port out; a proxy in front of the app may write it.
+    usual = {"http": ":80", "https": ":443"}.get(scheme, "")
+    return authority.removesuffix(usual) == host.removesuffix(usual)
 
 
 def _task_id(body: bytes) -> str | None:

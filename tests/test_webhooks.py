@@ -414,6 +414,25 @@ def test_an_app_may_be_served_under_its_own_name() -> None:
     assert foreign_page({"host": OWN}, hosts=hosts) is not None
 
 
+@pytest.mark.parametrize(
+    ("origin", "host", "own"),
+    [
+        ("https://app.example.com", "app.example.com:443", True),
+        ("http://app.example.com", "app.example.com:80", True),
+        ("https://app.example.com", "app.example.com:80", False),
+        ("https://app.example.com:8443", "app.example.com:443", False),
+        ("http://app.example.com", "app.example.com:8000", False),
+        ("null", "app.example.com", False),
+    ],
+)
+def test_a_proxy_may_write_the_usual_port(origin: str, host: str, own: bool) -> None:
+    """A browser leaves it out of both headers, and some proxies put it into one. Any other port is
+    another app's.
+    """
+    said = foreign_page({"host": host, "origin": origin}, hosts={"app.example.com"}, method="POST")
+    assert (said is None) is own
+
+
 @pytest.mark.parametrize("hosts", ["app.example.com", ["app.example.com"]])
 def test_one_host_is_one_name(hosts: str | list[str]) -> None:
     """Given as a text, parts of it are no names of the app: a name such as "e" may be anybody's."""

@@ -160,8 +160,17 @@ class Spans:
                 if lifecycle.is_final(task):
                     self._finish(one, task)
 
+    def stop(self) -> None:
+        """End every span that is open, since no more ends will be heard."""
+        self.close()
+        for one in self._open.values():
+            if one.span is not None:
+                one.span.end()
+        self._open.clear()
+        self._waits.clear()
+
     def close(self) -> None:
-        """End every span that is open; may be called twice."""
+        """End every generation that is open; may be called twice."""
         held = [one.generation for one in self._open.values() if one.generation is not None]
         accepted = [one for several in self._by_task.values() for one in several]
         for one in (*self._by_key.values(), *accepted, *held):

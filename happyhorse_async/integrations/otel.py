@@ -79,7 +79,7 @@ def instrument(
         """Hear of nothing any more, and end the spans that are open."""
         for end in endings:
             end()
-        spans.close()
+        spans.stop()
 
     return stop
 

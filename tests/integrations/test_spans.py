@@ -487,3 +487,26 @@ async def test_a_generation_that_a_listener_starts_is_one_of_its_own(
         (None, True),
         (None, False),
     ]
+
+
+async def test_who_stops_listening_leaves_no_span_open(
+    sandbox: Sandbox, session: Session, traces: Traces
+) -> None:
+    """An exporter is told of ended spans alone. So a wait that goes on is ended as well, and not
+    only the generations.
+    """
+    stop = instrument(session, tracer_provider=traces.provider)
+    accepted = await session.submit(LINK)
+    async with open_session(sandbox) as other:
+        stop_other = instrument(other, tracer_provider=traces.provider)
+        waiting = asyncio.ensure_future(other.task(accepted.id).wait())
+        while not sandbox.count("GET", f"/v1/tasks/{accepted.id}"):
+            await asyncio.sleep(0)
+        assert not traces.named("happyhorse.wait")
+        stop_other()
+        assert traces.only("happyhorse.wait")
+        sandbox.finish()
+        await waiting
+    stop()
+    assert len(traces.named("happyhorse.wait")) == 2
+    assert len(traces.named("generate_content")) == 1
