@@ -117,8 +117,15 @@ def _space(folder: Path) -> Finding:
 
 def _locks(folder: Path) -> Finding:
     """Take a batch's lock in a folder beside, and write a database there."""
-    import sqlite3
-
+    try:
+        import sqlite3
+    except ImportError as error:  # as where Python was built without the headers of SQLite
+        return Finding(
+            check="locks",
+            ok=False,
+            fact=f"this Python has no SQLite ({error}), which batches need",
+            next_step="Install SQLite's development files, then Python anew, or take another one.",
+        )
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".happyhorse-doctor-") as name:
             lock = FolderLock(Path(name))

@@ -308,6 +308,18 @@ async def test_the_doctor_names_a_host_that_speaks_something_else(
     assert f"FAILS API host          {url}: its answer is no HTTP" in ran.out, ran.out
 
 
+def test_the_doctor_names_a_python_without_sqlite(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Pythons that are built on the machine itself often lack it, and batches need it."""
+    from happyhorse_async.cli._checks import _locks
+
+    assert _locks(tmp_path).ok is True
+    monkeypatch.setitem(sys.modules, "sqlite3", None)
+    found = _locks(tmp_path)
+    assert (found.ok, "no SQLite" in found.fact, bool(found.next_step)) == (False, True, True)
+
+
 def test_the_doctor_knows_the_administrators_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a user may open no more files than too few, no command of the user's is advised."""
     import resource
