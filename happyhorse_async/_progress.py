@@ -72,6 +72,9 @@ class Board:
         self._rows: dict[str, Line] = {}
         self._keys: dict[str, str] = {}
         """Rows by task id, of those that are kept."""
+        self._ended: dict[str, None] = {}
+        """Keys of the rows that have ended, in that order. To look for them among ten thousand rows
+        would hold up the event loop at each end."""
         self._hidden: Counter[str] = Counter()
         """Those that have no line any more, by kind."""
         self._begun = time.monotonic()
@@ -109,6 +112,7 @@ class Board:
     def _downloading(self, event: Downloading) -> None:
         row = self._row(event)
         row.state, row.kind = "downloading", "going on"
+        self._ended.pop(self._key(event), None)
         share = event.received / (event.total or event.received or 1)
         row.percent = MADE + (100 - MADE) * share
 
@@ -136,9 +140,14 @@ class Board:
         row.state, row.kind = state, kind
         if kind != "failed":
             row.percent = MADE if kind == "made" else 100.0
-        ended = [key for key, one in self._rows.items() if one.kind in ("saved", "failed")]
-        for key in ended[:-MOST_ROWS]:
-            hidden = self._rows.pop(key)
+        key = self._key(event)
+        self._ended.pop(key, None)
+        if kind != "made":
+            self._ended[key] = None
+        if len(self._ended) > MOST_ROWS:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            hidden = self._rows.pop(oldest)
             self._hidden[hidden.kind] += 1
             self._keys.pop(hidden.task_id, None)
 

@@ -16,7 +16,13 @@ from rich.console import Console
 from happyhorse_async import ImageToVideo, Session, Task, TaskFailedError, _progress
 from happyhorse_async._progress import MOST_ROWS, Board, page
 from happyhorse_async.errors import InvalidRequestError
-from happyhorse_async.events import Failed, SubmissionFailed, Submitted, Submitting
+from happyhorse_async.events import (
+    Downloading,
+    Failed,
+    SubmissionFailed,
+    Submitted,
+    Submitting,
+)
 from happyhorse_async.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
@@ -126,6 +132,27 @@ def test_what_has_ended_is_forgotten() -> None:
         board.take(Failed(task=attrs.evolve(task, status="failed")))
     assert board.summary.startswith("100 failed, ")
     assert len(board._rows) == len(board._keys) == MOST_ROWS
+
+
+def test_a_video_that_is_fetched_again_goes_on_again() -> None:
+    """Its line is not hidden meanwhile, however many others end, and it is counted once."""
+    board, request = Board(), ImageToVideo(image=LINK)
+
+    def failed(number: int) -> None:
+        key = f"key-{number:016}"
+        board.take(Submitting(idempotency_key=key, request=request))
+        error = InvalidRequestError(["no"])
+        board.take(SubmissionFailed(idempotency_key=key, error=error))
+
+    failed(0)
+    again = Downloading(
+        idempotency_key=f"key-{0:016}", task_id=None, path="a.mp4", received=1, total=2
+    )
+    board.take(again)
+    for number in range(1, 3 * MOST_ROWS):
+        failed(number)
+    assert "downloading" in {line.state for line in board.lines}
+    assert board.summary.startswith(f"{3 * MOST_ROWS - 1} failed, 1 going on")
 
 
 def test_thousands_of_tasks_are_few_lines() -> None:
