@@ -92,11 +92,12 @@ async def _account(*, sandbox: bool) -> AsyncIterator[Finding]:
             more={"error": type(error).__name__, "code": code},
         )
         return
-    limit = (
-        "no limit of its own"
-        if left.key_unlimited
-        else f"{money(left.key_remaining)} left of its own limit"
-    )
+    if left.key_unlimited:
+        limit = "no limit of its own"
+    elif left.key_remaining is None:
+        limit = "nothing is said of a limit of its own"
+    else:
+        limit = f"{money(left.key_remaining)} left of its own limit"
     enough = bool(left.spendable)
     yield Finding(
         check="key",

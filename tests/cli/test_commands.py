@@ -332,6 +332,17 @@ def test_the_doctor_knows_the_administrators_limit(monkeypatch: pytest.MonkeyPat
     assert _descriptors().next_step.endswith("ulimit -n 1024")
 
 
+def test_the_doctor_says_nothing_wrong_of_a_proxy_over_tls() -> None:
+    """It cannot speak through one, and a session can: so no check fails for that."""
+    from happyhorse_async import Network
+    from happyhorse_async._edges.connections import Route
+    from happyhorse_async.cli._checks import _host
+
+    route = Route(Network(trust_env=False, proxy="https://proxy.example.com:3129"))
+    [found] = _host("API host", "https://api.example.com", route)
+    assert (found.ok, "over TLS" in found.fact) == (None, True)
+
+
 def test_the_doctor_knows_addresses_of_proxy_tools() -> None:
     """A name that answers with a fake-IP address is a note with the option that allows it."""
     from happyhorse_async import Network
