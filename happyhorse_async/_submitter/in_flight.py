@@ -110,6 +110,8 @@ class InFlight:
     failure: HappyHorseError | None = None
     """Why it was refused or is in doubt; before that, why its last attempt failed."""
     earlier: Earlier | None = None
+    aged: bool = False
+    """Its key was sent so long ago that a service which keeps keys may have forgotten it."""
     left_at: float | None = None
     """When the first attempt left that may have been accepted, by the event loop's clock."""
     _heard: tuple[Answer, float] | None = attrs.field(init=False, default=None)
@@ -410,7 +412,7 @@ class InFlight:
     async def _check(self) -> None:
         """Look for it before it is sent again: a service that keeps no keys would be paid twice."""
         shared = self.shared
-        if shared.proof.shown:
+        if shared.proof.shown and not self.aged:
             self._to(SubmissionStage.WAITING)
             return
         sent_here = self.key in shared.known.doubts
@@ -437,13 +439,18 @@ class InFlight:
         return left + FRESH - self.shared.loop.time()
 
     async def _ask(self) -> None:
-        """Ask the service whether it keeps keys, and send it again only if it does."""
-        proof = self.shared.proof
-        answer = await proof.ask(self.key, by_user=self._by_user)
+        """Ask the service whether it keeps keys, and send it again only if it does. Of an old key
+        it is asked whether it still has that very one.
+        """
+        proof, has_it = self.shared.proof, False
+        if self.aged:
+            answer, has_it = await proof.ask_of(self.key)
+        else:
+            answer = await proof.ask(self.key, by_user=self._by_user)
         if answer is not None:
             # It looks at keys alone: whatever it answers with is the task of this one.
             self._take(answer)
-        elif proof.shown:
+        elif has_it or (proof.shown and not self.aged):
             self._to(SubmissionStage.WAITING)
         else:
             await self._stay_unproven()
@@ -454,7 +461,7 @@ class InFlight:
         """
         shared = self.shared
         if self.found.why == NOT_YET and self.key not in shared.known.doubts:
-            while (early := self._early()) > 0 and not shared.proof.shown:
+            while (early := self._early()) > 0 and (self.aged or not shared.proof.shown):
                 if not await shared.closing.pause(min(early, GLANCE)):
                     break
             else:
@@ -473,9 +480,10 @@ class InFlight:
     def _leave_in_doubt(self) -> None:
         """Not send it again, because that could be paid twice."""
         found = self.found
+        why = "keeps this idempotency key still" if self.aged else "keeps idempotency keys"
         self.failure = self._doubt(
             "an earlier process may have sent this request. It was not sent again, because "
-            f"this service has not shown that it keeps idempotency keys; {_listed(found)}",
+            f"this service has not shown that it {why}; {_listed(found)}",
             found.candidates,
             retryable=bool(found.why),
         )

@@ -65,9 +65,7 @@ class KeyProof:
         Codes were seen as integers once: then either of them is 409. A 409 with another number, or
         with none, may be a firewall's and proves nothing.
         """
-        if isinstance(error, APIStatusError) and error.own_body:
-            known = error.code in (retry.CONFLICT, retry.PENDING_OUTCOME)
-            self.shown = self.shown or known or (error.status == 409 and error.code == "409")
+        self.shown = self.shown or _knows_key(error)
 
     def offer(self, sample: tuple[str, str] | None) -> None:
         """Take a key to ask with that has become a task, and the task's id; the first counts."""
@@ -125,6 +123,23 @@ class KeyProof:
                     break
         return None
 
+    async def ask_of(self, key: str) -> tuple[Answer | None, bool]:
+        """Ask whether the service still has a key, whatever it has shown of others: most forget
+        them after a day. Return an answer that gave its task, and whether the service has it.
+        """
+        for attempt in range(1, self._policy.attempts + 1):
+            began = asyncio.get_running_loop().time()
+            heard = await self._ask_once(key)
+            if not isinstance(heard, HappyHorseError):
+                took = asyncio.get_running_loop().time() - began
+                return (heard[0] if self._believed(*heard, None, took) else None), False
+            if _knows_key(heard):
+                return None, True
+            pause = retry.pause_before(self._policy, attempt, heard, random.random())
+            if self._is_final(heard) or not await self._closing.pause(pause):
+                break
+        return None, False
+
     def _believed(
         self, answer: Answer, task: Task, sample: tuple[str, str] | None, took: float
     ) -> bool:
@@ -161,6 +176,14 @@ class KeyProof:
         """Whether the service itself has refused, so that it would refuse again."""
         refused = retry.certainty_of(error) is retry.Certainty.REFUSED
         return refused and not isinstance(error, RateLimitError)
+
+
+def _knows_key(error: HappyHorseError) -> bool:
+    """Whether only a service that has had the key refuses so."""
+    if not isinstance(error, APIStatusError) or not error.own_body:
+        return False
+    known = error.code in (retry.CONFLICT, retry.PENDING_OUTCOME)
+    return known or (error.status == 409 and error.code == "409")
 
 
 def _is_old(created: datetime | None, answered: datetime | None, took: float) -> bool:

@@ -29,6 +29,7 @@ LONGEST_PAUSE = 2.0
 """Seconds between two looks at most."""
 MOST_PAGES = 20
 """Pages of 50 tasks that one look reads at most."""
+TOO_LONG = f"it may stand beyond the newest {50 * MOST_PAGES:,} tasks, which were looked through"
 MOST_CANDIDATES = 50
 """Tasks that are compared with one submission at most: the newest."""
 ROUNDING = timedelta(seconds=1)
@@ -83,6 +84,7 @@ class Reconciler:
         self._looking += 1
         try:
             found: list[Task | TaskSummary] = []
+            whole = True
             for look in range(LOOKS):
                 if look:
                     # What was found may be claimed by a response that is still to come; what was
@@ -90,8 +92,9 @@ class Reconciler:
                     await self._closing.pause(self._pause)
                     found = [task for task in found if not lost.claimed(task.id)]
                 if not found:
-                    found = await self._look(lost)
-            return self._judge(lost, found)
+                    found, whole = await self._look(lost)
+            findings = self._judge(lost, found)
+            return findings if whole else findings._replace(only=None, why=TOO_LONG)
         except NotFoundError:
             return Findings(why="this server has no list of tasks to look for it in")
         except HappyHorseError as error:
@@ -113,9 +116,9 @@ class Reconciler:
             only=lone if isinstance(lone, Task) and lone.created is not None else None,
         )
 
-    async def _look(self, lost: LostSubmission) -> list[Task | TaskSummary]:
+    async def _look(self, lost: LostSubmission) -> tuple[list[Task | TaskSummary], bool]:
         """Return the tasks of nobody in the time that counts; as the list shows them where they
-        cannot be read.
+        cannot be read. And whether the list was read so far back.
         """
         asked = self._loop.time()
         async with self._turn:
@@ -127,8 +130,9 @@ class Reconciler:
             listed = [item for item in reading.items.values() if not lost.claimed(item.id)]
             near = [item for item in listed if _in(start, listed_at(item), end)][:MOST_CANDIDATES]
             await self._read_tasks(reading, [item.id for item in near])
+            whole = reading.ended or reading.reaches(start)
         tasks = [reading.tasks.get(item.id) or item for item in near]
-        return [task for task in tasks if _in(start, _created(task), end)]
+        return [task for task in tasks if _in(start, _created(task), end)], whole
 
     async def _begin(self, model: str) -> _Reading:
         began = self._loop.time()

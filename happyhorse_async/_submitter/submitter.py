@@ -45,6 +45,9 @@ logger = logging.getLogger("happyhorse_async")
 MARGIN = 60.0
 """Seconds by which this machine's clock may have been set since an earlier process sent a key."""
 
+KEY_LIFE = 12 * 3600.0
+"""Seconds after which a service that keeps keys may have forgotten one. A day is usual."""
+
 _KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
 
 
@@ -354,6 +357,7 @@ class Submitter:
             # Clocks are set now and then: a window that is too narrow would hide the task.
             ago = max(0.0, time.time() - earlier.since) + MARGIN
             sub.left_at = self._shared.loop.time() - ago
+            sub.aged = ago > KEY_LIFE
         if earlier is not None:
             self._shared.proof.offer(earlier.known)
             if earlier.look:

@@ -95,7 +95,7 @@ MUTATIONS = (
     Mutation(
         "what an earlier process sent is sent again blindly",
         "_submitter/in_flight.py",
-        "        if shared.proof.shown:\n"
+        "        if shared.proof.shown and not self.aged:\n"
         "            self._to(SubmissionStage.WAITING)\n            return\n",
         "        self._to(SubmissionStage.WAITING)\n        return\n",
     ),
@@ -108,8 +108,8 @@ MUTATIONS = (
     Mutation(
         "an integer code shows no keys",
         "_submitter/key_proof.py",
-        'self.shown = self.shown or known or (error.status == 409 and error.code == "409")',
-        "self.shown = self.shown or known",
+        'return known or (error.status == 409 and error.code == "409")',
+        "return known",
     ),
     Mutation(
         "a cancelled caller's task is no orphan",

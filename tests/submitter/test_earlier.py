@@ -369,6 +369,46 @@ async def test_a_noted_time_counts_only_while_the_clocks_agree() -> None:
         assert sandbox.paid == 1
 
 
+@pytest.mark.parametrize("forgotten", [True, False])
+async def test_no_newer_key_speaks_for_an_old_one(forgotten: bool) -> None:
+    """Services that keep keys forget them, after a day for example. So of an old key it is asked
+    whether the service has that very one still; else the list's word counts.
+    """
+    async with sandbox_with() as sandbox:
+        await lost(sandbox)
+        if forgotten:
+            sandbox._service.world._keys.clear()
+        async with open_session(sandbox, retry=QUICK) as session:
+            session._open().submitter._shared.proof.shown = True
+            asked = again(session, earlier=Earlier(since=time.time() - 25 * 3600))
+            if forgotten:
+                with pytest.raises(SubmissionOutcomeUnknownError, match="this idemp") as unknown:
+                    await asked
+                assert unknown.value.candidates == (sandbox.tasks[0].id,)
+            else:
+                assert (await asked).replayed
+        assert sandbox.paid == 1
+
+
+async def test_a_list_that_is_too_long_to_look_through_proves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A task may stand behind the newest ones, all of which are known to be others'."""
+    monkeypatch.setattr(reconcile, "MOST_PAGES", 1)
+    async with sandbox_with(idempotency=False) as sandbox:
+        sent = time.time()
+        await lost(sandbox)
+        mine = sandbox.tasks[0].id
+        sandbox.advance(5)
+        async with open_session(sandbox, retry=QUICK) as session:
+            for seed in range(1, 52):
+                await session.submit(REQUEST.image, seed=seed)
+            earlier = Earlier(since=sent, claimed=lambda task_id: task_id != mine)
+            with pytest.raises(SubmissionOutcomeUnknownError, match="beyond the newest"):
+                await again(session, earlier=earlier)
+        assert sandbox.paid == 52
+
+
 async def test_at_the_users_word_the_service_is_asked_without_replays_too() -> None:
     """RetryPolicy(replays=0) sends nothing again by itself; Earlier(by_user=True) may."""
     async with sandbox_with() as sandbox:
