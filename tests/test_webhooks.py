@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, MutableMapping
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -431,6 +431,32 @@ def test_a_proxy_may_write_the_usual_port(origin: str, host: str, own: bool) -> 
     """
     said = foreign_page({"host": host, "origin": origin}, hosts={"app.example.com"}, method="POST")
     assert (said is None) is own
+
+
+async def test_a_middleware_may_have_read_the_body(server: Server) -> None:
+    """As one that logs requests does: the callback is taken all the same."""
+
+    @web.middleware
+    async def reading(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        await request.read()
+        return await handler(request)
+
+    app = web.Application(middlewares=[reading])
+    app.add_routes([webhook_route("/hooks", server.webhooks)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        url = f"http://{host}:{port}/hooks/{token_of(server.session)}"
+        async with aiohttp.ClientSession() as client:
+            for body, status in ((b'{"id": "task-unified-1"}', 204), (b"", 400)):
+                async with client.post(url, data=body) as answer:
+                    assert answer.status == status
+    finally:
+        await runner.cleanup()
 
 
 @pytest.mark.parametrize("hosts", ["app.example.com", ["app.example.com"]])

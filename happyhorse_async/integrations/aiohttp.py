@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 
 from aiohttp import web
@@ -24,11 +24,19 @@ def webhook_route(
 
     async def take(request: web.Request) -> web.Response:
         """Answer one callback as the receiver says."""
-        token, chunks = request.match_info["token"], request.content.iter_any()
+        token = request.match_info["token"]
         try:
-            status = await receiver_of(request).receive_stream(token, chunks)
+            status = await receiver_of(request).receive_stream(token, _body(request))
         except (ConnectionError, web.RequestPayloadError):
             status = HTTPStatus.BAD_REQUEST  # it broke off, and the service comes again
         return web.Response(status=status)
 
     return web.post(f"{path.rstrip('/')}/{{token}}", take)
+
+
+async def _body(request: web.Request) -> AsyncIterator[bytes]:
+    if request.content.at_eof():
+        yield await request.read()  # a middleware may have read it, and aiohttp has kept it
+        return
+    async for chunk in request.content.iter_any():
+        yield chunk
