@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any, Literal, NamedTuple
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from ._account import Estimate, Source
@@ -33,6 +34,9 @@ PATIENCE = 10.0
 up a submission for long."""
 RETRY_AFTER = 600.0
 """Seconds until something is asked for again that could not be had."""
+
+SLICE = 500
+"""Requests that are summed up in one turn of the event loop: making each takes microseconds."""
 
 Kind = tuple[str, int, str]
 """What a price depends on: model, duration and quality."""
@@ -133,7 +137,9 @@ class Pricing:
         """
         counts = Counter[Kind]()
         first: dict[Kind, ImageToVideo] = {}
-        for request in requests:
+        for number, request in enumerate(requests, 1):
+            if number % SLICE == 0:
+                await anyio.lowlevel.checkpoint()  # others have their turn
             kind = _kind(request)
             counts[kind] += 1
             first.setdefault(kind, request)

@@ -122,6 +122,23 @@ async def test_an_estimate_of_many_is_their_sum(session: Session) -> None:
     assert (none.requests, none.credits) == (0, 0)
 
 
+async def test_a_long_estimate_leaves_others_their_turn(public: Session) -> None:
+    """A hundred thousand requests, made as they are asked for, take a third of a second."""
+    await public.estimate(LINK)  # what follows waits for no answer
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    estimate = await public.estimate(ImageToVideo(LINK, seed=seed) for seed in range(1, 20_001))
+    task.cancel()
+    assert (estimate.requests, turns >= 30) == (20_000, True)
+
+
 async def test_an_estimate_takes_what_a_submission_takes(public: Session) -> None:
     """An image with fields, several of them, or requests; no file is read for a price."""
     nine = await public.estimate(ImageToVideo(LINK, duration=9))
