@@ -42,6 +42,12 @@ def not_found_window(
 
 
 @fault("before", path=SUBMIT)
+def unlisted(act: Act, *, seconds: Span = 60.0) -> None:
+    """Leave the task out of the list for so long from its acceptance on, while reads have it."""
+    _change(act, unlisted=(*act.call.quirks.unlisted, Window(0.0, seconds)))
+
+
+@fault("before", path=SUBMIT)
 def false_failure(act: Act, *, seconds: Span = 10.0, at: Span = 0.0) -> None:
     """Say that the task has failed for so long, from `at` seconds after its acceptance on.
 

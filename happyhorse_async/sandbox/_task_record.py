@@ -72,6 +72,8 @@ class Quirks:
     output_seconds: int | None = None
     """The length of its video; None: what was asked for."""
     hidden: tuple[Window, ...] = ()
+    unlisted: tuple[Window, ...] = ()
+    """When the list alone leaves it out."""
     false_failures: tuple[Window, ...] = ()
     """When it reads as failed, and goes on after that."""
     results_late: float = 0.0
@@ -152,9 +154,10 @@ class TaskRecord:
 
     def is_hidden(self, now: float, *, in_list: bool = False) -> bool:
         """Return whether the service denies the task right now."""
-        return self._is_in(
-            now, (each for each in self.quirks.hidden if not (in_list and each.listed))
-        )
+        quirks = self.quirks
+        if in_list and self._is_in(now, quirks.unlisted):
+            return True
+        return self._is_in(now, (each for each in quirks.hidden if not (in_list and each.listed)))
 
     def seems_failed(self, now: float) -> bool:
         """Return whether the service says right now that it has failed, and is wrong."""

@@ -200,3 +200,13 @@ async def test_a_lagging_replica_shows_a_task_as_it_was(wire: Wire) -> None:
     [row] = (await wire.get("/v1/tasks")).json["data"]
     assert (row["status"], row["has_results"]) == ("processing", False)
     assert (await wire.task(task_id))["status"] == "completed"
+
+
+async def test_a_list_that_lags_lacks_a_task_that_reads_have(wire: Wire) -> None:
+    """The list leaves a new task out for a while; a read has it at once."""
+    wire.sandbox.fail(Fault("unlisted", seconds=60))
+    task_id = await wire.accepted()
+    assert (await wire.task(task_id))["id"] == task_id
+    assert (await wire.get("/v1/tasks")).json["data"] == []
+    wire.sandbox.advance(60)
+    assert [row["id"] for row in (await wire.get("/v1/tasks")).json["data"]] == [task_id]

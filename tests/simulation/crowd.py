@@ -64,6 +64,8 @@ class Crowd(Night):
             )
             for n in range(count)
         ]
+        self.on_the_way: frozenset[str] = frozenset()
+        """Keys that a killed process may have sent right before its end."""
         self.outages()
         self.clock_steps()
         self.neighbours()
@@ -86,12 +88,16 @@ class Crowd(Night):
         if not (disturbed and kill and self.may("kill")):
             steps = None
         self.world.note(f"{name} begins")
+        self.sent.clear()
         self.world.run(
             loop, self._callers(disturbed), until=lambda: steps is not None and loop.steps >= steps
         )
         if steps is not None and loop.steps >= steps:
             self.kill(loop)
+            # What the dead process has sent may arrive now, and the next one knows nothing of it.
+            self.on_the_way = frozenset(self.sent - self.paid_keys())
         else:
+            self.on_the_way = frozenset()
             self.world.settle(5)
             laws.nothing_left(leftovers_of(loop), name)
             self.world.loops.remove(loop)
@@ -99,7 +105,7 @@ class Crowd(Night):
 
     async def _callers(self, disturbed: bool) -> None:
         before = {task.id for task in self.tasks}
-        paid = self.paid_keys()
+        paid = self.paid_keys() | self.on_the_way
         async with self.session() as session:
             session.subscribe(lambda event: self._heard(event.error, paid), Retrying)
             callers = [
@@ -155,14 +161,14 @@ class Crowd(Night):
             if (
                 key is not None
                 and task.id not in before
-                and not ({key} & {*orphans, *in_doubt} or task.id in told)
+                and not ({key} & {*orphans, *in_doubt, *self.on_the_way} or task.id in told)
             ):
                 self.break_law("a paid task that nobody was told of", f"{task.id} {key}")
 
     async def _call(self, session: Any, wish: Wish) -> None:
         if wish.given_up.startswith("final"):
             return
-        before, fresh = self.paid_keys(), wish.task_id is None
+        before, fresh = self.paid_keys() | self.on_the_way, wish.task_id is None
         try:
             await self._try(session, wish)
         except TaskNotFoundError as error:

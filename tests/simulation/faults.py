@@ -90,6 +90,7 @@ KINDS: dict[str, tuple[str, Details]] = {
         "false-failure",
         lambda c: {"seconds": c.choice([3, 12]), "at": c.choice([0, 30])},
     ),
+    "unlisted": ("unlisted", lambda c: {"seconds": c.choice([5, 60, 300])}),
     "stale": ("stale", lambda c: {"probability": c.choice([0.1, 0.5])}),
     "stale-replay": (
         "stale",
@@ -119,6 +120,13 @@ KINDS: dict[str, tuple[str, Details]] = {
     "label": ("label", _none),
     "compressed": ("compressed", _none),
     "tail": ("tail", _none),
+    "slow-bytes": (
+        "slow-bytes",
+        lambda c: {"path": "/results*", "chunk": 256, "interval": c.choice([0.1, 5, 40])},
+    ),
+    "json": ("json", _none),
+    "redirect": ("redirect", lambda c: {"status": c.choice([301, 302, 303, 307, 308])}),
+    "output-length": ("output-length", _none),
     "expire": ("expire", lambda c: {"status": c.choice([403, 404, 410]), "fresh": True}),
     # Words and numbers.
     "fail-task": (
@@ -130,6 +138,10 @@ KINDS: dict[str, tuple[str, Details]] = {
     "odd-number": ("odd-number", lambda c: {"value": c.choice([-1, 0, 1e305, "NaN", 5e-324])}),
     "surrogate": ("surrogate", _none),
     "escapes": ("escapes", _none),
+    "skew": ("skew", lambda c: {"seconds": c.choice([-86_400, -60, 600, 1e6])}),
+    "unknown-fields": ("unknown-fields", _none),
+    "unknown-receipt": ("unknown-receipt", _none),
+    "odd-charge": ("odd-charge", lambda c: {"factor": c.choice([0, 0.5, 3])}),
     "price": ("price", lambda c: {"factor": c.choice([2, 10])}),
 }
 """What can go wrong with the service: the sandbox's fault, and its details."""

@@ -80,6 +80,8 @@ class Night:
         self.features: Features
         self.errors: list[tuple[HappyHorseError, frozenset[str]]] = []
         """What was raised or told, with the keys that were paid for at that moment."""
+        self.sent: set[str] = set()
+        """Keys that were sent; forgotten when a new process begins."""
         self.logged: list[str] = []
         self.kills = 0
         self.is_calm = False

@@ -25,6 +25,8 @@ from tests.simulation.night import Night, leftovers_of
 
 HOPELESS = "hopeless"
 """The id of a row that no video can be made of."""
+ODD_PRICES = {"price", "odd-number", "odd-charge", "output-length"}
+"""Faults after which videos cost what nobody can know before."""
 MOST_LIVES = 5
 FRAME = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 300, 300, 8, 2, 0, 0, 0, 0)
 """The head of the smallest first frame that the service takes; what follows makes it another."""
@@ -124,7 +126,7 @@ class Overnight(Night):
 
     def _keep_to_the_budget(self) -> None:
         """Check that no more was promised than the budget has, while prices are what they seem."""
-        if self.budget is None or {"price", "odd-number"} & set(self.faults):
+        if self.budget is None or ODD_PRICES & {*self.faults}:
             return
         paid = [task for task in self.tasks if task.status not in ("failed", "cancelled")]
         laws.require(len(paid) <= self.cap, "the budget is passed", f"{len(paid)} of {self.cap}")

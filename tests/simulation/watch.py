@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from happyhorse_async._rules.lifecycle import JOB_TRANSITIONS
-from happyhorse_async._submitter.in_flight import STAGES, InFlight
+from happyhorse_async._submitter.in_flight import STAGES, InFlight, SubmissionStage
 from happyhorse_async.batch._steps import Steps
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def _noting(
         before = was(sub)
         true(sub, stage)
         night.visited.add(f"{before}>{stage}")
+        if stage == SubmissionStage.SENT:
+            night.sent.add(sub.key)
 
     return to
 
