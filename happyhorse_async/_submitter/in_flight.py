@@ -25,7 +25,7 @@ from ..errors import (
 )
 from .gate import Group
 from .key_proof import REPLAYED
-from .reconcile import EVER, Findings, LostSubmission
+from .reconcile import EVER, TOO_LONG, Findings, LostSubmission
 from .shared import UNKNOWN_TO_US, Acceptance, Earlier, Shared
 
 FRESH = 60.0
@@ -485,7 +485,7 @@ class InFlight:
             "an earlier process may have sent this request. It was not sent again, because "
             f"this service has not shown that it {why}; {_listed(found)}",
             found.candidates,
-            retryable=bool(found.why),
+            retryable=found.why not in ("", TOO_LONG),  # a list does not become shorter
         )
         self._to(SubmissionStage.IN_DOUBT)
 

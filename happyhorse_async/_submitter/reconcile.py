@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._concurrency import Closing
@@ -30,8 +31,6 @@ LONGEST_PAUSE = 2.0
 MOST_PAGES = 20
 """Pages of 50 tasks that one look reads at most."""
 TOO_LONG = f"it may stand beyond the newest {50 * MOST_PAGES:,} tasks, which were looked through"
-MOST_CANDIDATES = 50
-"""Tasks that are compared with one submission at most: the newest."""
 ROUNDING = timedelta(seconds=1)
 """The service's times are whole seconds, cut off."""
 LARGEST_SKEW = timedelta(seconds=30)
@@ -128,7 +127,7 @@ class Reconciler:
             start, end = _window(lost, reading)
             await self._read_back(reading, start)
             listed = [item for item in reading.items.values() if not lost.claimed(item.id)]
-            near = [item for item in listed if _in(start, listed_at(item), end)][:MOST_CANDIDATES]
+            near = [item for item in listed if _in(start, listed_at(item), end)]
             await self._read_tasks(reading, [item.id for item in near])
             whole = reading.ended or reading.reaches(start)
         tasks = [reading.tasks.get(item.id) or item for item in near]
@@ -152,18 +151,19 @@ class Reconciler:
     async def _read_tasks(self, reading: _Reading, ids: list[str]) -> None:
         """Read the tasks themselves: the list shows little of them."""
         wanted = [task_id for task_id in ids if task_id not in reading.tasks]
-        if not wanted:
-            return
-        try:
-            raw = await self._api.retrying(
-                lambda: self._api.read_raw_tasks_once(wanted), "looking for lost submissions"
-            )
+        for first in range(0, len(wanted), wire.BATCH_SIZE):
+            some = wanted[first : first + wire.BATCH_SIZE]
+            try:
+                raw = await self._api.retrying(
+                    partial(self._api.read_raw_tasks_once, some), "looking for lost submissions"
+                )
+            except HappyHorseError:
+                # Servers may lack that call. One is worth a call of its own; of many, what the list
+                # shows has to do.
+                if not first:
+                    reading.tasks[some[0]] = await self._read_one(some[0])
+                return
             reading.tasks |= {task_id: wire.task_of(value) for task_id, value in raw.items()}
-        except HappyHorseError:
-            # Servers may lack that call. One is worth a call of its own; of many, what the list
-            # shows has to do.
-            for task_id in wanted[:1]:
-                reading.tasks[task_id] = await self._read_one(task_id)
 
     async def _read_one(self, task_id: str) -> Task | None:
         try:

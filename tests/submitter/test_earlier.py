@@ -354,6 +354,30 @@ async def test_tasks_of_others_and_older_ones_are_no_candidates(
         assert sandbox.paid == 4
 
 
+async def others(sandbox: Sandbox, count: int) -> None:
+    """Let another program buy other videos from the same account."""
+    async with open_session(sandbox) as program:
+        other = ImageToVideo("https://example.com/other.png", duration=9)
+        await asyncio.gather(*(program.submit(other) for _ in range(count)))
+
+
+@pytest.mark.parametrize("batch", [True, False])
+async def test_a_task_behind_many_others_is_found(batch: bool) -> None:
+    """However many tasks the account has been given since, the one that it can be is a candidate,
+    and a service without keys is not paid twice.
+    """
+    async with sandbox_with(idempotency=False, batch=batch) as sandbox:
+        await lost(sandbox)
+        [mine] = sandbox.tasks
+        await others(sandbox, 110)
+        paid = sandbox.paid
+        async with open_session(sandbox, retry=QUICK) as session:
+            with pytest.raises(SubmissionOutcomeUnknownError) as caught:
+                await again(session, earlier=Earlier(since=time.time() - 60))
+    assert mine.id in caught.value.candidates
+    assert sandbox.paid == paid
+
+
 async def test_a_noted_time_counts_only_while_the_clocks_agree() -> None:
     """A service whose clock has run ahead since the key was sent shows its task as long past: by
     the noted time alone it would be overlooked, and paid for twice.
@@ -404,8 +428,9 @@ async def test_a_list_that_is_too_long_to_look_through_proves_nothing(
             for seed in range(1, 52):
                 await session.submit(REQUEST.image, seed=seed)
             earlier = Earlier(since=sent, claimed=lambda task_id: task_id != mine)
-            with pytest.raises(SubmissionOutcomeUnknownError, match="beyond the newest"):
+            with pytest.raises(SubmissionOutcomeUnknownError, match="beyond the newest") as unknown:
                 await again(session, earlier=earlier)
+        assert not unknown.value.retryable
         assert sandbox.paid == 52
 
 
