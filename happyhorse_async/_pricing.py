@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, Literal, NamedTuple
 
@@ -115,6 +115,12 @@ def _kind(request: ImageToVideo) -> Kind:
     return request.model, request.duration, request.quality
 
 
+@lru_cache(maxsize=16)  # a program may name any models
+def _stand_in(model: str) -> _Rule:
+    """Return the bundled rule with the prices that it has given: traces ask for each request."""
+    return _Rule(bundled_rule(model))
+
+
 class Pricing:
     """The session's one book of prices. Each is asked for when it is first needed, and again when
     it is no longer fresh.
@@ -172,7 +178,7 @@ class Pricing:
         if quote is not None and quote.uc is not None:
             return prices.credits_of(quote.uc)
         if rule is None or rule.rule is None:
-            rule = _Rule(bundled_rule(request.model))
+            rule = _stand_in(request.model)
         try:
             return prices.credits_of(rule.price(request))
         except PriceUnavailableError:
