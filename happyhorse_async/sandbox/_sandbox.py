@@ -107,6 +107,18 @@ class Sandbox:
         files_port: int = 0,
         connector: Callable[[], aiohttp.BaseConnector] | None = None,
     ) -> None:
+        _require_numbers(
+            task_seconds=task_seconds,
+            rate_limit=rate_limit,
+            link_seconds=link_seconds,
+            file_seconds=file_seconds,
+            callback_timeout=callback_timeout,
+            stub_bytes=stub_bytes,
+            file_quota=file_quota,
+            start=start,
+        )
+        if isinstance(hosts, str):  # else each of its letters would be a name
+            hosts = (hosts,)
         default = Account(
             key=f"sk-sandbox-{seed:08d}",
             credits=str(credits),
@@ -364,3 +376,11 @@ class Sandbox:
 
 def _is_loopback(host: str | None) -> bool:
     return host in (None, "localhost", "::1") or str(host).startswith("127.")
+
+
+def _require_numbers(**values: object) -> None:
+    """Raise `ValueError` for what is no number: it would be an error of the service, much later."""
+    for name, value in values.items():
+        is_one = value is None or (isinstance(value, (int, float)) and value >= 0)
+        if not is_one or isinstance(value, bool):
+            raise ValueError(f"{name} is a number that is not negative, not {value!r:.100}")

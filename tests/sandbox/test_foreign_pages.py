@@ -73,11 +73,12 @@ async def test_the_own_page_local_programs_and_other_names_of_this_machine_go_on
         assert (reply.status, headers) == (200, headers)
 
 
-async def test_names_can_be_added(http: aiohttp.ClientSession) -> None:
+@pytest.mark.parametrize("hosts", [["Sandbox"], "Sandbox"])
+async def test_names_can_be_added(http: aiohttp.ClientSession, hosts: list[str] | str) -> None:
     """A container's name, say: it is called by that, and no other name is."""
-    async with Sandbox(video="stub", hosts=["Sandbox"]) as sandbox:
+    async with Sandbox(video="stub", hosts=hosts) as sandbox:
         wire = Wire(sandbox, http)
-        for host, status in (("sandbox:8787", 200), ("evil:8787", 403)):
+        for host, status in (("sandbox:8787", 200), ("evil:8787", 403), ("s:8787", 403)):
             reply = await wire.get("/sandbox/state", key=None, headers={"Host": host})
             assert reply.status == status
 

@@ -49,6 +49,9 @@ def test_the_clock_never_goes_back() -> None:
     for seconds in (-1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="task_seconds"):
             Sandbox(task_seconds=seconds)
+    for wrong in ({"rate_limit": "x"}, {"link_seconds": float("nan")}, {"file_quota": -1}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is a number"):
+            Sandbox(**wrong)  # type: ignore[arg-type]
     clock = Clock(start=0.0, speed=1.0, real=Hand())
     with pytest.raises(ValueError, match="only moves forward"):
         clock.advance(-1)
