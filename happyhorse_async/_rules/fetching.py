@@ -30,7 +30,9 @@ class Setback(enum.Enum):
     """Why an attempt brought no video."""
 
     HOST = "host"
-    """The file host cut, or was busy. `RetryPolicy.attempts` bounds these."""
+    """The file host cut, or broke. `RetryPolicy.attempts` bounds these."""
+    BUSY = "busy"
+    """The file host gives no more at once. That passes as others end: time bounds these."""
     LINK = "link"
     """The link gives no video: it is not there yet, or not any more, or its host is out of reach.
     Time bounds these."""

@@ -100,7 +100,7 @@ async def test_a_second_run_fetches_only_what_is_missing(
     truth = await truth_of(sandbox, task)
     fault, kept = CUTS[name]
     sandbox.fail(fault)
-    async with Kit(sandbox, policy=ONE_TRY) as first:
+    async with Kit(sandbox, policy=ONE_TRY, patience=0.0) as first:
         with pytest.raises(IncompleteDownloadError) as caught:
             await first.downloader.download(task, f"{folder}/")
     error = caught.value
@@ -525,9 +525,24 @@ async def test_a_head_that_drips_is_left(sandbox: Sandbox, folder: Path) -> None
     assert drips == 1
 
 
+@pytest.mark.parametrize(("status", "headers"), [(429, {}), (503, {"Retry-After": "0"})])
+async def test_a_host_that_gives_few_at_once_is_waited_for(
+    sandbox: Sandbox, folder: Path, status: int, headers: dict[str, str]
+) -> None:
+    """Stores and file hosts bound what they give at a time. Of many videos that end together the
+    others wait for those that come: time bounds that, and tries do not.
+    """
+    async with Kit(sandbox, policy=ONE_TRY, patience=3600.0) as kit:
+        task = await kit.task()
+        busy = Fault("refuse", path="/results/", status=status, headers=headers, times=9)
+        sandbox.fail(busy)
+        assert (await kit.downloader.download(task, f"{folder}/")).size == 300_000
+        assert len(kit.fetches()) == 10
+
+
 async def test_a_host_cannot_send_us_away_for_years(sandbox: Sandbox, folder: Path) -> None:
     """A Retry-After of a file host is obeyed for some minutes at most: the link dies meanwhile."""
-    async with Kit(sandbox) as kit:
+    async with Kit(sandbox, patience=3600.0) as kit:
         task = await kit.task()
         sandbox.fail(
             Fault(
