@@ -25,6 +25,7 @@ from .._dispatcher import RESENDS, Events
 from .._formats import http_ranges, urls
 from .._formats.texts import Redactor
 from ..errors import (
+    APIConnectionError,
     APITimeoutError,
     ConfigurationError,
     DownloadError,
@@ -206,6 +207,10 @@ class Fetcher:
                 host += " (its link is http, which is asked for over https only)"
             sent = not isinstance(error, _UNREACHED) or isinstance(error, aiohttp.ClientSSLError)
             ours = transport_error(error, host, sent=sent, redactor=self._redactor)
+            if isinstance(error, aiohttp.ClientHttpProxyError) and isinstance(
+                ours, APIConnectionError
+            ):
+                ours.sent = True  # the proxy was reached: it is no network that is away
             if isinstance(ours, ConfigurationError):
                 ours = DownloadError(str(ours), next_step=ours.next_step)
             raise ours from (None if self._redactor.is_in(repr(error)) else error)

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
+import attrs
 import pytest
 import trustme
 
@@ -24,6 +25,7 @@ from happyhorse_async import (
     Network,
     RetryPolicy,
     Session,
+    Task,
     Timeouts,
     UnsafeLinkError,
 )
@@ -210,6 +212,32 @@ async def test_a_download_says_so_too(ca_file: Path) -> None:
         with pytest.raises(DownloadError, match="asks for a user"):
             await fetcher.open("https://videos.example.com/v.mp4", {})
         await fetcher.aclose()
+
+
+async def test_a_download_does_not_wait_for_a_proxy_that_refuses(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only a network that is away is waited for through the patience: this is told after the tries
+    of the policy, with what to do.
+    """
+    async with Proxy({}) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        policy = RetryPolicy(attempts=2, first_pause=0.01)
+        async with open_session(sandbox, retry=policy) as session:
+            accepted = await session.submit(LINK)
+            links = ("https://videos.example.com/v.mp4",)
+            task = attrs.evolve(await accepted.read(), status="completed", results=links)
+
+            async def read_task(_: str) -> Task:
+                return task
+
+            parts = session._open()
+            monkeypatch.setattr(parts.api, "read_task", read_task)
+            async with asyncio.timeout(100):
+                with pytest.raises(DownloadError, match="the proxy makes no connection"):
+                    await parts.downloader.download(task, tmp_path / "a.mp4")
+    assert 0 < len(proxy.asked) <= 4
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["refuses", "is not there"])
