@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -25,12 +26,12 @@ from .._dispatcher import RESENDS, Events
 from .._formats import http_ranges, urls
 from .._formats.texts import Redactor
 from ..errors import (
-    APIConnectionError,
     APITimeoutError,
     ConfigurationError,
     DownloadError,
     HappyHorseError,
     SessionClosedError,
+    TransportError,
     UnsafeLinkError,
 )
 from .connections import Names, OpenSockets, Pool, Route
@@ -51,6 +52,8 @@ counted."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME} if sys.platform == "linux" else ())
+"""Linux alone tells a name that nobody has from names that cannot be asked for now."""
 _HEADERS = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
@@ -77,6 +80,16 @@ class GuardedResolver(AbstractResolver):
     async def close(self) -> None:
         """Close the resolver inside."""
         await self._inner.close()
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether a host could not be reached, as when this machine has no network for a while. A proxy
+    that refuses, and a name that does not exist, are answers: they need not be waited for.
+    """
+    cause = getattr(error, "os_error", None)
+    if isinstance(cause, socket.gaierror) and cause.errno in _NO_SUCH_NAME:
+        return False
+    return isinstance(error, _UNREACHED) and not isinstance(error, aiohttp.ClientSSLError)
 
 
 class Fetcher:
@@ -205,12 +218,9 @@ class Fetcher:
             host = "the file host"
             if told.startswith("http:") and target.startswith("https:"):
                 host += " (its link is http, which is asked for over https only)"
-            sent = not isinstance(error, _UNREACHED) or isinstance(error, aiohttp.ClientSSLError)
-            ours = transport_error(error, host, sent=sent, redactor=self._redactor)
-            if isinstance(error, aiohttp.ClientHttpProxyError) and isinstance(
-                ours, APIConnectionError
-            ):
-                ours.sent = True  # the proxy was reached: it is no network that is away
+            ours = transport_error(error, host, sent=True, redactor=self._redactor)
+            if isinstance(ours, TransportError):
+                ours.sent = not _is_away(error)
             if isinstance(ours, ConfigurationError):
                 ours = DownloadError(str(ours), next_step=ours.next_step)
             raise ours from (None if self._redactor.is_in(repr(error)) else error)
