@@ -4,6 +4,7 @@ anything.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Literal
 
 import attrs
@@ -26,6 +27,8 @@ class Features:
 
     idempotency: bool = True
     """Honours `Idempotency-Key`; off: the header is ignored and a replay is a second paid task."""
+    key_seconds: float = attrs.field(default=inf, validator=attrs.validators.gt(0))
+    """Sandbox seconds after which a key is forgotten; most services say a day."""
     batch: bool = True
     """Has `POST /v1/tasks/batch`; off: what `missing` says."""
     listing: bool = True

@@ -70,7 +70,11 @@ class Service:
         )
         self.closing: asyncio.Event = asyncio.Event()
         self.world: World = World(
-            options.accounts, options.lifetimes, ids=options.features.task_ids, seed=options.seed
+            options.accounts,
+            options.lifetimes,
+            ids=options.features.task_ids,
+            key_seconds=options.features.key_seconds,
+            seed=options.seed,
         )
         self.fetcher: UrlFetcher = UrlFetcher(
             self.world.files,

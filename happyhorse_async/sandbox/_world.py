@@ -5,6 +5,7 @@ passed in.
 from __future__ import annotations
 
 import string
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
@@ -69,11 +70,13 @@ class World:
         lifetimes: Lifetimes,
         *,
         ids: Literal["unified", "short", "long"] = "unified",
+        key_seconds: float = inf,
         seed: int,
     ) -> None:
         self._chance = Random(seed)
         self._lifetimes = lifetimes
         self._ids = ids
+        self._key_seconds = key_seconds
         self._keys: dict[tuple[str, str], TaskRecord] = {}
         self._undecided: dict[str, float] = {}
         self._links: dict[str, tuple[TaskRecord, Link]] = {}
@@ -106,7 +109,7 @@ class World:
         wallet.account.check_model(submission.model)
         if key is not None:
             check_idempotency_key(key)
-            earlier = self._keys.get((wallet.account.key, key))
+            earlier = self._known(wallet, key, now)
             if earlier is not None:
                 return Accepted(self._replay(earlier, submission, now), replayed=True)
         tariff = self.prices.tariff(wallet.account.discount)
@@ -197,10 +200,14 @@ class World:
         if fresh:
             self._link(task, now)
 
-    def check_unused(self, wallet: Wallet, key: str | None) -> None:
+    def check_unused(self, wallet: Wallet, key: str | None, now: float) -> None:
         """Raise `Refused` (409 `idempotency_conflict`) when a key stands for a task already."""
-        if key is not None and (wallet.account.key, key) in self._keys:
+        if key is not None and self._known(wallet, key, now) is not None:
             raise _conflict()
+
+    def _known(self, wallet: Wallet, key: str, now: float) -> TaskRecord | None:
+        task = self._keys.get((wallet.account.key, key))
+        return task if task is not None and now - task.created < self._key_seconds else None
 
     def _replay(self, task: TaskRecord, submission: Order, now: float) -> TaskRecord:
         if task.submission.body != submission.body:

@@ -309,3 +309,16 @@ async def test_a_known_key_with_an_empty_body_is_a_conflict(wire: Wire) -> None:
         )
         assert reply.error["code"] == code
     assert wire.sandbox.paid == 1
+
+
+async def test_keys_may_be_forgotten_after_a_while(http: aiohttp.ClientSession) -> None:
+    """With `key_seconds` a key is known for so long; after that it makes another task."""
+    async with Sandbox(video="stub", speed=0, features=Features(key_seconds=100)) as sandbox:
+        wire = Wire(sandbox, http)
+        first = await wire.submit(prompt="run", idempotency_key=KEY)
+        sandbox.advance(99)
+        assert (await wire.submit(prompt="run", idempotency_key=KEY)).json["id"] == first.json["id"]
+        sandbox.advance(2)
+        again = await wire.submit(prompt="run", idempotency_key=KEY)
+        assert again.json["id"] != first.json["id"]
+        assert sandbox.paid == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from happyhorse_async.sandbox import Fault, Features
@@ -197,6 +198,7 @@ def draw_features(night: Night) -> Features:
         "retry_after": chance.choice(["seconds", "date", "absent"]),
         "integer_codes": chance.random() < 0.1,
         "idempotency": chance.random() > 0.2,
+        "key_seconds": chance.choice([inf, inf, 86_400.0]),
     }
     plain = Features()
     other = {name: value for name, value in drawn.items() if value != getattr(plain, name)}

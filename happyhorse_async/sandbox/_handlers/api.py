@@ -44,7 +44,7 @@ async def _submit(service: Service, call: Call) -> Reply:
         order = read_submission(call.json(), allow_loopback=allowed, is_own=service.fetcher.is_own)
     except Refused:
         # A known key with another body is a conflict, whatever is wrong with that body.
-        service.world.check_unused(wallet, key)
+        service.world.check_unused(wallet, key, call.now)
         raise
     accepted = service.world.submit(wallet, order, now=call.now, key=key, quirks=call.quirks)
     answer = json_answer(service.views.submitted(accepted.task, call.now))
