@@ -402,19 +402,19 @@ async def test_a_host_that_cannot_be_reached_is_waited_for(sandbox: Sandbox, fol
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells these from others")
-async def test_a_name_that_does_not_exist_is_not_waited_for(kit: Kit, folder: Path) -> None:
+async def test_a_name_that_does_not_exist_is_not_waited_for(sandbox: Sandbox, folder: Path) -> None:
     """That is an answer, and no network that is away: the policy's tries bound it."""
-    task = await kit.task()
-    names: Any = kit.fetcher._direct.connector
 
     async def nobody(*args: Any, **facts: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(names, "_resolve_host", nobody)
-        async with asyncio.timeout(100):
-            with pytest.raises(IncompleteDownloadError, match="Name or service") as caught:
-                await kit.downloader.download(task, folder / "a.mp4")
+    policy = RetryPolicy(attempts=2, first_pause=0.0)
+    async with Kit(sandbox, patience=DAY, policy=policy) as kit, asyncio.timeout(100):
+        task = await kit.task()
+        names: Any = kit.fetcher._direct.connector
+        names._resolve_host = nobody
+        with pytest.raises(IncompleteDownloadError, match="Name or service") as caught:
+            await kit.downloader.download(task, folder / "a.mp4")
     assert caught.value.task_id == task.id
 
 
