@@ -9,7 +9,6 @@ import sqlite3
 import struct
 from contextlib import closing
 from decimal import Decimal
-from math import inf
 from typing import Any
 
 import attrs
@@ -290,9 +289,9 @@ class Overnight(Night):
             return True
         if outcome.state == JobState.UNKNOWN:
             # A server without keys would be paid again for a replay, so replays are off there, and
-            # what was lost stays in doubt until somebody decides. So does what has lost its key.
-            forgets = self.days_off and self.features.key_seconds < inf
-            return forgets or not self.features.idempotency
+            # what was lost stays in doubt until somebody decides. So does a key of days ago, which
+            # the service may have forgotten.
+            return self.days_off or not self.features.idempotency
         if outcome.state == JobState.FAILED and outcome.error.charged == "no":
             # A key that a 429 has refused before is a replay, and nothing was paid for it either.
             refused = {"refused", "refused-replay"} & {*self.faults}
