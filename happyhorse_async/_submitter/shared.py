@@ -79,9 +79,6 @@ class Earlier(NamedTuple):
     """
     claimed: Callable[[str], bool] = lambda task_id: False
     """Whether a task is known to be another request's."""
-    look: bool = True
-    """Look in the list of tasks first. False: send it again whatever the list shows, at the user's
-    word."""
     by_user: bool = False
     """The user has asked for it now: the service is asked for the key with replays=0 too."""
     known: tuple[str, str] | None = None

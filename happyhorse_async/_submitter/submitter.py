@@ -360,8 +360,7 @@ class Submitter:
             sub.aged = ago > KEY_LIFE
         if earlier is not None:
             self._shared.proof.offer(earlier.known)
-            if earlier.look:
-                sub.stage = SubmissionStage.CHECKING
+            sub.stage = SubmissionStage.CHECKING
 
     async def _carry(self, sub: InFlight) -> Acceptance:
         try:

@@ -443,20 +443,6 @@ async def test_at_the_users_word_the_service_is_asked_without_replays_too() -> N
         assert sandbox.paid == 1
 
 
-async def test_at_the_users_word_the_key_is_sent_whatever_the_list_shows() -> None:
-    """Earlier(look=False) sends it at once; its refusal proves nothing all the same."""
-    async with sandbox_with() as sandbox:
-        await lost(sandbox)
-        async with open_session(sandbox, retry=QUICK) as session:
-            looked = lists(sandbox)
-            assert (await again(session, earlier=Earlier(look=False))).replayed
-            assert lists(sandbox) == looked
-            sandbox.fail(Fault("refuse", method="POST", path=SUBMIT, status=400, times=None))
-            with pytest.raises(SubmissionOutcomeUnknownError):
-                await again(session, "another-key-0000001", Earlier(look=False))
-        assert sandbox.paid == 1
-
-
 async def test_without_replays_nothing_is_asked_either() -> None:
     """RetryPolicy(replays=0): what may have been accepted is only looked for."""
     async with sandbox_with() as sandbox:
