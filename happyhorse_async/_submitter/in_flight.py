@@ -31,6 +31,12 @@ from .shared import UNKNOWN_TO_US, Acceptance, Earlier, Shared
 FRESH = 60.0
 """Seconds for which a list without a task says nothing of a submission: it may be late."""
 NOT_YET = "the list may not show it yet"
+DECIDE = (
+    "Look whether one of the tasks in `candidates`, or on the service's dashboard, is it: then its "
+    "video can be downloaded by the task's id. If none is, submit it with a new idempotency key "
+    "(in a batch: give its row another id), which costs money."
+)
+"""What helps when asking again with the same key would tell nothing."""
 GLANCE = 1.0
 """Seconds between two looks whether the service has shown meanwhile that it keeps keys."""
 LATEST = 60.0
@@ -487,6 +493,8 @@ class InFlight:
             found.candidates,
             retryable=found.why not in ("", TOO_LONG),  # a list does not become shorter
         )
+        if not self.failure.retryable:
+            self.failure.next_step = DECIDE
         self._to(SubmissionStage.IN_DOUBT)
 
 
