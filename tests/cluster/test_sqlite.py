@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import Budget, BudgetExceededError, ImageToVideo, LedgerError, Session
+from happyhorse_async.batch import Job
 from happyhorse_async.integrations.dbos import Cluster, WorkerOptions
 from happyhorse_async.integrations.dbos._worker import Worker
 from happyhorse_async.sandbox import Sandbox
@@ -145,6 +146,16 @@ async def test_bytes_are_refused_and_keep_no_worker_waiting(
         assert told.added == 1
         await worker_of(session, file, tmp_path).run()
     assert (states(file), service.paid) == ({"saved": 2}, 2)
+
+
+async def test_an_id_that_no_index_can_hold_is_refused_alone(file: str) -> None:
+    """The row is named, and the others of its group are entered."""
+    requests = [ImageToVideo("https://example.com/1.png", seed=seed) for seed in (1, 2, 3)]
+    ids = ["é" * 1000, "é" * 1001, "c"]
+    jobs = [Job(request, id=one) for request, one in zip(requests, ids, strict=True)]
+    told = await Cluster(file).enqueue(jobs)
+    assert (told.added, [row.id for row in told.refused]) == (2, [ids[1]])
+    assert "at most 2,000 bytes, got 2,002" in str(told.refused[0].error)
 
 
 async def test_another_programs_file_is_left_as_it_is(tmp_path: Path) -> None:

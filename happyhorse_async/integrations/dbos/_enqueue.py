@@ -49,6 +49,8 @@ from ._sqlite import engine_of, is_sqlite
 from ._values import Enqueued, RefusedRow
 from ._worker import APPLICATION, APPLICATION_VERSION, OWED, QUEUE, WORKFLOW
 
+LONGEST_ID = 2000
+"""Bytes of a job's id. An index of PostgreSQL holds 2,704 of a text that it cannot compress."""
 PAUSES = (0.1, 0.5, 2.0)
 """Seconds before a transaction is made again."""
 
@@ -81,6 +83,8 @@ class Enqueuer:
                         told.refused.append(RefusedRow(id=row.id, error=row.error))
                     elif isinstance(row.request.image, bytes):
                         told.refused.append(_only_here(row.id))
+                    elif len(row.id.encode()) > LONGEST_ID:
+                        told.refused.append(_too_long(row.id))
                     else:
                         good.append(row)
                 await self._enter_surely(good, retry_failed, told)
@@ -203,6 +207,11 @@ async def _grouped(requests: Input) -> AsyncGenerator[list[ImageToVideo | Job], 
 
 def _only_here(row: str) -> RefusedRow:
     problem = "image: given as bytes, which no worker has; expected a link, or a file they all see"
+    return RefusedRow(id=row, error=InvalidRequestError([problem]))
+
+
+def _too_long(row: str) -> RefusedRow:
+    problem = f"id: expected at most {LONGEST_ID:,} bytes, got {len(row.encode()):,}: {row:.100}..."
     return RefusedRow(id=row, error=InvalidRequestError([problem]))
 
 
