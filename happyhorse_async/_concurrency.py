@@ -228,8 +228,8 @@ def hand_over(pool: Executor | None, call: Callable[..., T], *given: Any) -> asy
     loop = asyncio.get_running_loop()
     try:
         return loop.run_in_executor(pool, call, *given)
-    except RuntimeError:
-        if threading.main_thread().is_alive():
+    except RuntimeError as error:
+        if not is_ending(error):
             raise
     done = loop.create_future()
     try:
@@ -237,6 +237,13 @@ def hand_over(pool: Executor | None, call: Callable[..., T], *given: Any) -> asy
     except Exception as error:  # noqa: BLE001 it is told as a thread's is
         done.set_exception(error)
     return done
+
+
+def is_ending(error: RuntimeError) -> bool:
+    """Whether a pool refuses work because the main thread has ended, or is about to: it shuts the
+    pools while it still counts as alive. A lack of threads is no such end.
+    """
+    return "interpreter shutdown" in str(error) or not threading.main_thread().is_alive()
 
 
 # --- A few threads of our own for what blocks. So neither the loop nor its default threads, which

@@ -15,7 +15,14 @@ from typing import Any
 import anyio
 import pytest
 
-from happyhorse_async._concurrency import Background, Deadline, Deadlines, Threads, to_the_end
+from happyhorse_async._concurrency import (
+    Background,
+    Deadline,
+    Deadlines,
+    Threads,
+    hand_over,
+    to_the_end,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -310,3 +317,26 @@ async def test_a_limit_needs_a_task() -> None:
 
     loop.call_soon(outside)
     await raised.wait()
+
+
+class Refusing(Executor):
+    """A pool that takes no work."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def submit(self, *call: Any, **given: Any) -> Any:
+        """Refuse, as Python's own pools do."""
+        raise RuntimeError(self._why)
+
+
+async def test_a_call_is_made_at_once_when_python_shuts_its_pools() -> None:
+    """Right before the main thread ends, when it counts as alive, pools take no work any more: the
+    call is made here. A lack of threads is told instead, since it passes.
+    """
+    ending = Refusing("cannot schedule new futures after interpreter shutdown")
+    assert await hand_over(ending, max, 1, 2) == 2
+    with pytest.raises(ZeroDivisionError):
+        await hand_over(ending, divmod, 1, 0)
+    with pytest.raises(RuntimeError, match="new thread"):
+        await hand_over(Refusing("can't start new thread"), max, 1, 2)

@@ -15,7 +15,6 @@ import os
 import select
 import socket
 import ssl
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -29,6 +28,7 @@ import aiohttp
 import attrs
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from .._concurrency import is_ending
 from .._config import Network
 from .._formats import proxies, urls
 from ..errors import ConfigurationError
@@ -163,7 +163,7 @@ class Names(aiohttp.ThreadedResolver):
         try:
             found = await super().resolve(host, port, family)
         except RuntimeError as error:
-            if threading.main_thread().is_alive():
+            if not is_ending(error):
                 raise OSError(errno.EAGAIN, f"no name can be looked up now: {error}") from error
             here: Any = _Here()
             found = await aiohttp.ThreadedResolver(here).resolve(host, port, family)
