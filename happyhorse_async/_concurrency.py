@@ -228,8 +228,8 @@ def hand_over(pool: Executor | None, call: Callable[..., T], *given: Any) -> asy
     loop = asyncio.get_running_loop()
     try:
         return loop.run_in_executor(pool, call, *given)
-    except RuntimeError as error:
-        if not is_ending(error):
+    except RuntimeError:
+        if not is_ending():
             raise
     done = loop.create_future()
     try:
@@ -239,11 +239,12 @@ def hand_over(pool: Executor | None, call: Callable[..., T], *given: Any) -> asy
     return done
 
 
-def is_ending(error: RuntimeError) -> bool:
-    """Whether a pool refuses work because the main thread has ended, or is about to: it shuts the
-    pools while it still counts as alive. A lack of threads is no such end.
+def is_ending() -> bool:
+    """Whether the main thread has ended, or is about to. It shuts all pools while it still counts
+    as alive, of which this flag of Python's own is the only sign.
     """
-    return "interpreter shutdown" in str(error) or not threading.main_thread().is_alive()
+    pools = sys.modules.get("concurrent.futures.thread")
+    return getattr(pools, "_shutdown", False) or not threading.main_thread().is_alive()
 
 
 # --- A few threads of our own for what blocks. So neither the loop nor its default threads, which

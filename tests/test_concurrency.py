@@ -5,6 +5,7 @@ limits.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread
 import logging
 import threading
 from collections.abc import Callable
@@ -330,13 +331,16 @@ class Refusing(Executor):
         raise RuntimeError(self._why)
 
 
-async def test_a_call_is_made_at_once_when_python_shuts_its_pools() -> None:
+async def test_a_call_is_made_at_once_when_python_shuts_its_pools(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Right before the main thread ends, when it counts as alive, pools take no work any more: the
     call is made here. A lack of threads is told instead, since it passes.
     """
-    ending = Refusing("cannot schedule new futures after interpreter shutdown")
+    with pytest.raises(RuntimeError, match="new thread"):
+        await hand_over(Refusing("can't start new thread"), max, 1, 2)
+    monkeypatch.setattr(concurrent.futures.thread, "_shutdown", True)
+    ending = Refusing("cannot schedule new futures after shutdown")
     assert await hand_over(ending, max, 1, 2) == 2
     with pytest.raises(ZeroDivisionError):
         await hand_over(ending, divmod, 1, 0)
-    with pytest.raises(RuntimeError, match="new thread"):
-        await hand_over(Refusing("can't start new thread"), max, 1, 2)

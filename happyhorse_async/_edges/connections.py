@@ -163,7 +163,7 @@ class Names(aiohttp.ThreadedResolver):
         try:
             found = await super().resolve(host, port, family)
         except RuntimeError as error:
-            if not is_ending(error):
+            if not is_ending():
                 raise OSError(errno.EAGAIN, f"no name can be looked up now: {error}") from error
             here: Any = _Here()
             found = await aiohttp.ThreadedResolver(here).resolve(host, port, family)
