@@ -46,6 +46,7 @@ class Poller:
     ) -> None:
         self._api = api
         self._loop = asyncio.get_running_loop()
+        self._seen: Recent[float | None] = Recent(MOST_SEEN) if seen is None else seen
         self._watchlist = Watchlist(
             api,
             polling=polling,
@@ -55,7 +56,7 @@ class Poller:
             background=background,
             skew=skew or Skew(),
             wall=wall,
-            seen=Recent(MOST_SEEN) if seen is None else seen,
+            seen=self._seen,
         )
         self._time_limits: TimeLimits[Channel | TimeLimit] = TimeLimits(self._late)
         self.on_final = self._watchlist.finals.on_final
@@ -168,6 +169,8 @@ class Poller:
         # The response to a replayed submission may say that the task has ended, and not how.
         if lifecycle.says_how_it_ended(task) or not lifecycle.is_final(task):
             self._watchlist.learn(task, self._loop.time())
+        else:
+            self._seen.remember(task.id, self._seen.get(task.id))
 
     def _attach(
         self,

@@ -13,8 +13,8 @@ from . import needs
 try:
     from fastapi import APIRouter, Request, Response
     from starlette.requests import ClientDisconnect
-except ModuleNotFoundError as error:
-    raise needs("fastapi", error) from error
+except ModuleNotFoundError as _error:
+    raise needs("fastapi", _error) from _error
 
 from . import pydantic as _response_models  # noqa: F401 importing it is enough
 

@@ -11,8 +11,8 @@ from . import needs
 
 try:
     from opentelemetry import metrics, trace
-except ModuleNotFoundError as error:
-    raise needs("otel", error) from error
+except ModuleNotFoundError as _error:
+    raise needs("otel", _error) from _error
 
 from .._rules import lifecycle
 from .._version import __version__

@@ -24,8 +24,8 @@ try:
     from pydantic import ConfigDict, GetCoreSchemaHandler, WithJsonSchema
     from pydantic_core import PydanticCustomError, core_schema
     from typing_extensions import TypedDict
-except ModuleNotFoundError as error:
-    raise needs("fastapi", error) from error
+except ModuleNotFoundError as _error:
+    raise needs("fastapi", _error) from _error
 
 from .. import _account, _models, _request, _video, errors
 from .._formats.texts import without_surrogates

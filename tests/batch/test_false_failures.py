@@ -238,6 +238,30 @@ async def test_a_read_takes_back_what_was_taken_for_the_end(
     assert sandbox.paid == 1
 
 
+async def test_a_task_that_is_failed_when_it_is_accepted_is_this_sessions_own(
+    sandbox: Sandbox, session: Session
+) -> None:
+    """Also when the answer to its submission says that it has ended: denials are not believed for
+    as long as of any other task that the session has submitted.
+    """
+    await (await session.submit(REQUEST)).read()
+    sandbox.fail(Fault("false-failure", seconds=10))
+    sandbox.fail(Fault("not-found-window", seconds=60))
+    task_id = (await session.submit(REQUEST)).id
+    waiting = asyncio.create_task(session.task(task_id).wait())
+    denied = [lambda: denials(sandbox) > 20, waiting.done]
+    await until(lambda: any(one() for one in denied))
+    assert not waiting.done()
+    sandbox.advance(60)
+    sandbox.finish()
+    assert (await waiting).status == "completed"
+
+
+def denials(sandbox: Sandbox) -> int:
+    """Count the reads of tasks that were denied."""
+    return sum(record.status == 404 for record in list(sandbox.requests))
+
+
 def reads(sandbox: Sandbox) -> int:
     """Count the reads of tasks that were answered."""
     return sum(

@@ -642,3 +642,16 @@ async def test_a_replay_leaves_on_a_new_connection(
         sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT, after=1))
         await session.submit(REQUEST)
     assert fresh == [False, False, True]
+
+
+async def test_an_old_key_stays_old_when_it_is_asked_for_again() -> None:
+    """In doubt once, it is no younger: a second try in the session does not send it either."""
+    async with sandbox_with(key_seconds=86_400, listing=False) as sandbox:
+        await lost(sandbox)
+        sandbox.advance(90_000)
+        async with open_session(sandbox, retry=QUICK) as session:
+            for _ in range(2):
+                with pytest.raises(SubmissionOutcomeUnknownError):
+                    await again(session, earlier=Earlier(since=time.time() - 25 * 3600))
+                session._open().submitter._shared.proof.shown = True
+        assert sandbox.paid == 1

@@ -8,8 +8,8 @@ from .. import needs
 try:
     from ._cluster import Cluster, ClusterOverview
     from ._values import ClusterLimits, Enqueued, RefusedRow, WorkerFacts, WorkerOptions
-except ModuleNotFoundError as error:
-    raise needs("dbos", error) from error
+except ModuleNotFoundError as _error:
+    raise needs("dbos", _error) from _error
 
 __all__ = [
     "Cluster",
