@@ -362,6 +362,7 @@ class Submitter:
             sub.aged = math.inf > self._shared.loop.time() - sub.left_at > KEY_LIFE
         if earlier is not None:
             self._shared.proof.offer(earlier.known)
+        if earlier is not None or sub.aged:
             sub.stage = SubmissionStage.CHECKING
 
     async def _carry(self, sub: InFlight) -> Acceptance:

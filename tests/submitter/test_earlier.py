@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 from aiohttp import web
 
@@ -19,7 +20,7 @@ from happyhorse_async import (
     Session,
     SubmissionOutcomeUnknownError,
 )
-from happyhorse_async._submitter import Earlier, in_flight, reconcile
+from happyhorse_async._submitter import Earlier, in_flight, reconcile, submitter
 from happyhorse_async._submitter.shared import Acceptance
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.conftest import open_session
@@ -654,4 +655,23 @@ async def test_an_old_key_stays_old_when_it_is_asked_for_again() -> None:
                 with pytest.raises(SubmissionOutcomeUnknownError):
                     await again(session, earlier=Earlier(since=time.time() - 25 * 3600))
                 session._open().submitter._shared.proof.shown = True
+        assert sandbox.paid == 1
+
+
+async def test_a_key_that_has_grown_old_in_its_own_session_is_asked_for_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A session may live for months: what it left in doubt half a day ago is not sent again unseen
+    either.
+    """
+    monkeypatch.setattr(submitter, "KEY_LIFE", -1.0)
+    async with sandbox_with(key_seconds=86_400) as sandbox:
+        fault = Fault("drop-after", method="POST", path=SUBMIT)
+        async with open_session(sandbox, retry=attrs.evolve(QUICK, replays=0)) as session:
+            sandbox.fail(fault)
+            with pytest.raises(SubmissionOutcomeUnknownError):
+                await session.submit(REQUEST, idempotency_key=KEY)
+            sandbox.advance(90_000)
+            with pytest.raises(SubmissionOutcomeUnknownError, match="this idempotency key still"):
+                await session.submit(REQUEST, idempotency_key=KEY)
         assert sandbox.paid == 1
