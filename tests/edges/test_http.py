@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import aiohttp
 import pytest
@@ -226,31 +227,26 @@ async def test_a_cache_on_the_way_never_tells_how_it_was(borrowed: bool) -> None
     assert bodies == [b'{"request": 1}', b'{"request": 2}']
 
 
-async def test_a_lack_of_threads_for_names_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names are looked up in threads, which containers bound: a call has certainly not left."""
-
-    async def scarce(*_: object, **__: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", scarce)
-    http = edge()
-    with pytest.raises(APIConnectionError, match="can't start new thread") as caught:
-        await http.call("POST", "http://cdn.example.com/", body=b"{}")
-    assert caught.value.sent is False
-    await http.aclose()
+async def scarce(*_: object, **__: object) -> list[object]:
+    """Look a name up where containers give no more threads."""
+    raise RuntimeError("can't start new thread")
 
 
-async def test_a_name_without_an_address_is_a_lost_connection(
-    monkeypatch: pytest.MonkeyPatch,
+async def homeless(*_: object, **__: object) -> list[object]:
+    """Look a name up as Python without IPv6 does: it finds no address for some."""
+    return []
+
+
+@pytest.mark.parametrize(
+    ("look_up", "told"), [(scarce, "can't start new thread"), (homeless, "no address")]
+)
+async def test_a_name_that_cannot_be_looked_up_is_a_call_that_never_left(
+    monkeypatch: pytest.MonkeyPatch, look_up: Callable[..., Any], told: str
 ) -> None:
-    """Python without IPv6 finds none for some names; the library breaks on that."""
-
-    async def none(*_: object, **__: object) -> list[object]:
-        return []
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", none)
+    """The library breaks on both; of the call it is known that nothing was sent."""
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
     http = edge()
-    with pytest.raises(APIConnectionError, match="no address") as caught:
+    with pytest.raises(APIConnectionError, match=told) as caught:
         await http.call("POST", "http://cdn.example.com/", body=b"{}")
     assert caught.value.sent is False
     await http.aclose()
