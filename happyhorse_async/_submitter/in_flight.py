@@ -450,7 +450,7 @@ class InFlight:
         """
         proof, has_it = self.shared.proof, False
         if self.aged:
-            answer, has_it = await proof.ask_of(self.key)
+            answer, has_it = await proof.ask_of(self.key, by_user=self._by_user)
         else:
             answer = await proof.ask(self.key, by_user=self._by_user)
         if answer is not None:
@@ -488,7 +488,7 @@ class InFlight:
         found = self.found
         why = "keeps this idempotency key still" if self.aged else "keeps idempotency keys"
         self.failure = self._doubt(
-            "an earlier process may have sent this request. It was not sent again, because "
+            "this request may have been sent before. It was not sent again, because "
             f"this service has not shown that it {why}; {_listed(found)}",
             found.candidates,
             retryable=found.why not in ("", TOO_LONG),  # a list does not become shorter

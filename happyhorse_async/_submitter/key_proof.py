@@ -123,21 +123,24 @@ class KeyProof:
                     break
         return None
 
-    async def ask_of(self, key: str) -> tuple[Answer | None, bool]:
+    async def ask_of(self, key: str, *, by_user: bool = False) -> tuple[Answer | None, bool]:
         """Ask whether the service still has a key, whatever it has shown of others: most forget
         them after a day. Return an answer that gave its task, and whether the service has it.
         """
-        for attempt in range(1, self._policy.attempts + 1):
-            began = asyncio.get_running_loop().time()
-            heard = await self._ask_once(key)
-            if not isinstance(heard, HappyHorseError):
-                took = asyncio.get_running_loop().time() - began
-                return (heard[0] if self._believed(*heard, None, took) else None), False
-            if _knows_key(heard):
-                return None, True
-            pause = retry.pause_before(self._policy, attempt, heard, random.random())
-            if self._is_final(heard) or not await self._closing.pause(pause):
-                break
+        async with self._turn:  # one that takes the question for a request is asked no more
+            for attempt in range(1, self._policy.attempts + 1):
+                if not self.can_be_asked(by_user=by_user):
+                    break
+                began = asyncio.get_running_loop().time()
+                heard = await self._ask_once(key)
+                if not isinstance(heard, HappyHorseError):
+                    took = asyncio.get_running_loop().time() - began
+                    return (heard[0] if self._believed(*heard, None, took) else None), False
+                if _knows_key(heard):
+                    return None, True
+                pause = retry.pause_before(self._policy, attempt, heard, random.random())
+                if self._is_final(heard) or not await self._closing.pause(pause):
+                    break
         return None, False
 
     def _believed(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import math
 import re
 import secrets
 import time
@@ -358,8 +357,8 @@ class Submitter:
             # Clocks are set now and then: a window that is too narrow would hide the task.
             ago = max(0.0, time.time() - earlier.since) + MARGIN
             sub.left_at = self._shared.loop.time() - ago
-        if sub.left_at is not None:
-            sub.aged = math.inf > self._shared.loop.time() - sub.left_at > KEY_LIFE
+        if sub.left_at is not None and sub.left_at != EVER:
+            sub.aged = self._shared.loop.time() - sub.left_at > KEY_LIFE
         if earlier is not None:
             self._shared.proof.offer(earlier.known)
         if earlier is not None or sub.aged:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from happyhorse_async import (
 from happyhorse_async._submitter import Earlier, in_flight, reconcile, submitter
 from happyhorse_async._submitter.shared import Acceptance
 from happyhorse_async.sandbox import Fault, Features, Sandbox
+from tests.batch.support import until
 from tests.conftest import open_session
 from tests.submitter import virtual
 
@@ -121,10 +123,13 @@ class Lax:
         self._headers = headers
         self.tasks: list[dict[str, Any]] = []
         self.url = ""
+        self.ready: Callable[[], bool] = lambda: True
+        """Nothing is answered before this is so."""
 
     async def submitted(self, request: web.Request) -> web.Response:
         """Make a task of whatever came."""
         await request.read()
+        await until(self.ready)
         task = {
             "id": f"task-unified-{len(self.tasks) + 1:06d}",
             "created": int(time.time() - self._aged),
@@ -174,6 +179,27 @@ async def test_a_service_that_takes_anything_proves_nothing(
                 with pytest.raises(SubmissionOutcomeUnknownError):
                     await again(session, key)
         assert len(service.tasks) == 1 + known, "one question, and never the request itself"
+
+
+async def test_of_many_old_keys_one_question_is_paid_at_most() -> None:
+    """Old keys are asked for themselves, one after the other: when the first question was taken for
+    a request, the others are not put.
+    """
+    async with Lax(aged=0) as service:
+        session = Session("key", base_url=service.url, files_url=service.url, retry=QUICK)
+        earlier = Earlier(since=time.time() - 25 * 3600)
+        keys = [f"a-key-of-my-own-{number:04}" for number in range(8)]
+        async with session:
+            under_way = session._open().submitter._in_flight
+            service.ready = lambda: (
+                bool(service.tasks)
+                or (sum(sub.stage == "asking" for sub in under_way) == len(keys))
+            )
+            told = await asyncio.gather(
+                *(again(session, key, earlier) for key in keys), return_exceptions=True
+            )
+        assert {type(one) for one in told} == {SubmissionOutcomeUnknownError}
+        assert len(service.tasks) == 1
 
 
 @pytest.mark.parametrize("code", [None, 1010, "blocked"])
