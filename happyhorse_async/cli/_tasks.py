@@ -213,14 +213,27 @@ def watch(ids: Ids, as_json: AsJson = False) -> None:
     """
 
     async def work() -> int:
+        import anyio
+
         from .._rules.lifecycle import is_completed
 
-        last: dict[str, Task] = {}
-        async with open_session() as session, session.watch(ids) as updates:
-            async for task in updates:
-                last[task.id] = task
-                _show(task, as_json=as_json)
-        return overall(Exit.DONE if is_completed(task) else Exit.FAILED for task in last.values())
+        codes: list[Exit] = []
+
+        async def follow(session: Session, task_id: str) -> None:
+            code = Exit.FAILED
+            try:
+                async for task in session.task(task_id).updates():
+                    _show(task, as_json=as_json)
+                    code = Exit.DONE if is_completed(task) else Exit.FAILED
+            except HappyHorseError as error:
+                report(error, as_json=as_json, about=task_id)
+                code = exit_code(error)
+            codes.append(code)
+
+        async with open_session() as session, anyio.create_task_group() as group:
+            for task_id in dict.fromkeys(ids):
+                group.start_soon(follow, session, task_id)
+        return overall(codes)
 
     run(work, as_json=as_json)
 

@@ -511,6 +511,27 @@ async def test_watching_a_task_that_ends_without_a_video_and_without_a_reason(
     assert ran.code == 1
 
 
+async def test_watching_goes_on_beside_tasks_that_are_unknown(
+    world: Sandbox, tmp_path: Path
+) -> None:
+    """Each id that the service does not know, or that is none, is told as soon as that is certain.
+    The others are followed to their ends, and the exit code says that not all was well.
+    """
+    world.speed = 0
+    async with open_session(world) as session:
+        task_id = (await session.submit(LINK)).id
+    strangers = ["task-unified-1-x", "no id", "task-unified-2-x"]
+    command = await start("tasks", "watch", *strangers, task_id, cwd=tmp_path, world=world)
+    assert command.stderr is not None
+    told = b""
+    while not all(name.encode() in told for name in strangers):
+        told += await command.stderr.readline()
+    assert command.returncode is None
+    world.finish(task_id)
+    out, _ = await command.communicate()
+    assert (command.returncode, b"completed" in out) == (1, True)
+
+
 @pytest.mark.parametrize("out", ["taken", "taken/videos"])
 @pytest.mark.parametrize(
     "command",
