@@ -22,6 +22,7 @@ import attrs
 from .errors import ConfigurationError
 from .events import (
     Completed,
+    DownloadFailed,
     Downloading,
     Event,
     Failed,
@@ -116,6 +117,9 @@ class Board:
         share = event.received / (event.total or event.received or 1)
         row.percent = MADE + (100 - MADE) * share
 
+    def _not_fetched(self, event: DownloadFailed) -> None:
+        self._end(event, f"not fetched: {_reason(event.error)}", "made")
+
     def _saved(self, event: Saved) -> None:
         self._end(event, f"saved {event.video.path.name}", "saved")
 
@@ -177,6 +181,7 @@ _NOTES: dict[type[Event], Callable[[Board, Any], None]] = {
     Completed: Board._completed,
     Failed: Board._failed,
     Downloading: Board._downloading,
+    DownloadFailed: Board._not_fetched,
     Saved: Board._saved,
     Retrying: Board._retrying,
 }
@@ -199,7 +204,7 @@ def _name(event: Event, request: ImageToVideo | None) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return str(getattr(error, "code", "") or type(error).__name__)
 
 

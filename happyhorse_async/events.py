@@ -167,6 +167,16 @@ class Downloading(Event):
 
 
 @attrs.frozen(kw_only=True)
+class DownloadFailed(Event):
+    """A download has ended without its video, which another one may bring."""
+
+    task_id: str | None
+    path: str
+    error: BaseException
+    """Why; also `asyncio.CancelledError`."""
+
+
+@attrs.frozen(kw_only=True)
 class LinkExpiring(Event):
     """A link may die before its download can be finished."""
 

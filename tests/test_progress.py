@@ -15,15 +15,17 @@ from rich.console import Console
 
 from happyhorse_async import ImageToVideo, Session, Task, TaskFailedError, _progress
 from happyhorse_async._progress import MOST_ROWS, Board, page
-from happyhorse_async.errors import InvalidRequestError
+from happyhorse_async.errors import IncompleteDownloadError, InvalidRequestError
 from happyhorse_async.events import (
+    DownloadFailed,
     Downloading,
     Failed,
+    Retrying,
     SubmissionFailed,
     Submitted,
     Submitting,
 )
-from happyhorse_async.sandbox import Sandbox
+from happyhorse_async.sandbox import Fault, Sandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +68,34 @@ async def test_failures_show_the_services_code(sandbox: Sandbox, session: Sessio
             await task.wait()
     assert "content_policy_violation" in shown(console)
     assert "1 failed" in shown(console)
+
+
+@pytest.mark.parametrize("end", ["it cannot be had", "cancelled"])
+async def test_a_download_that_ends_without_its_video_does_not_go_on(
+    sandbox: Sandbox, session: Session, tmp_path: Path, end: str
+) -> None:
+    """Its video is made, and not fetched yet; the line says why."""
+    sandbox.speed = 1000
+    sandbox.fail(Fault("refuse", path="/results/", status=503, times=None))
+    failures: list[DownloadFailed] = []
+    session.subscribe(failures.append, DownloadFailed)
+    console, asked = screen(), asyncio.Event()
+    session.subscribe(lambda _: asked.set(), Retrying)
+    with session.progress(console=console):
+        task = await session.submit(LINK, tag="row 7")
+        limit = 0.0 if end == "it cannot be had" else None
+        await task.wait()
+        work = asyncio.create_task(task.download(tmp_path / "a.mp4", timeout=limit))
+        if end == "cancelled":
+            await asked.wait()
+            work.cancel()
+        with pytest.raises((IncompleteDownloadError, asyncio.CancelledError)) as caught:
+            await work
+    assert f"not fetched: {type(caught.value).__name__}" in shown(console)
+    assert "1 made, 0:" in shown(console)
+    [failure] = failures
+    assert (failure.task_id, failure.tag) == (task.id, "row 7")
+    assert type(failure.error) is type(caught.value)
 
 
 async def test_nothing_listens_after_the_bars_have_closed(session: Session) -> None:

@@ -50,7 +50,7 @@ from ..errors import (
     TransportError,
     VideoTooLargeError,
 )
-from ..events import Downloading, Retrying
+from ..events import DownloadFailed, Downloading, Retrying
 
 if TYPE_CHECKING:
     from .._concurrency import Threads
@@ -166,6 +166,10 @@ class Transfer:
                 except (_SetbackError, TransportError, DownloadError) as error:
                     pause = await self._pause_or_give_up(error)
                 await self._rest(pause)
+        except (Exception, asyncio.CancelledError) as error:
+            task_id = self.task.id
+            self._events.emit(DownloadFailed(task_id=task_id, path=self._path, error=error))
+            raise
         finally:
             await self._sink.release()
 
