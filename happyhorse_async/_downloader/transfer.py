@@ -339,8 +339,7 @@ class Transfer:
             raise self._dead(verdict.reason, stream)
         if verdict.meaning is Meaning.BUSY:
             wish = parse_retry_after(headers.get("Retry-After"), headers.get("Date"))
-            full = stream.status == 429 or (stream.status == 503 and wish is not None)
-            raise _SetbackError(verdict.reason, Setback.BUSY if full else Setback.HOST, wish=wish)
+            raise _SetbackError(verdict.reason, Setback.BUSY, wish=wish)
         if verdict.meaning is Meaning.CONFUSED:
             self._ranges = False
             raise _SetbackError(verdict.reason)

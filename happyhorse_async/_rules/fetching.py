@@ -32,7 +32,8 @@ class Setback(enum.Enum):
     HOST = "host"
     """The file host cut, or broke. `RetryPolicy.attempts` bounds these."""
     BUSY = "busy"
-    """The file host gives no more at once. That passes as others end: time bounds these."""
+    """The file host gives no more at once, or is unwell and says so. That passes, and the link
+    lives for a day: time bounds these."""
     LINK = "link"
     """The link gives no video: it is not there yet, or not any more, or its host is out of reach.
     Time bounds these."""

@@ -525,12 +525,15 @@ async def test_a_head_that_drips_is_left(sandbox: Sandbox, folder: Path) -> None
     assert drips == 1
 
 
-@pytest.mark.parametrize(("status", "headers"), [(429, {}), (503, {"Retry-After": "0"})])
-async def test_a_host_that_gives_few_at_once_is_waited_for(
+@pytest.mark.parametrize(
+    ("status", "headers"), [(429, {}), (503, {"Retry-After": "0"}), (503, {}), (500, {}), (408, {})]
+)
+async def test_a_host_that_gives_few_at_once_or_is_unwell_is_waited_for(
     sandbox: Sandbox, folder: Path, status: int, headers: dict[str, str]
 ) -> None:
     """Stores and file hosts bound what they give at a time. Of many videos that end together the
-    others wait for those that come: time bounds that, and tries do not.
+    others wait for those that come. One that is restarted says 503 for a while. The video is paid
+    and its link lives: time bounds that, and tries do not.
     """
     async with Kit(sandbox, policy=ONE_TRY, patience=3600.0) as kit:
         task = await kit.task()
