@@ -73,7 +73,8 @@ def _patient(body: bytes) -> Any:
     if "\\" in text and ("\\ud" in text or "\\uD" in text):
         text = without_halves(text)
     digits = body if usual else text.encode()
-    decoder = _CAREFUL if _LONG_INTEGER in digits.translate(_ZEROS) else _PLAIN
+    # Not by `in`, which makes an error of bytes first, and drops it.
+    decoder = _CAREFUL if digits.translate(_ZEROS).find(_LONG_INTEGER) >= 0 else _PLAIN
     try:
         if usual:
             # Without the searches for blanks around it, which cost half as much as the rest.

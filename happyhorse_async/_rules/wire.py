@@ -312,7 +312,7 @@ def pack(task: Task, answer: Answer) -> None:
     """Have a task that was just read from an answer keep it as bytes, and no object beside them.
     Tasks whose answers differ in nothing but the id share them.
     """
-    if _ID in answer.body:  # none that stands for itself
+    if _ID[0] in answer.body:  # none that stands for itself
         return
     _put_answer(task, _form(answer.body.replace(task.id.encode(), _ID)))
     _drop_raw(task)
