@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 LINK = "https://example.com/1.png"
 TEMPLATE = "TEMPLATE template0"
+LIMIT = 100.0
+"""Seconds against hanging."""
 
 
 async def enter(sandbox: Sandbox, database: str, folder: Path, count: int, *words: str) -> Path:
@@ -41,6 +43,21 @@ async def enter(sandbox: Sandbox, database: str, folder: Path, count: int, *word
     )
     assert code == 0
     return folder / "videos"
+
+
+async def execute(database: str, statement: str) -> None:
+    """Run a statement in the cluster's database."""
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute(statement.encode())
+
+
+async def cut_all(database: str) -> None:
+    """Cut everybody off from the database."""
+    await execute(
+        database,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE pid <> pg_backend_pid() AND datname = current_database()",
+    )
 
 
 async def test_a_signal_drains_and_the_rest_goes_on_elsewhere(
@@ -128,11 +145,7 @@ async def test_a_worker_that_only_seemed_dead_writes_nothing_any_more(
         sleeper = await WorkerProcess.start(sandbox, database)
         await submissions.reach(20)
         sleeper.freeze()
-        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE pid <> pg_backend_pid() AND datname = current_database()"
-            )
+        await cut_all(database)
         other = await WorkerProcess.start(sandbox, database)
         await other.told(10)
         sleeper.thaw()
@@ -143,6 +156,70 @@ async def test_a_worker_that_only_seemed_dead_writes_nothing_any_more(
         assert sandbox.paid == 40
         ids = [outcome["id"] for w in (sleeper, other) for outcome in w.outcomes]
         assert len(ids) == len(set(ids)) == 40, "no job is told twice"
+
+
+async def test_a_worker_that_was_buried_alive_is_missed_when_it_dies(
+    anyio_backend: str, database: str, tmp_path: Path
+) -> None:
+    """It wakes, works on, and is killed: the jobs that it took since then go on elsewhere too."""
+    async with Sandbox(video="stub", speed=0) as sandbox:
+        videos = await enter(sandbox, database, tmp_path, 12)
+        few = ("--max-in-flight", "3", "--until-done")
+        sleeper = await WorkerProcess.start(sandbox, database, *few)
+        while len(await in_hand(database)) < 3:
+            await asyncio.sleep(0.1)
+        number = await number_of(database, sleeper)
+        sleeper.freeze()
+        await cut_all(database)
+        other = await WorkerProcess.start(sandbox, database, *few)
+        async with asyncio.timeout(LIMIT):
+            while await number_of(database, sleeper):  # it is buried
+                await asyncio.sleep(0.1)
+            sleeper.thaw()
+            while not (await number_of(database, sleeper) and await in_hand(database, number)):
+                await asyncio.sleep(0.1)
+            sleeper.kill()
+            sandbox.speed = 1000.0
+            assert await other.ended() == 0
+        assert 12 == sandbox.paid == len(list(videos.glob("*.mp4")))
+
+
+async def test_jobs_of_a_worker_that_nobody_has_noted_go_on(
+    service: Sandbox, database: str, tmp_path: Path
+) -> None:
+    """A worker was buried alive, took jobs, and died before it was noted again."""
+    service.speed = 0
+    videos = await enter(service, database, tmp_path, 5)
+    worker = await WorkerProcess.start(service, database)
+    while len(await in_hand(database)) < 5:
+        await asyncio.sleep(0.1)
+    worker.kill()
+    await worker.ended()
+    await execute(database, "DELETE FROM happyhorse.workers")
+    service.speed = 1000.0
+    last = await WorkerProcess.start(service, database, "--until-done")
+    async with asyncio.timeout(LIMIT):
+        assert await last.ended() == 0
+    assert 5 == service.paid == len(list(videos.glob("*.mp4")))
+
+
+async def test_jobs_that_were_taken_away_and_given_to_nobody_go_on(
+    service: Sandbox, database: str, tmp_path: Path
+) -> None:
+    """A worker only seems dead, and the one that takes its jobs away dies before it passes them on.
+
+    The first one has them still, and brings them to their ends.
+    """
+    service.speed = 0
+    videos = await enter(service, database, tmp_path, 5)
+    worker = await WorkerProcess.start(service, database, "--until-done")
+    while service.paid < 5 or len(await in_hand(database)) < 5:
+        await asyncio.sleep(0.1)
+    await execute(database, "UPDATE happyhorse.jobs SET worker = NULL")
+    service.speed = 1000.0
+    async with asyncio.timeout(LIMIT):
+        assert await worker.ended() == 0
+    assert 5 == service.paid == len(list(videos.glob("*.mp4")))
 
 
 async def _all_there(videos: Path, count: int) -> None:

@@ -319,8 +319,12 @@ class ClusterDatabase(Database):
     # --- jobs and workers -------------------------------------------------------------------------
 
     def claim(self, seq: int) -> JobRow | None:
-        """Take a job into this worker's hands: from now on nobody else's changes of it count."""
-        row = self._db.execute(self._sql["claim"], (self.worker, seq)).fetchone()
+        """Take a job into this worker's hands: from now on nobody else's changes of it count.
+
+        None when its workflow is not this worker's any more.
+        """
+        who = self.worker, seq, executor_of(self.worker)
+        row = self._db.execute(self._sql["claim"], who).fetchone()
         self.lost.discard(seq)
         return JobRow.of_row(row) if row is not None else None
 
@@ -383,6 +387,11 @@ def credits_of(given: float | str) -> Decimal:
     from ..._config import Budget
 
     return Decimal(str(Budget(credits=str(given)).credits))
+
+
+def executor_of(worker: int) -> str:
+    """Return the name by which DBOS knows a worker."""
+    return f"happyhorse-{worker}"
 
 
 # --- SQL ------------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 ROUND = 2.0
 """Seconds between two looks at the others."""
+RECALL = 30
+"""Rounds between two looks for workers that are not noted and have jobs."""
 GRACE = 12.0
 """Seconds after a start of the database in which nobody is taken for dead. All have lost their
 locks, and those that live take them again."""
@@ -57,15 +59,15 @@ class Keeper:
         self.in_hand = 0
         self.adopted = 0
         self.word = ""
+        self._started = time.time()
+        self._rounds = 0
 
     async def enter(self) -> None:
         """Get a number and its lock; raises the driver's errors when the database is not there."""
         connection = await self._connect()
         async with connection.transaction():
             # In one transaction: a number without a lock would be taken for a dead worker's.
-            now = time.time()
-            row = await self._row("add-worker", socket.gethostname(), os.getpid(), now, now)
-            self.id = int(row[0])
+            await self._add()
             await connection.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_LOCKS, self.id))
 
     async def keep(self) -> None:
@@ -101,11 +103,22 @@ class Keeper:
                 raise psycopg.OperationalError("somebody looks at this worker's lock just now")
         return connection
 
+    async def _add(self) -> None:
+        who = socket.gethostname(), os.getpid()
+        [number] = await self._row("add-worker", *who, self._started, time.time())
+        self.id = int(number)
+
+    async def _note(self) -> None:
+        who = self.id, socket.gethostname(), os.getpid(), self._started
+        how = time.time(), self.in_hand, self.adopted, self.word
+        await self._row("note-worker", *who, *how, told=False)
+
     async def _round(self) -> None:
         await self._connect()
-        await self._row(
-            "note-worker", time.time(), self.in_hand, self.adopted, self.word, self.id, told=False
-        )
+        await self._note()
+        if self._rounds % RECALL == 0:
+            await self._row("recall-workers", told=False)
+        self._rounds += 1
         [young] = await self._row(_YOUNG, GRACE)
         for other in await self._suspects() if not young else ():
             if not await self._lock(other):
@@ -154,9 +167,7 @@ class LoneKeeper(Keeper):
     async def enter(self) -> None:
         """Get the lock and a number; raises `LedgerError` when another worker has the file."""
         await _in_thread(self._take)
-        now = time.time()
-        row = await self._row("add-worker", socket.gethostname(), os.getpid(), now, now)
-        self.id = int(row[0])
+        await self._add()
 
     async def aclose(self, *, finished: bool = False) -> None:
         """Let go of the file; unless all is `finished`, the next worker takes over the rest."""
@@ -200,7 +211,7 @@ class LoneKeeper(Keeper):
             raise
 
     async def _round(self) -> None:
-        await self._row("note-worker", time.time(), self.in_hand, self.adopted, self.word, self.id)
+        await self._note()
         while row := await self._row("SELECT id FROM workers WHERE id <> ? LIMIT 1", self.id):
             await self._bury(row[0])
 

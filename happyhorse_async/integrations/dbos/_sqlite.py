@@ -46,6 +46,7 @@ WORDS = (
     (r"\bgreatest\(", "max("),
     (r"extract\(epoch FROM clock_timestamp\(\)\)", "unix_now()"),
     (r" FOR UPDATE\b", ""),
+    (r" OVERRIDING SYSTEM VALUE\b", ""),
     (r"\bdbos\.workflow_status\b", "workflow_status"),
     (r"BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "INTEGER PRIMARY KEY AUTOINCREMENT"),
 )

@@ -30,6 +30,7 @@ from ...batch._videos import VideoFolder
 from ...errors import ConfigurationError, LedgerError
 from ._cancelled import Cancelled
 from ._connection import reaching
+from ._database import executor_of
 from ._keeper import keeper_of
 from ._ledger import ClusterLedger
 from ._pace import AccountPace
@@ -310,7 +311,7 @@ class Worker:
                 return outcome.state.value
             if outcome is None and not self._stopped.is_set():
                 if seq in self._ledger.database.lost:
-                    return "taken over"
+                    continue  # it may be in nobody's hands: then it can be claimed again
                 if await self._ledger.call_cluster("leave", seq):
                     return "replaced"
                 if await self._cancelled.end(seq):
@@ -330,7 +331,8 @@ class Worker:
             logger.exception("the job %s goes on later", job.id, extra={"action": "job_later"})
             return None
         finally:
-            del self._in_hand[job.seq]
+            # Who seemed dead and lives may be given a job that it has in hand already.
+            self._in_hand.pop(job.seq, None)
             if not self._in_hand:
                 self._emptied.set()
 
@@ -354,11 +356,6 @@ class Worker:
             if ids:
                 await DBOS.resume_workflows_async(ids, queue_name=queue)
         return sum(states.get(each) not in ("saved", "failed", "unknown") for each in workflows)
-
-
-def executor_of(worker: int) -> str:
-    """Return the name by which DBOS knows a worker."""
-    return f"happyhorse-{worker}"
 
 
 _worker: Worker | None = None

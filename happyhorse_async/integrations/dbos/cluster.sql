@@ -196,7 +196,9 @@ UPDATE limits SET unfinished = CASE WHEN ? THEN ?::int ELSE unfinished END,
 SELECT unfinished, rate, budget, spent, reserved FROM limits;
 
 -- name: claim
-UPDATE jobs SET worker = ? WHERE seq = ? RETURNING {job};
+-- Only by the worker whose workflow it is: nobody else would be missed, should it die.
+UPDATE jobs SET worker = ? WHERE seq = ? AND EXISTS (SELECT 1 FROM dbos.workflow_status AS w
+    WHERE w.workflow_uuid = jobs.workflow AND w.executor_id = ? AND w.status IN ('PENDING', 'CANCELLED')) RETURNING {job};
 
 -- name: begin-again
 UPDATE jobs SET {sets}, attempt = attempt + 1, error = NULL WHERE seq = ?;
@@ -247,7 +249,16 @@ UPDATE pace SET next = greatest(next, extract(epoch FROM clock_timestamp())::flo
 INSERT INTO workers (host, pid, started, seen) VALUES (?, ?, ?, ?) RETURNING id;
 
 -- name: note-worker
-UPDATE workers SET seen = ?, in_hand = ?, adopted = ?, word = ? WHERE id = ?;
+-- One that seemed dead and was buried is noted again: should it really die, the others must know of it.
+INSERT INTO workers (id, host, pid, started, seen, in_hand, adopted, word) OVERRIDING SYSTEM VALUE VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET host = excluded.host, pid = excluded.pid, started = excluded.started,
+    seen = excluded.seen, in_hand = excluded.in_hand, adopted = excluded.adopted, word = excluded.word;
+
+-- name: recall-workers
+-- Those that have jobs and are not noted: they were buried, took jobs, and died before they were noted again.
+INSERT INTO workers (id, host, pid, started, seen) OVERRIDING SYSTEM VALUE
+    SELECT DISTINCT substr(w.executor_id, 12)::bigint, '', 0, 0, 0 FROM dbos.workflow_status AS w
+    WHERE w.status = 'PENDING' AND substr(w.executor_id, 1, 11) = 'happyhorse-' ON CONFLICT (id) DO NOTHING;
 
 -- name: drop-worker
 DELETE FROM workers WHERE id = ?;
