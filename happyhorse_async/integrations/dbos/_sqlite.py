@@ -45,7 +45,7 @@ WORDS = (
     (r"= ANY \(\?\)", "IN (SELECT value FROM json_each(?))"),
     (r"\bgreatest\(", "max("),
     (r"extract\(epoch FROM clock_timestamp\(\)\)", "unix_now()"),
-    (r" FOR UPDATE\b", ""),
+    (r"\s+FOR UPDATE( OF jobs)?\b", ""),
     (r" OVERRIDING SYSTEM VALUE\b", ""),
     (r"\bdbos\.workflow_status\b", "workflow_status"),
     (r"BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "INTEGER PRIMARY KEY AUTOINCREMENT"),

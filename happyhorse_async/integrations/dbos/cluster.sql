@@ -168,7 +168,9 @@ UPDATE jobs SET {sets} FROM json_array_elements(?::json) AS v
     WHERE jobs.seq = (v.value->>0)::bigint AND jobs.worker = ? RETURNING jobs.seq;
 
 -- name: money-of
-SELECT coalesce(sum(spent), 0)::bigint, coalesce(sum(reserved), 0)::bigint FROM jobs WHERE seq = ANY (?);
+-- Held until the commit: what another worker does to such a job at this moment is moved by that one alone.
+SELECT coalesce(sum(j.spent), 0)::bigint, coalesce(sum(j.reserved), 0)::bigint
+    FROM (SELECT spent, reserved FROM jobs WHERE seq = ANY (?) ORDER BY seq FOR UPDATE) AS j;
 
 -- name: move-money
 -- The sums of all jobs, moved by what a transaction has changed.
@@ -184,9 +186,11 @@ SELECT count(*) FROM jobs WHERE state IN ('submitting', 'running') OR (state = '
 
 -- name: standing
 -- Which of some jobs are in a worker's hands, which of them have been let in already, and which were replaced or cancelled before that.
+-- They stay so until the commit.
 SELECT seq, state = 'submitting' AND jobs.key = v.value->>1, state = 'new' AND (superseded = 1
     OR EXISTS (SELECT 1 FROM dbos.workflow_status AS w WHERE w.workflow_uuid = jobs.workflow AND w.status = 'CANCELLED'))
-    FROM json_array_elements(?::json) AS v JOIN jobs ON jobs.seq = (v.value->>0)::bigint WHERE jobs.worker = ?;
+    FROM json_array_elements(?::json) AS v JOIN jobs ON jobs.seq = (v.value->>0)::bigint WHERE jobs.worker = ?
+    FOR UPDATE OF jobs;
 
 -- name: set-limits
 UPDATE limits SET unfinished = CASE WHEN ? THEN ?::int ELSE unfinished END,
