@@ -53,22 +53,29 @@ class FolderLock:
         """Take the lock; raises `LedgerError` with the holder's process id when another process has
         it.
         """
+        if not self.try_take():
+            raise LedgerError(
+                f"the batch in {self._path.parent} is being worked on by {self.holder()}",
+                next_step="Wait for that process, stop it, or use another folder.",
+            )
+
+    def try_take(self) -> bool:
+        """Take the lock unless another process has it, and return whether it was taken; raises
+        `LedgerError` where locks do not work.
+        """
         self._descriptor = descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock_at_once(descriptor)
         except OSError as error:
             self._close()
-            if error.errno not in _HELD:
-                raise LedgerError(
-                    f"the file system of {self._path.parent} has no locks that work: "
-                    f"{error.strerror or error}",
-                    next_step="Put the folder on a local disk: network file systems often have no "
-                    "locks.",
-                ) from error
+            if error.errno in _HELD:
+                return False
             raise LedgerError(
-                f"the batch in {self._path.parent} is being worked on by {self.holder()}",
-                next_step="Wait for that process, stop it, or use another folder.",
-            ) from None
+                f"the file system of {self._path.parent} has no locks that work: "
+                f"{error.strerror or error}",
+                next_step="Put the folder on a local disk: network file systems often have no "
+                "locks.",
+            ) from error
         note = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -79,6 +86,7 @@ class FolderLock:
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
             os.write(descriptor, json.dumps(note).encode())
+        return True
 
     def holder(self) -> str:
         """Say who wrote into the lock's file last."""

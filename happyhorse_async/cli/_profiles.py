@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
 import stat
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, LedgerError
 from ._common import run
 from ._console import put, say
 from ._options import AsJson
@@ -26,6 +28,9 @@ from ._signals import ending_at_once
 FIELDS = ("api_key", "base_url", "files_url", "proxy", "ca_file")
 """What a profile may say."""
 VARIABLE = "HAPPYHORSE_CONFIG_DIR"
+LOCK = "profiles.lock"
+LONGEST_WAIT = 10.0
+"""Seconds that another process may take to change the profiles."""
 
 
 def config_folder(platform: str, variables: Mapping[str, str], home: Path) -> Path:
@@ -113,6 +118,29 @@ def keep(found: Mapping[str, Mapping[str, Any]]) -> Path:
     return path
 
 
+@asynccontextmanager
+async def alone() -> AsyncIterator[None]:
+    """Keep other processes from changing the profiles: each of them writes all that it has read."""
+    from .._edges.folder_lock import FolderLock
+
+    folder = profiles_file().parent
+    lock, until = FolderLock(folder, name=LOCK), time.monotonic() + LONGEST_WAIT
+    # Without a lock, as on some network disks, one change at a time does well all the same.
+    with suppress(OSError, LedgerError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        while not lock.try_take():
+            if time.monotonic() > until:
+                raise ConfigurationError(
+                    f"the profiles in {folder} are being changed by {lock.holder()}",
+                    next_step="Wait for that process, or end it.",
+                )
+            await asyncio.sleep(0.02)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 app = typer.Typer(
     help="Keep keys and hosts under names: `--profile NAME` uses them in every command.",
     no_args_is_help=True,
@@ -139,17 +167,18 @@ def set_profile(
         raise typer.BadParameter("expected a name, got none", param_hint="NAME")
 
     async def work() -> None:
-        known = profiles()
         said = {"base_url": base_url, "files_url": files_url, "proxy": proxy}
         said["ca_file"] = str(ca_file.resolve()) if ca_file is not None else None
-        key = _key()
-        found = {**known.get(name, {}), **{word: value for word, value in said.items() if value}}
-        if key:
-            found["api_key"] = key
-        if not found.get("api_key"):
-            raise ConfigurationError("a profile needs a key", next_step="Paste it when asked.")
-        _check(found)
-        say(f"kept in {keep({**known, name: found})}; use it with --profile {name}")
+        profiles()  # what is wrong with the file is said before a key is asked for
+        said["api_key"] = _key()
+        said = {word: value for word, value in said.items() if value}
+        async with alone():
+            known = profiles()
+            found = {**known.get(name, {}), **said}
+            if not found.get("api_key"):
+                raise ConfigurationError("a profile needs a key", next_step="Paste it when asked.")
+            _check(found)
+            say(f"kept in {keep({**known, name: found})}; use it with --profile {name}")
 
     run(work)
 
@@ -208,9 +237,10 @@ def remove(name: Name) -> None:
     """
 
     async def work() -> None:
-        profile(name)
-        known = profiles()
-        del known[name]
-        keep(known)
+        async with alone():
+            profile(name)
+            known = profiles()
+            del known[name]
+            keep(known)
 
     run(work)

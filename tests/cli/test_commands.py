@@ -18,10 +18,10 @@ import pytest
 import typer
 
 from happyhorse_async import ConfigurationError
-from happyhorse_async.cli import _help
+from happyhorse_async.cli import _help, _profiles
 from happyhorse_async.cli._app import NEEDS_NO_KEY, app
 from happyhorse_async.cli._help import NAMES, completion_variable
-from happyhorse_async.cli._profiles import _key, config_folder, keep, profiles
+from happyhorse_async.cli._profiles import _key, alone, config_folder, keep, profiles
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.cli.process import LINK, ROOT, happyhorse, start
 
@@ -181,6 +181,35 @@ def test_profiles_without_a_place_say_where_to_give_one(monkeypatch: pytest.Monk
     with pytest.raises(ConfigurationError, match="no home folder") as refused:
         profiles()
     assert "HAPPYHORSE_CONFIG_DIR" in str(refused.value.next_step)
+
+
+@pytest.mark.anyio
+async def test_profiles_that_are_set_at_once_are_all_kept(tmp_path: Path) -> None:
+    """No process writes over what another one has written since it read."""
+    names = [f"mine-{number}" for number in range(12)]
+
+    async def change(*words: str) -> None:
+        ran = await happyhorse("profile", *words, cwd=tmp_path, stdin=b"k" * 20)
+        assert ran.code == 0, ran.err
+
+    await asyncio.gather(*(change("set", name) for name in names))
+    path = tmp_path / "config" / "profiles.json"
+    assert sorted(json.loads(path.read_text())) == sorted(names)
+    await asyncio.gather(*(change("remove", name) for name in names[1:]))
+    assert [*json.loads(path.read_text())] == names[:1]
+
+
+@pytest.mark.anyio
+async def test_profiles_that_stay_in_use_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that hangs while it changes them is named, and nothing is changed beside it."""
+    monkeypatch.setenv("HAPPYHORSE_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setattr(_profiles, "LONGEST_WAIT", 0.0)
+    async with alone():
+        with pytest.raises(ConfigurationError, match=f"process {os.getpid()} on"):
+            async with alone():
+                raise AssertionError("two at once")
 
 
 @pytest.mark.anyio
