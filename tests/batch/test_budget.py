@@ -93,7 +93,7 @@ async def test_money_nobody_will_settle_is_not_waited_for(
     ends the run instead of hanging it.
     """
     quick = RetryPolicy(attempts=2, first_pause=0.01, longest_pause=0.01)
-    sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
+    sandbox.fail(Fault("truncate", bytes=0, times=None))
     with anyio.fail_after(100):
         assert await states_until_used_up(session, tmp_path, 3, retry=quick) == [JobState.COMPLETED]
         assert await states_until_used_up(session, tmp_path, 3, retry=quick) == [JobState.COMPLETED]

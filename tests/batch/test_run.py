@@ -340,7 +340,7 @@ async def test_dead_links_are_left_to_the_next_run(
 
 async def test_links_that_are_long_dead(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
     """A video that was not fetched for days is a failed job that was charged."""
-    sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
+    sandbox.fail(Fault("truncate", bytes=0, times=None))
     await run(session, tmp_path, rows(1))
     sandbox.clear_faults()
     sandbox.advance(3 * 86400)
@@ -458,7 +458,7 @@ async def test_broken_downloads_are_left_to_the_next_run(
     """A video that cannot be fetched now stays the batch's, and the next run fetches it without
     paying.
     """
-    sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
+    sandbox.fail(Fault("truncate", bytes=0, times=None))
     [outcome] = await run(session, tmp_path, rows(1))
     assert (outcome.state, outcome.error is not None) == (JobState.COMPLETED, True)
     sandbox.clear_faults()

@@ -186,7 +186,7 @@ async def test_what_is_no_file_in_a_paid_videos_place_ends_one_job(
     """The job stays completed and says what lies there; the others get their videos. Once the place
     is free, it gets its own. The place of its part file is one too.
     """
-    sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
+    sandbox.fail(Fault("truncate", bytes=0, times=None))
     assert [outcome.ok for outcome in await run(session, tmp_path, jobs(3))] == [False] * 3
     sandbox.clear_faults()
     place = tmp_path / f"job1.mp4{name}"
@@ -236,7 +236,7 @@ async def test_what_cannot_be_fetched_now_is_told(
     """
     await saved(session, tmp_path, 1)
     (tmp_path / "job0.mp4").write_text("holiday")
-    sandbox.fail(Fault("refuse", path="/results/", times=None, status=503, body=""))
+    sandbox.fail(Fault("truncate", bytes=0, times=None))
     [outcome] = await run(session, tmp_path, jobs(1))
     assert (outcome.state, outcome.video) == (JobState.COMPLETED, None)
     assert isinstance(outcome.error, DownloadError)
