@@ -327,6 +327,10 @@ class BatchBook:
             self._parked -= amount
             self._reserve(job, amount)
 
+    def hold(self, job: int, amount: int) -> None:
+        """Reserve an estimate whether there is room or not: its task is paid for already."""
+        self._reserve(job, amount)
+
     def park(self, job: int) -> None:
         """Keep a job's reservation, though nothing more happens to it in this run."""
         self._parked += self._release(job)

@@ -280,8 +280,9 @@ JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.RUNNING: frozenset({JobState.COMPLETED, JobState.FAILED}),
     JobState.COMPLETED: frozenset({JobState.SAVED, JobState.FAILED}),
     JobState.SAVED: frozenset(),
-    # When the service says that the same input can work later, or at the user's word.
-    JobState.FAILED: frozenset({JobState.NEW}),
+    # To the next attempt when the service says that the same input can work later, or at the user's
+    # word. Back to its task when that goes on after all.
+    JobState.FAILED: frozenset({JobState.NEW, JobState.RUNNING}),
     # At the user's word, and with the same key.
     JobState.UNKNOWN: frozenset({JobState.SUBMITTING}),
 }

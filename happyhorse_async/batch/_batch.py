@@ -184,7 +184,8 @@ class Batch:
 
         Jobs whose fate is unknown are asked for with the same key. That cannot be charged twice
         where the service keeps keys. Until it has shown that it does, the list of tasks is looked
-        at first. Failed ones become new tasks, which are charged.
+        at first. Failed ones become new tasks, which are charged. Before that the service is asked
+        once more about the old one: it may go on after all, or have its video.
         """
         return self._start(Feed.failed, retry=True)
 

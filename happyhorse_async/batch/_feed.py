@@ -20,7 +20,7 @@ from .._rules.lifecycle import AT_STAKE, JobState
 from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError
 from ._admission import GROUP, Admission, BadRow, Candidate, Input, Intake, Verdict, admit, rows_of
 from ._database import Database
-from ._follow import BatchOptions, Follower
+from ._follow import BatchOptions
 from ._jobs import Job, JobRow
 from ._ledger import Ledger
 from ._outcome import Outcome, UnsavedOutcome, outcome_of
@@ -58,9 +58,8 @@ class InHand:
 class Feed:
     """Feeds one run, as fast as there are tokens."""
 
-    def __init__(self, run: InHand, follower: Follower) -> None:
+    def __init__(self, run: InHand) -> None:
         self._run = run
-        self._follower = follower
         self._intake = Intake(run.ledger)
 
     async def input(self, requests: Input, *, retry: bool = False) -> None:
@@ -144,9 +143,7 @@ class Feed:
             # With its link, or perhaps none, a request that may be paid for can be asked for
             # without its image.
             _ = job.posted if job.state is JobState.UNKNOWN else job.wanted
-            if job.state is JobState.FAILED:
-                await self._follower.begin_again(job)
-            elif job.state is JobState.NEW:
+            if job.state is JobState.NEW:
                 job.image_url = job.uploaded = None
         except HappyHorseError as error:
             self._run.told.put_nowait(outcome_of(job, self._run.videos, error=error, resumed=True))
@@ -200,9 +197,7 @@ class Feed:
         elif verdict is Verdict.IN_HAND:
             await self._hand_over(row.request, job)
         else:
-            if job.state is JobState.FAILED:
-                await self._follower.begin_again(job)
-            elif job.state is JobState.NEW:
+            if job.state is JobState.NEW:
                 # An upload of an earlier run may be gone, and nothing hangs on its link: the
                 # service never accepted it.
                 job.image_url = job.uploaded = None

@@ -24,12 +24,13 @@ from .._budget import BatchBook
 from .._concurrency import hand_over
 from .._config import Budget, RetryPolicy
 from .._request import ImageToVideo
-from .._rules import job_failures, retry
+from .._rules import job_failures, lifecycle, retry
 from .._rules.job_failures import Facts, Next
 from .._rules.lifecycle import JobState
 from .._rules.numbers import to_millionths
 from .._submitter import Earlier, Group
 from ..errors import (
+    APIStatusError,
     ConfigurationError,
     HappyHorseError,
     LinkExpiredError,
@@ -46,11 +47,14 @@ from ._steps import LeftError, Steps, is_stale
 from ._videos import VideoFolder
 
 if TYPE_CHECKING:
+    from .._models import Task
     from .._parts import Parts
 
 MOST_AHEAD = 32
 """Uploads that are made before their submissions: they take room in the account's quota of files,
 and grow old."""
+MOST_LOOKS = 16
+"""Failed tasks that the service is asked about at once before they are bought again."""
 PAUSES = RetryPolicy(attempts=4, first_pause=20.0, longest_pause=600.0)
 """Jobs are tried again more slowly than calls are: each call has had its own tries before."""
 
@@ -119,6 +123,7 @@ class Follower:
         self._line, self._owed = Group(), Group()
         self._ahead = asyncio.Semaphore(MOST_AHEAD)
         self._in_flight = asyncio.Semaphore(options.max_in_flight)
+        self._looks = asyncio.Semaphore(MOST_LOOKS)
         self._prices: dict[tuple[str, str, int], int] = {}
         self.charges = LateCharges(parts, ledger, book)
         self._daily = DailyLimit(parts.events, self.pause)
@@ -151,8 +156,9 @@ class Follower:
 
         None: it stays as the ledger has it, for the next run.
         """
-        if job.state is JobState.SAVED:
-            return await self._bring_back(job)
+        if job.state in (JobState.SAVED, JobState.FAILED):
+            saved = job.state is JobState.SAVED
+            return await (self._bring_back(job) if saved else self._begin_again(job))
         job.earlier = self._earlier(job)
         tries, accepted = 0, 0
         while True:
@@ -221,13 +227,16 @@ class Follower:
         """
         if job.state is not JobState.NEW or job.reserved:
             return
-        request = job.posted
+        price = await self._price_of(job.posted)
+        if self.stopping or not await self._book.reserve(job.seq, price):
+            raise LeftError
+        job.reserved = price
+
+    async def _price_of(self, request: ImageToVideo) -> int:
         kind = request.model, request.quality, request.duration
         if kind not in self._prices:
             self._prices[kind] = await self._price(request)
-        if self.stopping or not await self._book.reserve(job.seq, self._prices[kind]):
-            raise LeftError
-        job.reserved = self._prices[kind]
+        return self._prices[kind]
 
     async def _price(self, request: ImageToVideo) -> int:
         try:
@@ -385,10 +394,47 @@ class Follower:
             self._book.free(job.seq)
         self._book.park(job.seq)
 
-    async def begin_again(self, job: JobRow) -> None:
-        """Take a failed job to its next attempt at the user's word."""
+    async def _begin_again(self, job: JobRow) -> Outcome | None:
+        """Take a failed job to its next attempt at the user's word, and follow that.
+
+        The service is asked once more before. A task that only seemed to have failed is waited for,
+        and not bought again. Where nobody can say now, the job stays as it is.
+        """
+        try:
+            async with self._looks:
+                if self.stopping:
+                    return None
+                task = await self._gone_on(job)
+        except HappyHorseError as error:
+            facts = Facts(JobState.COMPLETED, tries_left=False)
+            if job_failures.next_step(facts, error).stops:
+                self.stop(error)
+                return None
+            return outcome_of(job, self._videos, error=error, resumed=True)
         job.before = job.attempt
-        await self.steps.renew(job)
+        if task is None:
+            await self.steps.renew(job)
+        else:
+            with suppress(PriceUnavailableError):
+                job.reserved = await self._price_of(job.posted)
+            self._book.hold(job.seq, job.reserved)
+            await self.steps.take_up(job, task)
+        return await self.follow(job)
+
+    async def _gone_on(self, job: JobRow) -> Task | None:
+        """Return the task of a failed job when it goes on, or has its video; None when it has
+        failed indeed. Raises `HappyHorseError` when nobody can say now.
+        """
+        if job.task_id is None or not (job.fault or {}).get("task"):
+            return None
+        try:
+            task = await self._parts.poller.read(job.task_id)
+        except APIStatusError as error:
+            if retry.worth_retrying(error):
+                raise
+            return None
+        has_failed = lifecycle.is_final(task) and not lifecycle.is_completed(task)
+        return None if has_failed else task
 
 
 def lost(place: str | Path, job: JobRow) -> LinkExpiredError:

@@ -145,7 +145,7 @@ class Outcomes:
                 # once.
                 guard = around.create_task(_raised_by(self._ledger.lost))
                 async with asyncio.TaskGroup() as self._jobs:
-                    await self._feed(Feed(self._run, follower), self._jobs)
+                    await self._feed(Feed(self._run), self._jobs)
                 guard.cancel()
         finally:
             await follower.charges.end()
@@ -210,9 +210,9 @@ class Outcomes:
     def _traced(self, job: JobRow) -> AbstractContextManager[object]:
         if job.state is JobState.SAVED:
             return nullcontext()
-        return self._parts.events.work(
-            "generate", task_id=job.task_id, key=job.key, request=job.asked
-        )
+        # What has failed begins again, most often as another task.
+        task_id, key = (job.task_id, job.key) if job.state is not JobState.FAILED else (None, None)
+        return self._parts.events.work("generate", task_id=task_id, key=key, request=job.asked)
 
     def _end_feeding(self) -> None:
         if self._feeding is not None:

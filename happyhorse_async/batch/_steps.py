@@ -233,6 +233,12 @@ class Steps:
         job.reserved, job.error = 0, None
         await self._ledger.write("ended", job)
 
+    async def take_up(self, job: JobRow, task: Task) -> None:
+        """Take a failed job back to its task, which goes on or has its video after all."""
+        self.move(job, JobState.RUNNING)
+        job.task, job.error, job.ended, job.ended_run = task, None, None, 0
+        await self._ledger.write("ended", job)
+
     async def renew(self, job: JobRow, *, cost: int = 0) -> None:
         """Take a failed job to its next attempt, which is another task, with another key."""
         self.move(job, JobState.NEW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import attrs
 import pytest
 
 from happyhorse_async import (
+    APIConnectionError,
+    Budget,
     ImageToVideo,
     RetryPolicy,
     Session,
@@ -113,6 +116,83 @@ async def test_a_second_moment_is_no_proof_of_the_first(
     await until(lambda: reads(sandbox) >= seen + 2)
     sandbox.finish()
     outcome = await done
+    assert (outcome.ok, outcome.attempts, sandbox.paid) == (True, 1, 1)
+
+
+ONCE = RetryPolicy(attempts=1, first_pause=0.01)
+
+
+async def begun_again(session: Session, folder: Path, how: str, budget: Budget) -> list[Outcome]:
+    """Begin the failed jobs of a folder again, in one of the two ways."""
+    async with session.batch(folder, retry=ONCE, budget=budget) as batch:
+        again = batch.retry() if how == "retry" else batch.run([REQUEST], retry_failed=True)
+        outcomes = [outcome async for outcome in again]
+        totals = await batch.totals()
+    assert totals.reserved == 0
+    assert sum((outcome.credits or 0 for outcome in outcomes), Decimal()) == totals.spent
+    return outcomes
+
+
+@pytest.mark.parametrize("how", ["retry", "run again"])
+@pytest.mark.parametrize("meanwhile", ["goes on", "has its video"])
+async def test_retry_looks_before_it_buys(
+    sandbox: Sandbox, session: Session, tmp_path: Path, meanwhile: str, how: str
+) -> None:
+    """A job whose task had failed when its run ended, and has not by the time of `retry`, brings
+    that task's video. It was paid for, so no budget is in its way.
+    """
+    sandbox.fail(Fault("false-failure", seconds=30))
+    assert not (await run(session, tmp_path, ONCE)).ok
+    sandbox.advance(40)
+    if meanwhile == "has its video":
+        sandbox.finish()
+    async with open_session(sandbox) as later:
+        work = asyncio.create_task(begun_again(later, tmp_path, how, Budget(credits=1)))
+        seen = reads(sandbox)
+        await until(lambda: reads(sandbox) >= seen + 2)
+        sandbox.finish()
+        [outcome] = await work
+    assert (outcome.ok, outcome.attempts, sandbox.paid) == (True, 1, 1)
+
+
+async def test_retry_buys_what_has_failed_indeed_after_one_look(
+    sandbox: Sandbox, session: Session, tmp_path: Path
+) -> None:
+    """One read of the failed task, and then another task, which is paid."""
+    sandbox.fail(Fault("fail-task", status="failed", code="service_error", nth=1))
+    work = asyncio.create_task(run(session, tmp_path, ONCE))
+    await until(lambda: sandbox.paid == 1)
+    sandbox.finish()
+    assert not (await work).ok
+    looked = sandbox.count("GET", f"/v1/tasks/{sandbox.tasks[0].id}")
+    async with open_session(sandbox) as later:
+        again = asyncio.create_task(begun_again(later, tmp_path, "retry", Budget(credits=500)))
+        await until(lambda: len(sandbox.tasks) == 2)
+        assert sandbox.count("GET", f"/v1/tasks/{sandbox.tasks[0].id}") == looked + 1
+        sandbox.finish()
+        [outcome] = await again
+    assert (outcome.ok, outcome.attempts) == (True, 2)
+
+
+@pytest.mark.parametrize("answer", ["a page", "none"])
+async def test_retry_buys_nothing_while_nobody_can_say_what_became_of_it(
+    sandbox: Sandbox, session: Session, tmp_path: Path, answer: str
+) -> None:
+    """The job stays as it is, for the next time."""
+    sandbox.fail(Fault("false-failure", seconds=30))
+    assert not (await run(session, tmp_path, ONCE)).ok
+    where: dict[str, Any] = {"path": "/v1/tasks/", "times": None}
+    page, none = Fault("refuse", status=502, **where), Fault("drop-before", **where)
+    sandbox.fail(page if answer == "a page" else none)
+    async with session.batch(tmp_path, retry=ONCE) as batch:
+        with suppress(APIConnectionError):  # which ends the run
+            [outcome] = [outcome async for outcome in batch.retry()]
+            assert not outcome.ok
+        assert (await batch.totals()).states == {JobState.FAILED: 1}
+    assert sandbox.paid == 1
+    sandbox.clear_faults()
+    sandbox.advance(1000)
+    [outcome] = await begun_again(session, tmp_path, "retry", Budget(credits=1))
     assert (outcome.ok, outcome.attempts, sandbox.paid) == (True, 1, 1)
 
 
