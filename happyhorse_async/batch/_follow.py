@@ -116,7 +116,8 @@ class Follower:
         self._parts = parts
         self._book = book
         self._options = options
-        self._doubts = doubts
+        self.doubts = doubts
+        """What is known of requests that earlier runs may have sent."""
         self._replays = parts.settings.retry.replays > 0
         # One line for the whole batch, which takes turns with the session's single calls. One for
         # what may have left before.
@@ -286,12 +287,12 @@ class Follower:
         """
         if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
             return None
-        since = job.accepted if job.accepted is not None else self._doubts.since
+        since = job.accepted if job.accepted is not None else self.doubts.since
         return Earlier(
             since=since,
-            claimed=self._doubts.claimed.__contains__,
+            claimed=self.doubts.claimed.__contains__,
             by_user=job.state is JobState.UNKNOWN,
-            known=self._doubts.known,
+            known=self.doubts.known,
         )
 
     # --- when it fails ----------------------------------------------------------------------------

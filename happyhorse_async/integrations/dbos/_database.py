@@ -25,7 +25,7 @@ import psycopg
 from ..._budget import DEARNESS
 from ..._rules.lifecycle import JobState
 from ..._rules.numbers import to_credits, to_millionths
-from ...batch._database import Change, Database
+from ...batch._database import Change, Database, Doubts
 from ...batch._jobs import CHANGES, JobRow
 from ...batch._late_charges import DEARNESS_FACT, dearness_of
 from ...batch._videos import VideoFolder
@@ -349,9 +349,10 @@ class ClusterDatabase(Database):
         """Let go of a job that was replaced; False when it is wanted again meanwhile."""
         return self._db.execute(self._sql["leave"], (seq,)).fetchone() is not None
 
-    def claimed(self, since: float) -> set[str]:
-        """Return the tasks that are jobs' own since some time."""
-        return {task_id for (task_id,) in self._db.execute(self._sql["claimed"], (since,))}
+    def known_since(self, since: float) -> Doubts:
+        """Return what is known of requests that were sent since some time."""
+        claimed = {task_id for (task_id,) in self._db.execute(self._sql["claimed"], (since,))}
+        return Doubts(since, claimed, self._db.execute(self._sql["known-key"]).fetchone())
 
     def orphans(self, worker: int, workflows: Sequence[str]) -> dict[str, str]:
         """Return the states of jobs by their workflows, with those that a worker had in hand."""

@@ -304,7 +304,10 @@ class Worker:
             if job.state is JobState.SUBMITTING:
                 # What it is looked for in the list of tasks must not be another worker's.
                 since = job.accepted or self._first_run or 0.0
-                self._claimed |= await self._ledger.call_cluster("claimed", since)
+                doubts = await self._ledger.call_cluster("known_since", since)
+                self._claimed |= doubts.claimed
+                # A service that knows another job's key is shown to keep keys: this one's is free.
+                self._follower.doubts = self._follower.doubts._replace(known=doubts.known)
             outcome = await self._follow(job)
             if outcome is not None and outcome.state in (JobState.SAVED, *ENDED):
                 self._told(outcome)

@@ -77,6 +77,9 @@ SELECT min(r.started), (SELECT min(coalesce(j.accepted, 0)) FROM json_array_elem
 -- name: claimed
 SELECT task_id FROM jobs WHERE task_id IS NOT NULL AND accepted >= ?;
 
+-- name: known-key
+SELECT key, task_id FROM jobs WHERE task_id IS NOT NULL AND key IS NOT NULL ORDER BY accepted DESC LIMIT 1;
+
 -- name: add-strangers
 INSERT INTO strangers (name) SELECT v.value FROM json_array_elements_text(?::json) AS v WHERE true ON CONFLICT DO NOTHING;
 
