@@ -126,6 +126,9 @@ class Stub:
     def here(self) -> None:
         """Allow any event loop."""
 
+    def require_open(self) -> None:
+        """Be open for ever."""
+
     async def credits_for(self, request: ImageToVideo) -> Any:
         """Price a request."""
         from decimal import Decimal
