@@ -13,6 +13,7 @@ import pytest
 from happyhorse_async import ConfigurationError, ImageToVideo, LedgerError
 from happyhorse_async._rules.lifecycle import JobState
 from happyhorse_async.integrations.dbos import Cluster, WorkerOptions
+from happyhorse_async.integrations.dbos._keeper import Keeper
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.cluster.support import (
     Postgres,
@@ -201,6 +202,32 @@ async def test_jobs_of_a_worker_that_nobody_has_noted_go_on(
     async with asyncio.timeout(LIMIT):
         assert await last.ended() == 0
     assert 5 == service.paid == len(list(videos.glob("*.mp4")))
+
+
+async def test_a_worker_that_was_given_a_job_while_it_ended_is_missed(
+    anyio_backend: str, database: str, tmp_path: Path
+) -> None:
+    """DBOS may take a job out of the queue in the moment in which a worker ends with nothing left.
+
+    Its note stays then, so that whoever looks next goes on with that job.
+    """
+    await Cluster(database).enqueue([ImageToVideo(LINK)], out=tmp_path)
+
+    async def adopt(number: int) -> int:
+        raise AssertionError("nobody else is here")
+
+    for given in (False, True):
+        keeper = Keeper(database, adopt)
+        await keeper.enter()
+        if given:
+            await execute(
+                database,
+                "UPDATE dbos.workflow_status SET status = 'PENDING', "
+                f"executor_id = 'happyhorse-{keeper.id}'",
+            )
+        await keeper.aclose(finished=True)
+        noted = {worker.id for worker in (await Cluster(database).overview()).workers}
+        assert noted == ({keeper.id} if given else set())
 
 
 async def test_jobs_that_were_taken_away_and_given_to_nobody_go_on(

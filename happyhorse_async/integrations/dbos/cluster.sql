@@ -268,7 +268,9 @@ INSERT INTO workers (id, host, pid, started, seen) OVERRIDING SYSTEM VALUE
     WHERE w.status = 'PENDING' AND substr(w.executor_id, 1, 11) = 'happyhorse-' ON CONFLICT (id) DO NOTHING;
 
 -- name: drop-worker
-DELETE FROM workers WHERE id = ?;
+-- Unless DBOS has given it more to do meanwhile: then somebody has to look after that.
+DELETE FROM workers WHERE id = ? AND NOT EXISTS (SELECT 1 FROM dbos.workflow_status AS w
+    WHERE w.status = 'PENDING' AND w.executor_id = 'happyhorse-' || workers.id);
 
 -- name: workers
 SELECT id, host, pid, started, seen, in_hand, adopted, word FROM workers ORDER BY id;
