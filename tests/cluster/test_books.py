@@ -104,3 +104,23 @@ async def test_a_charge_that_another_worker_notes_at_the_same_moment_counts_once
     worker.apply([("saved", values_of("saved", job))], [])
     kept, true = books(worker)
     assert kept == true
+
+
+async def test_a_machine_that_slept_in_a_transaction_does_it_again(
+    worker: ClusterDatabase,
+) -> None:
+    """The server has ended the session meanwhile, as it is told to; the next one goes on."""
+    sessions: list[int] = []
+
+    def look(found: Any) -> list[str]:
+        """Sleep the first time, until the server has given the session up."""
+        sessions.append(found._db.raw.info.backend_pid)
+        if len(sessions) == 1:
+            execute(found, "SET LOCAL idle_in_transaction_session_timeout = 1")
+            alive = f"SELECT FROM pg_stat_activity WHERE pid = {sessions[0]}"
+            while elsewhere(found, alive):
+                pass
+        return ids(found)
+
+    assert len(worker.apply([], [look])[0]) == 1
+    assert len(set(sessions)) == 2

@@ -15,7 +15,11 @@ from typing import Any, TypeAlias
 
 import psycopg
 import sqlalchemy
-from psycopg.errors import DeadlockDetected, SerializationFailure
+from psycopg.errors import (
+    DeadlockDetected,
+    IdleInTransactionSessionTimeout,
+    SerializationFailure,
+)
 
 from ...batch._jobs import COLUMNS
 from ...batch._queries import named_queries
@@ -38,6 +42,17 @@ EVERY_TEXT = {"client_encoding": "utf8"}
 """For connections that prompts go over, whatever the environment or the database say by default."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
 """Seconds between attempts to reach a database that was lost."""
+
+
+LOST = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    DeadlockDetected,
+    SerializationFailure,
+    IdleInTransactionSessionTimeout,
+)
+"""What ends a transaction that can be done again. The last one is what a machine finds that slept
+in the midst of it: `DEAD_LINE` has ended its session."""
 
 
 class LostError(Exception):
@@ -135,9 +150,7 @@ def cluster_errors() -> Iterator[None]:
     try:
         with _as_the_driver_says():
             yield
-    except (DeadlockDetected, SerializationFailure) as error:
-        raise LostError(error) from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+    except LOST as error:
         raise LostError(error) from error
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
