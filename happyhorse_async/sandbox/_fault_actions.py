@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ._errors import Refused, typical_code
 from ._fault_values import (
     Body,
+    Count,
     Fields,
     Headers,
     HeaderSize,
@@ -65,6 +66,12 @@ def answer_after(
 ) -> None:
     """Handle the request, and answer this instead of the truth."""
     act.answer = _given(act, status, body, headers)
+
+
+@fault("after")
+def other_status(act: Act, *, status: Status = 202) -> None:
+    """Give the true answer under another status."""
+    act.true_answer.status = status
 
 
 @fault("before")
@@ -319,6 +326,38 @@ def stale(act: Act, *, ids: Ids = "all") -> None:
             view.pop(name, None)
         for name in ("credits_used", "cost"):
             view.get("usage", {}).pop(name, None)
+
+
+@fault("after", path=TASKS)
+def other_task(act: Act) -> None:
+    """Answer a read of one task with the account's task before it, as a cache does that mixes them
+    up. A query of many gives that one besides.
+    """
+    payload = act.true_answer.payload if act.true_answer.status == 200 else None
+    if not isinstance(payload, dict) or "total" in payload:
+        return
+    rows = payload.get("data", [payload])
+    tasks = act.service.world.tasks.values()
+    mine = [task for task in tasks if task.wallet is act.call.wallet]
+    ids = [task.id for task in mine]
+    at = ids.index(rows[0]["id"]) if rows else 0
+    if at:
+        other = act.service.show(mine[at - 1], act.call.now)
+        act.true_answer.payload = {"data": [other, *rows]} if "data" in payload else other
+
+
+@fault("before", path=TASKS)
+def oldest_first(act: Act) -> None:
+    """List the tasks in the other order, the oldest first."""
+    act.call.oldest_first = True
+
+
+@fault("before", path=TASKS)
+def shifted_pages(act: Act, *, rows: Count = 50) -> None:
+    """Begin each page of a list but the first so many rows too early, as if new tasks had come on
+    top of it while it was read. With as many as a page has, the same page comes twice.
+    """
+    act.call.shift = rows
 
 
 @fault("after", path=TASKS)

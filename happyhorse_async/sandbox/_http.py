@@ -43,6 +43,10 @@ class Call:
     """What the route's pattern found in the path."""
     quirks: Quirks = NO_QUIRKS
     """What faults make of the submitted task."""
+    oldest_first: bool = False
+    """A list that is asked for begins with the oldest task."""
+    shift: int = 0
+    """Its pages after the first begin so many rows too early."""
 
     @property
     def owner(self) -> Wallet:

@@ -221,3 +221,37 @@ async def test_a_charge_is_not_what_was_reserved(wire: Wire, factor: float, char
     wire.sandbox.fail(Fault("odd-charge", factor=factor))
     await wire.completed(duration=5)
     assert wire.sandbox.tasks[0].charged == Decimal(charged)
+
+
+async def test_an_answer_may_come_under_another_status(wire: Wire) -> None:
+    """The body is the true one, and the task is accepted."""
+    wire.sandbox.fail(Fault("other-status", path=SUBMIT, status=409))
+    reply = await wire.submit()
+    assert (reply.status, reply.json["id"]) == (409, wire.sandbox.tasks[0].id)
+
+
+async def test_a_read_may_be_answered_with_another_task(wire: Wire) -> None:
+    """A single read gives the task before it, a query of many that one besides; the first task has
+    none before it, and the list is not touched.
+    """
+    first, second = [await wire.accepted() for _ in range(2)]
+    wire.sandbox.fail(Fault("other-task", times=None))
+    told = [(await wire.get(f"/v1/tasks/{task_id}")).json["id"] for task_id in (first, second)]
+    assert told == [first, first]
+    many = (await wire.post("/v1/tasks/batch", {"task_ids": [second]})).json["data"]
+    assert [row["id"] for row in many] == [first, second]
+    assert len((await wire.get("/v1/tasks")).json["data"]) == 2
+
+
+async def test_lists_may_shift_while_they_are_read_and_begin_with_the_oldest(wire: Wire) -> None:
+    """Pages after the first begin rows too early; in the other order the oldest comes first."""
+    ids = [await wire.accepted() for _ in range(3)]
+
+    async def page(number: int) -> list[str]:
+        reply = await wire.get(f"/v1/tasks?page={number}&page_size=2")
+        return [row["id"] for row in reply.json["data"]]
+
+    wire.sandbox.fail(Fault("shifted-pages", rows=1, times=2))
+    assert [await page(1), await page(2)] == [[ids[2], ids[1]], [ids[1], ids[0]]]
+    wire.sandbox.fail(Fault("oldest-first"))
+    assert await page(1) == ids[:2]

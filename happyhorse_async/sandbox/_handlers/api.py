@@ -82,8 +82,11 @@ async def _list(service: Service, call: Call) -> Reply:
     page = page_argument(call, "page", 1)
     size = page_argument(call, "page_size", 20, most=_MOST_ROWS)
     wanted = _wanted(service, call)
-    rows = [task for task in reversed(service.world.tasks.values()) if wanted(task)]
-    shown = islice(rows, (page - 1) * size, page * size)
+    rows = [task for task in service.world.tasks.values() if wanted(task)]
+    if not call.oldest_first:
+        rows.reverse()
+    first = max(0, (page - 1) * size - call.shift)
+    shown = islice(rows, first, first + size)
     data = [service.views.listed(task, call.now) for task in shown]
     return json_answer({"data": data, "total": len(rows), "page": page, "page_size": size})
 
