@@ -80,7 +80,7 @@ class Api:
 
     async def read_task_once(self, task_id: str) -> Task:
         """Read one task, one try."""
-        return wire.decode_task(await self._read("GET", _path_of(task_id)))
+        return wire.decode_task(await self._read("GET", _path_of(task_id)), asked=task_id)
 
     def read_task(self, task_id: str) -> Coroutine[Any, Any, Task]:
         """Read one task."""
@@ -88,7 +88,7 @@ class Api:
 
     async def read_raw_task_once(self, task_id: str) -> dict[str, Any]:
         """Read one task as its JSON object, one try."""
-        return wire.decode_task_object(await self._read("GET", _path_of(task_id)))
+        return wire.decode_task_object(await self._read("GET", _path_of(task_id)), asked=task_id)
 
     async def read_raw_tasks_once(self, task_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Read up to 50 tasks as JSON objects by id with one request, one try. Ids that the

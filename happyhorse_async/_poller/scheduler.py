@@ -18,7 +18,6 @@ from ..errors import (
     HappyHorseError,
     NotFoundError,
     TaskNotFoundError,
-    UnreadableAnswerError,
 )
 from ..events import ReadFailed, Retrying
 from .read_budget import ReadBudget, is_refusal
@@ -327,12 +326,6 @@ class Reader:
             return Reading(refused=error) if error.own_body else Reading(error=error)
         except HappyHorseError as error:
             return Reading(error=error)
-        if value["id"] != task_id:
-            return Reading(
-                error=UnreadableAnswerError(
-                    f"asked for task {task_id}, the answer is about {value['id']!r}"
-                )
-            )
         if task_id in self._unanswered:
             self._failed, self._unanswered = self._failed + 1, ()
         if self.doubts_batches:

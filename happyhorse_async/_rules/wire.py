@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from json.encoder import encode_basestring as _quoted
 from typing import Any
 
-from .._formats.texts import without_surrogates
+from .._formats.texts import shown, without_surrogates
 from .._models import (
     MODEL,
     TASK_ID,
@@ -105,8 +105,10 @@ def unwrapped(value: dict[str, Any]) -> dict[str, Any]:
     return inner if isinstance(inner, dict) and "id" in inner else value
 
 
-def decode_task(answer: Answer) -> Task:
-    """Read one task from an answer."""
+def decode_task(answer: Answer, *, asked: str | None = None) -> Task:
+    """Read one task from an answer; raises when it is another one than was `asked` for."""
+    if asked is not None:
+        return task_from(decode_task_object(answer, asked=asked))
     task = task_of(_decode(answer))
     if task is None:
         raise unreadable(answer, "has no task id and status")
@@ -124,11 +126,16 @@ def decode_accepted(answer: Answer) -> Task:
     return decode_task(answer)
 
 
-def decode_task_object(answer: Answer) -> dict[str, Any]:
-    """Read one task from an answer as its JSON object, which has an id and a status."""
+def decode_task_object(answer: Answer, *, asked: str | None = None) -> dict[str, Any]:
+    """Read one task from an answer as its JSON object, which has an id and a status.
+
+    Raises when it is another one than was `asked` for: its video would be saved as that one's.
+    """
     value = _task_in(_decode(answer))
     if value is None:
         raise unreadable(answer, "has no task id and status")
+    if asked is not None and value["id"] != asked:
+        raise unreadable(answer, f"is about the task {shown(value['id'])}, not about {asked}")
     return value
 
 

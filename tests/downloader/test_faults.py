@@ -392,6 +392,20 @@ async def test_a_gateways_page_does_not_keep_the_fresh_link_away(folder: Path, s
         assert sandbox.count("GET", path) == 4  # two of them met the page
 
 
+async def test_a_fresh_link_is_never_another_tasks(folder: Path) -> None:
+    """A cache that mixes answers up gives another task in the place of the one that is read for a
+    fresh link: its video is not saved for this one.
+    """
+    async with Sandbox(video="stub", speed=0) as sandbox, Kit(sandbox) as kit:
+        another, task = await kit.task(), await kit.task(1)
+        sandbox.fail(Fault("expire", fresh=True))
+        sandbox.fail(Fault("other-task", path=f"/v1/tasks/{task.id}"))
+        video = await kit.downloader.download(task, f"{folder}/")
+        assert video.task is not None
+        assert (video.task.id, video.path.stem) == (task.id, task.id)
+        assert not [fetch for fetch in kit.fetches() if another.id in fetch.path]
+
+
 REFUSAL = {"error": {"code": "invalid_api_key", "message": "no", "type": "authentication_error"}}
 
 
