@@ -25,9 +25,11 @@ from ..errors import (
 )
 from .gate import Group
 from .key_proof import REPLAYED
-from .reconcile import EVER, TOO_LONG, Findings, LostSubmission
+from .reconcile import EVER, NO_LIST, REPEATED, TOO_LONG, Findings, LostSubmission
 from .shared import UNKNOWN_TO_US, Acceptance, Earlier, Shared
 
+KEY_LIFE = 12 * 3600.0
+"""Seconds after which a service that keeps keys may have forgotten one. A day is usual."""
 FRESH = 60.0
 """Seconds for which a list without a task says nothing of a submission: it may be late."""
 NOT_YET = "the list may not show it yet"
@@ -75,8 +77,9 @@ _S = SubmissionStage
 STAGES: dict[SubmissionStage, frozenset[SubmissionStage]] = {
     _S.CHECKING: frozenset({_S.WAITING, _S.ASKING, _S.ACCEPTED, _S.IN_DOUBT}),
     _S.ASKING: frozenset({_S.WAITING, _S.CHECKING, _S.ACCEPTED, _S.IN_DOUBT}),
-    # Turned away at the gate: it was never sent, or an earlier attempt is to be looked for.
-    _S.WAITING: frozenset({_S.SENT, _S.REFUSED, _S.LOOKING}),
+    # Turned away at the gate: it was never sent, or an earlier attempt is to be looked for. Its key
+    # may have grown old meanwhile.
+    _S.WAITING: frozenset({_S.SENT, _S.REFUSED, _S.LOOKING, _S.CHECKING}),
     # After a 429 it waits at the gate at once: the gate itself pauses. An answer that names another
     # request's task leaves it in doubt.
     _S.SENT: frozenset({_S.ACCEPTED, _S.WAITING, _S.PAUSING, _S.LOOKING, _S.REFUSED, _S.IN_DOUBT}),
@@ -120,6 +123,12 @@ class InFlight:
     """Its key was sent so long ago that a service which keeps keys may have forgotten it."""
     left_at: float | None = None
     """When the first attempt left that may have been accepted, by the event loop's clock."""
+    slept: float = attrs.field(
+        default=attrs.Factory(lambda sub: sub.shared.slept(), takes_self=True)
+    )
+    """What `Shared.slept` was when `left_at` was noted, or last corrected by it."""
+    _last: float = attrs.field(init=False, default=-math.inf)
+    """When this process has last sent it."""
     _heard: tuple[Answer, float] | None = attrs.field(init=False, default=None)
     """The last response that came before it left, or else the first one after."""
     _sent: int = attrs.field(init=False, default=0)
@@ -174,6 +183,17 @@ class InFlight:
             return self.acceptance
         raise self.failure or APIConnectionError("the submission was cut off")
 
+    def has_grown_old(self) -> bool:
+        """Whether its key was sent so long ago that the service may have forgotten it; all that the
+        machine has slept through meanwhile counts.
+        """
+        if self.left_at is None or self.left_at == EVER:
+            return False
+        slept = self.shared.slept()
+        self.left_at -= max(0.0, slept - self.slept)
+        self.slept = slept
+        return self.shared.loop.time() - self.left_at > KEY_LIFE
+
     def cut(self) -> None:
         """End the attempt that is on its way."""
         self._cut = True
@@ -198,6 +218,11 @@ class InFlight:
                 self._judge(error)
                 return
         self.placed = True
+        if self.in_doubt and not self.aged and self.has_grown_old():
+            gate.leave()
+            self.aged = True
+            self._to(SubmissionStage.CHECKING)
+            return
         self._launch()
         self._to(SubmissionStage.SENT)
 
@@ -209,6 +234,8 @@ class InFlight:
             shared.events.emit(Submitting(idempotency_key=self.key, request=self.request))
         if self.left_at is None or not self.in_doubt:
             self.left_at, self._heard = shared.loop.time(), shared.heard
+            self.slept = shared.slept()
+        self._last = shared.loop.time()
         self._sent += 1
         self._epoch = shared.gate.pace.epoch
         self._payload = TrackedBody(self.body, content_type="application/json")
@@ -375,6 +402,7 @@ class InFlight:
         shared = self.shared
         if shared.given_up:
             return Findings(why="the session was closed before it could be found")
+        self.has_grown_old()  # dates it back by what the machine has slept
         earlier = self.earlier or UNKNOWN_TO_US
         lost = LostSubmission(
             request=self.request,
@@ -421,7 +449,7 @@ class InFlight:
         if shared.proof.shown and not self.aged:
             self._to(SubmissionStage.WAITING)
             return
-        sent_here = self.key in shared.known.doubts
+        sent_here = self._sent > 0 or self.key in shared.known.doubts
         with shared.proof.undecided():
             self.found = await self._find(math.inf if sent_here else shared.opened + LATEST)
         if self._adopt(self.found):
@@ -442,7 +470,7 @@ class InFlight:
         """
         doubt = self.shared.known.doubts.get(self.key)
         left = self.shared.opened if doubt is None else doubt.since
-        return left + FRESH - self.shared.loop.time()
+        return max(left, self._last) + FRESH - self.shared.loop.time()
 
     async def _ask(self) -> None:
         """Ask the service whether it keeps keys, and send it again only if it does. Of an old key
@@ -487,11 +515,13 @@ class InFlight:
         """Not send it again, because that could be paid twice."""
         found = self.found
         why = "keeps this idempotency key still" if self.aged else "keeps idempotency keys"
+        # A list does not become shorter, and an old key no younger.
+        in_vain = found.why in ("", TOO_LONG, REPEATED) or (self.aged and found.why == NO_LIST)
         self.failure = self._doubt(
             "this request may have been sent before. It was not sent again, because "
             f"this service has not shown that it {why}; {_listed(found)}",
             found.candidates,
-            retryable=found.why not in ("", TOO_LONG),  # a list does not become shorter
+            retryable=not in_vain,
         )
         if not self.failure.retryable:
             self.failure.next_step = DECIDE

@@ -31,6 +31,10 @@ LONGEST_PAUSE = 2.0
 MOST_PAGES = 20
 """Pages of 50 tasks that one look reads at most."""
 TOO_LONG = f"it may stand beyond the newest {50 * MOST_PAGES:,} tasks, which were looked through"
+NO_LIST = "this server has no list of tasks to look for it in"
+REPEATED = "the list of tasks cannot be read on: a page of it came twice"
+UNSETTLED = timedelta(seconds=60)
+"""By so much the list may be out of its order, newest first."""
 ROUNDING = timedelta(seconds=1)
 """The service's times are whole seconds, cut off."""
 LARGEST_SKEW = timedelta(seconds=30)
@@ -83,7 +87,7 @@ class Reconciler:
         self._looking += 1
         try:
             found: list[Task | TaskSummary] = []
-            whole = True
+            why = ""
             for look in range(LOOKS):
                 if look:
                     # What was found may be claimed by a response that is still to come; what was
@@ -91,11 +95,11 @@ class Reconciler:
                     await self._closing.pause(self._pause)
                     found = [task for task in found if not lost.claimed(task.id)]
                 if not found:
-                    found, whole = await self._look(lost)
+                    found, why = await self._look(lost)
             findings = self._judge(lost, found)
-            return findings if whole else findings._replace(only=None, why=TOO_LONG)
+            return findings._replace(only=None, why=why) if why else findings
         except NotFoundError:
-            return Findings(why="this server has no list of tasks to look for it in")
+            return Findings(why=NO_LIST)
         except HappyHorseError as error:
             return Findings(why=f"the list of tasks could not be read: {error}")
         finally:
@@ -115,9 +119,9 @@ class Reconciler:
             only=lone if isinstance(lone, Task) and lone.created is not None else None,
         )
 
-    async def _look(self, lost: LostSubmission) -> tuple[list[Task | TaskSummary], bool]:
+    async def _look(self, lost: LostSubmission) -> tuple[list[Task | TaskSummary], str]:
         """Return the tasks of nobody in the time that counts; as the list shows them where they
-        cannot be read. And whether the list was read so far back.
+        cannot be read. And why the list was not read so far back, when it was not.
         """
         asked = self._loop.time()
         async with self._turn:
@@ -129,9 +133,9 @@ class Reconciler:
             listed = [item for item in reading.items.values() if not lost.claimed(item.id)]
             near = [item for item in listed if _in(start, listed_at(item), end)]
             await self._read_tasks(reading, [item.id for item in near])
-            whole = reading.ended or reading.reaches(start)
+            why = "" if reading.ended or reading.reaches(start) else reading.why
         tasks = [reading.tasks.get(item.id) or item for item in near]
-        return [task for task in tasks if _in(start, _created(task), end)], whole
+        return [task for task in tasks if _in(start, _created(task), end)], why
 
     async def _begin(self, model: str) -> _Reading:
         began = self._loop.time()
@@ -144,7 +148,9 @@ class Reconciler:
 
     async def _read_back(self, reading: _Reading, start: datetime) -> None:
         """Read on until the list is older than `start`."""
-        while not reading.ended and reading.pages < MOST_PAGES and not reading.reaches(start):
+        while not (reading.ended or reading.repeated or reading.reaches(start)):
+            if reading.pages >= MOST_PAGES:
+                return
             page, _ = await self._api.recent_tasks(reading.pages + 1, reading.model)
             reading.take(page)
 
@@ -187,20 +193,41 @@ class _Reading:
         """This machine's time then."""
         self.pages = 0
         self.ended = False
+        self.repeated = False
+        """A page brought nothing new: the next one would not either, and none of them is an end."""
+        self._ordered = True
+        self._span: tuple[datetime, datetime] | None = None
+        """When the oldest and the newest of its tasks were accepted."""
+        self._seen: set[str] = set()
         self.items: dict[str, TaskSummary] = {}
         self.tasks: dict[str, Task | None] = {}
 
     def take(self, page: TaskPage) -> None:
         """Add a page."""
         self.pages += 1
-        # A page that brings nothing new would come for ever.
-        self.ended = page.is_last or all(item.id in self.items for item in page.items)
-        self.items |= {item.id: item for item in page.items if item.model in ("", self.model)}
+        self.ended = page.is_last
+        new = [item for item in page.items if item.id not in self._seen]
+        self._seen.update(item.id for item in new)
+        self.repeated = not new
+        for time in filter(None, map(listed_at, new)):
+            oldest, newest = self._span or (time, time)
+            self._ordered &= time - oldest <= UNSETTLED
+            self._span = min(time, oldest), max(time, newest)
+        self.items |= {item.id: item for item in new if item.model in ("", self.model)}
+
+    @property
+    def why(self) -> str:
+        """Why it was not read back further."""
+        return REPEATED if self.repeated else TOO_LONG
 
     def reaches(self, start: datetime) -> bool:
-        """Whether it was read back to a time."""
-        times = [listed_at(item) for item in self.items.values()]
-        return any(time is not None and time < start for time in times)
+        """Whether it was read back to a time, and is seen to have the newest first: of one in
+        another order nothing is known before its end.
+        """
+        if self._span is None or not self._ordered:
+            return False
+        oldest, newest = self._span
+        return min(start, newest) - oldest > UNSETTLED
 
 
 def _window(lost: LostSubmission, reading: _Reading) -> tuple[datetime, datetime]:

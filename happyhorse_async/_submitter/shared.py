@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -101,6 +102,8 @@ class Doubt(NamedTuple):
     """When it was left in doubt."""
     link: str
     """The first frame's link."""
+    slept: float
+    """What `Shared.slept` was then."""
 
 
 class Kept(NamedTuple):
@@ -200,6 +203,8 @@ class Shared:
         self.events = events
         self.loop = asyncio.get_running_loop()
         self.opened = self.loop.time()
+        self._lag = time.time() - self.opened
+        """How far the wall clock was ahead of the event loop's."""
         self.closing = Closing()
         """Begun when the session closes: nothing pauses any more."""
         self.given_up = False
@@ -212,3 +217,10 @@ class Shared:
         """The last response, and when it came: it tells the service's time."""
         self.permit: Callable[[], Awaitable[None]] | None = None
         """Waited for right before a request is sent."""
+
+    def slept(self) -> float:
+        """Return the seconds that the event loop's clock has stood still since the session began:
+        most steady clocks do while a machine sleeps. Only two such numbers, compared, say
+        something, for the wall clock may be set.
+        """
+        return time.time() - self.loop.time() - self._lag

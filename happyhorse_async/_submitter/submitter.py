@@ -45,9 +45,6 @@ logger = logging.getLogger("happyhorse_async")
 MARGIN = 60.0
 """Seconds by which this machine's clock may have been set since an earlier process sent a key."""
 
-KEY_LIFE = 12 * 3600.0
-"""Seconds after which a service that keeps keys may have forgotten one. A day is usual."""
-
 _KEY = re.compile(r"[A-Za-z0-9._-]{16,96}")
 
 
@@ -352,13 +349,12 @@ class Submitter:
         sub.failures = retry.Failures(unknown=SubmissionOutcomeUnknownError(why))
         sub.earlier = earlier
         if doubt is not None:
-            sub.left_at = doubt.left_at
+            sub.left_at, sub.slept = doubt.left_at, doubt.slept
         elif earlier is not None and earlier.since is not None:
             # Clocks are set now and then: a window that is too narrow would hide the task.
             ago = max(0.0, time.time() - earlier.since) + MARGIN
-            sub.left_at = self._shared.loop.time() - ago
-        if sub.left_at is not None and sub.left_at != EVER:
-            sub.aged = self._shared.loop.time() - sub.left_at > KEY_LIFE
+            sub.left_at, sub.slept = self._shared.loop.time() - ago, self._shared.slept()
+        sub.aged = sub.has_grown_old()
         if earlier is not None:
             self._shared.proof.offer(earlier.known)
         if earlier is not None or sub.aged:
@@ -418,7 +414,8 @@ class Submitter:
             return
         left_at = sub.left_at if sub.left_at is not None else EVER
         why = f"an earlier sending: {sub.failure}"
-        self._shared.known.doubt(sub.key, Doubt(why, left_at, self._shared.loop.time(), sub.link))
+        doubt = Doubt(why, left_at, self._shared.loop.time(), sub.link, sub.slept)
+        self._shared.known.doubt(sub.key, doubt)
 
     def _failed(self, error: HappyHorseError, key: str) -> None:
         error.with_facts(idempotency_key=key)

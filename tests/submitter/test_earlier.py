@@ -21,8 +21,9 @@ from happyhorse_async import (
     Session,
     SubmissionOutcomeUnknownError,
 )
-from happyhorse_async._submitter import Earlier, in_flight, reconcile, submitter
+from happyhorse_async._submitter import Earlier, in_flight, reconcile
 from happyhorse_async._submitter.shared import Acceptance
+from happyhorse_async.events import Retrying
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.batch.support import until
 from tests.conftest import open_session
@@ -460,6 +461,31 @@ async def test_a_list_that_is_too_long_to_look_through_proves_nothing(
         assert sandbox.paid == 52
 
 
+@pytest.mark.parametrize("fault", ["shifted-pages", "oldest-first"])
+async def test_a_list_in_another_order_or_with_a_page_twice_proves_nothing_before_its_end(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New tasks push those of the first page onto the second, or the newest come last: a task that
+    was not seen may stand behind. Nothing is sent again by the word of such a list.
+    """
+    monkeypatch.setattr(in_flight, "FRESH", 0.0)
+    async with sandbox_with(idempotency=False) as sandbox:
+        async with open_session(sandbox) as session:
+            for seed in range(100, 160):
+                await session.submit(REQUEST.image, seed=seed)
+        sandbox.advance(300)
+        async with open_session(sandbox, retry=ONCE) as session:
+            sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT))
+            with pytest.raises(SubmissionOutcomeUnknownError):
+                await session.submit(REQUEST, idempotency_key=KEY)
+            for seed in range(26, 80):
+                await session.submit(REQUEST.image, seed=seed)
+            sandbox.fail(Fault(fault, times=None))
+            with pytest.raises(SubmissionOutcomeUnknownError):
+                await again(session)
+        assert sandbox.paid == 60 + 55
+
+
 async def test_at_the_users_word_the_service_is_asked_without_replays_too() -> None:
     """RetryPolicy(replays=0) sends nothing again by itself; Earlier(by_user=True) may."""
     async with sandbox_with() as sandbox:
@@ -690,7 +716,7 @@ async def test_a_key_that_has_grown_old_in_its_own_session_is_asked_for_first(
     """A session may live for months: what it left in doubt half a day ago is not sent again unseen
     either.
     """
-    monkeypatch.setattr(submitter, "KEY_LIFE", -1.0)
+    monkeypatch.setattr(in_flight, "KEY_LIFE", -1.0)
     async with sandbox_with(key_seconds=86_400) as sandbox:
         fault = Fault("drop-after", method="POST", path=SUBMIT)
         async with open_session(sandbox, retry=attrs.evolve(QUICK, replays=0)) as session:
@@ -700,4 +726,68 @@ async def test_a_key_that_has_grown_old_in_its_own_session_is_asked_for_first(
             sandbox.advance(90_000)
             with pytest.raises(SubmissionOutcomeUnknownError, match="this idempotency key still"):
                 await session.submit(REQUEST, idempotency_key=KEY)
+        assert sandbox.paid == 1
+
+
+class Bed:
+    """A machine that sleeps: its steady clock stands still then, and no other does."""
+
+    def __init__(self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._sandbox, self._true, self._slept = sandbox, time.time, 0.0
+        monkeypatch.setattr(time, "time", lambda: self._true() + self._slept)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep for so long, which takes no time here."""
+        self._slept += seconds
+        self._sandbox.advance(seconds)
+
+
+@pytest.mark.parametrize("listing", [True, False])
+async def test_a_machine_that_sleeps_amid_a_submission_sends_no_old_key(
+    listing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The response is lost, and the machine is closed for a day before the key goes out again: the
+    service has forgotten it by then. It is not sent, and the task is named.
+    """
+    async with (
+        sandbox_with(key_seconds=86_400, listing=listing) as sandbox,
+        open_session(sandbox, retry=QUICK) as session,
+    ):
+        bed = Bed(sandbox, monkeypatch)
+        session.subscribe(lambda event: bed.sleep(26 * 3600), Retrying)
+        sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT))
+        with pytest.raises(SubmissionOutcomeUnknownError) as caught:
+            await session.submit(REQUEST, idempotency_key=KEY)
+        (task,) = sandbox.tasks
+        assert caught.value.candidates == ((task.id,) if listing else ())
+        assert not caught.value.retryable  # it would stop a batch, and every later run of it
+
+
+async def test_a_key_that_is_still_known_after_a_long_sleep_gives_its_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A service that keeps keys for longer says so when it is asked, and gives the task back."""
+    async with sandbox_with() as sandbox, open_session(sandbox, retry=QUICK) as session:
+        bed = Bed(sandbox, monkeypatch)
+        session.subscribe(lambda event: bed.sleep(26 * 3600), Retrying)
+        sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT))
+        handle = await session.submit(REQUEST, idempotency_key=KEY)
+        assert [task.id for task in sandbox.tasks] == [handle.id]
+
+
+async def test_a_key_in_doubt_before_a_long_sleep_is_old_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a session left in doubt before the machine slept for a day is asked for first."""
+    async with (
+        sandbox_with(key_seconds=86_400) as sandbox,
+        open_session(sandbox, retry=attrs.evolve(QUICK, replays=0)) as session,
+    ):
+        bed = Bed(sandbox, monkeypatch)
+        sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT))
+        with pytest.raises(SubmissionOutcomeUnknownError):
+            await session.submit(REQUEST, idempotency_key=KEY)
+        bed.sleep(26 * 3600)
+        with pytest.raises(SubmissionOutcomeUnknownError, match="this idempotency key still"):
+            await session.submit(REQUEST, idempotency_key=KEY)
         assert sandbox.paid == 1

@@ -82,6 +82,8 @@ async def test_every_step_of_the_table_is_taken(
     async with Sandbox(video="stub", speed=0) as sandbox:
         await taken_on_a_guess(sandbox)
         await answered_with_the_task(sandbox)
+        monkeypatch.setattr(in_flight, "KEY_LIFE", -1.0)
+        await grown_old_on_the_way(sandbox)
     assert set(walked) == {(one, after) for one in SubmissionStage for after in STAGES[one]}
 
 
@@ -135,6 +137,13 @@ async def answered_with_the_task(sandbox: Sandbox) -> None:
     sandbox.fail(faults.on_submit("refuse", status=200, body=answer))
     async with session_with(sandbox) as session:
         await again(session, ANOTHER)
+
+
+async def grown_old_on_the_way(sandbox: Sandbox) -> None:
+    """Lose a response, and take so long that the service may have forgotten the key."""
+    sandbox.fail(faults.on_submit("drop-after"))
+    async with session_with(sandbox) as session:
+        await session.submit(REQUEST)
 
 
 async def closed_while_it_pauses(sandbox: Sandbox) -> None:
