@@ -13,6 +13,7 @@ from happyhorse_async import (
     HappyHorseError,
     ImageToVideo,
     SubmissionOutcomeUnknownError,
+    Task,
     TaskFailedError,
     TaskNotFoundError,
 )
@@ -36,6 +37,8 @@ class Wish:
     how: str
     task_id: str | None = None
     path: Path | None = None
+    tried: bool = False
+    """Its key may have been sent."""
     given_up: str = ""
     """Why there will be no video."""
 
@@ -60,7 +63,7 @@ class Crowd(Night):
             Wish(
                 number=n,
                 key=f"caller-{self.seed:08d}-{n:04d}",
-                how=chance.choice(["generate", "steps", "updates"]),
+                how=chance.choice(["generate", "steps", "updates", "watch", "wait"]),
             )
             for n in range(count)
         ]
@@ -68,6 +71,7 @@ class Crowd(Night):
         """Keys that a killed process may have sent right before its end."""
         self.outages()
         self.clock_steps()
+        self.sleeps()
         self.neighbours()
         self.settings()
         for life in range(chance.randint(1, MOST_LIVES)):
@@ -88,6 +92,10 @@ class Crowd(Night):
         if not (disturbed and kill and self.may("kill")):
             steps = None
         self.world.note(f"{name} begins")
+        if self.days_off:  # a careful caller sends no key of days ago with a new process
+            for wish in self.wishes:
+                if wish.task_id is None and wish.tried:
+                    wish.given_up = "final: its key is old"
         self.sent.clear()
         self.world.run(
             loop, self._callers(disturbed), until=lambda: steps is not None and loop.steps >= steps
@@ -170,7 +178,7 @@ class Crowd(Night):
             return
         before, fresh = self.paid_keys() | self.on_the_way, wish.task_id is None
         try:
-            await self._try(session, wish)
+            await self._in_time(session, wish)
         except TaskNotFoundError as error:
             self.failed(error, before)
             wish.task_id = wish.task_id or error.task_id
@@ -192,9 +200,35 @@ class Crowd(Night):
             if isinstance(error, APIStatusError) and not error.task_id and error.charged != "no":
                 self.break_law("a refusal is told of what may be paid", repr(error))
 
+    async def _in_time(self, session: Any, wish: Wish) -> None:
+        """Ask, and wait only for so long where the caller has little time."""
+        little = self.chance.random() < 0.15 and not self.is_calm
+        limit = self.chance.uniform(0, 300) if little and self.may("little time") else None
+        try:
+            async with asyncio.timeout(limit):
+                await self._try_twice(session, wish)
+        except TimeoutError as error:
+            if isinstance(error, HappyHorseError):
+                raise
+            wish.given_up = "for now: no time"
+
+    async def _try_twice(self, session: Any, wish: Wish) -> None:
+        """Ask once more in the same session after a doubt."""
+        chance = self.chance
+        try:
+            await self._try(session, wish)
+        except SubmissionOutcomeUnknownError as error:
+            if chance.random() < 0.5 or not self.may("a caller asks again"):
+                raise
+            self.failed(error)
+            wish.given_up = f"in doubt: {error}"
+            await asyncio.sleep(chance.choice([0, 30, 1000]))
+            await self._try(session, wish)
+
     async def _try(self, session: Any, wish: Wish) -> None:
         target = self.folder / f"{wish.number}.mp4"
         self.calls += wish.task_id is None
+        wish.tried = True
         if wish.task_id is None and wish.how == "generate":
             video = await session.generate(
                 wish.request, save_to=target, idempotency_key=wish.key, overwrite=True
@@ -208,10 +242,21 @@ class Crowd(Night):
             if wish.how == "updates":
                 async for update in handle.updates():
                     self.visited.add(f"status:{update.status}")
-                if update.status == "completed" and not update.results:
-                    self.break_law("a completed task ends without its video", update.id)
+                self._is_whole(update)
+            elif wish.how == "watch":
+                async with session.watch([handle]) as updates:
+                    async for update in updates:
+                        self.visited.add(f"watched:{update.status}")
+                self._is_whole(update)
+            elif wish.how == "wait":
+                timeout = self.chance.choice([None, 100, 10_000])
+                self._is_whole(await handle.wait(timeout=None if self.is_calm else timeout))
             video = await handle.download(target, overwrite=True)
         wish.path = video.path
+
+    def _is_whole(self, task: Task) -> None:
+        if task.status == "completed" and not task.results:
+            self.break_law("a completed task ends without its video", task.id)
 
     def check(self) -> None:
         """Check what holds for a crowd."""
@@ -225,12 +270,17 @@ class Crowd(Night):
             paid <= len(self.wishes), "paid twice", f"{paid} paid for {len(self.wishes)} wishes"
         )
         known = {wish.task_id for wish in self.wishes}
-        unknown = [task.id for task in self.tasks if task.id not in known]
+        lost = {wish.key for wish in self.wishes if "its key is old" in wish.given_up}
+        unknown = [
+            task.id
+            for task in self.tasks
+            if task.id not in known and task.idempotency_key not in lost
+        ]
         laws.require(not unknown, "a paid task that nobody knows", unknown)
         missing = [
             wish
             for wish in self.wishes
-            if wish.path is None and not wish.given_up.startswith("final")
+            if wish.path is None and not (wish.given_up.startswith("final") or self.days_off)
         ]
         laws.require(not missing, "a wanted video is missing", missing[:2])
         self._check_always()
@@ -245,6 +295,7 @@ class Crowd(Night):
                 if wish.path is not None and wish.task_id is not None
             ],
         )
-        laws.no_scraps(self.folder)
+        if not self.days_off:  # a part of a video whose link has died stays
+            laws.no_scraps(self.folder)
         laws.never_free_when_paid(self)
         laws.key_nowhere(self, self.folder)

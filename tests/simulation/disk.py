@@ -1,11 +1,15 @@
-"""A disk that is full, broken, or has no descriptors left, for the files of a night."""
+"""A disk that is full, broken, or has no descriptors left, for the files of a night; and a ledger
+that cannot be written on it.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +22,7 @@ TROUBLES = {
 }
 """What each trouble strikes, and what the system says."""
 CHANCE = 0.05
+CHANCE_OF_COMMITS = 0.02
 
 
 @contextmanager
@@ -26,8 +31,11 @@ def bad_disk(night: Night, trouble: str) -> Iterator[None]:
     if not trouble or not night.may(f"disk:{trouble}"):
         yield
         return
-    names, number = TROUBLES[trouble]
     night.visited.add(f"disk:{trouble}")
+    if trouble == "ledger":
+        yield from _bad_ledger(night)
+        return
+    names, number = TROUBLES[trouble]
     before = {name: getattr(os, name) for name in names if hasattr(os, name)}
     for name, true in before.items():
         setattr(os, name, _failing(night, name, true, number))
@@ -36,6 +44,35 @@ def bad_disk(night: Night, trouble: str) -> Iterator[None]:
     finally:
         for name, true in before.items():
             setattr(os, name, true)
+
+
+# SQLite writes by itself, where no function of Python's can be replaced.
+SAID = "disk I/O error", "database or disk is full"
+COMMITS = "COMMIT", "BEGIN IMMEDIATE", "PRAGMA wal_checkpoint(TRUNCATE)"
+
+
+def _bad_ledger(night: Night) -> Iterator[None]:
+    """Let some commits fail, before they are on the disk or after."""
+    chance = night.world.chance
+
+    class Unlucky(sqlite3.Connection):
+        def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+            if sql not in COMMITS or chance.random() > CHANCE_OF_COMMITS:
+                return super().execute(sql, *rest)
+            if chance.random() < 0.5:
+                super().execute(sql, *rest)
+            said = chance.choice(SAID)
+            night.world.note(f"the ledger fails at {sql}: {said}")
+            error = sqlite3.OperationalError(said)
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR if "I/O" in said else sqlite3.SQLITE_FULL
+            raise error
+
+    true = sqlite3.connect
+    sqlite3.connect = partial(true, factory=Unlucky)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sqlite3.connect = true
 
 
 def _failing(night: Night, name: str, true: Callable[..., Any], number: int) -> Callable[..., Any]:

@@ -17,6 +17,9 @@ PAGE = "<html><head><title>502 Bad Gateway</title></head><body>502 Bad Gateway</
 
 OWN = {"error": {"code": "service_unavailable", "message": "down", "type": "api_error"}}
 
+DATES = "Mon, 21 Sep 2026 14:50:00 GMT", "Fri, 25 Sep 2026 09:00:00 GMT"
+"""Shortly after a night begins, by the service's clock, and days after it."""
+
 Details = Callable[[random.Random], dict[str, Any]]
 POST = {"method": "POST", "path": SUBMIT}
 
@@ -78,10 +81,34 @@ KINDS: dict[str, tuple[str, Details]] = {
     "busy": ("refuse", lambda c: {"status": 429}),
     "retry-after": (
         "retry-after",
-        lambda c: {"value": c.choice(["0", "1", "30", "86400", "-5", "soon", "1e9"])},
+        lambda c: {"value": c.choice(["0", "1", "30", "86400", "-5", "soon", "1e9", *DATES])},
     ),
     "unavailable": ("refuse", lambda c: {"status": 503}),
     "undecided": ("undecided", lambda c: {"seconds": c.choice([5, 60])}),
+    "other-status": (
+        "other-status",
+        lambda c: {**POST, "status": c.choice([201, 202, 409, 500, 503])},
+    ),
+    "other-status-of-replay": (
+        "other-status",
+        lambda c: {**POST, "sending": [2, 3, 4], "status": c.choice([201, 202, 409, 422, 500])},
+    ),
+    # Lists and reads that are of other tasks, or in another order.
+    "other-task": ("other-task", _none),
+    "oldest-first": ("oldest-first", lambda c: {"probability": c.choice([0.3, 1.0])}),
+    "shifted-pages": (
+        "shifted-pages",
+        lambda c: {"rows": c.choice([1, 20, 50]), "probability": c.choice([0.3, 1.0])},
+    ),
+    "odd-total": (
+        "odd-number",
+        lambda c: {
+            "path": "/v1/tasks*",
+            "fields": ["total"],
+            "value": c.choice([0, 1, 50, 1e6, -1]),
+            "probability": c.choice([0.3, 1.0]),
+        },
+    ),
     # What is not there at once.
     "not-found-window": (
         "not-found-window",
@@ -162,11 +189,14 @@ LASTING = {
 """What may strike every time, for as long as a process lives: pauses do not help then."""
 
 
+REPLAYS = {"refused-replay", "busy-replay", "stale-replay", "other-status-of-replay"}
+
+
 def draw_service_faults(night: Night) -> list[str]:
     """Let the service misbehave in a few ways; return their names."""
     chance, sandbox = night.chance, night.sandbox
     names = chance.sample(sorted(KINDS), chance.randint(0, 8))
-    if {"refused-replay", "busy-replay", "stale-replay"} & {*names} and "drop-after" not in names:
+    if REPLAYS & {*names} and "drop-after" not in names:
         names.append("drop-after")  # without a lost answer nothing is sent again
     night.count_faults()
     sandbox.clear_faults()

@@ -204,6 +204,8 @@ class World:
         self.now = 1000.0
         self.wall_offset = 1_790_000_000.0
         """What the wall clock shows beyond the world's time; it steps."""
+        self.slept = 0.0
+        """Seconds for which our machine and its steady clock stood still, but not the service."""
         self.network: Network = Network(self)
         self.loops: list[Loop] = []
         self.dead: list[Any] = []
@@ -213,7 +215,7 @@ class World:
         """A loop is running."""
         self.inlined = False
         """It does what a thread would do."""
-        self._steps = 0
+        self.steps = 0
 
     def wall(self) -> float:
         """Return what the wall clock shows, in Unix seconds."""
@@ -304,8 +306,8 @@ class World:
 
     def advance(self, deadline: float) -> None:
         """Do the next thing that happens anywhere."""
-        self._steps += 1
-        if self._steps > MOST_STEPS:
+        self.steps += 1
+        if self.steps > MOST_STEPS:
             raise StuckError(f"{MOST_STEPS:,} steps, and no end")
         for loop in self.loops:
             if loop._ready:  # type: ignore[attr-defined]

@@ -277,6 +277,18 @@ class Network:
         self.servers[address] = loop, factory
         return _Server(self, address, sock)
 
+    def wake(self, how: str) -> None:
+        """Let our machine wake up: its connections have been "reset" meanwhile, are "silent", or go
+        on.
+        """
+        for pipe in [
+            pipe for pipe in self.pipes if pipe.sock is not None and pipe.peer is not None
+        ]:
+            if how == "silent":
+                pipe.silent = pipe.peer.silent = True  # type: ignore[union-attr]
+            elif how == "reset":
+                pipe.peer.abort()  # type: ignore[union-attr]
+
     def orphan(self, loop: Loop) -> None:
         """Cut what a killed process had open."""
         for pipe in [pipe for pipe in self.pipes if pipe.loop is loop]:

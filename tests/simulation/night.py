@@ -29,6 +29,7 @@ from happyhorse_async._downloader import destinations
 from happyhorse_async._submitter import shared
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from happyhorse_async.sandbox._sandbox_task import SandboxTask
+from happyhorse_async.sandbox._submissions import read_submission
 from happyhorse_async.webhooks import Webhooks
 from tests.simulation import laws
 from tests.simulation.faults import draw_features
@@ -50,6 +51,7 @@ for _part in (
         f"happyhorse_async.{_part}"
     )  # all that is loaded late, so that the first night is as the others
 
+MODEL = "happyhorse-1.0-image-to-video"
 NEIGHBOUR = "neighbour"
 """The prompt of what another session asks for."""
 TMPFS = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
@@ -85,6 +87,8 @@ class Night:
         self.logged: list[str] = []
         self.kills = 0
         self.is_calm = False
+        self.days_off = False
+        """So long that links have died, and the service has forgotten keys."""
         self.graves: list[Path] = []
         self.visited: set[str] = set()
         self.broken: list[tuple[str, str]] = []
@@ -93,6 +97,10 @@ class Night:
         """Videos that got their names, in order."""
         self.drawn: list[tuple[str, Fault]] = []
         self.moves: Counter[str] = Counter()
+        self.replays = 0
+        """How often a process has sent a key again that it had left in doubt."""
+        self.moved: dict[str, int] = {}
+        """At which step of the world a job or a submission has last made a move."""
         self.neighbour: Loop | None = None
         self.faults: list[str] = []
 
@@ -155,7 +163,7 @@ class Night:
             "port": PORTS[0],
             "files_port": PORTS[1],
             "start": self.world.wall(),
-            "real": lambda: self.world.now,
+            "real": lambda: self.world.now + self.world.slept,
             "task_seconds": 60 if self.one_by_one else life,
         }
 
@@ -210,13 +218,15 @@ class Night:
         """Draw how all our sessions are set."""
         chance = self.chance
         self.at_once = chance.choice([1, 8, 8])
-        # A server that keeps no keys would be paid again for a replay.
-        how: dict[str, Any] = {} if self.features.idempotency else {"replays": 0}
+        # A server that keeps no keys is paid again for a replay, if one is asked for.
+        blind = self.kind == "batch" and chance.random() < 0.5 and self.may("replays without keys")
+        how: dict[str, Any] = {} if self.features.idempotency or blind else {"replays": 0}
         # The only task that fits is taken for ours where nobody else makes any.
         likely = 0.8 if self.one_by_one else 0.3
         if self.neighbour is None and chance.random() < likely and self.may("adopt single"):
             how["adopt"] = "single"
         self.policy = RetryPolicy(**how)
+        self.strangers()
 
     def neighbours(self) -> None:
         """Let another session use the same account, for tasks that look much the same."""
@@ -225,6 +235,20 @@ class Night:
             self.policy, self.at_once = RetryPolicy(), 8
             self.neighbour = self.world.process("neighbour")
             self.world.start(self.neighbour, self._neighbour(count))
+
+    def strangers(self) -> None:
+        """Let the account's list be some pages long."""
+        count, ago = self.chance.choice([0, 0, 0, 60, 140]), self.chance.choice([0.0, 7200.0])
+        if not count or not self.may("a long list"):
+            return
+        service: Any = self.sandbox._service
+        link, now = "https://cdn.example.com/other.png", service.clock.now()
+        body = {"model": MODEL, "image_urls": [link], "prompt": NEIGHBOUR, "duration": 3}
+        order = read_submission(body, allow_loopback=True, is_own=lambda url: False)
+        (wallet,) = service.world.wallets.values()
+        for _ in range(count):
+            accepted = service.world.submit(wallet, order, now=now - ago)
+            service.videos.accept(accepted.task)
 
     async def _neighbour(self, count: int) -> None:
         async with self.session() as session:
@@ -285,6 +309,25 @@ class Night:
             when = self.world.now + self.chance.uniform(1, 3000)
             if self.may("the clock steps"):
                 self.server.call_at(when, self._step_clock, step)
+
+    def sleeps(self) -> None:
+        """Let the machine sleep amid its work: its steady clock stands still then, and no other."""
+        for _ in range(self.chance.choice([0, 0, 0, 1])):
+            hours = self.chance.choice([0.2, 1, 8, 26])
+            when = self.world.now + self.chance.uniform(1, self.chance.choice([60, 1000, 3000]))
+            how = self.chance.choice(["reset", "silent", "as before"])
+            if self.may("the machine sleeps amid its work"):
+                self.server.call_at(when, self._sleep, hours * 3600, how)
+
+    def _sleep(self, seconds: float, how: str) -> None:
+        if self.is_calm:
+            return
+        self.world.slept += seconds
+        self.world.wall_offset += seconds
+        self.days_off |= seconds > 20 * 3600
+        self.visited.add(f"sleep:{how}")
+        self.world.note(f"the machine has slept for {seconds:,.0f} s: connections are {how}")
+        self.world.network.wake(how)
 
     def _step_clock(self, step: float) -> None:
         self.world.wall_offset += step

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from happyhorse_async import Budget, HappyHorseError, ImageToVideo, TaskNotFoundError
-from happyhorse_async._rules.lifecycle import AT_STAKE
+from happyhorse_async._rules.lifecycle import AT_STAKE, JOB_TRANSITIONS
 from happyhorse_async.batch import Batch, Job, JobState
 from happyhorse_async.batch._database import LEDGER_NAME
 from tests.simulation import laws
@@ -27,6 +27,11 @@ HOPELESS = "hopeless"
 """The id of a row that no video can be made of."""
 ODD_PRICES = {"price", "odd-number", "odd-charge", "output-length"}
 """Faults after which videos cost what nobody can know before."""
+STEPS = [f"{was}>{then}" for was, thens in JOB_TRANSITIONS.items() for then in sorted(thens)] + [
+    f"submission:{was}>{then}"
+    for was, then in (("sent", "pausing"), ("sent", "waiting"), ("sent", "looking"))
+]
+"""Steps of a job after which the process is killed."""
 MOST_LIVES = 5
 FRAME = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 300, 300, 8, 2, 0, 0, 0, 0)
 """The head of the smallest first frame that the service takes; what follows makes it another."""
@@ -55,18 +60,17 @@ class Overnight(Night):
         self.totals: Any = None
         self.last_word = False
         """All that is left is what the user has to decide, and does."""
-        self.days_off = False
-        """So long that links have died."""
         if chance.random() < 0.1 and self.may("a row that has no image"):
             self.jobs.append(Job(ImageToVideo(self.folder / "none.png", duration=3), id=HOPELESS))
         self.outages()
         self.clock_steps()
+        self.sleeps()
         self.neighbours()
         self.settings()
         for life in range(chance.randint(1, MOST_LIVES)):
             self.storm()
             self.faults += draw_service_faults(self)
-            with bad_disk(self, chance.choice(["", "", "full", "descriptors", "broken"])):
+            with bad_disk(self, chance.choice(["", "", "full", "descriptors", "broken", "ledger"])):
                 self._live(f"life {life}", disturbed=True)
             self._keep_to_the_budget()
             asleep, hours = chance.random(), chance.uniform(0.02, 6)
@@ -83,6 +87,11 @@ class Overnight(Night):
         self.totals = None
         for name in ("quiet life", "and once more"):
             self._live(name, disturbed=False)
+        # A service with neither keys nor a list says nothing of what was lost: each run tells one.
+        says_nothing = not (self.features.idempotency or self.features.listing)
+        for _ in self.jobs if says_nothing else ():
+            if self.totals is None:
+                self._live("and again", disturbed=False)
         laws.require(self.totals is not None, "a quiet run does not come to its end")
         self.last_word = bool(self.totals.states.get(JobState.UNKNOWN))
         if self.last_word:
@@ -129,7 +138,8 @@ class Overnight(Night):
         if self.budget is None or ODD_PRICES & {*self.faults}:
             return
         paid = [task for task in self.tasks if task.status not in ("failed", "cancelled")]
-        laws.require(len(paid) <= self.cap, "the budget is passed", f"{len(paid)} of {self.cap}")
+        cap = self.cap + (0 if self.features.idempotency else self.replays)
+        laws.require(len(paid) <= cap, "the budget is passed", f"{len(paid)} of {cap}")
 
     def _live(self, name: str, *, disturbed: bool) -> Loop:
         chance, loop = self.chance, self.world.process(name)
@@ -147,9 +157,19 @@ class Overnight(Night):
         # A process dies anywhere, and at the worst moment: the answer to a task is on its way.
         made = len(self.made) + chance.randint(1, self.size)
         aimed = how == "kill" and chance.random() < 0.4 and self.may("life:kill:paid")
+        # Or right after a certain step of a job, or in the pause that follows it.
+        step, late = chance.choice(STEPS), chance.choice([0, 0, 1, 50])
+        times = self.moves[step] + chance.choice([1, 1, 5])
+        at_step = how == "kill" and chance.random() < 0.3 and self.may("life:kill:step")
 
         def dies() -> bool:
-            return how == "kill" and (len(self.made) >= made if aimed else loop.steps >= after)
+            if how != "kill":
+                return False
+            if at_step and self.moves[step] >= times:
+                return self.world.steps >= self.moved[step] + late
+            if aimed:
+                return len(self.made) >= made
+            return loop.steps >= after and not at_step
 
         self.world.run(loop, work, until=dies)
         if dies():
@@ -240,7 +260,8 @@ class Overnight(Night):
         """Check what holds for a batch."""
         tasks = self.tasks
         failed = [task for task in tasks if task.status in ("failed", "cancelled")]
-        again = max(len(failed), self.moves["failed>new"])
+        blind = 0 if self.features.idempotency else self.replays
+        again = max(len(failed), self.moves["failed>new"]) + blind
         laws.require(
             len(tasks) <= len(self.wanted) + again,
             "paid twice",
@@ -262,7 +283,9 @@ class Overnight(Night):
         lost = [task.id for task in tasks if task.id not in known and task not in failed]
         doubts = self.totals.states.get(JobState.UNKNOWN, 0)
         # What was lost in days off, and is bought again at the user's word, has another task now.
-        laws.require(self.days_off or len(lost) <= doubts, "a paid task that nobody knows", lost)
+        laws.require(
+            self.days_off or len(lost) <= doubts + blind, "a paid task that nobody knows", lost
+        )
         laws.require(
             doubts or self.days_off or not self.totals.reserved,
             "money is still reserved",

@@ -63,8 +63,11 @@ def _noting(
         before = was(sub)
         true(sub, stage)
         night.visited.add(f"{before}>{stage}")
+        night.moves[f"{before}>{stage}"] += 1
+        night.moved[f"{before}>{stage}"] = night.world.steps
         if stage == SubmissionStage.SENT:
             night.sent.add(sub.key)
+            night.replays += sub.in_doubt and sub._sent > 1
 
     return to
 
@@ -75,6 +78,7 @@ def _noting_job(night: Night, true: Callable[..., Any]) -> Callable[..., Any]:
         true(steps, job, state, code)
         night.visited.add(f"job:{before}>{state}")
         night.moves[f"{before}>{state}"] += 1
+        night.moved[f"{before}>{state}"] = night.world.steps
 
     return move
 
