@@ -7,15 +7,17 @@ long version.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from happyhorse_async.batch._database import LEDGER_NAME, Database
-from happyhorse_async.sandbox import Sandbox
+from happyhorse_async.sandbox import Fault, Sandbox
 from tests.batch.support import Worker, killed_after, results, write_manifest
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -125,3 +127,28 @@ async def test_kill_anywhere(tmp_path: Path) -> None:
         *scenes,
         sep="\n",
     )
+
+
+async def test_a_kill_in_the_pause_before_another_attempt_costs_one_attempt(tmp_path: Path) -> None:
+    """A task has failed, and the process is killed while it waits to make another. The next run
+    makes that one, once, and a third run none.
+    """
+    manifest, folder = write_manifest(tmp_path / "in", links=1, files=0), tmp_path / "videos"
+    async with Sandbox(video="stub", speed=100, task_seconds=20) as sandbox:
+        sandbox.fail(Fault("fail-task", code="service_error"))
+        worker = await Worker.start(sandbox, folder, manifest, BATCH_PAUSES="long")
+        loop = asyncio.get_running_loop()
+
+        def watch(record: Any) -> None:
+            if "/v1/tasks" in record.path and sandbox.tasks[0].status == "failed":
+                loop.call_later(0.2, worker.kill)
+
+        sandbox.watch_requests(watch)
+        assert "done" not in await worker.ended()
+        sandbox.watch_requests(None)
+        assert len(sandbox.tasks) == 1
+        for _ in range(2):
+            worker = await Worker.start(sandbox, folder, manifest)
+            assert await worker.ended() == "done\n"
+        assert [task.status for task in sandbox.tasks] == ["failed", "completed"]
+    assert len(list(folder.glob("*.mp4"))) == 1

@@ -11,6 +11,8 @@ import asyncio
 import os
 import sys
 
+import attrs
+
 from happyhorse_async import Budget, Polling, RetryPolicy, Session
 from happyhorse_async.batch._manifest import Manifest
 from tests.downloader.victim import PHASES
@@ -19,6 +21,8 @@ POLLING = Polling(
     target_delay=0.02, min_interval=0.02, max_interval=0.1, max_reads_per_minute=1_000_000
 )
 RETRY = RetryPolicy(first_pause=0.01, longest_pause=0.05)
+PAUSES = {"first_pause": 3600.0, "longest_pause": 3600.0}
+"""Of a process that is killed before the next attempt of a job."""
 
 
 async def main(folder: str, manifest: str) -> None:
@@ -27,7 +31,7 @@ async def main(folder: str, manifest: str) -> None:
     budget = os.environ.get("BATCH_CREDITS")
     options = {
         "max_in_flight": 12,
-        "retry": RETRY,
+        "retry": attrs.evolve(RETRY, **PAUSES) if "BATCH_PAUSES" in os.environ else RETRY,
         "budget": Budget(credits=budget) if budget else None,
     }
     async with (
