@@ -52,6 +52,17 @@ async def execute(database: str, statement: str) -> None:
         await connection.execute(statement.encode())
 
 
+async def fetch(database: str, query: str) -> list[tuple[object, ...]]:
+    """Read rows of the cluster's database."""
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        return await (await connection.execute(query.encode())).fetchall()
+
+
+async def in_state(database: str, state: str) -> int:
+    """Count the jobs in a state."""
+    return len(await fetch(database, f"SELECT FROM happyhorse.jobs WHERE state = '{state}'"))
+
+
 async def cut_all(database: str) -> None:
     """Cut everybody off from the database."""
     await execute(
@@ -202,6 +213,33 @@ async def test_jobs_of_a_worker_that_nobody_has_noted_go_on(
     async with asyncio.timeout(LIMIT):
         assert await last.ended() == 0
     assert 5 == service.paid == len(list(videos.glob("*.mp4")))
+
+
+async def test_a_worker_that_is_given_its_own_jobs_again_works_on_each_once(
+    service: Sandbox, database: str, tmp_path: Path
+) -> None:
+    """It only seemed dead, and its jobs went back into the queue before it has noticed.
+
+    It is the one that takes them out again. Each is told once.
+    """
+    service.speed = 0
+    videos = await enter(service, database, tmp_path, 5)
+    worker = await WorkerProcess.start(service, database, "--until-done")
+    while service.paid < 5 or await in_state(database, "running") < 5:
+        await asyncio.sleep(0.1)
+    await execute(
+        database,
+        "UPDATE happyhorse.jobs SET worker = NULL; UPDATE dbos.workflow_status SET "
+        "status = 'ENQUEUED', owner_xid = NULL, started_at_epoch_ms = NULL",
+    )
+    async with asyncio.timeout(LIMIT):
+        while await fetch(database, "SELECT FROM dbos.workflow_status WHERE status <> 'PENDING'"):
+            await asyncio.sleep(0.1)
+        service.speed = 1000.0
+        assert await worker.ended() == 0
+    assert 5 == service.paid == len(list(videos.glob("*.mp4")))
+    ids = [outcome["id"] for outcome in worker.outcomes]
+    assert len(ids) == len(set(ids)) == 5
 
 
 async def test_a_worker_that_was_given_a_job_while_it_ended_is_missed(

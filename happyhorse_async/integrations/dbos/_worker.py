@@ -86,6 +86,8 @@ class Worker:
         """Workflows under way."""
         self._parked: set[asyncio.Task[Any]] = set()
         """Those of them that wait for the end of the process."""
+        self._turns: dict[int, asyncio.Future[None]] = {}
+        """The end of each turn of working on a job, by the jobs' numbers."""
         self._claimed: set[str] = set()
         """Tasks that are other jobs', as far as it was worth looking."""
         self._first_run: float | None = None
@@ -283,23 +285,36 @@ class Worker:
         assert task is not None, "a workflow runs in a task"  # noqa: S101
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        ends = ENDED
+        while (other := self._turns.get(seq)) is not None:
+            # This worker seemed dead, its jobs went back into a queue, and it was given this one
+            # again. Two that work on one job would reserve its price twice.
+            await asyncio.wait([other])
+            ends = ENDED | {JobState.SAVED}
+        self._turns[seq] = turn = asyncio.get_running_loop().create_future()
         try:
-            state = await self._bring_home(seq)
+            state = await self._bring_home(seq, ends)
             if state:
                 return state
         except Exception:
             logger.exception("job %d is left to others", seq, extra={"action": "job_left"})
+        finally:
+            del self._turns[seq]
+            turn.set_result(None)
         self._parked.add(task)
         task.add_done_callback(self._parked.discard)
         await asyncio.get_running_loop().create_future()
         return ""
 
-    async def _bring_home(self, seq: int) -> str:
-        """Work on a job; return its state, or nothing when the worker stops before its end."""
+    async def _bring_home(self, seq: int, ends: frozenset[JobState]) -> str:
+        """Work on a job; return its state, or nothing when the worker stops before its end.
+
+        There is nothing to do for a job that has come to one of `ends` already.
+        """
         tries = 0
         while not self._stopped.is_set():
             job = await self._ledger.claim(seq)
-            if job is None or job.state in ENDED:
+            if job is None or job.state in ends:
                 return job.state.value if job is not None else "gone"
             if job.state is JobState.SUBMITTING:
                 # What it is looked for in the list of tasks must not be another worker's.
@@ -334,8 +349,7 @@ class Worker:
             logger.exception("the job %s goes on later", job.id, extra={"action": "job_later"})
             return None
         finally:
-            # Who seemed dead and lives may be given a job that it has in hand already.
-            self._in_hand.pop(job.seq, None)
+            del self._in_hand[job.seq]
             if not self._in_hand:
                 self._emptied.set()
 
