@@ -176,7 +176,8 @@ class Manifest:
         }
         problems = list(self._column_problems(values))
         known = {meaning(name): value for name, value in values.items() if not _absent(value)}
-        job_id = None if _absent(known.get("id")) else str(known["id"])
+        told = str(known.get("id", ""))
+        job_id = told if told.strip() else None  # a blank cell is an empty one
         try:
             if problems:
                 raise InvalidRequestError(problems)

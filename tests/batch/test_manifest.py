@@ -132,6 +132,13 @@ async def test_empty_cells_of_floating_columns(tmp_path: Path) -> None:
     assert "extra" in str(bad)
 
 
+async def test_a_blank_id_is_none(tmp_path: Path) -> None:
+    """A cell that looks empty is, before anything is spent as well as later."""
+    table = tmp_path / "rows.csv"
+    table.write_text("id,image\n ,https://e.com/a.png\n,https://e.com/b.png\n")
+    assert [row.job.id for row in await walk(Manifest(table))] == [None, None]
+
+
 async def test_limit(tmp_path: Path) -> None:
     """Only the first rows are read."""
     (tmp_path / "rows.jsonl").write_text('{"image": "https://e.com/a.png"}\n' * 5)
