@@ -141,6 +141,14 @@ class Failed(Updated):
 
 
 @attrs.frozen(kw_only=True)
+class ChargeSettled(_OfTask):
+    """A read tells what an ended task has cost, which was not settled yet when it ended.
+
+    A budget makes such reads; without one a task is read again only if somebody does.
+    """
+
+
+@attrs.frozen(kw_only=True)
 class OddNumbers(_OfTask):
     """Numbers of a task cannot be true: they count as not said. It is told once for a task."""
 

@@ -16,7 +16,7 @@ from .._recent import Recent
 from .._rules import lifecycle, numbers, pacing, wire
 from .._rules.lifecycle import GOING_ON
 from .._rules.numbers import LONGEST, is_moment
-from ..events import Completed, Failed, OddNumbers
+from ..events import ChargeSettled, Completed, Failed, OddNumbers
 from .patience import ReadTrouble
 
 if TYPE_CHECKING:
@@ -294,6 +294,8 @@ class Finals:
 
     def add(self, task: Task) -> bool:
         """Remember an ended task; return whether that is news."""
+        if (before := self.get(task.id)) is not None:
+            self._compare_charge(before, task)
         if len(self._states) >= self._half_states:
             self._states, self._older_states = {}, self._states
         self._states[task.id] = task
@@ -303,6 +305,12 @@ class Finals:
             self._announced, self._older_announced = set(), self._announced
         self._announced.add(task.id)
         return True
+
+    def _compare_charge(self, before: Task, task: Task) -> None:
+        """Tell of a charge that was not settled when its task ended, and is now."""
+        late = self._events and before.status == task.status and not lifecycle.is_settled(before)
+        if late and lifecycle.is_settled(task):
+            self._events.emit(ChargeSettled(task=task))
 
     def forget(self, task_id: str) -> None:
         """Forget the last state of a task that may not be its last. That it was announced stays."""

@@ -18,6 +18,7 @@ from .._rules import lifecycle
 from .._version import __version__
 from ..events import (
     Began,
+    ChargeSettled,
     Completed,
     Ended,
     Event,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
+    from .._models import Task
     from .._session import Session
 
 
@@ -57,8 +59,9 @@ def instrument(
     Metrics: `happyhorse.submissions`, whose attribute outcome is accepted, replayed or adopted. For
     failures it is what was charged: no, yes or unknown. `happyhorse.tasks` (status),
     `happyhorse.task.duration` in s, `happyhorse.videos`, `happyhorse.video.size` in By,
-    `happyhorse.credits` of the charges that were settled when their tasks ended. All these have
-    `gen_ai.request.model`, `happyhorse.quality` and `error.type` as far as they apply.
+    `happyhorse.credits` of the charges that were settled when their tasks ended, or that a later
+    read has told, as a budget makes them. All these have `gen_ai.request.model`,
+    `happyhorse.quality` and `error.type` as far as they apply.
     `happyhorse.retries`, `happyhorse.throttled` and `happyhorse.links.expiring` do not.
 
     The providers are the global ones by default. The end of the session ends all open spans.
@@ -127,6 +130,7 @@ class _Meters:
             SubmissionFailed: self._refused,
             Completed: self._ended,
             Failed: self._ended,
+            ChargeSettled: self._settled,
             Saved: self._saved,
             Retrying: lambda event: self._retries.add(1, {"error.type": error_type(event.error)}),
             Throttled: lambda event: self._throttled.add(1),
@@ -149,6 +153,14 @@ class _Meters:
         self._tasks.add(1, facts)
         if task.seconds is not None:
             self._durations.record(task.seconds, facts)
+        self._spend(task, kind)
+
+    def _settled(self, event: ChargeSettled) -> None:
+        # What was asked for may be forgotten by now.
+        model = {"gen_ai.request.model": event.task.model}
+        self._spend(event.task, self._spans.kind_of(event) or model)
+
+    def _spend(self, task: Task, kind: dict[str, str]) -> None:
         spent = lifecycle.settled_charge(task)
         if spent is not None:
             self._spent.add(float(spent), kind)

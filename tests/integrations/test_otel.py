@@ -12,6 +12,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from happyhorse_async import HappyHorseError, Session
 from happyhorse_async.integrations.otel import instrument
 from happyhorse_async.sandbox import Fault, Sandbox
+from tests.conftest import open_session
 
 pytestmark = pytest.mark.anyio
 
@@ -124,3 +125,24 @@ async def test_what_is_not_settled_is_no_charge(
         sandbox.finish()
         assert (await task.download(tmp_path / path)).credits == charge
     assert [value for name, _, value in points(reader) if name == "happyhorse.credits"] == [38.08]
+
+
+async def test_a_charge_that_is_settled_late_is_counted_once(sandbox: Sandbox) -> None:
+    """When a budget, or anybody, reads its task again."""
+    reader = InMemoryMetricReader()
+    async with open_session(sandbox) as session:
+        instrument(session, meter_provider=MeterProvider([reader], shutdown_on_exit=False))
+        sandbox.fail(Fault("late-settlement", seconds=10))
+        task = await session.submit(LINK)
+        sandbox.finish()
+        await task.wait()
+        await task.read()
+        assert not [value for name, _, value in points(reader) if name == "happyhorse.credits"]
+        sandbox.advance(20)
+        for _ in range(3):
+            await task.read()
+    [(facts, value)] = [
+        (facts, value) for name, facts, value in points(reader) if name == "happyhorse.credits"
+    ]
+    assert value == 38.08
+    assert facts["gen_ai.request.model"] == "happyhorse-1.0-image-to-video"
