@@ -86,6 +86,26 @@ async def test_a_killed_worker_is_followed_by_the_next_one(
     assert (states(file), service.paid) == ({"saved": 30}, 30)
 
 
+async def test_jobs_of_a_worker_that_is_not_noted_go_on(
+    service: Sandbox, file: str, tmp_path: Path
+) -> None:
+    """Its note is gone, as that of one that was given jobs in the moment in which it ended."""
+    await enter(service, file, tmp_path, 4)
+    service.speed = 0
+    seen = Submissions(service)
+    first = await WorkerProcess.start(service, file)
+    await seen.reach(4)
+    first.kill()
+    await first.ended()
+    with closing(sqlite3.connect(file.removeprefix("sqlite:///"))) as database, database:
+        database.execute("DELETE FROM workers")
+    service.speed = 1000.0
+    second = await WorkerProcess.start(service, file, "--until-done")
+    async with asyncio.timeout(100):
+        assert await second.ended() == 0
+    assert (states(file), service.paid) == ({"saved": 4}, 4)
+
+
 async def test_a_second_worker_is_refused(service: Sandbox, file: str, tmp_path: Path) -> None:
     """It says who has the file, and what carries several workers; the first one goes on."""
     await enter(service, file, tmp_path, 3)

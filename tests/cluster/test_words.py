@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
+import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from happyhorse_async.integrations.dbos import (
     ClusterOverview,
     WorkerFacts,
 )
+from happyhorse_async.integrations.dbos._cancelled import is_trouble
 from happyhorse_async.integrations.dbos._cluster import folder_of, place_of
 from happyhorse_async.integrations.dbos._connection import check_url, cluster_queries
 from happyhorse_async.integrations.dbos._database import _FIXED, ClusterDatabase
@@ -250,3 +254,16 @@ def test_a_file_that_is_being_made_is_waited_for(
         monkeypatch.setattr(time, "sleep", lambda _: other.execute("COMMIT"))
         with closing(SqliteConnection.to(f"sqlite:///{path}")) as mine:
             assert mine.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_an_end_while_dbos_takes_jobs_is_no_trouble() -> None:
+    """A worker that is asked to end shows no traceback of DBOS's, unless something is wrong."""
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    for work, shown in ((lambda: pool.submit(int), False), (lambda: int("x"), True)):
+        try:
+            work()
+        except (RuntimeError, ValueError):
+            told = sys.exc_info()
+        record = logging.LogRecord("dbos", logging.ERROR, "", 0, "broken", None, told)
+        assert is_trouble(record) is shown

@@ -44,7 +44,7 @@ class Cancelled:
         self._ledger = ledger
         self._videos = videos
         self._told = told
-        logging.getLogger("dbos").addFilter(is_no_cancellation)
+        logging.getLogger("dbos").addFilter(is_trouble)
 
     async def heed(self, owed: str) -> None:
         """End or go on with what nobody has in hand, until this is cancelled; `owed` is the queue
@@ -74,9 +74,12 @@ class Cancelled:
         return bool(rows)
 
 
-def is_no_cancellation(record: logging.LogRecord) -> bool:
-    """Whether DBOS tells of something else than a cancelled workflow that has come to its end: of
-    that we tell ourselves, and it is no error.
+def is_trouble(record: logging.LogRecord) -> bool:
+    """Whether DBOS tells of what is wrong.
+
+    It is no error that a cancelled workflow has come to its end: of that we tell ourselves. Nor is
+    it that DBOS took a job out of the queue while the worker ended: the next one goes on with it.
     """
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, dbos_errors.DBOSAwaitedWorkflowCancelledError)
+    ending = isinstance(error, RuntimeError) and "after shutdown" in str(error)
+    return not (ending or isinstance(error, dbos_errors.DBOSAwaitedWorkflowCancelledError))

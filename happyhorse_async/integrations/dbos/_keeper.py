@@ -112,13 +112,13 @@ class Keeper:
         who = self.id, socket.gethostname(), os.getpid(), self._started
         how = time.time(), self.in_hand, self.adopted, self.word
         await self._row("note-worker", *who, *how, told=False)
+        if self._rounds % RECALL == 0:
+            await self._row("recall-workers", told=False)
+        self._rounds += 1
 
     async def _round(self) -> None:
         await self._connect()
         await self._note()
-        if self._rounds % RECALL == 0:
-            await self._row("recall-workers", told=False)
-        self._rounds += 1
         [young] = await self._row(_YOUNG, GRACE)
         for other in await self._suspects() if not young else ():
             if not await self._lock(other):
