@@ -123,9 +123,7 @@ class InFlight:
     """Its key was sent so long ago that a service which keeps keys may have forgotten it."""
     left_at: float | None = None
     """When the first attempt left that may have been accepted, by the event loop's clock."""
-    slept: float = attrs.field(
-        default=attrs.Factory(lambda sub: sub.shared.slept(), takes_self=True)
-    )
+    slept: float = 0.0
     """What `Shared.slept` was when `left_at` was noted, or last corrected by it."""
     _last: float = attrs.field(init=False, default=-math.inf)
     """When this process has last sent it."""
