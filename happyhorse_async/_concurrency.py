@@ -120,6 +120,16 @@ async def to_the_end(work: asyncio.Future[T]) -> T:
     return work.result()
 
 
+def heed_cancellation() -> None:
+    """Raise the cancellation of the current task whose place another error has taken.
+
+    A cleanup on the way out may fail. Whoever catches that, and goes on, would never end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 # --- Pauses that do not outlive their owner.
 
 

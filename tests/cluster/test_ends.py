@@ -12,7 +12,7 @@ import pytest
 
 from happyhorse_async import ConfigurationError, ImageToVideo, LedgerError
 from happyhorse_async._rules.lifecycle import JobState
-from happyhorse_async.integrations.dbos import Cluster, WorkerOptions
+from happyhorse_async.integrations.dbos import Cluster, WorkerOptions, _keeper
 from happyhorse_async.integrations.dbos._keeper import Keeper
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.cluster.support import (
@@ -266,6 +266,39 @@ async def test_a_worker_that_was_given_a_job_while_it_ended_is_missed(
         await keeper.aclose(finished=True)
         noted = {worker.id for worker in (await Cluster(database).overview()).workers}
         assert noted == ({keeper.id} if given else set())
+
+
+async def test_a_keeper_ends_also_when_its_connection_is_lost_at_that_moment(
+    anyio_backend: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks after a dead worker, and cannot let go of that one's lock any more.
+
+    The error of that must not take the place of its end: the process would live for ever.
+    """
+    monkeypatch.setattr(_keeper, "GRACE", 0.0)
+    await Cluster(database).enqueue([ImageToVideo(LINK)], out=tmp_path)
+    await execute(
+        database,
+        "INSERT INTO happyhorse.workers (host, pid, started, seen) VALUES ('gone', 1, 0, 0)",
+    )
+    adopting = asyncio.Event()
+
+    async def adopt(number: int) -> int:
+        assert keeper._connection is not None
+        await keeper._connection.close()
+        adopting.set()
+        return int(await asyncio.get_running_loop().create_future())
+
+    keeper = Keeper(database, adopt)
+    await keeper.enter()
+    keeping = asyncio.ensure_future(keeper.keep())
+    await adopting.wait()
+    keeping.cancel()
+    ended, _ = await asyncio.wait([keeping], timeout=LIMIT)
+    keeping.cancel()  # so that this ends even when that did not
+    await asyncio.wait([keeping])
+    await keeper.aclose()
+    assert ended
 
 
 async def test_jobs_that_were_taken_away_and_given_to_nobody_go_on(

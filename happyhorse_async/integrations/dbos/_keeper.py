@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..._concurrency import to_the_end
+from ..._concurrency import heed_cancellation, to_the_end
 from ..._edges.folder_lock import FolderLock
 from ...errors import LedgerError
 from ._connection import (
@@ -79,6 +79,7 @@ class Keeper:
                 pause = FIRST_PAUSE
                 await asyncio.sleep(ROUND)
             except (psycopg.Error, sqlite3.Error, SQLAlchemyError, OSError) as error:
+                heed_cancellation()
                 logger.debug("the others cannot be looked at now: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import attrs
 import psycopg
 
+from ..._concurrency import heed_cancellation
 from ._connection import FIRST_PAUSE, LONGEST_PAUSE, cluster_queries, connection_settings
 
 logger = logging.getLogger("happyhorse_async")
@@ -123,6 +124,7 @@ class AccountPace:
             try:
                 slots = await self._take(count, gap(rate))
             except (psycopg.Error, OSError) as error:
+                heed_cancellation()
                 logger.debug("no place can be had now: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)
