@@ -26,6 +26,7 @@ from ...batch._follow import BatchOptions, Follower
 from ...batch._jobs import JobRow
 from ...batch._late_charges import LateCharges
 from ...batch._outcome import Outcome
+from ...batch._steps import LeftError
 from ...batch._videos import VideoFolder
 from ...errors import ConfigurationError, LedgerError
 from ._cancelled import Cancelled
@@ -345,6 +346,8 @@ class Worker:
             return await self._follower.follow(job)
         except LedgerError:
             raise
+        except LeftError:
+            return None  # its failure could not be noted: it is in other hands
         except Exception:
             logger.exception("the job %s goes on later", job.id, extra={"action": "job_later"})
             return None
