@@ -12,14 +12,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from ..events import Downloading, Throttled
+from ..events import Downloading, Event, Throttled
 from ._console import harmless, is_for_people, money, say, stream_for_people
+from ._standing import Trouble
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from .._session import Session
     from .._video import Video
+
+
+WORTH_A_WORD = 3
+"""Times that the same fails in a row before it is told: most failures pass at the next try."""
 
 
 class Display:
@@ -43,7 +48,9 @@ class Display:
         self._names: dict[str, str] = {}
         self._quiet = quiet
         self._started = time.monotonic()
-        self._unsubscribe = session.subscribe(self._heard, Downloading, Throttled)
+        self._trouble = Trouble()
+        kinds = Downloading, Throttled, *Trouble.KINDS
+        self._unsubscribe = session.subscribe(self._heard, *kinds)
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -58,13 +65,17 @@ class Display:
         self._unsubscribe()
         self._progress.stop()
 
-    def _heard(self, event: Downloading | Throttled) -> None:
-        if isinstance(event, Throttled):
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, Trouble.KINDS):
+            self._trouble.heard(event, now := time.monotonic())
+            if self._trouble.times == WORTH_A_WORD:
+                self._note(self._trouble.text(now))
+        elif isinstance(event, Throttled):
             self._note(f"the service asks to slow down: next submission in {event.pause:.0f} s")
-            return
-        name = self._names.get(event.task_id or "")
-        if name is not None and event.total:
-            self.status(name, "downloading", 100 * event.received / event.total)
+        elif isinstance(event, Downloading):
+            name = self._names.get(event.task_id or "")
+            if name is not None and event.total:
+                self.status(name, "downloading", 100 * event.received / event.total)
 
     def _note(self, text: str) -> None:
         if self._live:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from happyhorse_async.cli import _console
 from happyhorse_async.cli._display import Display
+from happyhorse_async.errors import IncompleteDownloadError
+from happyhorse_async.events import Event, Retrying
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.cli.process import LINK, PHOTOS, happyhorse, start
 from tests.forks import stop_reading
@@ -198,3 +200,22 @@ def test_a_live_display_shows_brackets_as_they_are(monkeypatch: pytest.MonkeyPat
         display.status("[/bold]x.mp4", "[/red]odd", 50)
         display.failed("[/bold]x.mp4", "[/]")
     assert "[/bold]x.mp4" in drawn.getvalue()
+
+
+def test_what_fails_again_and_again_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file host that is unwell is waited for, for minutes: nobody should have to guess why
+    nothing moves. A failure that passes at the next try is not worth a word.
+    """
+
+    class Heard:
+        def subscribe(self, listener: Callable[[Event], None], *_: object) -> Callable[[], None]:
+            self.tell = listener
+            return lambda: None
+
+    session, said = Heard(), list[str]()
+    with Display(session):  # type: ignore[arg-type]
+        for attempt, reason in enumerate(("cut", "503", "503", "503", "503")):
+            error = IncompleteDownloadError(reason)
+            session.tell(Retrying(what="a video", error=error, pause=8.0, attempt=attempt))
+            said.append(capsys.readouterr().err)
+    assert said == ["", "", "", "3 times, next try in 8 s: 503\n", ""]
