@@ -68,6 +68,11 @@ def image_link_problems(link: str) -> list[str]:
     """
     if _PLAIN.fullmatch(link):
         return []
+    if link.startswith(("https://", "http://")) and (unfit := re.search(_UNFIT, link)):
+        return [
+            f"no link has {unfit[0]!r} in it (a blank is written as %20), and there is one in "
+            f"{link[:200]!r}"
+        ]
     parts = _split(link)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         return [

@@ -296,3 +296,11 @@ def test_every_refused_address_can_be_declared(
     assert refusal.remedy is not None
     named = refusal.remedy.partition('["')[2].partition('"')[0]
     assert urls.address_refusal(str(address), allow=urls.ranges([named])) is None
+
+
+@pytest.mark.parametrize("unfit", [" ", "\n", "\t", "\0"])
+def test_what_no_link_has_in_it_is_named(unfit: str) -> None:
+    """Else nobody would see what is wrong with a link that a browser opens."""
+    [problem] = urls.image_link_problems(f"https://cdn.example.com/my{unfit}cat.png")
+    assert f"no link has {unfit!r} in it" in problem
+    assert "%20" in problem
