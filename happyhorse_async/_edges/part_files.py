@@ -294,20 +294,29 @@ class PartFile:
             yield self.final.with_name(filenames.rejected_name(self.final.name, number))
 
     def discard(self) -> None:
-        """Throw away what is there: it is no video."""
+        """Throw away what is there: it is no video. Where its file cannot be removed just now, it
+        stays empty.
+        """
         if sys.platform == "win32":
             self._close_file()
-        self.part.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        try:
+            self.part.unlink(missing_ok=True)
+        except OSError:
+            if self._file < 0:
+                raise
+            os.ftruncate(self._file, 0)
+        _clear_away(self._note)
         self._close_file()
 
     def close(self) -> None:
         """Leave what is there for the next time; nothing when there is nothing. May be called
         twice.
         """
-        if self._file >= 0:
-            if os.fstat(self._file).st_size == 0:
-                self.discard()
+        try:
+            if self._file >= 0 and os.fstat(self._file).st_size == 0:
+                with suppress(OSError):  # it is empty: whoever comes next takes it over
+                    self.discard()
+        finally:
             self._close_file()
 
     def _close_file(self) -> None:
@@ -317,7 +326,7 @@ class PartFile:
 
 
 def _clear_away(path: Path) -> None:
-    """Remove what is left beside a video that is in place: it does not fail for that. A virus
+    """Remove what is of no use any more: nothing fails for that. A virus
     scanner, or another machine, may hold it; who looks next clears it away.
     """
     with suppress(OSError):

@@ -215,6 +215,27 @@ async def test_what_cannot_be_cleared_away_fails_no_saved_video(
     assert names_in(folder) == [video.path.name]
 
 
+async def test_an_empty_part_that_cannot_be_cleared_away_is_let_go(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The download fails for its own reason, and the next one of the process takes the part over:
+    it was said to be written by another download for as long as the process lived.
+    """
+
+    def held(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    task = await kit.task()
+    kit.sandbox.fail(Fault("truncate", bytes=0, times=None))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", held)
+        with pytest.raises(IncompleteDownloadError):
+            await kit.downloader.download(task, f"{folder}/")
+    kit.sandbox.clear_faults()
+    video = await kit.downloader.download(task, f"{folder}/")
+    assert names_in(folder) == [video.path.name]
+
+
 async def test_a_name_whose_answer_was_lost_is_given(
     kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
