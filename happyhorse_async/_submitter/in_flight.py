@@ -20,6 +20,7 @@ from .._rules.responses import Answer
 from ..errors import (
     APIConnectionError,
     HappyHorseError,
+    IdempotencyConflictError,
     RateLimitError,
     SubmissionOutcomeUnknownError,
 )
@@ -39,6 +40,16 @@ DECIDE = (
     "(in a batch: give its row another id), which costs money."
 )
 """What helps when asking again with the same key would tell nothing."""
+UPLOADED = (
+    "Another process would upload the first frame anew, which makes another request: there, give "
+    "the link that it has now, {}."
+)
+UPLOADED_ANEW = (
+    "The first frame was uploaded anew, which makes it another request: give the link that it had "
+    "when the key was first sent. Or look for the task with session.find_tasks(). A new key may "
+    "pay again."
+)
+"""What helps when a key that was sent by another process comes with a local first frame."""
 GLANCE = 1.0
 """Seconds between two looks whether the service has shown meanwhile that it keeps keys."""
 LATEST = 60.0
@@ -101,6 +112,8 @@ class InFlight:
     body: bytes
     link: str
     """The first frame's."""
+    uploaded: bool = False
+    """It was uploaded for this submission, and has another link each time."""
     group: Group | None = None
     calls_back: bool = False
     """The service was asked to call this session back."""
@@ -334,6 +347,8 @@ class InFlight:
         certain = step.failures.unknown is None
         # Here already, and not only at the end: listeners see the error of each attempt.
         error.with_facts(idempotency_key=self.key, charged="no" if certain else "unknown")
+        if self.uploaded and isinstance(error, IdempotencyConflictError):
+            error.next_step = UPLOADED_ANEW
         shared.proof.learn(error)
         if step.what is retry.Reaction.LOOK:
             self._to(SubmissionStage.LOOKING)
@@ -437,6 +452,8 @@ class InFlight:
             request_id=unknown.request_id if unknown is not None else None,
         )
         error.__cause__ = self.failure
+        if self.uploaded:
+            error.next_step = f"{error.next_step} {UPLOADED.format(self.link)}"
         return error
 
     # --- sent by an earlier process ---------------------------------------------------------------

@@ -311,15 +311,15 @@ class Submitter:
     ) -> InFlight:
         """Do all that comes before anything can be paid."""
         try:
-            link = image_url or request.image
-            if not isinstance(link, str):
-                link = await self._beside.url_of(link)
+            given = image_url or request.image
+            link = given if isinstance(given, str) else await self._beside.url_of(given)
             body, back = self._encode(request, link, callback_url)
             return InFlight(
                 request=request,
                 key=key,
                 body=body,
                 link=link,
+                uploaded=link is not given,
                 group=group,
                 calls_back=bool(back) and back == self.callback_url,
                 shared=self._shared,

@@ -5,6 +5,7 @@ and never paid twice.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from happyhorse_async import (
+    IdempotencyConflictError,
     ImageToVideo,
     RetryPolicy,
     Session,
@@ -26,7 +28,7 @@ from happyhorse_async._submitter.shared import Acceptance
 from happyhorse_async.events import Retrying
 from happyhorse_async.sandbox import Fault, Features, Sandbox
 from tests.batch.support import until
-from tests.conftest import open_session
+from tests.conftest import PHOTOS, open_session
 from tests.submitter import virtual
 
 pytestmark = pytest.mark.anyio
@@ -726,6 +728,27 @@ async def test_a_key_that_has_grown_old_in_its_own_session_is_asked_for_first(
             sandbox.advance(90_000)
             with pytest.raises(SubmissionOutcomeUnknownError, match="this idempotency key still"):
                 await session.submit(REQUEST, idempotency_key=KEY)
+        assert sandbox.paid == 1
+
+
+async def test_a_first_frame_that_is_uploaded_anew_is_said_to_be_another_request() -> None:
+    """A local image has another link in another process, so its key conflicts. The error of the
+    first one names the link with which the task is given back; that of the second says why.
+    """
+    image = PHOTOS / "cat.jpg"
+    async with sandbox_with() as sandbox:
+        sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT, times=None))
+        async with open_session(sandbox, retry=QUICK) as session:
+            with pytest.raises(SubmissionOutcomeUnknownError) as lost:
+                await session.submit(image, idempotency_key=KEY)
+        sandbox.clear_faults()
+        async with open_session(sandbox, retry=QUICK) as session:
+            with pytest.raises(IdempotencyConflictError) as refused:
+                await session.submit(image, idempotency_key=KEY)
+            assert "uploaded anew" in refused.value.next_step
+            assert refused.value.charged == "unknown"
+            (link,) = re.findall(r"http://\S+[^\s.]", lost.value.next_step)
+            assert (await session.submit(link, idempotency_key=KEY)).id == sandbox.tasks[0].id
         assert sandbox.paid == 1
 
 
