@@ -19,11 +19,13 @@ from happyhorse_async import (
 )
 from happyhorse_async.events import Retrying
 from tests.simulation import laws
+from tests.simulation.disk import DISKS, HELD, bad_disk
 from tests.simulation.faults import draw_service_faults
 from tests.simulation.loop import Loop
 from tests.simulation.night import Night, leftovers_of
 
 MOST_LIVES = 6
+HOOKS = "https://hooks.example.com/h"
 
 
 @attrs.define
@@ -37,6 +39,8 @@ class Wish:
     how: str
     task_id: str | None = None
     path: Path | None = None
+    called_back: str | None = None
+    """Where it wants to be called back: a session's own place is another in each process."""
     tried: bool = False
     """Its key may have been sent."""
     given_up: str = ""
@@ -45,7 +49,8 @@ class Wish:
     @property
     def request(self) -> ImageToVideo:
         """Return the same request every time."""
-        return ImageToVideo(f"https://cdn.example.com/{self.number}.png", seed=self.number + 1)
+        link = f"https://cdn.example.com/{self.number}.png"
+        return ImageToVideo(link, seed=self.number + 1, callback_url=self.called_back)
 
 
 class Crowd(Night):
@@ -58,12 +63,14 @@ class Crowd(Night):
         chance = self.chance
         self.calls = 0
         """Calls that may have paid for a task."""
+        called_back = chance.random() < 0.2 and self.may("callbacks")
         count = 1 if self.one_by_one else chance.randint(2, max(4, min(10, self.size)))
         self.wishes = [
             Wish(
                 number=n,
                 key=f"caller-{self.seed:08d}-{n:04d}",
                 how=chance.choice(["generate", "steps", "updates", "watch", "wait"]),
+                called_back=HOOKS if called_back else None,
             )
             for n in range(count)
         ]
@@ -77,7 +84,8 @@ class Crowd(Night):
         for life in range(chance.randint(1, MOST_LIVES)):
             self.storm()
             self.faults += draw_service_faults(self)
-            self._live(f"life {life}", disturbed=True)
+            with bad_disk(self, chance.choice(["", "", "", *DISKS])):
+                self._live(f"life {life}", disturbed=True)
         self.calm()
         self.neighbours_leave()
         self.world.settle(1200)
@@ -114,7 +122,10 @@ class Crowd(Night):
     async def _callers(self, disturbed: bool) -> None:
         before = {task.id for task in self.tasks}
         paid = self.paid_keys() | self.on_the_way
-        async with self.session() as session:
+        called_back = disturbed and self.wishes[0].called_back is not None
+        where = {"public_url": HOOKS} if called_back else {}
+        async with self.session(**where) as session:
+            calls = [asyncio.create_task(self.call_back(session))] if called_back else []
             session.subscribe(lambda event: self._heard(event.error, paid), Retrying)
             callers = [
                 asyncio.create_task(self._call(session, wish))
@@ -128,6 +139,8 @@ class Crowd(Night):
                         asyncio.get_running_loop().call_later(when, caller.cancel)
             if callers:
                 await asyncio.wait(callers, timeout=self._until_stopped(callers, disturbed))
+            for call in calls:
+                call.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
         orphans = list(session.orphans)
         for orphan in orphans:
@@ -295,7 +308,8 @@ class Crowd(Night):
                 if wish.path is not None and wish.task_id is not None
             ],
         )
-        if not self.days_off:  # a part of a video whose link has died stays
+        # A part of a video whose link has died stays, and what could not be removed.
+        if not (self.days_off or HELD & self.visited):
             laws.no_scraps(self.folder)
         laws.never_free_when_paid(self)
         laws.key_nowhere(self, self.folder)

@@ -19,8 +19,13 @@ TROUBLES = {
     "full": (("write", "pwrite"), errno.ENOSPC),
     "descriptors": (("open",), errno.EMFILE),
     "broken": (("fsync",), errno.EIO),
+    "full of names": (("link", "rename", "replace", "mkdir"), errno.ENOSPC),
+    "watched": (("unlink", "remove", "rename", "replace"), errno.EACCES),
 }
 """What each trouble strikes, and what the system says."""
+DISKS = sorted({*TROUBLES, "ledger"})
+HELD = {"disk:watched"}
+"""After it some scraps could not be removed."""
 CHANCE = 0.05
 CHANCE_OF_COMMITS = 0.02
 
@@ -77,7 +82,8 @@ def _bad_ledger(night: Night) -> Iterator[None]:
 
 def _failing(night: Night, name: str, true: Callable[..., Any], number: int) -> Callable[..., Any]:
     def call(first: Any, *rest: Any, **how: Any) -> Any:
-        ours = _in_folder(night, first)
+        # Not what the night itself does with its folder.
+        ours = night.world.stepping and _in_folder(night, first)
         if ours and night.world.chance.random() < CHANCE:
             night.world.note(f"{name} fails: {errno.errorcode[number]}")
             raise OSError(number, os.strerror(number))

@@ -50,7 +50,10 @@ KINDS: dict[str, tuple[str, Details]] = {
         "answer-after",
         lambda c: {**POST, "status": 503, "body": OWN},
     ),
-    "refused": ("refuse", lambda c: {**POST, "sending": 1, "status": 400}),
+    "refused": (
+        "refuse",
+        lambda c: {**POST, "sending": 1, "status": c.choice([400, 400, 402, 403, 404, 413])},
+    ),
     "refused-replay": (
         "refuse",
         lambda c: {
@@ -73,6 +76,7 @@ KINDS: dict[str, tuple[str, Details]] = {
         "refuse",
         lambda c: {"path": "/api/v1/files/upload/*", "status": c.choice([400, 413, 502])},
     ),
+    "lost-upload": ("drop-after", lambda c: {"path": "/api/v1/files/upload/*"}),
     "page-after-read": (
         "answer-after",
         lambda c: {"path": "/v1/tasks*", "status": 502, "body": PAGE},
@@ -176,6 +180,7 @@ KINDS: dict[str, tuple[str, Details]] = {
 
 
 LASTING = {
+    "lost-upload",
     "drop-after",
     "answer-after-submission",
     "unavailable-after-submission",
@@ -198,6 +203,8 @@ def draw_service_faults(night: Night) -> list[str]:
     names = chance.sample(sorted(KINDS), chance.randint(0, 8))
     if REPLAYS & {*names} and "drop-after" not in names:
         names.append("drop-after")  # without a lost answer nothing is sent again
+    if "unknown-receipt" in names and "lost-upload" not in names:
+        names.append("lost-upload")
     night.count_faults()
     sandbox.clear_faults()
     drawn = []

@@ -89,6 +89,8 @@ class Night:
         self.is_calm = False
         self.days_off = False
         """So long that links have died, and the service has forgotten keys."""
+        self.leapt = False
+        """The wall clock was set ahead so far that every key seems to be old."""
         self.graves: list[Path] = []
         self.visited: set[str] = set()
         self.broken: list[tuple[str, str]] = []
@@ -302,11 +304,32 @@ class Night:
             if said != 404:
                 self.break_law("a callback is taken without its token", said)
 
+    async def look_on(self, session: Session) -> None:
+        """Follow tasks of others in the same session, and leave in the middle."""
+        while True:
+            await asyncio.sleep(self.chance.uniform(0, 60))
+            ids = [task.id for task in self.sandbox.tasks][-5:]
+            how, patience = self.chance.choice(["watch", "updates", "wait"]), self.chance.random()
+            if not ids:
+                continue
+            self.visited.add(f"looks on:{how}")
+            with suppress(TimeoutError, HappyHorseError):
+                async with asyncio.timeout(patience * self.chance.choice([1, 100, 1000])):
+                    if how == "watch":
+                        async with session.watch(ids) as updates:
+                            async for _ in updates:
+                                pass
+                    elif how == "updates":
+                        async for _ in session.task(ids[0]).updates():
+                            pass
+                    else:
+                        await session.task(ids[0]).wait(timeout=patience * 1000)
+
     def clock_steps(self) -> None:
         """Let the wall clock step, forwards and back."""
-        for _ in range(self.chance.choice([0, 0, 1])):
-            step = self.chance.choice([-7200, -60, 30, 3600])
-            when = self.world.now + self.chance.uniform(1, 3000)
+        for _ in range(self.chance.choice([0, 0, 1, 2])):
+            step = self.chance.choice([-200_000, -7200, -60, 30, 3600, 200_000])
+            when = self.world.now + self.chance.uniform(1, self.chance.choice([3000, 30_000]))
             if self.may("the clock steps"):
                 self.server.call_at(when, self._step_clock, step)
 
@@ -331,6 +354,7 @@ class Night:
 
     def _step_clock(self, step: float) -> None:
         self.world.wall_offset += step
+        self.leapt |= step > 40_000
         self.world.note(f"the wall clock steps by {step}")
 
     # --- processes --------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from happyhorse_async._rules.lifecycle import AT_STAKE, JOB_TRANSITIONS
 from happyhorse_async.batch import Batch, Job, JobState
 from happyhorse_async.batch._database import LEDGER_NAME
 from tests.simulation import laws
-from tests.simulation.disk import bad_disk
+from tests.simulation.disk import DISKS, HELD, bad_disk
 from tests.simulation.faults import draw_service_faults
 from tests.simulation.loop import Loop
 from tests.simulation.night import Night, leftovers_of
@@ -58,6 +58,8 @@ class Overnight(Night):
         self.cap = self.size * 3 // 5
         self.budget = chance.choice([None, None, Budget(credits=float(PRICE) * self.cap)])
         self.totals: Any = None
+        self.inside = 0
+        """Processes that work in the folder right now."""
         self.last_word = False
         """All that is left is what the user has to decide, and does."""
         if chance.random() < 0.1 and self.may("a row that has no image"):
@@ -70,7 +72,7 @@ class Overnight(Night):
         for life in range(chance.randint(1, MOST_LIVES)):
             self.storm()
             self.faults += draw_service_faults(self)
-            with bad_disk(self, chance.choice(["", "", "full", "descriptors", "broken", "ledger"])):
+            with bad_disk(self, chance.choice(["", "", *DISKS])):
                 self._live(f"life {life}", disturbed=True)
             self._keep_to_the_budget()
             asleep, hours = chance.random(), chance.uniform(0.02, 6)
@@ -104,7 +106,7 @@ class Overnight(Night):
         """Let a few rows have files of ours for their first frames."""
         chance = self.chance
         rows = chance.sample(range(self.size), min(self.size, 3))
-        if chance.random() < 0.3 and self.may("local images"):
+        if chance.random() < 0.5 and self.may("local images"):
             for row in rows:
                 frame = self.folder / f"frame-{row}.png"
                 frame.write_bytes(FRAME + bytes([row % 256]))
@@ -152,6 +154,7 @@ class Overnight(Night):
         if how != "end" and not self.may(f"life:{how}"):
             how = "end"
         self.world.note(f"{name} begins: {how} after {after} steps")
+        self.inside = 0
         self.visited.add(f"ends by {how}")
         work = self._run(how, loop, after)
         # A process dies anywhere, and at the worst moment: the answer to a task is on its way.
@@ -171,14 +174,40 @@ class Overnight(Night):
                 return len(self.made) >= made
             return loop.steps >= after and not at_step
 
+        rival = self._rival() if disturbed and chance.random() < 0.1 else None
         self.world.run(loop, work, until=dies)
-        if dies():
+        killed = dies()
+        if rival is not None:
+            self.kill(rival)
+        if killed:
             self.kill(loop)
         else:
             self.world.settle(5)
             laws.nothing_left(leftovers_of(loop), name)
             self.world.loops.remove(loop)
         return loop
+
+    def _rival(self) -> Loop | None:
+        """Let another process begin a run in the same folder."""
+        if not self.may("another run in the folder"):
+            return None
+        rival = self.world.process("rival")
+        self.world.start(rival, self._rival_run())
+        return rival
+
+    async def _rival_run(self) -> None:
+        await asyncio.sleep(self.chance.uniform(0, 300))
+        try:
+            async with self.session() as session, session.batch(self.place) as batch:
+                self.inside += 1
+                if self.inside > 1:
+                    self.break_law("two processes work on one folder", self.inside)
+                self.visited.add("rival:alone")
+                async for _ in batch.run(self.jobs[:3]):
+                    pass
+                self.inside -= 1
+        except HappyHorseError as error:
+            self.visited.add(f"rival:{type(error).__name__}")
 
     async def _run(self, how: str, loop: Loop, after: int) -> None:
         task = asyncio.create_task(self._work(how, loop, after), name="batch")
@@ -220,12 +249,16 @@ class Overnight(Night):
                 budget=self.budget,
             ) as batch,
         ):
-            caller = asyncio.create_task(self.call_back(session)) if called_back else None
+            beside = [asyncio.create_task(self.call_back(session))] if called_back else []
+            if not self.is_calm and self.chance.random() < 0.15 and self.may("others look on"):
+                beside.append(asyncio.create_task(self.look_on(session)))
+            self.inside += 1
             try:
                 await self._outcomes(batch, how, loop, after)
             finally:
-                if caller is not None:
-                    caller.cancel()
+                self.inside -= 1
+                for each in beside:
+                    each.cancel()
             self.totals = await batch.totals()
 
     async def _outcomes(self, batch: Batch, how: str, loop: Loop, after: int) -> None:
@@ -299,7 +332,8 @@ class Overnight(Night):
         )
         laws.named_once(self)
         laws.never_free_when_paid(self)
-        if not self.days_off:  # a part of a video whose link has died stays
+        # A part of a video whose link has died stays, and what could not be removed.
+        if not (self.days_off or HELD & self.visited):
             laws.no_scraps(self.place)
         laws.key_nowhere(self, self.place)
 
@@ -313,13 +347,15 @@ class Overnight(Night):
         if outcome.state == JobState.UNKNOWN:
             # A server without keys would be paid again for a replay, so replays are off there, and
             # what was lost stays in doubt until somebody decides. So does a key of days ago, which
-            # the service may have forgotten.
-            return self.days_off or not self.features.idempotency
+            # the service may have forgotten: half a day counts for one.
+            old = self.days_off or self.leapt or self.world.now + self.world.slept > 12 * 3600
+            return old or not self.features.idempotency
         if outcome.state == JobState.FAILED and outcome.error.charged == "no":
             # A key that a 429 has refused before is a replay, and nothing was paid for it either.
             refused = {"refused", "refused-replay"} & {*self.faults}
             return bool(refused) or outcome.id in self.local
-        return self.days_off
+        # Two clocks of three that say so make a link old: the wall's is one, see `Transfer`.
+        return self.days_off or self.leapt
 
     def _in_the_ledger(self) -> set[str]:
         with closing(sqlite3.connect(self.place / LEDGER_NAME)) as database:
