@@ -10,6 +10,7 @@ import logging
 import socket
 import struct
 import zlib
+from contextlib import suppress
 from email.utils import formatdate
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -217,6 +218,10 @@ def _absence(status: int) -> Refused:
     return Refused(404, "not_found", "there is nothing at this path")
 
 
+_ACCEPTING = 3
+"""Turns of the event loop from accepting a connection until the server knows that it has it."""
+
+
 class Listener:
     """One server: what makes the protocols of its connections, and its socket if it has one."""
 
@@ -253,10 +258,23 @@ class Listener:
     async def stop(self) -> None:
         """Close the socket and every connection."""
         if self._server is not None:
+            await self._accept_no_more(self._server)
             self._server.close()
         await self._web.shutdown(1.0)
         if self._server is not None:
             await self._server.wait_closed()
+
+    @staticmethod
+    async def _accept_no_more(server: asyncio.Server) -> None:
+        """Let what was accepted in this moment become a connection that can be closed.
+
+        A server that is closed at once forgets it, and its client would wait for ever.
+        """
+        for listening in server.sockets:
+            with suppress(NotImplementedError):  # other kinds of loops accept in other ways
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+        for _ in range(_ACCEPTING):
+            await asyncio.sleep(0)
 
 
 def bind(host: str, *ports: int) -> list[socket.socket]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
+import anyio
 import pytest
 
 from happyhorse_async.sandbox import Account, Fault, Sandbox
@@ -292,3 +296,18 @@ async def test_a_bug_of_the_sandbox_is_a_500_of_the_service_and_is_logged(
 def test_an_account_takes_credits_in_any_form() -> None:
     """Numbers and text become exact decimals."""
     assert Account(key="a", credits="0.1").credits == Account(key="b", credits="0.10").credits
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_connection_that_comes_while_it_closes_is_ended(turns: int) -> None:
+    """No connection outlives the sandbox, also when it was accepted in that very moment."""
+    sandbox = Sandbox(video="stub")
+    await sandbox.__aenter__()
+    parts = urlsplit(sandbox.url)
+    with socket.create_connection((parts.hostname, parts.port)) as mine:
+        mine.setblocking(False)
+        for _ in range(turns):  # in one of them the event loop accepts it
+            await asyncio.sleep(0)
+        await sandbox.close()
+        with anyio.fail_after(10), suppress(ConnectionResetError):
+            assert await asyncio.get_running_loop().sock_recv(mine, 1) == b""
