@@ -68,7 +68,7 @@ def image_link_problems(link: str) -> list[str]:
     """
     if _PLAIN.fullmatch(link):
         return []
-    if link.startswith(("https://", "http://")) and (unfit := re.search(_UNFIT, link)):
+    if link.startswith(("https://", "http://")) and (unfit := re.search(r"[\s\x00-\x1f]", link)):
         return [
             f"no link has {unfit[0]!r} in it (a blank is written as %20), and there is one in "
             f"{link[:200]!r}"
