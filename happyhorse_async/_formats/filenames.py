@@ -98,6 +98,10 @@ def numbered(name: str, index: int) -> str:
     return name[: len(name) - len(own)] + numbered
 
 
+_TOO_WIDE = r"\d{4}|[{}]"
+"""A form of a field that may take minutes to fill: no file's name has a thousand characters."""
+
+
 def is_template(text: str) -> bool:
     """Whether a destination is a template: it has braces."""
     return "{" in text or "}" in text
@@ -108,16 +112,17 @@ def template_fields(template: str) -> frozenset[str]:
     braces do not match.
     """
     try:
-        fields = [
-            (name, conversion)
-            for _, name, _, conversion in Formatter().parse(template)
-            if name is not None
-        ]
-        unknown = [name for name, conversion in fields if name not in TEMPLATE_FIELDS or conversion]
-        if not unknown:
+        fields = [field[1:] for field in Formatter().parse(template) if field[1] is not None]
+        unknown = [name for name, _, how in fields if name not in TEMPLATE_FIELDS or how]
+        wide = [form for _, form, _ in fields if form and re.search(_TOO_WIDE, form)]
+        if not unknown and not wide:
             template.format(task_id="", index=1, stem="", seed="")
-            return frozenset(name for name, _ in fields)
-        problem = f"it has no field {{{unknown[0]}}}"
+            return frozenset(str(name) for name, _, _ in fields)
+        problem = (
+            f"it has no field {{{unknown[0]}}}"
+            if unknown
+            else f"{wide[0]!r} is wider than any file's name"
+        )
     except (ValueError, KeyError, IndexError) as error:
         problem = str(error)
     known = " ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)

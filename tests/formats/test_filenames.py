@@ -119,11 +119,13 @@ def test_templates_are_filled(template: str, changes: dict[str, object], expecte
         "{task_id[0]}",
         "{index!r}",
         "{stem:d}",
+        "{seed:999999999}",
+        "{index:{seed}}",
     ],
 )
 def test_templates_that_cannot_be_used_say_why(template: str) -> None:
-    """Unknown fields, parts of fields, conversions and unmatched braces; nothing was charged for
-    it.
+    """Unknown fields, parts of fields, conversions, widths that no name has, and unmatched braces;
+    nothing was charged for it.
     """
     with pytest.raises(ValueError, match=r"it may name \{task_id\}"):
         filenames.fill(template, VALUES)
