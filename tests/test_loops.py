@@ -423,4 +423,7 @@ def test_a_loop_in_a_thread_outlives_the_main_thread(tmp_path: Path) -> None:
     """
     program = [sys.executable, "-c", AFTER_MAIN, str(tmp_path)]
     said = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
-    assert (said.stdout, said.stderr) == ("one.mp4 saved\n", "")
+    assert said.stdout == "one.mp4 saved\n"
+    # Python 3.12 needs a thread of its own to end a loop, and has none to give then.
+    refused = "RuntimeError: can't create new thread at interpreter shutdown\n"
+    assert said.stderr == "" or (sys.version_info[:2] == (3, 12) and said.stderr.endswith(refused))
