@@ -327,9 +327,12 @@ class BatchBook:
             self._parked -= amount
             self._reserve(job, amount)
 
-    def hold(self, job: int, amount: int) -> None:
-        """Reserve an estimate whether there is room or not: its task is paid for already."""
-        self._reserve(job, amount)
+    def take_back(self, job: int, cost: int, *, estimate: int) -> None:
+        """Replace what a job's failure has cost by an estimate, whether there is room or not: its
+        task goes on, and is paid for already.
+        """
+        self._spent -= cost
+        self._reserve(job, estimate)
 
     def park(self, job: int) -> None:
         """Keep a job's reservation, though nothing more happens to it in this run."""

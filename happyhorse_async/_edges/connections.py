@@ -176,9 +176,11 @@ class _Here:
     """Looks names up without a thread, when Python gives none any more; see `hand_over`."""
 
     async def getaddrinfo(self, *place: Any, **facts: Any) -> Any:
+        """Look a name up, as a loop does."""
         return socket.getaddrinfo(*place, **facts)
 
     async def getnameinfo(self, *place: Any) -> Any:
+        """Name an address, as a loop does."""
         return socket.getnameinfo(*place)
 
 

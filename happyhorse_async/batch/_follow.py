@@ -418,7 +418,7 @@ class Follower:
         else:
             with suppress(PriceUnavailableError):
                 job.reserved = await self._price_of(job.posted)
-            self._book.hold(job.seq, job.reserved)
+            self._book.take_back(job.seq, job.failure_cost, estimate=job.reserved)
             await self.steps.take_up(job, task)
         return await self.follow(job)
 
@@ -426,7 +426,7 @@ class Follower:
         """Return the task of a failed job when it goes on, or has its video; None when it has
         failed indeed. Raises `HappyHorseError` when nobody can say now.
         """
-        if job.task_id is None or not (job.fault or {}).get("task"):
+        if job.task_id is None or not job.fault.get("task"):
             return None
         try:
             task = await self._parts.poller.read(job.task_id)

@@ -172,6 +172,12 @@ class JobRow:
         """Why it ended without a video, as the ledger keeps it; empty when it did not."""
         return dict(json.loads(self.error)) if self.error else {}
 
+    @property
+    def failure_cost(self) -> int:
+        """What its failed task has cost, in millionths: a part of all that was spent."""
+        # Ledgers of before do not tell it. Of a first attempt it is all.
+        return int(self.fault.get("cost", self.spent if self.attempt == 1 else 0))
+
 
 IN_MEMORY = ("asked", "task", "before", "earlier", "sent_before")
 COLUMNS = tuple(field.name for field in attrs.fields(JobRow) if field.name not in IN_MEMORY)

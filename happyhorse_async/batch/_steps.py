@@ -218,7 +218,7 @@ class Steps:
         """End a job without a video, for now or for good."""
         if state is not job.state:
             self.move(job, state, job_failures.code_of(error))
-        job.spent, job.reserved, job.error = job.spent + cost, reserved, fault_of(error)
+        job.spent, job.reserved, job.error = job.spent + cost, reserved, fault_of(error, cost)
         if state in (JobState.FAILED, JobState.UNKNOWN):
             job.ended, job.ended_run = time.time(), self._run
         await self._ledger.write("ended", job)
@@ -234,8 +234,11 @@ class Steps:
         await self._ledger.write("ended", job)
 
     async def take_up(self, job: JobRow, task: Task) -> None:
-        """Take a failed job back to its task, which goes on or has its video after all."""
+        """Take a failed job back to its task, which goes on or has its video after all. What its
+        failure has cost is a part of what the video will.
+        """
         self.move(job, JobState.RUNNING)
+        job.spent -= job.failure_cost
         job.task, job.error, job.ended, job.ended_run = task, None, None, 0
         await self._ledger.write("ended", job)
 
@@ -286,12 +289,13 @@ def is_stale(job: JobRow) -> bool:
     return given - job.uploaded > (account.FILE_LIFE - SAFETY_MARGIN).total_seconds()
 
 
-def fault_of(error: HappyHorseError) -> str:
-    """Write an error for the ledger."""
+def fault_of(error: HappyHorseError, cost: int = 0) -> str:
+    """Write an error for the ledger, and what the task has cost that ended so, in millionths."""
     facts: dict[str, Any] = {
         "code": job_failures.code_of(error),
         "message": str(error),
         "charged": error.charged,
+        "cost": cost,
     }
     if isinstance(error, TaskFailedError):
         reason = error.task.error if error.task is not None else None

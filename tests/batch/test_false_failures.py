@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from happyhorse_async import (
     TaskFailedError,
 )
 from happyhorse_async.batch import JobState, Outcome
+from happyhorse_async.batch._database import LEDGER_NAME
 from happyhorse_async.batch._follow import Follower
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.batch.support import until
@@ -153,6 +155,29 @@ async def test_retry_looks_before_it_buys(
         sandbox.finish()
         [outcome] = await work
     assert (outcome.ok, outcome.attempts, sandbox.paid) == (True, 1, 1)
+
+
+@pytest.mark.parametrize("ledger", ["of now", "of before"])
+async def test_what_a_seeming_failure_has_cost_is_not_counted_beside_the_video(
+    sandbox: Sandbox, session: Session, tmp_path: Path, ledger: str
+) -> None:
+    """The failed task still held money, which counts as spent. Its video costs that once, also when
+    the ledger does not tell what the failure has cost.
+    """
+    sandbox.fail(Fault("false-failure", seconds=30))
+    held = {"billing": {"charge_status": "pending", "refund_status": "pending"}}
+    sandbox.fail(Fault("unknown-fields", fields=held, times=None))
+    assert not (await run(session, tmp_path, ONCE)).ok
+    async with session.batch(tmp_path, budget=Budget(credits=500)) as batch:
+        assert (await batch.totals()).spent == Decimal("22.848")
+    if ledger == "of before":
+        with closing(sqlite3.connect(tmp_path / LEDGER_NAME)) as database, database:
+            database.execute("UPDATE jobs SET error = json_remove(error, '$.cost')")
+    sandbox.clear_faults()
+    sandbox.advance(40)
+    sandbox.finish()
+    [outcome] = await begun_again(session, tmp_path, "retry", Budget(credits=500))
+    assert (outcome.ok, outcome.credits, sandbox.paid) == (True, Decimal("22.848"), 1)
 
 
 async def test_retry_buys_what_has_failed_indeed_after_one_look(
