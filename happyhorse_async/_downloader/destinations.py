@@ -195,10 +195,12 @@ def refuse_unusable(path: str, *, known: bool, overwrite: bool) -> None:
     With `known=False` it is only a path like the one that will be.
     """
     if known and os.path.lexists(path):
+        if problem := disk.replacing_problem(path):
+            raise DestinationExistsError(
+                f"{path} {problem}", path=path, charged="no", next_step="Choose another path."
+            )
         if not overwrite:
             raise DestinationExistsError(f"{path} exists already", path=path, charged="no")
-        if os.path.isdir(path):
-            raise DestinationExistsError(f"{path} is a folder", path=path, charged="no")
     final = Path(path)
     refuse_unwritable(final.parent, path)
     problem = disk.file_problem(final)

@@ -127,6 +127,17 @@ def name_problem(path: str) -> str:
     return ""
 
 
+def replacing_problem(path: str | os.PathLike[str]) -> str:
+    """Say what lies at a path that no file may take the place of.
+
+    A file or a link is replaced by a rename, and so would be a device: a machine without /dev/null
+    is broken. A link to one, such as /dev/stdout, counts as one.
+    """
+    if os.path.isdir(path):
+        return "is a folder"
+    return "is not a file" if os.path.exists(path) and not os.path.isfile(path) else ""
+
+
 def folder_problem(folder: Path) -> str:
     """Say why a folder cannot be written to, or not be made."""
     try:

@@ -110,10 +110,11 @@ class PartFile:
 
     def check(self) -> None:
         """Raise `DestinationExistsError` when the final path is taken and must not be."""
-        if self._overwrite:
-            if self.final.is_dir():
-                raise DestinationExistsError(f"{self.final} is a folder", path=str(self.final))
-        elif os.path.lexists(self.final):
+        if problem := disk.replacing_problem(self.final):
+            raise DestinationExistsError(
+                f"{self.final} {problem}", path=str(self.final), next_step="Choose another path."
+            )
+        if not self._overwrite and os.path.lexists(self.final):
             raise DestinationExistsError(f"{self.final} exists already", path=str(self.final))
 
     def is_new(self) -> bool:

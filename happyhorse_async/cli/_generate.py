@@ -238,7 +238,8 @@ def _refuse_taken(paths: Iterable[Path], *, overwrite: bool) -> None:
         raise DestinationExistsError(
             f"already there: {', '.join(taken)}",
             charged="no",
-            next_step="Choose another place with --out, or pass --overwrite.",
+            next_step="Choose another place with --out"
+            + ("." if overwrite else ", or pass --overwrite."),
         )
 
 

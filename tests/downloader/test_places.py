@@ -170,6 +170,31 @@ async def test_an_existing_file_is_never_touched(kit: Kit, folder: Path) -> None
     assert not (folder / "nowhere").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs what is neither file nor folder")
+async def test_only_files_are_replaced(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
+    """Also with overwrite=True a pipe or a device stays what it is, and so does a link to one:
+    before anything is paid, and when a video is there.
+    """
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "link.mp4").symlink_to(folder / "pipe.mp4")
+    (folder / "null.mp4").symlink_to(os.devnull)
+    task = await kit.task()
+    async with open_session(sandbox) as session:
+        for name in ("pipe.mp4", "link.mp4", "null.mp4"):
+            for overwrite in (False, True):
+                with pytest.raises(DestinationExistsError, match="is not a file") as refused:
+                    await session.generate(LINK, save_to=folder / name, overwrite=overwrite)
+                with pytest.raises(DestinationExistsError, match="is not a file") as late:
+                    await kit.downloader.download(task, folder / name, overwrite=overwrite)
+                assert (refused.value.charged, late.value.charged) == ("no", "yes")
+                assert refused.value.next_step == late.value.next_step == "Choose another path."
+    assert stat.S_ISFIFO((folder / "pipe.mp4").stat().st_mode)
+    assert (folder / "link.mp4").is_symlink()
+    assert (folder / "null.mp4").is_symlink()
+    assert (sandbox.paid, names_in(folder)) == (1, ["link.mp4", "null.mp4", "pipe.mp4"])
+
+
 async def test_a_file_that_appears_meanwhile_is_not_touched(
     kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
