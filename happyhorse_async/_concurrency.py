@@ -20,7 +20,7 @@ from collections.abc import (
     Generator,
 )
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -128,6 +128,30 @@ def heed_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+# --- A caller's own input, which runs in a task of ours.
+
+
+IN_INPUT: ContextVar[bool] = ContextVar("a caller's input runs here", default=False)
+
+
+def is_own_cancellation(error: BaseException) -> bool:
+    """Whether an input itself raised a cancellation, as of a task that it awaits: nobody has
+    cancelled the one in which it runs. Task groups pass over such a one, as if all had been read.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and not (task and task.cancelling())
+
+
+async def until_closed(closing: asyncio.Future[None]) -> None:
+    """Wait for a closing `to_the_end`. But an input that closes what it feeds is waited for by it:
+    there, and in tasks of its own, the wait can be cancelled, and the closing goes on.
+    """
+    if IN_INPUT.get():
+        await asyncio.shield(closing)
+    else:
+        await to_the_end(closing)
 
 
 # --- Pauses that do not outlive their owner.

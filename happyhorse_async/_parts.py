@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from ._budget import BudgetBook
-from ._concurrency import Background, close_with_loop, to_the_end, without_loop
+from ._concurrency import Background, close_with_loop, until_closed, without_loop
 from ._dispatcher import Events
 from ._edges.api import Api
 from ._edges.connections import Route
@@ -276,7 +276,7 @@ class Parts:
         """
         self._closed = True
         if self._is_here:
-            await to_the_end(self._begin_closing())
+            await until_closed(self._begin_closing())
         elif self.loop.is_running():
             await self._close_elsewhere()
         else:

@@ -16,7 +16,7 @@ from ._formats import images, texts, urls
 from ._formats.texts import shown
 from ._models import MODEL, Model
 from ._values import Value
-from .errors import InvalidRequestError
+from .errors import HappyHorseError, InvalidRequestError
 
 Image = str | Path | bytes
 """A first frame: an http(s) link, the path of a local file, or the file's bytes."""
@@ -239,6 +239,20 @@ def require_several(what: str, given: Any, *, asynchronous: bool = True) -> None
         raise InvalidRequestError(
             [f"{what}: expected several, for example a list with one, got {shown(given)}"]
         )
+
+
+def cut_off(error: BaseException) -> HappyHorseError:
+    """Return the error for requests whose own source was cancelled, and not who reads them. Passed
+    on as it is, it would look like their end.
+    """
+    ours = HappyHorseError(
+        "the requests broke off with a CancelledError, as of a task that gives them: what came "
+        "after was not read",
+        charged="unknown",
+        next_step="Look at what gives the requests, then give it those that are not done.",
+    )
+    ours.__cause__ = error
+    return ours
 
 
 def require_path(what: str, given: Any) -> str:

@@ -10,8 +10,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import anyio
 
+from .._concurrency import is_own_cancellation
 from .._formats.texts import shown
-from .._request import ImageToVideo
+from .._request import ImageToVideo, cut_off
 from ..errors import HappyHorseError, InvalidRequestError
 from .gate import Group
 from .shared import Acceptance
@@ -163,6 +164,11 @@ class Submissions(Generic[S]):
                 return None
             except Exception as error:  # noqa: BLE001 the caller's own iterable: whatever it raises goes to the caller
                 self._exhausted, self._error = True, error
+                return None
+            except asyncio.CancelledError as error:
+                if not is_own_cancellation(error):
+                    raise
+                self._exhausted, self._error = True, cut_off(error)
                 return None
             index, self._read = self._read, self._read + 1
             return index, request

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .._budget import BatchBook
-from .._concurrency import hand_over, to_the_end
+from .._concurrency import hand_over, to_the_end, until_closed
 from .._downloader.destinations import is_bent_link, is_foreign_link, is_object_link
 from .._edges.disk import absolute, make_folders
 from .._edges.folder_lock import FolderLock
@@ -141,7 +141,7 @@ class Batch:
         again by the next run.
         """
         self._closing = self._closing or asyncio.ensure_future(self._close())
-        await to_the_end(self._closing)
+        await until_closed(self._closing)
 
     async def _close(self) -> None:
         if self._outcomes is not None:

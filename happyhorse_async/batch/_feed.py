@@ -14,8 +14,8 @@ from functools import partial
 import attrs
 
 from .._budget import BatchBook
-from .._concurrency import hand_over
-from .._request import ImageToVideo
+from .._concurrency import IN_INPUT, hand_over, is_own_cancellation
+from .._request import ImageToVideo, cut_off
 from .._rules.lifecycle import AT_STAKE, JobState
 from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError
 from ._admission import GROUP, Admission, BadRow, Candidate, Input, Intake, Verdict, admit, rows_of
@@ -236,9 +236,15 @@ class Feed:
 
 
 async def _read(requests: Input, read: Rows) -> None:
-    async with aclosing(rows_of(requests)) as rows:
-        async for row in rows:
-            await read.put((row,))
+    IN_INPUT.set(True)
+    try:
+        async with aclosing(rows_of(requests)) as rows:
+            async for row in rows:
+                await read.put((row,))
+    except asyncio.CancelledError as error:
+        if is_own_cancellation(error):
+            raise cut_off(error) from error
+        raise
     await read.put(None)
 
 

@@ -222,6 +222,7 @@ class Outcomes:
 def _closed() -> SessionClosedError:
     return SessionClosedError(
         "the batch was closed while it ran",
+        charged="unknown",
         next_step="Run it again: it goes on where it stopped.",
     )
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, closing
 from pathlib import Path
 
+import anyio
 import attrs
 import pytest
 
@@ -598,6 +599,53 @@ async def test_input_that_raises(sandbox: Sandbox, session: Session, tmp_path: P
 
     with pytest.raises(ZeroDivisionError):
         await run(session, tmp_path, broken())
+
+
+async def test_input_that_was_cancelled(sandbox: Sandbox, session: Session, tmp_path: Path) -> None:
+    """An input that awaits a task which somebody has cancelled breaks off, and that is an error: to
+    a task group it looks like nothing, and the rest would be waited for for ever.
+    """
+    feeder = asyncio.ensure_future(asyncio.Event().wait())
+    feeder.cancel()
+
+    async def fed() -> AsyncIterator[ImageToVideo]:
+        for request in rows(3):
+            yield request
+        await feeder
+
+    with anyio.fail_after(100), pytest.raises(HappyHorseError, match="broke off") as caught:
+        await run(session, tmp_path, fed())
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+    assert caught.value.charged == "unknown"
+    assert len(await run(session, tmp_path, rows(3))) == sandbox.paid == 3
+
+
+@pytest.mark.parametrize("what", ["session", "batch", "both, in tasks"])
+async def test_input_that_closes_what_it_feeds(sandbox: Sandbox, tmp_path: Path, what: str) -> None:
+    """The run ends as by any other close, and does not wait for itself. What it has paid for is
+    found by the next one.
+    """
+    session = open_session(sandbox)
+    with anyio.fail_after(100):
+        async with session.batch(tmp_path) as batch:
+
+            async def closing() -> AsyncIterator[ImageToVideo]:
+                for request in rows(3):
+                    yield request
+                await until(lambda: sandbox.paid == 3)
+                if what == "session":
+                    await session.aclose()
+                elif what == "batch":
+                    await batch.aclose()
+                else:
+                    await asyncio.gather(session.aclose(), batch.aclose())
+
+            with pytest.raises(SessionClosedError) as closed:
+                _ = [outcome async for outcome in batch.run(closing())]
+        await session.aclose()
+        assert closed.value.charged == "unknown"
+        async with open_session(sandbox) as again:
+            assert len(await run(again, tmp_path, rows(4))) == sandbox.paid == 4
 
 
 async def test_closed_session(sandbox: Sandbox, tmp_path: Path) -> None:

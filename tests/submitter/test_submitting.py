@@ -638,6 +638,30 @@ async def test_an_error_of_the_input_reaches_the_caller_after_what_was_submitted
     assert sandbox.paid == 1
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_an_input_that_was_cancelled_is_an_error(
+    session: Session, sandbox: Sandbox, ordered: bool
+) -> None:
+    """When it awaits a task that somebody has cancelled, the submissions so far are handed over,
+    and then an error says that there may be more: nobody has cancelled who iterates.
+    """
+    feeder = asyncio.ensure_future(asyncio.Event().wait())
+    feeder.cancel()
+
+    async def fed() -> AsyncIterator[ImageToVideo]:
+        for seed in (1, 2, 3):
+            yield ImageToVideo(LINK, seed=seed)
+        await feeder
+
+    async with session.submit_many(fed(), ordered=ordered) as submissions:
+        assert all([(await anext(submissions)).ok for _ in range(3)])
+        with pytest.raises(HappyHorseError, match="broke off") as caught:
+            await anext(submissions)
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+    assert sandbox.paid == 3
+    assert session.orphans == []
+
+
 async def test_an_error_of_the_body_is_not_wrapped(session: Session) -> None:
     """What the body of `async with` raises comes out as it is, not inside of an exception group."""
 
