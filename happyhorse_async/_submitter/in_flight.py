@@ -92,8 +92,13 @@ STAGES: dict[SubmissionStage, frozenset[SubmissionStage]] = {
     # may have grown old meanwhile.
     _S.WAITING: frozenset({_S.SENT, _S.REFUSED, _S.LOOKING, _S.CHECKING}),
     # After a 429 it waits at the gate at once: the gate itself pauses. An answer that names another
-    # request's task leaves it in doubt.
-    _S.SENT: frozenset({_S.ACCEPTED, _S.WAITING, _S.PAUSING, _S.LOOKING, _S.REFUSED, _S.IN_DOUBT}),
+    # request's task leaves it in doubt. Its key may have grown old while it waited for its permit.
+    _S.SENT: frozenset(
+        {
+            *(_S.ACCEPTED, _S.WAITING, _S.PAUSING, _S.LOOKING, _S.REFUSED, _S.IN_DOUBT),
+            _S.CHECKING,
+        }
+    ),
     _S.PAUSING: frozenset({_S.WAITING}),
     _S.LOOKING: frozenset({_S.ACCEPTED, _S.IN_DOUBT}),
     _S.ACCEPTED: frozenset(),
@@ -153,6 +158,8 @@ class InFlight:
     _payload: TrackedBody | None = attrs.field(init=False, default=None)
     _begun: bool = attrs.field(init=False, default=False)
     _cut: bool = attrs.field(init=False, default=False)
+    _withheld: bool = attrs.field(init=False, default=False)
+    """It did not leave: its key had grown old."""
     _epoch: int = attrs.field(init=False, default=0)
     """The gate's epoch when it left."""
     _outcome: Answer | HappyHorseError | None = attrs.field(init=False, default=None)
@@ -205,6 +212,12 @@ class InFlight:
         self.slept = slept
         return self.shared.loop.time() - self.left_at > KEY_LIFE
 
+    def _grows_old(self) -> bool:
+        """Note that its key has grown old while it waited; return whether it just has."""
+        grown = self.in_doubt and not self.aged and self.has_grown_old()
+        self.aged = self.aged or grown
+        return grown
+
     def cut(self) -> None:
         """End the attempt that is on its way."""
         self._cut = True
@@ -229,9 +242,8 @@ class InFlight:
                 self._judge(error)
                 return
         self.placed = True
-        if self.in_doubt and not self.aged and self.has_grown_old():
+        if self._grows_old():
             gate.leave()
-            self.aged = True
             self._to(SubmissionStage.CHECKING)
             return
         self._launch()
@@ -261,7 +273,8 @@ class InFlight:
         try:
             if self.shared.permit is not None and not self._cut:
                 await self.shared.permit()
-            if not self._cut:
+                self._withheld = not self._cut and self._grows_old()
+            if not self._cut and not self._withheld:
                 # A task of its own has a context of its own: nothing has to be set back.
                 if self._sent > 1:
                     RESENDS.set(self._sent - 1)
@@ -285,6 +298,10 @@ class InFlight:
 
     async def _receive(self) -> None:
         outcome, self._post, self._outcome = self._outcome, None, None
+        if self._withheld:
+            self._withheld = False
+            self._to(SubmissionStage.CHECKING)
+            return
         if not isinstance(outcome, Answer):
             self._judge(outcome or APIConnectionError("the submission was cut off"))
             return

@@ -157,7 +157,7 @@ class Follower:
 
         None: it stays as the ledger has it, for the next run.
         """
-        if job.state in (JobState.SAVED, JobState.FAILED):
+        if job.state in (JobState.SAVED, JobState.FAILED) or job.begins_again:
             saved = job.state is JobState.SAVED
             return await (self._bring_back(job) if saved else self._begin_again(job))
         job.earlier = self._earlier(job)
@@ -413,6 +413,7 @@ class Follower:
                 return None
             return outcome_of(job, self._videos, error=error, resumed=True)
         job.before = job.attempt
+        job.state = JobState.FAILED  # which it has not been in a cluster since the user's word
         if task is None:
             await self.steps.renew(job)
         else:
@@ -426,7 +427,7 @@ class Follower:
         """Return the task of a failed job when it goes on, or has its video; None when it has
         failed indeed. Raises `HappyHorseError` when nobody can say now.
         """
-        if job.task_id is None or not job.fault.get("task"):
+        if job.task_id is None or not job.has_failed_task:
             return None
         try:
             task = await self._parts.poller.read(job.task_id)

@@ -173,6 +173,20 @@ class JobRow:
         return dict(json.loads(self.error)) if self.error else {}
 
     @property
+    def has_failed_task(self) -> bool:
+        """Whether it ended because its task did. That task may go on after all, and is asked for
+        before another one is bought.
+        """
+        return self.task_id is not None and bool(self.fault.get("task"))
+
+    @property
+    def begins_again(self) -> bool:
+        """Whether the user has begun it again, in a cluster, and its failed task is still to be
+        asked for.
+        """
+        return self.state is JobState.NEW and self.task_id is not None
+
+    @property
     def failure_cost(self) -> int:
         """What its failed task has cost, in millionths: a part of all that was spent."""
         # Ledgers of before do not tell it. Of a first attempt it is all.

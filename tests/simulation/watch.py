@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BEYOND = {
     "job:failed>running": "a task that goes on after the run that took it for failed has ended",
     "submission:asking>accepted": "a service that looks at the key alone: the sandbox has both",
+    "submission:sent>checking": "a key that grows old while it waits for a limit that others share",
     "submission:sent>in doubt": "an answer that names another request's task",
     "submission:checking>in doubt": "more than 32 questions in vain, or replays=0 at a single call",
 }

@@ -814,3 +814,28 @@ async def test_a_key_in_doubt_before_a_long_sleep_is_old_after_it(
         with pytest.raises(SubmissionOutcomeUnknownError, match="this idempotency key still"):
             await session.submit(REQUEST, idempotency_key=KEY)
         assert sandbox.paid == 1
+
+
+async def test_a_machine_that_sleeps_while_a_permit_is_waited_for_sends_no_old_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Several processes share a limit, and the next try waits for its place. When that comes the
+    service has forgotten the key: it is not sent, and the task is named.
+    """
+    async with (
+        sandbox_with(key_seconds=86_400) as sandbox,
+        open_session(sandbox, retry=QUICK) as session,
+    ):
+        bed = Bed(sandbox, monkeypatch)
+
+        async def permit() -> None:
+            """Sleep before the second try."""
+            if sandbox.tasks:
+                bed.sleep(26 * 3600)
+
+        session._open().submitter.ask_before_sending(permit)
+        sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT))
+        with pytest.raises(SubmissionOutcomeUnknownError) as caught:
+            await session.submit(REQUEST, idempotency_key=KEY)
+        (task,) = sandbox.tasks
+        assert caught.value.candidates == (task.id,)

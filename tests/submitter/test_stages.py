@@ -82,6 +82,7 @@ async def test_every_step_of_the_table_is_taken(
     async with Sandbox(video="stub", speed=0) as sandbox:
         await taken_on_a_guess(sandbox)
         await answered_with_the_task(sandbox)
+        await grown_old_before_its_permit(sandbox, monkeypatch)
         monkeypatch.setattr(in_flight, "KEY_LIFE", -1.0)
         await grown_old_on_the_way(sandbox)
     assert set(walked) == {(one, after) for one in SubmissionStage for after in STAGES[one]}
@@ -143,6 +144,20 @@ async def grown_old_on_the_way(sandbox: Sandbox) -> None:
     """Lose a response, and take so long that the service may have forgotten the key."""
     sandbox.fail(faults.on_submit("drop-after"))
     async with session_with(sandbox) as session:
+        await session.submit(REQUEST)
+
+
+async def grown_old_before_its_permit(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lose a response, and get the permit to send it again only when the key has grown old."""
+    before = sandbox.paid
+
+    async def permit() -> None:
+        if sandbox.paid > before:
+            monkeypatch.setattr(in_flight, "KEY_LIFE", -1.0)
+
+    sandbox.fail(faults.on_submit("drop-after"))
+    async with session_with(sandbox) as session:
+        session._open().submitter.ask_before_sending(permit)
         await session.submit(REQUEST)
 
 

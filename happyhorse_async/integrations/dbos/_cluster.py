@@ -128,8 +128,9 @@ class Cluster:
         """Enter requests or `Job`s; those that were entered before are not entered again.
 
         `out` is where the videos go, said once: a folder that all workers see, or an object store's
-        link. With `retry_failed` failed jobs of the input begin again, which costs money again.
-        Those of unknown fate are asked for with the same key.
+        link. With `retry_failed` failed jobs of the input begin again, which costs money again. A
+        worker asks for each one's task first, and buys no other when that goes on. Those of unknown
+        fate are asked for with the same key.
         """
         async with self._entering(out) as enqueuer:
             return await enqueuer.enqueue(requests, retry_failed=retry_failed)

@@ -332,9 +332,13 @@ class ClusterDatabase(Database):
         """Take an ended job to its next attempt at the user's word, or ask again whether it is
         paid.
 
-        Of a failed one the money stays spent. One of unknown fate keeps its key and reservation.
+        Of a failed one the money stays spent. Where its task has failed, its worker asks for that
+        task first: until then the job keeps it. One of unknown fate keeps its key and reservation.
         """
-        if job.state is JobState.FAILED:
+        if job.state is JobState.FAILED and job.has_failed_task:
+            self._db.execute(self._sql["look-again"], (job.seq,))
+            job.state = JobState.NEW
+        elif job.state is JobState.FAILED:
             before = self._money([("again", (job.seq,))])
             self._db.execute(
                 self._sql["begin-again"].format(sets=", ".join(_FIXED["again"])), (job.seq,)

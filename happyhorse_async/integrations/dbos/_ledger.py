@@ -95,7 +95,7 @@ class ClusterLedger(Ledger):
 
         Raises `LeftError` when another worker has the job by now.
         """
-        if change == "submitting":
+        if change == "submitting" and not job.sent_before:
             await self._let_in(job)
             return
         await super().write(change, job)

@@ -318,12 +318,7 @@ class Worker:
             if job is None or job.state in ends:
                 return job.state.value if job is not None else "gone"
             if job.state is JobState.SUBMITTING:
-                # What it is looked for in the list of tasks must not be another worker's.
-                since = job.accepted or self._first_run or 0.0
-                doubts = await self._ledger.call_cluster("known_since", since)
-                self._claimed |= doubts.claimed
-                # A service that knows another job's key is shown to keep keys: this one's is free.
-                self._follower.doubts = self._follower.doubts._replace(known=doubts.known)
+                await self._prepare_to_ask(job)
             outcome = await self._follow(job)
             if outcome is not None and outcome.state in (JobState.SAVED, *ENDED):
                 self._told(outcome)
@@ -338,6 +333,19 @@ class Worker:
             tries += 1
             await self._follower.pause(retry.pause_before(LATER, tries, None, 0.5))
         return ""
+
+    async def _prepare_to_ask(self, job: JobRow) -> None:
+        """Learn what counts for a job whose request may have left before."""
+        # What it is looked for in the list of tasks must not be another worker's.
+        since = job.accepted or self._first_run or 0.0
+        doubts = await self._ledger.call_cluster("known_since", since)
+        self._claimed |= doubts.claimed
+        # A service that knows another job's key is shown to keep keys: this one's is free.
+        self._follower.doubts = self._follower.doubts._replace(known=doubts.known)
+        if job.error is not None:
+            job.state = (
+                JobState.UNKNOWN
+            )  # as it was until the user's word: with replays=0 it counts
 
     async def _follow(self, job: JobRow) -> Outcome | None:
         """Follow a job as far as it goes now; after a fault of our own it goes on later."""

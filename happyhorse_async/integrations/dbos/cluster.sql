@@ -208,10 +208,14 @@ UPDATE jobs SET worker = ? WHERE seq = ? AND EXISTS (SELECT 1 FROM dbos.workflow
     WHERE w.workflow_uuid = jobs.workflow AND w.executor_id = ? AND w.status IN ('PENDING', 'CANCELLED')) RETURNING {job};
 
 -- name: begin-again
-UPDATE jobs SET {sets}, attempt = attempt + 1, error = NULL WHERE seq = ?;
+UPDATE jobs SET {sets}, attempt = attempt + 1, error = NULL, worker = NULL WHERE seq = ?;
+
+-- name: look-again
+-- With its task and its failure, of which the worker makes its next attempt or a job that goes on.
+UPDATE jobs SET state = 'new', ended = NULL, ended_run = 0, worker = NULL WHERE seq = ?;
 
 -- name: ask-again
-UPDATE jobs SET state = 'submitting', ended = NULL, ended_run = 0 WHERE seq = ?;
+UPDATE jobs SET state = 'submitting', ended = NULL, ended_run = 0, worker = NULL WHERE seq = ?;
 
 -- name: leave
 -- A job that another request has replaced before anything of it was sent has nothing to do any more.
@@ -220,7 +224,8 @@ UPDATE jobs SET worker = NULL, workflow = NULL WHERE seq = ? AND superseded = 1 
 -- name: end-cancelled
 -- Somebody has cancelled these jobs' workflows with DBOS's own tools, before anything of them was submitted. Nobody has them in hand,
 -- except for one that its worker names.
-UPDATE jobs SET state = 'failed', error = ?, ended = ?, worker = NULL WHERE state = 'new' AND (worker IS NULL OR seq = ?)
+UPDATE jobs SET state = 'failed', error = CASE WHEN task_id IS NULL THEN ? ELSE error END, ended = ?, worker = NULL
+    WHERE state = 'new' AND (worker IS NULL OR seq = ?)
     AND workflow IN (SELECT workflow_uuid FROM dbos.workflow_status WHERE status = 'CANCELLED') RETURNING {job};
 
 -- name: take-cancelled
@@ -288,7 +293,7 @@ SELECT count(*) FROM jobs WHERE workflow IS NOT NULL AND state NOT IN ('saved', 
 -- Jobs of a folder's ledger, as they stand there. One that is here already is only replaced while nothing of it was begun.
 INSERT INTO jobs ({names}) SELECT {values} FROM json_array_elements(?::json) WITH ORDINALITY AS v (value, place) ORDER BY v.place
     ON CONFLICT (id) DO UPDATE SET {sets}
-    WHERE jobs.state = 'new' AND jobs.worker IS NULL AND jobs.fingerprint = excluded.fingerprint RETURNING id;
+    WHERE jobs.state = 'new' AND jobs.task_id IS NULL AND jobs.worker IS NULL AND jobs.fingerprint = excluded.fingerprint RETURNING id;
 
 -- name: count-money
 -- Whoever changes a job at this moment has not moved the sums yet, and adds to these.
