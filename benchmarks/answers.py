@@ -120,9 +120,8 @@ class Answers:
         """Say how a task is."""
         now, end = self._clock(), int(task_id.split(b"-", 3)[2]) / 1000
         created = end - self._life
-        if (
-            not self._begun <= created <= now
-        ):  # no task of a submission, but one whose id was made up
+        # No task of a submission, but one whose id was made up.
+        if not self._begun <= created <= now:
             created = self._begun
         if end <= now:
             return self._done % (created, task_id)

@@ -1,7 +1,7 @@
 """What a durable batch costs beside the same work without a ledger, and what it needs of memory.
 
-    python benchmarks/batch.py                       # 100,000 jobs each way, and memory for 10,000
-    and 1,000,000 jobs python benchmarks/batch.py --jobs 5000 --memory 20000
+    python benchmarks/batch.py    # 100,000 jobs each way; memory for 10,000 and 1,000,000
+    python benchmarks/batch.py --jobs 5000 --memory 20000
 
 CPU: each candidate is a process of its own that submits, waits and downloads against a server that
 answers at once; user and system time of all its threads, divided by the jobs. The bound is 1.3

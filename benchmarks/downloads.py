@@ -1,8 +1,8 @@
 """What a download costs: CPU and memory for 1 GB, beside curl, aria2c and bare aiohttp; and how
 long it holds the event loop.
 
-    python benchmarks/downloads.py            # all of it, five rounds, in a temporary folder on
-    /dev/shm python benchmarks/downloads.py --rounds 1 --size 200
+    python benchmarks/downloads.py    # all of it, five rounds, in a folder on /dev/shm
+    python benchmarks/downloads.py --rounds 1 --size 200
 
 Every client is a process of its own that fetches the same files, eight at once, from a server in
 another process on loopback; its CPU time and its largest memory are what the operating system says

@@ -1,7 +1,6 @@
 """What rendering costs, and what it does to the sandbox's other answers.
 
-    python benchmarks/sandbox_rendering.py             # on Linux, server and client each on a core
-    of their own
+    python benchmarks/sandbox_rendering.py    # on Linux, each side on a core of its own
 
 First the CPU seconds of a 5 s video, then the longest time that a read waited while videos of a
 photograph and of a 17-megapixel image were rendered on the same core. Other work on the machine

@@ -1,7 +1,6 @@
 """How many submits and reads a second one sandbox process answers, with stub videos.
 
-    python benchmarks/sandbox_throughput.py            # on Linux, server and client each on a core
-    of their own
+    python benchmarks/sandbox_throughput.py    # on Linux, each side on a core of its own
 
 The server is one process pinned to the first core, the client one pinned to the second; the client
 speaks the least HTTP that is possible, so that the server is what is measured.

@@ -183,9 +183,8 @@ class PartFile:
     def require(self, needed: int) -> None:
         """Raise `DownloadError` when the disk has no room for `needed` more bytes."""
         usage = shutil.disk_usage(self.final.parent)
-        if (
-            usage.total and usage.free < needed
-        ):  # some file systems over a network tell no sizes at all
+        # Some file systems over a network tell no sizes at all.
+        if usage.total and usage.free < needed:
             raise self._no_space(needed, usage.free)
 
     def _no_space(

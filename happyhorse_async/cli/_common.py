@@ -115,7 +115,8 @@ def run(
     except (
         KeyboardInterrupt,
         asyncio.CancelledError,
-    ):  # the latter: Ctrl-C once more, while it was coming to an end
+    ):
+        # The latter: Ctrl-C once more, while it was coming to an end.
         hint()
         say("interrupted")
         raise typer.Exit(Exit.INTERRUPTED) from None

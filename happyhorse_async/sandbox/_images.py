@@ -92,9 +92,8 @@ def _jpeg(data: bytes) -> ImageFacts | None:
     # What stands between two segments is passed over, as decoders do.
     while (at := data.find(b"\xff", at)) >= 0:
         marker = data[at + 1]
-        if (
-            marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker <= 0x01
-        ):  # fill bytes and markers without a segment
+        # Fill bytes and markers without a segment.
+        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker <= 0x01:
             at += 1 if marker == 0xFF else 2
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, at + 5)

@@ -108,9 +108,8 @@ def _planes(image: bytes, quality: str) -> tuple[Image.Image, ...]:
         upright = opened if opened.mode in ("RGB", "L") else opened.convert("RGB")
         size = video_size(quality, upright.size)
         scaled = upright.resize(size, Image.Resampling.BICUBIC).convert("RGB")
-    to_frame: Callable[[Image.Image], VideoFrame] = (
-        VideoFrame.from_image
-    )  # PyAV leaves it without types
+    # PyAV leaves it without types.
+    to_frame: Callable[[Image.Image], VideoFrame] = VideoFrame.from_image
     frame = to_frame(scaled).reformat(format="yuv420p")
     return tuple(_plane_image(frame, index) for index in range(3))
 

@@ -392,9 +392,8 @@ async def _send_in_pieces(
 
 async def _pause(seconds: float, closing: asyncio.Event) -> None:
     if seconds <= 0:
-        await asyncio.sleep(
-            0
-        )  # a quick reader never makes a write wait, and the other answers want their turn
+        # A quick reader never makes a write wait, and the other answers want their turn.
+        await asyncio.sleep(0)
         return
     try:
         await asyncio.wait_for(closing.wait(), seconds if isfinite(seconds) else None)

@@ -109,21 +109,18 @@ def _macroblocks(width: int, height: int) -> tuple[int, int]:
 def _sequence_parameters(width: int, height: int) -> bytes:
     across, down = _macroblocks(width, height)
     bits = _Bits().u(8, 66).u(8, 0xC0).u(8, 40)  # baseline, constraint sets 0 and 1, level 4.0
-    bits.ue(0).ue(0).ue(2).ue(1).u(
-        1, 0
-    )  # frame_num of 4 bits; output order is decoding order; one reference
+    # frame_num of 4 bits; output order is decoding order; one reference.
+    bits.ue(0).ue(0).ue(2).ue(1).u(1, 0)
     bits.ue(across - 1).ue(down - 1).u(1, 1).u(1, 1)
-    bits.u(1, 1).ue(0).ue((across * 16 - width) // 2).ue(0).ue(
-        (down * 16 - height) // 2
-    )  # cropping
+    # Cropping.
+    bits.u(1, 1).ue(0).ue((across * 16 - width) // 2).ue(0).ue((down * 16 - height) // 2)
     return bits.u(1, 0).nal(0x67)
 
 
 def _picture_parameters() -> bytes:
     bits = _Bits().ue(0).ue(0).u(1, 0).u(1, 0).ue(0).ue(0).ue(0).u(1, 0).u(2, 0)
-    return (
-        bits.ue(0).ue(0).ue(0).u(1, 1).u(1, 0).u(1, 0).nal(0x68)
-    )  # the slices say that nothing is deblocked
+    # The slices say that nothing is deblocked.
+    return bits.ue(0).ue(0).ue(0).u(1, 1).u(1, 0).u(1, 0).nal(0x68)
 
 
 def _intra_frame(width: int, height: int) -> bytes:

@@ -212,10 +212,11 @@ async def test_an_id_that_a_replaced_job_has_by_now(
     """A row whose id a replaced job was given is a job of its own; the replaced one moves on, and
     comes back to its own id.
     """
+    # So many that the rows behind them come into the ledger together.
     [c], fill = (
         rows(1, first=3),
         rows(8, first=100),
-    )  # so many that the rows behind them come into the ledger together
+    )
     await run(session, tmp_path, [*fill, *mine(A)])
     await run(session, tmp_path, [*fill, *mine(B)])
     outcomes = (await run(session, tmp_path, [*fill, *mine(A), Job(c, id="mine~2")]))[8:]

@@ -151,9 +151,8 @@ async def test_ctrl_c_says_how_to_fetch_what_is_paid(world: Sandbox, tmp_path: P
     world.speed = 0
     process = await start("generate", LINK, "--yes", "--json", cwd=tmp_path, world=world)
     async with asyncio.timeout(100):
-        while not world.count("GET") and not world.count(
-            "POST", "/v1/tasks/batch"
-        ):  # it reads the task that it has paid
+        # It reads the task that it has paid.
+        while not world.count("GET") and not world.count("POST", "/v1/tasks/batch"):
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()

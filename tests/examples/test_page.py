@@ -49,9 +49,8 @@ async def serving(sandbox: Sandbox, folder: Path, port: int) -> AsyncIterator[st
                     async with client.get(url):
                         break
                 except aiohttp.ClientError:
-                    await asyncio.sleep(
-                        0.05
-                    )  # there is no event to wait for: a port that opens tells nobody
+                    # There is no event to wait for: a port that opens tells nobody.
+                    await asyncio.sleep(0.05)
         yield url
     finally:
         process.send_signal(signal.SIGTERM)

@@ -47,8 +47,7 @@ def test_the_exit_code_says_whether_the_bounds_were_kept(
     """
     throughput = load(monkeypatch, "sandbox_throughput")
     monkeypatch.setattr(throughput, "LEAST", {"submits": least, "reads": least})
-    monkeypatch.setattr(
-        throughput, "pin", lambda core: None
-    )  # the tests' own process goes on after this
+    # The tests' own process goes on after this.
+    monkeypatch.setattr(throughput, "pin", lambda core: None)
     monkeypatch.setattr("sys.argv", ["sandbox_throughput.py", "--seconds", "0.1"])
     assert throughput.main() == code

@@ -47,9 +47,8 @@ for _part in (
     "batch",
     "events",
 ):
-    import_module(
-        f"happyhorse_async.{_part}"
-    )  # all that is loaded late, so that the first night is as the others
+    # All that is loaded late, so that the first night is as the others.
+    import_module(f"happyhorse_async.{_part}")
 
 MODEL = "happyhorse-1.0-image-to-video"
 NEIGHBOUR = "neighbour"
