@@ -273,6 +273,12 @@ def require_path(what: str, given: Any) -> str:
         return ""
 
 
+def made_path(what: str, given: Any) -> Path:
+    """Return a path; raises `InvalidRequestError` for what is none."""
+    require_path(what, given)
+    return Path(os.fsdecode(given))
+
+
 def require_count(what: str, given: Any, least: int, most: int | None = None) -> None:
     """Raise `InvalidRequestError` for what is no whole number between two."""
     whole = isinstance(given, int) and not isinstance(given, bool)

@@ -148,6 +148,7 @@ def folder_problem(folder: Path) -> str:
             return f"{existing} may not be written to"
         usage = shutil.disk_usage(existing)
         if existing != folder:
+            _ask_about_missing(existing, folder)
             # Some file systems refuse folders, and say so only when one is made. This one has a
             # name of its own, so that nobody can have begun to use it.
             os.rmdir(tempfile.mkdtemp(prefix=".happyhorse-", dir=existing))
@@ -180,9 +181,7 @@ def file_problem(final: Path) -> str:
                 if os.path.isdir(os.path.join(folder, name)):
                     return f"{os.path.join(folder, name)} is a folder"
             return _part_problem(os.path.join(folder, part))
-        missing = final.parent.absolute().relative_to(Path(existing).absolute())
-        for name in missing.parts:
-            _ask_about(os.path.join(existing, name))
+        _ask_about_missing(Path(existing), final.parent)
         _ask_about(os.path.join(folder, note + "~"))
     except (OSError, ValueError) as error:
         return _reason(error)
@@ -241,6 +240,12 @@ def _existing(folder: Path) -> Path:
     if os.path.lexists(folder):
         return folder
     return next(place for place in folder.absolute().parents if os.path.lexists(place))
+
+
+def _ask_about_missing(existing: Path, folder: Path) -> None:
+    """Let the file system refuse the names of folders that are to be made in one that exists."""
+    for name in folder.absolute().relative_to(existing.absolute()).parts:
+        _ask_about(os.path.join(existing, name))
 
 
 def _ask_about(path: str) -> None:

@@ -15,7 +15,7 @@ from .._concurrency import hand_over, to_the_end, until_closed
 from .._downloader.destinations import is_bent_link, is_foreign_link, is_object_link
 from .._edges.disk import absolute, make_folders
 from .._edges.folder_lock import FolderLock
-from .._request import require_several
+from .._request import require_path, require_several
 from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
 from ._admission import Input
 from ._database import STORE, Database
@@ -234,6 +234,7 @@ def _refuse_place(place: str | os.PathLike[str] | None, *, is_out: bool) -> None
     """Refuse an object store where a folder must be, and a folder where a store is meant."""
     if place is None:
         return
+    require_path("out" if is_out else "folder", place)
     text = os.fspath(place)
     in_store = is_object_link(text)
     if in_store is is_out and not is_bent_link(text) and not is_foreign_link(text):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any, TextIO
 import attrs
 
 from .._models import MODEL
+from .._request import made_path
 from .._rules.lifecycle import JobState
 from .._rules.numbers import to_credits
 from ..errors import ConfigurationError, HappyHorseError, LedgerError
@@ -108,7 +110,7 @@ Results = Callable[[], Iterator[dict[str, Any]]]
 
 
 def write_reports(
-    folder: Path,
+    folder: str | os.PathLike[str],
     kinds: Sequence[str] = ("html", "jsonl", "csv"),
     *,
     verify: bool = False,
@@ -120,8 +122,9 @@ def write_reports(
     `verify` every video is read, and its digest counts too. The gallery's `title` is the folder's
     name by default. Blocks. Raises `LedgerError` when there is no ledger.
     """
-    with reading(folder / LEDGER_NAME) as database:
-        return write_reports_of(database, folder, kinds, verify=verify, title=title)
+    where = made_path("folder", folder)
+    with reading(where / LEDGER_NAME) as database:
+        return write_reports_of(database, where, kinds, verify=verify, title=title)
 
 
 def write_reports_of(
@@ -143,6 +146,7 @@ def write_reports_of(
         "csv": ("results.csv", _write_csv),
         "html": ("gallery.html", gallery),
     }
+    kinds = [kinds] if isinstance(kinds, str) else kinds
     unknown = [kind for kind in kinds if kind not in writers]
     if unknown or not kinds:
         raise ConfigurationError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async import ImageToVideo, LedgerError, Session
+from happyhorse_async import ImageToVideo, InvalidRequestError, LedgerError, Session
 from happyhorse_async.batch import Job
 from happyhorse_async.batch.report import _replacing, write_reports
 from happyhorse_async.sandbox import Fault, Sandbox
@@ -44,6 +44,14 @@ async def test_no_cell_is_a_formula(sandbox: Sandbox, session: Session, tmp_path
         "tab": "'\t=1",
         "plain": "a=b",
     }
+
+
+def test_a_folder_and_a_kind_may_be_texts(tmp_path: Path) -> None:
+    """As everywhere else; what is no path is named."""
+    with pytest.raises(LedgerError, match="no ledger in"):
+        write_reports(str(tmp_path), "csv")
+    with pytest.raises(InvalidRequestError, match="folder: expected a path"):
+        write_reports(None)  # type: ignore[arg-type]
 
 
 def test_two_reports_at_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sqlite3
 import sys
@@ -12,12 +13,18 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from typer.testing import CliRunner
 
-from happyhorse_async import ConfigurationError, ImageToVideo
+from happyhorse_async import (
+    ConfigurationError,
+    ImageToVideo,
+    InvalidRequestError,
+    LedgerError,
+)
 from happyhorse_async._rules.lifecycle import JobState
 from happyhorse_async.batch._jobs import CHANGES, COLUMNS
 from happyhorse_async.batch._outcome import Totals
@@ -28,6 +35,7 @@ from happyhorse_async.integrations.dbos import (
     ClusterLimits,
     ClusterOverview,
     WorkerFacts,
+    WorkerOptions,
 )
 from happyhorse_async.integrations.dbos._cancelled import is_trouble
 from happyhorse_async.integrations.dbos._cluster import folder_of, place_of
@@ -267,3 +275,60 @@ def test_an_end_while_dbos_takes_jobs_is_no_trouble() -> None:
             told = sys.exc_info()
         record = logging.LogRecord("dbos", logging.ERROR, "", 0, "broken", None, told)
         assert is_trouble(record) is shown
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"unfinished": 0},
+        {"unfinished": "9"},
+        {"unfinished": True},
+        {"unfinished": 3_000_000_000},
+        {"rate": 0},
+        {"rate": math.nan},
+        {"rate": "5"},
+        {"credits": -1},
+        {"credits": 1e12},
+    ],
+)
+def test_what_is_no_limit_is_refused(tmp_path: Path, limits: dict[str, Any]) -> None:
+    """It would be none: to SQLite every number is less than a text. No file is made for it."""
+    [name] = limits
+    with pytest.raises(ConfigurationError, match=name):
+        asyncio.run(Cluster(f"sqlite:///{tmp_path}/night.db").set_limits(**limits))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options", [{"in_flight": 0}, {"drain": math.nan}, {"timeout": "5"}, {"retry": 3}]
+)
+def test_what_no_worker_can_heed_is_refused(options: dict[str, Any]) -> None:
+    """Where it is said, and not in the midst of the work."""
+    [name] = options
+    with pytest.raises(ConfigurationError, match=name):
+        WorkerOptions(**options)
+
+
+@needs_sqlite
+def test_places_and_inputs_that_are_none(tmp_path: Path) -> None:
+    """Each is named; the file is bound to no place in which nothing can be saved."""
+    cluster = Cluster(f"sqlite:///{tmp_path}/night.db")
+    one: Any = ImageToVideo("https://cdn.example.com/cat.png")
+    deep = f"{tmp_path}/a/{'b' * 300}"
+    for out in (5, b"videos"):
+        with pytest.raises(InvalidRequestError, match="out: expected a path"):
+            asyncio.run(cluster.enqueue([one], out=out))  # type: ignore[arg-type]
+    for given in (one, "cat.png", None):
+        with pytest.raises(InvalidRequestError, match="requests: expected several"):
+            asyncio.run(cluster.enqueue(given, out=tmp_path / "videos"))
+    for out in (deep, f"{tmp_path}/{'b' * 300}"):
+        with pytest.raises(ConfigurationError, match="name too long"):
+            asyncio.run(cluster.enqueue([one], out=out))
+    with pytest.raises(ConfigurationError, match="name too long"):
+        Cluster("postgresql://host/name").refuse_place(f"{tmp_path}/{'b' * 300}")
+    assert asyncio.run(cluster.enqueue([one], out=tmp_path / "videos")).added == 1
+    with pytest.raises(LedgerError, match="no ledger in"):
+        asyncio.run(cluster.take_over(f"{tmp_path}/nowhere"))
+    for url in (None, b"sqlite:///night.db", "sqlite:///a\0b"):
+        with pytest.raises(ConfigurationError, match="--database"):
+            Cluster(url)  # type: ignore[arg-type]

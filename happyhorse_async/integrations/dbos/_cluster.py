@@ -5,6 +5,7 @@ working.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..._downloader.destinations import is_object_link, look_at, refuse_unwritable
+from ..._request import made_path, require_path, require_several
 from ..._rules.lifecycle import JobState
 from ..._rules.numbers import to_credits
 from ...batch._admission import Input
@@ -27,7 +29,7 @@ from ._connection import LostError, check_url, cluster_errors, reaching
 from ._database import ClusterDatabase
 from ._ledger import ClusterLedger
 from ._sqlite import QUICK_TRY, is_sqlite
-from ._values import ClusterLimits, Enqueued, WorkerFacts, WorkerOptions
+from ._values import ClusterLimits, Enqueued, LimitsToSet, WorkerFacts, WorkerOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -105,12 +107,12 @@ class Cluster:
         """Set what holds over all workers together; what is None stays as it is.
 
         `unfinished`: tasks that have not ended. `rate`: submissions a second. `credits`: what all
-        jobs may cost. Workers that run take note within a second.
+        jobs may cost. Workers that run take note within a second. Raises `ConfigurationError` for
+        what is no limit.
         """
+        limits = LimitsToSet(unfinished=unfinished, rate=rate, credits=credits)
         async with self._open() as ledger:
-            await ledger.call_cluster(
-                "set_limits", unfinished=unfinished, rate=rate, credits=credits
-            )
+            await ledger.call_cluster("set_limits", **attrs.asdict(limits))
 
     def refuse_place(self, out: str | os.PathLike[str]) -> None:
         """Raise `ConfigurationError` for a place in which no worker can save videos, as far as this
@@ -132,10 +134,11 @@ class Cluster:
         worker asks for each one's task first, and buys no other when that goes on. Those of unknown
         fate are asked for with the same key.
         """
+        require_several("requests", requests)
         async with self._entering(out) as enqueuer:
             return await enqueuer.enqueue(requests, retry_failed=retry_failed)
 
-    async def take_over(self, folder: Path) -> Enqueued:
+    async def take_over(self, folder: str | os.PathLike[str]) -> Enqueued:
         """Go on with a folder's batch in the cluster; what it has paid for is found.
 
         The videos stay where they are, and the folder's own ledger is closed to `batch run`. Raises
@@ -143,7 +146,7 @@ class Cluster:
         """
         from ._enqueue import OpenFolder
 
-        with await asyncio.to_thread(OpenFolder, folder) as opened:
+        with await asyncio.to_thread(OpenFolder, made_path("folder", folder)) as opened:
             async with self._entering(opened.place, strangers=opened.strangers) as enqueuer:
                 return await asyncio.to_thread(opened.copy_to, enqueuer)
 
@@ -161,7 +164,7 @@ class Cluster:
         self,
         kinds: Sequence[str] = ("html", "jsonl", "csv"),
         *,
-        out: Path | None = None,
+        out: str | os.PathLike[str] | None = None,
         verify: bool = False,
         title: str | None = None,
     ) -> list[Path]:
@@ -173,7 +176,7 @@ class Cluster:
         """
         async with self._open() as ledger:
             place = await _place(ledger, None)
-            folder = out or folder_of(place)
+            folder = folder_of(place) if out is None else made_path("out", out)
 
             def write(database: Database) -> list[Path]:
                 database.videos = videos_at(place)
@@ -355,6 +358,7 @@ async def _bound(
 
 def place_of(out: str | os.PathLike[str]) -> str:
     """Return a place as it is noted: an absolute path, or a link without a slash at its end."""
+    require_path("out", out)
     text = os.fspath(out)
     return text.rstrip("/") if is_object_link(text) else os.path.abspath(text)
 
@@ -365,17 +369,26 @@ def _refuse(out: str | os.PathLike[str], *, here: bool) -> None:
     Of a folder that other machines see this one knows only what is no folder, and all of it when
     the worker is to be `here`.
     """
+    require_path("out", out)
     try:
         if look_at(out, exact=True).in_store:
             return
         folder = Path(place_of(out))
         existing = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
-        if here or not existing.is_dir():
+        if here or not existing.is_dir() or _is_too_long(folder):
             refuse_unwritable(folder, f"a video in {folder}")
     except DownloadError as error:
         raise ConfigurationError(
             f"--out: {error}", next_step="Choose another folder with --out."
         ) from None
+
+
+def _is_too_long(folder: Path) -> bool:
+    try:
+        folder.lstat()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def videos_at(place: str) -> VideoFolder:

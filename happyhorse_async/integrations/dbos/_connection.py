@@ -21,6 +21,7 @@ from psycopg.errors import (
     SerializationFailure,
 )
 
+from ..._formats.texts import shown
 from ...batch._jobs import COLUMNS
 from ...batch._queries import named_queries
 from ...errors import ConfigurationError, LedgerError
@@ -191,6 +192,8 @@ def check_url(url: str) -> str:
     """Return a database's URL as its driver takes it; raises `ConfigurationError` for another
     kind.
     """
+    if not isinstance(url, str):
+        raise ConfigurationError(f"--database: expected a link as text, got {shown(url)}")
     scheme, mark, rest = url.partition("://")
     if is_sqlite(url):
         return link_of(url)

@@ -64,7 +64,7 @@ def link_of(url: str) -> str:
     Raises `ConfigurationError` when it names no file, and for a SQLite that DBOS cannot use.
     """
     scheme, _, path = url.partition(":///")
-    if scheme != "sqlite" or not path or path == ":memory:" or "?" in path:
+    if scheme != "sqlite" or not path or path == ":memory:" or set("?\0") & set(path):
         raise ConfigurationError(f"--database: expected sqlite:///file.db, got {url!r:.200}")
     if is_too_old(sqlite3.sqlite_version_info, sys.version_info):
         raise ConfigurationError(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
-from ..._config import RetryPolicy
+from ..._config import Budget, RetryPolicy, _number, _refuse, time_limit
 from ...batch._follow import PAUSES
-from ...errors import HappyHorseError
+from ...errors import ConfigurationError, HappyHorseError
+
+MOST = 1_000_000_000
+"""More tasks, jobs, submissions a second or credits are a slip, and do not fit into every column.
+"""
 
 
 @attrs.frozen
@@ -23,14 +29,30 @@ class ClusterLimits:
     reserved: int = 0
 
 
+def _check_credits(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and float(Budget(credits=value).credits) > MOST:
+        _refuse(owner, field, value, f"at most {MOST:,} credits")
+
+
+@attrs.frozen(kw_only=True)
+class LimitsToSet:
+    """Limits as somebody sets them; None leaves one as it is. Raises `ConfigurationError` for what
+    is none: it would be no limit, or end every worker.
+    """
+
+    unfinished: int | None = attrs.field(validator=_number(1, MOST, whole=True, optional=True))
+    rate: float | None = attrs.field(validator=_number(0.01, MOST, optional=True))
+    credits: float | str | None = attrs.field(validator=_check_credits)
+
+
 @attrs.frozen(kw_only=True)
 class WorkerOptions:
     """How a worker works."""
 
-    in_flight: int = 300
+    in_flight: int = attrs.field(default=300, validator=_number(1, MOST, whole=True))
     """Jobs that each worker has in its hands at once; the same for all, the last one started says.
     """
-    drain: float = 25.0
+    drain: float = attrs.field(default=25.0, validator=_number(0))
     """Seconds after SIGTERM in which paid jobs may end; the rest goes on in other workers."""
     until_done: bool = False
     """End when no job is left."""
@@ -38,6 +60,14 @@ class WorkerOptions:
     """As in a batch."""
     timeout: float | None = None
     """Seconds to wait for one task before it is told as not ended, and waited for again."""
+
+    def __attrs_post_init__(self) -> None:
+        time_limit(self.timeout, paid=True)
+        if not isinstance(self.retry, RetryPolicy):
+            raise ConfigurationError(
+                f"retry: expected a RetryPolicy, for example RetryPolicy(attempts=2), "
+                f"got {self.retry!r}"
+            )
 
 
 @attrs.frozen(kw_only=True)
