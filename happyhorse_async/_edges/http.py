@@ -64,7 +64,8 @@ _NEVER_SENT = (
 
 
 SHORTEST_SECRET = 16
-"""Characters from which on a key is looked for in responses: less could stand there by chance."""
+"""Characters from which on a key, or a proxy's password, is looked for in responses. A shorter one
+could stand there by chance: in the link to a paid video, or in a status."""
 
 LARGE = 64 * 1024
 """Bytes from which on a body is looked at in a thread: eight megabytes of escapes would hold the
@@ -114,8 +115,10 @@ class Http:
         self.files_url = files_url
         self._route = route = route if route is not None else Route(Network())
         self._most = route.network.max_answer_bytes
-        telling = key is not None and len(key) >= SHORTEST_SECRET
-        self._redactor = Redactor([*route.passwords, *([key] if key and telling else [])])
+        secrets = [*route.passwords, key or ""]
+        telling = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
+        self._redactor = Redactor(telling)
+        self._messages = Redactor({*telling, *route.passwords})
         # The time for the whole call is kept here, see `deadlines`.
         self._timeouts = {
             idle: connections.CallTimeout(sock_connect=connect_timeout, longest_idle=idle)
@@ -211,7 +214,7 @@ class Http:
         except Exception as error:  # noqa: BLE001 a loop or library also breaks on a lost connection
             ours = self._failure(error, f"{method} {url}", tracked, timeout)
             # The library's errors show what a server has sent.
-            raise ours from (None if self._redactor.is_in(repr(error)) else error)
+            raise ours from (None if self._messages.is_in(repr(error)) else error)
 
     def _note(self, url: str, answer: Answer) -> None:
         """Note what an answer tells beside what was asked for."""
@@ -254,13 +257,13 @@ class Http:
         if self._pool is not None and connected:
             self._pool.distrust()
         sent = connected and (tracked is None or tracked.left)
-        return transport_error(error, what, sent=sent, timeout=timeout, redactor=self._redactor)
+        return transport_error(error, what, sent=sent, timeout=timeout, redactor=self._messages)
 
     @contextmanager
     def _traced(
         self, method: str, url: str, timeout: float | None
     ) -> Iterator[dict[str, Any] | None]:
-        url, resends = self._redactor.text(url), RESENDS.get()
+        url, resends = self._messages.text(url), RESENDS.get()
         call = self._events.work("call", method=method, url=url, resends=resends)
         with call as facts, self._limit(timeout):
             yield facts

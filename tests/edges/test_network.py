@@ -182,6 +182,28 @@ async def test_a_proxy_that_asks_for_a_password_gets_it(
     assert sandbox.paid == 1
 
 
+@pytest.mark.parametrize("password", ["unified", "completed", "127.0.0.1"])
+async def test_a_word_for_a_password_takes_nothing_out_of_answers(
+    password: str, authority: trustme.CA, ca_file: Path, tmp_path: Path
+) -> None:
+    """A password that stands in ids, statuses and links by chance changes none of them: the video
+    of a paid task is saved.
+    """
+    async with (
+        Sandbox(video="stub", speed=10_000) as sandbox,
+        behind_a_proxy(sandbox, authority, credentials=f"me:{password}") as proxy,
+    ):
+        network = Network(
+            proxy=proxy.url.replace("://", f"://me:{password}@"),
+            ca_file=ca_file,
+            allow=["127.0.0.1"],
+        )
+        async with session_out(sandbox, network) as session:
+            video = await session.generate(LINK, save_to=tmp_path / "v.mp4")
+    assert video.task_id.startswith("task-unified-")
+    assert video.path.stat().st_size == video.size
+
+
 @pytest.mark.parametrize("user", ["", "me:another%20long%20password@"])
 async def test_without_the_right_password_the_error_says_where_to_give_it(
     user: str,
