@@ -260,6 +260,10 @@ class Stream:
             window=timeouts.download_window, least=timeouts.download_rate, now=self._clock()
         )
         self._patience = min(GATHER_SECONDS, timeouts.download_window)
+        idle = timeouts.download_idle
+        # The library has a limit of its own, and forgets it, and who waits, when it meets chunks
+        # that are none. Whatever comes in time ends a wait before this one does.
+        self._limit = None if idle is None else idle + self._patience
         self._pieces: list[bytes] = []
         self.size = 0
         """Bytes that are gathered."""
@@ -294,7 +298,8 @@ class Stream:
         Raises `TransportError`; what was gathered by then is still there to `take`.
         """
         try:
-            await self._gather(size, self._clock() + self._patience)
+            async with asyncio.timeout(self._limit):
+                await self._gather(size, self._clock() + self._patience)
         except Exception as error:
             self._rescue()
             raise _mapped(error) from error

@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import anyio
 import attrs
 import pytest
 
@@ -23,6 +24,7 @@ from happyhorse_async import (
     SessionClosedError,
     Task,
     Timeouts,
+    TransportError,
 )
 from happyhorse_async._downloader import leftovers
 from happyhorse_async.events import Retrying
@@ -537,6 +539,36 @@ async def test_a_head_that_drips_is_left(sandbox: Sandbox, folder: Path) -> None
                 attrs.evolve(await kit.task(), results=(link,)), f"{folder}/"
             )
     assert drips == 1
+
+
+@pytest.mark.parametrize("then", [b"zzz\r\n", b"-5\r\n", b"0\r\nno trailer\0\r\n\r\n"])
+async def test_chunks_that_are_none_are_waited_for_no_longer_than_silence(
+    sandbox: Sandbox, then: bytes
+) -> None:
+    """Where a proxy breaks the chunks of a body, the HTTP library tells nobody who waits for it,
+    and forgets its own limit. What came before is there to take.
+    """
+    opened = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nmp4!\r\n")
+        await opened.wait()
+        writer.write(then)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(answer, "127.0.0.1", 0) as server,
+        Kit(sandbox, timeouts=Timeouts(download_idle=0.05)) as kit,
+    ):
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v.mp4"
+        async with await kit.fetcher.open(address, {}) as stream:
+            opened.set()
+            with anyio.fail_after(100), pytest.raises(TransportError):
+                await stream.fill(1000)
+            assert stream.take() == [b"mp4!"]
 
 
 @pytest.mark.parametrize(
