@@ -17,10 +17,12 @@ class BackgroundWork:
     def __init__(self) -> None:
         self._tasks: dict[asyncio.Task[None], None] = {}
         """In order, so that a simulation ends them alike every time."""
+        self._loop = asyncio.get_running_loop()
+        """Where it runs, also when what starts it is looked at while the loop stands still."""
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in the background; a failure goes to the loop's exception handler."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._loop.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(self._finished)
 

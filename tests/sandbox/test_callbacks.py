@@ -61,3 +61,23 @@ async def test_a_callback_to_a_host_name_that_is_none_is_recorded_and_tried_agai
         assert await tries(wire.sandbox, 1) == [(1, None)]
         wire.sandbox.advance(1)
         assert await tries(wire.sandbox, 2) == [(1, None), (2, None)]
+
+
+def test_a_look_at_a_task_that_has_ended_while_no_loop_runs_sends_its_callback() -> None:
+    """Between two runs of its loop a sandbox can be looked at, and its time moved; what is due
+    then leaves with the next run.
+    """
+    with asyncio.Runner() as runner:
+        sandbox = Sandbox(video="stub", task_seconds=60, callback_timeout=100)
+        runner.run(sandbox.__aenter__())
+        task_id = runner.run(_accepted(sandbox))
+        sandbox.advance(60)
+        assert sandbox.task(task_id).status == "completed"
+        assert runner.run(tries(sandbox, 1)) == [(1, None)]
+        runner.run(sandbox.__aexit__(None, None, None))
+
+
+async def _accepted(sandbox: Sandbox) -> str:
+    async with aiohttp.ClientSession() as http:
+        nobody = f"https://{'x' * 64}.example.com/hook"
+        return await Wire(sandbox, http).accepted(callback_url=nobody)

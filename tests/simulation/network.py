@@ -31,6 +31,7 @@ class Weather:
     """A write is cut at some byte, and the connection with it."""
     stall: float = 0.0
     """A write arrives minutes later."""
+    longest_stall: float = 900.0
     silent: float = 0.0
     """A connection dies without a word: nothing arrives any more in either direction."""
     slow: float = 0.02
@@ -146,7 +147,7 @@ class Pipe(asyncio.Transport):
             self.abort()
             return
         if weather.stall and chance.random() < weather.stall:
-            self._at = max(self._at, network.world.now + chance.uniform(30, 900))
+            self._at = max(self._at, network.world.now + chance.uniform(30, weather.longest_stall))
             network.note("a write stalls")
         self._send(data)
 

@@ -90,6 +90,8 @@ class Night:
         """So long that links have died, and the service has forgotten keys."""
         self.leapt = False
         """The wall clock was set ahead so far that every key seems to be old."""
+        self.lost_days = False
+        """It was set back so far that an old key seems to be new."""
         self.graves: list[Path] = []
         self.visited: set[str] = set()
         self.broken: list[tuple[str, str]] = []
@@ -183,13 +185,13 @@ class Night:
             "silent": chance.choice([0, 0, 0.01]),
             "slow": chance.choice([0.005, 0.05, 1.0]),
         }
-        self.world.network.weather = Weather(
-            **{
-                name: value
-                for name, value in drawn.items()
-                if value and self.may(f"network:{name}")
-            }
-        )
+        weather = {
+            name: value for name, value in drawn.items() if value and self.may(f"network:{name}")
+        }
+        # Without keys, what arrives so late that the next process has looked for it in the list is
+        # paid twice: nobody can know of it.
+        longest = 900.0 if self.features.idempotency else 50.0
+        self.world.network.weather = Weather(**weather, longest_stall=longest)
 
     def calm(self) -> None:
         """Let all faults stop."""
@@ -354,6 +356,7 @@ class Night:
     def _step_clock(self, step: float) -> None:
         self.world.wall_offset += step
         self.leapt |= step > 40_000
+        self.lost_days |= step < -40_000
         self.world.note(f"the wall clock steps by {step}")
 
     # --- processes --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import sqlite3
 import struct
 from contextlib import closing
 from decimal import Decimal
+from math import inf
 from typing import Any
 
 import attrs
@@ -295,8 +296,11 @@ class Overnight(Night):
         failed = [task for task in tasks if task.status in ("failed", "cancelled")]
         blind = 0 if self.features.idempotency else self.replays
         again = max(len(failed), self.moves["failed>new"]) + blind
+        # Who loses days with the machine off sends keys that the service may have forgotten: its
+        # own time would tell, but a clock that was always wrong looks the same.
+        unknowable = self.days_off and self.lost_days and self.features.key_seconds < inf
         laws.require(
-            len(tasks) <= len(self.wanted) + again,
+            unknowable or len(tasks) <= len(self.wanted) + again,
             "paid twice",
             f"{len(tasks)} tasks for {len(self.wanted)} jobs, {len(failed)} of them failed",
         )
