@@ -76,7 +76,7 @@ class Callbacks:
         if url is None:
             return
         post = Post()
-        for fault in self._plan.strike_callback(urlsplit(url).path):
+        for fault in self._plan.strike_callback(urlsplit(url).path, self._clock.now()):
             fault.run(post)
         if post.dropped:
             return

@@ -142,6 +142,20 @@ def long_headers(act: Act, *, size: HeaderSize = 16_384, name: Line = "X-Trace")
     act.true_answer.headers[name] = "x" * size
 
 
+@fault("after")
+def odd_limits(
+    act: Act,
+    *,
+    limit: Line = "0",
+    remaining: Line = "0",
+    reset: Line = "86400",
+    prefix: Literal["RateLimit", "X-RateLimit"] = "RateLimit",
+) -> None:
+    """Tell this of the limit of requests in the answer's headers, whatever it is in truth."""
+    told = {"Limit": limit, "Remaining": remaining, "Reset": reset}
+    act.true_answer.headers |= {f"{prefix}-{name}": value for name, value in told.items()}
+
+
 def _given(act: Act, status: int, body: Any, headers: dict[str, str] | None) -> Reply:
     headers = dict(headers or {})
     if isinstance(body, (bytes, str)):
@@ -249,6 +263,21 @@ def new_etag(act: Act) -> None:
         task.etag_version += 1
 
 
+@fault("before", path=RESULTS)
+def re_encode(act: Act) -> None:
+    """Make the video anew from now on, with other bytes of the same length and another `ETag`."""
+    task = _linked(act)
+    if task is not None:
+        task.encoding += 1
+
+
+@fault("after", path=RESULTS)
+def no_validators(act: Act) -> None:
+    """Leave out `ETag` and `Last-Modified`, by which a client knows a video again."""
+    for name in ("ETag", "Last-Modified"):
+        act.true_answer.headers.pop(name, None)
+
+
 @fault("after", path=RESULTS)
 def corrupt(act: Act, *, at: Places | None = None) -> None:
     """Flip the bytes at these places, by default a few in the later two thirds."""
@@ -297,8 +326,8 @@ def absent(act: Act, *, ids: Ids = "all") -> None:
     """Leave these tasks, or all, out of an answer to a query of many."""
     payload = act.true_answer.payload
     if act.true_answer.status == 200 and isinstance(payload, dict) and "data" in payload:
-        rows = payload["data"]
-        payload["data"] = [] if ids == "all" else [row for row in rows if row["id"] not in ids]
+        rows = [] if ids == "all" else _views_in(act.true_answer)
+        payload["data"] = [row for row in rows if row.get("id") not in ids]
 
 
 @fault("after", path=TASKS)
@@ -307,6 +336,14 @@ def unknown_status(act: Act, *, status: str = "archiving", ids: Ids = "all") -> 
     for view in _views_in(act.true_answer):
         if "status" in view and (ids == "all" or view.get("id") in ids):
             view["status"] = status
+
+
+@fault("after", path=TASKS)
+def odd_results(act: Act, *, value: Body = None) -> None:
+    """Put this in the place of the results, where an answer has them."""
+    for view in _views_in(act.true_answer):
+        if view.pop("result_data", None) is not None or "results" in view:
+            view["results"] = value
 
 
 _OF_THE_END = ("results", "result_data", "error", "billing", "duration")
@@ -336,11 +373,12 @@ def other_task(act: Act) -> None:
     payload = act.true_answer.payload if act.true_answer.status == 200 else None
     if not isinstance(payload, dict) or "total" in payload:
         return
-    rows = payload.get("data", [payload])
+    rows = _views_in(act.true_answer)
     tasks = act.service.world.tasks.values()
     mine = [task for task in tasks if task.wallet is act.call.wallet]
     ids = [task.id for task in mine]
-    at = ids.index(rows[0]["id"]) if rows else 0
+    asked = rows[0].get("id") if rows else None
+    at = ids.index(asked) if asked in ids else 0
     if at:
         other = act.service.show(mine[at - 1], act.call.now)
         act.true_answer.payload = {"data": [other, *rows]} if "data" in payload else other
@@ -371,10 +409,10 @@ def unknown_fields(act: Act, *, fields: Fields | None = None) -> None:
 @fault("after", path="/api/v1/files/upload-receipts/")
 def unknown_receipt(act: Act) -> None:
     """Say that it is not known what became of an upload."""
-    payload = act.true_answer.payload
-    if act.true_answer.status == 200 and isinstance(payload, dict):
-        payload["data"] |= {"state": "outcome_unknown", "result_verified": False}
-        del payload["data"]["file"]
+    if act.true_answer.status == 200:
+        for view in _views_in(act.true_answer):
+            view |= {"state": "outcome_unknown", "result_verified": False}
+            view.pop("file", None)
 
 
 _NUMBERS = (
@@ -445,10 +483,10 @@ def skew(act: Act, *, seconds: Shift = 3600.0) -> None:
 
 
 def _views_in(answer: Reply) -> list[dict[str, Any]]:
-    """Return the tasks and files in an answer."""
+    """Return the tasks and files in an answer, which another fault may have changed."""
     payload = answer.payload if isinstance(answer.payload, dict) else {}
     data = payload.get("data", payload)
-    return data if isinstance(data, list) else [data]
+    return [view for view in (data if isinstance(data, list) else [data]) if isinstance(view, dict)]
 
 
 def _retext(act: Act, fields: Names, text: str) -> None:

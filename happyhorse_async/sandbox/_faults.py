@@ -17,12 +17,13 @@ import shlex
 from collections import Counter
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
-from ._fault_values import Count, Kind, Positions, Share, Times, check, kinds_of
+from ._fault_values import Count, Kind, Positions, Share, Span, Times, check, kinds_of
 
 if TYPE_CHECKING:
     from ._http import Call, Reply
@@ -142,7 +143,8 @@ class Fault:
     """One misbehaviour of the sandbox and the requests that suffer it.
 
     `nth`, `after`, `times` and `probability` count the requests that match `method`, `path` and
-    `sending` since the fault was added.
+    `sending` since the fault was added. With `lasting` each that suffers begins a spell: all that
+    match suffer for so many sandbox seconds, uncounted.
     """
 
     action: str
@@ -163,6 +165,8 @@ class Fault:
     seed: int
     after: int
     """The first so many matching requests are spared."""
+    lasting: float
+    """Sandbox seconds for which all suffer once one does: maintenance, a key that is changed."""
     details: dict[str, Any]
     """What the action needs: `status`, `body`, `headers`, `seconds`, `bytes`, `fraction`, ..."""
 
@@ -178,6 +182,7 @@ class Fault:
         probability: Share | None = None,
         seed: int = 0,
         after: Count = 0,
+        lasting: Span = 0.0,
         **details: Any,
     ) -> None:
         known = _action(action, details)
@@ -188,7 +193,7 @@ class Fault:
             "nth": nth,
             "times": times,
         }
-        given |= {"probability": probability, "seed": seed, "after": after}
+        given |= {"probability": probability, "seed": seed, "after": after, "lasting": lasting}
         check(action, given, CONDITIONS)
         check(action, details, known.details)
         positions = _positions(nth)
@@ -206,6 +211,7 @@ class Fault:
             probability,
             seed,
             after,
+            lasting,
             details,
         )
 
@@ -304,12 +310,16 @@ class _Armed:
     chance: Random
     seen: int = 0
     fired: int = 0
+    until: float = -inf
+    """When its present spell ends, in sandbox time."""
 
-    def strikes(self, method: str, path: str, sending: int | None) -> bool:
+    def strikes(self, method: str, path: str, sending: int | None, now: float) -> bool:
         """Count a request if it matches, and return whether it suffers."""
         fault = self.fault
         if not fault.matches(method, path, sending):
             return False
+        if now < self.until:
+            return True
         self.seen += 1
         position = self.seen - fault.after
         spared = position < 1 or (fault.nth is not None and position not in fault.nth)
@@ -318,6 +328,7 @@ class _Armed:
         if fault.probability is not None and self.chance.random() >= fault.probability:
             return False
         self.fired += 1
+        self.until = now + fault.lasting
         return True
 
 
@@ -354,18 +365,20 @@ class FaultPlan:
         self._sendings[key] += 1
         return self._sendings[key]
 
-    def strike(self, method: str, path: str, sending: int | None = None) -> list[Fault]:
-        """Return the faults that one request suffers, and count it."""
+    def strike(
+        self, method: str, path: str, sending: int | None = None, now: float = 0.0
+    ) -> list[Fault]:
+        """Return the faults that one request suffers at a time of the sandbox, and count it."""
         return [
             armed.fault
             for armed in self._armed
-            if armed.fault.stage != "callback" and armed.strikes(method, path, sending)
+            if armed.fault.stage != "callback" and armed.strikes(method, path, sending, now)
         ]
 
-    def strike_callback(self, path: str) -> list[Fault]:
+    def strike_callback(self, path: str, now: float) -> list[Fault]:
         """Return the faults that one callback suffers, and count it."""
         return [
             armed.fault
             for armed in self._armed
-            if armed.fault.stage == "callback" and armed.strikes("POST", path, None)
+            if armed.fault.stage == "callback" and armed.strikes("POST", path, None, now)
         ]

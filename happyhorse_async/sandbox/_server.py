@@ -88,7 +88,7 @@ class Front:
             answer = self._refused(
                 call, Refused(413, "request_too_large", "the request is too large")
             )
-        elif service.faults and (faults := service.faults.strike(call.method, path, sending)):
+        elif faults := service.faults.strike(call.method, path, sending, now):
             return await self._misbehave(request, call, record, faults)
         else:
             answer = await self._handle(call)

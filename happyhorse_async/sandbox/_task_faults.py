@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from ._fault_actions import drop_after
-from ._fault_values import Copies, Factor, Length, Line, Shift, Span, Status
+from ._fault_values import Body, Copies, Factor, Length, Line, Shift, Span, Status
 from ._faults import SUBMIT, Act, Post, fault
 from ._task_record import Ending, Window
 
@@ -48,13 +48,20 @@ def unlisted(act: Act, *, seconds: Span = 60.0) -> None:
 
 
 @fault("before", path=SUBMIT)
-def false_failure(act: Act, *, seconds: Span = 10.0, at: Span = 0.0) -> None:
-    """Say that the task has failed for so long, from `at` seconds after its acceptance on.
+def false_failure(
+    act: Act,
+    *,
+    seconds: Span = 10.0,
+    at: Span = 0.0,
+    status: Literal["failed", "cancelled", "completed"] = "failed",
+) -> None:
+    """Say that the task has failed, or ended so, for so long, from `at` seconds after its
+    acceptance on. Then it goes on as if nothing had been.
 
-    Then it goes on as if nothing had been.
+    What is "completed" so has no results.
     """
-    windows = (*act.call.quirks.false_failures, Window(at, at + seconds))
-    _change(act, false_failures=windows)
+    ends = (*act.call.quirks.false_ends, (status, Window(at, at + seconds)))
+    _change(act, false_ends=ends)
 
 
 @fault("before", path=SUBMIT)
@@ -157,10 +164,18 @@ def undecided(act: Act, *, seconds: Shift = 30.0) -> None:
     """Accept, lose the answer, and say `paid_outcome_unknown` to replays for so long."""
     payload = act.true_answer.payload
     task_id = payload.get("id") if isinstance(payload, dict) else None
-    task = act.service.world.tasks.get(task_id or "")
+    task = act.service.world.tasks.get(task_id) if isinstance(task_id, str) else None
     if task is not None:
         act.service.world.leave_undecided(task, act.call.now + seconds)
     drop_after(act)
+
+
+@fault("after", path=SUBMIT)
+def odd_id(act: Act, *, value: Body = None) -> None:
+    """Accept the task, and name this for its id: nothing, a number, or a path."""
+    payload = act.true_answer.payload
+    if act.true_answer.status == 200 and isinstance(payload, dict):
+        payload["id"] = value
 
 
 @fault("after", path=SUBMIT)
@@ -170,7 +185,8 @@ def same_id(act: Act) -> None:
     if act.true_answer.status == 200 and isinstance(payload, dict):
         tasks = act.service.world.tasks.values()
         mine = [task.id for task in tasks if task.wallet is act.call.wallet]
-        payload["id"] = mine[max(0, mine.index(payload["id"]) - 1)]
+        if payload.get("id") in mine:
+            payload["id"] = mine[max(0, mine.index(payload["id"]) - 1)]
 
 
 # --- Callbacks.

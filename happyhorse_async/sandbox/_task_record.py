@@ -74,8 +74,8 @@ class Quirks:
     hidden: tuple[Window, ...] = ()
     unlisted: tuple[Window, ...] = ()
     """When the list alone leaves it out."""
-    false_failures: tuple[Window, ...] = ()
-    """When it reads as failed, and goes on after that."""
+    false_ends: tuple[tuple[str, Window], ...] = ()
+    """When it reads as failed, or by another word for an end, and goes on after that."""
     results_late: float = 0.0
     """For so long it is completed without results."""
     link_late: float = 0.0
@@ -141,6 +141,8 @@ class TaskRecord:
     """Every link that the task ever had, the present one last."""
     etag_version: int = 0
     """Counts the changes of the video's `ETag`."""
+    encoding: int = 0
+    """Counts how often the video was made anew: with other bytes, and so another `ETag`."""
     frame_size: tuple[int, int] | None = None
     """Width and height of the first frame, where known."""
     output_seconds: int = attrs.field(
@@ -159,9 +161,10 @@ class TaskRecord:
             return True
         return self._is_in(now, (each for each in quirks.hidden if not (in_list and each.listed)))
 
-    def seems_failed(self, now: float) -> bool:
-        """Return whether the service says right now that it has failed, and is wrong."""
-        return self.ended is None and self._is_in(now, self.quirks.false_failures)
+    def false_end(self, now: float) -> str | None:
+        """Return by which word the service says right now that it has ended, and is wrong."""
+        ends = () if self.ended is not None else self.quirks.false_ends
+        return next((word for word, window in ends if self._is_in(now, (window,))), None)
 
     def _is_in(self, now: float, windows: Iterable[Window]) -> bool:
         age = now - self.created
@@ -187,8 +190,8 @@ class TaskRecord:
         if self.ended is not None:
             word = self.ending.status
             return self.quirks.completed_word if word == "completed" else word
-        if self.seems_failed(now):
-            return "failed"
+        if (false := self.false_end(now)) is not None:
+            return false
         return "pending" if now <= self.starts else "processing"
 
     def progress_at(self, now: float) -> int:

@@ -149,11 +149,12 @@ class Videos:
 
     def _stub(self, task: TaskRecord) -> VideoFile:
         width, height = video_size(task.submission.quality, task.frame_size)
-        key = (f"{width}x{height}", task.output_seconds, task.submission.quality, task.seed)
+        seed = task.seed + task.encoding
+        key = (f"{width}x{height}", task.output_seconds, task.submission.quality, seed)
         video = self._kept.get(key)
         if video is None:
             data = stub_video(
-                width=width, height=height, seconds=key[1], seed=task.seed, size=self._stub_bytes
+                width=width, height=height, seconds=key[1], seed=seed, size=self._stub_bytes
             )
             video = self._keep(key, _video(data))
         return video
@@ -162,7 +163,7 @@ class Videos:
         if task.frame_digest is None:  # finished by hand before its first frame had come
             self._remember(task, await self._fetcher.fetch(task.submission.image_url))
         what, digest = task.submission, task.frame_digest or ""
-        key = (digest, task.output_seconds, what.quality, task.seed)
+        key = (digest, task.output_seconds, what.quality, task.seed + task.encoding)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]

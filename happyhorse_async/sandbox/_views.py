@@ -29,7 +29,8 @@ _RETRY_LATER = frozenset(
     }
 )
 
-
+_FALSE_CODES = {"failed": "service_error", "cancelled": "request_cancelled"}
+"""What a task that is said to have ended, and goes on, is said to have ended with."""
 _REFUND_STATUS = {"reserved": "unknown", "charged": "not_required", "released": "completed"}
 
 
@@ -85,8 +86,9 @@ class Views:
         features = self._features
         if features.billing:
             view["billing"] = _billing(task)
-        if task.seems_failed(now):
-            view["error"] = task_error("service_error")
+        false_end = task.false_end(now)
+        if false_end in _FALSE_CODES:
+            view["error"] = task_error(_FALSE_CODES[false_end])
         if not task.is_final:
             return view
         if features.settlement:

@@ -183,6 +183,28 @@ async def test_new_etag_changes_it_from_now_on(wire: Wire) -> None:
     assert (await wire.download(link)).headers["ETag"] == new
 
 
+async def test_a_video_that_is_made_anew_has_other_bytes_and_another_etag(wire: Wire) -> None:
+    """The length is the same; a part of the one and a part of the other are no video."""
+    link = await wire.completed()
+    old = await wire.download(link)
+    wire.sandbox.fail(Fault("re-encode"))
+    new, again = await wire.download(link), await wire.download(link)
+    assert new.headers["ETag"] != old.headers["ETag"]
+    assert len(new.body) == len(old.body)
+    assert new.body != old.body
+    assert again.body == new.body
+
+
+async def test_without_validators_nobody_can_tell_a_video_again(wire: Wire) -> None:
+    """Neither `ETag` nor `Last-Modified` is there, and the video is."""
+    link = await wire.completed()
+    wire.sandbox.fail(Fault("no-validators"))
+    bare, usual = await wire.download(link), await wire.download(link)
+    for name in ("ETag", "Last-Modified"):
+        assert (name in bare.headers, name in usual.headers) == (False, True)
+    assert bare.body == usual.body
+
+
 async def test_corrupt_flips_bytes_and_nothing_else(wire: Wire) -> None:
     """The length is right, the content is not."""
     link = await wire.completed()
@@ -317,6 +339,17 @@ READS = [("GET", "/v1/tasks/a")] * 6
 def test_conditions_choose_the_victims(conditions: dict[str, Any], victims: list[int]) -> None:
     """Method, prefix or glob, position, number, chance: each narrows down, and they combine."""
     assert struck(Fault("refuse", **conditions), READS) == victims
+
+
+async def test_a_spell_lasts_for_a_while_and_may_begin_again(wire: Wire) -> None:
+    """Once one request suffers, all that match do until so many sandbox seconds are over."""
+    wire.sandbox.fail(Fault("refuse", path="/v1/credits", status=401, nth=[2, 4], lasting=60))
+    told = []
+    for seconds in (0, 0, 30, 29, 1, 0, 30):
+        wire.sandbox.advance(seconds)
+        told.append((await wire.get("/v1/credits")).status)
+    assert told == [200, 401, 401, 401, 200, 401, 401]
+    assert (await wire.get("/v1/models")).status == 200
 
 
 def test_chance_is_seeded() -> None:

@@ -189,6 +189,22 @@ async def test_a_failure_of_a_moment_is_told_and_taken_back(wire: Wire) -> None:
     assert wire.sandbox.paid == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "code"), [("completed", None), ("cancelled", "request_cancelled")]
+)
+async def test_another_end_of_a_moment_has_no_results(
+    wire: Wire, status: str, code: str | None
+) -> None:
+    """What is said to be completed too early has neither results nor an error."""
+    wire.sandbox.fail(Fault("false-failure", seconds=10, status=status))
+    early = await wire.task(await wire.accepted())
+    assert early["status"] == status
+    assert early.get("error", {}).get("code") == code
+    assert not early.keys() & {"results", "result_data"}
+    wire.sandbox.advance(11)
+    assert (await wire.task(early["id"]))["status"] not in ("completed", "cancelled")
+
+
 async def test_a_lagging_replica_shows_a_task_as_it_was(wire: Wire) -> None:
     """An answer says of an ended task that it is being made, without results; the next is true."""
     task_id = await wire.accepted()

@@ -54,6 +54,42 @@ async def test_retry_after_may_be_absurd(wire: Wire, value: str) -> None:
     assert {reply.headers["Retry-After"] for reply in replies} == {value}
 
 
+async def test_limits_may_be_told_that_are_none(wire: Wire) -> None:
+    """The headers of a limit are as they were given, beside a true answer."""
+    wire.sandbox.fail(Fault("odd-limits", remaining="-5", reset="x", prefix="X-RateLimit"))
+    reply = await wire.get("/v1/credits")
+    told = [reply.headers[f"X-RateLimit-{name}"] for name in ("Limit", "Remaining", "Reset")]
+    assert (reply.status, told) == (200, ["0", "-5", "x"])
+
+
+@pytest.mark.parametrize("value", [None, "", 0, [], {"a": 1}])
+async def test_ids_and_results_may_be_anything(wire: Wire, value: Any) -> None:
+    """The task is accepted and made all the same; other answers are true."""
+    wire.sandbox.fail(Fault("odd-id", value=value))
+    assert (await wire.submit()).json["id"] == value
+    [task] = wire.sandbox.tasks
+    wire.sandbox.finish()
+    wire.sandbox.fail(Fault("odd-results", value=value))
+    assert (await wire.task(task.id))["results"] == value
+    assert (await wire.task(task.id))["results"] == task.results
+
+
+async def test_faults_bear_what_others_have_made_of_an_answer(wire: Wire) -> None:
+    """Several may befall one answer, which then has neither ids nor tasks."""
+    for body in ({}, {"data": None}, {"data": [None, 7, {}]}, []):
+        wire.sandbox.fail(Fault("answer-after", path="/v1/tasks", status=200, body=body))
+        for action in ("other-task", "absent", "stale", "skew", "unknown-fields", "odd-results"):
+            wire.sandbox.fail(Fault(action))
+        reply = await wire.post("/v1/tasks/batch", {"task_ids": []})
+        assert reply.status == 200
+        wire.sandbox.clear_faults()
+    for action in ("odd-id", "same-id", "undecided"):
+        wire.sandbox.fail(Fault(action))
+    with pytest.raises(aiohttp.ClientError):
+        await wire.submit()
+    assert wire.sandbox.paid == 1
+
+
 def lenient(reply: Reply) -> Any:
     """Return JSON with every number as a float, however long."""
     return json.loads(reply.body, parse_int=float)

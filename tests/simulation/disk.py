@@ -23,7 +23,7 @@ TROUBLES = {
     "watched": (("unlink", "remove", "rename", "replace"), errno.EACCES),
 }
 """What each trouble strikes, and what the system says."""
-DISKS = sorted({*TROUBLES, "ledger"})
+DISKS = sorted({*TROUBLES, "cleared", "ledger", "stalled"})
 HELD = {"disk:watched"}
 """After it some scraps could not be removed."""
 CHANCE = 0.05
@@ -40,10 +40,17 @@ def bad_disk(night: Night, trouble: str) -> Iterator[None]:
     if trouble == "ledger":
         yield from _bad_ledger(night)
         return
-    names, number = TROUBLES[trouble]
+    if trouble == "stalled":
+        night.world.stalled = CHANCE
+        try:
+            yield
+        finally:
+            night.world.stalled = 0.0
+        return
+    names, number = TROUBLES.get(trouble, (("read", "write", "writev", "fsync"), 0))
     before = {name: getattr(os, name) for name in names if hasattr(os, name)}
     for name, true in before.items():
-        setattr(os, name, _failing(night, name, true, number))
+        setattr(os, name, _failing(night, name, true, number) if number else _clearing(night, true))
     try:
         yield
     finally:
@@ -88,6 +95,23 @@ def _failing(night: Night, name: str, true: Callable[..., Any], number: int) -> 
             night.world.note(f"{name} fails: {errno.errorcode[number]}")
             raise OSError(number, os.strerror(number))
         return true(first, *rest, **how)
+
+    return call
+
+
+def _clearing(night: Night, true: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a program that tidies up take away a video's part, or its note, while it is used."""
+    unlink = os.unlink
+
+    def call(file: int, *rest: Any) -> Any:
+        if night.world.stepping and _in_folder(night, file) and night.world.chance.random() < 0.2:
+            path = os.readlink(f"/proc/self/fd/{file}")
+            gone = night.world.chance.choice([path, f"{path}.json"])
+            if path.endswith(".part") and os.path.exists(gone):
+                night.visited.add("cleared away")
+                night.world.note(f"{gone} is cleared away")
+                unlink(gone)
+        return true(file, *rest)
 
     return call
 

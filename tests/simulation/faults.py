@@ -17,11 +17,35 @@ PAGE = "<html><head><title>502 Bad Gateway</title></head><body>502 Bad Gateway</
 
 OWN = {"error": {"code": "service_unavailable", "message": "down", "type": "api_error"}}
 
+OTHERS: list[Any] = [
+    *(OWN, {}, [], [{}], "", "null", '"ok"', "[" * 100_000, {"error": None}, {"success": False}),
+    *({"id": None, "status": None}, {"data": None}, {"data": {}}, {"data": [None, [], {}, 7]}),
+]
+"""What is no answer to anything, whatever its status."""
+
+ELSEWHERE = "", "//", "/none", "http:///x", "http://[::1", "file:///etc/passwd", "http://10.0.0.1/x"
+PORTAL = "https://login.example.com/"
+"""Where redirects lead that nobody should follow."""
+
+NO_ID: list[Any] = ["", None, 0, -1, 1.5, True, [], {}]
+NO_RESULTS: list[Any] = [
+    *(None, 7, "x", [], [None], [""], {"a": 1}, ["/x.mp4"], ["https://"], ["http://[::1"]),
+    *(["http://10.0.0.1/x.mp4"], ["file:///etc/passwd"], ["https://videos.invalid/x.mp4"]),
+]
+
+LIMITS = "0", "1", "100", "-1", "x", "1e9", "9" * 20
+RESETS = "0", "1", "60", "86400", "1790000000", "1790090000000", "-1", "1h", "2099-01-01T00:00:00Z"
+
 DATES = "Mon, 21 Sep 2026 14:50:00 GMT", "Fri, 25 Sep 2026 09:00:00 GMT"
 """Shortly after a night begins, by the service's clock, and days after it."""
 
 Details = Callable[[random.Random], dict[str, Any]]
 POST = {"method": "POST", "path": SUBMIT}
+
+
+def _spell(chance: random.Random, **how: Any) -> dict[str, Any]:
+    """Return the details of what strikes seldom, and then all for a while."""
+    return {"probability": 0.02, "lasting": chance.choice([10, 60, 300]), **how}
 
 
 def _none(chance: random.Random) -> dict[str, Any]:
@@ -85,9 +109,66 @@ KINDS: dict[str, tuple[str, Details]] = {
     "busy": ("refuse", lambda c: {"status": 429}),
     "retry-after": (
         "retry-after",
-        lambda c: {"value": c.choice(["0", "1", "30", "86400", "-5", "soon", "1e9", *DATES])},
+        lambda c: {
+            "value": c.choice(["0", "1", "30", "86400", "-5", "soon", "1e9", *DATES]),
+            "status": c.choice([429, 429, 503]),
+        },
     ),
     "unavailable": ("refuse", lambda c: {"status": 503}),
+    "redirected": (
+        "answer-after",
+        lambda c: {
+            "path": "/v1/",
+            "status": c.choice([301, 302, 303, 307, 308]),
+            "body": "",
+            "headers": {"Location": c.choice([SUBMIT, PORTAL, *ELSEWHERE])},
+        },
+    ),
+    "other-body": (
+        "answer-after",
+        lambda c: {
+            "path": "/v1/",
+            "status": c.choice([200, 200, 202, 204, 500]),
+            "body": c.choice(OTHERS),
+        },
+    ),
+    "half-answer": (
+        "short",
+        lambda c: {"path": c.choice(["/v1/", "/api/"]), "fraction": c.random()},
+    ),
+    "odd-limits": (
+        "odd-limits",
+        lambda c: {
+            "limit": c.choice(LIMITS),
+            "remaining": c.choice(LIMITS),
+            "reset": c.choice(RESETS),
+            "prefix": c.choice(["RateLimit", "X-RateLimit"]),
+        },
+    ),
+    # Spells: keys that are changed, quotas, firewalls, maintenance.
+    "refused-for-a-while": (
+        "refuse",
+        lambda c: _spell(
+            c,
+            status=c.choice([401, 402, 403, 404, 429, 503]),
+            path=c.choice(["/v1/", "/v1/tasks", SUBMIT, "/api/"]),
+        ),
+    ),
+    "page-for-a-while": (
+        "gateway-page",
+        lambda c: _spell(c, status=c.choice([200, 401, 403, 404, 409, 429, 451, 502, 503])),
+    ),
+    "unreachable-for-a-while": ("drop-before", _spell),
+    "no-videos-for-a-while": (
+        "refuse",
+        lambda c: _spell(
+            c,
+            path="/results",
+            status=c.choice([204, 206, 304, 401, 402, 403, 404, 407, 410, 416, 429, 451, 500, 503]),
+            body=c.choice(["", "x", None]),
+            probability=0.2,
+        ),
+    ),
     "undecided": ("undecided", lambda c: {"seconds": c.choice([5, 60])}),
     "other-status": (
         "other-status",
@@ -120,7 +201,11 @@ KINDS: dict[str, tuple[str, Details]] = {
     ),
     "false-failure": (
         "false-failure",
-        lambda c: {"seconds": c.choice([3, 12]), "at": c.choice([0, 30])},
+        lambda c: {
+            "seconds": c.choice([3, 12]),
+            "at": c.choice([0, 30]),
+            "status": c.choice(["failed", "failed", "completed"]),
+        },
     ),
     "unlisted": ("unlisted", lambda c: {"seconds": c.choice([5, 60, 300])}),
     "stale": ("stale", lambda c: {"probability": c.choice([0.1, 0.5])}),
@@ -149,15 +234,23 @@ KINDS: dict[str, tuple[str, Details]] = {
     "new-etag": ("new-etag", _none),
     "ignore-range": ("ignore-range", _none),
     "wrong-range": ("wrong-range", _none),
-    "label": ("label", _none),
-    "compressed": ("compressed", _none),
+    "label": ("label", lambda c: {"path": c.choice(["/results", "/v1/"])}),
+    "compressed": ("compressed", lambda c: {"path": c.choice(["/results", "/v1/"])}),
+    "re-encode": ("re-encode", _none),
+    "no-validators": ("no-validators", lambda c: {"probability": c.choice([0.3, 1.0])}),
     "tail": ("tail", _none),
     "slow-bytes": (
         "slow-bytes",
         lambda c: {"path": "/results*", "chunk": 256, "interval": c.choice([0.1, 5, 40])},
     ),
     "json": ("json", _none),
-    "redirect": ("redirect", lambda c: {"status": c.choice([301, 302, 303, 307, 308])}),
+    "redirect": (
+        "redirect",
+        lambda c: {
+            "status": c.choice([301, 302, 303, 307, 308]),
+            "to": c.choice([None, None, PORTAL, *ELSEWHERE]),
+        },
+    ),
     "output-length": ("output-length", _none),
     "expire": ("expire", lambda c: {"status": c.choice([403, 404, 410]), "fresh": True}),
     # Words and numbers.
@@ -165,6 +258,8 @@ KINDS: dict[str, tuple[str, Details]] = {
         "fail-task",
         lambda c: {"code": c.choice(["content_policy_violation", "service_error"])},
     ),
+    "odd-id": ("odd-id", lambda c: {"value": c.choice(NO_ID)}),
+    "odd-results": ("odd-results", lambda c: {"value": c.choice(NO_RESULTS)}),
     "newer-status": ("newer-status", _none),
     "unknown-status": ("unknown-status", _none),
     "odd-number": ("odd-number", lambda c: {"value": c.choice([-1, 0, 1e305, "NaN", 5e-324])}),
@@ -172,7 +267,7 @@ KINDS: dict[str, tuple[str, Details]] = {
     "escapes": ("escapes", _none),
     "skew": ("skew", lambda c: {"seconds": c.choice([-86_400, -60, 600, 1e6])}),
     "unknown-fields": ("unknown-fields", _none),
-    "unknown-receipt": ("unknown-receipt", _none),
+    "unknown-receipt": ("unknown-receipt", lambda c: {"probability": c.choice([0.5, 1.0])}),
     "odd-charge": ("odd-charge", lambda c: {"factor": c.choice([0, 0.5, 3])}),
     "price": ("price", lambda c: {"factor": c.choice([2, 10])}),
 }

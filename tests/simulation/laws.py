@@ -64,7 +64,7 @@ def true_videos(night: Night, saved: Iterable[tuple[Path, str]]) -> None:
     if "corrupt" in night.faults:
         return
     for path, task_id in saved:
-        require(path.read_bytes() == night.truth(task_id), "a saved video is another", path)
+        require(path.read_bytes() in night.truths(task_id), "a saved video is another", path)
 
 
 def named_once(night: Night) -> None:

@@ -215,6 +215,8 @@ class World:
         """A loop is running."""
         self.inlined = False
         """It does what a thread would do."""
+        self.stalled = 0.0
+        """The chance of what a thread does to take minutes, as on a disk that hangs."""
         self.steps = 0
 
     def wall(self) -> float:
@@ -263,7 +265,11 @@ class World:
             else:
                 future.set_result(result)
 
-        loop.call_at(self.now + self.chance.expovariate(500), tell)
+        took = self.chance.expovariate(500)
+        if self.stalled and self.chance.random() < self.stalled:
+            took = self.chance.uniform(1, 300)
+            self.note("the disk hangs")
+        loop.call_at(self.now + took, tell)
 
     def start(self, loop: Loop, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start some work of a process, beside whatever else goes on."""

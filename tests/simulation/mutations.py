@@ -186,6 +186,18 @@ MUTATIONS = (
         "return self._digest.hexdigest(), mp4.Movie()",
     ),
     Mutation(
+        "a video's name is not synced",
+        "_edges/disk.py",
+        "        if descriptor >= 0:\n            _sync(descriptor)\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "a part that was written before the power failed is trusted",
+        "_edges/part_files.py",
+        "attrs.evolve(note, validator=None, length=None) == self._identity",
+        "note.task_id == self._identity.task_id",
+    ),
+    Mutation(
         "what was begun is not brought home without its row",
         "batch/_feed.py",
         "        for state in AT_STAKE:\n",

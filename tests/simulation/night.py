@@ -35,6 +35,7 @@ from tests.simulation import laws
 from tests.simulation.faults import draw_features
 from tests.simulation.loop import FOLDER, Loop, World
 from tests.simulation.network import Weather
+from tests.simulation.power import Unsynced
 from tests.simulation.watch import watched
 
 for _part in (
@@ -92,6 +93,7 @@ class Night:
         """The wall clock was set ahead so far that every key seems to be old."""
         self.lost_days = False
         """It was set back so far that an old key seems to be new."""
+        self.unsynced = Unsynced()
         self.graves: list[Path] = []
         self.visited: set[str] = set()
         self.broken: list[tuple[str, str]] = []
@@ -280,12 +282,15 @@ class Night:
         """Return the tasks that were paid for by the processes that are watched."""
         return [task for task in self.sandbox.tasks if task.request.get("prompt") != NEIGHBOUR]
 
-    def truth(self, task_id: str) -> bytes:
-        """Return the bytes of a task's video as the service made it."""
+    def truths(self, task_id: str) -> list[bytes]:
+        """Return the bytes of a task's video, each time that the service made it."""
         service: Any = self.sandbox._service
         record = self.sandbox.task(task_id)._record
-        data: bytes = self.world.run(self.server, service.videos.video(record)).data
-        return data
+        made = []
+        for encoding in range(record.encoding + 1):
+            record.encoding = encoding
+            made.append(self.world.run(self.server, service.videos.video(record)).data)
+        return made
 
     async def call_back(self, session: Session) -> None:
         """Bring callbacks late, twice, for tasks of others, with nonsense in them, or not at
@@ -391,7 +396,7 @@ class Night:
 
     def kill(self, loop: Loop) -> None:
         """End a process as `kill -9` does: the folder is as the disk has it, and no lock is held
-        any more.
+        any more. Or the power fails, and what was not synced is lost as well.
 
         What the killed process has open goes on to exist here. So its files are moved away with
         their locks, and the next process gets a copy.
@@ -405,6 +410,12 @@ class Night:
         self.folder.rename(grave)
         self.graves.append(grave)
         shutil.copytree(grave, self.folder, symlinks=True)
+        if self.chance.random() < 0.4 and self.may("the power fails"):
+            self.visited.add("the power fails")
+            self.world.note("the power fails")
+            for name in self.unsynced.lose(self.folder, grave, self.chance):
+                self.world.note(f"{name} is lost")
+                self.named = [named for named in self.named if named != name]
 
     def bury(self) -> None:
         """Keep what killed processes were doing: if it were collected, Python would run their

@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from happyhorse_async._rules.lifecycle import JOB_TRANSITIONS
 from happyhorse_async._submitter.in_flight import STAGES, InFlight, SubmissionStage
 from happyhorse_async.batch._steps import Steps
+from tests.simulation.power import inode_of
 
 if TYPE_CHECKING:
     from tests.simulation.night import Night
@@ -88,47 +90,42 @@ def _noting_job(night: Night, true: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _disk(night: Night) -> Iterator[tuple[Any, str, Any]]:
-    synced: set[tuple[int, int]] = set()
-    yield os, "fsync", _syncing(synced, os.fsync)
+    yield os, "fsync", _syncing(night, os.fsync)
     for name in ("write", "writev"):
-        yield os, name, _writing(synced, getattr(os, name))
+        yield os, name, _writing(night, getattr(os, name))
     for name in ("link", "replace", "rename"):
-        yield os, name, _naming(night, synced, getattr(os, name))
+        yield os, name, _naming(night, getattr(os, name))
 
 
-def _syncing(synced: set[tuple[int, int]], true: Callable[..., Any]) -> Callable[..., Any]:
+def _syncing(night: Night, true: Callable[..., Any]) -> Callable[..., Any]:
     def fsync(file: Any) -> None:
         true(file)
-        synced.add(_inode(os.fstat(file)))
+        night.unsynced.sync(file)
 
     return fsync
 
 
-def _writing(synced: set[tuple[int, int]], true: Callable[..., Any]) -> Callable[..., Any]:
+def _writing(night: Night, true: Callable[..., Any]) -> Callable[..., Any]:
     def write(file: int, *rest: Any) -> Any:
-        synced.discard(_inode(os.fstat(file)))
+        night.unsynced.wrote(file)
         return true(file, *rest)
 
     return write
 
 
-def _naming(
-    night: Night, synced: set[tuple[int, int]], true: Callable[..., Any]
-) -> Callable[..., Any]:
+def _naming(night: Night, true: Callable[..., Any]) -> Callable[..., Any]:
     def name(source: Any, target: Any, **how: Any) -> Any:
         video = str(target).endswith(".mp4") and str(source).endswith(".part")
-        if video and _inode(os.stat(source)) not in synced:
+        if video and inode_of(os.stat(source)) not in night.unsynced.synced:
             night.break_law("a video has its name before its bytes are synced", target)
         done = true(source, target, **how)
         if video:
             night.named.append(str(target))
+        if night.world.stepping and not how:
+            night.unsynced.named(Path(source), Path(target))
         return done
 
     return name
-
-
-def _inode(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
 
 
 # --- No loop is held by a file --------------------------------------------------------------------
