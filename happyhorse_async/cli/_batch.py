@@ -15,7 +15,9 @@ from ._connection import open_session
 from ._console import agreed, put
 from ._options import (
     AsJson,
+    Encoding,
     FirstRows,
+    IgnoreUnknown,
     RetryFailed,
     RowDuration,
     RowPrompt,
@@ -29,6 +31,7 @@ from ._options import (
 app = typer.Typer(
     help="Turn many images into videos: durable, resumable, within a budget.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -110,16 +113,8 @@ def run_command(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Work on the good rows although there are bad ones.")
     ] = False,
-    encoding: Annotated[
-        str | None,
-        typer.Option("--encoding", help="Of a table that is not Unicode: gbk, cp1252, ..."),
-    ] = None,
-    ignore_unknown: Annotated[
-        bool,
-        typer.Option(
-            "--ignore-unknown", help="Keep columns that look like misspelt fields as your own."
-        ),
-    ] = False,
+    encoding: Encoding = None,
+    ignore_unknown: IgnoreUnknown = False,
     retry_failed: RetryFailed = False,
     no_wait: NoWait = False,
     verify: Verify = False,

@@ -17,7 +17,9 @@ from ._connection import open_session
 from ._console import money, put, say, stream_for_people
 from ._options import (
     AsJson,
+    Encoding,
     FirstRows,
+    IgnoreUnknown,
     MaxCredits,
     RetryFailed,
     RowDuration,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Work on one batch with several machines, over PostgreSQL (the extra `dbos`).",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -103,6 +106,8 @@ def enqueue(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Enter the good rows although there are bad ones.")
     ] = False,
+    encoding: Encoding = None,
+    ignore_unknown: IgnoreUnknown = False,
     retry_failed: RetryFailed = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -133,8 +138,15 @@ def enqueue(
             told = await cluster.take_over(from_folder)
         else:
             defaults = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
-            manifest = Manifest(source or "", defaults=defaults, limit=limit)
+            manifest = Manifest(
+                source or "",
+                defaults=defaults,
+                limit=limit,
+                encoding=encoding,
+                ignore_unknown=ignore_unknown,
+            )
             async with open_session() as session:
+                manifest.problem_of = session._settings.frame_problem
                 look = Look(skip_bad=skip_bad, quiet=yes, as_json=as_json)
                 _, code = await look.at(session, manifest)
             if code is not None:

@@ -60,6 +60,16 @@ RowSeed = Annotated[
 FirstRows = Annotated[
     int | None, typer.Option("--limit", help="Only the first rows.", min=1, max=10**9)
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option("--encoding", help="Of a table that is not Unicode: gbk, cp1252, ..."),
+]
+IgnoreUnknown = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-unknown", help="Keep columns that look like misspelt fields as your own."
+    ),
+]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")
 ]

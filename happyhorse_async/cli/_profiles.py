@@ -144,6 +144,7 @@ async def alone() -> AsyncIterator[None]:
 app = typer.Typer(
     help="Keep keys and hosts under names: `--profile NAME` uses them in every command.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 Name = Annotated[str, typer.Argument(help="The profile's name.")]

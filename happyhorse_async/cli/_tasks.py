@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Look at tasks, follow them, and fetch their videos.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

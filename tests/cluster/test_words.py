@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import os
+import re
 import sqlite3
 import sys
 import time
@@ -242,6 +243,23 @@ def test_a_folder_that_only_workers_see_is_not_refused(tmp_path: Path) -> None:
     Cluster("postgresql://host/name").refuse_place(there)
     with pytest.raises(ConfigurationError, match="--out"):
         Cluster(f"sqlite:///{tmp_path}/night.db").refuse_place(there)
+
+
+@needs_sqlite
+@pytest.mark.parametrize(
+    "table", [b"image,promt\na.jpg,x\n", "image,prompt\na.jpg,猫在跑步\n".encode("gbk")]
+)
+def test_what_a_table_is_in_want_of_is_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: bytes
+) -> None:
+    """What is advised against a bad table can be said here, as to `batch run`."""
+    monkeypatch.setenv("EVOLINK_API_KEY", "no-key-is-used")
+    (tmp_path / "rows.csv").write_bytes(table)
+    words = ("cluster", "enqueue", str(tmp_path / "rows.csv"), "--yes", "--out", str(tmp_path))
+    told = CliRunner().invoke(app, (*words, "--database", f"sqlite:///{tmp_path}/night.db"))
+    advised = set(re.findall(r"pass (--[a-z-]+)", told.output))
+    assert (told.exit_code, len(advised)) == (2, 1)
+    assert advised <= set(re.findall(r"--[a-z-]+", CliRunner().invoke(app, [*words, "-h"]).output))
 
 
 def test_a_folder_s_batch_leaves_its_videos_where_they_are() -> None:
