@@ -33,7 +33,13 @@ from ._request import image_of
 from ._rules import account, numbers, refusals
 from ._rules.responses import decode_object
 from ._rules.throttling import Departures
-from .errors import APIStatusError, HappyHorseError, InvalidRequestError, RateLimitError
+from .errors import (
+    APIStatusError,
+    HappyHorseError,
+    InvalidRequestError,
+    RateLimitError,
+    UnreadableAnswerError,
+)
 from .events import Uploaded
 
 logger = logging.getLogger("happyhorse_async")
@@ -80,6 +86,8 @@ class Uploader:
         self._files: OrderedDict[str, tuple[UploadedFile, float]] = OrderedDict()
         self._contents: dict[str, str] = {}
         self._sending: dict[str, asyncio.Future[UploadedFile | None]] = {}
+        self._stores_anew = False
+        """The host has shown that it stores other bytes than it is sent."""
         self._kept: set[str] = set()
         """Contents that somebody asked for who will not say when the file has served."""
         self._asking: Counter[str] = Counter()
@@ -220,14 +228,21 @@ class Uploader:
     async def _send(self, image: LocalImage) -> UploadedFile:
         upload_id = secrets.token_urlsafe(24)
         lost = False
+        told = 0
 
         async def once() -> UploadedFile:
-            nonlocal lost
+            nonlocal upload_id, lost, told
             file = await self._receipt(image, upload_id) if lost else None
             if file is None:
                 lost = True  # until its answer has come
                 file = await self._pace.send(lambda: self._host.upload_once(image, upload_id))
-            return file
+            if self._is_whole(file, image, told):
+                return file
+            # With an id of its own, so that no answer is repeated.
+            upload_id, lost, told = secrets.token_urlsafe(24), False, file.size
+            raise UnreadableAnswerError(
+                f"the file host says {file.size:,} bytes, and {image.size:,} were sent"
+            )
 
         try:
             return await self._api.retrying(once, "uploading a first frame", promised=True)
@@ -235,6 +250,23 @@ class Uploader:
             if refusals.is_file_quota(error):
                 error.next_step = QUOTA_STEP
             raise
+
+    def _is_whole(self, file: UploadedFile, image: LocalImage, told: int) -> bool:
+        """Return whether an upload has arrived, as far as its size says. One of another size may be
+        torn. When the host tells the same other size twice, it stores images in its own way.
+        """
+        if file.size in (0, image.size) or self._stores_anew:
+            return True
+        if file.size != told:
+            return False
+        self._stores_anew = True
+        logger.warning(
+            "the file host has %d bytes of an image of %d, twice: its sizes are not looked at now",
+            file.size,
+            image.size,
+            extra={"action": "stored_anew"},
+        )
+        return True
 
     async def _receipt(self, image: LocalImage, upload_id: str) -> UploadedFile | None:
         """Look whether an upload arrived whose answer was lost; if that cannot be said, it is sent
@@ -344,7 +376,7 @@ class FileHost:
             raise
         finally:
             file.close()
-        return account.decode_upload(answer, size=image.size)
+        return account.decode_upload(answer)
 
     async def receipt_once(self, image: LocalImage, upload_id: str) -> UploadedFile | None:
         """Ask what became of an upload whose answer was lost; None when nothing is certain.

@@ -22,6 +22,7 @@ from happyhorse_async import (
     PermissionDeniedError,
     Session,
     SessionClosedError,
+    UnreadableAnswerError,
     _uploader,
 )
 from happyhorse_async._dispatcher import Events
@@ -379,6 +380,49 @@ async def test_without_a_receipt_it_is_sent_again(
         request.headers["X-Evo-Upload-Id"] for request in sandbox.requests if request.path == STREAM
     ]
     assert (len(ids), len(set(ids))) == (2, 1)
+
+
+def told(size: int, **where: Any) -> Fault:
+    """Say another size of what was uploaded than it has."""
+    file = {"file_id": f"f{size}", "file_url": f"https://files.example.com/{size}.jpg"}
+    body = {"success": True, "code": 200, "data": {**file, "file_size": size}}
+    return Fault("answer-after", path=STREAM, status=200, body=body, **where)
+
+
+async def test_an_upload_of_another_size_is_sent_again(sandbox: Sandbox, cat: Path) -> None:
+    """It may be torn. It goes out with another id, so that the service repeats no answer."""
+    sandbox.fail(told(1000))
+    async with open_session(sandbox) as session:
+        assert (await session.upload(cat)).size == cat.stat().st_size
+    ids = {request.headers["X-Evo-Upload-Id"] for request in sandbox.requests}
+    assert (sent(sandbox), len(ids)) == (2, 2)
+
+
+async def test_a_host_that_tells_many_sizes_of_an_image_has_none_of_them(
+    sandbox: Sandbox, cat: Path
+) -> None:
+    """Nothing is paid for a first frame that may be torn."""
+    for nth in range(1, 9):
+        sandbox.fail(told(1000 + nth, nth=nth))
+    async with open_session(sandbox) as session:
+        with pytest.raises(UnreadableAnswerError, match="were sent") as caught:
+            await session.submit(cat)
+    assert caught.value.charged == "no"
+    assert sandbox.paid == 0
+
+
+async def test_a_host_that_stores_images_in_its_own_way_is_taken_at_its_word(
+    sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same other size twice is a habit. The next images are sent once."""
+    photo = (PHOTOS / "cat.jpg").read_bytes()
+    sandbox.fail(told(1000, times=None))
+    async with open_session(sandbox) as session:
+        for number in range(3):
+            await session.submit(photo + bytes([number]))
+    assert (sent(sandbox), sandbox.paid) == (4, 3)
+    assert sandbox.tasks[0].request["image_urls"] == ["https://files.example.com/1000.jpg"]
+    assert caplog.text.count("sizes are not looked at now") == 1
 
 
 async def test_each_upload_has_an_id_of_its_own(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -114,11 +114,8 @@ def decode_models(answer: Answer) -> tuple[str, ...]:
     return tuple(name for name in names if isinstance(name, str) and name)
 
 
-def decode_upload(answer: Answer, *, size: int) -> UploadedFile:
-    """Read the answer of the file service to an upload of so many bytes.
-
-    Raises `UnreadableAnswerError` when the service has another number of them.
-    """
+def decode_upload(answer: Answer) -> UploadedFile:
+    """Read the answer of the file service to an upload."""
     value = decode_object(answer)
     if value.get("success") is False:
         told = value.get("code")
@@ -129,8 +126,6 @@ def decode_upload(answer: Answer, *, size: int) -> UploadedFile:
     file = _uploaded(value.get("data"))
     if file is None:
         raise unreadable(answer, "has no file URL")
-    if file.size and file.size != size:
-        raise unreadable(answer, f"says {file.size:,} bytes, and {size:,} were sent")
     return file
 
 

@@ -580,7 +580,7 @@ def test_no_json_breaks_the_reading(fields: dict[str, Any], value: Any) -> None:
         wire.decode_task_objects,
         partial(account.decode_page, page=1, page_size=50),
         account.decode_credits,
-        partial(account.decode_upload, size=5),
+        account.decode_upload,
         partial(account.decode_receipt, upload_id="u" * 16, size=5),
     ):
         for body in (
@@ -754,13 +754,11 @@ def test_an_upload_is_read_and_its_refusal_is_an_error() -> None:
         "file_size": 5,
         "expires_at": "2026-01-02T03:04:05+08:00",
     }
-    file = account.decode_upload(answer({"success": True, "code": 200, "data": data}), size=5)
+    file = account.decode_upload(answer({"success": True, "code": 200, "data": data}))
     assert (file.url, file.id, file.size) == ("https://f/1.png", "f1", 5)
     assert file.expires_at == datetime(2026, 1, 1, 19, 4, 5, tzinfo=UTC)
     with pytest.raises(errors.APIStatusError, match="quota"):
-        account.decode_upload(
-            answer({"success": False, "code": 400, "msg": "file quota exceeded"}), size=5
-        )
+        account.decode_upload(answer({"success": False, "code": 400, "msg": "file quota exceeded"}))
 
 
 @pytest.mark.parametrize(
@@ -772,7 +770,7 @@ def test_a_refused_upload_has_the_status_that_its_body_tells(code: Any, status: 
     """
     refusal = answer({"success": False, "code": code, "msg": "busy"})
     with pytest.raises(errors.APIStatusError) as refused:
-        account.decode_upload(refusal, size=5)
+        account.decode_upload(refusal)
     assert refused.value.status == status
     assert retry.worth_retrying(refused.value) is (status != 200 or code is None)
 
@@ -781,7 +779,7 @@ def test_a_refused_upload_has_the_status_that_its_body_tells(code: Any, status: 
 def test_odd_sizes_of_an_upload_say_nothing(size: Any) -> None:
     """What is no number of bytes is not believed, and does not lose the file."""
     data = {"file_url": "https://f/1.png", "file_size": size}
-    file = account.decode_upload(answer({"success": True, "data": data}), size=5)
+    file = account.decode_upload(answer({"success": True, "data": data}))
     assert (file.url, file.size) == ("https://f/1.png", 0)
 
 
@@ -790,15 +788,7 @@ def test_an_upload_without_a_usable_link_is_no_upload(url: Any) -> None:
     """Nothing is paid for a task whose first frame nobody can fetch."""
     data = {"file_url": url, "file_size": 5}
     with pytest.raises(errors.UnreadableAnswerError, match="no file URL"):
-        account.decode_upload(answer({"success": True, "data": data}), size=5)
-
-
-@pytest.mark.parametrize("size", [4, 6, 10**12])
-def test_an_upload_of_another_size_did_not_arrive(size: int) -> None:
-    """The service has not what was sent, so it is sent again."""
-    data = {"file_url": "https://f/1.png", "file_size": size}
-    with pytest.raises(errors.UnreadableAnswerError, match="5 were sent"):
-        account.decode_upload(answer({"success": True, "data": data}), size=5)
+        account.decode_upload(answer({"success": True, "data": data}))
 
 
 @pytest.mark.parametrize(
