@@ -273,6 +273,12 @@ def require_path(what: str, given: Any) -> str:
         return ""
 
 
+def require_word(what: str, given: Any) -> None:
+    """Raise `InvalidRequestError` for what is neither a text that a link can have nor None."""
+    if given is not None and (not isinstance(given, str) or texts.has_surrogate(given)):
+        raise InvalidRequestError([f"{what}: expected a text or None, got {shown(given)}"])
+
+
 def made_path(what: str, given: Any) -> Path:
     """Return a path; raises `InvalidRequestError` for what is none."""
     require_path(what, given)

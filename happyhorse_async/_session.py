@@ -27,6 +27,7 @@ from ._request import (
     require_count,
     require_path,
     require_several,
+    require_word,
 )
 from ._settings import Settings
 from ._tasks import FoundTasks, TaskHandle, handle_of
@@ -241,8 +242,10 @@ class Session:
         moves to the next page meanwhile, it tells once. `status` is "processing" (queued ones
         included), "completed", "failed" or "cancelled"; `page_size` at most 50. Seen in the
         vendor's clients, not promised: a server without it gives `NotFoundError`. Raises
-        `InvalidRequestError` at once for a number that is none.
+        `InvalidRequestError` at once for a number or a text that is none.
         """
+        require_word("status", status)
+        require_word("model", model)
         require_count("page", page, 1)
         require_count("page_size", page_size, 1, 50)
 

@@ -739,6 +739,15 @@ async def test_what_is_no_whole_number_is_sent_nowhere(
     assert not sandbox.requests
 
 
+@pytest.mark.parametrize("word", [5, b"completed", ["completed"], "\ud800"])
+async def test_a_list_is_asked_for_by_texts(session: Session, word: Any) -> None:
+    """What is no text would make a list of everything, or an error of the HTTP library."""
+    with pytest.raises(InvalidRequestError, match="status: expected a text"):
+        session.find_tasks(status=word)
+    with pytest.raises(InvalidRequestError, match="model: expected a text"):
+        session.find_tasks(model=word)
+
+
 @pytest.mark.parametrize("given", [None, 5, "a task", ".."], ids=repr)
 async def test_what_is_no_task_id_is_read_nowhere(
     sandbox: Sandbox, session: Session, given: Any

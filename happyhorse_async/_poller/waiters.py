@@ -116,7 +116,8 @@ def timed_out(task_id: str, task: Task | None, others: int = 0) -> WaitTimeoutEr
         f"the time to wait for task {task_id} is over ({state}{more}); the task itself goes on",
         task=task,
         task_id=task_id,
-        charged="yes",
+        # Of an id alone nobody knows whether there is such a task.
+        charged="unknown" if task is None else "yes",
         next_step=f"Wait again, from any process: await session.task({task_id!r}).wait()",
     )
 

@@ -179,8 +179,17 @@ async def test_a_time_limit_ends_the_wait_not_the_task(sandbox: Sandbox, session
     assert f"session.task({task.id!r})" in (caught.value.next_step or "")
     assert caught.value.task is not None
     assert caught.value.task.status == "pending"
+    assert caught.value.charged == "yes"
     sandbox.finish()
     assert (await session.task(task.id).wait()).status == "completed"
+
+
+async def test_a_time_limit_proves_no_payment(sandbox: Sandbox, session: Session) -> None:
+    """Of an id that the service has said nothing about nobody knows whether there is a task."""
+    sandbox.fail(Fault("hang-before", path="/v1/tasks", times=100))
+    with pytest.raises(WaitTimeoutError, match="has not said anything") as caught:
+        await session.task("task-unified-1-from-a-note").wait(timeout=0.01)
+    assert caught.value.charged == "unknown"
 
 
 async def test_updates_and_watches_have_limits_of_time(sandbox: Sandbox, session: Session) -> None:
