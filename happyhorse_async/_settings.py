@@ -187,6 +187,11 @@ def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
             "public_url: expected a URL without a query and a fragment, since a secret becomes the "
             f"last part of its path, got {shown(public_url)}"
         )
+    try:
+        urlsplit(public_url)
+        public_url.encode()
+    except ValueError:  # also of what cannot be encoded
+        raise ConfigurationError(f"public_url: {shown(public_url)} is no URL") from None
 
     # The token is derived from the key. It stays the same over restarts and processes, as a
     # replayed submission needs the same body.
@@ -207,11 +212,14 @@ def _url(url: str, name: str, variable: str) -> str:
     problem = f"{name} (or {variable}): expected a URL such as {API_URL}, got {shown(url)}"
     if not isinstance(url, str):
         raise ConfigurationError(problem)
+    url = url.strip()  # a variable that was read from a file may end with its line
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
         raise ConfigurationError(problem) from None
+    if not url.isprintable() or " " in url:
+        raise ConfigurationError(problem)
     if parts.username is not None or parts.password is not None:
         raise ConfigurationError(
             f"{name} (or {variable}): expected a URL without user name and password"

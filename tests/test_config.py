@@ -151,6 +151,13 @@ def test_hosts_come_from_arguments_then_environment_then_defaults(
     ).on_loopback
 
 
+def test_a_host_may_come_from_a_line_of_a_file() -> None:
+    """What stands around it is no part of it."""
+    assert Session(KEY, base_url=" https://gw.example/x/\n")._settings.base_url == (
+        "https://gw.example/x"
+    )
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -160,6 +167,9 @@ def test_hosts_come_from_arguments_then_environment_then_defaults(
         "https://x:y@h.example",
         "http://h:99999",
         "https://h?q=1",
+        "https://[::1",
+        "https://api.exa mple.com",
+        "https://h/\ud800",
     ],
 )
 def test_a_wrong_host_is_refused(url: str) -> None:

@@ -350,6 +350,8 @@ def test_the_url_is_stable_and_tells_nothing_of_the_key() -> None:
         "https://",
         "https://app.example.com/hooks?app=1",
         "https://app.example.com/#hooks",
+        "https://[::1",
+        "https://app.example.com/\ud800",
     ],
 )
 def test_a_public_url_that_the_service_would_refuse_is_refused_at_once(url: str) -> None:
