@@ -113,7 +113,7 @@ class Events:
 
         No kinds: every event but `Began` and `Ended`.
         """
-        if not callable(listener) or not all(isinstance(kind, type) for kind in kinds):
+        if not callable(listener) or not all(map(_can_be_heard, kinds)):
             raise ConfigurationError(
                 "subscribe: expected a function of one event, and then classes of "
                 f"happyhorse_async.events, got {(listener, *kinds)!r:.200}"
@@ -214,6 +214,13 @@ class Events:
         for kinds, listener in reversed(heard) if isinstance(event, Ended) else heard:
             if isinstance(event, kinds) if kinds else not isinstance(event, Began):
                 _tell(listener, event)
+
+
+def _can_be_heard(kind: object) -> bool:
+    """Whether some event is of a kind; of any other a listener would never hear."""
+    from .events import Event
+
+    return isinstance(kind, type) and (issubclass(kind, Event) or issubclass(Event, kind))
 
 
 def _tell(listener: Listener, event: Event) -> None:

@@ -22,6 +22,7 @@ from ._request import (
     ImageLike,
     ImageToVideo,
     RequestFields,
+    made_path,
     made_request,
     made_requests,
     require_count,
@@ -425,7 +426,8 @@ class Session:
         """Find the downloads that were interrupted in a folder:
         `task(left.task_id).download(left.path)` finishes one.
         """
-        return await self._open(public=True).downloader.leftovers(folder)
+        where = made_path("folder", folder)
+        return await self._open(public=True).downloader.leftovers(where)
 
     # --- listening --------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from happyhorse_async import (
     WaitTimeoutError,
     WrongEventLoopError,
 )
-from happyhorse_async.events import Retrying, Submitted
+from happyhorse_async.events import Event, Retrying, Submitted
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.conftest import PHOTOS, QUICK_RETRY, open_session
 from tests.downloader.conftest import host_of
@@ -758,11 +758,24 @@ async def test_what_is_no_task_id_is_read_nowhere(
     assert not sandbox.requests
 
 
-@pytest.mark.parametrize("given", [(5,), (None,), (print, "Submitted"), (print, None)], ids=repr)
+@pytest.mark.parametrize(
+    "given",
+    [(5,), (None,), (print, "Submitted"), (print, None), (print, int), (print, Event, Session)],
+    ids=repr,
+)
 async def test_only_functions_hear_of_only_classes(session: Session, given: Any) -> None:
-    """A listener that can't be called would fail at each event, long after it was given."""
+    """A listener that can't be called would fail at each event, long after it was given. One of
+    what is no event would never hear of anything.
+    """
     with pytest.raises(ConfigurationError, match="subscribe: expected a function"):
         session.subscribe(*given)
+
+
+@pytest.mark.parametrize("folder", [None, 5, b"videos"], ids=repr)
+async def test_leftovers_of_what_is_no_folder(session: Session, folder: Any) -> None:
+    """What is no path is named."""
+    with pytest.raises(InvalidRequestError, match="folder: expected a path"):
+        await session.leftovers(folder)
 
 
 class Waits:
