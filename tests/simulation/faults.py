@@ -331,7 +331,12 @@ def draw_features(night: Night) -> Features:
         "integer_codes": chance.random() < 0.1,
         "idempotency": chance.random() > 0.2,
         "key_seconds": chance.choice([inf, inf, 86_400.0]),
+        "task_ids": chance.choice(["unified", "unified", "short", "long"]),
+        "cancelled_as_failed": chance.random() < 0.2,
     }
+    for name in ("settlement", "results", "estimates", "pricing", "upload_receipts"):
+        drawn[name] = chance.random() > 0.2
+    drawn["results"] |= drawn["result_data"] == "absent"
     plain = Features()
     other = {name: value for name, value in drawn.items() if value != getattr(plain, name)}
     return Features(

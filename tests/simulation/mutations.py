@@ -192,12 +192,6 @@ MUTATIONS = (
         "        pass\n",
     ),
     Mutation(
-        "a part that was written before the power failed is trusted",
-        "_edges/part_files.py",
-        "attrs.evolve(note, validator=None, length=None) == self._identity",
-        "note.task_id == self._identity.task_id",
-    ),
-    Mutation(
         "what was begun is not brought home without its row",
         "batch/_feed.py",
         "        for state in AT_STAKE:\n",
