@@ -22,15 +22,17 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 """Raises `ConfigurationError` for a value that a field cannot have."""
 
 
-def _refuse(owner: Any, field: attrs.Attribute[Any], value: Any, expected: str) -> NoReturn:
+def refuse(owner: Any, field: attrs.Attribute[Any], value: Any, expected: str) -> NoReturn:
+    """Raise `ConfigurationError`: a field got this value, and something else was expected."""
     raise ConfigurationError(
         f"{type(owner).__name__}({field.name}={shown(value)}): expected {expected}"
     )
 
 
-def _number(
+def number(
     minimum: float, maximum: float | None = None, *, whole: bool = False, optional: bool = False
 ) -> Validator:
+    """Make a validator for numbers between two, both included."""
     expected = ("a whole number" if whole else "a number") + f" of at least {minimum:g}"
     if maximum is not None:
         expected += f" and at most {maximum:g}"
@@ -46,7 +48,7 @@ def _number(
         # No limit is None: a deadline at infinity is an error of the event loop.
         fits = fits and minimum <= value < math.inf
         if not fits or (maximum is not None and value > maximum):
-            _refuse(owner, field, value, expected)
+            refuse(owner, field, value, expected)
 
     return check
 
@@ -55,7 +57,7 @@ def _one_of(*words: str) -> Validator:
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         """Raise `ConfigurationError` for any other word."""
         if value not in words:
-            _refuse(owner, field, value, " or ".join(map(repr, words)))
+            refuse(owner, field, value, " or ".join(map(repr, words)))
 
     return check
 
@@ -84,24 +86,24 @@ def time_limit(timeout: object, *, paid: bool = False) -> float | None:
 class Limits:
     """How much a session does at once."""
 
-    max_connections: int = attrs.field(default=100, validator=_number(1, whole=True))
+    max_connections: int = attrs.field(default=100, validator=number(1, whole=True))
     """Sockets for calls and uploads, over all hosts. Downloads have their own, see
     `max_downloads`."""
-    max_submissions: int = attrs.field(default=100, validator=_number(1, whole=True))
+    max_submissions: int = attrs.field(default=100, validator=number(1, whole=True))
     """Submissions on the wire at once, at most. A session begins with eight, and with more as they
     are accepted. After a 429 it spreads them over time, at the rate that it finds."""
     max_unfinished: int | None = attrs.field(
-        default=None, validator=_number(1, whole=True, optional=True)
+        default=None, validator=number(1, whole=True, optional=True)
     )
     """Accepted tasks that have not ended yet; further submissions wait. None: as many as the
     service takes."""
-    max_reads: int = attrs.field(default=8, validator=_number(1, whole=True))
+    max_reads: int = attrs.field(default=8, validator=number(1, whole=True))
     """Task reads on the wire at once."""
-    max_uploads: int = attrs.field(default=8, validator=_number(1, whole=True))
+    max_uploads: int = attrs.field(default=8, validator=number(1, whole=True))
     """Uploads of local first frames at once."""
-    max_downloads: int = attrs.field(default=8, validator=_number(1, whole=True))
+    max_downloads: int = attrs.field(default=8, validator=number(1, whole=True))
     """Downloads of videos at once."""
-    max_video_bytes: int = attrs.field(default=2 * 1024**3, validator=_number(1, whole=True))
+    max_video_bytes: int = attrs.field(default=2 * 1024**3, validator=number(1, whole=True))
     """The largest file that a result link may send; a bigger one is refused."""
 
 
@@ -109,22 +111,22 @@ class Limits:
 class Timeouts:
     """How long one try of an HTTP call may take; None means no limit."""
 
-    connect: float | None = attrs.field(default=10.0, validator=_number(0.001, optional=True))
+    connect: float | None = attrs.field(default=10.0, validator=number(0.001, optional=True))
     """Until the connection stands, name look-up and TLS included."""
-    submit: float | None = attrs.field(default=60.0, validator=_number(0.001, optional=True))
+    submit: float | None = attrs.field(default=60.0, validator=number(0.001, optional=True))
     """Until the answer to a submission is whole."""
-    read: float | None = attrs.field(default=30.0, validator=_number(0.001, optional=True))
+    read: float | None = attrs.field(default=30.0, validator=number(0.001, optional=True))
     """Until the answer to any other call is whole."""
-    upload: float | None = attrs.field(default=300.0, validator=_number(0.001, optional=True))
+    upload: float | None = attrs.field(default=300.0, validator=number(0.001, optional=True))
     """Until an upload is answered."""
-    download_idle: float | None = attrs.field(default=60.0, validator=_number(0.001, optional=True))
+    download_idle: float | None = attrs.field(default=60.0, validator=number(0.001, optional=True))
     """Between two chunks of a video."""
-    download_rate: float = attrs.field(default=1024.0, validator=_number(0))
+    download_rate: float = attrs.field(default=1024.0, validator=number(0))
     """Bytes a second that a video must bring, averaged over `download_window`; a slower connection
     is given up, and made anew. 0: any."""
-    download_window: float = attrs.field(default=30.0, validator=_number(0.001))
+    download_window: float = attrs.field(default=30.0, validator=number(0.001))
     """The time over which `download_rate` is averaged."""
-    shield: float = attrs.field(default=10.0, validator=_number(0))
+    shield: float = attrs.field(default=10.0, validator=number(0))
     """How long a cancelled caller is held so that a submission that has left can learn its task id.
     """
 
@@ -133,20 +135,20 @@ class Timeouts:
 class RetryPolicy:
     """How often and after how long a call is tried again."""
 
-    attempts: int = attrs.field(default=6, validator=_number(1, whole=True))
+    attempts: int = attrs.field(default=6, validator=number(1, whole=True))
     """Tries of a call whose failure is certain to have changed nothing. A 429 does not count: it is
     waited out, see `patience`."""
-    replays: int = attrs.field(default=1, validator=_number(0, whole=True))
+    replays: int = attrs.field(default=1, validator=number(0, whole=True))
     """How often a submission whose outcome is unknown is sent again, with the same idempotency key.
     0 never sends it again."""
-    first_pause: float = attrs.field(default=0.5, validator=_number(0))
+    first_pause: float = attrs.field(default=0.5, validator=number(0))
     """The pause before the second try; it doubles from there."""
-    longest_pause: float = attrs.field(default=30.0, validator=_number(0))
+    longest_pause: float = attrs.field(default=30.0, validator=number(0))
     """The pause never grows beyond this; a Retry-After of the service is obeyed even if it is
     longer."""
-    jitter: float = attrs.field(default=0.25, validator=_number(0, 1))
+    jitter: float = attrs.field(default=0.25, validator=number(0, 1))
     """The share of each pause that is random, so that many clients do not come back at once."""
-    patience: float | None = attrs.field(default=None, validator=_number(0, optional=True))
+    patience: float | None = attrs.field(default=None, validator=number(0, optional=True))
     """How long a submission may be held off by 429 answers; None: for as long as the caller waits.
     """
     adopt: Literal["proven", "single"] = attrs.field(
@@ -163,17 +165,17 @@ class RetryPolicy:
 class Polling:
     """How eagerly unfinished tasks are looked at."""
 
-    target_delay: float = attrs.field(default=3.0, validator=_number(0.001))
+    target_delay: float = attrs.field(default=3.0, validator=number(0.001))
     """How long a finished task may stay unseen, on average."""
-    min_interval: float = attrs.field(default=2.0, validator=_number(0.001))
+    min_interval: float = attrs.field(default=2.0, validator=number(0.001))
     """The least time between two reads of one task."""
-    max_interval: float = attrs.field(default=60.0, validator=_number(0.001))
+    max_interval: float = attrs.field(default=60.0, validator=number(0.001))
     """The most time between two reads of one task."""
-    max_reads_per_minute: int = attrs.field(default=900, validator=_number(1, whole=True))
+    max_reads_per_minute: int = attrs.field(default=900, validator=number(1, whole=True))
     """The most HTTP requests for reading tasks in a minute, over all waiters."""
-    heartbeat: float = attrs.field(default=120.0, validator=_number(0.001))
+    heartbeat: float = attrs.field(default=120.0, validator=number(0.001))
     """The time between two reads of a task whose callback is expected."""
-    patience: float = attrs.field(default=900.0, validator=_number(0))
+    patience: float = attrs.field(default=900.0, validator=number(0))
     """How long the service may deny a task that it has accepted. Also how long it may leave a
     completed one without links, or with links that lead to nothing. Nothing that it says within
     minutes of acceptance or completion is final."""
@@ -194,7 +196,7 @@ def _check_credits(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     except InvalidOperation:
         fits = False
     if not fits:
-        _refuse(owner, field, value, "a number of credits that is not negative")
+        refuse(owner, field, value, "a number of credits that is not negative")
 
 
 @attrs.frozen(kw_only=True)
@@ -220,7 +222,7 @@ def _shown_proxy(proxy: str | None) -> str:
 
 def _check_flag(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, bool):
-        _refuse(owner, field, value, "True or False")
+        refuse(owner, field, value, "True or False")
 
 
 def _check_proxy(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -230,18 +232,18 @@ def _check_proxy(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if problem:
         shown = proxies.without_password(value) if isinstance(value, str) else value
         expected = f"an http or https proxy such as http://proxy.example.com:3128 ({problem})"
-        _refuse(owner, field, shown, expected)
+        refuse(owner, field, shown, expected)
 
 
 def _check_path(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and not (isinstance(value, (str, os.PathLike)) and os.fspath(value)):
-        _refuse(owner, field, value, "the path of a PEM file")
+        refuse(owner, field, value, "the path of a PEM file")
 
 
 def _check_client_cert(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     paths = value if isinstance(value, tuple) else (value,)
     if len(paths) not in (1, 2) or (isinstance(value, tuple) and None in value):
-        _refuse(owner, field, value, "the path of a PEM file, or (certificate, key)")
+        refuse(owner, field, value, "the path of a PEM file, or (certificate, key)")
     for path in paths:
         _check_path(owner, field, path)
 
@@ -251,7 +253,7 @@ def _check_ranges(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         urls.ranges(value)
     except (ValueError, TypeError) as error:
         expected = f'ranges of addresses such as "198.18.0.0/15" ({error})'
-        _refuse(owner, field, value, expected)
+        refuse(owner, field, value, expected)
 
 
 @attrs.frozen(kw_only=True)
@@ -279,7 +281,7 @@ class Network:
     """Addresses and ranges off the public internet that result links may lead to, such as
     "198.18.0.0/15" for proxy tools in fake-IP mode, or "10.20.0.0/16"."""
     max_answer_bytes: int = attrs.field(
-        default=8 * MEBIBYTE, validator=_number(64 * 1024, whole=True)
+        default=8 * MEBIBYTE, validator=number(64 * 1024, whole=True)
     )
     """The largest response to a call, decoded; a bigger one is refused. Videos are not meant: see
     `Limits.max_video_bytes`."""

@@ -93,12 +93,7 @@ STAGES: dict[SubmissionStage, frozenset[SubmissionStage]] = {
     _S.WAITING: frozenset({_S.SENT, _S.REFUSED, _S.LOOKING, _S.CHECKING}),
     # After a 429 it waits at the gate at once: the gate itself pauses. An answer that names another
     # request's task leaves it in doubt. Its key may have grown old while it waited for its permit.
-    _S.SENT: frozenset(
-        {
-            *(_S.ACCEPTED, _S.WAITING, _S.PAUSING, _S.LOOKING, _S.REFUSED, _S.IN_DOUBT),
-            _S.CHECKING,
-        }
-    ),
+    _S.SENT: frozenset(_S) - {_S.ASKING, _S.SENT},
     _S.PAUSING: frozenset({_S.WAITING}),
     _S.LOOKING: frozenset({_S.ACCEPTED, _S.IN_DOUBT}),
     _S.ACCEPTED: frozenset(),

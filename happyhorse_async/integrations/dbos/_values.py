@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from ..._config import Budget, RetryPolicy, _number, _refuse, time_limit
+from ..._config import Budget, RetryPolicy, number, refuse, time_limit
 from ...batch._follow import PAUSES
 from ...errors import ConfigurationError, HappyHorseError
 
@@ -31,7 +31,7 @@ class ClusterLimits:
 
 def _check_credits(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and float(Budget(credits=value).credits) > MOST:
-        _refuse(owner, field, value, f"at most {MOST:,} credits")
+        refuse(owner, field, value, f"at most {MOST:,} credits")
 
 
 @attrs.frozen(kw_only=True)
@@ -40,8 +40,8 @@ class LimitsToSet:
     is none: it would be no limit, or end every worker.
     """
 
-    unfinished: int | None = attrs.field(validator=_number(1, MOST, whole=True, optional=True))
-    rate: float | None = attrs.field(validator=_number(0.01, MOST, optional=True))
+    unfinished: int | None = attrs.field(validator=number(1, MOST, whole=True, optional=True))
+    rate: float | None = attrs.field(validator=number(0.01, MOST, optional=True))
     credits: float | str | None = attrs.field(validator=_check_credits)
 
 
@@ -49,10 +49,10 @@ class LimitsToSet:
 class WorkerOptions:
     """How a worker works."""
 
-    in_flight: int = attrs.field(default=300, validator=_number(1, MOST, whole=True))
+    in_flight: int = attrs.field(default=300, validator=number(1, MOST, whole=True))
     """Jobs that each worker has in its hands at once; the same for all, the last one started says.
     """
-    drain: float = attrs.field(default=25.0, validator=_number(0))
+    drain: float = attrs.field(default=25.0, validator=number(0))
     """Seconds after SIGTERM in which paid jobs may end; the rest goes on in other workers."""
     until_done: bool = False
     """End when no job is left."""

@@ -343,9 +343,8 @@ class Worker:
         # A service that knows another job's key is shown to keep keys: this one's is free.
         self._follower.doubts = self._follower.doubts._replace(known=doubts.known)
         if job.error is not None:
-            job.state = (
-                JobState.UNKNOWN
-            )  # as it was until the user's word: with replays=0 it counts
+            # As it was until the user's word: with replays=0 it counts.
+            job.state = JobState.UNKNOWN
 
     async def _follow(self, job: JobRow) -> Outcome | None:
         """Follow a job as far as it goes now; after a fault of our own it goes on later."""
