@@ -121,7 +121,8 @@ def _naming(night: Night, true: Callable[..., Any]) -> Callable[..., Any]:
         done = true(source, target, **how)
         if video:
             night.named.append(str(target))
-        if night.world.stepping and not how:
+        # SQLite syncs the folder of a ledger itself, where no function of Python's is called.
+        if night.world.stepping and ".mp4" in str(target) and not how:
             night.unsynced.named(Path(source), Path(target))
         return done
 
