@@ -70,4 +70,6 @@ def test_equal_seeds_give_equal_nights(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     simulate("--kind", "batch", "--seed", "3", "--size", "6", "--trace", str(trace))
     again = simulate("--kind", "batch", "--seed", "3", "--size", "6", hash_seed="3")
-    assert trace.read_text().splitlines()[-100:] == again.stdout.splitlines()[:100]
+    last = trace.read_text().splitlines()[-100:]  # a short night has fewer
+    assert last == again.stdout.splitlines()[: len(last)]
+    assert len(last) > 50
