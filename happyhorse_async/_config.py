@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, Literal, NoReturn
@@ -45,8 +46,9 @@ def number(
             return
         kinds = int if whole else (int, float)
         fits = isinstance(value, kinds) and not isinstance(value, bool)
-        # No limit is None: a deadline at infinity is an error of the event loop.
-        fits = fits and minimum <= value < math.inf
+        # No limit is None: a deadline at infinity is an error of the event loop, and so is one
+        # that no float can hold.
+        fits = fits and minimum <= value <= sys.float_info.max
         if not fits or (maximum is not None and value > maximum):
             refuse(owner, field, value, expected)
 

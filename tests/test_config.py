@@ -56,6 +56,7 @@ KEY = "sk-secret-0123456789"
         (Budget, {"credits": "nan"}, "a number of credits"),
         (Budget, {"credits": float("inf")}, "a number of credits"),
         (Timeouts, {"read": float("inf")}, "a number of at least 0.001, or None"),
+        (Timeouts, {"submit": 10**400}, "a number of at least 0.001, or None"),
         (RetryPolicy, {"longest_pause": float("nan")}, "a number of at least 0"),
         (Budget, {"credits": True}, "a number of credits"),
     ],
