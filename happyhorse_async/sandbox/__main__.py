@@ -8,8 +8,6 @@ import sys
 from ._scenarios import SCENARIOS
 from ._serve import fault_list, serve
 
-__all__ = ["main"]
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the arguments, run the sandbox, and return the exit code."""

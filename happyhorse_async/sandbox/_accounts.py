@@ -16,13 +16,8 @@ from zoneinfo import ZoneInfo
 import attrs
 
 from ._errors import Refused
+from ._features import one_of
 from ._prices import IMAGE_TO_VIDEO
-
-__all__ = ["Account", "Charge", "Entry", "RateLimited", "Wallet"]
-
-
-def _code(default: str, *others: str) -> Any:
-    return attrs.field(default=default, validator=attrs.validators.in_((default, *others)))
 
 
 def _limit(value: Any) -> Decimal | None:
@@ -56,20 +51,20 @@ class Account:
     """Sandbox time from which on every call answers 403 `key_expired`."""
     action_url: str = "https://sandbox.example.com/billing"
     """Where the refusals send the owner."""
-    balance_code: str = _code(
+    balance_code: str = one_of(
         "insufficient_quota",
         "insufficient_user_quota",
         "quota_not_enough",
         "account_balance_insufficient",
     )
     """What an empty account answers; the service has several words for each refusal."""
-    key_code: str = _code("insufficient_token_quota", "key_quota_exhausted", "quota_exceeded")
+    key_code: str = one_of("insufficient_token_quota", "key_quota_exhausted", "quota_exceeded")
     """What a key answers whose own limit is used up."""
-    daily_code: str = _code("token_daily_quota_exceeded", "key_daily_quota_exhausted")
+    daily_code: str = one_of("token_daily_quota_exceeded", "key_daily_quota_exhausted")
     """What a key answers whose day is used up."""
-    model_code: str = _code("key_model_not_allowed", "model_access_denied")
+    model_code: str = one_of("key_model_not_allowed", "model_access_denied")
     """What a model answers that is not in `models`."""
-    inactive_code: str = _code("permission_denied", "key_disabled", "user_disabled")
+    inactive_code: str = one_of("permission_denied", "key_disabled", "user_disabled")
 
     def check(self, now: float) -> None:
         """Raise `Refused` (403) when the key is switched off or has expired."""

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["BackgroundWork"]
-
 
 class BackgroundWork:
     """The running background tasks of one part of the sandbox."""

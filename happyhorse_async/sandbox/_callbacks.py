@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ._faults import FaultPlan
     from ._task_record import TaskRecord
 
-__all__ = ["CallbackRecord", "Callbacks"]
-
 _LONGEST_HOLD = 5.0
 """Sandbox seconds after which a callback that waits to be overtaken goes out all the same. There
 may be no other."""
@@ -76,7 +74,8 @@ class Callbacks:
         if url is None:
             return
         post = Post()
-        for fault in self._plan.strike_callback(urlsplit(url).path, self._clock.now()):
+        path, now = urlsplit(url).path, self._clock.now()
+        for fault in self._plan.strike("POST", path, now=now, callback=True):
             fault.run(post)
         if post.dropped:
             return

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Agenda", "Clock"]
-
 
 class Clock:
     """Unix time on the sandbox, which runs at `speed` sandbox seconds per real second.

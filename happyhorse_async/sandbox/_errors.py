@@ -9,8 +9,6 @@ import importlib.util
 import json
 from typing import Any
 
-__all__ = ["Refused", "error_type", "invalid", "typical_code"]
-
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",

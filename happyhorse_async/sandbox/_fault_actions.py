@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from ._task_record import TaskRecord
 
 
-__all__ = ["GATEWAY_PAGE"]
-
 GATEWAY_PAGE = (
     "<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center><hr>"
     "<center>gateway</center></body></html>"

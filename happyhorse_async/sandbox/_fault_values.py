@@ -13,8 +13,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-__all__ = ["Kind", "check", "kinds_of"]
-
 _MOST = 1e10
 """Above it a number of seconds is no length of time that a clock can use."""
 

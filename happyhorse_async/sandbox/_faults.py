@@ -28,18 +28,6 @@ from ._fault_values import Count, Kind, Positions, Share, Span, Times, check, ki
 if TYPE_CHECKING:
     from ._http import Call, Reply
 
-__all__ = [
-    "ACTIONS",
-    "RESULTS",
-    "SUBMIT",
-    "TASKS",
-    "Act",
-    "Delivery",
-    "Fault",
-    "FaultPlan",
-    "fault",
-]
-
 RESULTS = "/results/"
 TASKS = "/v1/tasks"
 SUBMIT = "/v1/videos/generations"
@@ -366,19 +354,20 @@ class FaultPlan:
         return self._sendings[key]
 
     def strike(
-        self, method: str, path: str, sending: int | None = None, now: float = 0.0
+        self,
+        method: str,
+        path: str,
+        sending: int | None = None,
+        now: float = 0.0,
+        *,
+        callback: bool = False,
     ) -> list[Fault]:
-        """Return the faults that one request suffers at a time of the sandbox, and count it."""
+        """Return the faults that one request, or one callback, suffers at a time of the sandbox,
+        and count it.
+        """
         return [
             armed.fault
             for armed in self._armed
-            if armed.fault.stage != "callback" and armed.strikes(method, path, sending, now)
-        ]
-
-    def strike_callback(self, path: str, now: float) -> list[Fault]:
-        """Return the faults that one callback suffers, and count it."""
-        return [
-            armed.fault
-            for armed in self._armed
-            if armed.fault.stage == "callback" and armed.strikes("POST", path, None, now)
+            if (armed.fault.stage == "callback") is callback
+            and armed.strikes(method, path, sending, now)
         ]

@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import attrs
 
-__all__ = ["Features"]
 
-
-def _one_of(default: str, *others: str) -> Any:
+def one_of(default: Any, *others: Any) -> Any:
+    """Make a field that takes these values alone."""
     return attrs.field(default=default, validator=attrs.validators.in_((default, *others)))
 
 
@@ -41,11 +40,11 @@ class Features:
     """Ended tasks carry `duration`, the seconds that they took."""
     results: bool = True
     """Completed tasks carry `results`; off, with `result_data`, they carry that alone."""
-    result_data: Literal["absent", "object", "list"] = _one_of("object", "list", "absent")
+    result_data: Literal["absent", "object", "list"] = one_of("object", "list", "absent")
     """The shape of `result_data`, which repeats the links with their metadata."""
-    estimated_time: Literal["whole", "left", "absent"] = _one_of("whole", "left", "absent")
+    estimated_time: Literal["whole", "left", "absent"] = one_of("whole", "left", "absent")
     """What `task_info.estimated_time` is: the whole life of a task, or what is left of it."""
-    task_ids: Literal["unified", "short", "long"] = _one_of("unified", "short", "long")
+    task_ids: Literal["unified", "short", "long"] = one_of("unified", "short", "long")
     """The form of task ids: `task-unified-...`, few characters, or 128 of them with `.`, `_`, `:`.
     """
     models: bool = True
@@ -60,11 +59,9 @@ class Features:
     """Has `GET /v1/catalog/pricing-rules/{model}`; off: what `missing` says."""
     file_listing: bool = True
     """The file service lists and deletes; off: what `missing` says."""
-    missing: Literal[404, 405] = attrs.field(
-        default=404, validator=attrs.validators.in_((404, 405))
-    )
+    missing: Literal[404, 405] = one_of(404, 405)
     """What an endpoint that is switched off answers; clients must take both for its absence."""
-    request_ids: Literal["x-request-id", "x-oneapi-request-id", "absent"] = _one_of(
+    request_ids: Literal["x-request-id", "x-oneapi-request-id", "absent"] = one_of(
         "x-request-id", "x-oneapi-request-id", "absent"
     )
     """The response header that names the request for support."""
@@ -77,5 +74,5 @@ class Features:
     """
     suggestions: bool = True
     """A failed task's `error` carries `suggestion`."""
-    retry_after: Literal["seconds", "date", "absent"] = _one_of("seconds", "date", "absent")
+    retry_after: Literal["seconds", "date", "absent"] = one_of("seconds", "date", "absent")
     """The form of `Retry-After` on a rate-limited answer."""

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from ._accounts import Wallet
     from ._clock import Agenda
 
-__all__ = ["Shelf", "StoredFile"]
-
-DATA_URL_PREFIX = "data:(image/(jpeg|png|gif|webp));base64,"
-"""How `base64_data` must begin."""
-
 _NAME = re.compile(r"[^\w.\- ]", re.ASCII)
 _EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"}
 

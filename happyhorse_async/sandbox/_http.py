@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ._accounts import Wallet
 
-__all__ = ["Call", "Host", "Reply", "api_error", "expired_answer", "file_error", "json_answer"]
-
 Host = Literal["api", "files", "results"]
 _JSON = "application/json"
 _EXPIRED_PAGE = "<!doctype html><title>Link expired</title><p>This link is no longer valid."
@@ -80,11 +78,6 @@ class Reply:
     def encoded(self) -> bytes:
         """Return the body's bytes."""
         return encode(self.payload, strict=self.strict) if self.body is None else self.body
-
-
-def json_answer(payload: Any, status: int = 200, headers: dict[str, str] | None = None) -> Reply:
-    """Return an answer that carries JSON."""
-    return Reply(status, payload, headers=headers or {})
 
 
 def expired_answer(status: int, page: str | bytes | None = None) -> Reply:

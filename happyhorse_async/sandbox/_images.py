@@ -8,8 +8,6 @@ import struct
 
 import attrs
 
-__all__ = ["FrameProblem", "ImageFacts", "frame_problem", "read_header", "video_size"]
-
 MAX_BYTES = 10 * 1024 * 1024
 MIN_SIDE = 300
 MAX_RATIO = 2.5

@@ -21,8 +21,6 @@ from typing import Any
 
 from ._errors import Refused, invalid
 
-__all__ = ["FRESH_SECONDS", "IMAGE_TO_VIDEO", "PriceBook", "Tariff", "amounts", "uc_of", "usd_of"]
-
 IMAGE_TO_VIDEO = ("happyhorse-1.0-image-to-video", "happyhorse-1.1-image-to-video")
 """The models that the submit endpoint takes."""
 FRESH_SECONDS = 300

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-__all__ = ["decoding_problem", "render_video"]
-
 FRAMES_PER_SECOND = 24
 _CLOSER = 0.18
 """The share of width and height that the camera has cut away at the end."""

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from ._faults import Fault
     from ._service import RequestRecord
 
-__all__ = ["Sandbox"]
-
 _T = TypeVar("_T")
 
 

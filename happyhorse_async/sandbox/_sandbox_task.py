@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from ._service import Service
     from ._task_record import TaskRecord
 
-__all__ = ["SandboxTask"]
-
 
 class SandboxTask:
     """One accepted task; every attribute shows the state at the moment when it is read."""

@@ -10,8 +10,6 @@ from . import _task_faults as _task_faults
 from ._fault_actions import GATEWAY_PAGE
 from ._faults import RESULTS, SUBMIT, TASKS, Fault
 
-__all__ = ["SCENARIOS", "scenario_faults"]
-
 _PAGE = GATEWAY_PAGE.format(title="502 Bad Gateway")
 
 

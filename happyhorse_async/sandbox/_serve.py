@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ._faults import Fault
     from ._service import RequestRecord
 
-__all__ = ["fault_list", "serve"]
-
 
 def serve(
     *,

@@ -28,12 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from ._accounts import Wallet
-    from ._faults import Delivery, Fault
-    from ._http import Host, Reply, Router
+    from ._faults import Fault
+    from ._http import Host, Router
     from ._service import Service
 
-
-__all__ = ["Front", "Listener", "bind", "url_of"]
 
 _log = logging.getLogger("happyhorse_async.sandbox")
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from ._task_record import Ending, TaskRecord
     from ._world import Lifetimes
 
-__all__ = ["Options", "Service"]
-
 
 @attrs.frozen(kw_only=True)
 class Options:
@@ -105,7 +103,7 @@ class Service:
     def catch_up(self) -> float:
         """Let everything happen that is due, and return the sandbox's time."""
         now = self.clock.now()
-        self.world.run(now)
+        self.world.agenda.run(now)
         self.keep_armed()
         return now
 

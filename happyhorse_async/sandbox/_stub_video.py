@@ -11,8 +11,6 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 
-__all__ = ["stub_video"]
-
 _FRAMES_PER_SECOND = 4
 _TIMESCALE = 1000
 

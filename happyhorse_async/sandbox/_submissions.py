@@ -18,8 +18,6 @@ from ._prices import IMAGE_TO_VIDEO
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Order", "check_idempotency_key", "read_submission"]
-
 QUALITIES = ("720p", "1080p")
 MAX_SEED = 2_147_483_647
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")

@@ -18,8 +18,6 @@ from ._task_record import Ending, Window
 if TYPE_CHECKING:
     from typing import Any
 
-__all__: list[str] = []
-
 
 def _change(act: Act, **changes: Any) -> None:
     act.call.quirks = attrs.evolve(act.call.quirks, **changes)

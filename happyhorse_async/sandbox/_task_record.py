@@ -16,20 +16,6 @@ if TYPE_CHECKING:
     from ._prices import Tariff
     from ._submissions import Order
 
-__all__ = [
-    "FINAL",
-    "NO_QUIRKS",
-    "Ending",
-    "Link",
-    "Quirks",
-    "TaskRecord",
-    "Window",
-    "estimate_of",
-    "plan_life",
-    "task_error",
-    "usual_code",
-]
-
 FINAL = frozenset({"completed", "failed", "cancelled"})
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ._files import UrlFetcher
     from ._task_record import TaskRecord
 
-__all__ = ["Videos", "VideoFile", "choose_video"]
-
 _PACKAGES = {"av": "PyAV", "PIL": "Pillow"}
 _MOST_BYTES = 512 * 1024 * 1024
 _MOST_AHEAD = 8
@@ -215,8 +213,4 @@ def _render(image: bytes, key: _Key) -> VideoFile:
 
 
 def _video(data: bytes) -> VideoFile:
-    return VideoFile(data, _digest(data))
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return VideoFile(data, hashlib.sha256(data).hexdigest())

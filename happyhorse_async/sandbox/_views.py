@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ._files import StoredFile
     from ._task_record import TaskRecord
 
-__all__ = ["Views", "credits_view"]
-
 _RETRY_LATER = frozenset(
     {
         "service_error",

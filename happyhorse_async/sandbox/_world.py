@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from ._submissions import Order
 
-__all__ = ["Accepted", "Lifetimes", "World"]
-
 _ALPHABET = string.ascii_lowercase + string.digits
 
 
@@ -60,8 +58,8 @@ def _conflict() -> Refused:
 
 
 class World:
-    """Everything that the sandbox remembers. `run(now)` brings it up to a time; callers do so
-    before they look.
+    """Everything that the sandbox remembers. Running its agenda brings it up to a time; callers do
+    so before they look.
     """
 
     def __init__(
@@ -89,10 +87,6 @@ class World:
         self.refunded: int = 0
         self.on_end: Callable[[TaskRecord], None] = lambda task: None
         """Called once a task has ended and its charge is decided."""
-
-    def run(self, now: float) -> None:
-        """Let everything happen that is due by `now`."""
-        self.agenda.run(now)
 
     def submit(
         self,

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from .._errors import Refused, invalid
-from .._http import Endpoint, Reply, json_answer
+from .._http import Endpoint, Reply
 from .._prices import FRESH_SECONDS, amounts
 from .._submissions import read_submission
 from .._views import credits_view
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .._http import Call
     from .._service import Service
     from .._task_record import TaskRecord
-
-__all__ = ["ROUTES", "page_argument"]
 
 _MOST_IDS = 50
 _MOST_ROWS = 50
@@ -47,7 +45,7 @@ async def _submit(service: Service, call: Call) -> Reply:
         service.world.check_unused(wallet, key, call.now)
         raise
     accepted = service.world.submit(wallet, order, now=call.now, key=key, quirks=call.quirks)
-    answer = json_answer(service.views.submitted(accepted.task, call.now))
+    answer = Reply(200, service.views.submitted(accepted.task, call.now))
     if accepted.replayed:
         answer.headers["idempotency-replayed"] = "true"
     else:
@@ -63,7 +61,7 @@ async def _query(service: Service, call: Call) -> Reply:
             message = "a task id is 1 to 128 characters of A-Za-z0-9._:-"
             raise Refused(400, "invalid_task_id", message, param="task_id")
         raise Refused(404, "task_not_found", f"there is no task {task_id}")
-    return json_answer(service.show(task, call.now))
+    return Reply(200, service.show(task, call.now))
 
 
 async def _query_many(service: Service, call: Call) -> Reply:
@@ -75,7 +73,7 @@ async def _query_many(service: Service, call: Call) -> Reply:
         raise invalid("task_ids", f"at most {_MOST_IDS} task_ids are possible")
     world, now = service.world, call.now
     found = (world.find(call.owner, task_id, now) for task_id in dict.fromkeys(ids))
-    return json_answer({"data": [service.show(task, now) for task in found if task is not None]})
+    return Reply(200, {"data": [service.show(task, now) for task in found if task is not None]})
 
 
 async def _list(service: Service, call: Call) -> Reply:
@@ -88,7 +86,7 @@ async def _list(service: Service, call: Call) -> Reply:
     first = max(0, (page - 1) * size - call.shift)
     shown = islice(rows, first, first + size)
     data = [service.views.listed(task, call.now) for task in shown]
-    return json_answer({"data": data, "total": len(rows), "page": page, "page_size": size})
+    return Reply(200, {"data": data, "total": len(rows), "page": page, "page_size": size})
 
 
 def _wanted(service: Service, call: Call) -> Callable[[TaskRecord], bool]:
@@ -122,24 +120,22 @@ def page_argument(call: Call, name: str, default: int, *, most: int = 1_000_000)
 
 async def _models(service: Service, call: Call) -> Reply:
     models = call.owner.account.models
-    return json_answer(
-        {"object": "list", "data": [{"id": each, "object": "model"} for each in models]}
+    return Reply(
+        200, {"object": "list", "data": [{"id": each, "object": "model"} for each in models]}
     )
 
 
 async def _credits(service: Service, call: Call) -> Reply:
-    return json_answer(credits_view(call.owner))
+    return Reply(200, credits_view(call.owner))
 
 
 async def _pricing(service: Service, call: Call) -> Reply:
     model, prices = call.params["model"], service.world.prices
-    answer = json_answer(prices.rule(model, call.now))
-    answer.headers = {
-        "ETag": prices.etag(model),
-        "Cache-Control": f"public, max-age={FRESH_SECONDS}",
-    }
+    etag = prices.etag(model)
+    headers = {"ETag": etag, "Cache-Control": f"public, max-age={FRESH_SECONDS}"}
+    answer = Reply(200, prices.rule(model, call.now), headers=headers)
     known = call.headers.get("If-None-Match", "")
-    if known == "*" or answer.headers["ETag"] in [tag.strip() for tag in known.split(",")]:
+    if known == "*" or etag in [tag.strip() for tag in known.split(",")]:
         answer.status, answer.body = 304, b""
     return answer
 
@@ -165,7 +161,7 @@ async def _estimate(service: Service, call: Call) -> Reply:
         "pricing_version": rule["meta"]["pricing_version"],
         "expires_at": expires.isoformat().replace("+00:00", "Z"),
     }
-    return json_answer(told)
+    return Reply(200, told)
 
 
 ROUTES = (

@@ -14,22 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from .._errors import Refused, invalid
 from .._faults import ACTIONS, CONDITIONS, Fault, fault_of, fault_of_line
-from .._http import Endpoint, Reply, json_answer
+from .._http import Endpoint, Reply
 from .._scenarios import SCENARIOS
 from .._task_record import Ending, usual_code
 from .api import page_argument
 
 if TYPE_CHECKING:
-    from .._http import Call, Reply
+    from .._http import Call
     from .._service import RequestRecord, Service
     from .._task_record import TaskRecord
 
 
-__all__ = ["DOCUMENT", "PAGES", "ROUTES", "document"]
-
-
 async def _state(service: Service, call: Call) -> Reply:
-    return json_answer(describe(service, service.catch_up()))
+    return Reply(200, describe(service, service.catch_up()))
 
 
 async def _advance(service: Service, call: Call) -> Reply:
@@ -89,7 +86,7 @@ async def _known_faults(service: Service, call: Call) -> Reply:
         for name, action in sorted(ACTIONS.items())
     ]
     conditions = {name: kind.words for name, kind in CONDITIONS.items()}
-    return json_answer({"actions": actions, "conditions": conditions})
+    return Reply(200, {"actions": actions, "conditions": conditions})
 
 
 async def _clear_faults(service: Service, call: Call) -> Reply:
@@ -107,7 +104,7 @@ async def _scenario(service: Service, call: Call) -> Reply:
 
 async def _requests(service: Service, call: Call) -> Reply:
     latest = service.journal.latest(page_argument(call, "limit", 100, most=10_000))
-    return json_answer({"requests": [describe_request(record) for record in latest]})
+    return Reply(200, {"requests": [describe_request(record) for record in latest]})
 
 
 def _body(call: Call) -> dict[str, Any]:
@@ -250,7 +247,7 @@ async def _icon(service: Service, call: Call) -> Reply:
 
 async def _document(service: Service, call: Call) -> Reply:
     url = service.files_url if call.host == "files" else service.url
-    return json_answer(document(call.host, url))
+    return Reply(200, document(call.host, url))
 
 
 def document(host: str, url: str) -> dict[str, Any]:

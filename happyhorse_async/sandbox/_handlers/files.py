@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .._errors import Refused, invalid
-from .._files import DATA_URL_PREFIX, FetchError
+from .._files import FetchError
 from .._http import (
     Endpoint,
     Reply,
     UnsatisfiableRangeError,
     applies,
     expired_answer,
-    json_answer,
     parse_multipart,
     parse_range,
 )
@@ -33,9 +32,8 @@ if TYPE_CHECKING:
     from .._task_record import TaskRecord
     from .._videos import VideoFile
 
-__all__ = ["ROUTES"]
-
-_DATA_URL = re.compile(DATA_URL_PREFIX)
+_DATA_URL = re.compile("data:image/(jpeg|png|gif|webp);base64,")
+"""How `base64_data` must begin."""
 _UPLOAD_ID = re.compile("[A-Za-z0-9_-]{16,128}")
 _PLACES = ("upload_path", "file_name", "uploadPath", "fileName")
 """Where a file shall be kept: as the reference and as the vendor's client name the fields."""
@@ -59,7 +57,7 @@ async def _upload_base64(service: Service, call: Call) -> Reply:
     if found is None:
         raise invalid("base64_data", "base64_data must be a data URL of a jpeg, png, gif or webp")
     data = _decoded(text[found.end() :])
-    return _keep(service, call, data, "upload." + found.group(2), body)
+    return _keep(service, call, data, "upload." + found[1], body)
 
 
 async def _upload_url(service: Service, call: Call) -> Reply:
@@ -83,7 +81,7 @@ async def _receipt(service: Service, call: Call) -> Reply:
     if stored is None:
         raise Refused(404, "receipt_not_found", f"there is no receipt {upload_id}")
     told = {"upload_id": upload_id, "state": "done", "result_verified": True}
-    return json_answer({"success": True, "data": {**told, "file": service.views.file(stored)}})
+    return Reply(200, {"success": True, "data": {**told, "file": service.views.file(stored)}})
 
 
 async def _quota(service: Service, call: Call) -> Reply:
@@ -171,7 +169,7 @@ def _upload_id(service: Service, call: Call) -> str | None:
 
 
 def _success(data: dict[str, Any], message: str) -> Reply:
-    return json_answer({"success": True, "code": 200, "msg": message, "data": data})
+    return Reply(200, {"success": True, "code": 200, "msg": message, "data": data})
 
 
 # --- Result links: the videos, with ranges, validators and an end.
