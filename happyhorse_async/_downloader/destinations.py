@@ -76,10 +76,8 @@ class Destination:
     def _name(
         self, task_id: str, request: ImageToVideo | None, index: int, *, several: bool
     ) -> str:
-        if self.exact:
-            return self.text
         values = _values(task_id, request, index)
-        is_template = filenames.is_template(self.text)
+        is_template = not self.exact and filenames.is_template(self.text)
         filled = _fill(self.text, values) if is_template else self.text
         if self.folder:
             slash = "" if not filled or filled.endswith(("/", os.sep)) else "/"

@@ -187,16 +187,16 @@ class PartFile:
         if usage.total and usage.free < needed:
             raise self._no_space(needed, usage.free)
 
-    def _no_space(
-        self, needed: int | None, free: int, why: str = "the disk is full"
-    ) -> DownloadError:
+    def _no_space(self, needed: int | None, free: int, number: int = errno.ENOSPC) -> DownloadError:
         more = "more space" if needed is None else f"{needed:,} bytes more"
+        step = f"Free {more} in {self.final.parent}"
+        if number == errno.EFBIG:
+            step = "Raise the limit on the size of files (`ulimit -f`), or choose another disk"
         return DownloadError(
-            f"{why}: {self.final} needs {more}, and {free:,} are free; "
+            f"{_NO_SPACE[number]}: {self.final} needs {more}, and {free:,} are free; "
             f"what has come is kept in {self.part.name}",
             path=str(self.final),
-            next_step=f"Free {more} in {self.final.parent}, then call download() again: "
-            "it resumes where it stopped.",
+            next_step=f"{step}, then call download() again: it resumes where it stopped.",
         )
 
     def write(self, pieces: Sequence[bytes]) -> None:
@@ -213,7 +213,7 @@ class PartFile:
                 else self.held.length - os.fstat(self._file).st_size
             )
             free = shutil.disk_usage(self.final.parent).free
-            raise self._no_space(missing, free, _NO_SPACE[error.errno]) from error
+            raise self._no_space(missing, free, error.errno) from error
         self.tally.feed_all(pieces)
 
     def content(self) -> bytes | memoryview:

@@ -185,10 +185,13 @@ class Making:
 
     async def _saved(self, job: OneVideo, task: TaskHandle, display: Display) -> list[Video]:
         """Follow one job, and save every video that it gives: their links die, so none is left."""
+        from .._downloader.destinations import Destination
+
         async for update in task.updates():
             display.status(job.path.name, update.status, update.progress)
         display.status(job.path.name, "downloading", 100)
-        videos = await task.download_all(job.path, overwrite=self._overwrite)
+        place = Destination(str(job.path), exact=True)
+        videos = await task.download_all(place, overwrite=self._overwrite)
         display.saved(job.path.name)
         self._paid.settled(job.path)
         return videos

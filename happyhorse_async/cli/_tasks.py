@@ -19,6 +19,7 @@ from ._options import AsJson
 
 if TYPE_CHECKING:
     from .._account import TaskSummary
+    from .._downloader.destinations import Destination
     from .._models import Task
     from .._session import Session
 
@@ -258,9 +259,11 @@ def download_tasks(
     from .._config import Limits
 
     async def work() -> int:
+        from .._downloader.destinations import Destination
+
         one = _one_file(ids, out)
         need_folder(out.parent if one else out)
-        place = _literally(out) if one else f"{_literally(out)}/"
+        place = Destination(str(out), exact=True, folder=not one)
         limits = Limits(max_video_bytes=max_bytes) if max_bytes is not None else Limits()
         async with open_session(limits=limits) as session:
             return await _download_all(
@@ -294,6 +297,8 @@ def download(
         raise typer.Exit(Exit.WRONG_INPUT)
 
     async def work() -> int:
+        from .._downloader.destinations import Destination
+
         if not os.path.isdir(folder):
             raise ConfigurationError(
                 f"{folder} is no folder", next_step="Give the folder with the .part files."
@@ -304,7 +309,10 @@ def download(
                 say(f"nothing is left to finish in {folder}")
             return await _download_all(
                 session,
-                [(left.task_id, _literally(left.path), left.index) for left in leftovers],
+                [
+                    (left.task_id, Destination(str(left.path), exact=True), left.index)
+                    for left in leftovers
+                ],
                 overwrite=False,
                 as_json=as_json,
             )
@@ -328,13 +336,12 @@ def _one_file(ids: Sequence[str], out: Path) -> bool:
     return True
 
 
-def _literally(path: Path) -> str:
-    """Write a path so that braces in it are no template's."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
 async def _download_all(
-    session: Session, jobs: Sequence[tuple[str, str, int | None]], *, overwrite: bool, as_json: bool
+    session: Session,
+    jobs: Sequence[tuple[str, Destination, int | None]],
+    *,
+    overwrite: bool,
+    as_json: bool,
 ) -> int:
     """Save one video of each task, or, where no index is given, every one that it has."""
     import anyio
@@ -343,7 +350,7 @@ async def _download_all(
 
     codes: list[Exit] = []
 
-    async def one(task_id: str, to: str, index: int | None) -> None:
+    async def one(task_id: str, to: Destination, index: int | None) -> None:
         try:
             task = session.task(task_id)
             if index is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -357,6 +358,26 @@ async def test_a_folder_may_have_a_dot_and_a_file_none(world: Sandbox, tmp_path:
         "cat",
         "{cat}.mp4",
     ]
+
+
+async def test_braces_of_folders_and_images_are_no_template(world: Sandbox, tmp_path: Path) -> None:
+    """`generate` and `tasks download` save where they were told, also where a folder or an image
+    has braces in its name, and what else a name may hold.
+    """
+    image = tmp_path / "{id}.jpg"
+    shutil.copy(PHOTOS / "cat.jpg", image)
+    out = Path("{night}: a")
+    made = await happyhorse(
+        "generate", image.name, "--out", out, "--yes", "--json", cwd=tmp_path, world=world
+    )
+    assert (made.code, made.err) == (0, "")
+    [line] = made.lines()
+    assert (tmp_path / out / "{id}.mp4").is_file()
+    got = await happyhorse(
+        "tasks", "download", line["task_id"], "-o", out, cwd=tmp_path, world=world
+    )
+    assert (got.code, got.out.strip()) == (0, f"{out}/{line['task_id']}.mp4"), got.err
+    assert [path.name for path in tmp_path.iterdir() if "night" in path.name] == [str(out)]
 
 
 async def test_a_price_needs_no_key(tmp_path: Path, world: Sandbox) -> None:

@@ -437,8 +437,9 @@ async def test_a_disk_that_is_full_for_real_keeps_the_part(kit: Kit, folder: Pat
     """
     task = await kit.task()
     told = r"no file may be so large here: .*200,000 bytes more"
-    with no_file_beyond(100_000), pytest.raises(DownloadError, match=told):
+    with no_file_beyond(100_000), pytest.raises(DownloadError, match=told) as caught:
         await kit.downloader.download(task, folder / "a.mp4")
+    assert "Raise the limit on the size of files" in caught.value.next_step
     assert not (folder / "a.mp4").exists()
     assert (await kit.downloader.download(task, folder / "a.mp4")).size == 300_000
     assert kit.fetches()[-1].headers["Range"] == "bytes=100000-"
