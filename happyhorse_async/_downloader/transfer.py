@@ -15,12 +15,12 @@ import attrs
 
 from .._dispatcher import Events, sent_before
 from .._edges.disk import out_of_descriptors
+from .._formats.http_dates import date_of
 from .._formats.http_ranges import (
     Decoder,
     Held,
     Meaning,
     RangeAnswer,
-    date_of,
     encoding_of,
     judge,
     range_headers,

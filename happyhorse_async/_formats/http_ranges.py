@@ -1,7 +1,7 @@
 """What a file host's answer means for a download that may have begun before: Range, If-Range and
 Content-Range, and paces.
 
-Pure functions over header values. May import attrs only.
+Pure functions over header values. May import attrs, and dates.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import re
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 import attrs
+
+from .http_dates import http_date
 
 _CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 _UNSATISFIED = re.compile(r"bytes\s+\*/(\d{1,18})", re.ASCII)
@@ -95,19 +96,9 @@ def validator_of(headers: Mapping[str, str]) -> str | None:
     )
 
 
-def date_of(headers: Mapping[str, str]) -> float | None:
-    """Read the host's own time, in Unix seconds; None when it does not say it."""
-    try:
-        return parsedate_to_datetime(headers.get("Date", "")).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
 def _is_settled(modified: str, date: str) -> bool:
-    try:
-        return parsedate_to_datetime(date) - parsedate_to_datetime(modified) >= timedelta(seconds=1)
-    except (ValueError, TypeError):
-        return False
+    changed, now = http_date(modified), http_date(date)
+    return changed is not None and now is not None and now - changed >= timedelta(seconds=1)
 
 
 def _version(headers: Mapping[str, str]) -> str | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from .._formats import json_text
+from .._formats.http_dates import http_date
 from .._formats.texts import printable
 from ..errors import (
     APIStatusError,
@@ -51,7 +51,7 @@ class Answer(NamedTuple):
     @property
     def date(self) -> datetime | None:
         """The service's time of the answer."""
-        return _http_date(self.headers.get("date") or "")
+        return http_date(self.headers.get("date"))
 
 
 def decode_json(answer: Answer) -> Any:
@@ -172,19 +172,11 @@ def parse_retry_after(value: str | None, date: str | None = None) -> float | Non
     try:
         seconds = float(value)
     except ValueError:
-        until, now = _http_date(value), _http_date(date or "")
+        until, now = http_date(value), http_date(date)
         if until is None or now is None:
             return None
         seconds = (until - now).total_seconds()
     return max(0.0, seconds) if seconds < 10**9 else None
-
-
-def _http_date(text: str) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 # --- What the headers tell of a limit.

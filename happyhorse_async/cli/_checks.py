@@ -13,7 +13,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +27,7 @@ import attrs
 from .._edges.connections import Route
 from .._edges.folder_lock import FolderLock
 from .._formats import proxies, urls
+from .._formats.http_dates import http_date
 from .._formats.texts import printable
 from .._version import __version__
 from ..errors import HappyHorseError
@@ -276,7 +277,7 @@ def _host(check: str, url: str, route: Route) -> Iterator[Finding]:
         more={"url": url, "status": status, "milliseconds": milliseconds},
     )
     if check == "API host":
-        yield _clock(headers.get("Date"))
+        yield _clock(http_date(headers.get("Date")))
 
 
 def _why(url: str, error: BaseException) -> str:
@@ -296,11 +297,10 @@ def _remedy(error: BaseException) -> str:
     return "Check the network, a firewall, --proxy, and --base-url or --files-url."
 
 
-def _clock(date: str | None) -> Finding:
-    try:
-        skew = time.time() - parsedate_to_datetime(date or "").timestamp()
-    except ValueError:
+def _clock(told: datetime | None) -> Finding:
+    if told is None:
         return Finding(check="clock", ok=None, fact="the service says no time")
+    skew = time.time() - told.timestamp()
     right = abs(skew) <= MOST_SKEW
     return Finding(
         check="clock",

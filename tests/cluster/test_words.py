@@ -295,6 +295,7 @@ def test_an_end_while_dbos_takes_jobs_is_no_trouble() -> None:
         assert is_trouble(record) is shown
 
 
+@needs_sqlite
 @pytest.mark.parametrize(
     "limits",
     [

@@ -139,7 +139,7 @@ def test_only_a_part_with_a_validator_is_gone_on_with() -> None:
         (headers(Last_Modified=OLD), None),
         (headers(Last_Modified="lately", Date=NEW), None),
         (headers(Last_Modified=OLD, Date="today"), None),
-        (headers(Last_Modified="Sun, 06 Nov 1994 08:49:37 -0000", Date=NEW), None),
+        (headers(Last_Modified=OLD[:-4], Date=NEW), OLD[:-4]),
         (headers(ETag='W/"x"'), None),
         (headers(ETag='"x\x01"'), None),
         (headers(ETag='"'), None),
