@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .downloader import Downloader, Leftover, leftovers
+from .._edges.part_notes import Leftover
+from .downloader import Downloader
 
-__all__ = ["Downloader", "Leftover", "leftovers"]
+__all__ = ["Downloader", "Leftover"]

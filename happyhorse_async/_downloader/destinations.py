@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,13 +75,14 @@ class Destination:
     def _name(
         self, task_id: str, request: ImageToVideo | None, index: int, *, several: bool
     ) -> str:
-        values = _values(task_id, request, index)
-        is_template = not self.exact and filenames.is_template(self.text)
-        filled = _fill(self.text, values) if is_template else self.text
+        filled, fields = self.text, frozenset[str]()
+        if not self.exact and filenames.is_template(self.text):
+            fields = template_fields(self.text)
+            filled = filenames.fill(self.text, _values(task_id, request, index))
         if self.folder:
             slash = "" if not filled or filled.endswith(("/", os.sep)) else "/"
             return f"{filled}{slash}{filenames.default_name(task_id, index)}"
-        numbered = several and not (is_template and "index" in template_fields(self.text))
+        numbered = several and "index" not in fields
         return filenames.numbered(filled, index) if numbered else filled
 
     def planned(self, request: ImageToVideo | None) -> tuple[str, bool]:
@@ -153,11 +153,6 @@ def template_fields(template: str) -> frozenset[str]:
         raise DownloadError(
             str(error), path=template, charged="no", next_step="Correct the template."
         ) from None
-
-
-def _fill(template: str, values: Mapping[str, object]) -> str:
-    template_fields(template)
-    return filenames.fill(template, values)
 
 
 def _is_folder(to: str, base: str) -> bool:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from .._concurrency import Closing, Slots, Threads
 from .._dispatcher import Events
-from .._edges import part_notes, sinks
+from .._edges import sinks
 from .._edges.object_store import Buckets
 from .._edges.part_files import PartFile
-from .._edges.part_notes import Leftover
-from .._edges.sinks import FileSink, ObjectSink, Sink, disk_error
+from .._edges.part_notes import Leftover, leftovers
+from .._edges.sinks import FileSink, ObjectSink, disk_error
 from .._formats.http_ranges import urgency
 from .._models import Task
 from .._recent import Recent
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from .._edges.api import Api
     from .._edges.fetch import Fetcher
     from .._request import ImageToVideo
-
-__all__ = ["Downloader", "Leftover", "leftovers"]
 
 WARN_SECONDS = 3600.0
 """A link with less than this to live, whose video is not here yet, is warned about."""
@@ -90,6 +88,7 @@ class Downloader:
         request: ImageToVideo | None = None,
         overwrite: bool = False,
         index: int = 0,
+        several: bool = False,
         base: str = "",
         exact: bool = False,
         until: float | None = None,
@@ -98,19 +97,44 @@ class Downloader:
 
         `to` is a file's path, a folder (it exists, or ends with a slash), a template, or an object
         store's link. See `TaskHandle.download`. Or it is a place that was `reserved`. A relative
-        path begins at `base`. With `exact` it names one file, whatever braces are in it. `until`,
-        in the event loop's time, ends the wait for a link that gives nothing.
+        path begins at `base`. With `exact` it names one file, whatever braces are in it. With
+        `several` all results of the task go there. `until`, in the event loop's time, ends the wait
+        for a link that gives nothing.
         """
-        return await self._download(
-            task,
-            to,
-            request,
-            overwrite=overwrite,
-            index=index,
-            base=base,
-            exact=exact,
-            until=until,
-        )
+        given = os.fspath(to)
+        with _facts(path=given, task_id=task.id, charged="yes"):
+
+            def name() -> tuple[Destination, str]:
+                place = to if isinstance(to, Destination) else look_at(to, exact=exact, base=base)
+                path = place.name(task.id, request, index, several=several)
+                if place is not to and RESERVED and one_name_of(place, path) in RESERVED:
+                    raise _taken(place, path)
+                return place, path
+
+            sink, path, url = await self._sink(name, task, index, overwrite=overwrite)
+            with self._warning(task):
+                transfer = Transfer(
+                    self._api,
+                    self._fetcher,
+                    sink,
+                    task=task,
+                    index=index,
+                    path=url or str(path),
+                    largest=self._limits.max_video_bytes,
+                    persistence=Persistence(self._policy, self._patience, until),
+                    events=self._events,
+                    threads=self._threads,
+                    unfinished=self._unfinished,
+                    slot=lambda: self._slots.hold(urgency(task.expires_at)),
+                    rest=self._rest,
+                )
+                with self._events.work("download", task_id=task.id) as learned:
+                    verified = await transfer.run()
+                    learned.update(bytes=verified.size, resumed=transfer.resumed)
+        named = as_named(path, to.base if isinstance(to, Destination) else base)
+        video = _video(verified, transfer.task, request, named, url)
+        self._events.emit(Saved(video=video))
+        return video
 
     async def download_all(
         self,
@@ -162,8 +186,8 @@ class Downloader:
         """Save one of a task's results, unless an earlier call, of which others failed, has."""
         several, name = len(task.results) > 1, f"{task.id}/{index}"
         try:
-            video = await self._download(
-                task, to, request, index=index, several=several, base=base, **how
+            video = await self.download(
+                task, to, request=request, index=index, several=several, base=base, **how
             )
         except DestinationExistsError as error:
             mark, before = self._halves.get(name, (None, None))
@@ -194,57 +218,9 @@ class Downloader:
         buckets = self._buckets
         return Reserved(self._threads, buckets, to, request, base=base, overwrite=overwrite)
 
-    async def leftovers(self, folder: str | os.PathLike[str]) -> list[Leftover]:
-        """Find the downloads into a folder that did not end, as the function `leftovers` does."""
-        return await self._threads.run(lambda: leftovers(folder))
-
-    async def _download(
-        self,
-        task: Task,
-        to: str | os.PathLike[str] | Destination,
-        request: ImageToVideo | None,
-        *,
-        overwrite: bool,
-        index: int,
-        several: bool = False,
-        base: str = "",
-        exact: bool = False,
-        until: float | None = None,
-    ) -> Video:
-        given = os.fspath(to)
-        with _facts(path=given, task_id=task.id, charged="yes"):
-
-            def name() -> tuple[Destination, str]:
-                place = to if isinstance(to, Destination) else look_at(to, exact=exact, base=base)
-                path = place.name(task.id, request, index, several=several)
-                if place is not to and RESERVED and one_name_of(place, path) in RESERVED:
-                    raise _taken(place, path)
-                return place, path
-
-            sink, path, url = await self._sink(name, task, index, overwrite=overwrite)
-            with self._warning(task):
-                transfer = Transfer(
-                    self._api,
-                    self._fetcher,
-                    sink,
-                    task=task,
-                    index=index,
-                    path=url or str(path),
-                    largest=self._limits.max_video_bytes,
-                    persistence=Persistence(self._policy, self._patience, until),
-                    events=self._events,
-                    threads=self._threads,
-                    unfinished=self._unfinished,
-                    slot=lambda: self._slots.hold(urgency(task.expires_at)),
-                    rest=self._rest,
-                )
-                with self._events.work("download", task_id=task.id) as learned:
-                    verified = await transfer.run()
-                    learned.update(bytes=verified.size, resumed=transfer.resumed)
-        named = as_named(path, to.base if isinstance(to, Destination) else base)
-        video = _video(verified, transfer.task, request, named, url)
-        self._events.emit(Saved(video=video))
-        return video
+    async def leftovers(self, folder: Path) -> list[Leftover]:
+        """Find the downloads into a folder, and the folders in it, that did not end."""
+        return await self._threads.run(lambda: list(leftovers(folder)))
 
     async def _rest(self, seconds: float) -> None:
         """Pause between two attempts; raises `SessionClosedError` as soon as the session closes."""
@@ -271,7 +247,7 @@ class Downloader:
         index: int,
         *,
         overwrite: bool,
-    ) -> tuple[Sink, Path, str | None]:
+    ) -> tuple[FileSink, Path, str | None]:
         def prepare() -> tuple[Destination, str, PartFile, bool]:
             place, path = name()
             if place.in_store:
@@ -387,14 +363,6 @@ class Reserved:
     def _release(self) -> None:
         if self._kept:
             RESERVED.discard(self._kept)
-
-
-def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
-    """Find the downloads into a folder, and the folders in it, that did not end; reads the disk.
-
-    Each goes on with `downloader.download(task, leftover.path, index=leftover.index)`.
-    """
-    return list(part_notes.leftovers(Path(folder)))
 
 
 def _mark_of(path: str) -> Mark | None:

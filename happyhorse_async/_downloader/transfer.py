@@ -30,6 +30,7 @@ from .._formats.mp4 import (
     SNIFFED,
     BrokenVideoError,
     Movie,
+    beginning,
     begins_like_text,
     begins_like_video,
     format_of,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from .._concurrency import Threads
     from .._edges.api import Api
     from .._edges.fetch import Fetcher, Stream
-    from .._edges.sinks import Sink
+    from .._edges.sinks import FileSink
     from .._models import Task
 
 E = TypeVar("E", bound=DownloadError)
@@ -104,7 +105,7 @@ class Transfer:
         self,
         api: Api,
         fetcher: Fetcher,
-        sink: Sink,
+        sink: FileSink,
         *,
         task: Task,
         index: int,
@@ -170,8 +171,6 @@ class Transfer:
             task_id = self.task.id
             self._events.emit(DownloadFailed(task_id=task_id, path=self._path, error=error))
             raise
-        finally:
-            await self._sink.release()
 
     # --- after an attempt in vain -----------------------------------------------------------------
 
@@ -421,7 +420,7 @@ class Transfer:
 
     def _refuse_page(self, pieces: Sequence[bytes], stream: Stream) -> None:
         """Raise when the first bytes are a page's; any other file is fetched, to be kept."""
-        head = beginning(pieces, SNIFFED)
+        head = beginning(pieces)
         if not head or (begins_like_text(head) and not begins_like_video(head)):
             reason = f"the link gave {format_of(head)} instead of a video"
             raise self._dead(reason, stream, beginning(pieces, KEPT_PAGE) or None)
@@ -470,16 +469,6 @@ class Transfer:
         sha256, movie = await self._sink.publish(pieces, anew)
         self._tell()
         return Verified(self._received, sha256, self._content_type, movie)
-
-
-def beginning(pieces: Sequence[bytes], size: int) -> bytes:
-    """Return the first bytes of pieces, without a copy of all of them."""
-    start = b""
-    for piece in pieces:
-        start += piece[: size - len(start)]
-        if len(start) == size:
-            break
-    return start
 
 
 def link_of(task: Task, index: int) -> str:

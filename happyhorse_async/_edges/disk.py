@@ -18,6 +18,24 @@ from pathlib import Path
 
 from .._formats import filenames
 
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock_at_once(descriptor: int, far: int) -> None:
+        """Lock a file, by its byte at `far`; raises `OSError` when another process has it."""
+        os.lseek(descriptor, far, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def lock_at_once(descriptor: int, far: int) -> None:
+        """Lock a file; raises `OSError` when another process has it."""
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+LOCK_HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
+"""How systems say that another process has a lock."""
 _NO_FOLDER_SYNC = frozenset(
     {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 )

@@ -24,6 +24,7 @@ from yarl import URL
 from .._config import Network, Timeouts
 from .._dispatcher import RESENDS, Events
 from .._formats import http_ranges, urls
+from .._formats.mp4 import beginning
 from .._formats.texts import Redactor
 from ..errors import (
     APITimeoutError,
@@ -339,12 +340,7 @@ class Stream:
     @property
     def head(self) -> bytes:
         """The first bytes of what is gathered."""
-        head = b""
-        for piece in self._pieces:
-            head += piece[:16]
-            if len(head) >= 16:
-                break
-        return head
+        return beginning(self._pieces)
 
     def take(self) -> list[bytes]:
         """Hand over what is gathered."""

@@ -5,35 +5,20 @@ dies. The lock says who holds it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from weakref import WeakSet
 
 from ..errors import LedgerError
+from . import disk
 
 LOCK_NAME = "happyhorse.lock"
 
-if sys.platform == "win32":
-    import msvcrt
-
-    # A byte far behind the text is locked. On Windows a locked byte cannot be read, and the text
-    # says who holds the lock.
-    _FAR = 1 << 30
-
-    def _lock_at_once(descriptor: int) -> None:
-        os.lseek(descriptor, _FAR, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock_at_once(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+_FAR = 1 << 30
+"""Where the locked byte is. On Windows it cannot be read, and the text says who holds the lock."""
 
 
 class FolderLock:
@@ -65,10 +50,10 @@ class FolderLock:
         """
         self._descriptor = descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            _lock_at_once(descriptor)
+            disk.lock_at_once(descriptor, _FAR)
         except OSError as error:
             self._close()
-            if error.errno in _HELD:
+            if error.errno in disk.LOCK_HELD:
                 return False
             raise LedgerError(
                 f"the file system of {self._path.parent} has no locks that work: "
@@ -111,8 +96,6 @@ class FolderLock:
             os.close(descriptor)
 
 
-_HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
-"""How systems say that another process has a lock."""
 _LOCKS: WeakSet[FolderLock] = WeakSet()
 
 

@@ -28,11 +28,6 @@ from .._formats.http_ranges import Held
 from ..errors import DestinationExistsError, DownloadError, IncompleteDownloadError
 from . import disk, part_notes
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
 BLOCK = 1024 * 1024
 """Bytes read at once when what is there already is hashed again."""
 _MOST_VECTORS = 512
@@ -143,12 +138,12 @@ class PartFile:
         self._file = _open_alone(self.part)
         self.check()  # another process may have finished just before
 
-    def rehash(self, room: int = 8 * BLOCK) -> bool:
+    def rehash(self) -> bool:
         """Take the next bytes that are there already into the tally; False when all of them are.
 
         They have to be read for their digest. Bytes that are no video's are not resumed.
         """
-        stop = min(self.held.size, self.tally.size + room)
+        stop = min(self.held.size, self.tally.size + 8 * BLOCK)
         os.lseek(self._file, self.tally.size, os.SEEK_SET)
         while self.tally.size < stop:
             data = os.read(self._file, min(BLOCK, stop - self.tally.size))
@@ -392,13 +387,9 @@ def in_the_way(path: object) -> DestinationExistsError:
 
 def _lock(file: int, path: Path) -> None:
     try:
-        if sys.platform == "win32":
-            os.lseek(file, 2**40, os.SEEK_SET)
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        disk.lock_at_once(file, 2**40)  # behind the last byte of any video
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+        if error.errno not in disk.LOCK_HELD:
             return  # a file system without locks
         # Of this kind, since it is one video's trouble and passes: it stops no batch and no worker.
         raise IncompleteDownloadError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,13 +18,13 @@ from typing import Any
 import attrs
 
 from .._formats import filenames
+from .._models import TASK_ID
 from .._values import Value
 from . import disk
 
 LARGEST = 64 * 1024
 """Bytes of a note; one of ours has some hundred."""
 _VERSION = 1
-_TASK_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 @functools.cache
@@ -98,7 +97,7 @@ def _makes_sense(facts: dict[str, Any]) -> bool:
         facts.keys() == kinds.keys()
         and all(type(facts[name]) in kind for name, kind in kinds.items())
         and facts["version"] == _VERSION
-        and _TASK_ID.fullmatch(facts["task_id"]) is not None
+        and TASK_ID.fullmatch(facts["task_id"]) is not None
         and facts["index"] >= 0
         and 0 <= (facts["length"] or 0) < 2**63
         and _is_one_name(facts["name"])

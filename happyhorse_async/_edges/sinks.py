@@ -1,4 +1,4 @@
-"""Where a video's bytes go (`Sink`): into a part file, or through one into an object store.
+"""Where a video's bytes go: into a part file, or through one into an object store.
 
 A part file's steps run in worker threads. For `save_to="s3://bucket/prefix/"`, gs:// or az:// the
 part lies on this machine. It is verified, and put under its key with one request. So a store never
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from .._concurrency import Threads
 from .._formats import filenames
@@ -31,46 +31,8 @@ from .part_files import PartFile, in_the_way
 T = TypeVar("T")
 
 
-class Sink(Protocol):
-    """Where the bytes of one video go. One call at a time."""
-
-    async def open(self) -> Held:
-        """Say what is there already, ready to be resumed."""
-
-    async def restart(self, held: Held, pieces: Sequence[bytes]) -> None:
-        """Begin anew, with the version of the file that is described and its first bytes. Raises as
-        `require` and `write` do.
-        """
-
-    async def require(self, needed: int) -> None:
-        """Raise `DownloadError` when there is no room for so many more bytes."""
-
-    async def write(self, pieces: Sequence[bytes]) -> None:
-        """Append bytes."""
-
-    async def publish(self, pieces: Sequence[bytes], anew: Held | None = None) -> tuple[str, Movie]:
-        """Append the last bytes, verify all, and only then make it visible under its name. Return
-        its SHA-256 and description.
-
-        With `anew` these are all bytes of that version of the file, as with `restart`. Raises
-        `BrokenVideoError`.
-        """
-
-    async def reject(self, page: bytes | None = None) -> str:
-        """Keep what is there beside the final name, or a page that came instead; return where."""
-
-    async def discard(self) -> None:
-        """Throw away what is there."""
-
-    async def close(self) -> None:
-        """Leave what is there for another attempt."""
-
-    async def release(self) -> None:
-        """Let go of everything: there will be no other attempt in this call."""
-
-
 class FileSink:
-    """Streams one video into a part file; see `Sink`."""
+    """Streams one video into a part file. One call at a time."""
 
     def __init__(self, file: PartFile, threads: Threads, *, new: bool) -> None:
         self._file = file
@@ -86,8 +48,8 @@ class FileSink:
             raise disk_error(error, str(self._file.final)) from error
 
     async def open(self) -> Held:
-        """Open the part file, and hash what is in it. That is done some at a time, so that a
-        cancellation is soon obeyed.
+        """Open the part file, and say what is in it, ready to be resumed. It is hashed some at a
+        time, so that a cancellation is soon obeyed.
         """
         if self._new:
             self._new = False
@@ -98,7 +60,9 @@ class FileSink:
         return self._file.held
 
     async def restart(self, held: Held, pieces: Sequence[bytes]) -> None:
-        """Empty the part file, and write the first bytes."""
+        """Begin anew, with the version of the file that is described and its first bytes. Raises as
+        `require` and `write` do.
+        """
         await self._do(lambda: self._append(pieces, held))
 
     def _append(self, pieces: Sequence[bytes], anew: Held | None) -> None:
@@ -108,16 +72,19 @@ class FileSink:
         self._file.write(pieces)
 
     async def require(self, needed: int) -> None:
-        """Look whether there is room."""
+        """Raise `DownloadError` when there is no room for so many more bytes."""
         await self._do(lambda: self._file.require(needed))
 
     async def write(self, pieces: Sequence[bytes]) -> None:
-        """Write and hash in one hand-over to a thread."""
+        """Append bytes: they are written and hashed in one hand-over to a thread."""
         await self._do(lambda: self._file.write(pieces))
 
     async def publish(self, pieces: Sequence[bytes], anew: Held | None = None) -> tuple[str, Movie]:
-        """Write the last bytes; verify, sync and name the file. All in one hand-over to a thread,
-        also for a file that is whole in its first bytes.
+        """Append the last bytes, verify all, and only then make it visible under its name. Return
+        its SHA-256 and description.
+
+        With `anew` these are all bytes of that version of the file, as with `restart`. All is one
+        hand-over to a thread. Raises `BrokenVideoError`.
         """
 
         def finish() -> tuple[str, Movie]:
@@ -127,18 +94,15 @@ class FileSink:
         return await self._do(finish)
 
     async def reject(self, page: bytes | None = None) -> str:
-        """Keep what is there, or a page that came instead, beside the final name."""
+        """Keep what is there beside the final name, or a page that came instead; return where."""
         return str(await self._do(lambda: self._file.reject(page)))
 
     async def discard(self) -> None:
         """Remove the part file and its note."""
         await self._do(self._file.discard, last=True)
 
-    async def release(self) -> None:
-        """Have nothing to let go of: `close` has."""
-
     async def close(self) -> None:
-        """Close the part file; it stays."""
+        """Close the part file, which stays for another attempt."""
         self._new = False
         if self._file.is_open:
             await self._do(self._file.close, last=True)
@@ -180,19 +144,15 @@ async def refuse_unusable(bucket: Bucket, key: str, *, known: bool, overwrite: b
 
 def refuse_key(link: str, key: str) -> None:
     """Raise `DownloadError` for a key that no object can have."""
-    problem = key_problem(key)
-    if problem:
-        raise refusal(f"{link}/{key}", problem)
-
-
-def key_problem(key: str) -> str:
-    """Say why no object can have this key; "" when it can."""
     if any(segment in ("", ".", "..") for segment in key.split("/")):
-        return 'its key has an empty segment, or one that is "." or ".."'
-    if not key.isprintable():
-        return "its key has characters that cannot be printed"
-    size = len(key.encode())
-    return f"its key has {size} bytes, more than {LONGEST_KEY}" if size > LONGEST_KEY else ""
+        problem = 'its key has an empty segment, or one that is "." or ".."'
+    elif not key.isprintable():
+        problem = "its key has characters that cannot be printed"
+    elif (size := len(key.encode())) > LONGEST_KEY:
+        problem = f"its key has {size} bytes, more than {LONGEST_KEY}"
+    else:
+        return
+    raise refusal(f"{link}/{key}", problem)
 
 
 def spool_folder() -> Path:
@@ -237,9 +197,7 @@ def spooled(bucket: str, key: str, *, task_id: str, index: int) -> PartFile:
 
 
 class ObjectSink(FileSink):
-    """Streams one video into a part file, and puts it under its key once it is verified; see
-    `Sink`.
-    """
+    """Streams one video into a part file, and puts it under its key once it is verified."""
 
     def __init__(
         self, bucket: Bucket, key: str, file: PartFile, threads: Threads, *, new: bool, create: bool

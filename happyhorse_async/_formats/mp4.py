@@ -6,7 +6,7 @@ Boxes as in ISO/IEC 14496-12. Pure: bytes go in as they come, in pieces of any s
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import attrs
 
@@ -62,6 +62,16 @@ class Movie:
     """Pixels, as a player shows them: a film that is turned by a quarter has its sides changed."""
     height: int | None = None
     """Pixels, as a player shows them."""
+
+
+def beginning(pieces: Iterable[bytes], size: int = SNIFFED) -> bytes:
+    """Return the first bytes of pieces, without a copy of all of them."""
+    start = b""
+    for piece in pieces:
+        start += piece[: size - len(start)]
+        if len(start) == size:
+            break
+    return start
 
 
 def begins_like_video(head: bytes) -> bool:

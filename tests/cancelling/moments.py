@@ -29,7 +29,7 @@ from happyhorse_async import (
     SubmissionOutcomeUnknownError,
     Timeouts,
 )
-from happyhorse_async._downloader import leftovers
+from happyhorse_async._edges.part_notes import leftovers
 from happyhorse_async.sandbox import Sandbox
 from tests.conftest import open_session
 

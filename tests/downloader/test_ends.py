@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from happyhorse_async import DestinationExistsError, Limits, RetryPolicy, SessionClosedError
-from happyhorse_async._downloader import leftovers
 from happyhorse_async._edges import part_files
+from happyhorse_async._edges.part_notes import leftovers
 from happyhorse_async.events import Downloading, Retrying
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.conftest import open_session
@@ -60,7 +60,7 @@ async def test_a_killed_process_leaves_nothing_or_the_whole_file(
     asked = len(ranges_of(kit))
     if phase in NAMED:
         assert final.read_bytes() == truth
-        assert leftovers(folder) == []
+        assert list(leftovers(folder)) == []
         with pytest.raises(DestinationExistsError):
             await kit.downloader.download(task, f"{folder}/")
     else:

@@ -26,7 +26,7 @@ from happyhorse_async import (
     Timeouts,
     TransportError,
 )
-from happyhorse_async._downloader import leftovers
+from happyhorse_async._edges.part_notes import leftovers
 from happyhorse_async.events import Retrying
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.downloader.conftest import Kit, names_in

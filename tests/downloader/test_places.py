@@ -27,8 +27,8 @@ from happyhorse_async import (
     Session,
     Video,
 )
-from happyhorse_async._downloader import leftovers
 from happyhorse_async._edges import disk, part_files
+from happyhorse_async._edges.part_notes import leftovers
 from happyhorse_async.sandbox import Fault, Sandbox
 from happyhorse_async.sandbox._service import RequestRecord
 from tests.conftest import no_file_beyond, open_session
@@ -236,7 +236,7 @@ async def test_what_cannot_be_cleared_away_fails_no_saved_video(
         task = await kit.task()
         video = await kit.downloader.download(task, f"{folder}/", overwrite=overwrite)
     assert (video.size, video.path.stat().st_size) == (300_000, 300_000)
-    assert leftovers(folder) == []
+    assert list(leftovers(folder)) == []
     assert names_in(folder) == [video.path.name]
 
 
@@ -540,7 +540,7 @@ async def test_looking_for_leftovers_disturbs_no_download(
 
     def link_and_look(source: Any, target: Any) -> None:
         true(source, target)
-        assert leftovers(folder) == []
+        assert list(leftovers(folder)) == []
 
     monkeypatch.setattr(os, "link", link_and_look)
     video = await kit.downloader.download(await kit.task(), f"{folder}/")
@@ -641,8 +641,8 @@ async def test_leftovers_are_found_and_finished(kit: Kit, folder: Path) -> None:
     ] * 2
     for left in found:
         assert (await kit.downloader.download(task, left.path, index=left.index)).path == left.path
-    assert leftovers(folder) == []
-    assert leftovers(folder / "none") == []
+    assert list(leftovers(folder)) == []
+    assert list(leftovers(folder / "none")) == []
 
 
 async def generate(session: Session, to: str) -> Video:
