@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import attrs
 
+from ._recent import Recent
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ logger: logging.Logger = logging.getLogger("happyhorse_async")
 
 Listener = Callable[[Any], object]
 
-MOST_ORIGINS = 32_768
-"""Tasks of which it is remembered whose they are; the oldest are forgotten first."""
+MOST_ORIGINS = 65_536
+"""Tasks of which it is remembered whose they are, or half of these; the oldest are forgotten
+first."""
 
 
 class Origin(NamedTuple):
@@ -103,7 +104,7 @@ class Events:
 
     def __init__(self) -> None:
         self._listeners: list[tuple[tuple[type[object], ...], Listener]] = []
-        self._origins: OrderedDict[str, Origin] = OrderedDict()
+        self._origins: Recent[Origin] = Recent(MOST_ORIGINS)
         self._numbers = itertools.count(1)
         self.traced: bool = False
         """Whether anyone listens to beginnings and ends."""
@@ -191,10 +192,7 @@ class Events:
 
     def belongs(self, task_id: str, idempotency_key: str | None, tag: Any) -> None:
         """Remember whose a task is, since the poller later learns of it for all callers."""
-        self._origins.pop(task_id, None)
-        self._origins[task_id] = Origin(idempotency_key, tag)
-        if len(self._origins) > MOST_ORIGINS:
-            self._origins.popitem(last=False)
+        self._origins.remember(task_id, Origin(idempotency_key, tag))
 
     def emit(self, event: Event) -> None:
         """Hand an event to all who asked for its kind, with the key and the tag of its caller."""

@@ -106,20 +106,9 @@ class Settings:
             files_url=_url(files, "files_url", FILES_VARIABLE),
             **policies,
         )
-        return attrs.evolve(settings, webhook_url=settings._webhook_url(public_url))
-
-    def _webhook_url(self, public_url: object) -> str | None:
-        """Return where the service is to call back; None without a public URL."""
-        if public_url is not None and not isinstance(public_url, str):
-            raise ConfigurationError(
-                "public_url: expected a URL such as https://app.example.com/hooks, "
-                f"got {shown(public_url)}"
-            )
-        return (
-            _webhook_url(public_url, self.require_key(), local=self.on_loopback)
-            if public_url
-            else None
-        )
+        if public_url is None or public_url == "":
+            return settings
+        return attrs.evolve(settings, webhook_url=_webhook_url(public_url, settings))
 
     def require_key(self) -> Secret:
         """Return the key; raises `ConfigurationError` when there is none."""
@@ -179,9 +168,16 @@ def _key(key: object) -> Secret:
     return Secret(key)
 
 
-def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
+def _webhook_url(public_url: object, settings: Settings) -> str:
+    """Return where the service is to call back."""
     import hmac  # late: few sessions are called back
 
+    if not isinstance(public_url, str):
+        raise ConfigurationError(
+            "public_url: expected a URL such as https://app.example.com/hooks, "
+            f"got {shown(public_url)}"
+        )
+    key = settings.require_key()
     if "?" in public_url or "#" in public_url:
         raise ConfigurationError(
             "public_url: expected a URL without a query and a fragment, since a secret becomes the "
@@ -202,7 +198,9 @@ def _webhook_url(public_url: str, key: str, *, local: bool) -> str:
     problems = urls.callback_problems(url)
     parts = urlsplit(url)
     if problems and not (
-        local and parts.scheme in ("http", "https") and urls.is_loopback_host(parts.hostname or "")
+        settings.on_loopback
+        and parts.scheme in ("http", "https")
+        and urls.is_loopback_host(parts.hostname or "")
     ):
         raise ConfigurationError(f"public_url: {'; '.join(problems).replace(token, '...')}")
     return url

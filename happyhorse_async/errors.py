@@ -396,11 +396,15 @@ class TaskFailedError(HappyHorseError):
         self.task = task
         self.retryable = retryable
 
+    _usual_code: ClassVar[str] = "unknown_error"
+
     @property
     def code(self) -> str:
-        """The service's code for the failure, or "unknown_error"."""
+        """The service's code for the failure; without one "unknown_error", or "request_cancelled"
+        of a cancellation.
+        """
         error = self.task.error if self.task is not None else None
-        return error.code if error is not None else "unknown_error"
+        return error.code if error is not None else self._usual_code
 
 
 class TaskCancelledError(TaskFailedError):
@@ -409,12 +413,7 @@ class TaskCancelledError(TaskFailedError):
     default_next_step = (
         "Ask whoever cancelled the task; submitting again needs a new idempotency key."
     )
-
-    @property
-    def code(self) -> str:
-        """The service's code for the cancellation, or "request_cancelled"."""
-        error = self.task.error if self.task is not None else None
-        return error.code if error is not None else "request_cancelled"
+    _usual_code = "request_cancelled"
 
 
 class WaitTimeoutError(HappyHorseError, TimeoutError):

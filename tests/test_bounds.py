@@ -7,7 +7,6 @@ import gc
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 
@@ -46,7 +45,7 @@ BOUNDS = {
     gate: ("MOST_UNWATCHED",),
     key_proof: ("MOST_ASKED",),
     shared: ("MOST_TASKS", "MOST_KEPT", "MOST_DOUBTS"),
-    watched: ("MOST_WORDS", "_MOST_TASKS"),
+    watched: ("MOST_STATES", "MOST_ANNOUNCED", "MOST_WORDS", "MOST_TASKS"),
     orphans: ("MOST_ORPHANS",),
     plan: ("MOST_KINDS",),
     watchlist: ("MOST_EXPECTED", "MOST_EARLY", "MOST_DOUBTED", "MOST_LEFT"),
@@ -63,8 +62,6 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, names in BOUNDS.items():
         for name in names:
             monkeypatch.setattr(module, name, MOST)
-    finals = partial(watched.Finals, states=MOST, announced=MOST)
-    monkeypatch.setattr(watchlist, "Finals", finals)
 
 
 @pytest.fixture

@@ -78,13 +78,13 @@ class Api:
             longest_idle=connections.NEW if fresh else connections.PAID_IDLE_SECONDS,
         )
 
-    async def read_task_once(self, task_id: str) -> Task:
-        """Read one task, one try."""
-        return wire.decode_task(await self._read("GET", _path_of(task_id)), asked=task_id)
-
     def read_task(self, task_id: str) -> Coroutine[Any, Any, Task]:
         """Read one task."""
-        return self.retrying(lambda: self.read_task_once(task_id), "reading a task", promised=True)
+
+        async def once() -> Task:
+            return wire.decode_task(await self._read("GET", _path_of(task_id)), asked=task_id)
+
+        return self.retrying(once, "reading a task", promised=True)
 
     async def read_raw_task_once(self, task_id: str) -> dict[str, Any]:
         """Read one task as its JSON object, one try."""
@@ -107,16 +107,15 @@ class Api:
         page_size: int = wire.BATCH_SIZE,
     ) -> TaskPage:
         """Read one page of the account's tasks, newest first."""
-        from .._rules import account  # late, here and below: a first submission needs none of it
-
-        fields = {"status": status, "model": model, "page": page, "page_size": page_size}
-        query = urlencode({name: value for name, value in fields.items() if value is not None})
-
-        async def once() -> TaskPage:
-            answer = await self._read("GET", f"/v1/tasks?{query}")
-            return account.decode_page(answer, page=page, page_size=page_size, null_is_empty=True)
-
-        return await self.retrying(once, "listing tasks")
+        found, _ = await self._page(
+            "listing tasks",
+            null_is_empty=True,
+            status=status,
+            model=model,
+            page=page,
+            page_size=page_size,
+        )
+        return found
 
     async def recent_tasks(
         self, page: int, model: str | None = None
@@ -124,16 +123,25 @@ class Api:
         """Read one page of the account's tasks, newest first, with the service's time of the
         answer. If a model is named, only its tasks.
         """
-        from .._rules import account
+        what, size = "looking for lost submissions", wire.BATCH_SIZE
+        return await self._page(what, null_is_empty=False, model=model, page=page, page_size=size)
+
+    async def _page(
+        self, what: str, *, null_is_empty: bool, page: int, page_size: int, **fields: str | None
+    ) -> tuple[TaskPage, datetime | None]:
+        from .._rules import account  # late, here and below: a first submission needs none of it
+
+        asked = {**fields, "page": page, "page_size": page_size}
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
 
         async def once() -> tuple[TaskPage, datetime | None]:
-            fields = {"model": model} if model else {}
-            query = urlencode({**fields, "page": page, "page_size": wire.BATCH_SIZE})
             answer = await self._read("GET", f"/v1/tasks?{query}")
-            found = account.decode_page(answer, page=page, page_size=wire.BATCH_SIZE)
+            found = account.decode_page(
+                answer, page=page, page_size=page_size, null_is_empty=null_is_empty
+            )
             return found, answer.date
 
-        return await self.retrying(once, "looking for lost submissions")
+        return await self.retrying(once, what)
 
     async def credits(self) -> Credits:
         """Read what is left in the account."""

@@ -23,6 +23,7 @@ from .._concurrency import Deadlines, hand_over
 from .._config import Network
 from .._dispatcher import RESENDS, Events
 from .._formats import compression, json_text
+from .._formats.http_dates import date_of
 from .._formats.texts import NOTHING_TO_HIDE, Redactor, printable, shown
 from .._rules.responses import Answer, unreadable
 from .._version import __version__
@@ -234,11 +235,10 @@ class Http:
         if self._first is None:
             return 0.0
         headers, then = self._first
-        first, latest = (Answer(0, told, b"").date for told in (headers, self.latest))
+        first, latest = date_of(headers), date_of(self.latest)
         if first is None or latest is None:
             return 0.0
-        here = asyncio.get_running_loop().time() - then
-        return (latest - first).total_seconds() - here
+        return latest - first - (asyncio.get_running_loop().time() - then)
 
     def _how_to(self, url: str, longest_idle: float) -> dict[str, Any]:
         """Return what a request to a URL needs beside what all need."""

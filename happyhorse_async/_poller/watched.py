@@ -271,51 +271,40 @@ class Ages:
 # --- Tasks that have ended: a bounded memory of their last states, and the news of each end.
 
 
+MOST_STATES = 512
+"""Ended tasks whose last states are remembered."""
+MOST_ANNOUNCED = 8192
+"""Ended tasks of which it is remembered that they were announced."""
+
+
 class Finals:
-    """The last states of the newest tasks that have ended, and which of them were announced.
+    """The last states of the newest tasks that have ended, and which of them were announced."""
 
-    The memory has two halves; the older one is dropped when the newer one is full. That costs next
-    to nothing, however many tasks end at once.
-    """
-
-    def __init__(self, events: Events, *, states: int = 512, announced: int = 8192) -> None:
+    def __init__(self, events: Events) -> None:
         self._events = events
         self._listeners: list[Callable[[Task], None]] = []
-        self._states: dict[str, Task] = {}
-        self._older_states: dict[str, Task] = {}
-        self._announced: set[str] = set()
-        self._older_announced: set[str] = set()
-        self._half_states = states // 2
-        self._half_announced = announced // 2
-
-    def get(self, task_id: str) -> Task | None:
+        self._states: Recent[Task] = Recent(MOST_STATES)
+        self._announced: Recent[None] = Recent(MOST_ANNOUNCED)
+        self.get = self._states.get
         """Return the last state of a task, when it is remembered."""
-        return self._states.get(task_id) or self._older_states.get(task_id)
+        self.forget = self._states.pop
+        """Forget the last state of a task that may not be its last. That it was announced stays."""
 
     def add(self, task: Task) -> bool:
         """Remember an ended task; return whether that is news."""
         if (before := self.get(task.id)) is not None:
             self._compare_charge(before, task)
-        if len(self._states) >= self._half_states:
-            self._states, self._older_states = {}, self._states
-        self._states[task.id] = task
-        if task.id in self._announced or task.id in self._older_announced:
-            return False
-        if len(self._announced) >= self._half_announced:
-            self._announced, self._older_announced = set(), self._announced
-        self._announced.add(task.id)
-        return True
+        self._states.remember(task.id, task)
+        is_news = task.id not in self._announced
+        if is_news:
+            self._announced.remember(task.id, None)
+        return is_news
 
     def _compare_charge(self, before: Task, task: Task) -> None:
         """Tell of a charge that was not settled when its task ended, and is now."""
         late = self._events and before.status == task.status and not lifecycle.is_settled(before)
         if late and lifecycle.is_settled(task):
             self._events.emit(ChargeSettled(task=task))
-
-    def forget(self, task_id: str) -> None:
-        """Forget the last state of a task that may not be its last. That it was announced stays."""
-        self._states.pop(task_id, None)
-        self._older_states.pop(task_id, None)
 
     def on_final(self, listener: Callable[[Task], None]) -> None:
         """Call a function with the last state of every task that this session sees end, once."""
@@ -347,7 +336,7 @@ LONG = 3600.0
 LONG_UNKNOWN = 60.0
 """Seconds for which it may have a status that is newer than this package."""
 MOST_WORDS = 100
-_MOST_TASKS = 8192
+MOST_TASKS = 8192
 
 
 class Oddities:
@@ -355,7 +344,7 @@ class Oddities:
 
     def __init__(self, events: Events) -> None:
         self._events = events
-        self._tasks: Recent[None] = Recent(_MOST_TASKS)
+        self._tasks: Recent[None] = Recent(MOST_TASKS)
         self._words: set[str] = set()
 
     def look_at_numbers(self, value: Mapping[str, Any]) -> None:

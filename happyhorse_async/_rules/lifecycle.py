@@ -132,7 +132,6 @@ def retryable(task: Task) -> Retryable:
 
 ACCOUNT_SCOPE = "account_balance"
 """The `refund_scope` without which the ledger facts of a task say nothing."""
-CHARGED_WORDS = frozenset({"charged"})
 
 
 def charged(task: Task) -> Charged:
@@ -148,7 +147,7 @@ def charged(task: Task) -> Charged:
         if is_refunded(facts):
             return "no"
         if facts.refund_status != "completed" and (
-            facts.charge_status in CHARGED_WORDS or facts.charged_credits
+            facts.charge_status == "charged" or facts.charged_credits
         ):
             return "yes"
     return "yes" if task.usage.credits_used else "unknown"
@@ -212,7 +211,7 @@ def is_settled(task: Task) -> bool:
     )
     if not is_completed(task):
         return charged(task) != "unknown" or not held
-    if facts is not None and facts.charge_status in CHARGED_WORDS:
+    if facts is not None and facts.charge_status == "charged":
         return told_charge(task) is not None
     return not held and bool(told_charge(task))
 
@@ -248,7 +247,7 @@ def cost_of(task: Task, estimate: Decimal) -> Decimal:
 
 def _hints_at_a_charge(task: Task) -> bool:
     facts = task.billing
-    billed = facts is not None and (facts.charge_status in CHARGED_WORDS or facts.charged_credits)
+    billed = facts is not None and (facts.charge_status == "charged" or facts.charged_credits)
     return bool(billed or task.usage.credits_used) or not is_settled(task)
 
 

@@ -44,10 +44,16 @@ def amount(value: Any) -> Decimal | None:
 
     It comes as a number or as text, and is exact to a millionth.
     """
+    found = signed(value)
+    return None if found is None or found < 0 else found.copy_abs()
+
+
+def signed(value: Any) -> Decimal | None:
+    """Return an amount as `amount` does, which may be below zero as well."""
     found = _decimal(value)
-    if found is None or found < 0 or 0 < found < LEAST_CREDITS:
+    if found is None or 0 < found.copy_abs() < LEAST_CREDITS:
         return None
-    return _to_millionths(found.copy_abs())
+    return _to_millionths(found)
 
 
 def balance(value: Any) -> Decimal | None:

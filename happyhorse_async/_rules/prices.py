@@ -27,6 +27,7 @@ from .price_trees import (
     number_of,
     truth_of,
 )
+from .wire import dict_of
 
 UC_PER_CREDIT = 10_000
 UC_PER_USD = 680_000
@@ -54,7 +55,7 @@ def usd_of(uc: int) -> Decimal:
 
 def price_of(rule: Mapping[str, Any], request: ImageToVideo) -> int:
     """Return what a request costs by a rule, in uc; raises `PricingRuleError` for no price."""
-    model = _dict(rule.get("model")).get("model_id")
+    model = dict_of(rule.get("model")).get("model_id")
     if model != request.model:
         raise PricingRuleError(f"the rule is for {model!r:.100}, not for {request.model!r}")
     return price_for(rule, values_of(request))
@@ -105,7 +106,7 @@ def quoted(answer: Mapping[str, Any], request: ImageToVideo, now: datetime) -> t
     `now` is the service's time. Raises `PricingRuleError` for an answer that is not understood, not
     for this request, no longer good, or not above zero.
     """
-    amounts = _dict(answer.get("amounts"))
+    amounts = dict_of(answer.get("amounts"))
     uc, until = number_of(amounts.get("uc")), moment(answer.get("expires_at"))
     if answer.get("price_scope") != "account":
         raise PricingRuleError(
@@ -126,7 +127,7 @@ def quoted(answer: Mapping[str, Any], request: ImageToVideo, now: datetime) -> t
 
 def date_of(rule: Mapping[str, Any]) -> str:
     """Return the day on which a rule was last changed (ISO 8601), "" when it does not say."""
-    updated = moment(_dict(rule.get("meta")).get("updated_at"))
+    updated = moment(dict_of(rule.get("meta")).get("updated_at"))
     return updated.date().isoformat() if updated is not None else ""
 
 
@@ -141,7 +142,7 @@ def fresh_for(rule: Mapping[str, Any], now: datetime) -> float:
 
     `now` is the service's time, since `meta.fresh_until` is told by its clock.
     """
-    until = moment(_dict(rule.get("meta")).get("fresh_until"))
+    until = moment(dict_of(rule.get("meta")).get("fresh_until"))
     return USUAL_FRESHNESS if until is None else _seconds_until(until, now)
 
 
@@ -170,7 +171,7 @@ def _require_readable(rule: Mapping[str, Any]) -> None:
 
 
 def _available_model(rule: Mapping[str, Any]) -> Mapping[str, Any]:
-    model = _dict(rule.get("model"))
+    model = dict_of(rule.get("model"))
     if model.get("policy_source") != "published":
         raise PricingRuleError(f"the rule is {model.get('policy_source')!r:.100}, not published")
     _require_available(model, "the rule")
@@ -181,10 +182,6 @@ def _require_available(part: Mapping[str, Any], what: str) -> None:
     status = part.get("pricing_status")
     if status != "available":
         raise PricingRuleError(f"{what} has the pricing status {status!r:.100}, not 'available'")
-
-
-def _dict(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 # --- parameters -----------------------------------------------------------------------------------
@@ -198,7 +195,7 @@ def _variables(parameters: Any, values: Mapping[str, Any]) -> Variables:
         raise PricingRuleError("the rule declares no parameters")
     variables: dict[str, Operand | None] = {}
     for parameter in parameters:
-        name = _dict(parameter).get("name")
+        name = dict_of(parameter).get("name")
         if not isinstance(name, str) or not name or name in variables:
             raise PricingRuleError(f"a parameter has no name of its own: {name!r:.100}")
         value = values.get(name)
@@ -264,7 +261,7 @@ def _charge(component: Mapping[str, Any], variables: Variables) -> int:
         raise PricingRuleError("a component's tiers are not a list of tiers")
     for expression in _expressions(component, tiers):
         check(expression, variables)
-    rounding = _dict(component.get("rounding"))
+    rounding = dict_of(component.get("rounding"))
     point, mode = _POINTS.get(str(rounding.get("point"))), _MODES.get(str(rounding.get("mode")))
     if point is None or mode is None:
         raise PricingRuleError(f"a component is rounded in an unknown way: {rounding!r:.100}")
@@ -292,4 +289,4 @@ def _expressions(component: Mapping[str, Any], tiers: Sequence[Mapping[str, Any]
 
 
 def _uc(part: Mapping[str, Any], name: str) -> Fraction:
-    return number_of(_dict(part.get(name)).get("uc"))
+    return number_of(dict_of(part.get(name)).get("uc"))

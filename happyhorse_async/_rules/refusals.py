@@ -6,8 +6,7 @@ May import the errors and the models; the zone of a daily limit is looked up in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -16,6 +15,7 @@ from ..errors import (
     InsufficientCreditsError,
     PermissionDeniedError,
 )
+from . import numbers
 
 if TYPE_CHECKING:
     from .._account import RefusalDetails
@@ -56,8 +56,6 @@ MOST_MODELS = 100
 """Models that a refusal lists at most."""
 LONGEST_TEXT = 200
 LONGEST_URL = 2048
-MOST_CREDITS = Decimal(10) ** 15
-"""More is no number of credits."""
 
 
 def is_daily_limit(error: BaseException) -> bool:
@@ -108,11 +106,11 @@ def details_of(error: Mapping[str, Any], as_of: datetime) -> RefusalDetails | No
     `as_of` is the service's time of the answer. Nothing that the service says raises: what is not
     usable counts as not said.
     """
-    said: dict[str, Any] = {name: _credits(error.get(name)) for name in _CREDITS}
+    said: dict[str, Any] = {name: numbers.signed(error.get(name)) for name in _CREDITS}
     said |= {name: _text(error.get(name)) for name in ("key_name", "reset_timezone", "limit_scope")}
     said |= {
         "allowed_models": _texts(error.get("allowed_models")),
-        "expired_at": _moment(error.get("expired_at")),
+        "expired_at": numbers.moment(error.get("expired_at")),
         "action_url": _url(error.get("action_url")),
     }
     said = {name: value for name, value in said.items() if value not in (None, ())}
@@ -134,23 +132,6 @@ _CREDITS = (
 )
 
 
-def _credits(value: Any) -> Decimal | None:
-    """Read a number of credits; a balance may be below zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    if isinstance(value, int) and abs(value) > MOST_CREDITS:
-        return None
-    if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        return None
-    try:
-        number = Decimal(str(value))
-    except InvalidOperation:
-        return None
-    # So small or so large a number is none of credits, and would be written with many digits.
-    fits = number.is_finite() and number.copy_abs() <= MOST_CREDITS and number.adjusted() > -16
-    return number if fits else None
-
-
 def _text(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
@@ -169,12 +150,3 @@ def _url(value: Any) -> str | None:
     """Return an address that can be shown; it comes from a remote answer and is never opened."""
     fits = isinstance(value, str) and len(value) <= LONGEST_URL and value.startswith("https://")
     return value if fits and value.isascii() and value.isprintable() and " " not in value else None
-
-
-def _moment(value: Any) -> datetime | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return datetime.fromtimestamp(value, UTC)
-    except (ValueError, OverflowError, OSError):
-        return None

@@ -50,14 +50,16 @@ LONGEST_TEXT = 10_000
 
 # --- values -> JSON -------------------------------------------------------------------------------
 
-_dumps: Callable[[Any], bytes]
+encode: Callable[[Any], bytes]
+"""Writes compact UTF-8 JSON."""
 try:
     # It writes the very bytes that the other one writes.
-    from orjson import dumps as _dumps
+    from orjson import dumps as encode
 except ImportError:
     _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
-    def _dumps(value: Any) -> bytes:
+    def encode(value: Any) -> bytes:
+        """Write compact UTF-8 JSON."""
         return _encoder.encode(value).encode()
 
 
@@ -83,11 +85,6 @@ def encode_submission(
     return (body + "}").encode()
 
 
-def encode(value: Any) -> bytes:
-    """Write compact UTF-8 JSON."""
-    return _dumps(value)
-
-
 # --- JSON -> values -------------------------------------------------------------------------------
 
 
@@ -107,12 +104,7 @@ def unwrapped(value: dict[str, Any]) -> dict[str, Any]:
 
 def decode_task(answer: Answer, *, asked: str | None = None) -> Task:
     """Read one task from an answer; raises when it is another one than was `asked` for."""
-    if asked is not None:
-        return task_from(decode_task_object(answer, asked=asked))
-    task = task_of(_decode(answer))
-    if task is None:
-        raise unreadable(answer, "has no task id and status")
-    return task
+    return task_from(decode_task_object(answer, asked=asked))
 
 
 def decode_accepted(answer: Answer) -> Task:
