@@ -264,6 +264,7 @@ def _ask_about_missing(existing: Path, folder: Path) -> None:
     """Let the file system refuse the names of folders that are to be made in one that exists."""
     for name in folder.absolute().relative_to(existing.absolute()).parts:
         _ask_about(os.path.join(existing, name))
+    _ask_about(os.fspath(folder.absolute()))  # a path may be too long, though none of its names is
 
 
 def _ask_about(path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._rules.lifecycle import JobState
+from .._rules.lifecycle import AT_STAKE, JobState
 from ._admission import candidate_of, path_key, stamps_of
 from ._database import LEDGER_NAME, Database
 from ._identity import twin_id
@@ -57,6 +57,11 @@ class EarlierRuns:
             and self._is_settled(rows[one[0]].state)
             for one in wanted
         ]
+
+    def begun(self) -> int:
+        """Count the jobs that may be paid and are not saved yet."""
+        states = self._database.totals().states if self._database is not None else {}
+        return sum(states.get(state, 0) for state in AT_STAKE)
 
     def _is_settled(self, state: JobState) -> bool:
         """Failed jobs, and those in doubt, are begun again only when that is asked for."""

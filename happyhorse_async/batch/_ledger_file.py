@@ -39,6 +39,9 @@ LOOK_AGAIN = 0.2
 GOODBYE = 10.0
 """Seconds that a ledger waits on for another program once it is to be closed."""
 
+LONGEST_PATH = 480
+"""Bytes of a path that SQLite opens everywhere: it takes 512, and puts suffixes behind."""
+
 _MAGIC = b"SQLite format 3\0"
 _MINE = "If no batch ever ran in this folder, move the file away. Else restore it from a backup."
 _OTHER = "Use another folder, or move the file away if no batch ever ran in this one."
@@ -50,6 +53,7 @@ _LOOK = (
     "Look at the disk's space, rights and health, then run the batch again. It finds what was paid "
     "by its key."
 )
+_SHORTER = "Use a folder with a shorter path; a batch that is there may be moved."
 _LOCAL = "Put the folder on a local disk: network file systems often have no locks that work."
 
 
@@ -104,8 +108,7 @@ def look_at_file(path: Path, *, newest: int) -> bool:
             ) from None
         return False
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise _refused(f"{path} cannot be read: {why}", _OTHER) from error
+        raise _unreadable(path, error) from error
     if not stat.S_ISREG(facts.st_mode):
         raise _refused(f"{path} is no file, and the ledger would have this name", _OTHER)
     if not facts.st_size:
@@ -140,7 +143,7 @@ def _header_of(path: Path) -> Header | None:
         with path.open("rb") as file:
             head = file.read(108)
     except OSError as error:
-        raise _refused(f"{path} cannot be read: {error.strerror or error}", _OTHER) from error
+        raise _unreadable(path, error) from error
     if len(head) < 108 or not head.startswith(_MAGIC):
         return None
 
@@ -164,6 +167,12 @@ def _header_of(path: Path) -> Header | None:
 
 def _refused(what: str, next_step: str) -> LedgerError:
     return LedgerError(what, charged="unknown", next_step=next_step)
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> LedgerError:
+    if isinstance(error, OSError):
+        return _refused(f"{path} cannot be read: {error.strerror or error}", _LOOK)
+    return _refused(f"{path} cannot be read: {error}", _OTHER)
 
 
 def foreign(path: Path) -> LedgerError:
@@ -213,7 +222,7 @@ def ledger_errors(path: Path) -> Iterator[None]:
             next_step=_LOOK,
         ) from error
     except sqlite3.Error as error:
-        what, helps = _reason_of(error)
+        what, helps = _reason_of(path, error)
         raise LedgerError(
             f"the ledger {path} cannot be used: {f'{what} ({error})' if what else error}",
             charged="unknown",
@@ -227,8 +236,11 @@ def ledger_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _reason_of(error: sqlite3.Error) -> tuple[str, str]:
+def _reason_of(path: Path, error: sqlite3.Error) -> tuple[str, str]:
     name = _code_of(error)
+    length = len(os.fsencode(path.absolute()))
+    if name.startswith("CANTOPEN") and length > LONGEST_PATH:
+        return f"SQLite opens no path of {length} bytes", _SHORTER
     found = ((what, helps) for codes, what, helps in _REASONS if name.startswith(codes))
     return next(found, ("", ""))
 

@@ -296,6 +296,8 @@ class Checked:
     """The first of those."""
     settled: int = 0
     """Good rows for which earlier runs leave nothing to buy."""
+    begun: int = 0
+    """Jobs of earlier runs, in this input or not, that may be paid and are not saved yet."""
     cut_prompts: int = 0
     """Prompts that are longer than the service reads."""
     credits: Decimal = Decimal(0)
@@ -362,12 +364,21 @@ LEFT_OUT = "left-out.jsonl"
 
 
 def keep_left_out(folder: Path, rows: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Keep the rows that the newest run left out, each as its place and its problems. Blocks."""
+    """Keep the rows that the newest run left out, each as its place and its problems.
+
+    For whoever has the folder's lock. Raises `ConfigurationError` when that cannot be. Blocks.
+    """
     path = folder / LEFT_OUT
+    try:
+        _keep(path, rows)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _keep(path: Path, rows: Sequence[tuple[str, Sequence[str]]]) -> None:
     if not rows:
         path.unlink(missing_ok=True)
         return
-    folder.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         with draft.open("x", encoding="utf-8", errors="backslashreplace") as file:

@@ -136,7 +136,7 @@ def run_command(
         from ..batch._sweep import read_vary
 
         folder, store = _places(out, ledger)
-        need_folder(folder)
+        _need_folder(folder)
         defaults = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
         manifest = Manifest(
             source,
@@ -152,9 +152,9 @@ def run_command(
             found, code = await looked.at(session, manifest, folder, retry=retry_failed)
             if code is not None or dry_run:
                 return code or Exit.DONE
-            await asyncio.to_thread(keep_left_out, folder, found.left_out)
             options = _limits(max_in_flight, max_credits, no_wait=no_wait)
             async with session.batch(folder, out=store, verify=verify, **options) as batch:
+                await asyncio.to_thread(keep_left_out, folder, found.left_out)
                 outcomes = batch.run(manifest.jobs(), retry_failed=retry_failed)
                 follow = Follow(session, batch, as_json=as_json, private=sandbox)
                 return await follow.to_the_end(outcomes, expected=found.good)
@@ -286,6 +286,23 @@ def _places(out: str, ledger: Path | None) -> tuple[Path, str | None]:
             next_step="Say where with --ledger FOLDER; the same one again goes on.",
         )
     return ledger, out
+
+
+def _need_folder(folder: Path) -> None:
+    """Raise `ConfigurationError` for what is no folder. Where a batch lies, no other is advised:
+    there everything would be paid for again.
+    """
+    from ..batch._database import LEDGER_NAME
+    from ..batch._ledger_file import is_there
+
+    if not is_there(folder / LEDGER_NAME):
+        need_folder(folder)
+    else:
+        need_folder(
+            folder,
+            "Put that right, then run the same line again. Another folder would pay for all that "
+            "is paid in this one.",
+        )
 
 
 def _refuse_strange(folder: Path) -> None:

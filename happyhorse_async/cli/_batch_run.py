@@ -17,7 +17,7 @@ import attrs
 import typer
 
 from ..errors import HappyHorseError
-from ._advice import spelled
+from ._advice import SAME_LINE, spelled
 from ._common import Exit, exit_code, overall
 from ._console import agreed, counted, money, put, say
 from ._signals import stopping_on_signals
@@ -68,10 +68,17 @@ class Look:
     def _end(self, found: Checked, source: str) -> Exit | None:
         if found.bad_rows and not self.skip_bad:
             say("nothing was sent: mend the bad rows, or leave them out with --skip-bad")
+            if found.begun:
+                say(
+                    f"{counted(found.begun, 'job')} of earlier runs may be paid and not saved, and "
+                    "links die after 24 hours: --skip-bad finishes these too"
+                )
             return Exit.WRONG_INPUT
-        if not found.good:
+        if not found.good and not found.begun:
             say(f"nothing was sent: there is no job in {source}")
             return Exit.WRONG_INPUT
+        if not found.good:
+            say(f"there is no job in {source}: what earlier runs have begun is finished")
         if not self.quiet and found.settled < found.good and not agreed("Go on?"):
             return Exit.NOT_WANTED
         return None
@@ -123,7 +130,9 @@ async def _checked(
         return await check(manifest, session.estimate)
     earlier = await asyncio.to_thread(EarlierRuns, folder, retry=retry)
     with closing(earlier):
-        return await check(manifest, session.estimate, earlier.settled)
+        found = await check(manifest, session.estimate, earlier.settled)
+        found.begun = await asyncio.to_thread(earlier.begun)
+        return found
 
 
 class Follow:
@@ -208,7 +217,9 @@ class Follow:
         display.final(totals, self._counts)
         if error is not None:
             say(f"the batch stopped: {error}")
-            say(f"  next: {spelled(error.next_step)} Run the same line again to go on.")
+            step = spelled(error.next_step)
+            again = "" if SAME_LINE in step else " Run the same line again to go on."
+            say(f"  next: {step}{again}")
             if self._as_json:
                 put({"event": "stopped", "error": _told(error)})
             # What stopped the batch says more than the jobs that failed before, unless their money

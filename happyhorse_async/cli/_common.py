@@ -70,9 +70,9 @@ def overall(codes: Iterable[Exit]) -> Exit:
     return next(iter(failures), Exit.DONE)
 
 
-def need_folder(out: Path) -> None:
+def need_folder(out: Path, step: str = "Choose another folder with --out.") -> None:
     """Raise `ConfigurationError` when --out is no folder and cannot become one: to be found out
-    before anything is paid.
+    before anything is paid. `step` says what helps.
     """
     from .._downloader.destinations import is_bent_link, refuse_unwritable
 
@@ -85,9 +85,7 @@ def need_folder(out: Path) -> None:
     try:
         refuse_unwritable(out, f"a video in {out}")
     except DownloadError as error:
-        raise ConfigurationError(
-            f"--out: {error}", next_step="Choose another folder with --out."
-        ) from None
+        raise ConfigurationError(f"--out: {error}", next_step=step) from None
 
 
 def run(

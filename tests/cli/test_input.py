@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from happyhorse_async import ConfigurationError
+from happyhorse_async.batch._database import LEDGER_NAME
+from happyhorse_async.batch._manifest import keep_left_out, left_out
+from happyhorse_async.cli._batch import _need_folder
 from happyhorse_async.sandbox import Sandbox
-from tests.cli.process import LINK, PHOTOS, happyhorse
+from tests.cli.process import LINK, PHOTOS, happyhorse, start
+from tests.conftest import open_session
 
 pytestmark = pytest.mark.anyio
 
@@ -119,3 +126,77 @@ async def test_watching_a_folder_ends_with_its_run(world: Sandbox, tmp_path: Pat
 
 
 LINK_TABLE, ROW = "-", f"image\n{LINK}\n".encode()
+
+
+async def test_what_earlier_runs_have_paid_is_finished_without_its_rows(
+    world: Sandbox, tmp_path: Path
+) -> None:
+    """Where no row is good any more, since their images are gone, the run says that jobs may be
+    paid, and with --skip-bad it saves their videos. The row itself has failed.
+    """
+    image, table = tmp_path / "cat.jpg", tmp_path / "cats.csv"
+    shutil.copy(PHOTOS / "cat.jpg", image)
+    table.write_text("image\ncat.jpg\n")
+    words = ("batch", "run", table.name, "--out", "out", "--yes")
+    world.speed = 0
+    followed = asyncio.Event()
+    world.watch_requests(lambda one: followed.set() if "/v1/tasks" in one.path else None)
+    run = await start(*words, cwd=tmp_path, world=world)
+    async with asyncio.timeout(100):
+        await followed.wait()
+    run.kill()
+    await run.wait()
+    world.finish()
+    image.unlink()
+    refused = await happyhorse(*words, cwd=tmp_path, world=world)
+    assert (refused.code, "1 job of earlier runs may be paid" in refused.err) == (2, True), (
+        refused.err
+    )
+    saved = await happyhorse(*words, "--skip-bad", cwd=tmp_path, world=world)
+    assert (saved.code, world.paid) == (1, 1), saved.err
+    assert len([*(tmp_path / "out").glob("*.mp4")]) == 1
+
+
+def test_no_other_folder_is_advised_where_a_batch_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk a batch is to be gone on with in its folder: another would pay for all of it
+    again.
+    """
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1))
+    with pytest.raises(ConfigurationError, match="the disk is full") as begun:
+        _need_folder(tmp_path)
+    assert begun.value.next_step == "Choose another folder with --out."
+    (tmp_path / LEDGER_NAME).touch()
+    with pytest.raises(ConfigurationError, match="the disk is full") as going_on:
+        _need_folder(tmp_path)
+    assert "run the same line again" in going_on.value.next_step
+
+
+@pytest.mark.parametrize("length", [600, 5000])
+async def test_a_folder_whose_path_is_too_long(world: Sandbox, tmp_path: Path, length: int) -> None:
+    """It is told as that before anything is paid, also where each of its names is short enough:
+    SQLite takes less than the file system.
+    """
+    out = "/".join(["long" * 25] * (length // 100))
+    ran = await happyhorse(
+        "batch", "run", "-", "--out", out, "--yes", cwd=tmp_path, world=world, stdin=ROW
+    )
+    assert (ran.code in (1, 2), world.paid) == (True, 0)
+    assert ("File name too long" if length > 4096 else "SQLite opens no path of") in ran.err
+    assert "Traceback" not in ran.err
+
+
+async def test_a_run_that_is_refused_leaves_the_rows_of_the_other_ones_run(
+    world: Sandbox, tmp_path: Path
+) -> None:
+    """What a run has left out stays told while it works, though another one with other rows is
+    refused meanwhile.
+    """
+    folder = tmp_path / "videos"
+    async with open_session(world) as session, session.batch(folder):
+        keep_left_out(folder, [("in.csv:2", ("it is bad",))])
+        ran = await happyhorse("batch", "run", "-", "--yes", cwd=tmp_path, world=world, stdin=ROW)
+    assert (ran.code, "is being worked on by process" in ran.err) == (1, True), ran.err
+    assert [row["place"] for row in left_out(folder)] == ["in.csv:2"]
