@@ -297,8 +297,8 @@ class Intake:
     async def look(self, rows: Sequence[ImageToVideo | Job]) -> list[Candidate | BadRow]:
         """Return each row with its identity. Local images are read once, and remembered."""
         jobs = [self._job(row) for row in rows]
-        local = [job.request.image for job in jobs if isinstance(job, Job) and job.request.is_local]
-        paths = [image for image in local if isinstance(image, Path)]
+        images = [job.request.image for job in jobs if isinstance(job, Job)]
+        paths = [image for image in images if isinstance(image, Path)]
         stamps = await anyio.to_thread.run_sync(stamps_of, paths) if paths else {}
         known = await self._remembered(stamps)
         fresh: dict[str, str] = {}

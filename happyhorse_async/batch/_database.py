@@ -53,6 +53,8 @@ the log before their time."""
 STORE = "store"
 """The fact that says under which link the videos lie, when they are in an object store."""
 DYING_SECONDS = 2 * 3600
+PAGE = 500
+"""Jobs that are in memory at once when many are read."""
 LOOKED_AT = 2000
 """Saved videos that are looked at in one go."""
 
@@ -78,13 +80,13 @@ NO_DOUBTS = Doubts(None, frozenset())
 class Database:
     """An open ledger."""
 
-    _videos: VideoFolder | None = None
-
     def __init__(
         self, path: Path, *, read_only: bool = False, patience: Patience | None = None
     ) -> None:
         """Open a ledger, made when there is none; raises `LedgerError` when it cannot be used."""
         self.path = path
+        self.videos = VideoFolder(path.parent)
+        """Where the videos of its jobs lie: beside it, unless it was said."""
         self._sql = queries()
         self._log = log_of(path)
         self._fold_due = False
@@ -101,17 +103,6 @@ class Database:
             if not there:
                 self._make()
             self._patience.wait(lambda: self._open(read_only=read_only))
-
-    @property
-    def videos(self) -> VideoFolder:
-        """Where the videos of its jobs lie: beside it, unless it was said."""
-        if self._videos is None:
-            self._videos = VideoFolder(self.path.parent)
-        return self._videos
-
-    @videos.setter
-    def videos(self, videos: VideoFolder) -> None:
-        self._videos = videos
 
     # --- opening and closing ----------------------------------------------------------------------
 
@@ -269,7 +260,10 @@ class Database:
             rows.setdefault(kind, []).append(row)
         for kind in CHANGES:
             if kind in rows:
-                self._db.execute(self._sql[kind], (json.dumps(rows[kind]),))
+                self._change(kind, rows[kind])
+
+    def _change(self, kind: str, rows: Sequence[Sequence[Any]]) -> None:
+        self._db.execute(self._sql[kind], (json.dumps(rows),))
 
     def _log_size(self) -> int:
         try:
@@ -361,12 +355,12 @@ class Database:
             self._db.execute(self._sql[query], (json.dumps(rows),))
 
     def page(
-        self, condition: str, *, state: str = "", after: int = 0, size: int = 500
+        self, condition: str, *, state: JobState | None = None, after: int = 0
     ) -> list[JobRow]:
         """Return the next jobs after some place that meet one of the ledger's conditions."""
-        where = self._sql[f"where-{condition}"].format(state=JobState(state).value if state else "")
+        where = self._sql[f"where-{condition}"].format(state=state)
         with ledger_errors(self.path):
-            rows = self._db.execute(self._sql["page"].format(where=where), (after, size)).fetchall()
+            rows = self._db.execute(self._sql["page"].format(where=where), (after, PAGE)).fetchall()
         return [JobRow.of_row(row) for row in rows]
 
     def missing(
@@ -397,10 +391,10 @@ class Database:
         with ledger_errors(self.path):
             return [JobRow.of_row(row) for row in self.set_of("by-id", ids)] if ids else []
 
-    def pages(self, condition: str, *, state: str = "") -> Iterator[JobRow]:
+    def pages(self, condition: str) -> Iterator[JobRow]:
         """Yield all jobs that meet a condition, a page in memory at a time."""
         after = 0
-        while page := self.page(condition, state=state, after=after):
+        while page := self.page(condition, after=after):
             yield from page
             after = page[-1].seq
 

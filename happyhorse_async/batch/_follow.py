@@ -103,7 +103,7 @@ class Follower:
         self,
         parts: Parts,
         ledger: Ledger,
-        videos: VideoFolder | Path,
+        videos: VideoFolder,
         book: BatchBook,
         options: BatchOptions,
         *,
@@ -111,9 +111,9 @@ class Follower:
         doubts: Doubts = NO_DOUBTS,
         on_stop: Callable[[], object],
     ) -> None:
-        self._videos = VideoFolder(videos) if isinstance(videos, Path) else videos
-        self.steps = Steps(parts, ledger, self._videos, run=run)
+        self.steps = Steps(parts, ledger, videos, run=run)
         self._parts = parts
+        self._videos = videos
         self._book = book
         self._options = options
         self.doubts = doubts
@@ -324,7 +324,7 @@ class Follower:
                 error.next_step = SubmissionOutcomeUnknownError.default_next_step
             await self.steps.end(job, JobState.UNKNOWN, error, reserved=job.reserved)
         elif following is Next.FAILED:
-            cost = self.steps.cost(job) if job.task_id is not None else 0
+            cost = job.cost if job.task_id is not None else 0
             await self.steps.end(job, JobState.FAILED, error, cost=cost)
             self._book.settle(job.seq, cost)
         elif following is Next.LEFT:
@@ -375,7 +375,7 @@ class Follower:
             await self.pause(retry.pause_before(policy, job.attempt, error, random.random()))
             job.task = None
         else:
-            cost = self.steps.cost(job)
+            cost = job.cost
             self.steps.move(job, JobState.FAILED, job_failures.code_of(error))
             self._book.settle(job.seq, cost)
             await self.steps.renew(job, cost=cost)

@@ -266,9 +266,7 @@ class Bars:
 
 
 def histogram(values: Sequence[float]) -> Bars:
-    """Sort values into at most twelve bins with round edges."""
-    if not values:
-        return Bars((), ())
+    """Sort values, not all of them the same, into at most twelve bins with round edges."""
     low, high = min(values), max(values)
     step = _round_step((high - low) / MOST_BARS)
     first = math.floor(low / step)
@@ -281,14 +279,12 @@ def histogram(values: Sequence[float]) -> Bars:
 
 def _round_step(step: float) -> float:
     """The next of 1, 2, 5, 10, ... that is not smaller."""
-    if step <= 0:
-        return 1.0
     power: float = 10.0 ** math.floor(math.log10(step))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= step * (1 - 1e-9))
 
 
 def chart(title: str, unit: str, values: Sequence[float], *, name: str) -> str:
-    """Draw the distribution of values, at least one; `name` makes the ids in the page unique."""
+    """Draw the distribution of values that differ; `name` makes the ids in the page unique."""
     bars, low, high = histogram(values), _number(min(values)), _number(max(values))
     middle = _number(_middle(values))
     words = f"{len(values):,} jobs, from {low} to {high} {unit}, half of them up to {middle}."

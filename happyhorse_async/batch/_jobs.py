@@ -14,14 +14,12 @@ import attrs
 from .._edges.disk import absolute
 from .._models import MODEL, Task
 from .._request import Image, ImageToVideo, quietly_made
-from .._rules import job_failures
+from .._rules import job_failures, lifecycle
 from .._rules.lifecycle import JobState
+from .._rules.numbers import to_credits, to_millionths
 from .._submitter import Earlier
 from .._values import Value
-from ..errors import (
-    HappyHorseError,
-    InvalidRequestError,
-)
+from ..errors import HappyHorseError, InvalidRequestError
 from ..events import Event
 from ._identity import job_problems
 
@@ -185,6 +183,13 @@ class JobRow:
         asked for.
         """
         return self.state is JobState.NEW and self.task_id is not None
+
+    @property
+    def cost(self) -> int:
+        """What its present task has cost, in millionths, as far as the service says."""
+        if self.task is None:
+            return self.reserved
+        return to_millionths(lifecycle.cost_of(self.task, to_credits(self.reserved)))
 
     @property
     def failure_cost(self) -> int:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from .._budget import DEARNESS, PAUSES, BatchBook
 from .._formats.texts import printable
 from .._rules import lifecycle
-from .._rules.numbers import to_credits, to_millionths
 from ..errors import HappyHorseError
 from ._jobs import JobRow
 from ._ledger import Ledger
@@ -46,7 +45,7 @@ class LateCharges:
         if not self._book.limited or task is None or not lifecycle.is_settled(task):
             return
         before = self._book.dearness
-        self._book.learn(job.seq, to_millionths(lifecycle.cost_of(task, to_credits(job.reserved))))
+        self._book.learn(job.seq, job.cost)
         after = self._book.dearness
         if after != before:
             await self._ledger.call(lambda database: database.set_fact(DEARNESS_FACT, str(after)))
@@ -89,7 +88,7 @@ class LateCharges:
                 break
         job.task, job.reserved = task, estimate
         await self.learn(job)
-        cost = to_millionths(lifecycle.cost_of(task, to_credits(estimate)))
+        cost = job.cost
         job.spent, job.reserved = spent + cost, 0
         self._ledger.post("saved", job)
         self._book.settle(job.seq, cost)

@@ -270,18 +270,18 @@ class Patience:
             try:
                 done = call()
             except sqlite3.OperationalError as error:
+                if not _code_of(error).startswith(("BUSY", "LOCKED")):
+                    raise
                 now = time.monotonic()
                 if began is None:
                     began = now
-                    if _code_of(error).startswith(("BUSY", "LOCKED")):
-                        logger.warning(
-                            "another program holds the ledger %s: waiting for it, and submitting "
-                            "nothing",
-                            self._path,
-                            extra={"action": "ledger_held"},
-                        )
-                over = self._deadline if self._deadline is not None else began + LONGEST_WAIT
-                if now > over or not _code_of(error).startswith(("BUSY", "LOCKED")):
+                    logger.warning(
+                        "another program holds the ledger %s: waiting for it, and submitting "
+                        "nothing",
+                        self._path,
+                        extra={"action": "ledger_held"},
+                    )
+                if now > (self._deadline if self._deadline is not None else began + LONGEST_WAIT):
                     raise
                 time.sleep(LOOK_AGAIN)
                 continue

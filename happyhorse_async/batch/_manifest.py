@@ -22,11 +22,10 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from decimal import Decimal, InvalidOperation
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import anyio.to_thread
 import attrs
@@ -125,7 +124,7 @@ class Manifest:
         walk = self._walk(look=look)
         try:
             while True:
-                chunk: list[Row | BadLine] = await anyio.to_thread.run_sync(partial(_next_of, walk))
+                chunk = await anyio.to_thread.run_sync(lambda: list(itertools.islice(walk, CHUNK)))
                 if not chunk:
                     return
                 for row in chunk:
@@ -231,10 +230,6 @@ class Manifest:
 
 def _absent(value: Any) -> bool:
     return value is None or value == ""
-
-
-def _next_of(walk: Iterator[Row | BadLine]) -> list[Row | BadLine]:
-    return list(itertools.islice(walk, CHUNK))
 
 
 def _second_look(job: Job, seen: set[int]) -> tuple[str, ...]:
@@ -370,23 +365,30 @@ def keep_left_out(folder: Path, rows: Sequence[tuple[str, Sequence[str]]]) -> No
     """
     path = folder / LEFT_OUT
     try:
-        _keep(path, rows)
+        if not rows:
+            path.unlink(missing_ok=True)
+            return
+        with replacing(path) as file:
+            for place, problems in rows:
+                file.write(json.dumps({"place": place, "problems": list(problems)}) + "\n")
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _keep(path: Path, rows: Sequence[tuple[str, Sequence[str]]]) -> None:
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """Write a file that is seen only when it is whole. Its draft has a name of its own, for two
+    processes may write it at once.
+    """
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with draft.open("x", encoding="utf-8", errors="backslashreplace") as file:
-            for place, problems in rows:
-                file.write(json.dumps({"place": place, "problems": list(problems)}) + "\n")
+        # What no UTF-8 can hold is written as its number.
+        with draft.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield file
         draft.replace(path)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
 
 
 def left_out(folder: Path) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,6 @@ from .._concurrency import hand_over, to_the_end
 from .._models import Task, TaskStatus
 from .._rules import account, job_failures, lifecycle
 from .._rules.lifecycle import JOB_TRANSITIONS, JobState
-from .._rules.numbers import to_credits, to_millionths
 from .._submitter import Group
 from .._video import Video
 from ..errors import (
@@ -159,7 +158,7 @@ class Steps:
         """Fetch a job's video, or find it where it was put before a crash; return what its task has
         cost.
         """
-        video, cost = await self._video(job), self.cost(job)
+        video, cost = await self._video(job), job.cost
         self.move(job, JobState.SAVED)
         job.spent, job.reserved, job.error = job.spent + cost, 0, None
         self._describe(job, video)
@@ -261,12 +260,6 @@ class Steps:
             self._parts.events.emit(
                 JobChanged(id=job.id, was=was, state=state, task_id=job.task_id, code=code)
             )
-
-    def cost(self, job: JobRow) -> int:
-        """Return what the present task has cost, in millionths, as far as the service says."""
-        if job.task is None:
-            return job.reserved
-        return to_millionths(lifecycle.cost_of(job.task, to_credits(job.reserved)))
 
     def _borrower(self, job: JobRow) -> tuple[str, int]:
         return self._ledger.batch_id, job.seq

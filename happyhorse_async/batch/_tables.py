@@ -105,9 +105,12 @@ class Source:
 
     def _piped(self, content: bytes) -> Callable[[], Iterator[TableLine]]:
         """Return what reads a table whose name says nothing of its kind."""
-        encoding = self._encoding or _marked_encoding(content) or "utf-8"
+        encoding = self._encoding_of(content)
         text = content[:SAMPLE].decode(encoding, "replace").lstrip("\ufeff \t\r\n")
         return self._json if text.startswith(("[", "{")) else self._csv
+
+    def _encoding_of(self, beginning: bytes) -> str:
+        return self._encoding or _marked_encoding(beginning) or "utf-8"
 
     def _open(self) -> BinaryIO:
         return io.BytesIO(self._content) if self._content is not None else self.path.open("rb")
@@ -130,7 +133,7 @@ class Source:
 
     def _csv(self) -> Iterator[TableLine]:
         with self._open() as file:
-            encoding = self._encoding or _marked_encoding(file.read(4)) or "utf-8"
+            encoding = self._encoding_of(file.read(4))
             file.seek(0)
             # Bytes that are no such text become lone surrogates, and spoil their own row only.
             errors = (
@@ -166,7 +169,7 @@ class Source:
 
     def _json(self) -> Iterator[TableLine]:
         with self._open() as file:
-            encoding = self._encoding or _marked_encoding(file.read(4)) or "utf-8"
+            encoding = self._encoding_of(file.read(4))
             file.seek(0)
             if encoding != "utf-8":
                 text = io.TextIOWrapper(file, encoding=encoding, errors="replace").read()

@@ -58,15 +58,22 @@ class VideoFolder:
 
     def has_size(self, name: str, size: int | None) -> bool:
         """Whether a file lies in a video's place and has the size that the ledger knows."""
-        return has_size(self._folder / name, size)
+        return size is not None and self._size(name) == size
 
-    def is_here(self, job: JobRow, *, digest: bool = False) -> bool:
-        """Whether a saved job's video is still in its place, by its size; with `digest` by its
+    def is_here(self, job: JobRow, *, digest: bool) -> bool:
+        """Whether a saved job's video is in its place now, by its size; with `digest` by its
         content too.
         """
-        if not self.has_size(job.name, job.size):
+        if job.size is None or self._size(job.name) != job.size:
             return False
         return not digest or self._digest(job.name) == job.sha256
+
+    def _size(self, name: str) -> int | None:
+        try:
+            facts = (self._folder / name).stat()
+        except OSError:
+            return None
+        return facts.st_size if stat.S_ISREG(facts.st_mode) else None
 
     def _digest(self, name: str) -> str:
         """Return a video's digest; "" when it cannot be read to its end."""
@@ -195,12 +202,8 @@ class StoreFolder(VideoFolder):
         """Whether an object of this size lay in a video's place when the store was listed."""
         return size is not None and self._sizes.get(name) == size
 
-    def is_here(self, job: JobRow, *, digest: bool = False) -> bool:
-        """Whether a saved job's video is in its place now."""
-        size = self._objects.size(job.name)
-        if size is None or size != job.size:
-            return False
-        return not digest or self._digest(job.name) == job.sha256
+    def _size(self, name: str) -> int | None:
+        return self._objects.size(name)
 
     def _pieces(self, name: str) -> Iterator[bytes]:
         return self._objects.pieces(name)
@@ -209,7 +212,7 @@ class StoreFolder(VideoFolder):
         """Have nothing to clear: an object is put under its key with one request."""
 
     def _is_taken(self, name: str) -> bool:
-        return self._objects.size(name) is not None
+        return self._size(name) is not None
 
     def _move(self, name: str, to: str) -> None:
         try:
@@ -226,12 +229,3 @@ def _stays(place: str | Path, reason: str) -> NotAVideoError:
         path=str(place),
         next_step="Move the file away, then run the batch again.",
     )
-
-
-def has_size(path: Path, size: int | None) -> bool:
-    """Whether a file lies at a path and has the size that the ledger knows."""
-    try:
-        facts = path.stat()
-    except OSError:
-        return False
-    return stat.S_ISREG(facts.st_mode) and facts.st_size == size

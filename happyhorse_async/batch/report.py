@@ -7,10 +7,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,26 +22,13 @@ from ..errors import ConfigurationError, HappyHorseError, LedgerError
 from . import _gallery
 from ._database import LEDGER_NAME, STORE, Database, reading
 from ._jobs import JobRow
-from ._manifest import left_out
+from ._manifest import left_out, replacing
 from ._outcome import Totals
 from ._videos import StoreFolder, VideoFolder
 
 COLUMNS = (
-    *(
-        "id",
-        "state",
-        "image",
-        "prompt",
-        "quality",
-        "duration",
-        "seed",
-        "video",
-        "size",
-        "sha256",
-        "length",
-        "width",
-        "height",
-    ),
+    *("id", "state", "image", "prompt", "quality", "duration", "seed"),
+    *("video", "size", "sha256", "length", "width", "height"),
     *("credits", "attempts", "task_id", "seconds", "error_code", "error", "charged", "model"),
 )
 """The columns of a result, in order; the caller's own come after them."""
@@ -56,36 +41,21 @@ LEFT_OUT = "left out"
 GONE = {"code": "video_missing", "message": "the saved video is not in the folder any more"}
 
 
-def result_of(
-    job: JobRow, *, here: bool = True, videos: VideoFolder | None = None
-) -> dict[str, Any]:
+def result_of(job: JobRow, *, here: bool, videos: VideoFolder) -> dict[str, Any]:
     """Return a job as one flat result; the caller's own columns are under "extra".
 
-    `here`: whether the video of a saved job lies in the folder. `videos`: where they lie, when that
-    is not beside the report.
+    `here`: whether the video of a saved job lies in its place.
     """
-    request, image = json.loads(job.request), json.loads(job.request)["image"]
-    saved = job.state is JobState.SAVED and here
+    request = json.loads(job.request)
+    kept = request["image"]
+    image = kept.get("link") or kept.get("path") or f"sha256:{kept.get('sha256')}"
+    place = videos.url(job.name) or job.name
+    video = (place, job.size, job.sha256, job.length, job.width, job.height)
     fault = job.fault if here else {**GONE, "charged": "yes"}
     values = (
-        *(
-            job.id,
-            job.state.value if here else MISSING,
-            image.get("link") or image.get("path") or f"sha256:{image.get('sha256')}",
-        ),
+        *(job.id, job.state.value if here else MISSING, image),
         *(request.get(name) for name in ("prompt", "quality", "duration", "seed")),
-        *(
-            (
-                (videos.url(job.name) if videos else None) or job.name,
-                job.size,
-                job.sha256,
-                job.length,
-                job.width,
-                job.height,
-            )
-            if saved
-            else (None,) * 6
-        ),
+        *(video if job.state is JobState.SAVED and here else (None,) * 6),
         *(float(to_credits(job.spent)), job.attempt, job.task_id, job.seconds),
         *(fault.get("code"), fault.get("message"), fault.get("charged")),
         request.get("model", MODEL),
@@ -164,8 +134,15 @@ def write_reports_of(
     paths = []
     for kind in kinds:
         name, write = writers[kind]
-        with _replacing(folder / name) as file:
-            write(results, file)
+        try:
+            with replacing(folder / name) as file:
+                write(results, file)
+        except OSError as error:
+            raise LedgerError(
+                f"nothing can be written in {folder}: {error.strerror or error}",
+                next_step="Make room or get the right to write there, or copy the folder elsewhere "
+                "and report there.",
+            ) from error
         paths.append(folder / name)
     return paths
 
@@ -184,34 +161,6 @@ def _is_here(videos: VideoFolder, job: JobRow, *, verify: bool) -> bool:
         return True
     # Of a store its list is enough, unless each video is to be read.
     return videos.is_here(job, digest=True) if verify else videos.has_size(job.name, job.size)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """Write a file that is seen only when it is whole. Its draft has a name of its own, for two
-    processes may write it at once.
-    """
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        # What no UTF-8 can hold is written as its number.
-        with draft.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-        draft.replace(path)
-    except OSError as error:
-        _drop(draft)
-        raise LedgerError(
-            f"nothing can be written in {path.parent}: {error.strerror or error}",
-            next_step="Make room or get the right to write there, or copy the folder elsewhere and "
-            "report there.",
-        ) from error
-    except BaseException:
-        _drop(draft)
-        raise
-
-
-def _drop(draft: Path) -> None:
-    with suppress(OSError):
-        draft.unlink()
 
 
 def _write_jsonl(results: Results, file: TextIO) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from happyhorse_async import ImageToVideo, InvalidRequestError, LedgerError, Session
 from happyhorse_async.batch import Job
-from happyhorse_async.batch.report import _replacing, write_reports
+from happyhorse_async.batch._database import LEDGER_NAME, Database
+from happyhorse_async.batch._manifest import replacing
+from happyhorse_async.batch.report import write_reports
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.batch.test_resume import run
 
@@ -57,9 +59,9 @@ def test_a_folder_and_a_kind_may_be_texts(tmp_path: Path) -> None:
 def test_two_reports_at_once(tmp_path: Path) -> None:
     """Two processes that write one report write drafts of their own: the later one's is whole."""
     path = tmp_path / "results.csv"
-    with _replacing(path) as first:
+    with replacing(path) as first:
         first.write("first, ")
-        with _replacing(path) as second:
+        with replacing(path) as second:
             second.write("second")
         assert path.read_text() == "second"
         first.write("whole")
@@ -71,8 +73,17 @@ def test_a_report_that_fails_leaves_the_last_one(tmp_path: Path) -> None:
     """A report that cannot be written to its end changes nothing, and leaves no draft."""
     path = tmp_path / "results.csv"
     path.write_text("before")
-    with pytest.raises(LedgerError, match="full"), _replacing(path) as file:  # noqa: PT012 half a report
+    with pytest.raises(OSError, match="full"), replacing(path) as file:  # noqa: PT012 half a report
         file.write("half")
         raise OSError("full")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_report_whose_place_is_taken(tmp_path: Path) -> None:
+    """A report that cannot take its place is an error that says where and why, without a draft."""
+    Database(tmp_path / LEDGER_NAME).close()
+    (tmp_path / "results.csv").mkdir()
+    with pytest.raises(LedgerError, match=f"nothing can be written in {tmp_path}: Is a directory"):
+        write_reports(tmp_path, "csv")
+    assert not list(tmp_path.glob("*.part"))

@@ -87,6 +87,7 @@ class ClusterDatabase(Database):
         self.worker = 0
         """In whose name jobs are written."""
         self.path = Path(SCHEMA)
+        self.videos = VideoFolder(self.path.parent)
         self.lost: set[int] = set()
         """Jobs that were in this worker's hands and are not any more, by their numbers."""
         self._sql = cluster_queries()
@@ -181,15 +182,10 @@ class ClusterDatabase(Database):
         self._db.close()
         self._db = found
 
-    def _write(self, changes: Sequence[Change]) -> None:
-        rows: dict[str, list[Sequence[Any]]] = {}
-        for kind, row in changes:
-            rows.setdefault(kind, []).append(row)
-        for kind in CHANGES:
-            if kind in rows:
-                sql = self._sql["change"].format(sets=_sets(kind))
-                told = self._db.execute(sql, (json.dumps(rows[kind]), self.worker)).fetchall()
-                self.lost.update({row[0] for row in rows[kind]} - {seq for (seq,) in told})
+    def _change(self, kind: str, rows: Sequence[Sequence[Any]]) -> None:
+        sql = self._sql["change"].format(sets=_sets(kind))
+        told = self._db.execute(sql, (json.dumps(rows), self.worker)).fetchall()
+        self.lost.update({row[0] for row in rows} - {seq for (seq,) in told})
 
     def _money(self, changes: Sequence[Change]) -> tuple[int, int]:
         numbers = [row[0] for kind, row in changes if kind in ("saved", "ended", "again")]
@@ -243,7 +239,7 @@ class ClusterDatabase(Database):
                 reserved += price
                 entering.append(row)
         if entering:
-            self._write([("submitting", row) for row in entering])
+            self._change("submitting", entering)
             self._db.execute(self._sql["move-money"], (0, reserved - limits.reserved))
         return told
 
