@@ -36,11 +36,10 @@ else:
 
 LOCK_HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
 """How systems say that another process has a lock."""
-_NO_FOLDER_SYNC = frozenset(
-    {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-)
-"""What file systems answer that cannot sync a folder, as some over a network. The video is in place
-by then."""
+NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What file systems answer that know no syncing, as some over a network."""
+_NO_FOLDER_SYNC = NO_SYNC | {errno.EBADF}
+"""The same for folders. The video is in place by then."""
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

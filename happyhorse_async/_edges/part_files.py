@@ -36,17 +36,8 @@ _NO_SPACE = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "no file may be so large here",
 }
-_NO_LINKS = frozenset(
-    {
-        errno.EPERM,
-        errno.ENOTSUP,
-        errno.EOPNOTSUPP,
-        errno.ENOSYS,
-        errno.EMLINK,
-        errno.EINVAL,
-        errno.EACCES,
-    }
-)
+_LOOKS = 100
+"""How often in a row a part may be another file by its name than the one that was opened."""
 
 
 class Tally:
@@ -244,7 +235,9 @@ class PartFile:
             if os.fstat(self._file).st_size != self.tally.size:
                 raise OSError(errno.EIO, "the part file has not the length that was written")
             os.fsync(self._file)
-        except OSError:
+        except OSError as error:
+            if error.errno in disk.NO_SYNC:
+                return  # as safe as files can be there
             # A lost write is reported once, and its bytes can be read for a while yet. The next run
             # must not take them for saved.
             self._note.unlink(missing_ok=True)
@@ -254,20 +247,18 @@ class PartFile:
         try:
             # A second name is never put over an existing file, unlike a rename.
             os.link(self.part, self.final)
-        except FileExistsError:
+        except OSError as error:
             # Over a network a lost answer makes the system ask again: then it was just given.
             if self._file < 0 or not _is_same(os.fstat(self._file), self.final):
-                raise DestinationExistsError(
-                    f"{self.final} exists already", path=str(self.final)
-                ) from None
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            # A file system without hard links: downloads of ours are kept apart by the lock on the
-            # part.
-            self.check()
-            self.part.rename(self.final)
-            return
+                if isinstance(error, FileExistsError):
+                    raise DestinationExistsError(
+                        f"{self.final} exists already", path=str(self.final)
+                    ) from None
+                # File systems without hard links say so in many ways. Downloads of ours are kept
+                # apart by the lock on the part.
+                self.check()
+                self.part.rename(self.final)
+                return
         _clear_away(self.part)  # who looks for leftovers just then does so too
 
     def reject(self, page: bytes | None = None) -> Path:
@@ -356,14 +347,15 @@ def _open_alone(path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT
     for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_BINARY"):
         flags |= getattr(os, name, 0)
-    while True:
+    for _ in range(_LOOKS):
         file = os.open(path, flags, 0o666)
         try:
             _lock(file, path)
             found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode):
                 raise in_the_way(path)
-            if found.st_nlink == 1 and _is_same(found, path):
+            # Some file systems count no names at all.
+            if found.st_nlink <= 1 and _is_same(found, path):
                 return file
             # Another download has finished with it meanwhile, or was killed between giving the
             # final name and removing this one. Writing here would write into a finished video.
@@ -373,6 +365,11 @@ def _open_alone(path: Path) -> int:
             os.close(file)
             raise
         os.close(file)
+    raise DownloadError(
+        f"{path} is another file each time that it is opened",
+        path=str(path),
+        next_step="Choose a folder on another file system.",
+    )
 
 
 def in_the_way(path: object) -> DestinationExistsError:

@@ -276,18 +276,60 @@ async def test_a_name_whose_answer_was_lost_is_given(
     assert (video.size, names_in(folder)) == (300_000, [video.path.name])
 
 
+@pytest.mark.parametrize("word", ["EPERM", "EXDEV", "EPROTO", "ENOTTY", "EIO"])
 async def test_a_file_system_without_hard_links_is_served(
-    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
-    """FAT and some network file systems have none."""
+    """FAT and some network file systems have none, and say so in words of their own."""
 
     def unlinkable(*_: Any) -> None:
-        raise OSError(errno.EPERM, "no hard links here")
+        raise OSError(getattr(errno, word), "no hard links here")
 
     monkeypatch.setattr(os, "link", unlinkable)
     task = await kit.task()
     video = await kit.downloader.download(task, f"{folder}/")
     assert names_in(folder) == [video.path.name]
+
+
+@pytest.mark.parametrize("word", ["EINVAL", "ENOTSUP", "ENOSYS"])
+async def test_a_file_system_that_knows_no_syncing_is_served(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """No video there could be saved, though each was paid for and had come whole."""
+
+    def unsyncable(_: int) -> None:
+        raise OSError(getattr(errno, word), os.strerror(getattr(errno, word)))
+
+    monkeypatch.setattr(os, "fsync", unsyncable)
+    video = await kit.downloader.download(await kit.task(), f"{folder}/")
+    assert (video.size, names_in(folder)) == (300_000, [video.path.name])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it opens no files that have gone")
+@pytest.mark.parametrize("changing", [False, True])
+async def test_a_file_system_that_counts_no_names_is_served(
+    kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch, changing: bool
+) -> None:
+    """One tells of each file that it has no name: that holds no thread for ever. Nor does one that
+    gives a file another number at each look: it is told.
+    """
+    true, looks = os.fstat, iter(range(10_000))
+
+    def nameless(file: int) -> Any:
+        found = true(file)
+        fields = list(found[: len(found)])
+        if stat.S_ISREG(found.st_mode):
+            fields[3], fields[1] = 0, next(looks) if changing else fields[1]
+        return os.stat_result(fields)
+
+    task = await kit.task()
+    monkeypatch.setattr(os, "fstat", nameless)
+    if changing:
+        with pytest.raises(DownloadError, match="another file each time"):
+            await kit.downloader.download(task, f"{folder}/")
+        return
+    video = await kit.downloader.download(task, f"{folder}/")
+    assert (video.size, names_in(folder)) == (300_000, [video.path.name])
 
 
 async def test_two_downloads_to_one_path_do_not_mix(kit: Kit, folder: Path) -> None:
