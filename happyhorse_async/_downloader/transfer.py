@@ -153,7 +153,9 @@ class Transfer:
         """Some bytes were there already when the link was asked."""
         self._length: int | None = None
         self._ended_at = -1
-        """Where a body of unknown length has ended too early."""
+        """Where what came has ended too early for a video."""
+        self._cuts = 0
+        """How often it has."""
         self._decoder: Decoder | None = None
         self._content_type = "video/mp4"
 
@@ -235,6 +237,8 @@ class Transfer:
             await self._refresh()
         try:
             held = await self._sink.open()
+            if held.size == self._ended_at:
+                held = attrs.evolve(held, length=None)
             if self._inherited is None:
                 self._inherited = held.size > 0
             self.resumed = self.resumed or held.size > 0
@@ -293,9 +297,11 @@ class Transfer:
             return _SetbackError(
                 f"what was there already and what came do not make a video: {error}"
             )
-        if error.cut and self._length is None and self._received != self._ended_at:
-            # Nobody said how long the file is, so it may be the connection that ended too early.
+        if error.cut and self._cuts < self._persistence.policy.attempts - 1:
+            # A host that has not all of it yet calls its beginning the whole; and where nobody
+            # said how long the file is, it may be the connection that ended too early.
             self._ended_at = self._received
+            self._cuts += 1
             return _SetbackError(f"the file host stopped early: {error}")
         kept = await self._sink.reject()
         return self._error(

@@ -29,7 +29,7 @@ from happyhorse_async import (
 from happyhorse_async._edges.part_notes import leftovers
 from happyhorse_async.events import Retrying
 from happyhorse_async.sandbox import Fault, Sandbox
-from tests.downloader.conftest import Kit, names_in
+from tests.downloader.conftest import QUICK, Kit, names_in
 
 pytestmark = pytest.mark.anyio
 
@@ -306,16 +306,16 @@ async def test_nothing_is_not_kept(kit: Kit, sandbox: Sandbox, folder: Path) -> 
 
 
 @pytest.mark.parametrize(("name", "length"), [("short", 150_000), ("short in the head", 20)])
-async def test_half_a_video_is_kept_and_not_fetched_again(
+async def test_half_a_video_is_asked_about_again_and_kept(
     kit: Kit, sandbox: Sandbox, folder: Path, name: str, length: int
 ) -> None:
-    """The host says that this is all: the bytes are kept beside, once,
-    however often it is tried.
+    """The host says that this is all, as often as the policy has it asked: the bytes are kept
+    beside, once.
     """
     task = await kit.task()
     truth = await truth_of(sandbox, task)
     sandbox.fail(BODIES[name])
-    for fetches in (2, 3):
+    for fetches in (1 + QUICK.attempts, 1 + 2 * QUICK.attempts):
         with pytest.raises(NotAVideoError, match="is kept in") as caught:
             await kit.downloader.download(task, f"{folder}/")
         kept = Path(caught.value.rejected_path or "")
@@ -324,15 +324,31 @@ async def test_half_a_video_is_kept_and_not_fetched_again(
         assert len(kit.fetches()) == fetches  # the first of them is the test's own
 
 
+@pytest.mark.parametrize("validators", [True, False])
+async def test_a_video_that_grows_on_its_host_is_saved(
+    kit: Kit, sandbox: Sandbox, folder: Path, validators: bool
+) -> None:
+    """A host that has not all of a fresh video yet calls its beginning the whole."""
+    task = await kit.task()
+    truth = await truth_of(sandbox, task)
+    for length in (20, 150_000):
+        sandbox.fail(Fault("short", bytes=length))
+    if not validators:
+        sandbox.fail(Fault("no-validators", times=None))
+    video = await kit.downloader.download(task, f"{folder}/")
+    assert (video.path.read_bytes(), names_in(folder)) == (truth, [video.path.name])
+
+
 async def test_other_bytes_get_a_name_of_their_own(
     kit: Kit, sandbox: Sandbox, folder: Path
 ) -> None:
     """What was kept before is never replaced."""
     task = await kit.task()
     for length in (150_000, 151_000, 150_000):
-        sandbox.fail(Fault("short", bytes=length))
+        sandbox.fail(Fault("short", bytes=length, times=None))
         with pytest.raises(NotAVideoError):
             await kit.downloader.download(task, f"{folder}/")
+        sandbox.clear_faults()
     kept = [folder / f"{task.id}.mp4.rejected{mark}" for mark in ("", "-2")]
     assert [path.stat().st_size for path in kept] == [150_000, 151_000]
     assert len(names_in(folder)) == 2
