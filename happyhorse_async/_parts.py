@@ -260,10 +260,7 @@ class Parts:
 
     @property
     def _is_here(self) -> bool:
-        try:
-            return asyncio.get_running_loop() is self.loop
-        except RuntimeError:  # none runs
-            return False
+        return _loop_or_none() is self.loop
 
     # --- closing ----------------------------------------------------------------------------------
 
@@ -322,26 +319,21 @@ class Parts:
             without_loop(pool.aclose())
 
     async def _close(self) -> None:
-        """Close the parts, and tell those who trace."""
-        self._closed = True
-        with self.events.work("session"):
-            await self._close_all()
-
-    async def _close_all(self) -> None:
         """Close the parts, those that use others first."""
-        made = vars(self)
-        try:
-            await self.submitter.aclose()
-        finally:
-            self.api.close()
-            if "poller" in made:
-                self.poller.close()
-            if "downloader" in made:
-                self.downloader.close()
-            await self.background.aclose()
-            if "fetcher" in made:
-                await self.fetcher.aclose()
-            await self.http.aclose()
+        self._closed, made = True, vars(self)
+        with self.events.work("session"):
+            try:
+                await self.submitter.aclose()
+            finally:
+                self.api.close()
+                if "poller" in made:
+                    self.poller.close()
+                if "downloader" in made:
+                    self.downloader.close()
+                await self.background.aclose()
+                if "fetcher" in made:
+                    await self.fetcher.aclose()
+                await self.http.aclose()
 
 
 def _loop_or_none() -> asyncio.AbstractEventLoop | None:

@@ -62,7 +62,7 @@ class Api:
         self._closing.begin()
 
     def submit_once(
-        self, body: bytes | TrackedBody, idempotency_key: str, *, fresh: bool = False
+        self, body: TrackedBody, idempotency_key: str, *, fresh: bool = False
     ) -> Coroutine[Any, Any, Answer]:
         """POST a submission, one try; the caller judges the answer.
 

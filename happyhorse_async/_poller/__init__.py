@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .poller import Poller, Updates, Watch
+from .poller import Poller
+from .waiters import Updates, Watch
 
 __all__ = ["Poller", "Updates", "Watch"]

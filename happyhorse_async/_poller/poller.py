@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .._models import Task
     from .waiters import Channel
 
-__all__ = ["Poller", "Updates", "Watch"]
-
 
 class Poller:
     """All waiting of a session. Many waiters on one task cost one read."""
@@ -110,7 +108,6 @@ class Poller:
         *,
         timeout: float | None = None,
         known: Task | None = None,
-        seen: bool = False,
         idempotency_key: str | None = None,
     ) -> Task:
         """Wait for a task's video.
@@ -123,7 +120,7 @@ class Poller:
         future: asyncio.Future[Task] = self._loop.create_future()
         limit = TimeLimit(task_id, future) if timeout is not None else None
         try:
-            self._watchlist.subscribe(task_id, future, known, seen)
+            self._watchlist.subscribe(task_id, future, known)
             if limit is not None:
                 self._time_limits.enter(limit, timeout)
             known = None  # as long as the task lives, it would be memory for nothing
@@ -148,15 +145,10 @@ class Poller:
             self._time_limits.remove(limit)
 
     def updates(
-        self,
-        task_id: str,
-        *,
-        timeout: float | None = None,
-        known: Task | None = None,
-        seen: bool = False,
+        self, task_id: str, *, timeout: float | None = None, known: Task | None = None
     ) -> Updates:
         """Iterate over a task's states, from the next use on; see `wait`."""
-        attach = partial(self._attach, known=known, seen=seen, timeout=timeout)
+        attach = partial(self._attach, known=known, timeout=timeout)
         return Updates(task_id, attach=attach, detach=self._detach)
 
     def watch(self, task_ids: Iterable[str], *, timeout: float | None = None) -> Watch:
@@ -173,15 +165,10 @@ class Poller:
             self._seen.remember(task.id, self._seen.get(task.id))
 
     def _attach(
-        self,
-        channel: Channel,
-        *,
-        known: Task | None = None,
-        seen: bool = False,
-        timeout: float | None = None,
+        self, channel: Channel, *, known: Task | None = None, timeout: float | None = None
     ) -> None:
         for task_id in channel.awaited():
-            self._watchlist.subscribe(task_id, channel, known, seen)
+            self._watchlist.subscribe(task_id, channel, known)
         self._time_limits.enter(channel, timeout)
 
     def _detach(self, channel: Channel) -> None:

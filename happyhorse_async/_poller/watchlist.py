@@ -101,7 +101,9 @@ class Watchlist:
 
     # --- coming and going -------------------------------------------------------------------------
 
-    def subscribe(self, task_id: str, waiter: Waiter, known: Task | None, seen: bool) -> None:
+    def subscribe(
+        self, task_id: str, waiter: Waiter, known: Task | None, seen: bool = False
+    ) -> None:
         """Hand a waiter a task's states: what is known at once, the rest as it comes.
 
         `seen`: the service is known to have accepted the task. Raises `SessionClosedError`.

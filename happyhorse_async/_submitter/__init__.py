@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from .submitter import Beside, Earlier, Group, Orphan, Submitter
+from .gate import Group
+from .orphans import Orphan
+from .shared import Beside, Earlier
+from .submitter import Submitter
 
 __all__ = ["Beside", "Earlier", "Group", "Orphan", "Submitter"]

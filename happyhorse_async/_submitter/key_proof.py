@@ -107,11 +107,9 @@ class KeyProof:
                 if self.shown or not self.can_be_asked(by_user=by_user):
                     break
                 sample = self._sample
-                began = asyncio.get_running_loop().time()
                 heard = await self._ask_once(sample[0] if sample else key)
                 if not isinstance(heard, HappyHorseError):
-                    took = asyncio.get_running_loop().time() - began
-                    return heard[0] if self._believed(*heard, sample, took) and not sample else None
+                    return heard[0] if self._believed(*heard, sample) and not sample else None
                 if self._is_final(heard):
                     if sample is not None:
                         self._sample = None  # it may be too old to be known: on with the own key
@@ -131,11 +129,9 @@ class KeyProof:
             for attempt in range(1, self._policy.attempts + 1):
                 if not self.can_be_asked(by_user=by_user):
                     break
-                began = asyncio.get_running_loop().time()
                 heard = await self._ask_once(key)
                 if not isinstance(heard, HappyHorseError):
-                    took = asyncio.get_running_loop().time() - began
-                    return (heard[0] if self._believed(*heard, None, took) else None), False
+                    return (heard[0] if self._believed(*heard, None) else None), False
                 if _knows_key(heard):
                     return None, True
                 pause = retry.pause_before(self._policy, attempt, heard, random.random())
@@ -144,7 +140,7 @@ class KeyProof:
         return None, False
 
     def _believed(
-        self, answer: Answer, task: Task, sample: tuple[str, str] | None, took: float
+        self, answer: Answer, task: Task, took: float, sample: tuple[str, str] | None
     ) -> bool:
         """Whether an accepted question gave the key's own task, and not a new one.
 
@@ -165,11 +161,14 @@ class KeyProof:
         self.shown = self.shown or (old and sample is not None)
         return old
 
-    async def _ask_once(self, key: str) -> tuple[Answer, Task] | HappyHorseError:
+    async def _ask_once(self, key: str) -> tuple[Answer, Task, float] | HappyHorseError:
+        """Ask once; return what accepted the question, with the seconds that it took."""
         nothing = TrackedBody(b"", content_type="application/json")
+        now = asyncio.get_running_loop().time
+        began = now()
         try:
             answer = await self._api.submit_once(nothing, key, fresh=True)
-            return answer, wire.decode_task(answer)
+            return answer, wire.decode_task(answer), now() - began
         except HappyHorseError as error:
             self.learn(error)
             return error

@@ -38,8 +38,6 @@ from .shared import UNKNOWN_TO_US, Acceptance, Beside, Doubt, Earlier, Kept, Sha
 if TYPE_CHECKING:
     from .fan_out import S, Submissions, Tell
 
-__all__ = ["Acceptance", "Beside", "Earlier", "Group", "Orphan", "Submitter"]
-
 logger = logging.getLogger("happyhorse_async")
 
 MARGIN = 60.0

@@ -372,14 +372,18 @@ def other_task(act: Act) -> None:
     if not isinstance(payload, dict) or "total" in payload:
         return
     rows = _views_in(act.true_answer)
-    tasks = act.service.world.tasks.values()
-    mine = [task for task in tasks if task.wallet is act.call.wallet]
-    ids = [task.id for task in mine]
-    asked = rows[0].get("id") if rows else None
-    at = ids.index(asked) if asked in ids else 0
-    if at:
-        other = act.service.show(mine[at - 1], act.call.now)
+    before = task_before(act, rows[0].get("id") if rows else None)
+    if before is not None:
+        other = act.service.show(before, act.call.now)
         act.true_answer.payload = {"data": [other, *rows]} if "data" in payload else other
+
+
+def task_before(act: Act, task_id: object) -> TaskRecord | None:
+    """Return the account's task before one; None when that is its first, or none of its own."""
+    mine = [task for task in act.service.world.tasks.values() if task.wallet is act.call.wallet]
+    ids = [task.id for task in mine]
+    at = ids.index(task_id) if task_id in ids else 0
+    return mine[at - 1] if at else None
 
 
 @fault("before", path=TASKS)

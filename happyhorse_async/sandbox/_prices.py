@@ -121,7 +121,7 @@ class PriceBook:
         meta = {
             **_data()["meta"],
             "pricing_version": self._version,
-            "fresh_until": _moment(now + FRESH_SECONDS),
+            "fresh_until": utc_text(now + FRESH_SECONDS),
         }
         return {"meta": meta, "model": shown}
 
@@ -135,7 +135,8 @@ def _half_up(value: Fraction) -> int:
     return math.floor(value + Fraction(1, 2))
 
 
-def _moment(when: float) -> str:
+def utc_text(when: float) -> str:
+    """Return a sandbox time as text in UTC, in whole seconds."""
     return datetime.fromtimestamp(int(when), UTC).isoformat().replace("+00:00", "Z")
 
 

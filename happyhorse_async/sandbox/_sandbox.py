@@ -18,7 +18,6 @@ from ._http import Router
 from ._sandbox_task import SandboxTask
 from ._server import Front, Listener, bind, url_of
 from ._service import Options, Service
-from ._task_record import Ending, usual_code
 from ._videos import choose_video
 from ._world import Lifetimes
 
@@ -339,8 +338,7 @@ class Sandbox:
         `refund=False` keeps the charge of a failed task. Raises `KeyError` and, when the task has
         ended, `ValueError`.
         """
-        ending = Ending(status, error_code or usual_code(status), message, refund)
-        self._do(lambda service: service.end(task_id, ending))
+        self._do(lambda service: service.end(task_id, status, error_code, message, refund=refund))
 
     def scenario(self, name: str) -> None:
         """Add the faults of a scenario; raises `ValueError` when there is none of that name."""

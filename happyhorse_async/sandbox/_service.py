@@ -13,7 +13,7 @@ from ._callbacks import Callbacks
 from ._faults import FaultPlan
 from ._files import UrlFetcher
 from ._scenarios import scenario_faults
-from ._task_record import estimate_of
+from ._task_record import Ending, estimate_of
 from ._videos import Videos
 from ._views import Views
 from ._world import World
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ._features import Features
     from ._http import Host
     from ._images import FrameProblem
-    from ._task_record import Ending, TaskRecord
+    from ._task_record import TaskRecord
     from ._world import Lifetimes
 
 
@@ -146,10 +146,14 @@ class Service:
             self.world.hasten(task, now)
         self.keep_armed()
 
-    def end(self, task_id: str, ending: Ending) -> None:
-        """Give a task this status now; raises `KeyError`, and `ValueError` when it has ended
-        already.
+    def end(
+        self, task_id: str, status: str, code: str | None, message: str | None, *, refund: bool
+    ) -> None:
+        """Give a task this status now; without a code a failed task has the usual one. Raises
+        `KeyError`, and `ValueError` when it has ended already.
         """
+        usual = {"failed": "unknown_error", "cancelled": "request_cancelled"}.get(status)
+        ending = Ending(status, code or usual, message, refund)
         self.world.force(self.world.tasks[task_id], ending, self.catch_up())
         self.keep_armed()
 

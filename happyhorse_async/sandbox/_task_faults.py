@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ._fault_actions import drop_after
+from ._fault_actions import drop_after, task_before
 from ._fault_values import Body, Copies, Factor, Length, Line, Shift, Span, Status
 from ._faults import SUBMIT, Act, Post, fault
 from ._task_record import Ending, Window
@@ -181,10 +181,9 @@ def same_id(act: Act) -> None:
     """Accept the task, and answer with the id of the account's task before it."""
     payload = act.true_answer.payload
     if act.true_answer.status == 200 and isinstance(payload, dict):
-        tasks = act.service.world.tasks.values()
-        mine = [task.id for task in tasks if task.wallet is act.call.wallet]
-        if payload.get("id") in mine:
-            payload["id"] = mine[max(0, mine.index(payload["id"]) - 1)]
+        before = task_before(act, payload.get("id"))
+        if before is not None:
+            payload["id"] = before.id
 
 
 # --- Callbacks.

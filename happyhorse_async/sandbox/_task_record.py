@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 FINAL = frozenset({"completed", "failed", "cancelled"})
 
 
-def usual_code(status: str) -> str | None:
-    """Return the error code of a task that somebody ends with this status and without a code; None:
-    it has no error.
-    """
-    return {"failed": "unknown_error", "cancelled": "request_cancelled"}.get(status)
-
-
 @attrs.frozen
 class Ending:
     """How a task is going to end."""
@@ -232,16 +225,11 @@ _SHORTEST, _LONGEST = 60.0, 2400.0
 _QUEUED_SHARE = 0.1
 
 
-@attrs.frozen
-class Life:
-    """The seconds that a task waits in the queue and then works."""
-
-    queued: float
-    working: float
-
-
-def plan_life(chance: Random, *, duration: int, quality: str, fixed: float | None) -> Life:
-    """Return a task's life: `fixed` seconds, or lognormal around 3 minutes, between 1 and 40.
+def plan_life(
+    chance: Random, *, duration: int, quality: str, fixed: float | None
+) -> tuple[float, float]:
+    """Return the seconds that a task waits in the queue, and then works: `fixed` ones in all, or
+    lognormal around 3 minutes, between 1 and 40.
 
     Longer and finer videos take longer.
     """
@@ -251,7 +239,7 @@ def plan_life(chance: Random, *, duration: int, quality: str, fixed: float | Non
         seconds = min(max(seconds, _SHORTEST), _LONGEST)
     else:
         seconds = fixed
-    return Life(seconds * _QUEUED_SHARE, seconds * (1 - _QUEUED_SHARE))
+    return seconds * _QUEUED_SHARE, seconds * (1 - _QUEUED_SHARE)
 
 
 def estimate_of(fixed: float | None) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ._prices import uc_of, usd_of
+from ._prices import uc_of, usd_of, utc_text
 from ._task_record import task_error
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _billing(task: TaskRecord) -> dict[str, Any]:
         "refunded_credits": float(charge.refunded),
     }
     if charge.refunded_at is not None:
-        facts["refunded_at"] = _iso(charge.refunded_at).replace("+00:00", "Z")
+        facts["refunded_at"] = utc_text(charge.refunded_at)
     return facts
 
 

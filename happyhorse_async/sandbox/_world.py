@@ -29,16 +29,6 @@ if TYPE_CHECKING:
 _ALPHABET = string.ascii_lowercase + string.digits
 
 
-@attrs.frozen
-class Accepted:
-    """The outcome of a submission: the task, and whether the idempotency key gave back an earlier
-    one.
-    """
-
-    task: TaskRecord
-    replayed: bool
-
-
 @attrs.frozen(kw_only=True)
 class Lifetimes:
     """How long things live, in sandbox seconds."""
@@ -96,20 +86,20 @@ class World:
         now: float,
         key: str | None = None,
         quirks: Quirks = NO_QUIRKS,
-    ) -> Accepted:
-        """Accept and reserve a task, or give back the one that `key` already stands for; raises
-        `Refused`.
+    ) -> tuple[TaskRecord, bool]:
+        """Accept and reserve a task, or give back the one that `key` already stands for. Return it,
+        and whether it is such an earlier one. Raises `Refused`.
         """
         wallet.account.check_model(submission.model)
         if key is not None:
             check_idempotency_key(key)
             earlier = self._known(wallet, key, now)
             if earlier is not None:
-                return Accepted(self._replay(earlier, submission, now), replayed=True)
+                return self._replay(earlier, submission, now), True
         tariff = self.prices.tariff(wallet.account.discount)
         price = tariff.video(submission.model, submission.duration, submission.quality)
         charge = wallet.reserve(price, now)
-        life = plan_life(
+        queued, working = plan_life(
             self._chance,
             duration=submission.duration,
             quality=submission.quality,
@@ -121,8 +111,8 @@ class World:
             submission=submission,
             seed=submission.seed or self._chance.randint(1, MAX_SEED),
             created=now,
-            starts=now + life.queued,
-            due=now + life.queued + life.working,
+            starts=now + queued,
+            due=now + queued + working,
             charge=charge,
             idempotency_key=key,
             quirks=quirks,
@@ -133,7 +123,7 @@ class World:
             self._keys[wallet.account.key, key] = task
         self._enter("reserve", task, now, charge.reserved)
         self.agenda.at(task.due, lambda when: self._come_due(task, when))
-        return Accepted(task, replayed=False)
+        return task, False
 
     def leave_undecided(self, task: TaskRecord, until: float) -> None:
         """Reply replays of this task's submission with `paid_outcome_unknown` until then."""

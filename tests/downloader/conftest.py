@@ -18,7 +18,7 @@ from happyhorse_async._dispatcher import Events
 from happyhorse_async._downloader import Downloader
 from happyhorse_async._edges.api import Api
 from happyhorse_async._edges.fetch import Fetcher
-from happyhorse_async._edges.http import Http
+from happyhorse_async._edges.http import Http, TrackedBody
 from happyhorse_async._rules import wire
 from happyhorse_async.events import Event
 from happyhorse_async.sandbox import Sandbox
@@ -62,9 +62,8 @@ class Kit:
     async def task(self, number: int = 0, **fields: Any) -> Task:
         """Submit a task, let it end, and read it."""
         request = ImageToVideo(LINK, prompt=f"number {number}", **fields)
-        answer = await self.api.submit_once(
-            wire.encode_submission(request, LINK), f"key-for-a-test-{number:06}"
-        )
+        body = TrackedBody(wire.encode_submission(request, LINK), content_type="application/json")
+        answer = await self.api.submit_once(body, f"key-for-a-test-{number:06}")
         task_id = wire.decode_task(answer).id
         self.sandbox.finish(task_id)
         return await self.api.read_task(task_id)

@@ -252,8 +252,8 @@ class Night:
         order = read_submission(body, allow_loopback=True, is_own=lambda url: False)
         (wallet,) = service.world.wallets.values()
         for _ in range(count):
-            accepted = service.world.submit(wallet, order, now=now - ago)
-            service.videos.accept(accepted.task)
+            task, _ = service.world.submit(wallet, order, now=now - ago)
+            service.videos.accept(task)
 
     async def _neighbour(self, count: int) -> None:
         async with self.session() as session:

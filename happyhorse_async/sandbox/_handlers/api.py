@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from .._errors import Refused, invalid
 from .._http import Endpoint, Reply
-from .._prices import FRESH_SECONDS, amounts
+from .._prices import FRESH_SECONDS, amounts, utc_text
 from .._submissions import read_submission
 from .._views import credits_view
 
@@ -44,12 +43,12 @@ async def _submit(service: Service, call: Call) -> Reply:
         # A known key with another body is a conflict, whatever is wrong with that body.
         service.world.check_unused(wallet, key, call.now)
         raise
-    accepted = service.world.submit(wallet, order, now=call.now, key=key, quirks=call.quirks)
-    answer = Reply(200, service.views.submitted(accepted.task, call.now))
-    if accepted.replayed:
+    task, replayed = service.world.submit(wallet, order, now=call.now, key=key, quirks=call.quirks)
+    answer = Reply(200, service.views.submitted(task, call.now))
+    if replayed:
         answer.headers["idempotency-replayed"] = "true"
     else:
-        service.videos.accept(accepted.task)
+        service.videos.accept(task)
     return answer
 
 
@@ -152,14 +151,13 @@ async def _estimate(service: Service, call: Call) -> Reply:
     parameters = body.get("parameters", {})
     if not isinstance(parameters, dict):
         raise invalid("parameters", "parameters must be an object")
-    expires = datetime.fromtimestamp(int(call.now) + _ESTIMATE_SECONDS, UTC)
     told: dict[str, Any] = {
         "price_scope": "account",
         "model_id": model,
         "operation": body["operation"],
         "amounts": amounts(prices.estimate(model, parameters, account.discount)),
         "pricing_version": rule["meta"]["pricing_version"],
-        "expires_at": expires.isoformat().replace("+00:00", "Z"),
+        "expires_at": utc_text(call.now + _ESTIMATE_SECONDS),
     }
     return Reply(200, told)
 

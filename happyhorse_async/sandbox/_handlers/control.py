@@ -16,7 +16,6 @@ from .._errors import Refused, invalid
 from .._faults import ACTIONS, CONDITIONS, Fault, fault_of, fault_of_line
 from .._http import Endpoint, Reply
 from .._scenarios import SCENARIOS
-from .._task_record import Ending, usual_code
 from .api import page_argument
 
 if TYPE_CHECKING:
@@ -55,10 +54,7 @@ async def _end(service: Service, call: Call) -> Reply:
         raise invalid("status", "status must be a string")
     code, message = (_text(body, name) for name in ("error_code", "message"))
     try:
-        service.end(
-            str(task_id),
-            Ending(status, code or usual_code(status), message, bool(body.get("refund", True))),
-        )
+        service.end(str(task_id), status, code, message, refund=bool(body.get("refund", True)))
     except ValueError as error:
         raise invalid("task_id", str(error)) from None
     return await _state(service, call)
