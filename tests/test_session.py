@@ -519,6 +519,35 @@ async def test_a_borrowed_client_that_was_closed_is_named(sandbox: Sandbox) -> N
     await session.aclose()
 
 
+async def test_a_borrowed_client_that_is_closed_ends_what_waits(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Nothing can be read with it any more: waits, updates and batches say so, and do not wait for
+    ever. What is paid is found by the next session.
+    """
+    sandbox.speed = 0
+    closed = pytest.raises(SessionClosedError, match="the client given as http=")
+    async with aiohttp.ClientSession() as client, open_session(sandbox, http=client) as session:
+        task = await session.submit(LINK)
+        async with session.batch(tmp_path) as batch:
+            outcomes = batch.run([ImageToVideo(LINK, seed=1)])
+            waiting = asyncio.ensure_future(anext(outcomes))
+            while len(sandbox.tasks) < 2:
+                await asyncio.sleep(0)
+            await client.close()
+            async with asyncio.timeout(100):
+                with closed:
+                    await task.wait()
+                with closed:
+                    [_ async for _ in task.updates()]
+                with closed:
+                    await waiting
+    sandbox.speed = 1000.0
+    async with open_session(sandbox) as session, session.batch(tmp_path) as batch:
+        [outcome] = [outcome async for outcome in batch.resume()]
+    assert (outcome.ok, sandbox.paid) == (True, 2)
+
+
 async def test_headers_of_a_borrowed_client_change_no_body(sandbox: Sandbox) -> None:
     """It may name one kind for all bodies, and ask for encodings that only other libraries read. An
     answer that cannot be read leaves what is paid in doubt.

@@ -17,6 +17,7 @@ from ..errors import (
     BadRequestError,
     HappyHorseError,
     NotFoundError,
+    SessionClosedError,
     TaskNotFoundError,
 )
 from ..events import ReadFailed, Retrying
@@ -221,7 +222,8 @@ class Scheduler:
         now = self._clock()
         if self._events:
             self._events.emit(ReadFailed(error=error, tasks=len(group)))
-        hopeless = self._budget.failed(error, asked, now)
+        # A client that was lent and closed reads nothing ever again.
+        hopeless = self._budget.failed(error, asked, now) or isinstance(error, SessionClosedError)
         if self._events and getattr(error, "retry_after", None) is not None:
             pause = max(0.0, self._budget.next() - now)
             self._events.emit(

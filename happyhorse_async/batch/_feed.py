@@ -144,7 +144,7 @@ class Feed:
             # without its image.
             _ = job.posted if job.state is JobState.UNKNOWN else job.wanted
             if job.state is JobState.NEW:
-                job.image_url = job.uploaded = None
+                job.forget_upload()
         except HappyHorseError as error:
             self._run.told.put_nowait(outcome_of(job, self._run.videos, error=error, resumed=True))
             return
@@ -198,9 +198,7 @@ class Feed:
             await self._hand_over(row.request, job)
         else:
             if job.state is JobState.NEW:
-                # An upload of an earlier run may be gone, and nothing hangs on its link: the
-                # service never accepted it.
-                job.image_url = job.uploaded = None
+                job.forget_upload()
             await self._admit(job)
 
     async def _hand_over(self, request: ImageToVideo, job: JobRow) -> None:

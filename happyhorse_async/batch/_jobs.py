@@ -138,6 +138,12 @@ class JobRow:
         """Whether its first frame has to be uploaded before it can be submitted."""
         return self.state is JobState.NEW and self.image_url is None and self.is_local
 
+    def forget_upload(self) -> None:
+        """Forget an upload of before, which may be gone. For a new job nothing hangs on its link:
+        the service never accepted it.
+        """
+        self.image_url = self.uploaded = None
+
     @property
     def image_at_hand(self) -> bool:
         """Whether the image can be had: not one that was given as bytes to an earlier run."""

@@ -24,7 +24,7 @@ from tests.cluster.support import (
     number_of,
     rows,
 )
-from tests.conftest import open_session
+from tests.conftest import PHOTOS, open_session
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -34,9 +34,11 @@ LIMIT = 100.0
 """Seconds against hanging."""
 
 
-async def enter(sandbox: Sandbox, database: str, folder: Path, count: int, *words: str) -> Path:
+async def enter(
+    sandbox: Sandbox, database: str, folder: Path, count: int, *words: str, **columns: object
+) -> Path:
     """Enter jobs; return the folder of their videos."""
-    table = rows(folder / "rows.jsonl", count)
+    table = rows(folder / "rows.jsonl", count, **columns)
     code, _ = await command(
         *("cluster", "enqueue", str(table), "--yes", "--database", database),
         *("--out", str(folder / "videos"), *words),
@@ -113,6 +115,23 @@ async def test_a_refused_key_ends_a_worker_and_costs_nothing(
     right = await WorkerProcess.start(service, database, "--until-done")
     assert await right.ended() == 0
     assert 5 == service.paid == len(list(videos.glob("*.mp4")))
+
+
+async def test_the_images_of_jobs_that_were_let_go_are_uploaded_anew(
+    service: Sandbox, database: str, tmp_path: Path
+) -> None:
+    """A worker that ends for want of credits takes the images off the file host of jobs that were
+    not accepted. The next worker puts them there again, and no task fails for a link that is dead.
+    """
+    broke = service.fail(Fault("refuse", path="/v1/videos/generations", status=402, times=None))
+    image = str(PHOTOS / "cat.jpg")
+    videos = await enter(service, database, tmp_path, 2, image=image)
+    poor = await WorkerProcess.start(service, database, "--until-done")
+    assert (await poor.ended(), service.fired(broke) > 0) == (5, True)
+    service.clear_faults()
+    rich = await WorkerProcess.start(service, database, "--until-done")
+    assert await rich.ended() == 0
+    assert 2 == service.paid == len(list(videos.glob("*.mp4")))
 
 
 async def test_status_tells_the_living_from_the_dead(

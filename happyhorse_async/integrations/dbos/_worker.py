@@ -348,6 +348,8 @@ class Worker:
 
     async def _follow(self, job: JobRow) -> Outcome | None:
         """Follow a job as far as it goes now; after a fault of our own it goes on later."""
+        if job.state is JobState.NEW and not job.begins_again:
+            job.forget_upload()  # whoever let the job go has taken it off the host
         self._in_hand[job.seq] = job
         try:
             return await self._follower.follow(job)
