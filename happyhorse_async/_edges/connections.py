@@ -24,14 +24,27 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, getproxies_environment, proxy_bypass
 from weakref import WeakSet
 
-import aiohttp
 import attrs
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from .._concurrency import is_ending
 from .._config import Network
 from .._formats import proxies, urls
 from ..errors import ConfigurationError
+
+try:
+    # It reads the machine's certificates at once, and SSLKEYLOGFILE. All that speaks HTTP loads
+    # this module first.
+    import aiohttp
+    from aiohttp.abc import AbstractResolver, ResolveResult
+except OSError as error:
+    raise ConfigurationError(
+        f"Python's TLS cannot be set up on this machine: {error}",
+        next_step="Unset SSLKEYLOGFILE (virus scanners set it too), or name a file that can be "
+        "written."
+        if os.environ.get("SSLKEYLOGFILE")
+        else "Look for a broken certificate in the system's store, and in SSL_CERT_FILE and "
+        "OPENSSL_CONF.",
+    ) from error
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -213,3 +217,17 @@ async def test_an_answer_that_lies_in_the_socket_wins_over_its_overdue_timer(htt
     async with Peer(stopping) as url:
         response = await http.call("POST", url, body=b"{}", timeout=1.0)
     assert response.body == b'{"id": 1}'
+
+
+def test_a_machine_whose_tls_cannot_be_set_up_is_told(tmp_path: Path) -> None:
+    """The HTTP library reads SSLKEYLOGFILE when it is loaded. Virus scanners set that to what no
+    program may write; it left a traceback.
+    """
+    variables = {"SSLKEYLOGFILE": str(tmp_path / "none" / "x"), "EVOLINK_API_KEY": "k" * 20}
+    command = [sys.executable, "-m", "happyhorse_async", "batch", "status", str(tmp_path)]
+    done = subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Python's TLS cannot be set up on this machine")
+    assert "Unset SSLKEYLOGFILE" in done.stderr
