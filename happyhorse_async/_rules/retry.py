@@ -72,12 +72,15 @@ def is_pending(error: HappyHorseError) -> bool:
     """Whether the service says that a submission with this key is still being decided.
 
     Codes were seen as integers once. Then a 409 does not say which of its two meanings it has, and
-    asking again is the safe reading.
+    asking again is the safe reading. Other services of this kind say "idempotency_key_in_use" or
+    "request_in_progress".
     """
     if not isinstance(error, APIStatusError):
         return False
-    return error.code == PENDING_OUTCOME or (
-        error.status == 409 and error.code != CONFLICT and (not error.code or error.code.isdigit())
+    code = error.code
+    return code == PENDING_OUTCOME or (
+        error.status == 409
+        and (not code or code.isdigit() or code.endswith(("_in_use", "_in_progress")))
     )
 
 

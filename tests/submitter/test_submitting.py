@@ -147,6 +147,20 @@ async def test_a_server_with_integer_codes_is_asked_again_while_it_decides() -> 
         assert [task.id] == [task.id for task in sandbox.tasks]
 
 
+@pytest.mark.parametrize("code", ["idempotency_key_in_use", "request_in_progress"])
+async def test_a_key_in_use_is_asked_for_again(
+    sandbox: Sandbox, session: Session, code: str
+) -> None:
+    """Other services of this kind say in these words that the first request is still on its way:
+    it was left in doubt, though its task was there seconds later.
+    """
+    fail(sandbox, "drop-after")
+    body = {"error": {"code": code, "message": "wait", "type": "invalid_request_error"}}
+    fail(sandbox, status=409, body=body, times=2, sending=2)
+    task = await session.submit(LINK)
+    assert [task.id] == [task.id for task in sandbox.tasks]
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 
