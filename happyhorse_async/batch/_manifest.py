@@ -65,14 +65,6 @@ class BadLine:
         return f"{self.place}: {'; '.join(self.problems)}"
 
 
-@attrs.frozen
-class Row:
-    """A job and where it stands."""
-
-    line: int
-    job: Job
-
-
 class Manifest:
     """An input of jobs; it can be walked several times.
 
@@ -117,7 +109,7 @@ class Manifest:
         """How many files were skipped as no images at the last walk, and the first names."""
         return self._source.skipped, self._source.skipped_names
 
-    async def rows(self, *, look: bool = False) -> AsyncGenerator[Row | BadLine, None]:
+    async def rows(self, *, look: bool = False) -> AsyncGenerator[Job | BadLine, None]:
         """Walk the rows, good and bad, in order. With `look` local images are opened, and ids that
         come twice are found.
         """
@@ -138,36 +130,39 @@ class Manifest:
         """Walk the good rows alone, as `Batch.run` takes them."""
         async with aclosing(self.rows()) as rows:
             async for row in rows:
-                if isinstance(row, Row):
-                    yield row.job
+                if isinstance(row, Job):
+                    yield row
 
-    def _walk(self, *, look: bool) -> Generator[Row | BadLine, None, None]:
+    def _walk(self, *, look: bool) -> Generator[Job | BadLine, None, None]:
         seen: set[int] = set()
         for line in itertools.islice(self._source.lines(), self._limit):
             row = self._row(line)
-            problems = _second_look(row.job, seen) if look and isinstance(row, Row) else ()
+            problems = _second_look(row, seen) if look and isinstance(row, Job) else ()
             if problems:
-                yield BadLine(self.source, line.number, problems, line.name)
-            elif isinstance(row, Row):
+                yield self._bad(line, problems)
+            elif isinstance(row, Job):
                 yield from self._varied(row, line)
             else:
                 yield row
 
-    def _varied(self, row: Row, line: TableLine) -> Iterator[Row | BadLine]:
+    def _varied(self, job: Job, line: TableLine) -> Iterator[Job | BadLine]:
         """Yield a row's jobs, one for each combination; their ids follow from their content."""
         if self._combinations == [{}]:
-            yield row
+            yield job
             return
-        extra = {**row.job.extra, **({"row": row.job.id} if row.job.id is not None else {})}
+        extra = {**job.extra, **({"row": job.id} if job.id is not None else {})}
         for combination in self._combinations:
             try:
-                yield Row(row.line, varied(row.job.request, combination, extra))
+                yield varied(job.request, combination, extra)
             except InvalidRequestError as error:
-                yield BadLine(self.source, line.number, error.problems, line.name)
+                yield self._bad(line, error.problems)
 
-    def _row(self, line: TableLine) -> Row | BadLine:
+    def _bad(self, line: TableLine, problems: tuple[str, ...]) -> BadLine:
+        return BadLine(self.source, line.number, problems, line.name)
+
+    def _row(self, line: TableLine) -> Job | BadLine:
         if isinstance(line.row, str):
-            return BadLine(self.source, line.number, (line.row,), line.name)
+            return self._bad(line, (line.row,))
         # Not a number is how many a tool writes an empty cell; JSON, which the results are written
         # in, has no word for it.
         values = {
@@ -184,9 +179,9 @@ class Manifest:
             request = _request_of(fields)
             if problem := self.problem_of(request.image):
                 raise InvalidRequestError([problem])
-            return Row(line.number, Job(request, id=job_id, extra=extra))
+            return Job(request, id=job_id, extra=extra)
         except InvalidRequestError as error:
-            return BadLine(self.source, line.number, error.problems, line.name)
+            return self._bad(line, error.problems)
 
     def _column_problems(self, values: Mapping[str, Any]) -> Iterator[str]:
         """Name the columns that mean the same, and those that only look like fields."""
@@ -326,9 +321,9 @@ async def check(
                     found.bad.append(row)
                 continue
             found.good += 1
-            request = row.job.request
-            found.cut_prompts += bool(request.prompt and images.prompt_cut(request.prompt))
-            chunk.append(row.job)
+            prompt = row.request.prompt
+            found.cut_prompts += bool(prompt and images.prompt_cut(prompt))
+            chunk.append(row)
             if len(chunk) == CHUNK:
                 await _add(found, chunk, estimate, settled)
                 chunk = []

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import ConfigurationError, ImageToVideo, Session
-from happyhorse_async.batch._manifest import BadLine, Manifest, Row, check
+from happyhorse_async.batch import Job
+from happyhorse_async.batch._manifest import BadLine, Manifest, check
 from happyhorse_async.sandbox import Sandbox
 from tests.conftest import PHOTOS
 
 pytestmark = pytest.mark.anyio
 
 
-async def walk(manifest: Manifest, *, look: bool = False) -> list[Row | BadLine]:
+async def walk(manifest: Manifest, *, look: bool = False) -> list[Job | BadLine]:
     """Read all rows."""
     return [row async for row in manifest.rows(look=look)]
 
@@ -52,15 +53,15 @@ async def test_csv(tmp_path: Path, separator: str) -> None:
     table = tmp_path / "rows.csv"
     table.write_text("\ufeff" + "\n".join(separator.join(line) for line in lines), encoding="utf-8")
     first, second = await walk(Manifest(table, defaults={"prompt": "so"}))
-    assert isinstance(first, Row)
-    assert (first.job.id, first.job.request.prompt, first.job.extra) == (
+    assert isinstance(first, Job)
+    assert (first.id, first.request.prompt, first.extra) == (
         "x1",
         "two\nlines",
         {"shelf": "7"},
     )
-    assert isinstance(second, Row)
-    assert second.job.request == ImageToVideo(tmp_path / "cat.jpg", prompt="so", seed=5)
-    assert (second.line, second.job.extra) == (4, {"shelf": ""})
+    assert isinstance(second, Job)
+    assert second.request == ImageToVideo(tmp_path / "cat.jpg", prompt="so", seed=5)
+    assert second.extra == {"shelf": ""}
 
 
 SPOILED = [
@@ -88,7 +89,7 @@ async def test_texts_no_ledger_keeps(tmp_path: Path, spoiled: dict[str, object])
         )
     )
     good, bad = await walk(Manifest(table))
-    assert isinstance(good, Row)
+    assert isinstance(good, Job)
     assert isinstance(bad, BadLine)
     assert "expected text" in str(bad)
     str(bad).encode()
@@ -128,7 +129,7 @@ async def test_empty_cells_of_floating_columns(tmp_path: Path) -> None:
         '{"image": "https://e.com/a.png", "weight": Infinity}\n'
     )
     good, bad = await walk(Manifest(table))
-    assert (good.job.request.seed, good.job.extra) == (None, {"weight": None})
+    assert (good.request.seed, good.extra) == (None, {"weight": None})
     assert "extra" in str(bad)
 
 
@@ -136,7 +137,7 @@ async def test_a_blank_id_is_none(tmp_path: Path) -> None:
     """A cell that looks empty is, before anything is spent as well as later."""
     table = tmp_path / "rows.csv"
     table.write_text("id,image\n ,https://e.com/a.png\n,https://e.com/b.png\n")
-    assert [row.job.id for row in await walk(Manifest(table))] == [None, None]
+    assert [row.id for row in await walk(Manifest(table))] == [None, None]
 
 
 async def test_limit(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ async def test_crooked_csv(tmp_path: Path) -> None:
     rows = await walk(Manifest(tmp_path / "rows.csv"))
     assert isinstance(rows[0], BadLine)
     assert "more values" in rows[0].problems[0]
-    assert isinstance(rows[1], Row)
+    assert isinstance(rows[1], Job)
     assert isinstance(rows[2], BadLine)
     assert "UTF-8" in rows[2].problems[0]
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from happyhorse_async.batch._manifest import BadLine, Manifest, Row
+from happyhorse_async.batch import Job
+from happyhorse_async.batch._manifest import BadLine, Manifest
 from happyhorse_async.batch._tables import KNOWN, SAMPLE, guessed_encoding, meaning, near_miss
 from happyhorse_async.errors import ConfigurationError
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.anyio
 LINK = "https://cdn.example.com/1.png"
 
 
-async def walk(source: str | Path, **how: object) -> list[Row | BadLine]:
+async def walk(source: str | Path, **how: object) -> list[Job | BadLine]:
     """Read all rows."""
     manifest = Manifest(source, **how)  # type: ignore[arg-type]
     return [row async for row in manifest.rows()]
@@ -30,7 +31,7 @@ async def prompts(source: str | Path, **how: object) -> list[str | None]:
     """Read the prompts of a table whose rows are all good."""
     rows = await walk(source, **how)
     assert not [row for row in rows if isinstance(row, BadLine)], rows
-    return [row.job.request.prompt for row in rows if isinstance(row, Row)]
+    return [row.request.prompt for row in rows if isinstance(row, Job)]
 
 
 def table(folder: Path, content: str | bytes, name: str = "in.csv") -> Path:
@@ -81,19 +82,19 @@ async def test_a_misspelt_column_is_a_bad_row_until_it_is_wanted(tmp_path: Path)
     bad, good = await walk(path)
     assert isinstance(bad, BadLine)
     assert "did you mean prompt?" in str(bad)
-    assert isinstance(good, Row), "an empty cell means nothing"
+    assert isinstance(good, Job), "an empty cell means nothing"
     kept, _ = await walk(path, ignore_unknown=True)
-    assert isinstance(kept, Row)
-    assert dict(kept.job.extra) == {"promt": "run", "sku": "7"}
+    assert isinstance(kept, Job)
+    assert dict(kept.extra) == {"promt": "run", "sku": "7"}
 
 
 async def test_columns_are_read_as_they_are_meant(tmp_path: Path) -> None:
     """`Image URL`, `PROMPT` and `Duration` are the fields; two columns for a field are refused."""
     path = table(tmp_path, f"ID,Image URL,PROMPT,Duration\na,{LINK},run,7\n")
     [row] = await walk(path)
-    assert isinstance(row, Row)
-    request = row.job.request
-    assert (row.job.id, request.image, request.prompt, request.duration) == ("a", LINK, "run", 7)
+    assert isinstance(row, Job)
+    request = row.request
+    assert (row.id, request.image, request.prompt, request.duration) == ("a", LINK, "run", 7)
     [both] = await walk(table(tmp_path, f"image,prompt,Prompt\n{LINK},run,jump\n"))
     assert isinstance(both, BadLine)
     assert "both mean prompt" in str(both)
@@ -133,7 +134,7 @@ async def test_bytes_that_are_not_of_the_given_encoding_spoil_their_row(tmp_path
     """A wrong --encoding puts no guessed characters into a prompt that is paid."""
     path = table(tmp_path, f"image,prompt\n{LINK},ok\n{LINK},".encode() + b"\xff\xff\n")
     good, bad = await walk(path, encoding="gbk")
-    assert (type(good), type(bad)) == (Row, BadLine)
+    assert (type(good), type(bad)) == (Job, BadLine)
     assert guessed_encoding(b"\0\x01" * 10) == "utf-16"
 
 
@@ -144,7 +145,7 @@ async def test_a_nul_character_is_told_as_what_it_is(tmp_path: Path) -> None:
     """
     path = table(tmp_path, f"image,prompt\n{LINK},a\0b\n{LINK},ok\n".encode())
     bad, good = await walk(path)
-    assert (type(bad), type(good)) == (BadLine, Row)
+    assert (type(bad), type(good)) == (BadLine, Job)
     assert str(bad).endswith(":2: has a NUL character in the column 'prompt': remove it")
     long = f"{LINK},{'a' * 100_000}\n" * (SAMPLE // 100_000 + 1)
     *_, far = await walk(table(tmp_path, f"image,prompt\n{long}{LINK},a\0b\n".encode()))
@@ -167,16 +168,16 @@ async def test_a_nul_character_is_told_as_what_it_is(tmp_path: Path) -> None:
 async def test_blank_rows_and_blanks_around_a_link(tmp_path: Path, content: str) -> None:
     """Spreadsheets leave rows without a value above and below a table, and people leave blanks."""
     (row,) = await walk(table(tmp_path, content))
-    assert isinstance(row, Row), row
-    assert (row.job.request.image, row.job.request.prompt) == (LINK, "hi")
+    assert isinstance(row, Job), row
+    assert (row.request.image, row.request.prompt) == (LINK, "hi")
 
 
 async def test_excels_word_on_the_separator(tmp_path: Path) -> None:
     """`sep=;` before the header is obeyed, and lines keep their numbers."""
     path = table(tmp_path, f"sep=|\r\nimage|prompt\r\n{LINK}|run, now\r\n{LINK}|a|b|c\r\n")
     good, bad = await walk(path)
-    assert isinstance(good, Row)
-    assert (good.job.request.prompt, good.line) == ("run, now", 3)
+    assert isinstance(good, Job)
+    assert good.request.prompt == "run, now"
     assert (str(bad).partition(": ")[0]) == f"{path}:4"
 
 
@@ -184,13 +185,13 @@ async def test_a_quotation_mark_that_is_never_closed(tmp_path: Path) -> None:
     """It would swallow the rows after it: the row where it opens is refused."""
     path = table(tmp_path, f'image,prompt\n{LINK},ok\n{LINK},"run\n{LINK},b\n{LINK},c\n')
     good, bad = await walk(path)
-    assert isinstance(good, Row)
+    assert isinstance(good, Job)
     assert isinstance(bad, BadLine)
     assert bad.line == 3
     assert "never closed" in str(bad)
     assert "up to line 5" in str(bad)
     crooked = await walk(table(tmp_path, f'image,prompt\n{LINK},"cat" runs\n{LINK},ok\n'))
-    assert [type(row) for row in crooked] == [BadLine, Row]
+    assert [type(row) for row in crooked] == [BadLine, Job]
 
 
 # --- JSON and pipes -------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ async def test_a_name_that_comes_twice_spoils_its_object(tmp_path: Path, layout:
     one = json.dumps({"image": LINK, "prompt": "a"})
     two = one.removesuffix("}") + ', "prompt": "b"}'
     twice, good = await walk(table(tmp_path, layout.replace("{}", "%s") % (two, one), "in.json"))
-    assert (type(twice), type(good)) == (BadLine, Row)
+    assert (type(twice), type(good)) == (BadLine, Job)
     assert "the column 'prompt' comes twice" in str(twice)
 
 
@@ -251,7 +252,7 @@ async def test_standard_input(monkeypatch: pytest.MonkeyPatch, content: str, enc
     manifest = Manifest("-")
     for _ in range(2):
         rows = [row async for row in manifest.rows()]
-        assert [row.job.request.prompt for row in rows if isinstance(row, Row)] == ["a", "b"]
+        assert [row.request.prompt for row in rows if isinstance(row, Job)] == ["a", "b"]
 
 
 # --- folders --------------------------------------------------------------------------------------
