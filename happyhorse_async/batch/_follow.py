@@ -61,6 +61,14 @@ PAUSES = RetryPolicy(attempts=4, first_pause=20.0, longest_pause=600.0)
 NOWHERE: nullcontext[None] = nullcontext()
 
 
+def retry_policy(owner: object, field: attrs.Attribute[RetryPolicy], value: object) -> None:
+    """Raise `ConfigurationError` for what is no policy, when a value is made."""
+    if not isinstance(value, RetryPolicy):
+        raise ConfigurationError(
+            f"retry: expected a RetryPolicy, for example RetryPolicy(attempts=2), got {value!r}"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class BatchOptions:
     """How a batch works."""
@@ -69,7 +77,7 @@ class BatchOptions:
     """Tasks that are being made at once, and so the most that are paid for and not here yet."""
     budget: Budget | None = None
     """The most that the folder's jobs may cost together, over all runs."""
-    retry: RetryPolicy = PAUSES
+    retry: RetryPolicy = attrs.field(default=PAUSES, validator=retry_policy)
     """`attempts`: the most tasks for one job, and the most tries of whatever else fails; and the
     pauses between them."""
     timeout: float | None = None
@@ -88,11 +96,6 @@ class BatchOptions:
         if self.budget is not None and not isinstance(self.budget, Budget):
             raise ConfigurationError(
                 f"budget: expected a Budget, for example Budget(credits=500), got {self.budget!r}"
-            )
-        if not isinstance(self.retry, RetryPolicy):
-            raise ConfigurationError(
-                f"retry: expected a RetryPolicy, for example RetryPolicy(attempts=2), "
-                f"got {self.retry!r}"
             )
 
 

@@ -112,7 +112,7 @@ class Cluster:
         """
         limits = LimitsToSet(unfinished=unfinished, rate=rate, credits=credits)
         async with self._open() as ledger:
-            await ledger.call_cluster("set_limits", **attrs.asdict(limits))
+            await ledger.call_cluster("set_limits", limits)
 
     def refuse_place(self, out: str | os.PathLike[str]) -> None:
         """Raise `ConfigurationError` for a place in which no worker can save videos, as far as this

@@ -15,11 +15,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 import sqlalchemy
-from psycopg.errors import (
-    DeadlockDetected,
-    IdleInTransactionSessionTimeout,
-    SerializationFailure,
-)
+from psycopg.errors import IdleInTransactionSessionTimeout
 
 from ..._formats.texts import shown
 from ...batch._jobs import COLUMNS
@@ -45,15 +41,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
 """Seconds between attempts to reach a database that was lost."""
 
 
-LOST = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    DeadlockDetected,
-    SerializationFailure,
-    IdleInTransactionSessionTimeout,
-)
-"""What ends a transaction that can be done again. The last one is what a machine finds that slept
-in the midst of it: `DEAD_LINE` has ended its session."""
+LOST = (psycopg.OperationalError, psycopg.InterfaceError, IdleInTransactionSessionTimeout)
+"""What ends a transaction that can be done again. The first one is also a deadlock, or a failed
+serialization. The last one is what a machine finds that slept in the midst of it: `DEAD_LINE` has
+ended its session."""
 
 
 class LostError(Exception):
@@ -73,7 +64,7 @@ class PostgresConnection:
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
         """Run a statement."""
-        return self.raw.execute(sql.replace("?", "%s").encode(), values or None)
+        return self.raw.execute(in_postgres(sql), values or None)
 
     def transaction(self) -> AbstractContextManager[Any]:
         """Begin a transaction, which ends with the context."""
@@ -99,6 +90,11 @@ class PostgresConnection:
     def close(self) -> None:
         """Close it."""
         self.raw.close()
+
+
+def in_postgres(sql: str) -> bytes:
+    """Return a query as psycopg takes it."""
+    return sql.replace("?", "%s").encode()
 
 
 Connection: TypeAlias = PostgresConnection | SqliteConnection
@@ -131,6 +127,15 @@ def over(raw: Any) -> Connection:
     return connection
 
 
+async def reconnected(
+    connection: psycopg.AsyncConnection[Any] | None, url: str
+) -> psycopg.AsyncConnection[Any]:
+    """Return a connection for an event loop while it is usable, and else a new one."""
+    if connection is not None and not (connection.closed or connection.broken):
+        return connection
+    return await psycopg.AsyncConnection.connect(url, autocommit=True, **connection_settings())
+
+
 def connection_settings() -> dict[str, Any]:
     """Return what a connection to PostgreSQL needs beside its URL."""
     return {
@@ -149,8 +154,10 @@ def connection_settings() -> dict[str, Any]:
 def cluster_errors() -> Iterator[None]:
     """Turn the databases' errors into ours, in this one place."""
     try:
-        with _as_the_driver_says():
+        try:
             yield
+        except sqlalchemy.exc.DBAPIError as error:  # around what the driver says
+            raise error.orig or error from error
     except LOST as error:
         raise LostError(error) from error
     except sqlite3.OperationalError as error:
@@ -174,14 +181,6 @@ def reaching() -> Iterator[None]:
             f"the database cannot be reached: {error}",
             next_step="Check the link, and that its database runs there and is not held.",
         ) from error
-
-
-@contextmanager
-def _as_the_driver_says() -> Iterator[None]:
-    try:
-        yield
-    except sqlalchemy.exc.DBAPIError as error:
-        raise error.orig or error from error
 
 
 def _unusable(error: Exception) -> LedgerError:

@@ -40,7 +40,7 @@ from ._connection import (
     connect,
     over,
 )
-from ._values import ClusterLimits, WorkerFacts
+from ._values import ClusterLimits, LimitsToSet, WorkerFacts
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -126,14 +126,10 @@ class ClusterDatabase(Database):
                 )
 
     def close(self, fold: bool = True) -> None:
-        """Close the connection, and wait for a lost database no longer."""
-        self._closing.set()
+        """Close the connection."""
         self._db.close()
 
     def hurry(self) -> None:
-        """Nothing: `give_up` ends the waiting."""
-
-    def give_up(self) -> None:
         """Let nobody wait for a lost database any more; may be called from any thread."""
         self._closing.set()
 
@@ -208,7 +204,7 @@ class ClusterDatabase(Database):
         """
         places = {name: place for place, name in enumerate(CHANGES["submitting"], 1)}
         shown = json.dumps([(row[0], row[places["key"]]) for row in rows])
-        limits = self._limits(lock=True)
+        limits = self.limits(lock=True)
         dearness = dearness_of(self.fact(DEARNESS_FACT))
         standing = {
             seq: (let_in, replaced)
@@ -251,40 +247,35 @@ class ClusterDatabase(Database):
         ).fetchone()
         return max(0, limits.unfinished - int(count))
 
-    def _limits(self, *, lock: bool = False) -> ClusterLimits:
+    def limits(self, *, lock: bool = False) -> ClusterLimits:
+        """Read what holds over all workers. With `lock` it stays so until the commit; the rate is
+        left out.
+        """
         if lock:
             row = self._db.execute(self._sql["lock-limits"]).fetchone()
             return ClusterLimits(row[0], None, *row[1:])
         return ClusterLimits(*self._db.execute(self._sql["get-limits"]).fetchone())
 
-    def limits(self) -> ClusterLimits:
-        """Read what holds over all workers."""
-        return self._limits()
-
-    def set_limits(
-        self,
-        *,
-        unfinished: int | None = None,
-        rate: float | None = None,
-        credits: float | str | None = None,  # noqa: A002 the service's word for its money
-    ) -> None:
+    def set_limits(self, limits: LimitsToSet) -> None:
         """Set what is given; what is None stays as it is."""
-        budget = None if credits is None else to_millionths(credits_of(credits))
+        most = limits.credits
+        budget = None if most is None else to_millionths(Decimal(str(most)))
         given: list[Any] = []
-        for value in (unfinished, rate, budget):
+        for value in (limits.unfinished, limits.rate, budget):
             given += [value is not None, value]
         self._db.execute(self._sql["set-limits"], given)
 
-    def query(self, name: str) -> str:
-        """Return a named query's text."""
-        return self._sql[name]
-
-    def copied(self, sql: str, rows: str) -> list[str]:
-        """Write copied jobs; return the ids of those that were taken, and add up all money anew."""
-        self._limits(lock=True)
-        ids = [job_id for (job_id,) in self._db.execute(sql, (rows,)).fetchall()]
+    def copied(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[JobRow]:
+        """Write down copied jobs; return those that were taken, and add up all money anew."""
+        self.limits(lock=True)
+        sql = self._sql["copy"].format(
+            names=", ".join(columns),
+            values=", ".join(f"(v.value->>{n})::{type_of(name)}" for n, name in enumerate(columns)),
+            sets=", ".join(f"{name} = excluded.{name}" for name in columns if name != "id"),
+        )
+        ids = [job_id for (job_id,) in self._db.execute(sql, (json.dumps(rows),)).fetchall()]
         self._db.execute(self._sql["count-money"])
-        return ids
+        return self.jobs(ids)
 
     def slots(self, lead: float, span: float) -> tuple[float, float]:
         """Take places in the row of submissions; return their beginning and the time now."""
@@ -383,13 +374,6 @@ def exceeded(limits: ClusterLimits, reserved: int, price: int) -> BudgetExceeded
     )
 
 
-def credits_of(given: float | str) -> Decimal:
-    """Read an amount of credits; raises `ConfigurationError` for what is none."""
-    from ..._config import Budget
-
-    return Decimal(str(Budget(credits=str(given)).credits))
-
-
 def executor_of(worker: int) -> str:
     """Return the name by which DBOS knows a worker."""
     return f"happyhorse-{worker}"
@@ -398,8 +382,14 @@ def executor_of(worker: int) -> str:
 # --- SQL ------------------------------------------------------------------------------------------
 
 
+BESIDE = {"own": "int", "twins": "int", "was": "text"}
+"""Columns that are kept of a job for its admission alone, and their types."""
+
+
 def type_of(column: str) -> str:
     """Return PostgreSQL's type of a job's column, by the value that it is in Python."""
+    if column in BESIDE:
+        return BESIDE[column]
     kind = str(getattr(attrs.fields(JobRow), column).type)
     return "float8" if "float" in kind else "bigint" if "int" in kind else "text"
 

@@ -12,10 +12,9 @@ is paid twice. The folder's lock is held meanwhile. Then its ledger is marked, s
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ from ...batch._ledger_file import is_there
 from ...batch._videos import VideoFolder
 from ...errors import DestinationExistsError, InvalidRequestError, LedgerError
 from ._connection import EVERY_TEXT, LostError, cluster_errors
-from ._database import ClusterDatabase, type_of
+from ._database import BESIDE, ClusterDatabase
 from ._ledger import ClusterLedger
 from ._sqlite import engine_of, is_sqlite
 from ._values import Enqueued, RefusedRow
@@ -106,8 +105,7 @@ class Enqueuer:
 
     def _enter(self, rows: Sequence[Candidate], retry: bool) -> Enqueued:
         told, wanted = Enqueued(), list[JobRow]()
-        with cluster_errors(), self._engine.begin() as connection:
-            database = self.database(connection)
+        with self.transaction() as (connection, database):
             admissions = admit(
                 database, self._run, rows, live=database.in_hand(), retry=retry, verify=False
             )
@@ -134,13 +132,15 @@ class Enqueuer:
             return RefusedRow(id=admission.job.id, error=error)
         return None
 
-    def database(self, connection: sqlalchemy.Connection) -> ClusterDatabase:
-        """Return the cluster's database in a transaction."""
-        raw: Any = connection.connection.driver_connection
-        database = ClusterDatabase.over(raw, self.videos)
-        # Who enters the same rows at this moment waits, and finds them entered.
-        database.enter_alone()
-        return database
+    @contextmanager
+    def transaction(self) -> Iterator[tuple[sqlalchemy.Connection, ClusterDatabase]]:
+        """Begin a transaction in which nobody else enters jobs; it ends with the context."""
+        with cluster_errors(), self._engine.begin() as connection:
+            raw: Any = connection.connection.driver_connection
+            database = ClusterDatabase.over(raw, self.videos)
+            # Who enters the same rows at this moment waits, and finds them entered.
+            database.enter_alone()
+            yield connection, database
 
     def queue(
         self,
@@ -175,10 +175,6 @@ class Enqueuer:
             )
         database.write_set("draw", drawn)
         return len(drawn)
-
-    def transaction(self) -> Any:
-        """Begin a transaction; its connection is `queue`'s."""
-        return self._engine.begin()
 
 
 def prepare(url: str) -> None:
@@ -220,9 +216,8 @@ def _too_long(row: str) -> RefusedRow:
 
 MOVED = "moved"
 """The fact in a folder's ledger that says that its jobs are a cluster's."""
-BESIDE = ("own", "twins", "was")
-"""What the ledger keeps of a job for its admission alone."""
-COPIED = tuple(name for name in COLUMNS if name != "seq") + BESIDE
+COPIED = (*(name for name in COLUMNS if name != "seq"), *BESIDE)
+"""What the ledger keeps of a job, but for its number."""
 
 
 class OpenFolder:
@@ -258,15 +253,13 @@ class OpenFolder:
     def copy_to(self, enqueuer: Enqueuer) -> Enqueued:
         """Copy the jobs, and put into the queue what has not ended."""
         told, local = Enqueued(), self._local
-        with cluster_errors(), enqueuer.transaction() as connection:
-            database = enqueuer.database(connection)
+        with enqueuer.transaction() as (_, database):
             _take_facts(database, local)
         # Marked before the copy: should this stop half-way, only the cluster goes on with it.
         local.apply([], [lambda opened: opened.set_fact(MOVED, database.batch_id)])
         for rows in _pages(local):
-            with cluster_errors(), enqueuer.transaction() as connection:
-                database = enqueuer.database(connection)
-                jobs = _enter(database, rows)
+            with enqueuer.transaction() as (connection, database):
+                jobs = database.copied(COPIED, rows)
                 told.saved += sum(job.state is JobState.SAVED for job in jobs)
                 ongoing = [job for job in jobs if _goes_on(job, enqueuer.videos)]
                 wanted = [job for job in ongoing if not _awaits_bytes(job)]
@@ -295,21 +288,6 @@ def _pages(local: Database) -> Iterator[list[tuple[object, ...]]]:
     while rows := local.rows_for_copy(("seq", *COPIED), after, GROUP):
         yield [row[1:] for row in rows]
         after = rows[-1][0]
-
-
-def _enter(database: ClusterDatabase, rows: Sequence[Sequence[object]]) -> list[JobRow]:
-    """Write rows down; return the jobs that are the folder's now."""
-    sql = database.query("copy").format(
-        names=", ".join(COPIED),
-        values=", ".join(f"(v.value->>{n})::{_type(name)}" for n, name in enumerate(COPIED)),
-        sets=", ".join(f"{name} = excluded.{name}" for name in COPIED if name != "id"),
-    )
-    ids = database.copied(sql, json.dumps(rows))
-    return database.jobs(ids)
-
-
-def _type(column: str) -> str:
-    return {"own": "int", "twins": "int", "was": "text"}.get(column) or type_of(column)
 
 
 def _goes_on(job: JobRow, videos: VideoFolder) -> bool:

@@ -27,7 +27,8 @@ from ._connection import (
     LONGEST_PAUSE,
     WORKER_LOCKS,
     cluster_queries,
-    connection_settings,
+    in_postgres,
+    reconnected,
 )
 from ._sqlite import GLANCE, SqliteConnection, is_sqlite, lock_of, path_of
 
@@ -90,49 +91,47 @@ class Keeper:
             return
         with suppress(psycopg.Error, OSError):
             if finished:
-                await self._row("drop-worker", self.id, told=False)
+                await self._rows("drop-worker", self.id)
         await self._connection.close()
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        connection = self._connection
-        if connection is None or connection.closed or connection.broken:
-            connection = self._connection = await psycopg.AsyncConnection.connect(
-                self._url, autocommit=True, **connection_settings()
-            )
-            if self.id and not await self._lock(self.id):
-                await connection.close()
-                raise psycopg.OperationalError("somebody looks at this worker's lock just now")
+        before = self._connection
+        connection = self._connection = await reconnected(before, self._url)
+        if connection is not before and self.id and not await self._lock(self.id):
+            await connection.close()
+            raise psycopg.OperationalError("somebody looks at this worker's lock just now")
         return connection
 
     async def _add(self) -> None:
         who = socket.gethostname(), os.getpid()
-        [number] = await self._row("add-worker", *who, self._started, time.time())
+        [[number]] = await self._rows("add-worker", *who, self._started, time.time())
         self.id = int(number)
 
     async def _note(self) -> None:
         who = self.id, socket.gethostname(), os.getpid(), self._started
         how = time.time(), self.in_hand, self.adopted, self.word
-        await self._row("note-worker", *who, *how, told=False)
+        await self._rows("note-worker", *who, *how)
         if self._rounds % RECALL == 0:
-            await self._row("recall-workers", told=False)
+            await self._rows("recall-workers")
         self._rounds += 1
 
     async def _round(self) -> None:
         await self._connect()
         await self._note()
-        [young] = await self._row(_YOUNG, GRACE)
-        for other in await self._suspects() if not young else ():
+        [[young]] = await self._rows(_YOUNG, GRACE)
+        # The workers whose locks nobody holds, with one look at all locks.
+        for (other,) in await self._rows("suspects", WORKER_LOCKS, self.id) if not young else ():
             if not await self._lock(other):
                 continue
             try:
                 await self._bury(other)
             finally:
-                await self._row("SELECT pg_advisory_unlock(?, ?)", WORKER_LOCKS, other)
+                await self._rows("SELECT pg_advisory_unlock(?, ?)", WORKER_LOCKS, other)
 
     async def _bury(self, other: int) -> None:
         count = await self._adopt(other)
         self.adopted += count
-        await self._row("drop-worker", other, told=False)
+        await self._rows("drop-worker", other)
         if count:
             logger.warning(
                 "worker %d is gone: its %d jobs go on elsewhere",
@@ -141,23 +140,16 @@ class Keeper:
                 extra={"action": "worker_buried", "worker": other, "count": count},
             )
 
-    async def _suspects(self) -> list[int]:
-        """Return the workers whose locks nobody holds, with one look at all locks."""
-        connection = await self._connect()
-        sql = cluster_queries()["suspects"].replace("?", "%s").encode()
-        rows = await connection.execute(sql, (WORKER_LOCKS, self.id))
-        return [number for (number,) in await rows.fetchall()]
-
     async def _lock(self, number: int) -> bool:
-        [got] = await self._row("SELECT pg_try_advisory_lock(?, ?)", WORKER_LOCKS, number)
+        [[got]] = await self._rows("SELECT pg_try_advisory_lock(?, ?)", WORKER_LOCKS, number)
         return bool(got)
 
-    async def _row(self, query: str, *values: Any, told: bool = True) -> tuple[Any, ...]:
-        sql = cluster_queries().get(query, query).replace("?", "%s").encode()
+    async def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run a query, by its name or as it is, and return its rows if it has any."""
         assert self._connection is not None, "the connection is made first"  # noqa: S101
-        cursor = await self._connection.execute(sql, values)
-        row = await cursor.fetchone() if told else ()
-        return tuple(row or ())
+        sql = cluster_queries().get(query, query)
+        cursor = await self._connection.execute(in_postgres(sql), values)
+        return await cursor.fetchall() if cursor.description is not None else []
 
 
 class LoneKeeper(Keeper):
@@ -177,7 +169,7 @@ class LoneKeeper(Keeper):
         lock, file = self._held
         with suppress(sqlite3.Error):
             if finished:
-                await self._row("drop-worker", self.id)
+                await self._rows("drop-worker", self.id)
         file.close()
         lock.release()
 
@@ -213,15 +205,14 @@ class LoneKeeper(Keeper):
 
     async def _round(self) -> None:
         await self._note()
-        while row := await self._row("SELECT id FROM workers WHERE id <> ? LIMIT 1", self.id):
-            await self._bury(row[0])
+        for (other,) in await self._rows("SELECT id FROM workers WHERE id <> ?", self.id):
+            await self._bury(other)
 
-    async def _row(self, query: str, *values: Any, told: bool = True) -> tuple[Any, ...]:
+    async def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         assert self._held is not None, "the file is opened first"  # noqa: S101
         _, file = self._held
         sql = cluster_queries().get(query, query)
-        rows = await _in_thread(lambda: file.execute(sql, values).fetchall())
-        return tuple(rows[0]) if rows else ()
+        return await _in_thread(lambda: file.execute(sql, values).fetchall())
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

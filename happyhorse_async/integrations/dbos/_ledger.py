@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +46,8 @@ class ClusterLedger(Ledger):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._cluster: ClusterDatabase | None = None
+        self.database: ClusterDatabase
+        """The open database; only for the ledger's own thread."""
         self._wishes: deque[_Wish] = deque()
         self._room = asyncio.Event()
         self._letting_in: asyncio.Task[None] | None = None
@@ -65,19 +65,12 @@ class ClusterLedger(Ledger):
             ledger._thread, ClusterDatabase, url
         )
         try:
-            ledger._cluster = await asyncio.shield(opening)
+            ledger._database = ledger.database = await asyncio.shield(opening)
         except BaseException:
             await to_the_end(ledger._loop.create_task(ledger._close_opening(opening)))
             raise
-        ledger._database = ledger.database
         ledger.batch_id = ledger.database.batch_id
         return ledger
-
-    @property
-    def database(self) -> ClusterDatabase:
-        """The open database; only for the ledger's own thread, and to be told to give up."""
-        assert self._cluster is not None, "a ledger is used while it is open"  # noqa: S101
-        return self._cluster
 
     @property
     def waiting(self) -> int:
@@ -107,14 +100,9 @@ class ClusterLedger(Ledger):
         if change in ROOM_MAKERS:
             self._room.set()
 
-    async def claim(self, seq: int) -> JobRow | None:
-        """Take a job into this worker's hands; None when there is no such job."""
-        return await self.call(lambda _: self.database.claim(seq))
-
-    async def call_cluster(self, name: str, *values: Any, **named: Any) -> Any:
+    async def call_cluster(self, name: str, *values: Any) -> Any:
         """Call a method of the cluster's database in the ledger's thread, in a transaction."""
-        method = partial(getattr(ClusterDatabase, name), self.database, *values, **named)
-        return await self.call(lambda _: method())
+        return await self.call(lambda database: getattr(database, name)(*values))
 
     def shut(self) -> None:
         """Let no more jobs in; those that wait are left as they are."""
@@ -131,8 +119,6 @@ class ClusterLedger(Ledger):
             self._letting_in.cancel()
             with suppress(asyncio.CancelledError):
                 await self._letting_in
-        if self._cluster is not None:
-            self._cluster.give_up()
         await super().aclose()
 
     # --- letting in -------------------------------------------------------------------------------

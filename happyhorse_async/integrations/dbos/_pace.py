@@ -20,7 +20,7 @@ import attrs
 import psycopg
 
 from ..._concurrency import heed_cancellation
-from ._connection import FIRST_PAUSE, LONGEST_PAUSE, cluster_queries, connection_settings
+from ._connection import FIRST_PAUSE, LONGEST_PAUSE, cluster_queries, in_postgres, reconnected
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -36,14 +36,6 @@ LONGEST_LEAD = 1.0
 
 Slots: TypeAlias = Callable[[float, float], Awaitable[tuple[float, float]]]
 """Takes places: for how soon and how long, in seconds; tells their beginning and the time now."""
-
-
-@attrs.frozen
-class Slot:
-    """A place in the row, by the event loop's clock."""
-
-    first: float
-    last: float
 
 
 def gap(rate: float) -> float:
@@ -84,7 +76,8 @@ class AccountPace:
         self.rate: float | None = None
         """Submissions a second over all workers; None: no limit."""
         self._clocks = Clocks()
-        self._waiting: deque[asyncio.Future[Slot]] = deque()
+        self._waiting: deque[asyncio.Future[float]] = deque()
+        """Those who wait for a place: told its moment, by the event loop's clock."""
         self._asking: asyncio.Task[None] | None = None
         self._connection: psycopg.AsyncConnection[Any] | None = None
 
@@ -93,8 +86,8 @@ class AccountPace:
         loop = asyncio.get_running_loop()
         while self.rate is not None:
             slot = await self._slot(loop)
-            await asyncio.sleep(max(0.0, slot.first - loop.time()))
-            if loop.time() <= slot.last:
+            await asyncio.sleep(max(0.0, slot - loop.time()))
+            if loop.time() <= slot + TOLERANCE:
                 return
 
     async def aclose(self) -> None:
@@ -108,8 +101,8 @@ class AccountPace:
         if self._connection is not None:
             await self._connection.close()
 
-    async def _slot(self, loop: asyncio.AbstractEventLoop) -> Slot:
-        told: asyncio.Future[Slot] = loop.create_future()
+    async def _slot(self, loop: asyncio.AbstractEventLoop) -> float:
+        told: asyncio.Future[float] = loop.create_future()
         self._waiting.append(told)
         if self._asking is None or self._asking.done():
             self._asking = loop.create_task(self._ask())
@@ -140,22 +133,16 @@ class AccountPace:
             self._waiting.popleft()
         return bool(self._waiting)
 
-    async def _take(self, count: int, apart: float) -> list[Slot]:
+    async def _take(self, count: int, apart: float) -> list[float]:
         loop = asyncio.get_running_loop()
         span, sent = count * apart, loop.time()
         start, now = await self._slots(self._clocks.lead, span)
         self._clocks.learn(sent, loop.time(), now)
         first = start - self._clocks.ahead
-        return [Slot(first + n * apart, first + n * apart + TOLERANCE) for n in range(count)]
+        return [first + n * apart for n in range(count)]
 
     async def _slots_over_postgres(self, lead: float, span: float) -> tuple[float, float]:
-        connection = self._connection
-        if connection is None or connection.closed or connection.broken:
-            connection = self._connection = await psycopg.AsyncConnection.connect(
-                self._url, autocommit=True, **connection_settings()
-            )
-        sql = cluster_queries()["slots"].replace("?", "%s").encode()
-        cursor = await connection.execute(sql, (lead, span, span))
-        row = await cursor.fetchone()
-        assert row is not None, "the row has always its one number"  # noqa: S101
-        return row[0], row[1]
+        connection = self._connection = await reconnected(self._connection, self._url)
+        sql = in_postgres(cluster_queries()["slots"])
+        [(start, now)] = await (await connection.execute(sql, (lead, span, span))).fetchall()
+        return start, now

@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 
 from ..._config import Budget, RetryPolicy, number, refuse, time_limit
-from ...batch._follow import PAUSES
-from ...errors import ConfigurationError, HappyHorseError
+from ...batch._follow import PAUSES, retry_policy
+from ...errors import HappyHorseError
 
 MOST = 1_000_000_000
 """More tasks, jobs, submissions a second or credits are a slip, and do not fit into every column.
@@ -56,18 +56,13 @@ class WorkerOptions:
     """Seconds after SIGTERM in which paid jobs may end; the rest goes on in other workers."""
     until_done: bool = False
     """End when no job is left."""
-    retry: RetryPolicy = PAUSES
+    retry: RetryPolicy = attrs.field(default=PAUSES, validator=retry_policy)
     """As in a batch."""
     timeout: float | None = None
     """Seconds to wait for one task before it is told as not ended, and waited for again."""
 
     def __attrs_post_init__(self) -> None:
         time_limit(self.timeout, paid=True)
-        if not isinstance(self.retry, RetryPolicy):
-            raise ConfigurationError(
-                f"retry: expected a RetryPolicy, for example RetryPolicy(attempts=2), "
-                f"got {self.retry!r}"
-            )
 
 
 @attrs.frozen(kw_only=True)

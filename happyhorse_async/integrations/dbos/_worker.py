@@ -158,7 +158,8 @@ class Worker:
             options,
             run=run,
             doubts=Doubts(self._first_run, self._claimed),
-            on_stop=self._halt,
+            # Every job would meet the same trouble: end, after what is paid for.
+            on_stop=self._stopped.set,
         )
         self._charges = self._follower.charges
         self._cancelled = Cancelled(self._ledger, self._videos, self._told)
@@ -249,10 +250,6 @@ class Worker:
                 async with asyncio.timeout(left):
                     await self._emptied.wait()
 
-    def _halt(self) -> None:
-        """Every job would meet the same trouble: end, after what is paid for."""
-        self._stopped.set()
-
     async def _close(self) -> None:
         """End all; whoever finds the lock free goes on with what is left."""
         global _worker
@@ -314,7 +311,7 @@ class Worker:
         """
         tries = 0
         while not self._stopped.is_set():
-            job = await self._ledger.claim(seq)
+            job: JobRow | None = await self._ledger.call_cluster("claim", seq)
             if job is None or job.state in ends:
                 return job.state.value if job is not None else "gone"
             if job.state is JobState.SUBMITTING:

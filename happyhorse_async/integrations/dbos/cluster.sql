@@ -89,9 +89,6 @@ INSERT INTO runs (pid, started) VALUES (?, ?) RETURNING number;
 -- name: end-run
 UPDATE runs SET ended = ?, how = ? WHERE number = ?;
 
--- name: last-run
-SELECT number, pid, started, ended, how FROM runs ORDER BY number DESC LIMIT 1;
-
 -- name: digests
 SELECT json_object_agg(d.path, d.sha256)::text FROM json_array_elements(?::json) AS v JOIN digests AS d
     ON d.path = v.value->>0 AND d.stamp = v.value->>1;
@@ -144,9 +141,6 @@ SELECT {columns} FROM jobs AS j WHERE seq > ? AND {where} ORDER BY seq LIMIT ?;
 -- name: saved-files
 SELECT seq, id, name, size FROM jobs
     WHERE seq > ? AND state = 'saved' AND seen_run <> ? AND ended_run <> ? ORDER BY seq LIMIT ?;
-
--- name: where-in-trouble
-state = '{state}' AND state IN ('failed', 'unknown') AND (superseded = 0 OR state = 'unknown')
 
 -- name: where-shown
 (superseded = 0 OR state NOT IN ('new', 'failed') OR spent > 0)
