@@ -160,14 +160,11 @@ async def until_closed(closing: asyncio.Future[None]) -> None:
 class Closing:
     """Whether an owner is closing; pauses and time limits end when closing begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, refusal: Callable[[], Exception] = RuntimeError) -> None:
+        self._refusal = refusal
         self._begun = False
         self._pauses: set[asyncio.Future[None]] = set()
         self._limits: set[asyncio.Timeout] = set()
-
-    def __bool__(self) -> bool:
-        """Whether closing has begun."""
-        return self._begun
 
     def begin(self) -> None:
         """End all pauses and limits, also those to come; may be called twice."""
@@ -182,14 +179,24 @@ class Closing:
     @asynccontextmanager
     async def limit(self, seconds: float) -> AsyncGenerator[None, None]:
         """Give what is inside so many seconds, and none once closing begins; raises
-        `TimeoutError`.
+        `TimeoutError`, or what `refusal` gives.
         """
-        async with asyncio.timeout(0.0 if self._begun else seconds) as limit:
-            self._limits.add(limit)
-            try:
-                yield
-            finally:
-                self._limits.discard(limit)
+        try:
+            async with asyncio.timeout(0.0 if self._begun else seconds) as limit:
+                self._limits.add(limit)
+                try:
+                    yield
+                finally:
+                    self._limits.discard(limit)
+        except TimeoutError:
+            if self._begun:
+                raise self._refusal() from None
+            raise
+
+    async def rest(self, seconds: float) -> None:
+        """Wait; raises what `refusal` gives as soon as closing begins."""
+        if not await self.pause(seconds):
+            raise self._refusal()
 
     async def pause(self, seconds: float) -> bool:
         """Wait; return whether the owner is still open. Endless seconds wait for closing."""

@@ -24,7 +24,7 @@ from happyhorse_async import (
     _parts,
     _uploader,
 )
-from happyhorse_async._concurrency import Threads
+from happyhorse_async._concurrency import Closing, Threads
 from happyhorse_async._dispatcher import Events
 from happyhorse_async._edges import object_store
 from happyhorse_async._poller import plan, watched, watchlist
@@ -224,11 +224,7 @@ async def test_a_bucket_of_each_customer_is_opened_and_closed_again(
     monkeypatch.setattr(object_store, "opened", opened.append)
     threads = Threads(1, name="buckets", refusal=RuntimeError)
     buckets = object_store.Buckets(
-        threads,
-        policy=RetryPolicy(),
-        events=Events(),
-        rest=asyncio.sleep,
-        limit=asyncio.timeout,
+        threads, policy=RetryPolicy(), events=Events(), closing=Closing()
     )
     for name in "abacbab":
         bucket = await buckets.get(f"s3://{name}")

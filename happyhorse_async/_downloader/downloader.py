@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from .._concurrency import Closing, Slots, Threads
 from .._dispatcher import Events
@@ -73,10 +75,8 @@ class Downloader:
         self._threads = Threads(
             min(limits.max_downloads, MOST_THREADS), name="happyhorse_async: disk", refusal=_closed
         )
-        self._closing = Closing()
-        self._buckets = Buckets(
-            self._threads, policy=policy, events=events, rest=self._rest, limit=self._limit
-        )
+        self._closing = Closing(_closed)
+        self._buckets = Buckets(self._threads, policy=policy, events=events, closing=self._closing)
         self._halves: Recent[tuple[Mark, Video]] = Recent(MOST_HALVES)
         """Saved videos of tasks with several, some of which could not be had yet."""
 
@@ -126,7 +126,7 @@ class Downloader:
                     threads=self._threads,
                     unfinished=self._unfinished,
                     slot=lambda: self._slots.hold(urgency(task.expires_at)),
-                    rest=self._rest,
+                    closing=self._closing,
                 )
                 with self._events.work("download", task_id=task.id) as learned:
                     verified = await transfer.run()
@@ -215,30 +215,11 @@ class Downloader:
         All that can be known of the place is asked before. Raises `DownloadError`, and
         `DestinationExistsError` also when another caller in this process has the same place.
         """
-        buckets = self._buckets
-        return Reserved(self._threads, buckets, to, request, base=base, overwrite=overwrite)
+        return Reserved(self._threads, self._buckets, to, request, base, overwrite)
 
     async def leftovers(self, folder: Path) -> list[Leftover]:
         """Find the downloads into a folder, and the folders in it, that did not end."""
         return await self._threads.run(lambda: list(leftovers(folder)))
-
-    async def _rest(self, seconds: float) -> None:
-        """Pause between two attempts; raises `SessionClosedError` as soon as the session closes."""
-        if not await self._closing.pause(seconds):
-            raise _closed()
-
-    @asynccontextmanager
-    async def _limit(self, seconds: float) -> AsyncGenerator[None, None]:
-        """Limit the time of what is inside; raises `SessionClosedError` as soon as the session
-        closes.
-        """
-        try:
-            async with self._closing.limit(seconds):
-                yield
-        except TimeoutError:
-            if self._closing:
-                raise _closed() from None
-            raise
 
     async def _sink(
         self,
@@ -295,32 +276,21 @@ class Downloader:
         self._threads.close()
 
 
+@attrs.define(eq=False, repr=False)
 class Reserved:
     """A place that is kept for one caller; see `Downloader.reserved`.
 
     Ten thousand callers may hold one each for hours. As a generator it would hold more memory.
     """
 
-    __slots__ = ("_base", "_buckets", "_kept", "_overwrite", "_request", "_threads", "_to")
-
-    def __init__(
-        self,
-        threads: Threads,
-        buckets: Buckets,
-        to: str | os.PathLike[str],
-        request: ImageToVideo | None,
-        *,
-        base: str,
-        overwrite: bool,
-    ) -> None:
-        self._threads = threads
-        self._buckets = buckets
-        self._to = to
-        self._base = base
-        self._request = request
-        self._overwrite = overwrite
-        self._kept = ""
-        """The one spelling of the place, as soon as it is kept."""
+    _threads: Threads
+    _buckets: Buckets
+    _to: str | os.PathLike[str]
+    _request: ImageToVideo | None
+    _base: str
+    _overwrite: bool
+    _kept: str = ""
+    """The one spelling of the place, as soon as it is kept."""
 
     async def __aenter__(self) -> Destination:
         try:

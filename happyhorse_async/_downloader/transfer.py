@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,7 +54,7 @@ from ..errors import (
 from ..events import DownloadFailed, Downloading, Retrying
 
 if TYPE_CHECKING:
-    from .._concurrency import Threads
+    from .._concurrency import Closing, Threads
     from .._edges.api import Api
     from .._edges.fetch import Fetcher, Stream
     from .._edges.sinks import FileSink
@@ -116,7 +116,7 @@ class Transfer:
         threads: Threads,
         unfinished: Callable[[str], float | None],
         slot: Callable[[], AbstractAsyncContextManager[object]],
-        rest: Callable[[float], Awaitable[None]],
+        closing: Closing,
     ) -> None:
         self.task = task
         self._api = api
@@ -130,7 +130,7 @@ class Transfer:
         self._threads = threads
         self._unfinished = unfinished
         self._slot = slot
-        self._rest = rest
+        self._closing = closing
         self._link = link_of(task, index)
         self._stale = not self._link
         """The task has to be read again before its link is asked."""
@@ -168,7 +168,7 @@ class Transfer:
                         return await self._attempt()
                 except (_SetbackError, TransportError, DownloadError) as error:
                     pause = await self._pause_or_give_up(error)
-                await self._rest(pause)
+                await self._closing.rest(pause)
         except (Exception, asyncio.CancelledError) as error:
             task_id = self.task.id
             self._events.emit(DownloadFailed(task_id=task_id, path=self._path, error=error))

@@ -14,11 +14,11 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .._concurrency import Threads
+from .._concurrency import Closing, Threads
 from .._dispatcher import Events
 from .._rules import retry
 from ..errors import ConfigurationError, DestinationExistsError, DownloadError, HappyHorseError
@@ -149,19 +149,14 @@ class Bucket:
         policy: RetryPolicy,
         events: Events,
         threads: Threads,
-        rest: Callable[[float], Awaitable[None]],
-        limit: Callable[[float], AbstractAsyncContextManager[None]],
+        closing: Closing,
     ) -> None:
-        """`rest` pauses, and `limit` gives something a time; both end as soon as the session
-        closes.
-        """
         self.link = link
         self._store = store
         self._policy = policy
         self._events = events
         self._threads = threads
-        self._rest = rest
-        self._limit = limit
+        self._closing = closing
         self._proven: set[tuple[str, bool]] = set()
         self._asking = asyncio.Lock()
 
@@ -170,7 +165,7 @@ class Bucket:
         for attempt in range(1, self._policy.attempts + 1):
             try:
                 with our_errors(link):
-                    async with self._limit(seconds):
+                    async with self._closing.limit(seconds):
                         return await once()
             except StoreBusyError as error:
                 failed = refusal(link, str(error))
@@ -179,7 +174,7 @@ class Bucket:
                 pause = retry.pause_before(self._policy, attempt, None, random.random())
             what = "saving to an object store"
             self._events.emit(Retrying(what=what, error=failed, pause=pause, attempt=attempt))
-            await self._rest(pause)
+            await self._closing.rest(pause)
         raise AssertionError("a policy has at least one attempt")
 
     async def size(self, key: str) -> int | None:

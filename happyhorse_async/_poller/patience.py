@@ -10,6 +10,8 @@ import math
 from enum import Enum
 from typing import NamedTuple
 
+import attrs
+
 from .._config import Polling
 from .._rules.pacing import growing_pause
 
@@ -19,37 +21,26 @@ STRANGER_REFUSALS = 3
 are told. It may be a typing error, and they should not wait for long."""
 
 
+@attrs.define(eq=False, repr=False)
 class ReadTrouble:
     """What is wrong with reading one task. A good answer ends it."""
 
-    __slots__ = (
-        "alone",
-        "denials",
-        "denied_since",
-        "empty",
-        "empty_since",
-        "failures",
-        "look",
-        "refusals",
-    )
-
-    def __init__(self) -> None:
-        self.failures = 0
-        """Reads in a row that failed."""
-        self.denials = 0
-        """Reads in a row in which the service did not know the task."""
-        self.refusals = 0
-        """Those of them in which it was asked for the task alone."""
-        self.denied_since = math.inf
-        """When the first of them was answered."""
-        self.empty = 0
-        """Reads that said that the task is completed, and gave no links."""
-        self.empty_since = math.inf
-        """When the first of them was answered."""
-        self.alone = False
-        """To be read by itself next time, to confirm what a batch said."""
-        self.look = False
-        """To be looked for in the account's list, should it be denied once more."""
+    failures: int = 0
+    """Reads in a row that failed."""
+    denials: int = 0
+    """Reads in a row in which the service did not know the task."""
+    refusals: int = 0
+    """Those of them in which it was asked for the task alone."""
+    denied_since: float = math.inf
+    """When the first of them was answered."""
+    empty: int = 0
+    """Reads that said that the task is completed, and gave no links."""
+    empty_since: float = math.inf
+    """When the first of them was answered."""
+    alone: bool = False
+    """To be read by itself next time, to confirm what a batch said."""
+    look: bool = False
+    """To be looked for in the account's list, should it be denied once more."""
 
     def allow(self) -> None:
         """Forget the denials: the service knows the task."""

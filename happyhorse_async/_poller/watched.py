@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from .._formats.texts import printable
 from .._models import Task
 from .._recent import Recent
@@ -31,76 +33,51 @@ Kind = tuple[float | None, float | None, bool, int]
 and the age, rounded."""
 
 
-LONG_AGO = -math.inf
-
-
+@attrs.define(eq=False, repr=False, weakref_slot=False)
 class Watched:
     """One unfinished task that someone waits for. Times are seconds of the event loop's clock.
 
     Very many are made at once, and live for minutes: slots take half the memory of attributes.
     """
 
-    __slots__ = (
-        "aged",
-        "asked",
-        "born",
-        "callback",
-        "called",
-        "due",
-        "estimate",
-        "first",
-        "hinted",
-        "id",
-        "kind",
-        "others",
-        "predicted",
-        "progress",
-        "seen",
-        "since",
-        "slot",
-        "status",
-        "trouble",
-    )
-
-    def __init__(self, task_id: str, now: float) -> None:
-        self.id = task_id
-        self.asked = now
-        """When the last answer that was believed was asked for; the task was unfinished then."""
-        self.born = now
-        self.slot = -1
-        """Belongs to the wheel of reads."""
-        self.first: Waiter | None = None
-        """The first waiter; None when nobody waits. Most tasks have one waiter, and a list for each
-        would cost as much as all the rest."""
-        self.others: list[Waiter] | None = None
-        self.status: str | None = None
-        """The service's word, as it came; None until it is known."""
-        self.progress: object = None
-        """The service's number, as it came."""
-        self.aged: bool = False
-        """Whether `born` is known, not only the moment from which on it was watched."""
-        self.estimate: float | None = None
-        """The service's guess of its life, in seconds."""
-        self.predicted: float | None = None
-        """The life in seconds that its progress speaks for."""
-        self.kind: Kind | None = None
-        """What it had in common with those that it was last entered with; None when it has changed
-        since."""
-        self.trouble: ReadTrouble | None = None
-        """What is wrong with reading it; None when nothing is."""
-        self.due: float | None = None
-        """When it was to be read next, at the moment when the last waiter left."""
-        self.callback: bool = False
-        """A callback was expected."""
-        self.called: bool = False
-        """Something called for it to be read."""
-        self.since = LONG_AGO
-        """When its status was first seen; known only for one that came while it was watched."""
-        self.hinted: bool = False
-        """There is reason to read it at once."""
-        self.seen: bool = False
-        """This session submitted it, has read it, or has it from a ledger: a denial is not the last
-        word."""
+    id: str
+    asked: float
+    """When the last answer that was believed was asked for; the task was unfinished then."""
+    born: float
+    slot: int = -1
+    """Belongs to the wheel of reads."""
+    first: Waiter | None = None
+    """The first waiter; None when nobody waits. Most tasks have one waiter, and a list for each
+    would cost as much as all the rest."""
+    others: list[Waiter] | None = None
+    status: str | None = None
+    """The service's word, as it came; None until it is known."""
+    progress: object = None
+    """The service's number, as it came."""
+    aged: bool = False
+    """Whether `born` is known, not only the moment from which on it was watched."""
+    estimate: float | None = None
+    """The service's guess of its life, in seconds."""
+    predicted: float | None = None
+    """The life in seconds that its progress speaks for."""
+    kind: Kind | None = None
+    """What it had in common with those that it was last entered with; None when it has changed
+    since."""
+    trouble: ReadTrouble | None = None
+    """What is wrong with reading it; None when nothing is."""
+    due: float | None = None
+    """When it was to be read next, at the moment when the last waiter left."""
+    callback: bool = False
+    """A callback was expected."""
+    called: bool = False
+    """Something called for it to be read."""
+    since: float = -math.inf
+    """When its status was first seen; known only for one that came while it was watched."""
+    hinted: bool = False
+    """There is reason to read it at once."""
+    seen: bool = False
+    """This session submitted it, has read it, or has it from a ledger: a denial is not the last
+    word."""
 
     @property
     def waiters(self) -> tuple[Waiter, ...]:

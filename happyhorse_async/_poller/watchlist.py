@@ -144,7 +144,7 @@ class Watchlist:
         now = self._clock()
         watched = self._left.pop(task_id) if self._left.used else None
         if watched is None:
-            watched = Watched(task_id, now)
+            watched = Watched(task_id, now, now)
             if known is not None:
                 value = value_of(known)
                 self._ages.note(value)

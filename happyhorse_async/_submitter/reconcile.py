@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import attrs
+
 from .._concurrency import Closing
 from .._edges.api import Api
 from .._models import Task
@@ -178,29 +180,27 @@ class Reconciler:
             return None
 
 
+@attrs.define(eq=False, repr=False)
 class _Reading:
     """The list, as far as it was read."""
 
-    def __init__(
-        self, model: str, began: float, now: float, listed: datetime, here: datetime
-    ) -> None:
-        self.model = model
-        self.began = began
-        self.now = now
-        """When the service's time `listed` was received."""
-        self.listed = listed
-        self.here = here
-        """This machine's time then."""
-        self.pages = 0
-        self.ended = False
-        self.repeated = False
-        """A page brought nothing new: the next one would not either, and none of them is an end."""
-        self._ordered = True
-        self._span: tuple[datetime, datetime] | None = None
-        """When the oldest and the newest of its tasks were accepted."""
-        self._seen: set[str] = set()
-        self.items: dict[str, TaskSummary] = {}
-        self.tasks: dict[str, Task | None] = {}
+    model: str
+    began: float
+    now: float
+    """When the service's time `listed` was received."""
+    listed: datetime
+    here: datetime
+    """This machine's time then."""
+    pages: int = 0
+    ended: bool = False
+    repeated: bool = False
+    """A page brought nothing new: the next one would not either, and none of them is an end."""
+    _ordered: bool = True
+    _span: tuple[datetime, datetime] | None = None
+    """When the oldest and the newest of its tasks were accepted."""
+    _seen: set[str] = attrs.field(factory=set)
+    items: dict[str, TaskSummary] = attrs.field(factory=dict)
+    tasks: dict[str, Task | None] = attrs.field(factory=dict)
 
     def take(self, page: TaskPage) -> None:
         """Add a page."""

@@ -53,7 +53,7 @@ class Callbacks:
         view: Callable[[TaskRecord], dict[str, Any]],
         *,
         timeout: float,
-        connector: Callable[[], aiohttp.BaseConnector] | None,
+        client: Callable[[], aiohttp.ClientSession],
         agenda_changed: Callable[[], None],
     ) -> None:
         self._clock = clock
@@ -61,11 +61,10 @@ class Callbacks:
         self._plan = plan
         self._view = view
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._connector = connector
+        self._client = client
         self._agenda_changed = agenda_changed
         self._background = BackgroundWork()
         self._held: list[TaskRecord] = []
-        self._session: aiohttp.ClientSession | None = None
         self.records: list[CallbackRecord] = []
 
     def task_ended(self, task: TaskRecord) -> None:
@@ -94,8 +93,6 @@ class Callbacks:
     async def close(self) -> None:
         """Abandon what is not delivered."""
         await self._background.close()
-        if self._session is not None:
-            await self._session.close()
 
     def _release(self, task: TaskRecord) -> None:
         if task in self._held:
@@ -115,13 +112,10 @@ class Callbacks:
             self._agenda_changed()
 
     async def _post(self, url: str, body: bytes) -> int | None:
-        if self._session is None:
-            connector = self._connector() if self._connector else None
-            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
-        headers = {"Content-Type": "application/json", "User-Agent": "happyhorse-sandbox"}
+        headers = {"Content-Type": "application/json"}
         try:
-            async with self._session.post(
-                url, data=body, headers=headers, allow_redirects=False
+            async with self._client().post(
+                url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
             ) as answer:
                 return answer.status
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError):

@@ -130,13 +130,12 @@ class UrlFetcher:
         files_url: str,
         *,
         follow_redirects: bool,
-        connector: Callable[[], aiohttp.BaseConnector] | None,
+        client: Callable[[], aiohttp.ClientSession],
     ) -> None:
         self._shelf = shelf
-        self._connector = connector
+        self._client = client
         self._own_prefix = f"{files_url}/f/"
         self._follow_redirects = follow_redirects
-        self._session: aiohttp.ClientSession | None = None
 
     def is_own(self, url: str) -> bool:
         """Return whether a URL belongs to this sandbox's file service."""
@@ -162,13 +161,9 @@ class UrlFetcher:
             raise FetchError(f"the URL could not be fetched: {type(error).__name__}") from error
 
     async def _download(self, url: str) -> bytes:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=self._connector() if self._connector else None,
-                timeout=_TIMEOUT,
-                headers={"User-Agent": "happyhorse-sandbox"},
-            )
-        async with self._session.get(url, allow_redirects=self._follow_redirects) as answer:
+        async with self._client().get(
+            url, timeout=_TIMEOUT, allow_redirects=self._follow_redirects
+        ) as answer:
             if answer.status != 200:
                 raise FetchError(f"the URL answered {answer.status}")
             data = bytearray()
@@ -177,8 +172,3 @@ class UrlFetcher:
                 if len(data) > MAX_BYTES:
                     break
             return bytes(data)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            await self._session.close()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
+import aiohttp
 import attrs
 
 from ._callbacks import Callbacks
@@ -20,8 +22,6 @@ from ._world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    import aiohttp
 
     from ._accounts import Account
     from ._clock import Clock
@@ -78,7 +78,7 @@ class Service:
             self.world.files,
             files_url,
             follow_redirects=options.allow_loopback,
-            connector=options.connector,
+            client=lambda: self.client,
         )
         self.videos: Videos = Videos(
             self.fetcher,
@@ -92,13 +92,22 @@ class Service:
             self.faults,
             lambda task: self.show(task, clock.now()),
             timeout=options.callback_timeout,
-            connector=options.connector,
+            client=lambda: self.client,
             agenda_changed=self.keep_armed,
         )
         self.world.on_end = self.callbacks.task_ended
         self._loop = asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle | None = None
         self._armed: float | None = None
+
+    @cached_property
+    def client(self) -> aiohttp.ClientSession:
+        """Return what callbacks and fetched URLs go out through, opened with the first."""
+        connector = self.options.connector
+        return aiohttp.ClientSession(
+            connector=connector() if connector is not None else None,
+            headers={"User-Agent": "happyhorse-sandbox"},
+        )
 
     def catch_up(self) -> float:
         """Let everything happen that is due, and return the sandbox's time."""
@@ -173,7 +182,8 @@ class Service:
         self.rearm()
         await self.callbacks.close()
         await self.videos.close()
-        await self.fetcher.close()
+        if "client" in vars(self):
+            await self.client.close()
 
     def _ring(self) -> None:
         self._armed = None

@@ -26,7 +26,7 @@ def test_every_task_is_in_one_group_of_its_kind(
     looked = Plan(Polling())
     group = []
     for number, (estimate, born, callback) in enumerate(tasks):
-        watched = Watched(f"task-{number}", 1000.0 - born)
+        watched = Watched(f"task-{number}", 1000.0 - born, 1000.0 - born)
         watched.estimate, watched.callback = estimate, callback
         group.append(watched)
     for event in ["as it was", *events]:
@@ -48,7 +48,7 @@ def test_every_task_is_in_one_group_of_its_kind(
 def test_few_kinds_are_not_looked_at_again() -> None:
     """Batches of several kinds are the rule; one by one their ages cost more than all else."""
     looked = Plan(Polling())
-    group = [Watched(f"task-{number}", 0.0) for number in range(50)]
+    group = [Watched(f"task-{number}", 0.0, 0.0) for number in range(50)]
     for number, watched in enumerate(group):
         watched.estimate = float(number % plan.FEW_KINDS)
     first = [list(alike) for alike in looked.alike(group, 10.0)]
