@@ -37,7 +37,7 @@ from .._formats.mp4 import (
 )
 from .._rules import retry
 from .._rules.fetching import Persistence, Setback
-from .._rules.lifecycle import is_completed
+from .._rules.lifecycle import failure_of, is_completed, is_final
 from .._rules.responses import parse_retry_after
 from .._rules.wire import LINK_LIFE
 from ..errors import (
@@ -285,7 +285,10 @@ class Transfer:
             raise self._error(LinkExpiredError, "the link is dead, and there is no fresh one")
         self._expired, self._told_old = False, doubted and not over
         if not link:
-            raise _SetbackError("the task has no link for this result", Setback.LINK)
+            lost = "the task has no link for this result"
+            if is_final(fresh) and not is_completed(fresh):  # it was taken down
+                lost += f", and the service says now: {failure_of(fresh)}"
+            raise _SetbackError(lost, Setback.LINK)
         self.task, self._link, self._stale = fresh, link, False
 
     async def _not_believed(self, error: BrokenVideoError) -> Exception:

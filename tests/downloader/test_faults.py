@@ -725,6 +725,19 @@ async def test_a_task_that_lost_its_links_is_said_to_have(
     assert sandbox.count("GET", f"/v1/tasks/{task.id}") == reads + 1
 
 
+async def test_a_video_that_was_taken_down_is_said_to_be(
+    kit: Kit, sandbox: Sandbox, folder: Path
+) -> None:
+    """A review after the end may take a video away: the error says why."""
+    task = await kit.task()
+    why = {"code": "content_policy_violation", "message": "taken down", "type": "task_error"}
+    sandbox.fail(Fault("expire", times=None))
+    body = {"id": task.id, "status": "failed", "error": why}
+    sandbox.fail(Fault("refuse", path="/v1/tasks/", status=200, body=body, times=None))
+    with pytest.raises(IncompleteDownloadError, match="content_policy_violation: taken down"):
+        await kit.downloader.download(task, f"{folder}/")
+
+
 async def test_a_part_that_makes_no_video_with_the_rest_is_fetched_anew(
     kit: Kit, sandbox: Sandbox, folder: Path
 ) -> None:
