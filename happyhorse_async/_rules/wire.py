@@ -216,9 +216,17 @@ def _has_results(value: Mapping[str, Any]) -> bool:
     return bool(_results(value))
 
 
+_SUCCESS_WORDS = "succe(ss(ful)?|ed(ed)?)|complete|done|finished"
+
+
 def _is_done(value: Mapping[str, Any]) -> bool:
-    progress = value.get("progress")
-    return (progress is None or numbers.progress(progress) == 100) and _has_results(value)
+    """Return whether a status that is newer than this package means that the task is done: the
+    links are there, and the progress says so, or the word does. Some gateways leave the progress
+    where they last saw it.
+    """
+    progress, word = value.get("progress"), value["status"][:100].strip().lower()
+    all_of_it = progress is None or numbers.progress(progress) == 100
+    return (all_of_it or re.fullmatch(_SUCCESS_WORDS, word) is not None) and _has_results(value)
 
 
 _FAILURE_WORDS = "failure|error(ed)?|rejected|expired|time(d_)?out|aborted|terminated"
