@@ -26,6 +26,10 @@ ImageLike = str | os.PathLike[str] | bytes
 """What is taken for a first frame: text that is no link is a path."""
 
 
+IMAGES = (str, bytes, bytearray, memoryview, os.PathLike)
+"""The same to look for: other kinds of bytes are taken too."""
+
+
 Quality = Literal["720p", "1080p"]
 
 QUALITIES: tuple[Quality, ...] = ("720p", "1080p")
@@ -180,28 +184,24 @@ def _whole_in(value: object, allowed: range) -> bool:
 def _image_problems(image: object) -> list[str]:
     if isinstance(image, bytes):
         return [f"image: {problem}" for problem in images.frame_problems(image, len(image))]
-    if isinstance(image, str):
-        if not image.startswith("http") and (
-            image.startswith("data:") or not urls.looks_like_link(image)
-        ):
-            return [
-                "image: expected one http(s) link, path, or the bytes of an image, "
-                f"got a text of {len(image):,} characters, {shown(image)}; of base64, give the "
-                "bytes: base64.b64decode(...)"
-            ]
+    if isinstance(image, str) and (
+        image.startswith("http") or (urls.looks_like_link(image) and not image.startswith("data:"))
+    ):
         return [f"image: {problem}" for problem in urls.image_link_problems(image)]
-    if isinstance(image, Path):
-        # An empty text was made the path of the working folder.
-        empty = (
-            "image: expected one http(s) link, path, or the bytes of an image, got an empty text "
-            "or the working folder; look where the name of the image comes from"
+    if isinstance(image, str):
+        given = (
+            f"a text of {len(image):,} characters, {shown(image)}; of base64, give the bytes: "
+            "base64.b64decode(...)"
         )
-        return [empty] if image == Path() else []
-    given = (
-        f"an empty {type(image).__name__}"
-        if isinstance(image, Sequence) and not image
-        else shown(image)
-    )
+    elif isinstance(image, Path):
+        if image != Path():
+            return []
+        # An empty text was made the path of the working folder.
+        given = "an empty text or the working folder; look where the name of the image comes from"
+    elif isinstance(image, Sequence) and not image:
+        given = f"an empty {type(image).__name__}"
+    else:
+        given = shown(image)
     return [f"image: expected one http(s) link, path, or the bytes of an image, got {given}"]
 
 
@@ -233,7 +233,7 @@ def require_several(what: str, given: Any, *, asynchronous: bool = True) -> None
 
     `asynchronous`: they may come from an `async for` as well.
     """
-    one = isinstance(given, (ImageToVideo, str, bytes, bytearray, memoryview, os.PathLike))
+    one = isinstance(given, (ImageToVideo, *IMAGES))
     kinds = (Iterable, AsyncIterable) if asynchronous else Iterable
     if one or not isinstance(given, kinds):
         raise InvalidRequestError(
@@ -298,7 +298,7 @@ def made_requests(requests: Any, fields: Mapping[str, Any]) -> Iterator[ImageToV
 
     Raises `InvalidRequestError` that says which of several is wrong.
     """
-    if isinstance(requests, (ImageToVideo, str, bytes, bytearray, memoryview, os.PathLike)):
+    if isinstance(requests, (ImageToVideo, *IMAGES)):
         yield made_request(requests, fields)
         return
     if not isinstance(requests, Iterable):

@@ -29,7 +29,7 @@ from ._edges.api import Api
 from ._edges.http import Http
 from ._edges.local_images import CheckedFile, LocalImage, changed, look_at, opened_for_sending
 from ._formats.texts import shown
-from ._request import image_of
+from ._request import IMAGES, image_of
 from ._rules import account, numbers, refusals
 from ._rules.responses import decode_object
 from ._rules.throttling import Departures
@@ -301,7 +301,7 @@ class Uploader:
 
 
 def _source(image: object) -> Path | bytes | None:
-    if not isinstance(image, (str, bytes, bytearray, memoryview, os.PathLike)):
+    if not isinstance(image, IMAGES):
         return None
     found = image_of(image)
     return None if isinstance(found, str) else found

@@ -55,7 +55,7 @@ def loads(body: bytes) -> Any:
     few = small and body.count(b"{") + body.count(b"[") <= DEEPEST // 2
     if not few and _may_be_deep(body):
         value = _patient(body)
-        if _depth_beyond(value, DEEPEST):
+        if _is_too_deep(value):
             raise ValueError(f"it is nested deeper than {DEEPEST} levels")
         return value
     if _fast is None or small:
@@ -133,9 +133,9 @@ def _may_be_deep(body: bytes) -> bool:
     return True
 
 
-def _depth_beyond(value: Any, most: int) -> bool:
+def _is_too_deep(value: Any) -> bool:
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(DEEPEST + 1):
         level = [
             inner
             for outer in level

@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
+import attrs
+
 from .._rules import lifecycle
 from ..errors import HappyHorseError, WaitTimeoutError, WrongEventLoopError
 
@@ -122,16 +124,14 @@ def timed_out(task_id: str, task: Task | None, others: int = 0) -> WaitTimeoutEr
     )
 
 
+@attrs.define(eq=False, repr=False)
 class TimeLimit:
     """The time limit of one wait, whose future it wakes with an error."""
 
-    __slots__ = ("future", "slot", "task_id")
-
-    def __init__(self, task_id: str, future: asyncio.Future[Task]) -> None:
-        self.task_id = task_id
-        self.future = future
-        self.slot: int = -1
-        """Belongs to the wheel of time limits."""
+    task_id: str
+    future: asyncio.Future[Task]
+    slot: int = -1
+    """Belongs to the wheel of time limits."""
 
     def late(self, known: Mapping[str, Task | None]) -> None:
         """End the wait."""

@@ -148,7 +148,7 @@ class InFlight:
     """What the list showed before it was sent again."""
     _pause: float = attrs.field(init=False, default=0.0)
     # The attempt that is on its way.
-    _post: asyncio.Task[None] | None = attrs.field(init=False, default=None)
+    post: asyncio.Task[None] | None = attrs.field(init=False, default=None)
     """It takes no cancellation but that of `cut`."""
     _payload: TrackedBody | None = attrs.field(init=False, default=None)
     _begun: bool = attrs.field(init=False, default=False)
@@ -173,13 +173,8 @@ class InFlight:
     def at_stake(self) -> bool:
         """Whether an attempt of this process may have been accepted: that is brought to an end."""
         return (self._sent > 0 and self.in_doubt) or (
-            self._post is not None and self._payload is not None and self._payload.left
+            self.post is not None and self._payload is not None and self._payload.left
         )
-
-    @property
-    def post(self) -> asyncio.Task[None] | None:
-        """The attempt that is on its way."""
-        return self._post
 
     async def run(self) -> Acceptance:
         """Bring it to its end; called again after a cancellation, goes on where it is.
@@ -188,7 +183,7 @@ class InFlight:
         `SubmissionOutcomeUnknownError` when it is not.
         """
         while (step := _STEPS.get(self.stage)) is not None:
-            if self._post is not None and self._outcome is None:
+            if self.post is not None and self._outcome is None:
                 self._waiter = self.shared.loop.create_future()
                 await self._waiter
             await step(self)
@@ -216,8 +211,8 @@ class InFlight:
     def cut(self) -> None:
         """End the attempt that is on its way."""
         self._cut = True
-        if self._post is not None and self._begun:
-            self._post.cancel()
+        if self.post is not None and self._begun:
+            self.post.cancel()
 
     def _to(self, stage: SubmissionStage) -> None:
         if stage not in STAGES[self.stage]:
@@ -258,7 +253,7 @@ class InFlight:
         self._epoch = shared.gate.pace.epoch
         self._payload = TrackedBody(self.body, content_type="application/json")
         self._begun = self._cut = False
-        self._post = shared.loop.create_task(self._send(self._payload))
+        self.post = shared.loop.create_task(self._send(self._payload))
 
     async def _send(self, payload: TrackedBody) -> None:
         outcome: Answer | HappyHorseError | None = None
@@ -292,7 +287,7 @@ class InFlight:
     # --- sent -------------------------------------------------------------------------------------
 
     async def _receive(self) -> None:
-        outcome, self._post, self._outcome = self._outcome, None, None
+        outcome, self.post, self._outcome = self._outcome, None, None
         if self._withheld:
             self._withheld = False
             self._to(SubmissionStage.CHECKING)

@@ -124,8 +124,7 @@ class Submitter:
             key, drawn = self.new_key(), True
         else:
             key = idempotency_key if drawn else _checked(idempotency_key)
-        how = request, key, drawn, group, image_url, callback_url, resent
-        submitting = self._submit(*how)
+        submitting = self._submit(request, key, drawn, group, image_url, callback_url, resent)
         if not self._events.traced:
             return submitting
         return self._traced(submitting, key, request)
@@ -159,8 +158,9 @@ class Submitter:
             kept = self._shared.known.kept(key)
             if kept is not None:
                 return await self._repeat(kept, request, key, image_url, callback_url)
-            if not resent and image_url is None:
-                self._require_reachable(request)
+            is_new = not resent and image_url is None
+            if is_new and (problem := self._beside.problem_of(request.image)) is not None:
+                raise InvalidRequestError([problem])
             if self._budget.limited:
                 # Money first: an upload for what cannot be paid is wasted.
                 price = await self._beside.credits_for(request)
@@ -176,11 +176,6 @@ class Submitter:
             turn = self._turns.pop(key)
             if turn is not None:
                 turn.set_result(doubt)
-
-    def _require_reachable(self, request: ImageToVideo) -> None:
-        problem = self._beside.problem_of(request.image)
-        if problem is not None:
-            raise InvalidRequestError([problem])
 
     async def _take_turn(self, key: str) -> None:
         """Wait until nobody else submits a key: one request at a time, and one reservation.
@@ -226,10 +221,7 @@ class Submitter:
 
         Nothing is sent: it would tell nothing new, and a service without keys would be paid again.
         """
-        link = image_url or request.image
-        if not isinstance(link, str):
-            link = await self._beside.url_of(link)
-        body, _ = self._encode(request, link, callback_url)
+        body, _, _ = await self._encode(request, image_url, callback_url)
         if hash(body) != kept.body:
             raise IdempotencyConflictError(
                 "this session has used the idempotency key for another request; nothing was sent",
@@ -309,15 +301,13 @@ class Submitter:
     ) -> InFlight:
         """Do all that comes before anything can be paid."""
         try:
-            given = image_url or request.image
-            link = given if isinstance(given, str) else await self._beside.url_of(given)
-            body, back = self._encode(request, link, callback_url)
+            body, link, back = await self._encode(request, image_url, callback_url)
             return InFlight(
                 request=request,
                 key=key,
                 body=body,
                 link=link,
-                uploaded=link is not given,
+                uploaded=request.is_local and not image_url,
                 group=group,
                 calls_back=bool(back) and back == self.callback_url,
                 shared=self._shared,
@@ -326,14 +316,16 @@ class Submitter:
             self._budget.free(key)
             raise
 
-    def _encode(
-        self, request: ImageToVideo, link: str, callback_url: str | None
-    ) -> tuple[bytes, str]:
-        """Return the body of a request, and where to be called back."""
-        back = callback_url
+    async def _encode(
+        self, request: ImageToVideo, image_url: str | None, callback_url: str | None
+    ) -> tuple[bytes, str, str]:
+        """Return the body of a request, its first frame's link, and where to be called back."""
+        link, back = image_url or request.image, callback_url
+        if not isinstance(link, str):
+            link = await self._beside.url_of(link)
         if back is None:
             back = request.callback_url or self.callback_url or ""
-        return wire.encode_submission(request, link, callback_url=back), back
+        return wire.encode_submission(request, link, callback_url=back), link, back
 
     def _recall(self, sub: InFlight, earlier: Earlier | None) -> None:
         """Give a submission what is known of earlier sendings of its key.

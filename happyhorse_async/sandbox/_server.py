@@ -340,27 +340,16 @@ async def deliver(
         compressor = zlib.compressobj(wbits=31 if delivery.encoding == "gzip" else 15)
         answer.body = compressor.compress(answer.encoded()) + compressor.flush()
     if delivery.surplus:
-        return await _send_with_surplus(request, answer, headers, delivery, closing)
+        response = respond(answer, headers)
+        await response.prepare(request)
+        await response.write_eof()
+        await _pause(delivery.surplus_delay, closing)
+        if isinstance(request.transport, asyncio.WriteTransport):
+            request.transport.write(delivery.surplus)
+        return response
     if delivery.stop_after is None and delivery.chunk is None and not is_large(request, answer):
         return respond(answer, headers)
     return await _send_in_pieces(request, answer, headers, delivery, closing)
-
-
-async def _send_with_surplus(
-    request: web.BaseRequest,
-    answer: Reply,
-    headers: dict[str, str],
-    delivery: Delivery,
-    closing: asyncio.Event,
-) -> web.StreamResponse:
-    response = respond(answer, headers)
-    await response.prepare(request)
-    await response.write_eof()
-    await _pause(delivery.surplus_delay, closing)
-    transport = request.transport
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.write(delivery.surplus)
-    return response
 
 
 async def _send_in_pieces(

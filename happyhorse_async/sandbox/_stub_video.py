@@ -76,9 +76,9 @@ class _Bits:
         self._text.append("0" * (len(digits) - 1) + digits)
         return self
 
-    def align(self, bit: str) -> _Bits:
+    def align(self) -> _Bits:
         """Fill the last byte."""
-        self._text.append(bit * (-sum(map(len, self._text)) % 8))
+        self._text.append("0" * (-sum(map(len, self._text)) % 8))
         return self
 
     def raw(self, data: bytes) -> _Bits:
@@ -88,7 +88,7 @@ class _Bits:
 
     def nal(self, header: int) -> bytes:
         """Return the unit with its stop bit, alignment and emulation prevention (section 7.4.1)."""
-        bits = "".join(self.u(1, 1).align("0")._text)
+        bits = "".join(self.u(1, 1).align()._text)
         payload = int(bits, 2).to_bytes(len(bits) // 8, "big")
         out, zeros = bytearray([header]), 0
         for byte in payload:
@@ -124,7 +124,7 @@ def _picture_parameters() -> bytes:
 def _intra_frame(width: int, height: int) -> bytes:
     across, down = _macroblocks(width, height)
     bits = _Bits().ue(0).ue(7).ue(0).u(4, 0).ue(0).u(1, 0).u(1, 0).ue(0).ue(1)
-    bits.ue(25).align("0").raw(_colour(0))  # I_PCM
+    bits.ue(25).align().raw(_colour(0))  # I_PCM
     for address in range(1, across * down):
         # I_16x16 with DC prediction and no residual. Beside raw samples "no coefficient" is a
         # longer code (table 9-5).
