@@ -35,8 +35,6 @@ from .events import (
 )
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from rich.console import Console, RenderableType
 
     from ._dispatcher import Events
@@ -238,29 +236,20 @@ class Progress:
             if console is None and in_notebook()
             else Terminal(self._board, console)
         )
-        self._unsubscribe: Callable[[], None] = _nothing
+        self._unsubscribe: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Progress:
         if _drawn(self._screen.begin):
             self._unsubscribe = self._events.subscribe(self._take)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._unsubscribe()
         _drawn(self._screen.end)
 
     def _take(self, event: Event) -> None:
         self._board.take(event)
         self._screen.changed()
-
-
-def _nothing() -> None:
-    """Nothing has begun that would have to end."""
 
 
 def _drawn(draw: Callable[[], None]) -> bool:

@@ -7,7 +7,6 @@ import hashlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .._budget import BatchBook
@@ -128,12 +127,7 @@ class Batch:
         await ledger.call(use)
         self._videos = videos
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -85,7 +85,7 @@ class Database:
     ) -> None:
         """Open a ledger, made when there is none; raises `LedgerError` when it cannot be used."""
         self.path = path
-        self.videos = VideoFolder(path.parent)
+        self.videos: VideoFolder = VideoFolder(path.parent)
         """Where the videos of its jobs lie: beside it, unless it was said."""
         self._sql = queries()
         self._log = log_of(path)

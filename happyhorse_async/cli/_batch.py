@@ -18,6 +18,7 @@ from ._options import (
     Encoding,
     FirstRows,
     IgnoreUnknown,
+    Kinds,
     RetryFailed,
     RowDuration,
     RowPrompt,
@@ -25,15 +26,12 @@ from ._options import (
     RowSeed,
     Sandboxed,
     Speed,
+    Title,
     Yes,
+    group_of,
 )
 
-app = typer.Typer(
-    help="Turn many images into videos: durable, resumable, within a budget.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = group_of("Turn many images into videos: durable, resumable, within a budget.")
 
 Out = Annotated[
     str,
@@ -232,14 +230,9 @@ def status(
 def report(
     folder: Folder = None,
     out: SameFolder = None,
-    kind: Annotated[
-        str,
-        typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas."),
-    ] = "html,jsonl,csv",
+    kind: Kinds = "html,jsonl,csv",
     verify: Verify = False,
-    title: Annotated[
-        str | None, typer.Option("--title", help="The gallery's title; by default the folder's.")
-    ] = None,
+    title: Title = None,
     as_json: AsJson = False,
 ) -> None:
     """Write what became of every job: results.jsonl, results.csv, and gallery.html, which works

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,8 +23,6 @@ from ._console import harmless, is_for_people, put, say, stream_for_people
 from ._standing import Standing, Trouble
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .._session import Session
     from ..batch import Batch, Outcome, Totals
 
@@ -84,12 +82,7 @@ class BatchDisplay:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for unsubscribe in self._unsubscribe:
             unsubscribe()
         if self._live is not None:
@@ -99,7 +92,9 @@ class BatchDisplay:
 
     def _heard(self, event: JobChanged | Throttled | LinkExpiring | WaitingForReset) -> None:
         if isinstance(event, JobChanged):
-            self._put_change(event)
+            if self._as_json:
+                facts = {"id": event.id, "state": event.state, "task_id": event.task_id}
+                put({"event": "job", **facts, "code": event.code})
         elif isinstance(event, Throttled):
             self._note(f"the service asks to slow down: next submission in {event.pause:.0f} s")
         elif isinstance(event, WaitingForReset):
@@ -113,11 +108,6 @@ class BatchDisplay:
                 f"warning: the link of {event.task_id} dies in {event.seconds_left / 60:.0f} "
                 "minutes, and its video is not here"
             )
-
-    def _put_change(self, event: JobChanged) -> None:
-        if self._as_json:
-            facts = {"id": event.id, "state": event.state.value}
-            put({"event": "job", **facts, "task_id": event.task_id, "code": event.code})
 
     def _note(self, text: str) -> None:
         if self._live is not None:
@@ -210,20 +200,21 @@ class BatchDisplay:
 
     def final(self, totals: Totals, counts: Mapping[bool, int]) -> None:
         """Say how it ended."""
-        facts: dict[str, Any] = {
-            "event": "end",
-            "states": {state.value: count for state, count in totals.states.items()},
-            "credits_spent": totals.spent,
-            "credits_reserved": totals.reserved,
-            "failures": dict(totals.failures),
-        }
-        if self._as_json:
-            put(facts)
-        else:
+        if not self._as_json:
             say(
                 f"{counts[True]:,} videos, {counts[False]:,} without; the folder as a whole: "
                 f"{self.standing(totals).line()}"
             )
+            return
+        put(
+            {
+                "event": "end",
+                "states": totals.states,
+                "credits_spent": totals.spent,
+                "credits_reserved": totals.reserved,
+                "failures": totals.failures,
+            }
+        )
 
 
 def name_of(outcome: Outcome) -> str:

@@ -20,13 +20,16 @@ from ._options import (
     Encoding,
     FirstRows,
     IgnoreUnknown,
+    Kinds,
     MaxCredits,
     RetryFailed,
     RowDuration,
     RowPrompt,
     RowQuality,
     RowSeed,
+    Title,
     Yes,
+    group_of,
 )
 from ._signals import calling_on_signals
 from ._standing import span
@@ -35,12 +38,7 @@ if TYPE_CHECKING:
     from ..batch import Outcome
     from ..integrations.dbos import Cluster, ClusterOverview, Enqueued
 
-app = typer.Typer(
-    help="Work on one batch with several machines, over PostgreSQL (the extra `dbos`).",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = group_of("Work on one batch with several machines, over PostgreSQL (the extra `dbos`).")
 
 Link = Annotated[
     str,
@@ -250,13 +248,8 @@ def report(
             "--out", help="The folder for the reports; beside the videos.", show_default=False
         ),
     ] = None,
-    kind: Annotated[
-        str,
-        typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas."),
-    ] = "html,jsonl,csv",
-    title: Annotated[
-        str | None, typer.Option("--title", help="The gallery's title; by default the folder's.")
-    ] = None,
+    kind: Kinds = "html,jsonl,csv",
+    title: Title = None,
     as_json: AsJson = False,
 ) -> None:
     """Write what became of every job beside the videos, as `batch report` does.

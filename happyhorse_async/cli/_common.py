@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from enum import IntEnum
@@ -88,6 +89,22 @@ def need_folder(out: Path, step: str = "Choose another folder with --out.") -> N
         raise ConfigurationError(f"--out: {error}", next_step=step) from None
 
 
+def takes_one(out: Path, count: int, things: str) -> bool:
+    """Return whether --out is a file, for one video, and not a folder.
+
+    Raises `ConfigurationError` when nothing can be saved there, or when it is a file and there are
+    several `things`.
+    """
+    one = out.suffix.lower() == ".mp4" and not os.path.isdir(out)
+    if one and count > 1:
+        raise ConfigurationError(
+            f"--out: {out} is one file, and there are {count} {things}",
+            next_step="Give a folder with --out.",
+        )
+    need_folder(out.parent if one else out)
+    return one
+
+
 def run(
     work: Callable[[], Awaitable[int | None]],
     *,
@@ -110,10 +127,7 @@ def run(
         if CHOSEN.get("debug"):
             traceback.print_exc()
         raise typer.Exit(exit_code(error)) from None
-    except (
-        KeyboardInterrupt,
-        asyncio.CancelledError,
-    ):
+    except (KeyboardInterrupt, asyncio.CancelledError):
         # The latter: Ctrl-C once more, while it was coming to an end.
         hint()
         say("interrupted")

@@ -45,6 +45,11 @@ def eager_polling() -> Polling:
     return Polling(target_delay=0.2, min_interval=0.2, max_interval=0.5, max_reads_per_minute=6000)
 
 
+def chosen_profile() -> str | None:
+    """Return the name of the profile that is used; None when none is."""
+    return CHOSEN.get("profile") or os.environ.get("HAPPYHORSE_PROFILE")
+
+
 def chosen_settings() -> dict[str, Any]:
     """Return what options and the profile say of a session; options win over the profile.
 
@@ -52,7 +57,7 @@ def chosen_settings() -> dict[str, Any]:
     """
     from ._profiles import profile
 
-    name = CHOSEN.get("profile") or os.environ.get("HAPPYHORSE_PROFILE")
+    name = chosen_profile()
     said: dict[str, Any] = {**(profile(name) if name else {}), **CHOSEN}
     settings: dict[str, Any] = {"network": _network(said)}
     for word in ("api_key", "base_url", "files_url"):

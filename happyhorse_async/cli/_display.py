@@ -17,8 +17,6 @@ from ._console import harmless, is_for_people, money, say, stream_for_people
 from ._standing import Trouble
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .._session import Session
     from .._video import Video
 
@@ -56,12 +54,7 @@ class Display:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._unsubscribe()
         self._progress.stop()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import APIStatusError, ConfigurationError, HappyHorseError
 from ._advice import spelled
 from ._common import Exit, run
-from ._connection import chosen_settings, open_session
+from ._connection import chosen_profile, chosen_settings, open_session
 from ._console import money, put
 from ._options import CHOSEN, AsJson, Sandboxed
 
@@ -116,7 +115,7 @@ def _origin(*, sandbox: bool) -> str:
         return "of the sandbox"
     if CHOSEN.get("api_key"):
         return "from --api-key"
-    profile = CHOSEN.get("profile") or os.environ.get("HAPPYHORSE_PROFILE")
+    profile = chosen_profile()
     return f"from the profile {profile}" if profile else f"from {KEY_VARIABLE}"
 
 

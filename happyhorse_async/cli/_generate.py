@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import typer
 
 from ..errors import ConfigurationError, DestinationExistsError, DownloadError, InvalidRequestError
-from ._common import Exit, need_folder, run
+from ._common import Exit, need_folder, run, takes_one
 from ._connection import open_session
 from ._console import agreed, money, say
 from ._making import Making, OneVideo, Paid
@@ -160,16 +160,7 @@ def _paths(images: Sequence[str], out: Path) -> list[Path]:
                 f"{image} is {kind}, and generate takes images",
                 next_step=f"For a video of every image in it: happyhorse batch run {image!r}",
             )
-    if out.suffix.lower() == ".mp4" and not os.path.isdir(out):
-        if len(images) > 1:
-            raise ConfigurationError(
-                f"--out: {out} is one file, and there are {len(images)} images",
-                next_step="Give a folder with --out.",
-            )
-        need_folder(out.parent)
-        return [out]
-    need_folder(out)
-    return _named_after(images, out)
+    return [out] if takes_one(out, len(images), "images") else _named_after(images, out)
 
 
 def _named_after(images: Iterable[str], out: Path) -> list[Path]:
@@ -246,9 +237,8 @@ def _refuse_taken(paths: Iterable[Path], *, overwrite: bool) -> None:
 def _job(image: str | Path, path: Path, **fields: Any) -> OneVideo:
     from .._request import ImageToVideo
 
-    return OneVideo(
-        Path(image).name if isinstance(image, Path) else image, ImageToVideo(image, **fields), path
-    )
+    name = image.name if isinstance(image, Path) else image
+    return OneVideo(name, ImageToVideo(image, **fields), path)
 
 
 async def _agreed(session: Session, requests: list[ImageToVideo]) -> bool:

@@ -73,6 +73,17 @@ IgnoreUnknown = Annotated[
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Begin failed jobs of this input again.")
 ]
+Kinds = Annotated[
+    str, typer.Option("--kind", help="Which: html (a gallery), jsonl, csv; several with commas.")
+]
+Title = Annotated[
+    str | None, typer.Option("--title", help="The gallery's title; by default the folder's.")
+]
+
+
+def group_of(told: str) -> typer.Typer:
+    """Make a command with commands of its own; `told` is the help of all."""
+    return typer.Typer(help=told, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
 def _chosen(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
@@ -106,81 +117,31 @@ def repeated() -> list[str]:
     return words
 
 
+def _kept(told: str, *names: str) -> Any:
+    """Make a shared option, whose help is `told`."""
+    return typer.Option(*names, help=told, callback=_chosen, expose_value=False)
+
+
+_KEY = "The key; others on this machine can read it here: see `happyhorse profile`."
+_PROXY = "An http or https proxy, also for downloads; - for none at all."
+_CERTIFICATES = "Certificates to trust beside the system's, as a PEM file."
+_ADDRESSES = (
+    "Addresses off the public internet that result links may lead to, such as 198.18.0.0/15; may "
+    "be repeated."
+)
+
+
 def shared(
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key",
-            help="The key; others on this machine can read it here: see `happyhorse profile`.",
-            callback=_chosen,
-            expose_value=False,
-        ),
-    ] = None,
+    api_key: Annotated[str | None, _kept(_KEY, "--api-key")] = None,
     profile: Annotated[
-        str | None,
-        typer.Option(
-            "--profile",
-            help="A key and hosts kept by `happyhorse profile`.",
-            callback=_chosen,
-            expose_value=False,
-        ),
+        str | None, _kept("A key and hosts kept by `happyhorse profile`.", "--profile")
     ] = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option(
-            "--base-url", help="Another service's host.", callback=_chosen, expose_value=False
-        ),
-    ] = None,
-    files_url: Annotated[
-        str | None,
-        typer.Option("--files-url", help="Its file host.", callback=_chosen, expose_value=False),
-    ] = None,
-    proxy: Annotated[
-        str | None,
-        typer.Option(
-            "--proxy",
-            help="An http or https proxy, also for downloads; - for none at all.",
-            callback=_chosen,
-            expose_value=False,
-        ),
-    ] = None,
-    ca_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--ca-file",
-            help="Certificates to trust beside the system's, as a PEM file.",
-            callback=_chosen,
-            expose_value=False,
-        ),
-    ] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow",
-            help="Addresses off the public internet that result links may lead to, such as "
-            "198.18.0.0/15; may be repeated.",
-            callback=_chosen,
-            expose_value=False,
-        ),
-    ] = None,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose",
-            "-v",
-            help="Say everything that happens.",
-            callback=_chosen,
-            expose_value=False,
-        ),
-    ] = False,
-    debug: Annotated[
-        bool,
-        typer.Option(
-            "--debug",
-            help="Also log, and show where errors come from.",
-            callback=_chosen,
-            expose_value=False,
-        ),
-    ] = False,
+    base_url: Annotated[str | None, _kept("Another service's host.", "--base-url")] = None,
+    files_url: Annotated[str | None, _kept("Its file host.", "--files-url")] = None,
+    proxy: Annotated[str | None, _kept(_PROXY, "--proxy")] = None,
+    ca_file: Annotated[Path | None, _kept(_CERTIFICATES, "--ca-file")] = None,
+    allow: Annotated[list[str] | None, _kept(_ADDRESSES, "--allow")] = None,
+    verbose: Annotated[bool, _kept("Say everything that happens.", "--verbose", "-v")] = False,
+    debug: Annotated[bool, _kept("Also log, and show where errors come from.", "--debug")] = False,
 ) -> None:
     """Hold the options that every command has."""

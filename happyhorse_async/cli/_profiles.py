@@ -22,7 +22,7 @@ import typer
 from ..errors import ConfigurationError, LedgerError
 from ._common import run
 from ._console import put, say
-from ._options import AsJson
+from ._options import AsJson, group_of
 from ._signals import ending_at_once
 
 FIELDS = ("api_key", "base_url", "files_url", "proxy", "ca_file")
@@ -141,12 +141,7 @@ async def alone() -> AsyncIterator[None]:
         lock.release()
 
 
-app = typer.Typer(
-    help="Keep keys and hosts under names: `--profile NAME` uses them in every command.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = group_of("Keep keys and hosts under names: `--profile NAME` uses them in every command.")
 Name = Annotated[str, typer.Argument(help="The profile's name.")]
 
 

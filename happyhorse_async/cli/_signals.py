@@ -46,9 +46,7 @@ def ending_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def stopping_on_signals(
-    batch: Batch, told: Callable[[int], None] = lambda count: None
-) -> Iterator[None]:
+def stopping_on_signals(batch: Batch, told: Callable[[int], None]) -> Iterator[None]:
     """Stop a batch on signals while this is open; only in the main thread.
 
     The first one stops submitting, and what is paid is finished. The second one cancels the task

@@ -12,10 +12,10 @@ import attrs
 import typer
 
 from ..errors import ConfigurationError, HappyHorseError
-from ._common import Exit, exit_code, need_folder, overall, report, run
+from ._common import Exit, exit_code, overall, report, run, takes_one
 from ._connection import open_session
 from ._console import counted, money, put, put_path, say
-from ._options import AsJson
+from ._options import AsJson, group_of
 
 if TYPE_CHECKING:
     from .._account import TaskSummary
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
     from .._models import Task
     from .._session import Session
 
-app = typer.Typer(
-    help="Look at tasks, follow them, and fetch their videos.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = group_of("Look at tasks, follow them, and fetch their videos.")
 
 Ids = Annotated[
     list[str], typer.Argument(help="Ids of tasks: task-unified-...", metavar="TASK_ID...")
@@ -43,16 +38,15 @@ Out = Annotated[
 
 def describe(task: Task) -> dict[str, Any]:
     """Return a task's facts for JSON."""
+    error = task.error
     return {
         "id": task.id,
         "status": task.status,
         "progress": task.progress,
-        "results": list(task.results),
-        "error": {"code": task.error.code, "message": task.error.message}
-        if task.error is not None
-        else None,
-        "created": task.created.isoformat() if task.created is not None else None,
-        "expires_at": task.expires_at.isoformat() if task.expires_at is not None else None,
+        "results": task.results,
+        "error": {"code": error.code, "message": error.message} if error is not None else None,
+        "created": task.created,
+        "expires_at": task.expires_at,
         "credits": task.usage.credits_used,
         "seconds": task.seconds,
     }
@@ -178,12 +172,11 @@ class _Shown:
 
 
 def _summary(item: TaskSummary) -> dict[str, Any]:
-    created = item.created.isoformat() if item.created is not None else None
     return {
         "id": item.id,
         "status": item.status,
         "model": item.model,
-        "created": created,
+        "created": item.created,
         "has_results": item.has_results,
         "credits": item.credits_used,
         "prompt": _prompt(item),
@@ -261,8 +254,7 @@ def download_tasks(
     async def work() -> int:
         from .._downloader.destinations import Destination
 
-        one = _one_file(ids, out)
-        need_folder(out.parent if one else out)
+        one = takes_one(out, len(ids), "tasks")
         place = Destination(str(out), exact=True, folder=not one)
         limits = Limits(max_video_bytes=max_bytes) if max_bytes is not None else Limits()
         async with open_session(limits=limits) as session:
@@ -322,18 +314,6 @@ def download(
 
 def _resumes() -> None:
     say("What came is kept: the same line goes on with it.")
-
-
-def _one_file(ids: Sequence[str], out: Path) -> bool:
-    """Whether --out is a file; raises `ConfigurationError` when it is one for several tasks."""
-    if out.suffix.lower() != ".mp4" or os.path.isdir(out):
-        return False
-    if len(ids) > 1:
-        raise ConfigurationError(
-            f"--out: {out} is one file, and there are {len(ids)} tasks",
-            next_step="Give a folder with --out.",
-        )
-    return True
 
 
 async def _download_all(

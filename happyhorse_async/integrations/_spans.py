@@ -287,21 +287,20 @@ class Spans:
 
     def _join(self, event: Began) -> _Open:
         """Let a caller do something with a task that is known, or wait for one that is not."""
-        one = self._newest(event.task_id)
-        if one is None and event.work == "wait":
+        one, waits = self._newest(event.task_id), event.work == "wait"
+        if one is None:
+            if not waits:
+                return _Open()
             span = self._tracer.start_span("happyhorse.wait", attributes=_task(event))
             self._waits.setdefault(event.task_id or "", []).append(span)
             return _Open(span)
-        if one is None:
-            return _Open()
-        if event.work == "wait":
-            if not one.over:
-                self._wait_for(one)
-                one.holders += 1
-            return _Open(None, None if one.over else one)
         held = None if one.over else one
         if held is not None:
             held.holders += 1
+            if waits:
+                self._wait_for(held)
+        if waits:
+            return _Open(None, held)
         return _Open(None, held, _attach(one.span), self._current.set(one))
 
     def _wait_for(self, one: Generation) -> None:
