@@ -37,7 +37,7 @@ else:
 LOCK_HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
 """How systems say that another process has a lock."""
 NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""What file systems answer that know no syncing, as some over a network."""
+"""What file systems answer that know no syncing, or no renaming, as some over a network."""
 _NO_FOLDER_SYNC = NO_SYNC | {errno.EBADF}
 """The same for folders. The video is in place by then."""
 
@@ -168,7 +168,12 @@ def folder_problem(folder: Path) -> str:
             _ask_about_missing(existing, folder)
             # Some file systems refuse folders, and say so only when one is made. This one has a
             # name of its own, so that nobody can have begun to use it.
-            os.rmdir(tempfile.mkdtemp(prefix=".happyhorse-", dir=existing))
+            made = tempfile.mkdtemp(prefix=".happyhorse-", dir=existing)
+            try:
+                if problem := _part_problem(os.path.join(made, "part")):
+                    return problem
+            finally:
+                os.rmdir(made)
     except (OSError, ValueError) as error:
         return _reason(error)
     # Some file systems over a network tell no sizes at all.
@@ -221,7 +226,8 @@ def _anothers(folder: str, *names: str) -> str:
 
 
 def _part_problem(part: str) -> str:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    """Say why a part cannot be made, or not be renamed in the end, as on some mounted stores."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     try:
         try:
             os.close(os.open(part, flags, 0o666))
@@ -231,9 +237,14 @@ def _part_problem(part: str) -> str:
         if error.errno in NO_DESCRIPTORS:
             return ""  # that says nothing about the folder
         raise
+    made, problem = f"{part}~", ""
+    try:
+        os.rename(part, made)
+    except OSError as error:
+        made, problem = part, "files cannot be renamed there" if error.errno in NO_SYNC else ""
     with suppress(FileNotFoundError):
-        os.unlink(part)
-    return ""
+        os.unlink(made)
+    return problem
 
 
 def _part_problem_of(part: str) -> str:

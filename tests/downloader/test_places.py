@@ -332,6 +332,26 @@ async def test_a_file_system_that_counts_no_names_is_served(
     assert (video.size, names_in(folder)) == (300_000, [video.path.name])
 
 
+@pytest.mark.parametrize("exists", [False, True])
+async def test_a_file_system_that_renames_nothing_is_found_out_before_it_is_paid(
+    sandbox: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    """A mounted object store may take files, and never give one its final name."""
+
+    def unknown(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    if exists:
+        folder.mkdir()
+    monkeypatch.setattr(os, "rename", unknown)
+    async with open_session(sandbox) as session:
+        with pytest.raises(DownloadError, match="cannot be renamed") as caught:
+            await session.generate(LINK, save_to=folder / "cat.mp4")
+    assert (caught.value.charged, sandbox.paid) == ("no", 0)
+    assert list(folder.parent.iterdir()) == ([folder] if exists else [])
+    assert not exists or names_in(folder) == []
+
+
 async def test_two_downloads_to_one_path_do_not_mix(kit: Kit, folder: Path) -> None:
     """In one process, one of them gets the path, whole, and the other an error that says why."""
     task, other = await kit.task(1), await kit.task(2)
