@@ -41,7 +41,8 @@ class FolderLock:
         if not self.try_take():
             raise LedgerError(
                 f"the batch in {self._path.parent} is being worked on by {self.holder()}",
-                next_step="Wait for that process, stop it, or use another folder.",
+                next_step="Wait for that process, or stop it. Another folder would pay again for "
+                "the same input.",
             )
 
     def try_take(self) -> bool:

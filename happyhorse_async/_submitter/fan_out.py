@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import anyio
 
-from .._concurrency import is_own_cancellation
+from .._concurrency import is_own_cancellation, to_the_end
 from .._formats.texts import shown
 from .._request import ImageToVideo, cut_off
 from ..errors import HappyHorseError, InvalidRequestError
@@ -18,6 +18,9 @@ from .gate import Group
 from .shared import Acceptance
 
 S = TypeVar("S")
+
+LOOK_AGAIN = 0.1
+"""Seconds after which an input that goes on is cancelled once more."""
 
 Tell = Callable[[int, Any, Acceptance | HappyHorseError], S]
 """Makes what the caller gets of a request. It takes the place in the input, the request as given,
@@ -80,17 +83,21 @@ class Submissions(Generic[S]):
         self._early: dict[int, Decided[S]] = {}
         self._next = 0
         self._read = 0
-        self._exhausted = False
+        self._exhausted = self._left = False
         self._error: BaseException | None = None
-        self._tasks = anyio.create_task_group()
+        # No task group: it could not be left in another task than it was entered in, as an async
+        # generator is that nobody reads to its end, and would cancel whoever entered it.
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reader: asyncio.Task[None] | None = None
+        """The worker that reads the input at present."""
 
     async def __aenter__(self) -> Submissions[S]:
         self._here()
-        await self._tasks.__aenter__()
         self._opened = True
         self._running = self._workers
+        create = asyncio.get_running_loop().create_task
         for _ in range(self._workers):
-            self._tasks.start_soon(self._work)
+            self._tasks.append(create(self._work(), name="happyhorse_async: submit_many"))
         return self
 
     async def __aexit__(
@@ -99,12 +106,23 @@ class Submissions(Generic[S]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._tasks.cancel_scope.cancel()
+        self._left = self._exhausted = True
+        for task in self._tasks:
+            task.cancel()
         try:
-            # What the body raised is not shown to the group, which would wrap it.
-            await self._tasks.__aexit__(None, None, None)
+            await to_the_end(asyncio.ensure_future(self._ended()))
         finally:
+            self._running = 0
             self._close()
+
+    async def _ended(self) -> None:
+        # Not by what they count themselves: one that had not begun counts nothing.
+        while pending := [task for task in self._tasks if not task.done()]:
+            await asyncio.wait(pending, timeout=LOOK_AGAIN)
+            if self._reader is not None:
+                # The input may have caught its cancellation. Others are cancelled once: a second
+                # time would cut short what has left.
+                self._reader.cancel()
 
     def __aiter__(self) -> Submissions[S]:
         return self
@@ -144,6 +162,8 @@ class Submissions(Generic[S]):
             while (item := await self._take()) is not None:
                 self._decided.append(await self._decide(*item))
                 self._news.set()
+        except Exception as error:  # noqa: BLE001 a bug of ours: whoever iterates must hear of it
+            self._exhausted, self._error = True, error
         finally:
             self._running -= 1
             self._news.set()
@@ -153,6 +173,7 @@ class Submissions(Generic[S]):
         async with self._turn:
             if self._exhausted:
                 return None
+            self._reader = asyncio.current_task()
             try:
                 request = (
                     await anext(self._input)
@@ -169,6 +190,10 @@ class Submissions(Generic[S]):
                 if not is_own_cancellation(error):
                     raise
                 self._exhausted, self._error = True, cut_off(error)
+                return None
+            finally:
+                self._reader = None
+            if self._left:  # while its input was read
                 return None
             index, self._read = self._read, self._read + 1
             return index, request

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -17,6 +18,7 @@ from happyhorse_async import (
     RetryPolicy,
     Session,
     SessionClosedError,
+    Submission,
     Timeouts,
 )
 from happyhorse_async._dispatcher import Events
@@ -358,6 +360,54 @@ async def test_leaving_many_early_loses_nothing(sandbox: Sandbox, ordered: bool)
         assert set(taken) | orphans == {task.id for task in sandbox.tasks}
         assert not orphans & set(taken)
         assert len(sandbox.tasks) < 40, "the input is read only as fast as submissions are taken"
+
+
+async def test_submissions_may_be_left_in_another_task(sandbox: Sandbox) -> None:
+    """An async generator around them, which nobody reads to its end, is closed in another task:
+    that cancels nobody, and tells of all that was paid.
+    """
+    async with open_session(sandbox, limits=Limits(max_submissions=4)) as session:
+
+        async def submitted() -> AsyncGenerator[Submission, None]:
+            async with session.submit_many([ImageToVideo(LINK)] * 20) as submissions:
+                async for submission in submissions:
+                    yield submission
+
+        reading = submitted()
+        assert (await anext(reading)).ok
+        await asyncio.create_task(reading.aclose())
+        assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+    assert sandbox.paid - 1 == len(session.orphans)
+    assert all(orphan.task_id for orphan in session.orphans)
+
+
+async def test_submissions_that_are_left_at_once_submit_nothing(sandbox: Sandbox) -> None:
+    """Their workers have not begun by then: nothing waits for these, and nothing more comes."""
+    async with open_session(sandbox) as session, asyncio.timeout(100):
+        async with session.submit_many([ImageToVideo(LINK)] * 20) as submissions:
+            pass
+        assert [submission async for submission in submissions] == []
+    assert sandbox.requests == []
+
+
+async def test_an_input_that_catches_its_cancellation_is_left_all_the_same(
+    sandbox: Sandbox,
+) -> None:
+    """It is cancelled until it ends, and what it gives then is not submitted."""
+
+    async def stubborn() -> AsyncGenerator[ImageToVideo, None]:
+        yield ImageToVideo(LINK)
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        yield ImageToVideo(LINK)
+
+    async with open_session(sandbox) as session, asyncio.timeout(100):
+        async with session.submit_many(stubborn()) as submissions:
+            assert (await anext(submissions)).ok
+        assert (sandbox.paid, session.orphans) == (1, [])
 
 
 async def test_a_consumer_that_is_cancelled_loses_nothing(sandbox: Sandbox) -> None:
