@@ -285,14 +285,25 @@ def _cluster(database: str, *, begun: bool = False) -> Cluster:
             next_step="Say --database postgresql://user@host/name, or set HAPPYHORSE_DATABASE.",
         )
     cluster = Cluster(database)
-    if begun and is_sqlite(database) and not os.path.lexists(path_of(database)):
-        raise ConfigurationError(
-            f"there is no database at {path_of(database)}",
-            next_step="Give the one that `happyhorse cluster enqueue` was given.",
-        )
+    if is_sqlite(database):
+        _refuse_missing(path_of(database), begun=begun)
     if cluster.caveat:
         say(f"note: {cluster.caveat}")
     return cluster
+
+
+def _refuse_missing(path: Path, *, begun: bool) -> None:
+    if begun and not os.path.lexists(path):
+        raise ConfigurationError(
+            f"there is no database at {path}",
+            next_step="Give the one that `happyhorse cluster enqueue` was given.",
+        )
+    if os.path.isdir(path) or not os.path.isdir(path.parent):
+        problem = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise ConfigurationError(
+            f"--database: {problem}",
+            next_step="Give a file in a folder that is there, as sqlite:///folder/file.db.",
+        )
 
 
 def _tell(told: Enqueued, *, as_json: bool) -> None:

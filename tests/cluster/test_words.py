@@ -149,6 +149,20 @@ def test_a_file_that_was_mistyped_is_not_made(tmp_path: Path, words: list[str]) 
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_sqlite
+@pytest.mark.parametrize(("place", "problem"), [("no/a.db", "there is no folder"), ("", "folder")])
+def test_a_file_that_cannot_be_made_is_a_wrong_setting(
+    tmp_path: Path, place: str, problem: str
+) -> None:
+    """Nothing was sent, and no ledger is spoken of that would know what was paid."""
+    (tmp_path / "rows.csv").write_text("image\nhttps://example.com/1.png\n")
+    words = ["enqueue", str(tmp_path / "rows.csv"), "--yes", "--out", str(tmp_path / "out")]
+    link = f"sqlite:///{tmp_path}/{place}"
+    told = CliRunner().invoke(app, ["cluster", *words, "--database", link])
+    assert (told.exit_code, problem in told.output) == (2, True), told.output
+    assert "ledger" not in told.output
+
+
 def test_an_input_and_a_folder_are_not_entered_at_once() -> None:
     """Either a SOURCE or --from, and nothing is guessed."""
     for words in ([], ["photos.csv", "--from", "videos"]):
