@@ -231,6 +231,8 @@ class Decoder:
         self._gzip = encoding != "deflate"
         self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16 if self._gzip else zlib.MAX_WBITS)
         self._waiting = b""
+        self._full = False
+        """The last piece was as large as may be: there may be more of what has been taken."""
         self._begun = False
 
     @staticmethod
@@ -250,7 +252,7 @@ class Decoder:
                 # Some hosts send deflate without the header that its name stands for.
                 self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         piece = b""
-        while self._waiting and not piece:
+        while (self._waiting or self._full) and not piece:
             if self._inflater.eof:
                 if not self._gzip or self._waiting[:2] != b"\x1f\x8b":
                     break
@@ -259,6 +261,7 @@ class Decoder:
                 piece = self._inflater.decompress(self._waiting, self.PIECE)
             except zlib.error as error:
                 raise ValueError(f"the host's encoding is broken: {error}") from None
+            self._full = len(piece) == self.PIECE
             self._waiting = self._inflater.unconsumed_tail or self._inflater.unused_data
         return piece
 

@@ -210,6 +210,18 @@ def test_decoded_pieces_are_bounded() -> None:
     assert (total, decoder.ended) == (5_000_000, True)
 
 
+@pytest.mark.parametrize("more", [0, 1, 5, 100, 257, 258, 259])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_what_follows_a_full_piece_is_not_lost(name: str, more: int) -> None:
+    """The last encoded bytes may stand for more than fits into a piece; nothing follows them."""
+    data = bytes(Decoder.PIECE + more)
+    decoder, total = Decoder(name.split()[0]), 0
+    decoder.feed(encoded(data, name))
+    while piece := decoder.read():
+        total += len(piece)
+    assert (total, decoder.ended) == (len(data), True)
+
+
 def test_broken_encodings_are_an_error() -> None:
     """What is not what its label says cannot be undone."""
     decoder = Decoder("gzip")
