@@ -19,7 +19,7 @@ from .._edges.local_images import look_at
 from .._formats.texts import shown
 from .._request import ImageToVideo
 from .._rules.lifecycle import JobState
-from ..errors import InvalidRequestError
+from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError
 from . import _identity
 from ._database import Database
 from ._identity import write_extra
@@ -36,10 +36,8 @@ class Verdict(Enum):
     """It ended in an earlier run: its outcome is told again."""
     IN_HAND = "in hand"
     """This run has it already."""
-    TWICE = "twice"
-    """The caller's id came before in this input."""
-    STRANGER = "stranger"
-    """A file that is not the batch's lies where its video would go."""
+    REFUSED = "refused"
+    """Nothing: the admission's error says why."""
 
 
 @attrs.define
@@ -64,6 +62,9 @@ class Admission:
     job: JobRow | None = None
     old: JobRow | None = None
     """The job of another request that had the caller's id before, under its new id."""
+    error: HappyHorseError | None = None
+    """Why the row is refused. Without a job its id came before in this input. With one, a file that
+    is not the batch's lies where its video would go."""
 
 
 def candidate_of(job: Job, image_digest: str | None) -> Candidate:
@@ -108,7 +109,8 @@ def admit(
     for candidate, job_id in zip(candidates, ids, strict=True):
         record = records.get(job_id) if job_id is not None else None
         if record is None or job_id is None:
-            admissions.append(Admission(Verdict.TWICE))
+            twice = InvalidRequestError([f"id: {candidate.id!r} came before in this input"])
+            admissions.append(Admission(Verdict.REFUSED, error=twice))
             continue
         record.asked = candidate.request
         # A job that pauses before its next attempt is new to the ledger, and in hand all the same.
@@ -118,8 +120,17 @@ def admit(
             verdict = _verdict(
                 database, record, retry=retry and record.ended_run != run, verify=verify
             )
-        admissions.append(Admission(verdict, record, old.get(job_id)))
+        admission = Admission(verdict, record, old.get(job_id))
+        if verdict is Verdict.REFUSED:
+            admission.error = _stranger(database.videos.place(record.name))
+        admissions.append(admission)
     return admissions
+
+
+def _stranger(place: str | Path) -> DestinationExistsError:
+    return DestinationExistsError(
+        f"{place} exists already, and is not this batch's", path=str(place), charged="no"
+    )
 
 
 def _number(
@@ -251,7 +262,7 @@ def _verdict(database: Database, record: JobRow, *, retry: bool, verify: bool) -
     if state is JobState.SAVED or (state in (JobState.FAILED, JobState.UNKNOWN) and not retry):
         return Verdict.TOLD
     if database.is_stranger(record.name) and database.videos.exists(record.name):
-        return Verdict.STRANGER
+        return Verdict.REFUSED
     return Verdict.WORK
 
 

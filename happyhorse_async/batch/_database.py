@@ -34,6 +34,7 @@ from ._ledger_file import (
     log_of,
     look_at_file,
     newer,
+    size_of,
 )
 from ._outcome import Totals
 from ._queries import queries
@@ -249,7 +250,7 @@ class Database:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-            due = self._fold_due or self._log_size() > LARGEST_LOG
+            due = self._fold_due or size_of(self._log) > LARGEST_LOG
             if fold or (due and time.monotonic() > self._folded + FOLD_PAUSE):
                 self.checkpoint()
             return results
@@ -264,12 +265,6 @@ class Database:
 
     def _change(self, kind: str, rows: Sequence[Sequence[Any]]) -> None:
         self._db.execute(self._sql[kind], (json.dumps(rows),))
-
-    def _log_size(self) -> int:
-        try:
-            return os.stat(self._log).st_size
-        except OSError:
-            return 0
 
     def begin_run(self) -> int:
         """Note that a run begins; gives its number."""

@@ -17,7 +17,7 @@ from .._budget import BatchBook
 from .._concurrency import IN_INPUT, hand_over, is_own_cancellation
 from .._request import ImageToVideo, cut_off
 from .._rules.lifecycle import AT_STAKE, JobState
-from ..errors import DestinationExistsError, HappyHorseError, InvalidRequestError
+from ..errors import HappyHorseError
 from ._admission import GROUP, Admission, BadRow, Candidate, Input, Intake, Verdict, admit, rows_of
 from ._database import Database
 from ._follow import BatchOptions
@@ -180,19 +180,12 @@ class Feed:
 
     async def _receive(self, row: Candidate, admission: Admission) -> None:
         job, verdict = admission.job, admission.verdict
-        if verdict is Verdict.TWICE or job is None:
-            self._refuse(
-                row.id,
-                InvalidRequestError([f"id: {row.id!r} came before in this input"]),
-                row.request,
-            )
-        elif verdict is Verdict.STRANGER:
-            path = self._run.videos.place(job.name)
-            taken = DestinationExistsError(
-                f"{path} exists already, and is not this batch's", path=str(path), charged="no"
-            )
-            self._refuse(job.id, taken, row.request, job.columns)
-        elif verdict is Verdict.TOLD:
+        if admission.error is not None:
+            columns = job.columns if job is not None else None
+            self._refuse((job or row).id, admission.error, row.request, columns)
+            return
+        assert job is not None, "a row that is not refused has its job"  # noqa: S101
+        if verdict is Verdict.TOLD:
             self._run.told.put_nowait(outcome_of(job, self._run.videos, resumed=True))
         elif verdict is Verdict.IN_HAND:
             await self._hand_over(row.request, job)

@@ -24,6 +24,7 @@ from ._ledger_file import Patience
 logger = logging.getLogger("happyhorse_async")
 
 T = TypeVar("T")
+D = TypeVar("D", bound=Database)
 
 GATHER_SECONDS = 0.002
 """How long a group gathers. Nothing beside a video's minutes, and enough to take many jobs along
@@ -67,8 +68,7 @@ class Ledger:
     overrides this one method runs it inline, in its own time, and no thread starts.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="happyhorse ledger")
         self._database: Database | None = None
@@ -86,21 +86,27 @@ class Ledger:
 
         Raises `LedgerError` when it is no whole ledger, or newer. A cancellation closes it again.
         """
-        ledger = cls(folder / LEDGER_NAME)
-        patience = Patience(ledger._path)
-        opening = hand_over(ledger._thread, partial(Database, ledger._path, patience=patience))
-        try:
-            ledger._database = await asyncio.shield(opening)
-        except BaseException:
-            # Whoever is cancelled waits for no other program.
-            patience.hurry(0.0)
-            # In one go: a second cancellation must not come between the two.
-            await to_the_end(ledger._loop.create_task(ledger._close_opening(opening)))
-            raise
-        ledger.batch_id = ledger._database.batch_id
+        ledger, path = cls(), folder / LEDGER_NAME
+        patience = Patience(path)
+        # Whoever is cancelled waits for no other program.
+        hurry = partial(patience.hurry, 0.0)
+        await ledger._take(partial(Database, path, patience=patience), hurry)
         return ledger
 
-    async def _close_opening(self, opening: asyncio.Future[Database]) -> None:
+    async def _take(self, make: Callable[[], D], hurry: Callable[[], None] = lambda: None) -> D:
+        """Open a database in the thread, and keep it; `hurry` hastens that at a cancellation."""
+        opening = hand_over(self._thread, make)
+        try:
+            database = await asyncio.shield(opening)
+        except BaseException:
+            hurry()
+            # In one go: a second cancellation must not come between the two.
+            await to_the_end(self._loop.create_task(self._close_opening(opening)))
+            raise
+        self._database, self.batch_id = database, database.batch_id
+        return database
+
+    async def _close_opening(self, opening: asyncio.Future[D]) -> None:
         """Close what is opened at this moment, as soon as it is open."""
         await asyncio.wait([opening])
         if not opening.cancelled() and opening.exception() is None:

@@ -100,7 +100,7 @@ def look_at_file(path: Path, *, newest: int) -> bool:
                 f"{path} leads to {os.readlink(path)}, which is not there",
                 "Bring the ledger back to where the link leads, or take the link away.",
             ) from None
-        if _size_of(log_of(path)):
+        if size_of(log_of(path)):
             raise _refused(
                 f"{log_of(path)} is the log of a ledger that is not there: it may hold what was "
                 "paid",
@@ -127,11 +127,12 @@ def _judge(path: Path, header: Header, size: int, newest: int) -> None:
         raise foreign(path)
     if ours and header.version > newest:
         raise newer(path, header.version, newest)
-    if size < header.size and not _size_of(log_of(path)):
+    if size < header.size and not size_of(log_of(path)):
         raise _refused(f"{path} is damaged: its end is missing", _DAMAGED)
 
 
-def _size_of(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Return how many bytes a file has; 0 when it cannot be looked at."""
     try:
         return path.stat().st_size
     except OSError:
@@ -325,7 +326,7 @@ def connect_for_reading(path: Path) -> tuple[sqlite3.Connection, Path | None]:
         db.close()
         if not _code_of(error).startswith(("CANTOPEN", "READONLY")):
             raise
-    if not _size_of(log_of(path)):
+    if not size_of(log_of(path)):
         return connect(path, "mode=ro&immutable=1"), None
     copy = Path(tempfile.mkdtemp(prefix="happyhorse-"))
     try:

@@ -27,7 +27,8 @@ def named_queries(text: str) -> dict[str, str]:
     """Return the queries of a file by their names, without comments."""
     _, *pieces = _NAME.split(text)
     return {
-        name: _without_comments(body) for name, body in zip(pieces[::2], pieces[1::2], strict=True)
+        name: "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip()
+        for name, body in zip(pieces[::2], pieces[1::2], strict=True)
     }
 
 
@@ -39,7 +40,3 @@ def _columns_of(query: str) -> str:
         f"{column} = json_extract(v.value, '$[{place}]')"
         for place, column in enumerate(CHANGES[query], 1)
     )
-
-
-def _without_comments(body: str) -> str:
-    return "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip()

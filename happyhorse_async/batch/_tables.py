@@ -243,7 +243,8 @@ def _separator(text: io.TextIOWrapper) -> tuple[str, int]:
     while first and not first.strip("\ufeff \t\r\n,;"):
         first = text.readline()
     text.seek(0)
-    return _delimiter(first), 0
+    # Spreadsheets in many countries write semicolons.
+    return max(",;\t", key=first.count), 0
 
 
 def _row(header: list[str], cells: list[str]) -> dict[str, Any] | str:
@@ -262,11 +263,6 @@ def _crooked(error: csv.Error, last: int) -> str:
     if "larger than field limit" in str(error):
         return f"cannot be read, nor what follows: {error}. Is a quotation mark never closed?"
     return f"the quotation marks do not match: {error}"
-
-
-def _delimiter(header: str) -> str:
-    """Choose what separates columns: spreadsheets in many countries write semicolons."""
-    return max(",;\t", key=header.count)
 
 
 def _spoiled(row: dict[str, str]) -> tuple[str, str] | None:

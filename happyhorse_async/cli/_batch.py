@@ -145,7 +145,6 @@ def run_command(
             vary=read_vary(vary or ()),
         )
         async with open_session(sandbox=sandbox, speed=speed) as session:
-            manifest.problem_of = session._settings.frame_problem
             looked = Look(skip_bad=skip_bad, quiet=dry_run or yes or sandbox, as_json=as_json)
             found, code = await looked.at(session, manifest, folder, retry=retry_failed)
             if code is not None or dry_run:

@@ -54,6 +54,7 @@ class Look:
 
         Return what was found, and an exit code when this is the end.
         """
+        manifest.problem_of = session._settings.frame_problem
         found = await _checked(session, manifest, folder, retry=retry)
         self._show_bad(found)
         self._show_skipped(*manifest.skipped)

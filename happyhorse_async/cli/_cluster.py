@@ -134,6 +134,7 @@ def enqueue(
         }
         if from_folder is not None:
             told = await cluster.take_over(from_folder)
+            await cluster.set_limits(**limits)
         else:
             defaults = {"prompt": prompt, "duration": duration, "quality": quality, "seed": seed}
             manifest = Manifest(
@@ -144,14 +145,12 @@ def enqueue(
                 ignore_unknown=ignore_unknown,
             )
             async with open_session() as session:
-                manifest.problem_of = session._settings.frame_problem
                 look = Look(skip_bad=skip_bad, quiet=yes, as_json=as_json)
                 _, code = await look.at(session, manifest)
             if code is not None:
                 return code
             await cluster.set_limits(**limits)
             told = await cluster.enqueue(manifest.jobs(), out=out, retry_failed=retry_failed)
-        await cluster.set_limits(**limits)
         _tell(told, as_json=as_json)
         return overall(exit_code(refused.error) for refused in told.refused)
 

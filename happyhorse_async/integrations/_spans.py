@@ -219,10 +219,7 @@ class Spans:
     def _describe(self, one: Generation, request: ImageToVideo) -> None:
         one.kind = _kind(request)
         one.span.update_name(f"generate_content {request.model}")
-        facts: dict[str, Any] = {
-            **one.kind,
-            "happyhorse.duration": request.duration,
-        }
+        facts: dict[str, Any] = {**one.kind, "happyhorse.duration": request.duration}
         if request.seed is not None:
             facts["gen_ai.request.seed"] = request.seed
         price = self._price(request)
@@ -271,7 +268,7 @@ class Spans:
             used = lifecycle.settled_charge(task)
             if used is not None:
                 one.span.set_attribute("happyhorse.credits.used", float(used))
-            one.span.set_attribute("happyhorse.charged", _charged(task))
+            one.span.set_attribute("happyhorse.charged", lifecycle.charged(task))
             if not lifecycle.is_completed(task):
                 _fail(one.span, failure_type(task))
         elif isinstance(error, HappyHorseError):
@@ -425,7 +422,3 @@ def failure_type(task: Task) -> str:
     code = code or (task.error.code if task.error is not None else "unknown_error")
     # The number of metrics hangs on it, so a service may not make codes up.
     return code if code in lifecycle.FAILURES else "other"
-
-
-def _charged(task: Task) -> str:
-    return "yes" if lifecycle.is_completed(task) else lifecycle.charged(task)

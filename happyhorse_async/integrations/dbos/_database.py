@@ -83,15 +83,7 @@ class ClusterDatabase(Database):
 
     def __init__(self, url: str) -> None:
         """Connect."""
-        self.url = url
-        self.worker = 0
-        """In whose name jobs are written."""
-        self.path = Path(SCHEMA)
-        self.videos = VideoFolder(self.path.parent)
-        self.lost: set[int] = set()
-        """Jobs that were in this worker's hands and are not any more, by their numbers."""
-        self._sql = cluster_queries()
-        self._closing = threading.Event()
+        self._begin(url, VideoFolder(Path()))
         with cluster_errors():
             self._db: Any = connect(url)
             try:
@@ -105,12 +97,21 @@ class ClusterDatabase(Database):
     def over(cls, raw: Any, videos: VideoFolder) -> ClusterDatabase:
         """Use somebody else's connection, whose transactions are theirs."""
         self = cls.__new__(cls)
-        self.url, self.worker, self.path, self.lost = "", 0, Path(SCHEMA), set()
-        self.videos = videos
-        self._sql, self._closing = cluster_queries(), threading.Event()
+        self._begin("", videos)
         self._db = over(raw)
         self.batch_id = str(self.fact("batch") or "")
         return self
+
+    def _begin(self, url: str, videos: VideoFolder) -> None:
+        self.url = url
+        self.path = Path(SCHEMA)
+        self.videos = videos
+        self.worker = 0
+        """In whose name jobs are written."""
+        self.lost: set[int] = set()
+        """Jobs that were in this worker's hands and are not any more, by their numbers."""
+        self._sql = cluster_queries()
+        self._closing = threading.Event()
 
     def _prepare(self) -> None:
         """Make the tables when there are none."""

@@ -26,7 +26,6 @@ from ..._request import ImageToVideo
 from ..._rules.lifecycle import AT_STAKE, JobState
 from ...batch._admission import (
     GROUP,
-    Admission,
     BadRow,
     Candidate,
     Input,
@@ -40,7 +39,7 @@ from ...batch._identity import key_of
 from ...batch._jobs import COLUMNS, Job, JobRow
 from ...batch._ledger_file import is_there
 from ...batch._videos import VideoFolder
-from ...errors import DestinationExistsError, InvalidRequestError, LedgerError
+from ...errors import InvalidRequestError, LedgerError
 from ._connection import EVERY_TEXT, LostError, cluster_errors
 from ._database import BESIDE, ClusterDatabase
 from ._ledger import ClusterLedger
@@ -110,9 +109,9 @@ class Enqueuer:
                 database, self._run, rows, live=database.in_hand(), retry=retry, verify=False
             )
             for row, admission in zip(rows, admissions, strict=True):
-                refused = self._refusal(row, admission)
-                if refused is not None:
-                    told.refused.append(refused)
+                if admission.error is not None:
+                    refused = (admission.job or row).id
+                    told.refused.append(RefusedRow(id=refused, error=admission.error))
                 elif admission.job is not None and admission.verdict is Verdict.WORK:
                     wanted.append(admission.job)
                 else:
@@ -120,17 +119,6 @@ class Enqueuer:
             told.added = self.queue(connection, database, wanted, again=retry)
             told.known += len(wanted) - told.added
         return told
-
-    def _refusal(self, row: Candidate, admission: Admission) -> RefusedRow | None:
-        if admission.verdict is Verdict.TWICE or admission.job is None:
-            problem = f"id: {row.id!r} came before in this input"
-            return RefusedRow(id=row.id, error=InvalidRequestError([problem]))
-        if admission.verdict is Verdict.STRANGER:
-            place = self.videos.place(admission.job.name)
-            text = f"{place} exists already, and is not this batch's"
-            error = DestinationExistsError(text, path=str(place), charged="no")
-            return RefusedRow(id=admission.job.id, error=error)
-        return None
 
     @contextmanager
     def transaction(self) -> Iterator[tuple[sqlalchemy.Connection, ClusterDatabase]]:

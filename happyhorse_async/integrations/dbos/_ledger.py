@@ -10,12 +10,11 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
 
-from ..._concurrency import to_the_end
 from ...batch._jobs import JobRow, values_of
 from ...batch._ledger import Ledger
 from ...batch._steps import LeftError
@@ -44,8 +43,8 @@ class _Wish:
 class ClusterLedger(Ledger):
     """An open ledger of the cluster, for one event loop."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self) -> None:
+        super().__init__()
         self.database: ClusterDatabase
         """The open database; only for the ledger's own thread."""
         self._wishes: deque[_Wish] = deque()
@@ -60,16 +59,8 @@ class ClusterLedger(Ledger):
         Raises `LostError` when it cannot be reached, and `LedgerError` when it was made by another
         version. A cancellation closes it again.
         """
-        ledger = cls(Path())
-        opening: asyncio.Future[Any] = ledger._loop.run_in_executor(
-            ledger._thread, ClusterDatabase, url
-        )
-        try:
-            ledger._database = ledger.database = await asyncio.shield(opening)
-        except BaseException:
-            await to_the_end(ledger._loop.create_task(ledger._close_opening(opening)))
-            raise
-        ledger.batch_id = ledger.database.batch_id
+        ledger = cls()
+        ledger.database = await ledger._take(partial(ClusterDatabase, url))
         return ledger
 
     @property
