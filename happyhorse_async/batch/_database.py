@@ -75,9 +75,6 @@ class Doubts(NamedTuple):
     """The key and the id of another job's task, the newest: the service has had that key."""
 
 
-NO_DOUBTS = Doubts(None, frozenset())
-
-
 class Database:
     """An open ledger."""
 

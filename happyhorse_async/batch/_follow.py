@@ -38,7 +38,7 @@ from ..errors import (
     SubmissionOutcomeUnknownError,
 )
 from ._daily_limit import DailyLimit
-from ._database import NO_DOUBTS, Doubts
+from ._database import Doubts
 from ._jobs import JobRow
 from ._late_charges import LateCharges
 from ._ledger import Ledger
@@ -111,7 +111,7 @@ class Follower:
         options: BatchOptions,
         *,
         run: int,
-        doubts: Doubts = NO_DOUBTS,
+        doubts: Doubts,
         on_stop: Callable[[], object],
     ) -> None:
         self.steps = Steps(parts, ledger, videos, run=run)

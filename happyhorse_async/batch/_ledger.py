@@ -78,7 +78,7 @@ class Ledger:
         self._failure: LedgerError | None = None
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Ends with an error when the ledger cannot be written any more."""
-        self.batch_id = ""
+        self.batch_id: str = ""
 
     @classmethod
     async def open(cls, folder: Path) -> Ledger:

@@ -18,24 +18,18 @@ SAME_LINE = "the same line again"
 LINE_BELOW = "the line below"
 
 
-def fetch_line(task_id: str, path: Path | None = None) -> str:
+def fetch_line(task_id: str, path: Path) -> str:
     """Return the line that saves a task's video, at the path that it was to have."""
-    out = ["--out", str(path)] if path is not None else []
-    return shlex.join(["happyhorse", "tasks", "download", task_id, *out])
+    return shlex.join(["happyhorse", "tasks", "download", task_id, "--out", str(path)])
 
 
-def submit_line(
-    request: ImageToVideo, key: str, path: Path | None = None, link: str | None = None
-) -> str:
+def submit_line(request: ImageToVideo, key: str, path: Path, link: str | None) -> str:
     """Return the line that sends a request again with its key, which does not pay twice.
 
     `link` is where a local image was uploaded: the body stays the same when it is sent as a link.
     """
-    out = ["--out", str(path)] if path is not None else []
-    image = link or str(request.image)
-    return shlex.join(
-        ["happyhorse", "generate", image, *_options(request), "--idempotency-key", key, *out]
-    )
+    words = ["happyhorse", "generate", link or str(request.image), *_options(request)]
+    return shlex.join([*words, "--idempotency-key", key, "--out", str(path)])
 
 
 def _options(request: ImageToVideo) -> Iterator[str]:

@@ -95,10 +95,6 @@ class Display:
             self._note(f"{name}: {status}")
         self._shown[name] = status
 
-    def saved(self, name: str) -> None:
-        """Show that a job's video is on disk and verified."""
-        self.status(name, "saved", 100)
-
     def failed(self, name: str, why: str) -> None:
         """Show that a job ended without a video."""
         self._progress.update(self._rows[name], status=f"[red]{escape(why)}")

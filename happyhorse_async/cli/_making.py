@@ -192,7 +192,7 @@ class Making:
         display.status(job.path.name, "downloading", 100)
         place = Destination(str(job.path), exact=True)
         videos = await task.download_all(place, overwrite=self._overwrite)
-        display.saved(job.path.name)
+        display.status(job.path.name, "saved", 100)
         self._paid.settled(job.path)
         return videos
 

@@ -81,8 +81,9 @@ def test_a_line_keeps_what_was_asked_for() -> None:
         *("--duration", "9", "--quality", "1080p", "--seed", "7"),
         *("--idempotency-key", KEY, "--out", "out/my cat.mp4"),
     ]
-    assert "--duration" not in submit_line(ImageToVideo(LINK), KEY)
-    assert fetch_line("task-1") == "happyhorse tasks download task-1"
+    assert "--duration" not in submit_line(ImageToVideo(LINK), KEY, Path("1.mp4"), None)
+    line = fetch_line("task-1", Path("my cat.mp4"))
+    assert line == "happyhorse tasks download task-1 --out 'my cat.mp4'"
 
 
 def advised(ran: Ran) -> list[str]:

@@ -195,8 +195,8 @@ def test_a_live_display_shows_brackets_as_they_are(monkeypatch: pytest.MonkeyPat
             return lambda: None
 
     with Display(Quiet()) as display:  # type: ignore[arg-type]
-        for step in (display.add, display.saved):
-            step("[/bold]x.mp4")
+        display.add("[/bold]x.mp4")
+        display.status("[/bold]x.mp4", "saved", 100)
         display.status("[/bold]x.mp4", "[/red]odd", 50)
         display.failed("[/bold]x.mp4", "[/]")
     assert "[/bold]x.mp4" in drawn.getvalue()

@@ -216,8 +216,7 @@ class Cluster:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[ClusterLedger]:
-        with reaching():
-            ledger = await ClusterLedger.connect(self.url)
+        ledger = await ClusterLedger.connect(self.url)
         try:
             yield ledger
         finally:

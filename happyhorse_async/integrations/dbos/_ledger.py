@@ -18,6 +18,7 @@ import attrs
 from ...batch._jobs import JobRow, values_of
 from ...batch._ledger import Ledger
 from ...batch._steps import LeftError
+from ._connection import reaching
 from ._database import Admittance, ClusterDatabase
 
 logger = logging.getLogger("happyhorse_async")
@@ -56,11 +57,12 @@ class ClusterLedger(Ledger):
     async def connect(cls, url: str) -> ClusterLedger:
         """Connect to a cluster's database, whose tables are made when there are none.
 
-        Raises `LostError` when it cannot be reached, and `LedgerError` when it was made by another
-        version. A cancellation closes it again.
+        Raises `LedgerError` when it cannot be reached, or was made by another version. A
+        cancellation closes it again.
         """
         ledger = cls()
-        ledger.database = await ledger._take(partial(ClusterDatabase, url))
+        with reaching():
+            ledger.database = await ledger._take(partial(ClusterDatabase, url))
         return ledger
 
     @property

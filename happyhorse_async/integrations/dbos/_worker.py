@@ -70,7 +70,7 @@ class Worker:
         *,
         videos: VideoFolder,
         service: str,
-        told: Callable[[Outcome], None] = lambda outcome: None,
+        told: Callable[[Outcome], None],
     ) -> None:
         """`told` hears of each job that ends here."""
         self._parts = parts
@@ -121,8 +121,7 @@ class Worker:
         Raises what stopped all jobs, such as a refused key or a spent budget, after paid jobs have
         ended. Raises `LedgerError` when the database cannot be used, or a file has its one worker.
         """
-        with reaching():
-            self._ledger = await ClusterLedger.connect(self._url)
+        self._ledger = await ClusterLedger.connect(self._url)
         try:
             with reaching():
                 await self._keeper.enter()
