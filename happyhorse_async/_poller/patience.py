@@ -55,7 +55,7 @@ class Belief(Enum):
     LATER = "later"
     """The task is asked for again after a pause."""
     ALONE = "alone"
-    """It is asked for at once, by itself: a batch that lacks it is no refusal of the service."""
+    """It is asked for at once, by itself: a batch that lacks it, or its links, is no last word."""
     BELIEVE = "believe"
     """The answer is the last word."""
 
@@ -110,11 +110,19 @@ def _left_of_a_stranger(trouble: ReadTrouble, denied: float) -> float:
     return STRANGER_SECONDS - denied if trouble.denials > 1 else STRANGER_SECONDS
 
 
-def after_emptiness(trouble: ReadTrouble, polling: Polling, now: float) -> Believing:
-    """Decide what follows when a task is completed, and its links are not there."""
+def after_emptiness(
+    trouble: ReadTrouble, polling: Polling, now: float, *, alone: bool, room: bool
+) -> Believing:
+    """Decide what follows when a task is completed, and its links are not there.
+
+    `alone`: it was asked for alone. An answer about many may tell links as little as the list does.
+    So from the second time on the task is asked for alone, while there is `room`.
+    """
     trouble.allow()
     trouble.empty += 1
     trouble.empty_since = min(trouble.empty_since, now)
     if now - trouble.empty_since >= polling.patience:
         return Believing(Belief.BELIEVE)
+    if trouble.empty > 1 and room and not alone:
+        return Believing(Belief.ALONE)
     return Believing(Belief.LATER, growing_pause(polling, trouble.empty))

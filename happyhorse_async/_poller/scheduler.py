@@ -50,6 +50,8 @@ class Reading(NamedTuple):
     no value is absent from the answer about many."""
     listed: bool | None = None
     """Whether the refused task stands in the account's list; None: it could not be looked at."""
+    alone: bool = False
+    """One task was asked for alone."""
 
 
 class Scheduler:
@@ -333,7 +335,7 @@ class Reader:
         if self.doubts_batches:
             # Tasks can be read one by one, and many cannot: the batches are tried again later.
             self._failed, self._alone_until = MOST_FAILED - 1, self._clock() + ALONE_SECONDS
-        return Reading(values={task_id: value})
+        return Reading(values={task_id: value}, alone=True)
 
     async def is_listed(self, task_id: str) -> bool | None:
         """Return whether a task is among the newest of the account's list.

@@ -238,7 +238,7 @@ class Watchlist:
             elif wire.has_ended(value):
                 self._end(wire.task_from(value), asked)
             elif status == COMPLETED:
-                self._lacks_results(watched, value, asked, now)
+                self._lacks_results(watched, value, asked, now, alone=reading.alone)
             else:
                 watched.trouble = None
                 self._goes_on(watched, value, asked)
@@ -285,16 +285,21 @@ class Watchlist:
             self._events.emit(Updated(task=task))
 
     def _lacks_results(
-        self, watched: Watched, value: Mapping[str, Any], asked: float, now: float
+        self, watched: Watched, value: Mapping[str, Any], asked: float, now: float, *, alone: bool
     ) -> None:
         """Take in that a task is completed, and that its links are not there yet."""
-        step = patience.after_emptiness(watched.troubled(), self._polling, now)
+        step = patience.after_emptiness(
+            watched.troubled(), self._polling, now, alone=alone, room=self._scheduler.has_room
+        )
         if step.what is Belief.BELIEVE:
             self._end(wire.task_from(value), asked)
             return
         self._seen.remember(watched.id, asked)
         watched.status, watched.progress, watched.kind = COMPLETED, 100, None
-        self._plan.enter(watched, now + step.pause)
+        if step.what is Belief.ALONE:
+            self._scheduler.alone(watched)
+        else:
+            self._plan.enter(watched, now + step.pause)
 
     def _denied(self, watched: Watched, reading: Reading, now: float) -> None:
         """Take in that the service does not know a task."""

@@ -93,13 +93,30 @@ def _decode(answer: Answer) -> dict[str, Any]:
 
 
 def unwrapped(value: dict[str, Any]) -> dict[str, Any]:
-    """Return a task's JSON object as it is read. Some gateways put it under "data", as this service
-    does in its other answers; it is paid for all the same.
+    """Return a task's JSON object as it is read. Some gateways put it into an envelope, as this
+    service does in its other answers, or call its id otherwise; it is paid for all the same.
     """
+    found = _named(value)
+    for envelope in _ENVELOPES:
+        if found is not None:
+            break
+        inner = value.get(envelope)
+        if isinstance(inner, list) and len(inner) == 1:
+            inner = inner[0]
+        found = _named(inner)
+    return value if found is None else found
+
+
+_ENVELOPES = ("data", "result", "task")
+
+
+def _named(value: Any) -> dict[str, Any] | None:
+    """Return a JSON object that has an id, under whichever name; None for another value."""
+    if not isinstance(value, dict):
+        return None
     if "id" in value:
         return value
-    inner = value.get("data")
-    return inner if isinstance(inner, dict) and "id" in inner else value
+    return {**value, "id": value["task_id"]} if "task_id" in value else None
 
 
 def decode_task(answer: Answer, *, asked: str | None = None) -> Task:

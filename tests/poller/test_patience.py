@@ -293,6 +293,28 @@ def test_links_that_come_after_the_completion_are_waited_for(missing: float) -> 
     simulated(work)
 
 
+@pytest.mark.parametrize("count", [2, 120])
+def test_links_that_an_answer_about_many_does_not_tell_are_asked_for_alone(count: int) -> None:
+    """The list tells no links, and reads of many may be like it: no video comes late by that."""
+
+    async def work(server: polling.Service, poller: Poller) -> None:
+        tasks = [server.accept(LIFE + index, LIFE + index) for index in range(count)]
+        many = server.read_raw_tasks_once
+
+        async def without(task_ids: list[str]) -> dict[str, Any]:
+            return {
+                name: {**value, "results": []} for name, value in (await many(task_ids)).items()
+            }
+
+        server.read_raw_tasks_once = without  # type: ignore[method-assign, assignment]
+        ended = await asyncio.gather(*(poller.wait(task.id, known=task) for task in tasks))
+        assert all(task.results for task in ended)
+        assert now() < LIFE + count + PATIENCE / 6
+        assert server.requests < 20 + 3 * count
+
+    simulated(work)
+
+
 def test_links_that_never_come_end_the_wait_after_patience() -> None:
     """Then the completion is the last word, and a later wait asks again."""
 

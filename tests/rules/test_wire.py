@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -519,9 +520,28 @@ def test_a_task_in_an_envelope_is_that_task() -> None:
     wire.pack(task, given)
     assert (task.id, task.status, task.raw) == ("task-unified-1", "pending", value)
     assert wire.decode_task(given).raw == wire.decode_task_object(given) == value
-    for other in ([value], "task-unified-1", {"task": value}, None):
+    for other in ([value, value], "task-unified-1", {"task": value}, [[value]], None):
         with pytest.raises(errors.UnreadableAnswerError):
             wire.decode_accepted(answer({"code": 200, "data": other}))
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda task: {"result": task},
+        lambda task: {"task": task},
+        lambda task: {"data": [task]},
+        lambda task: {"task_id": task["id"], "status": task["status"]},
+        lambda task: {"code": 0, "data": {"task_id": task["id"], "status": task["status"]}},
+    ],
+)
+def test_a_task_in_any_usual_envelope_is_that_task(
+    wrapped: Callable[[dict[str, str]], dict[str, Any]],
+) -> None:
+    """Each was paid for, and was left in doubt."""
+    given = answer(wrapped({"id": "task-unified-1", "status": "pending"}))
+    assert wire.decode_accepted(given).id == "task-unified-1"
+    assert wire.decode_task(given, asked="task-unified-1").status == "pending"
 
 
 @pytest.mark.parametrize("name", [True, False, 0, -5, 1.5, 1e30, 10**25, [1], {"n": 1}])
