@@ -383,11 +383,23 @@ def _results(value: Mapping[str, Any]) -> tuple[str, ...]:
     # Beside results, an object's other links may be pictures.
     names = _LINK_NAMES[:1] if found else _LINK_NAMES
     found += _links_in(value.get("result_data"), names, 1)
+    found = found or _link_elsewhere(value)
     return tuple(without_surrogates(link) for link in dict.fromkeys(found))
 
 
 _LINK_NAMES = ("video_url", "url", "video", "videos")
 """What an object may call its link; the first is the one that was seen."""
+
+
+def _link_elsewhere(value: Mapping[str, Any]) -> list[str]:
+    """Return the link where other gateways of this kind put it. Only what is called a video's is
+    taken: a picture may stand there while the results are still to come.
+    """
+    for place in (value, *map(value.get, ("output", "result", "data"))):
+        link = place.get(_LINK_NAMES[0]) if isinstance(place, Mapping) else None
+        if isinstance(link, str) and link.lstrip()[:4].lower() == "http":
+            return [link]
+    return []
 
 
 def _links_in(value: Any, names: tuple[str, ...], deep: int = 0) -> list[str]:

@@ -256,6 +256,10 @@ def test_of_two_entries_about_one_task_the_end_counts(first: int) -> None:
         ({"results": [["https://a/1"]]}, ("https://a/1",)),
         ({"results": None, "result_data": {"url": "https://a/1"}}, ("https://a/1",)),
         ({"results": ["https://a/1"], "result_data": {"url": "https://a/cover"}}, ("https://a/1",)),
+        ({"results": [], "video_url": "https://a/1"}, ("https://a/1",)),
+        ({"results": [], "output": {"video_url": "https://a/1"}}, ("https://a/1",)),
+        ({"results": ["https://a/1"], "video_url": "https://b/1"}, ("https://a/1",)),
+        ({"results": [], "video_url": "soon", "output": {"url": "https://a/cover"}}, ()),
     ],
 )
 def test_links_come_as_results_or_as_result_data(
