@@ -59,7 +59,10 @@ def decode_json(answer: Answer) -> Any:
     try:
         return json_text.loads(answer.body)
     except ValueError:
-        raise unreadable(answer, "is not JSON" if answer.body.strip() else "is empty") from None
+        why = "is not JSON" if answer.body.strip() else "is empty"
+        if 300 <= answer.status < 400:
+            why = "is a redirect, which no call follows: base_url or files_url is another address"
+        raise unreadable(answer, why) from None
 
 
 def decode_object(answer: Answer) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def _task_in(value: Any) -> dict[str, Any] | None:
     task_id, status = value.get("id"), value.get("status")
     if not status or not isinstance(status, str):
         return None
-    if isinstance(task_id, str):
+    if isinstance(task_id, str) and task_id == task_id.strip():
         return value if task_id else None
     text = id_of(value)
     return None if text is None else {**value, "id": text}
@@ -192,7 +192,8 @@ def id_of(value: Mapping[str, Any]) -> str | None:
     task_id = value.get("id")
     if type(task_id) is int and task_id > 0:
         return str(task_id)
-    return task_id if isinstance(task_id, str) else None
+    # No path takes the blanks that a gateway has put around it.
+    return task_id.strip() or None if isinstance(task_id, str) else None
 
 
 def has_ended(value: Mapping[str, Any]) -> bool:

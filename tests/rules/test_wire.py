@@ -516,6 +516,20 @@ def test_an_answer_that_is_kept_as_bytes_keeps_a_whole_number_as_text() -> None:
     assert wire.task_from(task.raw).id == "12345"
 
 
+def test_blanks_around_an_id_are_none_of_it() -> None:
+    """They cannot be in a path: such a task was paid for, and denied at each read."""
+    value = {"id": " task-unified-1\n", "status": "pending"}
+    assert wire.decode_accepted(answer(value)).id == "task-unified-1"
+    assert wire.decode_task_object(answer(value), asked="task-unified-1")["status"] == "pending"
+
+
+@pytest.mark.parametrize("status", [301, 308])
+def test_a_redirect_of_a_call_is_named(status: int) -> None:
+    """Only another address in the settings helps, so an empty answer is not what is told."""
+    with pytest.raises(errors.UnreadableAnswerError, match=r"is a redirect.*base_url"):
+        wire.decode_accepted(responses.Answer(status, CIMultiDict(), b""))
+
+
 def test_a_task_in_an_envelope_is_that_task() -> None:
     """Some gateways put it under "data": a submission that was paid for was left in doubt."""
     value = {"id": "task-unified-1", "status": "pending", "created": 1_712_345_000}
