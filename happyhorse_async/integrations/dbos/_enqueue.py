@@ -242,6 +242,7 @@ class OpenFolder:
         """Copy the jobs, and put into the queue what has not ended."""
         told, local = Enqueued(), self._local
         with enqueuer.transaction() as (_, database):
+            _refuse_two_accounts(database, local)
             _take_facts(database, local)
         # Marked before the copy: should this stop half-way, only the cluster goes on with it.
         local.apply([], [lambda opened: opened.set_fact(MOVED, database.batch_id)])
@@ -255,6 +256,23 @@ class OpenFolder:
                 told.taken_over += sum(job.state is not JobState.NEW for job in wanted)
                 told.added += enqueuer.queue(connection, database, wanted)
         return told
+
+
+def _refuse_two_accounts(database: ClusterDatabase, local: Database) -> None:
+    """Refuse jobs that may be paid for beside those that another key may have worked on. A worker's
+    account is known by its key or by one task, which says nothing of the other jobs.
+    """
+    if database.batch_id in (local.batch_id, local.fact(MOVED)) or not database.rows("any-job"):
+        return
+    at_stake, _ = local.proofs()
+    if at_stake and (database.fact("account") is not None or database.proofs()[0]):
+        raise LedgerError(
+            f"{at_stake} jobs of this folder may be paid for, and the cluster has jobs of its own: "
+            "were those another account's, its workers would pay for the folder's again",
+            charged="no",
+            next_step="Finish the folder with `happyhorse batch run`, or take it over into another "
+            "database.",
+        )
 
 
 def _take_facts(database: ClusterDatabase, local: Database) -> None:
