@@ -180,7 +180,14 @@ class Service:
     # --- submissions ------------------------------------------------------------------------------
 
     async def _submit(self, request: web.Request) -> web.Response:
-        body, key = await request.json(), request.headers.get("Idempotency-Key")
+        text, key = await request.text(), request.headers.get("Idempotency-Key")
+        if not text:  # a question about the key: it is no request, and pays nothing
+            if self._idempotency and key in self._keys:
+                return _refusal(
+                    409, "idempotency_conflict", "this Idempotency-Key was used with another body"
+                )
+            return _refusal(400, "invalid_request", "expected a JSON object")
+        body = json.loads(text)
         if key is not None and not re.fullmatch("[A-Za-z0-9._-]{16,96}", key):
             return _refusal(
                 400, "invalid_request", "Idempotency-Key: 16 to 96 characters of A-Za-z0-9._-"
