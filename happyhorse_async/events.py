@@ -191,6 +191,7 @@ class LinkExpiring(Event):
     task_id: str | None
     expires_at: datetime
     seconds_left: float
+    """Below 0 when the moment that was told has passed."""
 
 
 @attrs.frozen(kw_only=True)

@@ -104,10 +104,7 @@ class BatchDisplay:
                 return
             self._note(f"{self._waiting()}. {spelled(event.error.next_step)}")
         else:
-            self._note(
-                f"warning: the link of {event.task_id} dies in {event.seconds_left / 60:.0f} "
-                "minutes, and its video is not here"
-            )
+            self._note(warning_of(event))
 
     def _note(self, text: str) -> None:
         if self._live is not None:
@@ -224,3 +221,11 @@ def name_of(outcome: Outcome) -> str:
     image = outcome.request.image if outcome.request is not None else None
     stem = stem_of(image) if image is not None else ""
     return outcome.id if not stem or stem in outcome.id else f"{stem} ({outcome.id})"
+
+
+def warning_of(event: LinkExpiring) -> str:
+    """Say that a link is about to die, or may be dead by what the service told of its times."""
+    when = f"dies in {event.seconds_left / 60:.0f} minutes"
+    if event.seconds_left <= 0:
+        when = "may be dead already"
+    return f"warning: the link of {event.task_id} {when}, and its video is not here"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import Session
+from happyhorse_async.cli._board import warning_of
+from happyhorse_async.events import LinkExpiring
 from happyhorse_async.sandbox import Sandbox
 from tests.cli.process import LINK, happyhorse
 
@@ -82,3 +84,14 @@ async def test_the_list_of_tasks(world: Sandbox, tmp_path: Path) -> None:
         *("tasks", "list", "--since", past, "--before", soon, "--json"), cwd=tmp_path, world=world
     )
     assert {line["id"] for line in dated.lines()} == set(ids)
+
+
+@pytest.mark.parametrize(
+    ("left", "said"), [(600.0, "dies in 10 minutes"), (-86_460.0, "may be dead already")]
+)
+def test_the_warning_of_a_link(left: float, said: str) -> None:
+    """A service whose clock is wrong by a day made a board say "dies in -1441 minutes"."""
+    event = LinkExpiring(task_id="task-unified-1", expires_at=datetime.now(UTC), seconds_left=left)
+    assert warning_of(event) == (
+        f"warning: the link of task-unified-1 {said}, and its video is not here"
+    )
