@@ -39,7 +39,10 @@ def row(number: int) -> ImageToVideo:
     return ImageToVideo(f"https://example.com/{number}.png", duration=3)
 
 
-async def test_jobs_at_stake_are_not_mixed_with_those_of_a_cluster(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", [JobState.SUBMITTING, JobState.UNKNOWN])
+async def test_jobs_at_stake_are_not_mixed_with_those_of_a_cluster(
+    state: JobState, tmp_path: Path
+) -> None:
     """A cluster with jobs that an account has worked on takes no folder over whose tasks may be
     another's: that account would be asked for them, knows none, and pays again. Nothing is entered,
     and the folder's own account goes on with it.
@@ -54,8 +57,9 @@ async def test_jobs_at_stake_are_not_mixed_with_those_of_a_cluster(tmp_path: Pat
                 await asyncio.sleep(0)
             first.cancel()
         with closing(sqlite3.connect(folder / LEDGER_NAME)) as ledger, ledger:
-            # As a kill leaves them between their acceptance and its note.
-            ledger.execute("UPDATE jobs SET state = 'submitting', task_id = NULL")
+            # As a kill leaves them between their acceptance and its note, or an answer that was
+            # lost.
+            ledger.execute("UPDATE jobs SET state = ?, task_id = NULL", (state,))
         sandbox.speed = 1000.0
         cluster = Cluster(f"sqlite:///{tmp_path / 'night.db'}")
         await cluster.enqueue([row(100)], out=folder)
@@ -70,5 +74,5 @@ async def test_jobs_at_stake_are_not_mixed_with_those_of_a_cluster(tmp_path: Pat
             await cluster.worker(session, out=folder, options=done).run()
         assert (sandbox.paid, (await cluster.overview()).totals.jobs) == (4, 1)
         async with session_of(sandbox, OWN) as session, session.batch(folder) as batch:
-            outcomes = [outcome async for outcome in batch.resume()]
+            outcomes = [outcome async for outcome in batch.retry()]
         assert ([outcome.ok for outcome in outcomes], sandbox.paid) == ([True] * 3, 4)
