@@ -94,7 +94,7 @@ class Ours:
         poller = self._parts.poller
         asked = asyncio.get_running_loop().time()
         if not self._values:
-            group = self._values["group"] = [Watched(task_id, asked) for task_id in IDS]
+            group = self._values["group"] = [Watched(task_id, asked, asked) for task_id in IDS]
             for watched in group:
                 watched.add(asyncio.get_running_loop().create_future())
         watchlist = poller._watchlist
