@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import socket
 import stat
@@ -237,7 +238,7 @@ def _part_problem(part: str) -> str:
         if error.errno in NO_DESCRIPTORS:
             return ""  # that says nothing about the folder
         raise
-    made, problem = f"{part}~", ""
+    made, problem = f"{part}.{secrets.token_hex(4)}~", ""  # a name that nobody has
     try:
         os.rename(part, made)
     except OSError as error:

@@ -114,9 +114,9 @@ def _named(value: Any) -> dict[str, Any] | None:
     """Return a JSON object that has an id, under whichever name; None for another value."""
     if not isinstance(value, dict):
         return None
-    if "id" in value:
+    if value.get("id"):
         return value
-    return {**value, "id": value["task_id"]} if "task_id" in value else None
+    return {**value, "id": value["task_id"]} if value.get("task_id") else None
 
 
 def decode_task(answer: Answer, *, asked: str | None = None) -> Task:

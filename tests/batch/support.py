@@ -12,9 +12,10 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from happyhorse_async import Session
 from happyhorse_async.batch.report import write_reports
 from happyhorse_async.sandbox import Sandbox
-from tests.conftest import PHOTOS
+from tests.conftest import PHOTOS, QUICK_POLLING, QUICK_RETRY
 from tests.forks import Process, python
 
 ROOT = Path(__file__).parent.parent.parent
@@ -151,3 +152,18 @@ async def firewall(behind: str, refused: str) -> AsyncIterator[str]:
             yield f"http://127.0.0.1:{runner.addresses[0][1]}"
         finally:
             await runner.cleanup()
+
+
+OWN, OTHER = "sk-one-aaaaaaaa", "sk-two-bbbbbbbb"
+"""The keys of two customers of one service."""
+
+
+def session_of(sandbox: Sandbox, key: str) -> Session:
+    """Make a session of one of them."""
+    return Session(
+        key,
+        base_url=sandbox.url,
+        files_url=sandbox.files_url,
+        polling=QUICK_POLLING,
+        retry=QUICK_RETRY,
+    )

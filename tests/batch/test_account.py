@@ -10,16 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async import ImageToVideo, LedgerError, Session
+from happyhorse_async import ImageToVideo, LedgerError
 from happyhorse_async.batch import JobState, Outcome
 from happyhorse_async.batch._database import LEDGER_NAME, Database
 from happyhorse_async.sandbox import Account, Sandbox
-from tests.batch.support import until
-from tests.conftest import QUICK_POLLING, QUICK_RETRY
+from tests.batch.support import OTHER, OWN, session_of, until
 
 pytestmark = pytest.mark.anyio
-
-OWN, OTHER = "sk-one-aaaaaaaa", "sk-two-bbbbbbbb"
 
 
 @pytest.fixture
@@ -29,17 +26,6 @@ async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
         video="stub", speed=0, task_seconds=5, accounts=[Account(key=OWN), Account(key=OTHER)]
     ) as sandbox:
         yield sandbox
-
-
-def session_of(sandbox: Sandbox, key: str) -> Session:
-    """Make a session of one of them."""
-    return Session(
-        key,
-        base_url=sandbox.url,
-        files_url=sandbox.files_url,
-        polling=QUICK_POLLING,
-        retry=QUICK_RETRY,
-    )
 
 
 def rows() -> list[ImageToVideo]:

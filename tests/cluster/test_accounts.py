@@ -9,29 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from happyhorse_async import ImageToVideo, LedgerError, Session
+from happyhorse_async import ImageToVideo, LedgerError
 from happyhorse_async.batch import JobState
 from happyhorse_async.batch._database import LEDGER_NAME
 from happyhorse_async.integrations.dbos import Cluster, WorkerOptions
 from happyhorse_async.sandbox import Account, Sandbox
-from tests.batch.support import until
+from tests.batch.support import OTHER, OWN, session_of, until
 from tests.cluster.support import needs_sqlite
-from tests.conftest import QUICK_POLLING, QUICK_RETRY
 
 pytestmark = [pytest.mark.anyio, needs_sqlite]
-
-OWN, OTHER = "sk-one-aaaaaaaa", "sk-two-bbbbbbbb"
-
-
-def session_of(sandbox: Sandbox, key: str) -> Session:
-    """Make a session of one of the two customers."""
-    return Session(
-        key,
-        base_url=sandbox.url,
-        files_url=sandbox.files_url,
-        polling=QUICK_POLLING,
-        retry=QUICK_RETRY,
-    )
 
 
 def row(number: int) -> ImageToVideo:

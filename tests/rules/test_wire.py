@@ -549,6 +549,8 @@ def test_a_task_in_an_envelope_is_that_task() -> None:
         lambda task: {"result": task},
         lambda task: {"task": task},
         lambda task: {"data": [task]},
+        lambda task: {"id": None, "data": task},
+        lambda task: {"task_id": "", "result": task},
         lambda task: {"task_id": task["id"], "status": task["status"]},
         lambda task: {"code": 0, "data": {"task_id": task["id"], "status": task["status"]}},
     ],
