@@ -11,13 +11,16 @@ import os
 import sys
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import attrs
 
 from ._formats import proxies, urls
 from ._formats.texts import shown
 from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 """Raises `ConfigurationError` for a value that a field cannot have."""
@@ -205,7 +208,7 @@ def _check_credits(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
 class Budget:
     """The most that the submissions of a session may cost together."""
 
-    credits: float | int | str = attrs.field(validator=_check_credits)
+    credits: Decimal | float | int | str = attrs.field(validator=_check_credits)
     """Credits, as a number or a decimal in text; kept exact as a decimal."""
 
 

@@ -44,6 +44,7 @@ from tests.downloader.conftest import host_of
 pytestmark = pytest.mark.anyio
 
 LINK = "https://cdn.example.com/cat.png"
+UNKNOWN = "task-unified-1-nothing"
 SUBMIT = "/v1/videos/generations"
 
 
@@ -250,7 +251,17 @@ async def test_a_member_of_an_enum_is_the_text_that_it_stands_for(
 async def test_an_unknown_task_is_said_to_be_unknown(session: Session) -> None:
     """An id that the service does not know ends a wait with the error for it."""
     with pytest.raises(TaskNotFoundError):
-        await session.task("task-unified-1-nothing").wait()
+        await session.task(UNKNOWN).wait()
+
+
+async def test_a_denied_read_tells_which_task_and_does_not_say_unpaid(session: Session) -> None:
+    """The service may deny a paid task for a while. Whoever took the denial for a proof would buy
+    the video again.
+    """
+    for read in (session.read(UNKNOWN), session.task(UNKNOWN).read()):
+        with pytest.raises(TaskNotFoundError) as caught:
+            await read
+        assert (caught.value.task_id, caught.value.charged) == (UNKNOWN, "unknown")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from .._recent import MOST_SEEN, Recent
 from .._rules import lifecycle
 from .._rules.lifecycle import failure_of
 from .._rules.pacing import Skew
-from ..errors import HappyHorseError
+from ..errors import HappyHorseError, TaskNotFoundError
 from .plan import TimeLimits
 from .waiters import TimeLimit, Updates, Watch
 from .watchlist import Watchlist
@@ -71,7 +71,13 @@ class Poller:
     async def read(self, task_id: str) -> Task:
         """Ask the service once, now, with retries; those who wait for the task learn it too."""
         asked = self._loop.time()
-        task = await self._api.read_task(task_id)
+        try:
+            task = await self._api.read_task(task_id)
+        except HappyHorseError as error:
+            # A denial is no proof that nothing was paid: see `Polling.patience`.
+            charged = "unknown" if isinstance(error, TaskNotFoundError) else error.charged
+            error.with_facts(task_id=task_id, charged=charged)
+            raise
         if not lifecycle.is_final(task):
             self._watchlist.finals.forget(task_id)  # what was taken for its end was none
         self._watchlist.learn(task, asked)

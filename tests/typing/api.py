@@ -75,7 +75,8 @@ async def many(session: Session, requests: list[ImageToVideo]) -> None:
                 assert_type(submission.error, HappyHorseError)
             else:
                 assert_type(submission.task.id, str)
-    async with session.batch("videos/", budget=Budget(credits="100")) as batch:
+    price = await session.estimate(requests)
+    async with session.batch("videos/", budget=Budget(credits=price.credits)) as batch:
         async for outcome in batch.run(requests):
             assert_type(outcome, Outcome)
             if outcome.ok:
@@ -93,6 +94,19 @@ def shown(submission: Submission) -> str:
 def recognised(thing: object) -> bool:
     """The names of unions serve with isinstance."""
     return isinstance(thing, Submission | Outcome)
+
+
+class Ours(Session):
+    """A session with a verb of one's own."""
+
+    async def cat(self) -> TaskHandle:
+        return await self.submit("cat.jpg", prompt="It runs")
+
+
+async def subclassed() -> TaskHandle:
+    """What `async with` gives of a subclass is one."""
+    async with Ours() as session:
+        return await session.cat()
 
 
 async def watched(session: Session, tasks: list[TaskHandle]) -> None:
