@@ -38,6 +38,7 @@ from happyhorse_async import (
     InvalidRequestError,
     LinkExpiredError,
     NotAVideoError,
+    PermissionDeniedError,
     Session,
     TaskHandle,
     UnsafeLinkError,
@@ -144,6 +145,8 @@ class Studio:
                 return
             except (LinkExpiredError, UnsafeLinkError, NotAVideoError) as error:
                 job.problem = str(error)
+            except PermissionDeniedError as error:  # Python's PermissionError too, an OSError
+                job.problem = f"{error}. {error.next_step}"
             except (DownloadError, OSError) as error:
                 # It is paid, and its link lives for a day: a full disk or a host that is down must
                 # not cost the video.

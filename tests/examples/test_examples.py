@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from happyhorse_async.sandbox import Sandbox
+from happyhorse_async.sandbox import Fault, Sandbox
 from tests.conftest import PHOTOS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -117,6 +117,17 @@ async def test_the_fastapi_app_makes_a_video_through_its_own_interface(
     assert code == 0, output
     assert "saved 100" in output
     assert "bytes of video" in output
+
+
+async def test_the_fastapi_app_gives_a_refused_key_up(lively: Sandbox, tmp_path: Path) -> None:
+    """A key that may not use the model is no disk that was full: trying again would never end."""
+    body = {"error": {"code": "model_access_denied", "message": "not yours"}}
+    lively.fail(Fault("refuse", path="/v1/videos/generations", status=403, body=body))
+    code, output = await run(lively, tmp_path, "fastapi_app.py", "--port", "0", "--once", CAT)
+    assert code == 1, output
+    assert "not yours" in output
+    assert "trying again" not in output
+    assert lively.paid == 0
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
