@@ -128,16 +128,19 @@ def pause_before(
 
     Doubles from `policy.first_pause` up to `policy.longest_pause`, of which the share
     `policy.jitter` is random (`random` is 0 to 1). A Retry-After of the service is not undercut, up
-    to `LONGEST_ASKED`.
+    to `LONGEST_ASKED`. Of a 429 a shorter one wins too. Of all else it is no promise that the next
+    try succeeds, and would use up all tries within a moment.
     """
     shortened: float = 1 - policy.jitter * random
     pause: float = (
         min(policy.longest_pause, policy.first_pause * 2 ** min(attempt - 1, 32)) * shortened
     )
     asked = error.retry_after if isinstance(error, APIStatusError) else None
-    if asked is None or (asked == 0 and isinstance(error, RateLimitError)):
+    if asked is None:
         return pause
-    return asked if asked <= LONGEST_ASKED else policy.longest_pause * shortened
+    if asked > LONGEST_ASKED:
+        return policy.longest_pause * shortened
+    return asked if asked > 0 and isinstance(error, RateLimitError) else max(asked, pause)
 
 
 # --- Submissions: what follows from a failed attempt ----------------------------------------------

@@ -129,14 +129,20 @@ def test_pauses_double_up_to_the_longest() -> None:
     assert pauses == [0.5, 1.0, 2.0, 30.0, 30.0]
 
 
-def test_retry_after_wins_in_both_directions() -> None:
-    """A Retry-After is obeyed, whether it is longer or shorter than the policy's pause; zero
+def test_retry_after_of_a_limit_wins_in_both_directions() -> None:
+    """A 429's Retry-After is obeyed, whether it is longer or shorter than the policy's pause; zero
     seconds is no answer to a 429.
     """
     assert retry.pause_before(EVEN, 1, status(429, LIMITED, retry_after=120.0), 0.0) == 120.0
-    assert retry.pause_before(EVEN, 7, status(503, retry_after=1.0), 0.0) == 1.0
     assert retry.pause_before(EVEN, 7, status(429, LIMITED, retry_after=1.0), 0.0) == 1.0
     assert retry.pause_before(EVEN, 3, status(429, LIMITED, retry_after=0.0), 0.0) == 2.0
+
+
+@pytest.mark.parametrize("error", [status(503, retry_after=0.0), status(409, retry_after=1.0)])
+def test_a_short_retry_after_uses_no_tries_up(error: HappyHorseError) -> None:
+    """A service that restarts says "at once" for half a minute; pauses grow all the same."""
+    assert [retry.pause_before(EVEN, attempt, error, 0.0) for attempt in (3, 5)] == [2.0, 8.0]
+    assert retry.pause_before(EVEN, 1, status(503, retry_after=120.0), 0.0) == 120.0
 
 
 @pytest.mark.parametrize("number", [429, 503])
@@ -146,7 +152,8 @@ def test_no_retry_after_stops_a_session_for_long(number: int, asked: float) -> N
     after the longest pause.
     """
     pause = retry.pause_before(EVEN, 1, status(number, LIMITED, retry_after=asked), 0.0)
-    assert pause == (asked or pause) if asked <= 600 else 30.0
+    least = EVEN.first_pause if number == 503 or not asked else 0.0
+    assert pause == (max(asked, least) if asked <= 600 else 30.0)
 
 
 @given(
@@ -290,15 +297,19 @@ def test_the_services_own_503_is_sent_again_with_the_same_key_and_proves_nothing
     """As often as the policy allows attempts, then it is looked for; with replays=0 it is never
     sent again.
     """
-    for code in ("service_unavailable", "no_available_channel"):
+    for busy in (
+        status(503, "service_unavailable"),
+        status(503, "no_available_channel"),
+        status(500, "no_available_channel"),
+    ):
         whats, failures = [], Failures()
         for _ in range(6):
-            decided = step(RetryPolicy(), failures, status(503, code))
+            decided = step(RetryPolicy(), failures, busy)
             failures = decided.failures
             whats.append(decided.what)
             assert failures.unknown is not None
         assert whats == [Reaction.AGAIN] * 5 + [Reaction.LOOK]
-        assert step(RetryPolicy(replays=0), Failures(), status(503, code)).what is Reaction.LOOK
+        assert step(RetryPolicy(replays=0), Failures(), busy).what is Reaction.LOOK
 
 
 @pytest.mark.parametrize(
