@@ -37,7 +37,7 @@ class LocalImage:
 
 async def look_at(source: Path | bytes) -> LocalImage:
     """Check an image by its header and take the digest of its content, in a worker thread."""
-    return await anyio.to_thread.run_sync(_examined, source)
+    return await anyio.to_thread.run_sync(examined, source)
 
 
 def file_problems(path: Path) -> list[str]:
@@ -49,7 +49,8 @@ def file_problems(path: Path) -> list[str]:
         return [_unreadable(path, error)]
 
 
-def _examined(source: Path | bytes) -> LocalImage:
+def examined(source: Path | bytes) -> LocalImage:
+    """Do what `look_at` does, in the calling thread."""
     if isinstance(source, bytes):
         return _described(source, io.BytesIO(source), "frame")
     try:

@@ -383,6 +383,10 @@ class Database:
         with ledger_errors(self.path):
             return [JobRow.of_row(row) for row in self.set_of("by-id", ids)] if ids else []
 
+    def image_sizes(self) -> set[str]:
+        """Return the sizes of the local images that were read, as stamps have them."""
+        return set(json.loads(self._one(self._sql["digest-sizes"])))
+
     def pages(self, condition: str) -> Iterator[JobRow]:
         """Yield all jobs that meet a condition, a page in memory at a time."""
         after = 0

@@ -99,7 +99,10 @@ class Source:
         if reader is None:
             raise ConfigurationError(
                 f"{source!r}: expected a folder, a glob, an image, or a .csv, .tsv, .json, .jsonl "
-                "or .parquet file"
+                "or .parquet file",
+                next_step="Save a workbook of Excel as CSV UTF-8 first."
+                if self.path.suffix.lower().startswith((".xls", ".ods", ".numbers"))
+                else None,
             )
         return reader
 

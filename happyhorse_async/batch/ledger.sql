@@ -98,6 +98,10 @@ SELECT number, pid, started, ended, how FROM runs ORDER BY number DESC LIMIT 1;
 SELECT json_group_object(d.path, d.sha256) FROM json_each(?) AS v JOIN digests AS d
     ON d.path = json_extract(v.value, '$[0]') AND d.stamp = json_extract(v.value, '$[1]');
 
+-- name: digest-sizes
+-- The sizes of the files whose digests are known; a stamp begins with it.
+SELECT json_group_array(DISTINCT substr(stamp, 1, instr(stamp, ':') - 1)) FROM digests;
+
 -- name: keep-digests
 INSERT INTO digests (path, stamp, sha256)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?) WHERE true

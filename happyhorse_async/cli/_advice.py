@@ -84,6 +84,7 @@ _WORDS = tuple(
         ),
         (r"Leave out= away", "Give the --out that the batch was begun with"),
         (r"Raise the budget", "Raise --max-credits"),
+        (r"Run the batch again with a higher limit", "Run {line} with a higher --max-credits"),
         (r"Without a budget, requests", "Without --max-credits, requests"),
     )
 )

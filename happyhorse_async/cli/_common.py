@@ -156,9 +156,11 @@ def report(
     """
     step = spelled(error.next_step, LINE_BELOW if line else SAME_LINE)
     if as_json:
-        told = {**error.to_dict(), "next_step": step, **({"run": line} if line else {})}
-        put({"ok": False, **({"image": about} if about else {}), "error": told})
-    problems = error.problems if isinstance(error, InvalidRequestError) else (str(error),)
+        facts = {**error.to_dict(), "next_step": step, **({"run": line} if line else {})}
+        put({"ok": False, **({"image": about} if about else {}), "error": facts})
+    # What is set up wrongly is told in the words of Python, too.
+    told = spelled(str(error)) if isinstance(error, ConfigurationError) else str(error)
+    problems = error.problems if isinstance(error, InvalidRequestError) else (told,)
     for problem in problems:
         say(_flat(f"error: {about}: {problem}" if about else f"error: {problem}"))
     for label, value in _facts(error):

@@ -134,13 +134,13 @@ class Standing:
 
     def line(self) -> str:
         """Say it all on one line."""
-        states = ", ".join(
-            f"{count:,} {WORDS[state]}" for state, count in self.totals.states.items()
-        )
+        states = [f"{count:,} {WORDS[state]}" for state, count in self.totals.states.items()]
+        if self.totals.jobs and self.jobs > self.totals.jobs:
+            states.insert(0, f"{self.jobs - self.totals.jobs:,} not entered yet")
         spent = f"{money(self.totals.spent)} credits spent, {money(self.totals.reserved)} reserved"
         more = [text for text in (self.waiting, self.trouble) if text]
         pace = f"{self.a_minute:.1f} a minute, {self.to_go}"
-        parts = [states or "nothing yet", *more, f"{self.percent} %", pace, spent]
+        parts = [", ".join(states) or "nothing yet", *more, f"{self.percent} %", pace, spent]
         return "; ".join(parts)
 
 

@@ -22,6 +22,7 @@ from happyhorse_async import InsufficientCreditsError, Session
 from happyhorse_async._rules.lifecycle import JobState
 from happyhorse_async.batch import Totals, WaitingForReset
 from happyhorse_async.cli._board import BatchDisplay
+from happyhorse_async.cli._standing import Standing
 from happyhorse_async.sandbox import Sandbox
 from tests.batch.support import ROOT, until, write_manifest
 
@@ -265,6 +266,13 @@ async def test_links_about_to_die(display: BatchDisplay, dying: int) -> None:
     warned = re.findall(r"links about to die +([0-9,]+)", drawn.getvalue())
     assert warned == ([f"{dying:,}"] if dying else [])
     assert re.search(r"to be fetched +2,000\b", drawn.getvalue())
+
+
+def test_a_line_tells_of_rows_that_were_not_read_yet() -> None:
+    """A batch enters rows as it gets to them: else 1,900 of 2,000 would seem to be gone."""
+    totals = Totals(states={JobState.NEW: 60, JobState.SAVED: 40})
+    standing = Standing(totals=totals, expected=2000, a_minute=0)
+    assert standing.line().startswith("1,900 not entered yet, 60 waiting, 40 saved; 2 %;")
 
 
 async def test_a_wait_for_the_daily_limit(

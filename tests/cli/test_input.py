@@ -91,6 +91,60 @@ async def test_a_run_that_goes_on_is_priced_by_what_is_left(world: Sandbox, tmp_
     assert (checked["settled"], world.paid) == (3, 4)
 
 
+async def test_a_folder_that_was_moved_is_priced_by_what_is_left(
+    world: Sandbox, tmp_path: Path
+) -> None:
+    """Its images have other paths and times and the same content, so nothing is left to pay; one
+    that is another image of the same size is.
+    """
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    content = (PHOTOS / "cat.jpg").read_bytes()
+    for name in ("a.jpg", "b.jpg"):
+        (here / name).write_bytes(content + name.encode())
+    (here / "in.csv").write_text("image,id\na.jpg,\nb.jpg,own\n")
+    line = ("batch", "run", "in.csv", "--yes")
+    first = await happyhorse(*line, cwd=here, world=world)
+    assert (first.code, world.paid) == (0, 2), first.err
+    shutil.copytree(here, there)
+    moved = await happyhorse(*line, "--dry-run", cwd=there, world=world)
+    assert "2 jobs, 2 of them paid or ended before, 0 left" in moved.err
+    (there / "a.jpg").write_bytes(content + b"A.jpg")
+    changed = await happyhorse(*line, "--dry-run", cwd=there, world=world)
+    assert "2 jobs, 1 of them paid or ended before, 1 left" in changed.err
+
+
+async def test_a_row_that_is_changed_back_is_priced_as_paid(world: Sandbox, tmp_path: Path) -> None:
+    """It is its first job again, whose video is here."""
+    table = tmp_path / "in.csv"
+    line = ("batch", "run", "in.csv", "--yes")
+    for prompt in ("run", "jump"):
+        table.write_text(f"image,prompt,id\n{LINK},{prompt},a\n")
+        ran = await happyhorse(*line, cwd=tmp_path, world=world)
+        assert ran.code == 0, ran.err
+    table.write_text(f"image,prompt,id\n{LINK},run,a\n")
+    again = await happyhorse(*line, "--json", cwd=tmp_path, world=world)
+    checked = next(line for line in again.lines() if line["event"] == "checked")
+    assert (checked["settled"], world.paid) == (1, 2)
+
+
+async def test_what_stops_a_batch_says_once_what_to_do(world: Sandbox, tmp_path: Path) -> None:
+    """The line and the option that lets it go on, and no second advice that would stop it again."""
+    (tmp_path / "in.csv").write_text(f"image\n{LINK}\n{LINK}?2\n")
+    line = ("batch", "run", "in.csv", "--yes", "--max-credits", "50")
+    ran = await happyhorse(*line, cwd=tmp_path, world=world)
+    assert (ran.code, world.paid) == (3, 1), ran.err
+    step = "Run the same line again with a higher --max-credits: it goes on where it stopped."
+    assert f"  next: {step}\n" in ran.err
+
+
+async def test_a_workbook_is_to_be_saved_as_a_table(world: Sandbox, tmp_path: Path) -> None:
+    """Many have their rows in Excel; the error says how they come here."""
+    (tmp_path / "in.xlsx").write_bytes(b"PK")
+    ran = await happyhorse("batch", "run", "in.xlsx", cwd=tmp_path, world=world)
+    assert (ran.code, "next: Save a workbook of Excel as CSV" in ran.err) == (2, True), ran.err
+
+
 async def test_rows_that_were_left_out_are_told(world: Sandbox, tmp_path: Path) -> None:
     """With --skip-bad the bad rows stand in status and results, until an input has none."""
     table = tmp_path / "in.csv"

@@ -86,6 +86,13 @@ async def test_the_list_of_tasks(world: Sandbox, tmp_path: Path) -> None:
     assert {line["id"] for line in dated.lines()} == set(ids)
 
 
+async def test_a_missing_key_is_told_in_the_commands_words(tmp_path: Path) -> None:
+    """Who types a command has no Session to pass anything to."""
+    ran = await happyhorse("credits", cwd=tmp_path, EVOLINK_API_KEY="")
+    assert (ran.code, "or pass --api-key or --profile" in ran.err) == (2, True), ran.err
+    assert "Session(" not in ran.err
+
+
 @pytest.mark.parametrize(
     ("left", "said"), [(600.0, "dies in 10 minutes"), (-86_460.0, "may be dead already")]
 )
