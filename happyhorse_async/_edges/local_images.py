@@ -44,7 +44,7 @@ def file_problems(path: Path) -> list[str]:
     """List what is wrong with an image file, by its header."""
     try:
         with _opened(path) as file:
-            return images.frame_problems(*_header(file))
+            return _problems(file, *_header(file))
     except (OSError, ValueError) as error:
         return [_unreadable(path, error)]
 
@@ -82,9 +82,30 @@ def _header(file: BinaryIO) -> tuple[bytes, int]:
     return header, size
 
 
+def _problems(file: BinaryIO, header: bytes, size: int) -> list[str]:
+    """List what is wrong with an open image. Afterwards it stands where the header ends."""
+
+    def find(mark: bytes, start: int) -> bool:
+        """Look for bytes from the end of the file on, as far as a start."""
+        end = size
+        while end > start:
+            begin = max(start, end - _PIECE)
+            file.seek(begin)
+            # A mark may stand on the border of two pieces.
+            if mark in file.read(end - begin + len(mark) - 1):
+                return True
+            end = begin
+        return False
+
+    try:
+        return images.frame_problems(header, size, find)
+    finally:
+        file.seek(len(header))
+
+
 def _described(source: Path | bytes, file: BinaryIO, stem: str) -> LocalImage:
     header, size = _header(file)
-    problems = tuple(f"image: {problem}" for problem in images.frame_problems(header, size))
+    problems = tuple(f"image: {problem}" for problem in _problems(file, header, size))
     if problems:
         return LocalImage(source=source, problems=problems, size=size)
     digest = hashlib.sha256(header)

@@ -1,4 +1,5 @@
-"""First-frame and prompt rules of the service's reference. Reads only the headers of images.
+"""First-frame and prompt rules of the service's reference. Of images only the headers are read, and
+whether they end as they should.
 
 Pure functions over bytes and text. May import nothing of the package.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 LARGEST_FILE = 10 * 1024 * 1024
@@ -30,6 +31,9 @@ MOST_JUNK = 256 * 1024
 """Segments before a JPEG's size, and bytes between them, that are looked through. Photographs have
 some dozens, and a few bytes. Ten megabytes of them would hold an event loop for seconds."""
 
+_LAST = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
+"""What ends a picture; anything may follow it."""
+
 _IDEOGRAPH = "[\u3400-\u9fff\U00020000-\U0003ffff]"
 
 
@@ -48,11 +52,14 @@ class Frame(NamedTuple):
         return f"image/{self.format}"
 
 
-def frame_problems(header: bytes, size: int) -> list[str]:
-    """List what the service's reference forbids in a first frame.
+def frame_problems(
+    header: bytes, size: int, find: Callable[[bytes, int], bool] | None = None
+) -> list[str]:
+    """List what the service's reference forbids in a first frame, and whether it is cut short.
 
     `header` is the beginning of the file, long enough by `needs_more`; `size` is its length in
-    bytes.
+    bytes. `find` says whether bytes stand anywhere in the file, from an offset on; it is not needed
+    where `header` is all of it.
     """
     if not size:
         return ["the file is empty"]
@@ -69,7 +76,26 @@ def frame_problems(header: bytes, size: int) -> list[str]:
         problems.append(f"the {frame.format.upper()} file is damaged: its header has no size")
     else:
         problems += _side_problems(frame)
+        # A file of which a half was copied would be paid for as any other.
+        if not problems and _is_cut(frame, header, size, find or _finder(header)):
+            problems.append(
+                f"the {frame.format.upper()} file is cut short: it ends before its picture does. "
+                "Copy it again, or open it and save it anew"
+            )
     return problems
+
+
+def _is_cut(frame: Frame, header: bytes, size: int, find: Callable[[bytes, int], bool]) -> bool:
+    if frame.format == "webp":
+        # It says its length; some writers leave out the byte that makes it even.
+        return int.from_bytes(header[4:8], "little") + 7 > size
+    # The previews in a JPEG, which end as it does, stand before its size.
+    start = _jpeg_frame(header) if frame.format == "jpeg" else 0
+    return not find(_LAST[frame.format], start)
+
+
+def _finder(data: bytes) -> Callable[[bytes, int], bool]:
+    return lambda mark, start: data.rfind(mark, start) >= 0
 
 
 def needs_more(header: bytes, size: int) -> bool:
@@ -144,13 +170,19 @@ def _jpeg_segments(header: bytes) -> Iterator[tuple[int, int]]:
         offset += int.from_bytes(header[offset : offset + 2], "big")
 
 
-def _jpeg_size(header: bytes) -> tuple[int, int]:
+def _jpeg_frame(header: bytes) -> int:
+    """Find the content of the segment that says a JPEG's size; 0 when it is not there."""
     for marker, content in _jpeg_segments(header):
         # SOF0 to SOF15 but DHT, JPG and DAC, which share the range.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = _unpack(">HH", header, content + 1)
-            return width, height
-    return 0, 0
+            return content
+    return 0
+
+
+def _jpeg_size(header: bytes) -> tuple[int, int]:
+    content = _jpeg_frame(header)
+    height, width = _unpack(">HH", header, content + 1, content > 0)
+    return width, height
 
 
 def _webp_size(header: bytes) -> tuple[int, int]:

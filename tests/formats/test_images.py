@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from happyhorse_async._edges.local_images import file_problems
 from happyhorse_async._formats import images
 from happyhorse_async._formats.images import Frame, frame_problems, read_frame
 
@@ -18,13 +19,14 @@ PHOTOS = Path(__file__).parent.parent.parent / "happyhorse_async" / "sandbox" / 
 
 
 def png(width: int, height: int) -> bytes:
-    """Make the beginning of a PNG file."""
+    """Make the beginning and the end of a PNG file."""
     return (
         b"\x89PNG\r\n\x1a\n"
         + struct.pack(">I", 13)
         + b"IHDR"
         + struct.pack(">II", width, height)
-        + bytes(5)
+        + bytes(13)
+        + b"IEND\xaeB`\x82"
     )
 
 
@@ -222,6 +224,41 @@ def test_the_rules_of_sides(width: int, height: int, problems: list[str]) -> Non
     problem is named.
     """
     assert problems == frame_problems(png(width, height), 1000)
+
+
+@pytest.fixture(params=["JPEG", "PNG", "WEBP"])
+def picture(request: pytest.FixtureRequest) -> bytes:
+    """Return a whole picture as an encoder writes it, with a preview before its size."""
+    pillow = pytest.importorskip("PIL.Image")
+    noise = random.Random(1).randbytes(400 * 300)
+    file = io.BytesIO()
+    pillow.frombytes("L", (400, 300), noise).save(file, request.param)
+    data = file.getvalue()
+    preview = segment(0xE1, b"Exif\0\0" + PLAIN[-5_000:])
+    return data[:2] + preview + data[2:] if request.param == "JPEG" else data
+
+
+def test_a_picture_that_is_cut_short_is_refused(picture: bytes, tmp_path: Path) -> None:
+    """Half a file, and one whose rest was never written, are no first frame: they would be paid
+    for. A file is judged as its bytes are.
+    """
+    half = picture[: len(picture) // 2]
+    zeros = [] if picture.startswith(b"RIFF") else [half + bytes(len(half) + 300_000)]
+    for cut in (half, picture[:-12], *zeros):
+        path = tmp_path / "cut"
+        path.write_bytes(cut)
+        assert file_problems(path) == frame_problems(cut, len(cut))
+        assert ["is cut short" in problem for problem in file_problems(path)] == [True]
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0", bytes(600_000)], ids=len)
+def test_what_follows_a_whole_picture_is_no_reason(
+    picture: bytes, tail: bytes, tmp_path: Path
+) -> None:
+    """Phones put films behind their photographs, and some programs zeros."""
+    path = tmp_path / "whole"
+    path.write_bytes(picture + tail)
+    assert file_problems(path) == frame_problems(picture + tail, len(picture + tail)) == []
 
 
 def test_the_rules_of_size() -> None:

@@ -34,8 +34,12 @@ STEPS = [f"{was}>{then}" for was, thens in JOB_TRANSITIONS.items() for then in s
 ]
 """Steps of a job after which the process is killed."""
 MOST_LIVES = 5
-FRAME = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 300, 300, 8, 2, 0, 0, 0, 0)
-"""The head of the smallest first frame that the service takes; what follows makes it another."""
+FRAME = (
+    b"\x89PNG\r\n\x1a\n"
+    + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 300, 300, 8, 2, 0, 0, 0, 0)
+    + b"\0\0\0\0IEND\xaeB`\x82"
+)
+"""The smallest first frame that the service takes; what follows it makes it another."""
 PRICE = Decimal("22.848")
 """Credits of the shortest video, by the public rule of 2026-10-10."""
 
