@@ -159,8 +159,9 @@ def decode_task_objects(answer: Answer) -> dict[str, dict[str, Any]]:
         # Fifty a request, many times a minute: mostly all are different tasks.
         tasks = {value["id"]: value for value in data}
         words = {value["status"] for value in data}
-        "".join(tasks), "".join(words)  # raises for what is no text
-        if len(tasks) == len(data) and "" not in tasks and "" not in words:
+        ids, _ = "".join(tasks), "".join(words)  # raises for what is no text
+        no_blanks = " " not in ids and ids.isprintable()
+        if len(tasks) == len(data) and "" not in tasks and "" not in words and no_blanks:
             return tasks
     except (TypeError, KeyError):
         pass  # those of them that are tasks

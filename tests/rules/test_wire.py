@@ -303,6 +303,7 @@ def test_results_decide_over_a_word_that_is_newer(fields: dict[str, Any], status
         ("Timed_Out", {"code": "request_cancelled", "type": "task_error"}, "cancelled"),
         ("error", {"code": "upstream", "type": "api_error"}, "error"),
         ("error", {"code": "service_unavailable"}, "error"),
+        ("error", {"code": "a gateway's own"}, "error"),
         ("error", {"code": ["x"]}, "error"),
         ("error", "try again", "error"),
         ("failure", None, "failure"),
@@ -521,6 +522,7 @@ def test_blanks_around_an_id_are_none_of_it() -> None:
     value = {"id": " task-unified-1\n", "status": "pending"}
     assert wire.decode_accepted(answer(value)).id == "task-unified-1"
     assert wire.decode_task_object(answer(value), asked="task-unified-1")["status"] == "pending"
+    assert list(wire.decode_task_objects(answer({"data": [value]}))) == ["task-unified-1"]
 
 
 @pytest.mark.parametrize("status", [301, 308])
