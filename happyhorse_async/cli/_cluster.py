@@ -358,11 +358,9 @@ def lines_of(facts: ClusterOverview) -> list[str]:
         + (f", of {money(limits.budget / 1e6)}" if limits.budget is not None else ""),
         f"  {facts.per_hour:,.0f} jobs an hour",
     ]
-    if limits.unfinished is not None or limits.rate is not None:
-        lines.append(
-            f"  limits: {limits.unfinished or 'no'} unfinished tasks, "
-            f"{limits.rate or 'no'} submissions a second"
-        )
+    told = ((limits.unfinished, "unfinished tasks"), (limits.rate, "submissions a second"))
+    if held := [f"{most:,} {what}" for most, what in told if most is not None]:
+        lines.append("  limits: " + ", ".join(held))
     lines += [f"  {count:,} x {code}" for code, count in totals.failures.items()]
     if totals.dying and totals.first_death is not None:
         first = span(totals.first_death - time.time())

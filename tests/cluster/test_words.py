@@ -169,6 +169,23 @@ def test_an_input_and_a_folder_are_not_entered_at_once() -> None:
         assert CliRunner().invoke(app, ["cluster", "enqueue", *words]).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("unfinished", "rate", "said"),
+    [
+        (None, None, None),
+        (1000, None, "  limits: 1,000 unfinished tasks"),
+        (None, 0.5, "  limits: 0.5 submissions a second"),
+    ],
+)
+def test_status_tells_the_limits_that_are_set(
+    unfinished: int | None, rate: float | None, said: str | None
+) -> None:
+    """No limit is not told as "no submissions a second", which would be a cluster that stands."""
+    facts = attrs.evolve(OVERVIEW, limits=ClusterLimits(unfinished=unfinished, rate=rate))
+    told = [line for line in lines_of(facts) if line.startswith("  limits: ")]
+    assert told == [said] * (said is not None)
+
+
 def test_status_says_what_people_must_know() -> None:
     """Jobs, money, limits, dying links, and which workers are dead."""
     text = "\n".join(lines_of(OVERVIEW))
