@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 
 import attrs
 
@@ -109,6 +109,11 @@ class Session:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._parts is not None else "not opened"
         return f"<Session {self._settings.base_url} {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Session cannot be pickled or copied: make one in each process and event loop"
+        )
 
     # --- life -------------------------------------------------------------------------------------
 

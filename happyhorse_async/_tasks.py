@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ._config import time_limit
 from ._dispatcher import on_behalf_of
@@ -15,7 +15,7 @@ from ._values import plain, table
 from .errors import HappyHorseError
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import CoroutineType, TracebackType
 
     from ._account import TaskPage, TaskSummary
     from ._dispatcher import Events
@@ -63,6 +63,12 @@ class TaskHandle:
     def __repr__(self) -> str:
         return f"TaskHandle({self.id!r})"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} belongs to its session and cannot be pickled or copied: pass on its `id`, "
+            "from which session.task(id) makes a handle in any process"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return what is known of the task here as JSON has it."""
         names = ("id", "idempotency_key", "request", "accepted", "tag")
@@ -85,7 +91,7 @@ class TaskHandle:
         """Ask the service once, now; raises `TaskNotFoundError` when it does not know the task."""
         return await self._parts.here().poller.read(self.id)
 
-    def wait(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Task]:
+    def wait(self, *, timeout: float | None = None) -> CoroutineType[Any, Any, Task]:
         """Wait until the task has a video, and give its last state.
 
         `timeout` is in seconds; it ends the wait with `WaitTimeoutError`, not the task. Raises
@@ -94,7 +100,8 @@ class TaskHandle:
         that this session has not seen before, else `Polling.patience`.
         """
         timeout = time_limit(timeout)
-        return self._parts.wait_completed(self.id, timeout, self.accepted, self.idempotency_key)
+        waiting = self._parts.wait_completed(self.id, timeout, self.accepted, self.idempotency_key)
+        return cast("CoroutineType[Any, Any, Task]", waiting)  # as of an `async def`
 
     def updates(self, *, timeout: float | None = None) -> Updates:
         """Iterate over the task's states: first what is known, then changes, last the final one,

@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import os
+import pickle
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
@@ -246,6 +247,14 @@ async def test_a_member_of_an_enum_is_the_text_that_it_stands_for(
     kept = Enum("kept", {"FIRST": made.id}, type=str)
     task = await session.task(kept.FIRST).read()  # type: ignore[attr-defined]
     assert task.id == made.id
+
+
+async def test_what_lives_in_one_process_says_so_when_it_is_pickled(session: Session) -> None:
+    """Queues and pools pickle what they are given. The error says what to give them instead."""
+    with pytest.raises(TypeError, match=r"pass on its `id`.* session\.task\(id\)"):
+        pickle.dumps(session.task(UNKNOWN))
+    with pytest.raises(TypeError, match="one in each process"):
+        pickle.dumps(session)
 
 
 async def test_an_unknown_task_is_said_to_be_unknown(session: Session) -> None:

@@ -251,21 +251,22 @@ class Overview:
         }
 
 
-def overview(folder: Path) -> Overview:
+def overview(folder: str | os.PathLike[str]) -> Overview:
     """Read a folder's ledger without touching it, and look whether the saved videos are there.
 
     Blocks. Raises `LedgerError` when there is no ledger.
     """
-    with reading(folder / LEDGER_NAME) as database:
+    where = made_path("folder", folder)
+    with reading(where / LEDGER_NAME) as database:
         now = time.time()
         number, pid, started, _, how = database.last_run() or (0, 0, now, None, None)
         span = max(1.0, min(PACE_SECONDS, now - started))
         ended = database.ended_since(now - span)
         return Overview(
-            folder=str(folder),
+            folder=str(where),
             totals=database.totals(),
             missing=_count_missing(database),
-            left_out=sum(1 for _ in left_out(folder)),
+            left_out=sum(1 for _ in left_out(where)),
             per_hour=3600 * ended / span,
             run=number,
             pid=pid,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, Protocol, assert_type
 
 from happyhorse_async import (
     Budget,
@@ -27,6 +27,7 @@ from happyhorse_async import (
     Video,
 )
 from happyhorse_async.batch import Outcome
+from happyhorse_async.batch.report import overview, write_reports
 from happyhorse_async.events import BudgetChanged, Downloading, Ended, Event, Submitted
 from happyhorse_async.integrations.otel import instrument
 
@@ -86,6 +87,12 @@ async def many(session: Session, requests: list[ImageToVideo]) -> None:
             assert_type(outcome.credits, Decimal)
 
 
+def reported(folder: str) -> None:
+    """A folder is a text or a path."""
+    assert_type(write_reports(folder), list[Path])
+    print(overview(folder).totals, overview(Path(folder)).missing)
+
+
 def shown(submission: Submission) -> str:
     """The name of the union serves as annotation."""
     return submission.task.id if submission.ok else str(submission.error)
@@ -101,6 +108,22 @@ class Ours(Session):
 
     async def cat(self) -> TaskHandle:
         return await self.submit("cat.jpg", prompt="It runs")
+
+
+class Awaited(Protocol):
+    """What a library of one's own asks for, so that its tests need no session."""
+
+    async def wait(self, *, timeout: float | None = None) -> Task: ...
+
+
+async def ended(handle: Awaited) -> Task:
+    """Anything that waits will do."""
+    return await handle.wait(timeout=60)
+
+
+async def waited(task: TaskHandle) -> Task:
+    """A handle is one."""
+    return await ended(task)
 
 
 async def subclassed() -> TaskHandle:
