@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from .urls import parse_address
 
@@ -89,7 +89,20 @@ def proxy_for(url: str, proxies: Proxies) -> str | None:
     host = (parts.hostname or "").rstrip(".")
     if proxy is None or is_exception(host, parts.port or _PORTS.get(parts.scheme), proxies):
         return None
-    return proxy
+    return _writable(proxy)
+
+
+def _writable(proxy: str) -> str:
+    """Return a proxy's URL whose user and password the HTTP library can write. It knows Latin-1 for
+    them; of others their UTF-8 leaves, as from curl.
+    """
+    before, mark, host = proxy.rpartition("@")
+    scheme, _, known = before.rpartition("://")
+    told = unquote(known)
+    if not mark or max(told, default="") < "\u0100":
+        return proxy
+    parts = (quote(unquote(part).encode().decode("latin-1"), safe="") for part in known.split(":"))
+    return f"{scheme}://{':'.join(parts)}@{host}"
 
 
 def is_exception(host: str, port: int | None, proxies: Proxies) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+
 import pytest
+from aiohttp import BasicAuth
+from yarl import URL
 
 from happyhorse_async._formats import proxies
 
@@ -96,3 +100,24 @@ def test_what_is_no_proxy_is_said(proxy: str, problem: str | None) -> None:
     """With the reason, and without the URL, which may hold a password."""
     said = proxies.proxy_problem(proxy)
     assert said is None if problem is None else problem in (said or "")
+
+
+@pytest.mark.parametrize(
+    ("password", "sent"),
+    [
+        ("s3cret", b"joe:s3cret"),
+        ("p%C3%A4", b"joe:p\xe4"),
+        ("%D0%BF%3A%40", "joe:п:@".encode()),
+        ("п", "joe:п".encode()),
+        ("%E5%AF%86%E7%A0%81", "joe:密码".encode()),
+    ],
+)
+def test_a_password_in_any_script_can_be_sent(password: str, sent: bytes) -> None:
+    """The HTTP library breaks on what Latin-1 does not have; as UTF-8 it reaches the proxy."""
+    found = proxies.from_environment({"https": f"http://joe:{password}@proxy:3128"})
+    proxy = proxies.proxy_for(API, found)
+    assert proxy is not None
+    auth = BasicAuth.from_url(URL(proxy))
+    assert auth is not None
+    assert b64decode(auth.encode().removeprefix("Basic ")) == sent
+    assert (URL(proxy).host, URL(proxy).port) == ("proxy", 3128)
