@@ -93,8 +93,9 @@ def our_errors(link: str, *, missing: bool = False, cannot_be: str = "written") 
         yield
     except (HappyHorseError, StoreBusyError):
         raise
-    except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-        raise
+    except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
+        # What a put means by it is known there; of any other request it tells of a rival (409).
+        raise StoreBusyError(_first_line(error)) from error
     except FileNotFoundError as error:
         if missing:
             raise

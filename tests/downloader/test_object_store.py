@@ -533,6 +533,29 @@ async def test_a_busy_store_is_tried_as_often_as_the_policy_says(
     assert shelf.keys() == ["a.mp4", "b.mp4"]
 
 
+@pytest.mark.parametrize("method", ["HEAD", "PUT"])
+async def test_a_rival_request_is_waited_for(
+    kit: Kit, gate: Gate, shelf: Shelf, method: str
+) -> None:
+    """Stores say 409 to any request while another one for its key is under way. It passes, at the
+    look before anything is paid as well as at the put.
+    """
+    left = 2
+
+    async def refuse(request: web.Request) -> Answer:
+        nonlocal left
+        if request.method != method or not left:
+            return None
+        left -= 1
+        return refused(409, "OperationAborted")
+
+    gate.before = refuse
+    place = f"{BUCKET}/a.mp4"
+    await check(kit, place, overwrite=False)
+    await kit.downloader.download(await kit.task(), place)
+    assert (shelf.keys(), left) == (["a.mp4"], 0)
+
+
 async def test_what_cannot_work_is_not_tried_again(kit: Kit, gate: Gate) -> None:
     """No right to write is an error at once."""
 
