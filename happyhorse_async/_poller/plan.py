@@ -1,22 +1,24 @@
-"""Which tasks are worth a read when, and in whose company; and the wheel that keeps what is due."""
+"""Which tasks are worth a read when, and in whose company; how often the service may be asked; and
+the wheel that keeps what is due.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import heapq
 import logging
 import math
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from .._rules import pacing
+from .._rules import pacing, retry
+from .._rules.throttling import Departures
 from .._rules.wire import BATCH_SIZE
+from ..errors import APIStatusError, HappyHorseError, RateLimitError
 from .watched import Kind, Watched
 
 if TYPE_CHECKING:
-    from .._config import Polling
+    from .._config import Polling, RetryPolicy
 
 logger = logging.getLogger("happyhorse_async")
 
@@ -33,8 +35,6 @@ JITTER = 0.1
 MOST_KINDS = 1024
 # Kinds in one batch that are taken as they were.
 FEW_KINDS = 4
-# Of all time limits that end at once, so many are told before the event loop gets its turn.
-CHUNK = 500
 
 
 class Plan:
@@ -190,6 +190,101 @@ class Plan:
         return due + self._reads.take(now + self._company, room) if room else due
 
 
+# --- How often the service may be asked at all.
+
+
+# Of the reads that a minute may have, the share that may go at once after a quiet time. The rest
+# comes at a steady rate. Any minute has no more than it may have by that.
+AT_ONCE = 1 / 3
+# Failed reads in a row before all reads pause.
+FAILURES = 3
+# Refusals in a row (of the key, for example) before those who wait are told. One can be a gateway's
+# hiccup, five are the service's word.
+REFUSALS = 5
+# The most seconds for which reads pause, whatever the service asks for: links die.
+LONGEST_PAUSE = 600.0
+
+
+def is_refusal(error: HappyHorseError) -> bool:
+    """Return whether the service itself refuses the request for good. A gateway's page says
+    nothing, and what asks to be tried again is no refusal.
+    """
+    refused = isinstance(error, APIStatusError) and error.own_body and 400 <= error.status < 500
+    return refused and not retry.worth_retrying(error)
+
+
+class ReadBudget:
+    """Says when the next read may leave. Knows no clock, and waits for nothing.
+
+    A rate with some room for what comes at once, and the pauses that failed reads call for.
+    """
+
+    def __init__(self, polling: Polling, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._spacing = 60.0 / polling.max_reads_per_minute / (1 - AT_ONCE)
+        self._credit = AT_ONCE * polling.max_reads_per_minute * self._spacing
+        # How many are on the wire at once is not its business here.
+        self._departures = Departures(ceiling=1)
+        self._next = self._paused_until = self._failed_at = -math.inf
+        self._failures = self._refusals = 0
+
+    @property
+    def failures(self) -> int:
+        """Failed reads in a row."""
+        return self._failures
+
+    def next(self) -> float:
+        """Return when the next read may leave."""
+        return max(self._next, self._paused_until, self._departures.at)
+
+    def spend(self, now: float) -> None:
+        """Note that a read leaves."""
+        self._departures.leaves(now)
+        # What was not used lately may be used now. But a pause that the service asked for must not
+        # end in a burst.
+        paused = max(self._paused_until, self._departures.held_until)
+        self._next = max(self._next, now - self._credit, min(paused, now)) + self._spacing
+
+    def answered(self, asked: float, now: float) -> None:
+        """Note that a read was answered."""
+        self._failures = self._refusals = 0
+        self._departures.let_in(now, self._epoch(asked))
+
+    def _epoch(self, asked: float) -> int:
+        """Return the finder's epoch of a read; of those refused together, one counts."""
+        return self._departures.finder.epoch - (asked < self._failed_at)
+
+    def failed(self, error: HappyHorseError, asked: float, now: float) -> bool:
+        """Note that a read failed, and pause all of them when that is called for.
+
+        Return whether those who wait are to be told.
+        """
+        epoch = self._epoch(asked)
+        if asked >= self._failed_at:
+            # Reads that were on the wire together fail together: that counts once.
+            self._failures += 1
+            self._refusals = self._refusals + 1 if is_refusal(error) else 0
+            self._failed_at = now
+        if isinstance(error, RateLimitError):
+            wanted = min(self.pause(self._failures, error), LONGEST_PAUSE)
+            self._departures.refused(now, epoch, error.retry_after, wanted)
+            return False
+        if isinstance(error, APIStatusError):
+            self._departures.let_in(now, epoch)
+        if isinstance(error, APIStatusError) and error.retry_after is not None:
+            self._pause_all(now, self.pause(self._failures, error))
+        elif self._failures >= FAILURES:
+            self._pause_all(now, self.pause(self._failures - FAILURES + 1, error))
+        return self._refusals >= REFUSALS
+
+    def _pause_all(self, now: float, pause: float) -> None:
+        self._paused_until = max(self._paused_until, now + min(pause, LONGEST_PAUSE))
+
+    def pause(self, attempt: int, error: HappyHorseError | None = None) -> float:
+        """Return the seconds before the n-th try of the same read."""
+        return retry.pause_before(self._policy, attempt, error, random.random())
+
+
 # --- What is due when, for very many things: buckets of time instead of a timer each.
 
 
@@ -310,41 +405,3 @@ class TimingWheel(Generic[D]):
             thing.slot = -1
         self._count -= len(taken)
         return taken
-
-
-class TimeLimits(Generic[D]):
-    """Calls a function with each thing whose time is over: one timer for all, for the first."""
-
-    def __init__(self, on_late: Callable[[D], None]) -> None:
-        self._on_late = on_late
-        self._loop = asyncio.get_running_loop()
-        self._wheel: TimingWheel[D] = TimingWheel(0.01)
-        self._alarm: asyncio.TimerHandle | None = None
-
-    def enter(self, thing: D, timeout: float | None) -> None:
-        """Call with a thing after a time (seconds); None and infinity are no limit."""
-        if timeout is not None and timeout < math.inf:
-            self._wheel.enter(thing, self._loop.time() + timeout)
-            self._set_alarm()
-
-    def remove(self, thing: D) -> None:
-        """Take that back; harmless when there was no limit."""
-        if thing.slot >= 0:
-            self._wheel.remove(thing)
-            if not self._wheel:
-                self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        first, alarm = self._wheel.first(), self._alarm
-        if alarm is not None and (first is None or first < alarm.when()):
-            alarm.cancel()
-            self._alarm = alarm = None
-        if first is not None and alarm is None:
-            # Of a context of its own: it must not keep that of whoever happened to wait first.
-            self._alarm = self._loop.call_at(first, self._ring, context=contextvars.Context())
-
-    def _ring(self) -> None:
-        self._alarm = None
-        for thing in self._wheel.take(self._loop.time(), CHUNK):
-            self._on_late(thing)
-        self._set_alarm()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import math
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,7 +15,7 @@ from .._rules import lifecycle
 from .._rules.lifecycle import failure_of
 from .._rules.pacing import Skew
 from ..errors import HappyHorseError, TaskNotFoundError
-from .plan import TimeLimits
+from .plan import TimingWheel
 from .waiters import TimeLimit, Updates, Watch
 from .watchlist import Watchlist
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from .._edges.api import Api
     from .._models import Task
     from .waiters import Channel
+
+# Of all time limits that end at once, so many are told before the event loop gets its turn.
+CHUNK = 500
 
 
 class Poller:
@@ -56,7 +61,7 @@ class Poller:
             wall=wall,
             seen=self._seen,
         )
-        self._time_limits: TimeLimits[Channel | TimeLimit] = TimeLimits(self._late)
+        self._time_limits = _TimeLimits(self._late)
         self.on_final = self._watchlist.finals.on_final
         self.hint = self._watchlist.hint
         self.expect_callback = self._watchlist.expect_callback
@@ -189,3 +194,41 @@ class Poller:
             known[task_id] = watched.snapshot() if watched is not None else None
         if known:
             waiter.late(known)
+
+
+class _TimeLimits:
+    """Calls a function with each thing whose time is over: one timer for all, for the first."""
+
+    def __init__(self, on_late: Callable[[Channel | TimeLimit], None]) -> None:
+        self._on_late = on_late
+        self._loop = asyncio.get_running_loop()
+        self._wheel: TimingWheel[Channel | TimeLimit] = TimingWheel(0.01)
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def enter(self, thing: Channel | TimeLimit, timeout: float | None) -> None:
+        """Call with a thing after a time (seconds); None and infinity are no limit."""
+        if timeout is not None and timeout < math.inf:
+            self._wheel.enter(thing, self._loop.time() + timeout)
+            self._set_alarm()
+
+    def remove(self, thing: Channel | TimeLimit) -> None:
+        """Take that back; harmless when there was no limit."""
+        if thing.slot >= 0:
+            self._wheel.remove(thing)
+            if not self._wheel:
+                self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        first, alarm = self._wheel.first(), self._alarm
+        if alarm is not None and (first is None or first < alarm.when()):
+            alarm.cancel()
+            self._alarm = alarm = None
+        if first is not None and alarm is None:
+            # Of a context of its own: it must not keep that of whoever happened to wait first.
+            self._alarm = self._loop.call_at(first, self._ring, context=contextvars.Context())
+
+    def _ring(self) -> None:
+        self._alarm = None
+        for thing in self._wheel.take(self._loop.time(), CHUNK):
+            self._on_late(thing)
+        self._set_alarm()

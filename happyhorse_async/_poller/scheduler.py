@@ -21,7 +21,7 @@ from ..errors import (
     TaskNotFoundError,
 )
 from ..events import ReadFailed, Retrying
-from .read_budget import ReadBudget, is_refusal
+from .plan import Plan, ReadBudget, is_refusal
 from .watched import Watched
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .._config import Limits, Polling, RetryPolicy
     from .._dispatcher import Events
     from .._edges.api import Api
-    from .plan import Plan
 
 # Tasks that wait to be read by themselves because a batch did not have them. Of very many that are
 # denied together, few are enough to see whether the batch is right.

@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 
 from happyhorse_async import Polling, RetryPolicy, Session
-from happyhorse_async._poller.read_budget import ReadBudget
+from happyhorse_async._poller.plan import ReadBudget
 from happyhorse_async.errors import APIStatusError, InternalServerError, RateLimitError
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.poller.test_waiting import submitted
