@@ -28,7 +28,7 @@ from happyhorse_async._concurrency import Closing, Threads
 from happyhorse_async._dispatcher import Events
 from happyhorse_async._edges import object_store
 from happyhorse_async._poller import plan, watched, watchlist
-from happyhorse_async._submitter import gate, key_proof, orphans, shared
+from happyhorse_async._submitter import gate, key_proof, shared
 from happyhorse_async.sandbox import Fault, Sandbox
 from tests.conftest import PHOTOS, open_session
 
@@ -44,9 +44,8 @@ BOUNDS = {
     _dispatcher: ("MOST_ORIGINS",),
     gate: ("MOST_UNWATCHED",),
     key_proof: ("MOST_ASKED",),
-    shared: ("MOST_TASKS", "MOST_KEPT", "MOST_DOUBTS"),
+    shared: ("MOST_TASKS", "MOST_KEPT", "MOST_DOUBTS", "MOST_ORPHANS"),
     watched: ("MOST_STATES", "MOST_ANNOUNCED", "MOST_WORDS", "MOST_TASKS"),
-    orphans: ("MOST_ORPHANS",),
     plan: ("MOST_KINDS",),
     watchlist: ("MOST_EXPECTED", "MOST_EARLY", "MOST_DOUBTED", "MOST_LEFT"),
 }

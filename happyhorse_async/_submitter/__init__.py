@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from .gate import Group
-from .orphans import Orphan
-from .shared import Beside, Earlier
+from .shared import Beside, Earlier, Orphan
 from .submitter import Submitter
 
 __all__ = ["Beside", "Earlier", "Group", "Orphan", "Submitter"]

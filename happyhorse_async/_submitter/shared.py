@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import logging
 import math
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
+
+import attrs
 
 from .._concurrency import Closing
 from .._config import RetryPolicy
 from .._dispatcher import Events
 from .._edges.api import Api
+from .._formats.texts import printable
 from .._models import Task
 from .._recent import Recent
-from .._request import ImageToVideo
+from .._request import FIELDS, ImageToVideo, quietly_made
 from .._rules.responses import Answer
+from .._values import Value
 from .gate import Gate
 from .key_proof import KeyProof
 from .reconcile import Reconciler
+
+logger = logging.getLogger("happyhorse_async")
 
 MOST_TASKS = 20_000
 """Tasks that a session remembers as its own, or half of these. One look at the list shows far
@@ -32,6 +41,8 @@ MOST_KEPT = 1_000
 """Keys whose task a session remembers whole, so that it need not ask for it again."""
 MOST_DOUBTS = 10_000
 """Keys of unknown outcome that a session remembers."""
+MOST_ORPHANS = 1000
+"""Orphans that a session keeps; the oldest are dropped first. Each was logged when it came."""
 SETTLING = 60.0
 """Seconds after a submission was left in doubt in which the service may still accept it."""
 
@@ -188,6 +199,71 @@ class Known:
 _SESSIONS: weakref.WeakSet[Known] = weakref.WeakSet()
 """Those of this process: one account may be used by several."""
 _LOCK = threading.Lock()
+
+
+# --- Submissions that outlived their callers: kept for whoever asks, bounded, and without pictures.
+
+
+@attrs.frozen(kw_only=True)
+class Orphan(Value):
+    """A submission that was accepted, or may have been, after its caller was cancelled."""
+
+    request: ImageToVideo
+    """The request, without the picture. The link that bytes were uploaded to replaces them. So
+    submitting it again with the same key sends the same body."""
+    idempotency_key: str
+    task_id: str | None
+    """None: it is not known whether there is a task. Submitting again with the same key tells."""
+    at: datetime
+    image_sha256: str | None = None
+    """The SHA-256 of the picture, in hexadecimal digits, when it was given as bytes."""
+
+
+class Orphans:
+    """The orphans of a session."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self.kept: list[Orphan] = []
+        """The newest ones, oldest first."""
+
+    def add(
+        self, request: ImageToVideo, idempotency_key: str, task_id: str | None, link: str | None
+    ) -> None:
+        """Keep a submission that nobody waits for; `link` is where its image was uploaded."""
+        digest = None
+        if isinstance(request.image, bytes):
+            digest = hashlib.sha256(request.image).hexdigest()
+            # A service that lives for months must not keep the pictures of all who went away.
+            fields = {name: getattr(request, name) for name in FIELDS}
+            request = quietly_made(link or f"https://image.invalid/{digest}", fields)
+        self.kept.append(
+            Orphan(
+                request=request,
+                idempotency_key=idempotency_key,
+                task_id=task_id,
+                at=datetime.now(UTC),
+                image_sha256=digest,
+            )
+        )
+        if len(self.kept) > MOST_ORPHANS:
+            del self.kept[0]
+        logger.warning(
+            "a submission outlived its caller: task %s, idempotency key %s",
+            printable(task_id or "not known"),
+            idempotency_key,
+            extra={
+                "action": "submission_orphaned",
+                "task_id": task_id,
+                "idempotency_key": idempotency_key,
+            },
+        )
+        if self._events:
+            from ..events import Orphaned
+
+            self._events.emit(
+                Orphaned(task_id=task_id, idempotency_key=idempotency_key, request=request)
+            )
 
 
 # --- The way to the service.

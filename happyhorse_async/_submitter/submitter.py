@@ -31,9 +31,18 @@ from ..errors import (
 )
 from .gate import Following, Gate, Group
 from .in_flight import InFlight, SubmissionStage
-from .orphans import Orphan, Orphans
 from .reconcile import EVER
-from .shared import UNKNOWN_TO_US, Acceptance, Beside, Doubt, Earlier, Kept, Shared
+from .shared import (
+    UNKNOWN_TO_US,
+    Acceptance,
+    Beside,
+    Doubt,
+    Earlier,
+    Kept,
+    Orphan,
+    Orphans,
+    Shared,
+)
 
 if TYPE_CHECKING:
     from .fan_out import S, Submissions, Tell

@@ -22,7 +22,7 @@ from happyhorse_async import (
     Timeouts,
 )
 from happyhorse_async._dispatcher import Events
-from happyhorse_async._submitter.orphans import Orphans
+from happyhorse_async._submitter.shared import Orphans
 from happyhorse_async.errors import SubmissionOutcomeUnknownError
 from happyhorse_async.events import Event, Orphaned, Submitted, Submitting
 from happyhorse_async.sandbox import Fault, Features, Sandbox
