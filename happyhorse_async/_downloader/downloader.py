@@ -20,11 +20,10 @@ from .._edges.object_store import Buckets
 from .._edges.part_files import PartFile
 from .._edges.part_notes import Leftover, leftovers
 from .._edges.sinks import FileSink, ObjectSink, disk_error
-from .._formats.http_ranges import urgency
 from .._models import Task
 from .._recent import Recent
 from .._rules import lifecycle
-from .._rules.fetching import Persistence
+from .._rules.fetching import Persistence, urgency
 from .._video import Video
 from ..errors import DestinationExistsError, HappyHorseError, SessionClosedError
 from ..events import LinkExpiring, Saved

@@ -15,16 +15,13 @@ import attrs
 
 from .._dispatcher import Events, sent_before
 from .._edges.disk import out_of_descriptors
-from .._formats.http_dates import date_of
+from .._formats.http_headers import Decoder, date_of, encoding_of
 from .._formats.http_ranges import (
-    Decoder,
     Held,
     Meaning,
     RangeAnswer,
-    encoding_of,
     judge,
     range_headers,
-    urgency,
 )
 from .._formats.mp4 import (
     SNIFFED,
@@ -36,7 +33,7 @@ from .._formats.mp4 import (
     format_of,
 )
 from .._rules import retry
-from .._rules.fetching import Persistence, Setback
+from .._rules.fetching import Persistence, Setback, urgency
 from .._rules.lifecycle import failure_of, is_completed, is_final
 from .._rules.responses import parse_retry_after
 from .._rules.wire import LINK_LIFE

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 from .._concurrency import Closing
 from .._config import RetryPolicy, Timeouts
 from .._dispatcher import Events, sent_before
-from .._formats.http_dates import date_of
+from .._formats.http_headers import date_of
 from .._models import TASK_ID
 from .._rules import retry, wire
 from .._rules.responses import Answer, decode_object

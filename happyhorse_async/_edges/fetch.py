@@ -23,9 +23,10 @@ from yarl import URL
 
 from .._config import Network, Timeouts
 from .._dispatcher import RESENDS, Events
-from .._formats import http_ranges, urls
+from .._formats import urls
 from .._formats.mp4 import beginning
 from .._formats.texts import Redactor
+from .._rules.fetching import SpeedFloor
 from ..errors import (
     APITimeoutError,
     ConfigurationError,
@@ -257,7 +258,7 @@ class Stream:
         self._response = response
         self._opened = opened
         self._clock = asyncio.get_running_loop().time
-        self._pace = http_ranges.SpeedFloor(
+        self._pace = SpeedFloor(
             window=timeouts.download_window, least=timeouts.download_rate, now=self._clock()
         )
         self._patience = min(GATHER_SECONDS, timeouts.download_window)

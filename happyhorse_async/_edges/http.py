@@ -22,8 +22,8 @@ from multidict import CIMultiDict
 from .._concurrency import Deadlines, hand_over
 from .._config import Network
 from .._dispatcher import RESENDS, Events
-from .._formats import compression, json_text
-from .._formats.http_dates import date_of
+from .._formats import json_text
+from .._formats.http_headers import TooLargeError, date_of, decoded
 from .._formats.texts import NOTHING_TO_HIDE, Redactor, printable, shown
 from .._rules.responses import Answer, unreadable
 from .._version import __version__
@@ -277,8 +277,8 @@ class Http:
         try:
             encoding = headers.get("Content-Encoding")
             if encoding and len(body) <= most:
-                body = compression.decoded(body, encoding, most=most)
-        except compression.TooLargeError:
+                body = decoded(body, encoding, most=most)
+        except TooLargeError:
             raise _too_large(response.status, headers, most) from None
         except ValueError as error:
             answer = Answer(response.status, headers, b"")

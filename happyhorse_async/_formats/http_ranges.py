@@ -1,20 +1,17 @@
 """What a file host's answer means for a download that may have begun before: Range, If-Range and
-Content-Range, and paces.
-
-Pure functions over header values. May import attrs, and dates.
+Content-Range. Pure functions over header values.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 
 import attrs
 
-from .http_dates import http_date
+from .http_headers import encoding_of, http_date
 
 _CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 _UNSATISFIED = re.compile(r"bytes\s+\*/(\d{1,18})", re.ASCII)
@@ -206,98 +203,3 @@ def content_length(headers: Mapping[str, str]) -> int | None:
     """Read Content-Length; None when there is none that can be read."""
     text = headers.get("Content-Length", "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-
-
-_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
-
-
-def encoding_of(headers: Mapping[str, str]) -> str:
-    """Read Content-Encoding; "" when the bytes are sent as they are. That they also are under other
-    names than a compression's: a store may tell how a file was once uploaded (`aws-chunked`).
-    """
-    names = (name.strip() for name in headers.get("Content-Encoding", "").lower().split(","))
-    return ", ".join(name for name in names if name in _COMPRESSIONS)
-
-
-class Decoder:
-    """Undoes a content encoding that a host used although it was not asked to.
-
-    Takes bytes as they come, and gives them back in pieces of bounded size.
-    """
-
-    PIECE = 1024 * 1024
-
-    def __init__(self, encoding: str) -> None:
-        self._gzip = encoding != "deflate"
-        self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16 if self._gzip else zlib.MAX_WBITS)
-        self._waiting = b""
-        self._full = False
-        """The last piece was as large as may be: there may be more of what has been taken."""
-        self._begun = False
-
-    @staticmethod
-    def knows(encoding: str) -> bool:
-        """Whether an encoding can be undone."""
-        return encoding in ("gzip", "x-gzip", "deflate")
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
-        self._waiting += data
-
-    def read(self) -> bytes:
-        """Return the next piece, b"" when more bytes are needed; raises `ValueError`."""
-        if not self._begun and self._waiting:
-            self._begun = True
-            if not self._gzip and self._waiting[0] & 0x0F != 8:
-                # Some hosts send deflate without the header that its name stands for.
-                self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        piece = b""
-        while (self._waiting or self._full) and not piece:
-            if self._inflater.eof:
-                if not self._gzip or self._waiting[:2] != b"\x1f\x8b":
-                    break
-                self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)  # another member follows
-            try:
-                piece = self._inflater.decompress(self._waiting, self.PIECE)
-            except zlib.error as error:
-                raise ValueError(f"the host's encoding is broken: {error}") from None
-            self._full = len(piece) == self.PIECE
-            self._waiting = self._inflater.unconsumed_tail or self._inflater.unused_data
-        return piece
-
-    @property
-    def ended(self) -> bool:
-        """Whether the encoded bytes are whole."""
-        return self._inflater.eof
-
-
-def urgency(expires_at: datetime | None) -> float:
-    """Return the order of downloads: the earlier a link can die, the smaller; links without an end
-    come last.
-    """
-    if expires_at is None:
-        return float("inf")
-    return (
-        expires_at if expires_at.tzinfo is not None else expires_at.replace(tzinfo=UTC)
-    ).timestamp()
-
-
-class SpeedFloor:
-    """Whether bytes come fast enough: the average over each window of `window` seconds must reach
-    `least` bytes a second.
-    """
-
-    def __init__(self, *, window: float, least: float, now: float) -> None:
-        self._window = window
-        self._needed = least * window
-        self._since = now
-        self._received = 0
-
-    def too_slow(self, received: int, now: float) -> bool:
-        """Note `received` more bytes; True when the window that ends now brought too few."""
-        self._received += received
-        if now - self._since < self._window:
-            return False
-        slow = self._received < self._needed
-        self._since, self._received = now, 0
-        return slow

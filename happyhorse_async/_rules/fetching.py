@@ -1,4 +1,4 @@
-"""How long a result link is asked for, and after which pauses.
+"""How long a result link is asked for, after which pauses, and how fast its bytes must come.
 
 Nothing is there at once. A fresh link can answer 403 or 404 for minutes. A signed one can be dead
 seconds after each read of its task. So no answer about a link is final as long as the link can be
@@ -8,6 +8,7 @@ alive. Pure: time and randomness are passed in.
 from __future__ import annotations
 
 import enum
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
@@ -91,3 +92,35 @@ class Persistence:
     def waited(self, now: float) -> float:
         """Return the seconds since the link first gave nothing."""
         return now - self._since if self._since is not None else 0.0
+
+
+def urgency(expires_at: datetime | None) -> float:
+    """Return the order of downloads: the earlier a link can die, the smaller; links without an end
+    come last.
+    """
+    if expires_at is None:
+        return float("inf")
+    return (
+        expires_at if expires_at.tzinfo is not None else expires_at.replace(tzinfo=UTC)
+    ).timestamp()
+
+
+class SpeedFloor:
+    """Whether bytes come fast enough: the average over each window of `window` seconds must reach
+    `least` bytes a second.
+    """
+
+    def __init__(self, *, window: float, least: float, now: float) -> None:
+        self._window = window
+        self._needed = least * window
+        self._since = now
+        self._received = 0
+
+    def too_slow(self, received: int, now: float) -> bool:
+        """Note `received` more bytes; True when the window that ends now brought too few."""
+        self._received += received
+        if now - self._since < self._window:
+            return False
+        slow = self._received < self._needed
+        self._since, self._received = now, 0
+        return slow

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from .._formats import json_text
-from .._formats.http_dates import http_date
+from .._formats.http_headers import http_date
 from .._formats.texts import printable
 from ..errors import (
     APIStatusError,

@@ -27,7 +27,7 @@ import attrs
 from .._edges.connections import Route
 from .._edges.folder_lock import FolderLock
 from .._formats import proxies, urls
-from .._formats.http_dates import http_date
+from .._formats.http_headers import http_date
 from .._formats.texts import printable
 from .._version import __version__
 from ..errors import HappyHorseError

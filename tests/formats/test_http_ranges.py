@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from datetime import UTC, datetime, timedelta, timezone
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from happyhorse_async._formats.http_ranges import (
-    Decoder,
     Held,
     Meaning,
-    SpeedFloor,
     judge,
     range_headers,
-    urgency,
     validator_of,
 )
 
@@ -149,82 +140,3 @@ def test_only_a_part_with_a_validator_is_gone_on_with() -> None:
 def test_a_weak_validator_is_none(given: CIMultiDict[str], expected: str | None) -> None:
     """Neither a weak ETag nor a change in the second of the answer promises the same bytes."""
     assert validator_of(given) == expected
-
-
-def test_earlier_ends_are_more_urgent() -> None:
-    """Whatever their time zone; links without an end come last."""
-    noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
-    same = datetime(2026, 11, 22, 14, tzinfo=timezone(timedelta(hours=2)))
-    assert urgency(noon) == urgency(same) == urgency(noon.replace(tzinfo=None))
-    assert urgency(noon) < urgency(noon + timedelta(seconds=1)) < urgency(None)
-
-
-def test_the_pace_is_an_average_over_windows() -> None:
-    """A pause inside a window is made up for by what comes in it; a window with too little is too
-    slow; a rate of 0 asks for nothing.
-    """
-    pace = SpeedFloor(window=10, least=100, now=0)
-    assert not pace.too_slow(1, 5)
-    assert not pace.too_slow(999, 10)
-    assert not pace.too_slow(500, 15)
-    assert pace.too_slow(499, 20)
-    assert not SpeedFloor(window=10, least=0, now=0).too_slow(0, 100)
-
-
-def encoded(data: bytes, name: str) -> bytes:
-    """Encode bytes as a host would that was not asked to."""
-    if name == "deflate":
-        return zlib.compress(data)
-    if name == "deflate without a header":
-        packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-        return packer.compress(data) + packer.flush()
-    if name == "gzip in two members":
-        return gzip.compress(data[:100]) + gzip.compress(data[100:])
-    return gzip.compress(data)
-
-
-ENCODINGS = ("gzip", "gzip in two members", "deflate", "deflate without a header")
-
-
-@pytest.mark.parametrize("name", ENCODINGS)
-@given(data=st.binary(min_size=1, max_size=2000), size=st.integers(1, 300))
-def test_encodings_are_undone(name: str, data: bytes, size: int) -> None:
-    """Whatever pieces it comes in; it has ended when, and only when, nothing is missing."""
-    sent = encoded(data, name)
-    decoder, found = Decoder(name.split()[0]), b""
-    for at in range(0, len(sent), size):
-        assert not decoder.ended or name == "gzip in two members"
-        decoder.feed(sent[at : at + size])
-        while piece := decoder.read():
-            found += piece
-    assert (found, decoder.ended) == (data, True)
-
-
-def test_decoded_pieces_are_bounded() -> None:
-    """A few bytes that stand for very many do not fill the memory."""
-    decoder, total = Decoder("gzip"), 0
-    decoder.feed(gzip.compress(bytes(5_000_000)))
-    while piece := decoder.read():
-        assert len(piece) <= Decoder.PIECE
-        total += len(piece)
-    assert (total, decoder.ended) == (5_000_000, True)
-
-
-@pytest.mark.parametrize("more", [0, 1, 5, 100, 257, 258, 259])
-@pytest.mark.parametrize("name", ENCODINGS)
-def test_what_follows_a_full_piece_is_not_lost(name: str, more: int) -> None:
-    """The last encoded bytes may stand for more than fits into a piece; nothing follows them."""
-    data = bytes(Decoder.PIECE + more)
-    decoder, total = Decoder(name.split()[0]), 0
-    decoder.feed(encoded(data, name))
-    while piece := decoder.read():
-        total += len(piece)
-    assert (total, decoder.ended) == (len(data), True)
-
-
-def test_broken_encodings_are_an_error() -> None:
-    """What is not what its label says cannot be undone."""
-    decoder = Decoder("gzip")
-    decoder.feed(b"no gzip at all")
-    with pytest.raises(ValueError, match="encoding is broken"):
-        decoder.read()

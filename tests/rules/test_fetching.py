@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from happyhorse_async import RetryPolicy
-from happyhorse_async._rules.fetching import MEANINGFUL_BYTES, Persistence, Setback
+from happyhorse_async._rules.fetching import (
+    MEANINGFUL_BYTES,
+    Persistence,
+    Setback,
+    SpeedFloor,
+    urgency,
+)
 
 POLICY = RetryPolicy(attempts=4, first_pause=1.0, longest_pause=30.0, jitter=0.0)
 TIMED = [Setback.LINK, Setback.MACHINE]
@@ -89,3 +97,23 @@ def test_one_try_is_one_try() -> None:
     persistence = Persistence(RetryPolicy(attempts=1), 900.0)
     persistence.received(10**6, 10**7)
     assert persistence.pause(Setback.HOST, now=0.0, random=0.0) is None
+
+
+def test_earlier_ends_are_more_urgent() -> None:
+    """Whatever their time zone; links without an end come last."""
+    noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    same = datetime(2026, 11, 22, 14, tzinfo=timezone(timedelta(hours=2)))
+    assert urgency(noon) == urgency(same) == urgency(noon.replace(tzinfo=None))
+    assert urgency(noon) < urgency(noon + timedelta(seconds=1)) < urgency(None)
+
+
+def test_the_pace_is_an_average_over_windows() -> None:
+    """A pause inside a window is made up for by what comes in it; a window with too little is too
+    slow; a rate of 0 asks for nothing.
+    """
+    pace = SpeedFloor(window=10, least=100, now=0)
+    assert not pace.too_slow(1, 5)
+    assert not pace.too_slow(999, 10)
+    assert not pace.too_slow(500, 15)
+    assert pace.too_slow(499, 20)
+    assert not SpeedFloor(window=10, least=0, now=0).too_slow(0, 100)
