@@ -19,7 +19,7 @@ from .._rules.lifecycle import JobState
 from .._rules.numbers import to_credits
 from ..errors import LedgerError
 from ._identity import folded
-from ._jobs import CHANGES, JobRow
+from ._jobs import CHANGES, JobRow, queries
 from ._ledger_file import (
     APPLICATION_ID,
     LEDGER_NAME,
@@ -37,7 +37,6 @@ from ._ledger_file import (
     size_of,
 )
 from ._outcome import Totals
-from ._queries import queries
 from ._videos import VideoFolder
 
 MIGRATIONS = ("schema-1",)

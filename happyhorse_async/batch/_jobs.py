@@ -1,10 +1,13 @@
-"""The values of a batch: what goes in (`Job`), and what the ledger keeps (`JobRow`)."""
+"""The values of a batch: what goes in (`Job`), what the ledger keeps (`JobRow`), its statements."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -229,6 +232,46 @@ def values_of(change: str, job: JobRow) -> tuple[Any, ...]:
     """Return what a change writes of a job, after the job's number."""
     values: tuple[Any, ...] = _VALUES[change](job)
     return values
+
+
+# --- The statements of `ledger.sql`: SQL lives there, named and commented, and nowhere else.
+
+
+_NAME = re.compile(r"^-- name: (\S+)$", re.MULTILINE)
+
+
+@cache
+def queries() -> dict[str, str]:
+    """Return all queries by name, without their comments; "{columns}" stands for the columns of a
+    job, or for those that a change writes.
+    """
+    text = files(__package__).joinpath("ledger.sql").read_text("utf-8")
+    return {
+        name: sql.replace("{columns}", _columns_of(name))
+        for name, sql in named_queries(text).items()
+    }
+
+
+def named_queries(text: str) -> dict[str, str]:
+    """Return the queries of a file by their names, without comments."""
+    _, *pieces = _NAME.split(text)
+    return {
+        name: "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip()
+        for name, body in zip(pieces[::2], pieces[1::2], strict=True)
+    }
+
+
+def _columns_of(query: str) -> str:
+    """Write the columns that a query gives, or that a change sets."""
+    if query not in CHANGES:
+        return ", ".join(f"j.{column}" for column in COLUMNS)
+    return ", ".join(
+        f"{column} = json_extract(v.value, '$[{place}]')"
+        for place, column in enumerate(CHANGES[query], 1)
+    )
+
+
+# --- A request, as the ledger keeps it.
 
 
 def write_request(request: ImageToVideo, image_digest: str | None) -> str:

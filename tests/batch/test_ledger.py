@@ -20,9 +20,8 @@ from happyhorse_async._edges.folder_lock import FolderLock
 from happyhorse_async.batch import JobState
 from happyhorse_async.batch import _database as database_module
 from happyhorse_async.batch._database import LEDGER_NAME, Database
-from happyhorse_async.batch._jobs import CHANGES, COLUMNS, JobRow
+from happyhorse_async.batch._jobs import CHANGES, COLUMNS, JobRow, queries
 from happyhorse_async.batch._ledger import Ledger
-from happyhorse_async.batch._queries import queries
 from tests.batch.support import ROOT
 
 pytestmark = pytest.mark.anyio

@@ -18,8 +18,7 @@ import sqlalchemy
 from psycopg.errors import IdleInTransactionSessionTimeout
 
 from ..._formats.texts import shown
-from ...batch._jobs import COLUMNS
-from ...batch._queries import named_queries
+from ...batch._jobs import COLUMNS, named_queries
 from ...errors import ConfigurationError, LedgerError
 from ._sqlite import SqliteConnection, is_sqlite, link_of
 
