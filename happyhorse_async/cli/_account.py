@@ -157,7 +157,7 @@ def sandbox(
 
     Example: happyhorse sandbox --speed 20
     """
-    from ..sandbox._serve import fault_list, serve
+    from ..sandbox.__main__ import fault_list, serve
 
     if list_faults:
         put(fault_list())
