@@ -15,9 +15,8 @@ from ._clock import Clock
 from ._features import Features
 from ._handlers import api, control, files
 from ._http import Router
-from ._sandbox_task import SandboxTask
 from ._server import Front, Listener, bind, url_of
-from ._service import Options, Service
+from ._service import Options, SandboxTask, Service
 from ._videos import choose_video
 from ._world import Lifetimes
 

@@ -28,7 +28,7 @@ from happyhorse_async import HappyHorseError, Limits, Polling, RetryPolicy, Sess
 from happyhorse_async._downloader import destinations
 from happyhorse_async._submitter import shared
 from happyhorse_async.sandbox import Fault, Features, Sandbox
-from happyhorse_async.sandbox._sandbox_task import SandboxTask
+from happyhorse_async.sandbox._service import SandboxTask
 from happyhorse_async.sandbox._submissions import read_submission
 from happyhorse_async.webhooks import Webhooks
 from tests.simulation import laws
