@@ -5,12 +5,14 @@ session opens.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import Context
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakSet
 
 from ._budget import BudgetBook
 from ._concurrency import Background, close_with_loop, until_closed, without_loop
@@ -46,6 +48,8 @@ class Parts:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._closed = False
+        self._is_forked = False
+        """Whether this is a copy, in a child process, of the parts of its parent."""
         self._closing: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop = _running_loop()
         """The event loop in which everything here lives."""
@@ -83,6 +87,7 @@ class Parts:
         """Tasks that this session has submitted or read, and when it saw them unfinished, in the
         event loop's time."""
         self.submitter: Submitter = self._wired_submitter(settings)
+        _OPEN.add(self)
 
     def _wired_submitter(self, settings: Settings) -> Submitter:
         submitter = Submitter(
@@ -113,6 +118,10 @@ class Parts:
         if self._is_here:
             return self
         _running_loop()  # raises where none runs
+        if self._is_forked:
+            raise WrongEventLoopError(
+                "this session was opened before this process was forked, and it is its parent's"
+            )
         has_ended = self.loop.is_closed()
         raise WrongEventLoopError(
             "this session was opened in another event loop, "
@@ -243,9 +252,9 @@ class Parts:
 
     def hint(self, task_id: str) -> bool:
         """Read a task soon if anyone waits for it; may be called from any thread. Return False when
-        the session's event loop has ended.
+        the session's event loop has ended, or is another process's.
         """
-        if self._closed or self.loop.is_closed():
+        if self._closed or self.loop.is_closed() or self._is_forked:
             return False
         if self._is_here:
             self._take_hint(task_id)
@@ -260,7 +269,7 @@ class Parts:
 
     @property
     def _is_here(self) -> bool:
-        return _loop_or_none() is self.loop
+        return _loop_or_none() is self.loop and not self._is_forked
 
     # --- closing ----------------------------------------------------------------------------------
 
@@ -269,12 +278,13 @@ class Parts:
         for under the shield.
 
         May be called from any event loop, or from none of asyncio's. A session whose own loop runs
-        in another thread is closed there. Of one whose loop does not run, what can be is closed.
+        in another thread is closed there. Of one whose loop does not run, or is that of a parent
+        process, what can be is closed.
         """
         self._closed = True
         if self._is_here:
             await until_closed(self._begin_closing())
-        elif self.loop.is_running():
+        elif self.loop.is_running() and not self._is_forked:
             await self._close_elsewhere()
         else:
             self._abandon()
@@ -304,23 +314,40 @@ class Parts:
 
     def _abandon(self) -> None:
         """Close what can be closed without the loop, which has ended or stands still."""
-        made = vars(self)
-        pools = (self.http, self.fetcher) if "fetcher" in made else (self.http,)
-        for pool in pools:
-            pool.sockets.abandon(self.loop)
-        if not self.loop.is_closed():
+        made, runs_no_more = vars(self), self._is_forked or self.loop.is_closed()
+        for pool in self._pools:
+            pool.sockets.abandon(close=runs_no_more)
+        if not runs_no_more:
             # The rest follows when it runs again, at the latest when it ends.
             self.loop.call_soon_threadsafe(self._begin_closing)
             return
         if "downloader" in made:
             with suppress(RuntimeError):  # nobody who waited in a closed loop can be told
                 self.downloader.close()
-        for pool in pools:
+        for pool in self._pools:
             without_loop(pool.aclose())
+
+    @property
+    def _pools(self) -> tuple[Http | Fetcher, ...]:
+        return (self.http, self.fetcher) if "fetcher" in vars(self) else (self.http,)
+
+    def disown(self) -> None:
+        """Leave everything to the parent of this process, which has just been forked.
+
+        A child that runs the loop on, as `sys.exit` in a coroutine makes it do, would read the
+        parent's answers, and send again what it does not hear of.
+        """
+        self._is_forked = True
+        self.http.end()
+        for pool in self._pools:
+            pool.sockets.disown()
 
     async def _close(self) -> None:
         """Close the parts, those that use others first."""
         self._closed, made = True, vars(self)
+        if self._is_forked:
+            self._abandon()
+            return
         with self.events.work("session"):
             try:
                 await self.submitter.aclose()
@@ -352,3 +379,15 @@ def _running_loop() -> asyncio.AbstractEventLoop:
             next_step="Call it in a coroutine that asyncio.run, or anyio.run on asyncio, runs.",
         )
     return loop
+
+
+_OPEN: WeakSet[Parts] = WeakSet()
+
+
+def _disown_all() -> None:
+    for parts in tuple(_OPEN):
+        parts.disown()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_disown_all)

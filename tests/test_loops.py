@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from happyhorse_async import ImageToVideo, SessionClosedError, WrongEventLoopErr
 from happyhorse_async.sandbox import Sandbox
 from happyhorse_async.webhooks import Webhooks
 from tests.conftest import PHOTOS, open_session
+from tests.edges.peer import Peer, answer
 
 LINK = "https://cdn.example.com/cat.png"
 
@@ -380,6 +382,81 @@ def test_callbacks_may_come_in_another_thread(sandbox: Sandbox, place: Any) -> N
         else:
             asyncio.run(session.aclose())
     assert hooks.receive(token, body) == 503
+
+
+# --- forked children ------------------------------------------------------------------------------
+
+
+FORKS = """
+import asyncio, os, sys
+from happyhorse_async import Session
+
+async def main():
+    async with Session("key-of-a-test", base_url=sys.argv[1], files_url=sys.argv[1]) as session:
+        submitting = asyncio.ensure_future(session.submit("https://cdn.example.com/cat.png"))
+        sent = asyncio.Event()
+        asyncio.get_running_loop().add_reader(0, sent.set)
+        await sent.wait()  # the service has it
+        child = os.fork()
+        if not child:
+            print("forked", flush=True)
+            if sys.argv[2] == "leave":
+                sys.exit()
+            look(session)
+        os.waitpid(child, 0)
+        print((await submitting).id)
+
+def look(session):
+    try:
+        asyncio.run(session.credits())
+    except Exception as error:
+        print(error, session.hint("task-unified-1"))
+    asyncio.run(session.aclose())
+    print(repr(session)[-7:], flush=True)
+    os._exit(0)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX forks")
+@pytest.mark.parametrize("child", ["leave", "look"])
+async def test_a_forked_child_takes_nothing_from_its_parent(child: str) -> None:
+    """It neither reads the answer to what its parent has paid for, nor ends its parent's
+    connections, nor sends anything. It is told why, and to close its copy takes no time.
+    """
+    arrived, forked, heads = asyncio.Event(), asyncio.Event(), list[bytes]()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        arrived.set()
+        await forked.wait()
+        writer.write(answer(b'{"id": "task-unified-1", "status": "pending"}'))
+        await reader.read()
+
+    async with Peer(accept) as url, asyncio.timeout(100):
+        program = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", FORKS, url, child),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            await arrived.wait()
+            assert program.stdin is not None
+            assert program.stdout is not None
+            program.stdin.write(b"\n")
+            said = [await program.stdout.readline()]
+            forked.set()
+            said += (await program.stdout.read()).splitlines(keepends=True)
+        finally:
+            if program.returncode is None:
+                program.kill()
+            await program.wait()
+    told = b"this session was opened before this process was forked, and it is its parent's False\n"
+    looked = [told, b"closed>\n"] if child == "look" else []
+    assert said == [b"forked\n", *looked, b"task-unified-1\n"]
+    assert len(heads) == 1
 
 
 AFTER_MAIN = """

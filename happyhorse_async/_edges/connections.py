@@ -154,14 +154,26 @@ class OpenSockets:
         self._sockets.add(made)
         return made
 
-    def abandon(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End all connections of a loop that has ended, or stands still."""
+    def abandon(self, *, close: bool) -> None:
+        """Close all sockets, when their loop runs no more. Else end the connections, which it finds
+        once it runs again.
+        """
         for made in tuple(self._sockets):
-            if loop.is_closed():
+            if close:
                 made.close()
-            else:  # it may run again, and finds the connection's end then
+            else:
                 with suppress(OSError):
                     made.shutdown(socket.SHUT_RDWR)
+
+    def disown(self) -> None:
+        """Let go of all connections, in a forked child, without a word to the other side. Their
+        descriptors stay taken, for their loop may still close them by number.
+        """
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for made in tuple(self._sockets):
+            if made.fileno() >= 0:
+                os.dup2(nothing, made.fileno(), inheritable=False)
+        os.close(nothing)
 
 
 class Names(aiohttp.ThreadedResolver):

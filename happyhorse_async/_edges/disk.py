@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from weakref import WeakSet
 
 from .._formats import filenames
 
@@ -33,6 +34,41 @@ else:
     def lock_at_once(descriptor: int, far: int) -> None:
         """Lock a file; raises `OSError` when another process has it."""
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Locked:
+    """Whoever holds a locked file, which is this process's alone.
+
+    A forked child shares open files, and would keep the lock after this process has let go. So its
+    copy is closed as soon as it exists.
+    """
+
+    def __init__(self) -> None:
+        self._file = -1
+        _LOCKED.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process holds the file."""
+        return self._file >= 0
+
+    def close_file(self) -> None:
+        """Let go; may be called twice."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+
+_LOCKED: WeakSet[Locked] = WeakSet()
+
+
+def _forked() -> None:
+    for holder in tuple(_LOCKED):
+        holder.close_file()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
 
 
 LOCK_HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})

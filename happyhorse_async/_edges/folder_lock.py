@@ -10,7 +10,6 @@ import os
 import socket
 import time
 from pathlib import Path
-from weakref import WeakSet
 
 from ..errors import LedgerError
 from . import disk
@@ -21,18 +20,14 @@ _FAR = 1 << 30
 """Where the locked byte is. On Windows it cannot be read, and the text says who holds the lock."""
 
 
-class FolderLock:
+class FolderLock(disk.Locked):
     """The right to write in a batch's folder, held from `take` to `release` or until the process
     ends.
-
-    It is this process's alone. A forked child shares open files, and would keep the lock after this
-    process has ended. So its copy is closed as soon as it exists.
     """
 
     def __init__(self, folder: Path, *, name: str = LOCK_NAME) -> None:
+        super().__init__()
         self._path = folder / name
-        self._descriptor: int | None = None
-        _LOCKS.add(self)
 
     def take(self) -> None:
         """Take the lock; raises `LedgerError` with the holder's process id when another process has
@@ -49,11 +44,11 @@ class FolderLock:
         """Take the lock unless another process has it, and return whether it was taken; raises
         `LedgerError` where locks do not work.
         """
-        self._descriptor = descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            disk.lock_at_once(descriptor, _FAR)
+            disk.lock_at_once(file, _FAR)
         except OSError as error:
-            self._close()
+            self.close_file()
             if error.errno in disk.LOCK_HELD:
                 return False
             raise LedgerError(
@@ -69,9 +64,9 @@ class FolderLock:
         }
         # The lock holds without its note, which a full disk does not take.
         with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, json.dumps(note).encode())
+            os.ftruncate(file, 0)
+            os.lseek(file, 0, os.SEEK_SET)
+            os.write(file, json.dumps(note).encode())
         return True
 
     def holder(self) -> str:
@@ -86,24 +81,7 @@ class FolderLock:
         """Let go; the file stays, because taking it away could hit the lock of a process that came
         right after.
         """
-        if self._descriptor is not None:
+        if self.is_open:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, 0)
-            self._close()
-
-    def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-_LOCKS: WeakSet[FolderLock] = WeakSet()
-
-
-def _forked() -> None:
-    for lock in tuple(_LOCKS):
-        lock._close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+                os.ftruncate(self._file, 0)
+            self.close_file()

@@ -295,9 +295,13 @@ class Http:
             deadlines = self._deadlines[seconds] = Deadlines(seconds)
         return deadlines.begin()
 
+    def end(self) -> None:
+        """Begin no call any more."""
+        self._closed = True
+
     async def aclose(self) -> None:
         """Close the pool, unless it was borrowed; no call begins any more."""
-        self._closed = True
+        self.end()
         for deadlines in self._deadlines.values():
             deadlines.close()
         if self._pool is not None:

@@ -75,24 +75,19 @@ class Tally:
         return self._digest.hexdigest(), self._walk.finish()
 
 
-class PartFile:
+class PartFile(disk.Locked):
     """One video on its way to one path."""
 
     def __init__(self, final: Path, *, task_id: str, index: int, overwrite: bool) -> None:
+        super().__init__()
         self.final = final
         part, note = filenames.part_names(final.name)
         self.part = final.with_name(part)
         self._note = final.with_name(note)
         self._identity = part_notes.Note(task_id=task_id, index=index, name=final.name)
         self._overwrite = overwrite
-        self._file = -1
         self.tally = Tally()
         self.held = Held()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the part file is held by this process."""
-        return self._file >= 0
 
     def check(self) -> None:
         """Raise `DestinationExistsError` when the final path is taken and must not be."""
@@ -220,14 +215,14 @@ class PartFile:
         described = self.tally.finish()
         self._sync()
         if sys.platform == "win32":
-            self._close_file()
+            self.close_file()
         with disk.synced_folder(self.final.parent):
             if self._overwrite:
                 self.part.replace(self.final)
             else:
                 self._publish_as_new()
             _clear_away(self._note)
-        self._close_file()
+        self.close_file()
         return described
 
     def _sync(self) -> None:
@@ -269,10 +264,10 @@ class PartFile:
             disk.make_folders(self.final.parent)
             return next(path for path in self._rejected_names() if _write_new(path, page))
         if sys.platform == "win32":
-            self._close_file()
+            self.close_file()
         kept = next(path for path in self._rejected_names() if _rename_new(self.part, path))
         _clear_away(self._note)
-        self._close_file()
+        self.close_file()
         return kept
 
     def _rejected_names(self) -> Iterator[Path]:
@@ -284,7 +279,7 @@ class PartFile:
         stays empty.
         """
         if sys.platform == "win32":
-            self._close_file()
+            self.close_file()
         try:
             self.part.unlink(missing_ok=True)
         except OSError:
@@ -292,7 +287,7 @@ class PartFile:
                 raise
             os.ftruncate(self._file, 0)
         _clear_away(self._note)
-        self._close_file()
+        self.close_file()
 
     def close(self) -> None:
         """Leave what is there for the next time; nothing when there is nothing. May be called
@@ -303,12 +298,7 @@ class PartFile:
                 with suppress(OSError):  # it is empty: whoever comes next takes it over
                     self.discard()
         finally:
-            self._close_file()
-
-    def _close_file(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+            self.close_file()
 
 
 def _clear_away(path: Path) -> None:

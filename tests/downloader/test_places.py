@@ -8,6 +8,7 @@ import asyncio
 import errno
 import os
 import shutil
+import signal
 import stat
 import sys
 from collections import namedtuple
@@ -382,19 +383,24 @@ async def test_two_downloads_to_one_path_do_not_mix(kit: Kit, folder: Path) -> N
 
 
 HOLDER = """
-import sys
+import os, sys, time
 from pathlib import Path
 from happyhorse_async._edges.part_files import PartFile
 from happyhorse_async._formats.http_ranges import Held
 file = PartFile(Path(sys.argv[1]), task_id="task-unified-other", index=0, overwrite=False)
 file.open(); file.restart(Held()); file.write([b"other"])
-print("held", flush=True); sys.stdin.read()
+if sys.argv[2] == "True" and not os.fork():
+    print(os.getpid(), flush=True); os.close(1); time.sleep(600)
+if sys.argv[2] == "False":
+    print(0, flush=True)
+sys.stdin.read()
 """
 
 
-async def test_two_processes_do_not_mix(kit: Kit, folder: Path) -> None:
+@pytest.mark.parametrize("forks", [False, True])
+async def test_two_processes_do_not_mix(kit: Kit, folder: Path, forks: bool) -> None:
     """A part file that another process is writing is left alone; when that process is gone, the
-    path is free.
+    path is free, also where a child that it has forked lives on.
     """
     final = folder / "same.mp4"
     process = await asyncio.create_subprocess_exec(
@@ -402,20 +408,25 @@ async def test_two_processes_do_not_mix(kit: Kit, folder: Path) -> None:
         "-c",
         HOLDER,
         str(final),
+        str(forks),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
-    assert await process.stdout.readline() == b"held\n"
-    task = await kit.task()
-    with pytest.raises(IncompleteDownloadError, match="another download") as caught:
-        await kit.downloader.download(task, final)
-    assert "Wait for the other" in str(caught.value.next_step)
-    assert (folder / "same.mp4.part").read_bytes() == b"other"
-    process.kill()
-    await process.wait()
-    assert (await kit.downloader.download(task, final)).path.stat().st_size == 300_000
-    assert names_in(folder) == ["same.mp4"]
+    child = int(await process.stdout.readline())
+    try:
+        task = await kit.task()
+        with pytest.raises(IncompleteDownloadError, match="another download") as caught:
+            await kit.downloader.download(task, final)
+        assert "Wait for the other" in str(caught.value.next_step)
+        assert (folder / "same.mp4.part").read_bytes() == b"other"
+        process.kill()
+        await process.wait()
+        assert (await kit.downloader.download(task, final)).path.stat().st_size == 300_000
+        assert names_in(folder) == ["same.mp4"]
+    finally:
+        if child:
+            os.kill(child, signal.SIGKILL)
 
 
 async def test_a_part_that_is_a_symbolic_link_is_not_followed(
