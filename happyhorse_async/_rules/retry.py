@@ -92,6 +92,8 @@ LONGEST_ASKED = 600.0
 Links die within a day, and one wrong number must not stop a session. After a longer one the service
 is asked again after the policy's longest pause.
 """
+SHORTEST_ASKED = 0.1
+"""Seconds of a Retry-After; a shorter one says as little as 0, and kept to it would be a flood."""
 
 
 _PASSING = frozenset({408, 421, 425, 429})
@@ -140,7 +142,8 @@ def pause_before(
         return pause
     if asked > LONGEST_ASKED:
         return policy.longest_pause * shortened
-    return asked if asked > 0 and isinstance(error, RateLimitError) else max(asked, pause)
+    short = asked >= SHORTEST_ASKED and isinstance(error, RateLimitError)
+    return asked if short else max(asked, pause)
 
 
 # --- Submissions: what follows from a failed attempt ----------------------------------------------

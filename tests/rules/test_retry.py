@@ -131,11 +131,12 @@ def test_pauses_double_up_to_the_longest() -> None:
 
 def test_retry_after_of_a_limit_wins_in_both_directions() -> None:
     """A 429's Retry-After is obeyed, whether it is longer or shorter than the policy's pause; zero
-    seconds is no answer to a 429.
+    seconds, or a thousandth, is no answer to a 429.
     """
     assert retry.pause_before(EVEN, 1, status(429, LIMITED, retry_after=120.0), 0.0) == 120.0
     assert retry.pause_before(EVEN, 7, status(429, LIMITED, retry_after=1.0), 0.0) == 1.0
     assert retry.pause_before(EVEN, 3, status(429, LIMITED, retry_after=0.0), 0.0) == 2.0
+    assert retry.pause_before(EVEN, 3, status(429, LIMITED, retry_after=0.001), 0.0) == 2.0
 
 
 @pytest.mark.parametrize("error", [status(503, retry_after=0.0), status(409, retry_after=1.0)])
@@ -152,7 +153,7 @@ def test_no_retry_after_stops_a_session_for_long(number: int, asked: float) -> N
     after the longest pause.
     """
     pause = retry.pause_before(EVEN, 1, status(number, LIMITED, retry_after=asked), 0.0)
-    least = EVEN.first_pause if number == 503 or not asked else 0.0
+    least = EVEN.first_pause if number == 503 or asked < retry.SHORTEST_ASKED else 0.0
     assert pause == (max(asked, least) if asked <= 600 else 30.0)
 
 
