@@ -84,6 +84,8 @@ class Database:
         self.path = path
         self.videos: VideoFolder = VideoFolder(path.parent)
         """Where the videos of its jobs lie: beside it, unless it was said."""
+        self.gone = False
+        """The file is not there any more, and what it knew is nowhere else."""
         self._sql = queries()
         self._log = log_of(path)
         self._fold_due = False
@@ -230,6 +232,7 @@ class Database:
         With `fold` the log is folded in before this returns.
         """
         if not self._is_there():
+            self.gone = True
             raise LedgerError(
                 f"the ledger {self.path} was removed while the batch ran",
                 charged="unknown",

@@ -113,6 +113,11 @@ class Ledger:
             self._database = opening.result()
         await self.aclose()
 
+    @property
+    def gone(self) -> bool:
+        """Whether the file was removed, and with it all that the ledger knew."""
+        return self._database is not None and self._database.gone
+
     def post(self, change: str, job: JobRow) -> None:
         """Hand a job's change over without waiting for it."""
         self._group().changes.append((change, values_of(change, job)))

@@ -129,6 +129,8 @@ class Outcomes:
             raise
         finally:
             await to_the_end(asyncio.ensure_future(self._note_end(how)))
+            if self._ledger.gone:
+                self._keep_ids()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() and not self._over:
@@ -190,6 +192,12 @@ class Outcomes:
             await self._ledger.call(lambda database: database.end_run(self._run.number, how))
         except LedgerError as error:
             self._failure = self._failure or error
+
+    def _keep_ids(self) -> None:
+        """Keep what is paid for among the session's orphans: no ledger knows it any more."""
+        for job in self._run.live.values():
+            if job.task_id is not None and job.state is not JobState.SAVED:
+                self._parts.submitter.orphan(job.posted, job.key, job.task_id)
 
     def _start(self, job: JobRow) -> None:
         assert self._jobs is not None, "jobs are taken in while the run goes on"  # noqa: S101

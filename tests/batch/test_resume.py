@@ -402,7 +402,7 @@ async def test_a_task_that_the_service_has_forgotten(tmp_path: Path) -> None:
 
 async def test_a_folder_that_is_removed_while_it_runs(tmp_path: Path) -> None:
     """Nothing is paid for that cannot be noted: the batch ends with an error instead of writing
-    into a ledger without a name.
+    into a ledger without a name. What it has paid for by then is among the session's orphans.
     """
     folder = tmp_path / "batch"
     async with (
@@ -418,6 +418,7 @@ async def test_a_folder_that_is_removed_while_it_runs(tmp_path: Path) -> None:
             with pytest.raises(LedgerError, match="removed"):
                 await ending
         assert sandbox.paid == 4
+        assert {orphan.task_id for orphan in session.orphans} == {task.id for task in sandbox.tasks}
 
 
 # --- uploads that have grown old ------------------------------------------------------------------
