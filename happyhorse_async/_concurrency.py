@@ -115,9 +115,12 @@ async def to_the_end(work: asyncio.Future[T]) -> T:
                 await asyncio.wait([work])
             except asyncio.CancelledError as error:
                 cancelled = error
-    if cancelled is not None:
-        raise cancelled from (None if work.cancelled() else work.exception())
-    return work.result()
+    try:
+        if cancelled is not None:
+            raise cancelled from (None if work.cancelled() else work.exception())
+        return work.result()
+    finally:
+        del work, cancelled  # an error that its own frame holds would keep all that is in it
 
 
 def heed_cancellation() -> None:
@@ -478,10 +481,11 @@ class Slots:
         heapq.heappush(self._waiting, (urgency, next(self._arrival), turn))
         try:
             await turn
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             if turn.done() and not turn.cancelled():
                 # the room was given at the moment of the cancellation: it goes to the next
                 self._leave()
+            turn.cancel()
             raise
 
     def _leave(self) -> None:

@@ -9,7 +9,8 @@ import math
 import os
 import pickle
 import warnings
-from collections.abc import AsyncIterator, Iterator
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from decimal import Decimal
 from enum import Enum
 from functools import partial
@@ -255,6 +256,82 @@ async def test_what_lives_in_one_process_says_so_when_it_is_pickled(session: Ses
         pickle.dumps(session.task(UNKNOWN))
     with pytest.raises(TypeError, match="one in each process"):
         pickle.dumps(session)
+
+
+async def refused(sandbox: Sandbox, session: Session, folder: Path) -> None:
+    """A submission that the service refuses."""
+    sandbox.fail(Fault("refuse", path=SUBMIT, status=400))
+    await session.submit(ImageToVideo(LINK))
+
+
+async def in_doubt(sandbox: Sandbox, session: Session, folder: Path) -> None:
+    """A submission whose answers are lost."""
+    sandbox.fail(Fault("drop-after", path=SUBMIT, times=None))
+    await session.submit(ImageToVideo(LINK))
+
+
+async def in_the_way(sandbox: Sandbox, session: Session, folder: Path) -> None:
+    """A file lies where the video should go."""
+    (folder / "cat.mp4").touch()
+    await session.generate(ImageToVideo(LINK), save_to=folder / "cat.mp4")
+
+
+async def not_waited(sandbox: Sandbox, session: Session, folder: Path) -> None:
+    """A wait whose time is over."""
+    await session.task(UNKNOWN).wait(timeout=0.001)
+
+
+async def not_updated(sandbox: Sandbox, session: Session, folder: Path) -> None:
+    """Updates whose time is over."""
+    async for _ in session.task(UNKNOWN).updates(timeout=0.001):
+        pass
+
+
+async def not_watched(sandbox: Sandbox, session: Session, folder: Path) -> None:
+    """A watch whose time is over."""
+    async with session.watch([UNKNOWN], timeout=0.001) as watch:
+        async for _ in watch:
+            pass
+
+
+@pytest.mark.parametrize(
+    "fail", [refused, in_doubt, in_the_way, not_waited, not_updated, not_watched]
+)
+async def test_an_error_goes_when_nobody_holds_it(
+    sandbox: Sandbox,
+    session: Session,
+    tmp_path: Path,
+    fail: Callable[[Sandbox, Session, Path], Coroutine[None, None, None]],
+) -> None:
+    """Its frames hold what was asked for, the image's bytes included. In a ring it would stay until
+    Python looks for rings: hundreds of megabytes, where many are refused.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            await fail(sandbox, session, tmp_path)
+        except HappyHorseError as error:
+            left = weakref.ref(error)
+        async with asyncio.timeout(100):
+            while left() is not None:  # a thread may be about to let go of it
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+
+
+async def test_an_error_that_was_retried_goes_too(sandbox: Sandbox, session: Session) -> None:
+    """What went well in the end holds nothing of the failures before."""
+    task = await session.submit(LINK)
+    failures: list[weakref.ref[HappyHorseError]] = []
+    session.subscribe(lambda event: failures.append(weakref.ref(event.error)), Retrying)
+    sandbox.fail(Fault("refuse", path="/v1/tasks", status=500))
+    gc.disable()
+    try:
+        await task.read()
+        assert [failure() for failure in failures] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_an_unknown_task_is_said_to_be_unknown(session: Session) -> None:

@@ -236,6 +236,7 @@ class Api:
                 raise SessionClosedError(
                     f"the session was closed before {what} had worked"
                 ) from failure
+            del failure  # whose frame is this one
         with sent_before(self._policy.attempts - 1):
             return await once()
 

@@ -213,9 +213,11 @@ class Http:
         except HappyHorseError:  # ours may be foreign by one of their bases
             raise
         except Exception as error:  # noqa: BLE001 a loop or library also breaks on a lost connection
-            ours = self._failure(error, f"{method} {url}", tracked, timeout)
-            # The library's errors show what a server has sent.
-            raise ours from (None if self._messages.is_in(repr(error)) else error)
+            # The library's errors show what a server has sent. Ours is kept in no name here: the
+            # library's hold this frame in rings, and ours holds what was submitted.
+            raise self._failure(error, f"{method} {url}", tracked, timeout) from (
+                None if self._messages.is_in(repr(error)) else error
+            )
 
     def _note(self, url: str, answer: Answer) -> None:
         """Note what an answer tells beside what was asked for."""

@@ -112,6 +112,7 @@ class Poller:
             return await future
         finally:
             self._end_wait(task_id, future, limit)
+            del future, limit  # an error that its own frame holds would keep all that is in it
 
     async def wait_completed(
         self,
@@ -144,6 +145,7 @@ class Poller:
             # A waiter who is told is forgotten in the same moment.
             if limit is not None or not future.done() or future.cancelled():
                 self._end_wait(task_id, future, limit)
+            del future, limit  # as in `wait`
         if lifecycle.is_completed(task):
             return task
         raise failure_of(task, idempotency_key)

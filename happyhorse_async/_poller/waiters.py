@@ -214,7 +214,10 @@ class Updates:
             if channel.error is not None:
                 error, channel.error = channel.error, None
                 self._end()
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # its frame is this one
             if not self._under_way:
                 raise StopAsyncIteration
             await channel.sleep()
@@ -290,8 +293,11 @@ class Watch(Channel):
         while not self._changed:
             error = self.error or (self._lost.pop(0) if self._lost and not self._waiting else None)
             self.error = None
-            if error is not None:
-                raise error
+            try:
+                if error is not None:
+                    raise error
+            finally:
+                del error  # its frame is this one
             if not self._waiting:
                 self._detach(self)
                 raise StopAsyncIteration

@@ -112,6 +112,7 @@ class Submissions(Generic[S]):
         try:
             await to_the_end(asyncio.ensure_future(self._ended()))
         finally:
+            self._tasks.clear()  # a cancelled one holds its error, whose frames hold this
             self._running = 0
             self._close()
 

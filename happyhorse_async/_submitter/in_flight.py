@@ -208,6 +208,12 @@ class InFlight:
         self.aged = self.aged or grown
         return grown
 
+    def forget_failures(self) -> None:
+        """Let go of the errors of its attempts: their frames hold it, and it the first frame's
+        bytes. Together they would stay until Python looks for rings.
+        """
+        self.failure, self.failures = None, retry.NO_FAILURES
+
     def cut(self) -> None:
         """End the attempt that is on its way."""
         self._cut = True
@@ -280,6 +286,7 @@ class InFlight:
             self._outcome = outcome or APIConnectionError(
                 "the submission was cut off", sent=payload.left
             )
+            del outcome  # an error that its own frame holds would keep all that is in it
             self.shared.gate.leave()
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)

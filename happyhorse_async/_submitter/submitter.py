@@ -185,6 +185,7 @@ class Submitter:
             turn = self._turns.pop(key)
             if turn is not None:
                 turn.set_result(doubt)
+            del doubt  # an error that its own frame holds would keep all that is in it
 
     async def _take_turn(self, key: str) -> None:
         """Wait until nobody else submits a key: one request at a time, and one reservation.
@@ -213,6 +214,7 @@ class Submitter:
             await self._rescue(sub)
             raise
         finally:
+            sub.forget_failures()
             self._in_flight.discard(sub)
             self._shared.known.under_way = len(self._in_flight)
             if self._emptied is not None and not self._in_flight and not self._emptied.done():

@@ -141,3 +141,14 @@ async def test_a_place_given_to_someone_cancelled_goes_to_the_next(anyio_backend
     waiting[0].cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
     assert entered == ["b", "c"]
+
+
+async def test_a_place_is_not_given_to_who_is_closed_in_the_middle(anyio_backend: str) -> None:
+    """A coroutine that nobody goes on with, and closes, waits for nothing any more."""
+    slots = Slots(1)
+    async with slots.hold(0.0):
+        left = slots._enter(0.0)
+        left.send(None)
+        left.close()
+    async with asyncio.timeout(100):
+        await slots._enter(0.0)
