@@ -53,3 +53,18 @@ def test_the_readme_names_the_wheel_that_is_built() -> None:
     """The file name in the README is the one that this version has."""
     text = (ROOT / "README.md").read_text("utf-8")
     assert f"happyhorse_async-{__version__}-py3-none-any.whl" in text
+
+
+def test_what_may_publish_is_named_by_its_commit() -> None:
+    """A tag of somebody else's action can be moved to other code, which would publish too."""
+    workflow = (ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8")
+    actions = re.findall(r"uses: (.*)", workflow)
+    assert actions
+    assert [each for each in actions if not re.match(r"[\w/-]+@[0-9a-f]{40}  # v\d", each)] == []
+
+
+def test_what_every_extra_brings_is_looked_at_for_known_holes() -> None:
+    """The audit and the list of contents are of an environment with all extras."""
+    workflow = (ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8")
+    (named,) = re.findall(r"dist/\*\.whl\)\[([\w,-]+)\]", workflow)
+    assert set(named.split(",")) == set(PROJECT["optional-dependencies"])

@@ -181,8 +181,10 @@ def _write_csv(results: Results, file: TextIO) -> None:
         writer.writerow(map(_cell, cells))
 
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a spreadsheet takes a cell for a formula by, or skips before one."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet takes a cell for a formula by, or skips before one; wide forms of the signs,
+as Chinese and Japanese ones do.
+"""
 
 
 def _cell(value: Any) -> Any:

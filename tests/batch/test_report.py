@@ -33,18 +33,20 @@ async def test_no_cell_is_a_formula(sandbox: Sandbox, session: Session, tmp_path
     """
     request = ImageToVideo("https://example.com/1.png", prompt='=HYPERLINK("http://x.example","y")')
     extra = {"=cmd": "@SUM(1)", "phone": "+49 30 1", "shift": "-5", "tab": "\t=1", "plain": "a=b"}
+    extra["wide"] = "\uff1dcmd"
     sandbox.fail(Fault("fail-task", code="=1+1", message="-1+cmd|' /C calc'!A0"))
     sandbox.speed = 1000
     await run(session, tmp_path, [Job(request, extra=extra)])
     [row] = table(tmp_path)
     assert row["prompt"] == '\'=HYPERLINK("http://x.example","y")'
     assert (row["error_code"], row["error"]) == ("'=1+1", "'-1+cmd|' /C calc'!A0")
-    assert {name: row[name] for name in ("'=cmd", "phone", "shift", "tab", "plain")} == {
+    assert {name: row[name] for name in ("'=cmd", "phone", "shift", "tab", "plain", "wide")} == {
         "'=cmd": "'@SUM(1)",
         "phone": "'+49 30 1",
         "shift": "-5",
         "tab": "'\t=1",
         "plain": "a=b",
+        "wide": "'\uff1dcmd",
     }
 
 
