@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from happyhorse_async import ImageToVideo, SessionClosedError, WrongEventLoopError
+from happyhorse_async.events import Submitted
 from happyhorse_async.sandbox import Sandbox
 from happyhorse_async.webhooks import Webhooks
 from tests.conftest import PHOTOS, open_session
@@ -382,6 +383,31 @@ def test_callbacks_may_come_in_another_thread(sandbox: Sandbox, place: Any) -> N
         else:
             asyncio.run(session.aclose())
     assert hooks.receive(token, body) == 503
+
+
+@pytest.mark.parametrize("ends", [SystemExit, KeyboardInterrupt])
+def test_who_leaves_the_program_right_after_paying_is_told_of_the_task(
+    sandbox: Sandbox, ends: type[BaseException]
+) -> None:
+    """As a listener that exits does, or Ctrl-C in a notebook: whoever paid never sees the task's
+    id, but it is among the orphans.
+    """
+    session = open_session(sandbox)
+
+    def leave(_: Submitted) -> None:
+        raise ends
+
+    async def pay() -> None:
+        session.subscribe(leave, Submitted)
+        await session.submit(LINK, idempotency_key=f"the-key-of-{ends.__name__}")
+
+    with asyncio.Runner() as runner:
+        with pytest.raises(ends):
+            runner.run(pay())
+        [orphan] = session.orphans
+        runner.run(session.aclose())
+    assert orphan.task_id == sandbox.tasks[-1].id
+    assert orphan.idempotency_key == f"the-key-of-{ends.__name__}"
 
 
 # --- forked children ------------------------------------------------------------------------------

@@ -213,6 +213,12 @@ class Submitter:
         except asyncio.CancelledError:
             await self._rescue(sub)
             raise
+        except (KeyboardInterrupt, SystemExit):  # a listener's, or Ctrl-C in a notebook
+            accepted = sub.acceptance
+            if accepted is not None or sub.at_stake:
+                task_id = accepted.task.id if accepted is not None else None
+                self.orphan(sub.request, sub.key, task_id)
+            raise
         finally:
             sub.forget_failures()
             self._in_flight.discard(sub)
