@@ -8,6 +8,7 @@ instrumentations see.
 from __future__ import annotations
 
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
     from .._models import Task
     from .._request import ImageToVideo
+
+logger = logging.getLogger("happyhorse_async")
 
 MOST_KNOWN = 16_384
 """Generations that are remembered; the span of the oldest ends when there are more. Later downloads
@@ -121,10 +124,9 @@ class Spans:
                 contexts.detach(one.attached)
             if one.current is not None:
                 self._current.reset(one.current)
-        # After the context: a program's own processor of spans may raise here.
         if one.span is not None:
             _learn(one.span, event)
-            one.span.end()
+            _end(one.span)
         if event.work == "wait":
             self._waited(event, one)
         if one.generation is not None:
@@ -165,7 +167,7 @@ class Spans:
         self.close()
         for one in self._open.values():
             if one.span is not None:
-                one.span.end()
+                _end(one.span)
         self._open.clear()
         self._waits.clear()
 
@@ -252,7 +254,7 @@ class Spans:
     def _finish(self, one: Generation, task: Task) -> None:
         one.final = task
         if one.wait is not None:
-            one.wait.end()
+            _end(one.wait)
             one.wait = None
         if not one.holders:
             self._end(one)
@@ -262,7 +264,7 @@ class Spans:
             return
         one.over = True
         if one.wait is not None:
-            one.wait.end()
+            _end(one.wait)
         task, error = one.final, one.error
         if task is not None:
             used = lifecycle.settled_charge(task)
@@ -275,7 +277,7 @@ class Spans:
             one.span.set_attribute("happyhorse.charged", error.charged)
         if error is not None and (task is None or lifecycle.is_completed(task)):
             _fail(one.span, error_type(error))
-        one.span.end()
+        _end(one.span)
         # Later downloads still find their parent; all else of the span is done with.
         one.span = NonRecordingSpan(one.span.get_span_context())
         one.wait = one.error = None
@@ -362,6 +364,13 @@ _GENERATES: Mapping[str, Any] = {
     "gen_ai.provider.name": "evolink",
     "gen_ai.output.type": "video",
 }
+
+
+def _end(span: Span) -> None:
+    try:
+        span.end()
+    except Exception:  # a program's own processor of spans: the others are ended all the same
+        logger.exception("a span could not be told of", extra={"action": "span_failed"})
 
 
 def _attach(span: Span) -> Token[Context]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -443,12 +443,18 @@ async def test_two_tracings_of_a_session_are_both_whole(
     assert len(other.named("generate_content")) == len(traces.named("generate_content")) == 1
 
 
-async def test_a_processor_that_raises_leaves_no_span_in_the_callers_context(
+async def test_a_processor_that_raises_leaves_no_span_open(
     sandbox: Sandbox, session: Session, traces: Traces, cat: Path
 ) -> None:
-    """The SDK lets its errors through. What comes later must not look like a part of this work."""
+    """Nor one in the caller's context. The SDK lets its errors through. What comes later must not
+    look like a part of this work, and what has begun ends, also at the end of the session.
+    """
+    begun = list[Span]()
 
     class Broken(SpanProcessor):
+        def on_start(self, span: Span, parent_context: object = None) -> None:
+            begun.append(span)
+
         def on_end(self, span: ReadableSpan) -> None:
             raise RuntimeError("a broken processor")
 
@@ -456,8 +462,17 @@ async def test_a_processor_that_raises_leaves_no_span_in_the_callers_context(
     instrument(session, tracer_provider=traces.provider)
     before = trace.get_current_span()
     await session.upload(cat)
+    for seed in (1, 2):
+        task = await session.submit(LINK, seed=seed)
+        waiting = asyncio.ensure_future(task.wait())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
     assert traces.only("happyhorse.upload")
     assert trace.get_current_span() is before
+    await session.aclose()
+    assert len(begun) > 6
+    assert not [span.name for span in begun if span.end_time is None]
 
 
 async def test_a_generation_that_a_listener_starts_is_one_of_its_own(
