@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import attrs
 
+from ._formats.texts import printable
 from .errors import ConfigurationError
 from .events import (
     Completed,
@@ -308,6 +309,10 @@ class Terminal:
                 "live bars on a terminal need one more package",
                 next_step="Install it: pip install 'happyhorse-async[cli]'.",
             ) from error
+        if console is not None and not isinstance(console, Console):
+            raise ConfigurationError(
+                f"console: expected a rich.console.Console, got {console!r:.200}"
+            )
         self._board = board
         self._live = Live(
             console=console or Console(file=_stderr(), stderr=True),
@@ -327,6 +332,8 @@ class Terminal:
     def end(self) -> None:
         """Show the last picture, and leave it there."""
         self._live.stop()
+        if not self._live.console.is_terminal:  # there rich ends the last line itself
+            self._live.console.line()
 
     def _picture(self) -> RenderableType:
         from rich.console import Group
@@ -341,7 +348,8 @@ class Terminal:
         table.add_column(no_wrap=True, overflow="ellipsis")
         for row in self._board.lines:
             bar = ProgressBar(total=100, completed=row.percent, width=24)
-            table.add_row(Text(row.name), bar, f"{row.percent:.0f} %", Text(row.state))
+            name, state = Text(printable(row.name)), Text(printable(row.state))
+            table.add_row(name, bar, f"{row.percent:.0f} %", state)
         return Group(table, Text(self._board.summary, style="bold"))
 
 
@@ -379,14 +387,18 @@ class Notebook:
 
 def page(board: Board) -> str:
     """Return the lines as HTML, with all text escaped."""
-    rows = "".join(
-        f"<tr><td style='text-align:left'>{escape(row.name)}</td>"
-        f"<td><progress max='100' value='{row.percent:.0f}' aria-label='{escape(row.name)}'>"
-        f"</progress></td><td>{row.percent:.0f} %</td>"
-        f"<td style='text-align:left'>{escape(row.state)}</td></tr>"
-        for row in board.lines
-    )
+    rows = "".join(map(_row, board.lines))
     return f"<table>{rows}</table><b>{escape(board.summary)}</b>"
+
+
+def _row(row: Line) -> str:
+    name, state = escape(printable(row.name)), escape(printable(row.state))
+    return (
+        f"<tr><td style='text-align:left'>{name}</td>"
+        f"<td><progress max='100' value='{row.percent:.0f}' aria-label='{name}'>"
+        f"</progress></td><td>{row.percent:.0f} %</td>"
+        f"<td style='text-align:left'>{state}</td></tr>"
+    )
 
 
 def in_notebook() -> bool:

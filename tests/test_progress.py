@@ -15,7 +15,11 @@ from rich.console import Console
 
 from happyhorse_async import ImageToVideo, Session, Task, TaskFailedError, _progress
 from happyhorse_async._progress import MOST_ROWS, Board, page
-from happyhorse_async.errors import IncompleteDownloadError, InvalidRequestError
+from happyhorse_async.errors import (
+    ConfigurationError,
+    IncompleteDownloadError,
+    InvalidRequestError,
+)
 from happyhorse_async.events import (
     DownloadFailed,
     Downloading,
@@ -96,6 +100,39 @@ async def test_a_download_that_ends_without_its_video_does_not_go_on(
     [failure] = failures
     assert (failure.task_id, failure.tag) == (task.id, "row 7")
     assert type(failure.error) is type(caught.value)
+
+
+async def test_no_text_steers_the_terminal(sandbox: Sandbox, session: Session) -> None:
+    """Neither a prompt nor the service's code: escapes and turned writing are spelled out."""
+    console = screen(200)
+    with session.progress(console=console):
+        task = await session.submit(LINK, prompt="a\x1b]0;title\x07 cat \u202e")
+        sandbox.end(task.id, "failed", error_code="no\x1b[2Jmore")
+        with pytest.raises(TaskFailedError):
+            await task.wait()
+    picture = shown(console)
+    assert r"a\x1b]0;title\x07 cat \u202e" in picture
+    assert r"no\x1b[2Jmore" in picture
+    assert not [
+        steering for steering in ("\x1b]", "\x1b[2J", "\x07", "\u202e") if steering in picture
+    ]
+
+
+async def test_a_file_gets_whole_lines(sandbox: Sandbox, session: Session) -> None:
+    """Where only the last picture appears, what is written after it begins a line of its own."""
+    console = Console(file=io.StringIO(), width=100)
+    with session.progress(console=console):
+        await session.submit(LINK, prompt="a dog")
+    lines = shown(console).split("\n")
+    assert lines[0].startswith("a dog ")
+    assert lines[1].startswith("1 going on, ")
+    assert lines[2:] == [""]
+
+
+async def test_what_is_no_console_is_refused(session: Session) -> None:
+    """Nothing could be drawn there, which only the log would tell."""
+    with pytest.raises(ConfigurationError, match=r"console: expected a rich\.console\.Console"):
+        session.progress(console=sys.stderr)  # type: ignore[arg-type]
 
 
 async def test_nothing_listens_after_the_bars_have_closed(session: Session) -> None:
