@@ -1,4 +1,4 @@
-"""Folders whose names survive a loss of power, and what else only a disk can tell.
+"""Folders whose names survive a loss of power, locks, and what else only a disk can tell.
 
 Blocks, and runs in worker threads.
 """
@@ -6,6 +6,7 @@ Blocks, and runs in worker threads.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -13,66 +14,15 @@ import socket
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakSet
 
 from .._formats import filenames
+from ..errors import LedgerError
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def lock_at_once(descriptor: int, far: int) -> None:
-        """Lock a file, by its byte at `far`; raises `OSError` when another process has it."""
-        os.lseek(descriptor, far, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def lock_at_once(descriptor: int, far: int) -> None:
-        """Lock a file; raises `OSError` when another process has it."""
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-class Locked:
-    """Whoever holds a locked file, which is this process's alone.
-
-    A forked child shares open files, and would keep the lock after this process has let go. So its
-    copy is closed as soon as it exists.
-    """
-
-    def __init__(self) -> None:
-        self._file = -1
-        _LOCKED.add(self)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether this process holds the file."""
-        return self._file >= 0
-
-    def close_file(self) -> None:
-        """Let go; may be called twice."""
-        file, self._file = self._file, -1
-        if file >= 0:
-            os.close(file)
-
-
-_LOCKED: WeakSet[Locked] = WeakSet()
-
-
-def _forked() -> None:
-    for holder in tuple(_LOCKED):
-        holder.close_file()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_forked)
-
-
-LOCK_HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
-"""How systems say that another process has a lock."""
 NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """What file systems answer that know no syncing, or no renaming, as some over a network."""
 _NO_FOLDER_SYNC = NO_SYNC | {errno.EBADF}
@@ -160,6 +110,137 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "this is not a file", os.fspath(path))
     return descriptor
+
+
+# --- Locks. The operating system lets one go when its holder dies, however it dies.
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock_at_once(descriptor: int, far: int) -> None:
+        """Lock a file, by its byte at `far`; raises `OSError` when another process has it."""
+        os.lseek(descriptor, far, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def lock_at_once(descriptor: int, far: int) -> None:
+        """Lock a file; raises `OSError` when another process has it."""
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+LOCK_HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
+"""How systems say that another process has a lock."""
+
+
+class Locked:
+    """Whoever holds a locked file, which is this process's alone.
+
+    A forked child shares open files, and would keep the lock after this process has let go. So its
+    copy is closed as soon as it exists.
+    """
+
+    def __init__(self) -> None:
+        self._file = -1
+        _LOCKED.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process holds the file."""
+        return self._file >= 0
+
+    def close_file(self) -> None:
+        """Let go; may be called twice."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+
+_LOCKED: WeakSet[Locked] = WeakSet()
+
+
+def _forked() -> None:
+    for holder in tuple(_LOCKED):
+        holder.close_file()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
+
+
+LOCK_NAME = "happyhorse.lock"
+
+_FAR = 1 << 30
+"""Where the locked byte is. On Windows it cannot be read, and the text says who holds the lock."""
+
+
+class FolderLock(Locked):
+    """The right to write in a batch's folder, held from `take` to `release` or until the process
+    ends. The lock says who holds it.
+    """
+
+    def __init__(self, folder: Path, *, name: str = LOCK_NAME) -> None:
+        super().__init__()
+        self._path = folder / name
+
+    def take(self) -> None:
+        """Take the lock; raises `LedgerError` with the holder's process id when another process has
+        it.
+        """
+        if not self.try_take():
+            raise LedgerError(
+                f"the batch in {self._path.parent} is being worked on by {self.holder()}",
+                next_step="Wait for that process, or stop it. Another folder would pay again for "
+                "the same input.",
+            )
+
+    def try_take(self) -> bool:
+        """Take the lock unless another process has it, and return whether it was taken; raises
+        `LedgerError` where locks do not work.
+        """
+        self._file = file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            lock_at_once(file, _FAR)
+        except OSError as error:
+            self.close_file()
+            if error.errno in LOCK_HELD:
+                return False
+            raise LedgerError(
+                f"the file system of {self._path.parent} has no locks that work: "
+                f"{error.strerror or error}",
+                next_step="Put the folder on a local disk: network file systems often have no "
+                "locks.",
+            ) from error
+        note = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        }
+        # The lock holds without its note, which a full disk does not take.
+        with suppress(OSError):
+            os.ftruncate(file, 0)
+            os.lseek(file, 0, os.SEEK_SET)
+            os.write(file, json.dumps(note).encode())
+        return True
+
+    def holder(self) -> str:
+        """Say who wrote into the lock's file last."""
+        try:
+            note = json.loads(self._path.read_bytes())
+            return f"process {note['pid']} on {note['host']}, since {note['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def release(self) -> None:
+        """Let go; the file stays, because taking it away could hit the lock of a process that came
+        right after.
+        """
+        if self.is_open:
+            with suppress(OSError):
+                os.ftruncate(self._file, 0)
+            self.close_file()
 
 
 # --- What the file system says of a path before anything is written to it. "" means that nothing is

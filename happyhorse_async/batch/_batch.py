@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from .._budget import BatchBook
 from .._concurrency import hand_over, to_the_end, until_closed
 from .._downloader.destinations import is_bent_link, is_foreign_link, is_object_link
-from .._edges.disk import absolute, make_folders
-from .._edges.folder_lock import FolderLock
+from .._edges.disk import FolderLock, absolute, make_folders
 from .._request import require_path, require_several
 from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
 from ._admission import Input

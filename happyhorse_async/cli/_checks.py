@@ -25,7 +25,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 import attrs
 
 from .._edges.connections import Route
-from .._edges.folder_lock import FolderLock
+from .._edges.disk import FolderLock
 from .._formats import proxies, urls
 from .._formats.http_headers import http_date
 from .._formats.texts import printable

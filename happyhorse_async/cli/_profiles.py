@@ -121,7 +121,7 @@ def keep(found: Mapping[str, Mapping[str, Any]]) -> Path:
 @asynccontextmanager
 async def alone() -> AsyncIterator[None]:
     """Keep other processes from changing the profiles: each of them writes all that it has read."""
-    from .._edges.folder_lock import FolderLock
+    from .._edges.disk import FolderLock
 
     folder = profiles_file().parent
     lock, until = FolderLock(folder, name=LOCK), time.monotonic() + LONGEST_WAIT

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import LedgerError
-from happyhorse_async._edges.folder_lock import FolderLock
+from happyhorse_async._edges.disk import FolderLock
 from happyhorse_async.batch import JobState
 from happyhorse_async.batch import _database as database_module
 from happyhorse_async.batch._database import LEDGER_NAME, Database
@@ -195,7 +195,7 @@ def test_lock_of_another_process_ends_with_it(tmp_path: Path) -> None:
     """The lock of a process that is killed -9 is free at once, although its note is still there."""
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from happyhorse_async._edges.folder_lock import FolderLock\n"
+        "from happyhorse_async._edges.disk import FolderLock\n"
     )
     code += "FolderLock(Path(sys.argv[1])).take(); print('held', flush=True); time.sleep(600)"
     with subprocess.Popen(
@@ -216,7 +216,7 @@ def test_lock_of_another_process_ends_with_it(tmp_path: Path) -> None:
 HOLDER_WITH_A_CHILD = """
 import os, sys, time
 from pathlib import Path
-from happyhorse_async._edges.folder_lock import FolderLock
+from happyhorse_async._edges.disk import FolderLock
 
 lock = FolderLock(Path(sys.argv[1]))
 lock.take()

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from happyhorse_async import LedgerError
-from happyhorse_async._edges.folder_lock import FolderLock
+from happyhorse_async._edges.disk import FolderLock
 from happyhorse_async.batch import JobState, _ledger_file
 from happyhorse_async.batch._database import LEDGER_NAME, Database
 from happyhorse_async.batch._ledger import Ledger

@@ -21,7 +21,7 @@ from typing import Any
 import sqlalchemy
 from dbos import DBOS, DBOSClient
 
-from ..._edges.folder_lock import FolderLock
+from ..._edges.disk import FolderLock
 from ..._request import ImageToVideo
 from ..._rules.lifecycle import AT_STAKE, JobState
 from ...batch._admission import (

@@ -20,7 +20,7 @@ import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..._concurrency import heed_cancellation, to_the_end
-from ..._edges.folder_lock import FolderLock
+from ..._edges.disk import FolderLock
 from ...errors import LedgerError
 from ._connection import (
     FIRST_PAUSE,

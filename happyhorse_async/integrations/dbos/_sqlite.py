@@ -21,7 +21,7 @@ from typing import Any
 
 import sqlalchemy
 
-from ..._edges.folder_lock import FolderLock
+from ..._edges.disk import FolderLock
 from ...errors import ConfigurationError, LedgerError
 
 QUICK_TRY = (
