@@ -161,7 +161,7 @@ class Api:
 
         return await self.retrying(once, "listing models")
 
-    async def pricing_rule(self, model: str, *, etag: str | None = None) -> LiveRule:
+    async def pricing_rule(self, model: str, *, etag: str | None) -> LiveRule:
         """Read a model's live pricing rule as it comes; none when it still is the one of `etag`."""
         from .._rules import account
 

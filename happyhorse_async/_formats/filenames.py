@@ -75,7 +75,7 @@ def part_names(name: str) -> tuple[str, str]:
     return base + PART_SUFFIX, base + NOTE_SUFFIX
 
 
-def rejected_name(name: str, number: int = 1) -> str:
+def rejected_name(name: str, number: int) -> str:
     """Name the file that bytes are kept in which are not believed: "cat.mp4.rejected",
     "cat.mp4.rejected-2", ...
     """

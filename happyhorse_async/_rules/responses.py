@@ -164,7 +164,7 @@ def _told(value: Any) -> str | None:
     return printable(str(value), most=LONGEST_CODE) if value is not None else None
 
 
-def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
+def parse_retry_after(value: str | None, date: str | None) -> float | None:
     """Read a Retry-After header as seconds: a number, or an HTTP date.
 
     A date is counted from the answer's own Date header, so that a wrong local clock does no harm.

@@ -53,7 +53,7 @@ class KeyProof:
         """A key that the service certainly has had, of another submission, and its task's id."""
         self._sampled = False
 
-    def can_be_asked(self, *, by_user: bool = False) -> bool:
+    def can_be_asked(self, *, by_user: bool) -> bool:
         """Whether asking may help. With replays=0 no key is sent again, not even to ask, but at the
         user's word.
         """
@@ -121,7 +121,7 @@ class KeyProof:
                     break
         return None
 
-    async def ask_of(self, key: str, *, by_user: bool = False) -> tuple[Answer | None, bool]:
+    async def ask_of(self, key: str, *, by_user: bool) -> tuple[Answer | None, bool]:
         """Ask whether the service still has a key, whatever it has shown of others: most forget
         them after a day. Return an answer that gave its task, and whether the service has it.
         """

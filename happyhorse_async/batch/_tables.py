@@ -50,7 +50,7 @@ class TableLine(NamedTuple):
 class Source:
     """What a manifest is read from; it can be read several times."""
 
-    def __init__(self, source: str, *, encoding: str | None = None) -> None:
+    def __init__(self, source: str, *, encoding: str | None) -> None:
         self.path = Path(source)
         self.skipped = 0
         """Files of a folder or glob that are no images, at the last reading."""

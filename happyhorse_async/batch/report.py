@@ -102,8 +102,8 @@ def write_reports_of(
     folder: Path,
     kinds: Sequence[str],
     *,
-    verify: bool = False,
-    title: str | None = None,
+    verify: bool,
+    title: str | None,
 ) -> list[Path]:
     """Write reports of an open ledger's jobs, whose videos lie in a folder, into it."""
 

@@ -69,7 +69,7 @@ class Clocks:
 class AccountPace:
     """The row of submissions as one worker sees it. Belongs to one event loop."""
 
-    def __init__(self, url: str, slots: Slots | None = None) -> None:
+    def __init__(self, url: str, slots: Slots | None) -> None:
         """`slots` takes places in a row where no connection to PostgreSQL can."""
         self._url = url
         self._slots = slots or self._slots_over_postgres
