@@ -10,14 +10,13 @@ from urllib.parse import urlsplit
 import aiohttp
 import attrs
 
-from ._background import BackgroundWork
+from ._clock import Agenda, BackgroundWork, Clock
 from ._errors import encode
 from ._faults import Post
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._clock import Agenda, Clock
     from ._faults import FaultPlan
     from ._task_record import TaskRecord
 

@@ -1,15 +1,17 @@
-"""The sandbox's time: a scale and an offset on real time. The real clock is passed in; nothing here
-reads one.
+"""The sandbox's time, a scale and an offset on real time; what is due in it, and what runs beside.
+
+The real clock is passed in; nothing here reads one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 
 class Clock:
@@ -83,3 +85,36 @@ class Agenda:
         while entries and entries[0][0] <= now:
             when, _, action = heapq.heappop(entries)
             action(when)
+
+
+class BackgroundWork:
+    """The running background tasks of one part of the sandbox, each of which ends with that."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        """In order, so that a simulation ends them alike every time."""
+        self._loop = asyncio.get_running_loop()
+        """Where it runs, also when what starts it is looked at while the loop stands still."""
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the background; a failure goes to the loop's exception handler."""
+        task = self._loop.create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            context = {
+                "message": "background work of the sandbox failed",
+                "exception": error,
+                "task": task,
+            }
+            task.get_loop().call_exception_handler(context)
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait until it has ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ._background import BackgroundWork
+from ._clock import BackgroundWork
 from ._files import FetchError
 from ._images import FrameProblem, frame_problem, read_header, video_size
 from ._stub_video import stub_video
