@@ -80,121 +80,172 @@ def candidate_of(job: Job, image_digest: str | None) -> Candidate:
     )
 
 
-def admit(
-    database: Database,
-    run: int,
-    candidates: Sequence[Candidate],
-    *,
-    live: Container[int],
-    retry: bool,
-    verify: bool,
-) -> list[Admission]:
-    """Enter rows into the ledger; with `retry` those that failed begin again. `live` are the jobs
-    that the run has in hand. With `verify` the contents of saved videos are to be looked at.
-    """
-    known = database.set_of("known", [candidate.id for candidate in candidates]) or {}
-    ids, counts = _number(known, run, candidates)
-    old = _enter(database, known, run, candidates, ids, live)
-    database.write_set(
-        "count-twins",
-        [
-            [base, n]
-            for base, n in counts.items()
-            if n > 1 or (base in known and known[base][2] != n)
-        ],
-    )
-    wanted = list({job_id for job_id in ids if job_id is not None})
-    records = {record.id: record for record in database.jobs(wanted)}
-    admissions = []
-    for candidate, job_id in zip(candidates, ids, strict=True):
-        record = records.get(job_id) if job_id is not None else None
-        if record is None or job_id is None:
+@attrs.frozen
+class Entrance:
+    """The way of rows into the ledger, in one transaction of one run."""
+
+    _database: Database
+    _run: int
+    _live: Container[int] = attrs.field(kw_only=True)
+    """The jobs that the run has in hand."""
+    _retry: bool = attrs.field(kw_only=True)
+    """Those that failed begin again."""
+    _verify: bool = attrs.field(kw_only=True)
+    """The contents of saved videos are to be looked at."""
+
+    def admit(self, candidates: Sequence[Candidate]) -> list[Admission]:
+        """Enter rows, and say of each what there is to do about it."""
+        known = self._database.set_of("known", [candidate.id for candidate in candidates]) or {}
+        ids, counts = self._number(candidates, known)
+        old = self._enter(candidates, ids, known)
+        self._database.write_set(
+            "count-twins",
+            [
+                [base, n]
+                for base, n in counts.items()
+                if n > 1 or (base in known and known[base][2] != n)
+            ],
+        )
+        wanted = list({job_id for job_id in ids if job_id is not None})
+        records = {record.id: record for record in self._database.jobs(wanted)}
+        return [
+            self._admission(candidate, records.get(job_id) if job_id else None, old)
+            for candidate, job_id in zip(candidates, ids, strict=True)
+        ]
+
+    def _admission(
+        self, candidate: Candidate, record: JobRow | None, old: dict[str, JobRow]
+    ) -> Admission:
+        if record is None:
             twice = InvalidRequestError([f"id: {candidate.id!r} came before in this input"])
-            admissions.append(Admission(Verdict.REFUSED, error=twice))
-            continue
+            return Admission(Verdict.REFUSED, error=twice)
         record.asked = candidate.request
+        of_this_run = record.ended_run == self._run
         # A job that pauses before its next attempt is new to the ledger, and in hand all the same.
-        if record.seq in live or (record.ended_run == run and job_id not in old):
+        if record.seq in self._live or (of_this_run and record.id not in old):
             verdict = Verdict.IN_HAND
         else:
-            verdict = _verdict(
-                database, record, retry=retry and record.ended_run != run, verify=verify
-            )
-        admission = Admission(verdict, record, old.get(job_id))
+            verdict = self._verdict(record, retry=self._retry and not of_this_run)
+        admission = Admission(verdict, record, old.get(record.id))
         if verdict is Verdict.REFUSED:
-            admission.error = _stranger(database.videos.place(record.name))
-        admissions.append(admission)
-    return admissions
+            admission.error = _stranger(self._database.videos.place(record.name))
+        return admission
+
+    def _verdict(self, record: JobRow, *, retry: bool) -> Verdict:
+        state, videos = record.state, self._database.videos
+        if state is JobState.SAVED and (
+            self._verify or not videos.has_size(record.name, record.size)
+        ):
+            return Verdict.WORK
+        if state in (JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED):
+            return Verdict.IN_HAND
+        if state is JobState.SAVED or (state in (JobState.FAILED, JobState.UNKNOWN) and not retry):
+            return Verdict.TOLD
+        if self._database.is_stranger(record.name) and videos.exists(record.name):
+            return Verdict.REFUSED
+        return Verdict.WORK
+
+    def _number(
+        self, candidates: Sequence[Candidate], known: dict[str, Any]
+    ) -> tuple[list[str | None], dict[str, int]]:
+        """Return the final id of each row, and how often each id came. Equal rows are counted. A
+        caller's id that came before has none.
+        """
+        counts: dict[str, int] = {}
+        ids: list[str | None] = []
+        for candidate in candidates:
+            base = candidate.id
+            _, seen_run, twins, *_ = known.get(base, (None, 0, 1))
+            ordinal = counts.get(base, twins if seen_run == self._run else 0) + 1
+            if candidate.own and ordinal > 1:
+                ids.append(None)
+                continue
+            counts[base] = ordinal
+            ids.append(_identity.twin_id(base, ordinal))
+        return ids, counts
+
+    def _enter(
+        self, candidates: Sequence[Candidate], ids: Sequence[str | None], known: dict[str, Any]
+    ) -> dict[str, JobRow]:
+        """Write rows down; gives the jobs whose id another request has now, by that id."""
+        database, run = self._database, self._run
+        rows = [
+            (c, job_id) for c, job_id in zip(candidates, ids, strict=True) if job_id is not None
+        ]
+        twins = [job_id for c, job_id in rows if job_id != c.id]
+        there = {**known, **(database.set_of("known", twins) or {})} if twins else known
+        changed = {
+            job_id: c.fingerprint
+            for c, job_id in rows
+            if job_id in there and _is_another(there[job_id], c, run)
+        }
+        aside = self._aside(changed, {job_id for _, job_id in rows})
+        database.write_set(
+            "supersede",
+            [
+                [job_id, other, int(there[job_id][4] in self._live)]
+                for job_id, other in aside.items()
+            ],
+        )
+        earlier = database.set_of("earlier", list(changed.items())) or {} if changed else {}
+        names = self._names(rows)
+        again = [
+            (job_id, name)
+            for (_, job_id), name in zip(rows, names, strict=True)
+            if job_id in earlier
+        ]
+        database.write_set("revive", [[earlier[job_id], job_id, name] for job_id, name in again])
+        database.write_set(
+            "admit",
+            [
+                [job_id, c.fingerprint, c.text, c.extra, name, int(c.own), run]
+                for (c, job_id), name in zip(rows, names, strict=True)
+            ],
+        )
+        # A row that was not known has just been written as it is.
+        database.write_set(
+            "renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if job_id in there]
+        )
+        old = {record.id: record for record in database.jobs(list(aside.values()))}
+        # One of them may be another id's job again by now.
+        return {job_id: old[other] for job_id, other in aside.items() if other in old}
+
+    def _aside(self, changed: Iterable[str], coming: set[str]) -> dict[str, str]:
+        """Choose new ids for the jobs whose ids stand for other requests now. No job may have them
+        yet, for callers' ids may end as these do.
+        """
+        aside = {job_id: f"{job_id}~{self._run}" for job_id in changed}
+        while aside and (
+            taken := {
+                *(self._database.set_of("known", list(aside.values())) or ()),
+                *(coming & set(aside.values())),
+            }
+        ):
+            aside = {
+                job_id: f"{other}~" if other in taken else other for job_id, other in aside.items()
+            }
+        return aside
+
+    def _names(self, rows: Sequence[tuple[Candidate, str]]) -> list[str]:
+        """Choose the videos' names: the plainest one that no other job has. Some file systems take
+        no notice of case.
+        """
+        choices = [_choices(candidate, job_id, self._run) for candidate, job_id in rows]
+        wanted = sorted({name for names in choices if len(names) > 1 for name in names})
+        found = self._database.set_of("taken-names", wanted) or () if wanted else ()
+        taken = {_identity.folded(name) for name in found}
+        chosen = []
+        for names in choices:
+            name = next((name for name in names if _identity.folded(name) not in taken), names[-1])
+            taken.add(_identity.folded(name))
+            chosen.append(name)
+        return chosen
 
 
 def _stranger(place: str | Path) -> DestinationExistsError:
     return DestinationExistsError(
         f"{place} exists already, and is not this batch's", path=str(place), charged="no"
     )
-
-
-def _number(
-    known: dict[str, Any], run: int, candidates: Sequence[Candidate]
-) -> tuple[list[str | None], dict[str, int]]:
-    """Return the final id of each row, and how often each id came. Equal rows are counted. A
-    caller's id that came before has none.
-    """
-    counts: dict[str, int] = {}
-    ids: list[str | None] = []
-    for candidate in candidates:
-        base = candidate.id
-        _, seen_run, twins, *_ = known.get(base, (None, 0, 1))
-        ordinal = counts.get(base, twins if seen_run == run else 0) + 1
-        if candidate.own and ordinal > 1:
-            ids.append(None)
-            continue
-        counts[base] = ordinal
-        ids.append(_identity.twin_id(base, ordinal))
-    return ids, counts
-
-
-def _enter(
-    database: Database,
-    known: dict[str, Any],
-    run: int,
-    candidates: Sequence[Candidate],
-    ids: Sequence[str | None],
-    live: Container[int],
-) -> dict[str, JobRow]:
-    """Write rows down; gives the jobs whose id another request has now, by that id."""
-    rows = [(c, job_id) for c, job_id in zip(candidates, ids, strict=True) if job_id is not None]
-    twins = [job_id for c, job_id in rows if job_id != c.id]
-    there = {**known, **(database.set_of("known", twins) or {})} if twins else known
-    changed = {
-        job_id: c.fingerprint
-        for c, job_id in rows
-        if job_id in there and _is_another(there[job_id], c, run)
-    }
-    aside = _aside(database, changed, {job_id for _, job_id in rows}, run)
-    database.write_set(
-        "supersede",
-        [[job_id, other, int(there[job_id][4] in live)] for job_id, other in aside.items()],
-    )
-    earlier = database.set_of("earlier", list(changed.items())) or {} if changed else {}
-    names = _names(database, rows, run)
-    again = [
-        (job_id, name) for (_, job_id), name in zip(rows, names, strict=True) if job_id in earlier
-    ]
-    database.write_set("revive", [[earlier[job_id], job_id, name] for job_id, name in again])
-    database.write_set(
-        "admit",
-        [
-            [job_id, c.fingerprint, c.text, c.extra, name, int(c.own), run]
-            for (c, job_id), name in zip(rows, names, strict=True)
-        ],
-    )
-    # A row that was not known has just been written as it is.
-    database.write_set(
-        "renew", [[job_id, c.text, c.extra, run] for c, job_id in rows if job_id in there]
-    )
-    old = {record.id: record for record in database.jobs(list(aside.values()))}
-    # One of them may be another id's job again by now.
-    return {job_id: old[other] for job_id, other in aside.items() if other in old}
 
 
 def _is_another(there: Sequence[Any], candidate: Candidate, run: int) -> bool:
@@ -205,65 +256,12 @@ def _is_another(there: Sequence[Any], candidate: Candidate, run: int) -> bool:
     return bool((digest != candidate.fingerprint or superseded) and seen_run != run)
 
 
-def _aside(
-    database: Database, changed: Iterable[str], coming: set[str], run: int
-) -> dict[str, str]:
-    """Choose new ids for the jobs whose ids stand for other requests now. No job may have them yet,
-    for callers' ids may end as these do.
-    """
-    aside = {job_id: f"{job_id}~{run}" for job_id in changed}
-    while aside and (
-        taken := {
-            *(database.set_of("known", list(aside.values())) or ()),
-            *(coming & set(aside.values())),
-        }
-    ):
-        aside = {
-            job_id: f"{other}~" if other in taken else other for job_id, other in aside.items()
-        }
-    return aside
-
-
-def _names(database: Database, rows: Sequence[tuple[Candidate, str]], run: int) -> list[str]:
-    """Choose the videos' names: the plainest one that no other job has. Some file systems take no
-    notice of case.
-    """
-    choices = [_choices(candidate, job_id, run) for candidate, job_id in rows]
-    wanted = sorted({name for names in choices if len(names) > 1 for name in names})
-    taken = (
-        {_identity.folded(name) for name in database.set_of("taken-names", wanted) or ()}
-        if wanted
-        else set[str]()
-    )
-    chosen = []
-    for names in choices:
-        name = next((name for name in names if _identity.folded(name) not in taken), names[-1])
-        taken.add(_identity.folded(name))
-        chosen.append(name)
-    return chosen
-
-
 def _choices(candidate: Candidate, job_id: str, run: int) -> list[str]:
     plain = _identity.video_name(candidate.request, job_id, own=candidate.own)
     if not candidate.own:
         return [plain]
     stem = _identity.hashed_stem(job_id, candidate.fingerprint)
     return [plain, f"{stem}.mp4", f"{stem}-{run}.mp4"]
-
-
-def _verdict(database: Database, record: JobRow, *, retry: bool, verify: bool) -> Verdict:
-    state = record.state
-    if state is JobState.SAVED and (
-        verify or not database.videos.has_size(record.name, record.size)
-    ):
-        return Verdict.WORK
-    if state in (JobState.SUBMITTING, JobState.RUNNING, JobState.COMPLETED):
-        return Verdict.IN_HAND
-    if state is JobState.SAVED or (state in (JobState.FAILED, JobState.UNKNOWN) and not retry):
-        return Verdict.TOLD
-    if database.is_stranger(record.name) and database.videos.exists(record.name):
-        return Verdict.REFUSED
-    return Verdict.WORK
 
 
 # --- From the caller's input to candidates for the ledger: form groups, look at local images, sort

@@ -18,7 +18,17 @@ from .._concurrency import IN_INPUT, hand_over, is_own_cancellation
 from .._request import ImageToVideo, cut_off
 from .._rules.lifecycle import AT_STAKE, JobState
 from ..errors import HappyHorseError
-from ._admission import GROUP, Admission, BadRow, Candidate, Input, Intake, Verdict, admit, rows_of
+from ._admission import (
+    GROUP,
+    Admission,
+    BadRow,
+    Candidate,
+    Entrance,
+    Input,
+    Intake,
+    Verdict,
+    rows_of,
+)
 from ._database import Database
 from ._follow import BatchOptions
 from ._jobs import Job, JobRow
@@ -157,14 +167,13 @@ class Feed:
         found = await self._intake.look(rows)
         candidates = [row for row in found if isinstance(row, Candidate)]
         admissions = await self._run.ledger.call(
-            lambda database: admit(
+            lambda database: Entrance(
                 database,
                 self._run.number,
-                candidates,
                 live=self._run.live,
                 retry=retry,
                 verify=self._run.options.verify,
-            )
+            ).admit(candidates)
         )
         for admission in admissions:
             # Before anything else: a job that is under way must know whose id it has.

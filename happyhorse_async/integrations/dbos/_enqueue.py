@@ -28,10 +28,10 @@ from ...batch._admission import (
     GROUP,
     BadRow,
     Candidate,
+    Entrance,
     Input,
     Intake,
     Verdict,
-    admit,
     rows_of,
 )
 from ...batch._database import LEDGER_NAME, STORE, Database
@@ -105,9 +105,10 @@ class Enqueuer:
     def _enter(self, rows: Sequence[Candidate], retry: bool) -> Enqueued:
         told, wanted = Enqueued(), list[JobRow]()
         with self.transaction() as (connection, database):
-            admissions = admit(
-                database, self._run, rows, live=database.in_hand(), retry=retry, verify=False
+            entrance = Entrance(
+                database, self._run, live=database.in_hand(), retry=retry, verify=False
             )
+            admissions = entrance.admit(rows)
             for row, admission in zip(rows, admissions, strict=True):
                 if admission.error is not None:
                     refused = (admission.job or row).id
