@@ -31,8 +31,10 @@ from happyhorse_async._account import TaskPage
 from happyhorse_async._concurrency import Background
 from happyhorse_async._dispatcher import Events
 from happyhorse_async._models import Task
-from happyhorse_async._poller import Poller
+from happyhorse_async._poller import Poller, Watchlist
+from happyhorse_async._recent import MOST_SEEN, Recent
 from happyhorse_async._rules import wire
+from happyhorse_async._rules.pacing import Skew
 from happyhorse_async.errors import (
     APIConnectionError,
     InternalServerError,
@@ -167,6 +169,28 @@ def within(spread: float) -> Callable[[random.Random, float], float]:
     return lambda chance, seconds: seconds * math.exp(chance.gauss(0, spread))
 
 
+def poller_of(
+    service: Service,
+    background: Background,
+    *,
+    polling: Polling = Polling(),  # noqa: B008 a frozen value
+    limits: Limits = Limits(),  # noqa: B008
+) -> Poller:
+    """Make a poller of a simulated service."""
+    watchlist = Watchlist(
+        service,  # type: ignore[arg-type]
+        polling=polling,
+        limits=limits,
+        policy=RetryPolicy(),
+        events=Events(),
+        background=background,
+        skew=Skew(),
+        wall=service.wall,
+        seen=Recent(MOST_SEEN),
+    )
+    return Poller(service, watchlist)  # type: ignore[arg-type]
+
+
 async def simulate(load: Load, seed: int = 7) -> Figures:
     """Run one load through the real poller."""
     chance = random.Random(seed)
@@ -174,15 +198,7 @@ async def simulate(load: Load, seed: int = 7) -> Figures:
     loop = asyncio.get_running_loop()
     service = Service(progress=load.progress, batches=load.batches, failing=load.failing)
     background = Background()
-    poller = Poller(
-        service,  # type: ignore[arg-type]
-        polling=load.polling,
-        limits=load.limits,
-        policy=RetryPolicy(),
-        events=Events(),
-        background=background,
-        wall=service.wall,
-    )
+    poller = poller_of(service, background, polling=load.polling, limits=load.limits)
     delays: list[float] = []
     ends: list[str] = []
     poller.on_final(lambda task: ends.append(task.id))
@@ -349,15 +365,7 @@ DENIALS = [
 async def denied(denial: Denial) -> tuple[float, float]:
     """Wait for tasks that the service denies; return the seconds and requests until the errors."""
     service, background = Denying(progress=False), Background()
-    poller = Poller(
-        service,  # type: ignore[arg-type]
-        polling=denial.polling,
-        limits=Limits(),
-        policy=RetryPolicy(),
-        events=Events(),
-        background=background,
-        wall=service.wall,
-    )
+    poller = poller_of(service, background, polling=denial.polling)
     waits = (poller.wait(f"task-{number}", seen=denial.seen) for number in range(denial.tasks))
     ends = await asyncio.gather(*waits, return_exceptions=True)
     assert all(isinstance(end, TaskNotFoundError) for end in ends)
@@ -402,16 +410,9 @@ async def crowd(
     """Make a poller and tasks that nobody waits for yet."""
     service = Service(progress=False)
     background = Background()
-    poller = Poller(
-        service,  # type: ignore[arg-type]
-        # So many ends a second take more reads than a service would let one session make.
-        polling=Polling(max_reads_per_minute=60_000),
-        limits=Limits(max_reads=64),
-        policy=RetryPolicy(),
-        events=Events(),
-        background=background,
-        wall=service.wall,
-    )
+    # So many ends a second take more reads than a service would let one session make.
+    polling, limits = Polling(max_reads_per_minute=60_000), Limits(max_reads=64)
+    poller = poller_of(service, background, polling=polling, limits=limits)
     return poller, background, [service.accept(seconds(index), 120.0) for index in range(count)]
 
 

@@ -140,11 +140,11 @@ class Parts:
     @cached_property
     def poller(self) -> Poller:
         """The session's one poller."""
-        from ._poller import Poller
+        from ._poller import Poller, Watchlist
 
         self.here().require_open()
         settings = self.settings
-        return Poller(
+        watchlist = Watchlist(
             self.api,
             polling=settings.polling,
             limits=settings.limits,
@@ -154,6 +154,7 @@ class Parts:
             skew=self._skew,
             seen=self._seen,
         )
+        return Poller(self.api, watchlist)
 
     def learn(self, task: Task) -> None:
         """Tell the poller of an accepted task, or keep what it will want to know of it. How the

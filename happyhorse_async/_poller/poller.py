@@ -5,27 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .._recent import MOST_SEEN, Recent
 from .._rules import lifecycle
 from .._rules.lifecycle import failure_of
-from .._rules.pacing import Skew
 from ..errors import HappyHorseError, TaskNotFoundError
 from .plan import TimingWheel
 from .waiters import TimeLimit, Updates, Watch
-from .watchlist import Watchlist
 
 if TYPE_CHECKING:
-    from .._concurrency import Background
-    from .._config import Limits, Polling, RetryPolicy
-    from .._dispatcher import Events
     from .._edges.api import Api
     from .._models import Task
     from .waiters import Channel
+    from .watchlist import Watchlist
 
 # Of all time limits that end at once, so many are told before the event loop gets its turn.
 CHUNK = 500
@@ -34,39 +28,16 @@ CHUNK = 500
 class Poller:
     """All waiting of a session. Many waiters on one task cost one read."""
 
-    def __init__(
-        self,
-        api: Api,
-        *,
-        polling: Polling,
-        limits: Limits,
-        policy: RetryPolicy,
-        events: Events,
-        background: Background,
-        skew: Skew | None = None,
-        wall: Callable[[], float] = time.time,
-        seen: Recent[float | None] | None = None,
-    ) -> None:
+    def __init__(self, api: Api, watchlist: Watchlist) -> None:
         self._api = api
         self._loop = asyncio.get_running_loop()
-        self._seen: Recent[float | None] = Recent(MOST_SEEN) if seen is None else seen
-        self._watchlist = Watchlist(
-            api,
-            polling=polling,
-            limits=limits,
-            policy=policy,
-            events=events,
-            background=background,
-            skew=skew or Skew(),
-            wall=wall,
-            seen=self._seen,
-        )
+        self._watchlist = watchlist
         self._time_limits = _TimeLimits(self._late)
-        self.on_final = self._watchlist.finals.on_final
-        self.hint = self._watchlist.hint
-        self.expect_callback = self._watchlist.expect_callback
-        self.doubt = self._watchlist.doubt
-        self.close = self._watchlist.close
+        self.on_final = watchlist.finals.on_final
+        self.hint = watchlist.hint
+        self.expect_callback = watchlist.expect_callback
+        self.doubt = watchlist.doubt
+        self.close = watchlist.close
 
     @property
     def waiting(self) -> int:
@@ -175,7 +146,8 @@ class Poller:
         if lifecycle.says_how_it_ended(task) or not lifecycle.is_final(task):
             self._watchlist.learn(task, self._loop.time())
         else:
-            self._seen.remember(task.id, self._seen.get(task.id))
+            seen = self._watchlist.seen
+            seen.remember(task.id, seen.get(task.id))
 
     def _attach(
         self, channel: Channel, *, known: Task | None = None, timeout: float | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ class Watchlist:
         events: Events,
         background: Background,
         skew: Skew,
-        wall: Callable[[], float],
+        wall: Callable[[], float] = time.time,
         seen: Recent[float | None],
     ) -> None:
         self._polling = polling
@@ -82,7 +83,7 @@ class Watchlist:
         """Tasks that nobody here knows, and of which a callback spoke."""
         self._doubted: Recent[float] = Recent(MOST_DOUBTED)
         """Tasks that were said to have failed, and since when that is doubted."""
-        self._seen = seen
+        self.seen = seen
         """Tasks that this session has submitted or read, and when it saw them unfinished: a denial
         is not the last word on them, nor is a time that the service tells."""
         self._plan = Plan(polling)
@@ -150,7 +151,7 @@ class Watchlist:
                 self._ages.note(value)
                 self._ages.begin(watched, value)
         self.watched[task_id] = watched
-        if task_id in self._seen:
+        if task_id in self.seen:
             watched.seen = True
         return watched
 
@@ -204,7 +205,7 @@ class Watchlist:
         False when that was done before, and nothing but the failure was seen since.
         """
         since = self._doubted.pop(task_id)
-        if since is not None and (self._seen.get(task_id) or 0.0) <= since:
+        if since is not None and (self.seen.get(task_id) or 0.0) <= since:
             return False
         self._doubted.remember(task_id, self._clock())
         self.finals.forget(task_id)
@@ -269,7 +270,7 @@ class Watchlist:
         if asked < watched.asked or lifecycle.is_outdated(status, watched.status):
             return
         if watched.status is None:
-            self._seen.remember(watched.id, asked)
+            self.seen.remember(watched.id, asked)
         self._ages.survived(watched, asked)
         if status != watched.status:
             watched.since = asked
@@ -294,7 +295,7 @@ class Watchlist:
         if step.what is Belief.BELIEVE:
             self._end(wire.task_from(value), asked)
             return
-        self._seen.remember(watched.id, asked)
+        self.seen.remember(watched.id, asked)
         watched.status, watched.progress, watched.kind = COMPLETED, 100, None
         if step.what is Belief.ALONE:
             self._scheduler.alone(watched)
@@ -329,7 +330,7 @@ class Watchlist:
     def learn(self, task: Task, asked: float) -> None:
         """Take a state that came by another way than a read that was due."""
         final = lifecycle.is_final(task)
-        self._seen.remember(task.id, self._seen.get(task.id) if final else asked)
+        self.seen.remember(task.id, self.seen.get(task.id) if final else asked)
         if self._closed or wire.lacks_results(task):
             return
         if final:

@@ -21,8 +21,10 @@ from happyhorse_async import (
 )
 from happyhorse_async._concurrency import Background
 from happyhorse_async._dispatcher import Events
-from happyhorse_async._poller import Poller, scheduler
+from happyhorse_async._poller import Poller, Watchlist, scheduler
 from happyhorse_async._poller.scheduler import MOST_FAILED
+from happyhorse_async._recent import MOST_SEEN, Recent
+from happyhorse_async._rules.pacing import Skew
 from happyhorse_async.errors import HappyHorseError, InternalServerError
 from happyhorse_async.events import ReadFailed
 from happyhorse_async.sandbox import Fault, Features, Sandbox
@@ -32,6 +34,22 @@ from tests.poller.test_waiting import LINK, UNKNOWN, reads, submitted, until
 pytestmark = pytest.mark.anyio
 
 BATCH = "/v1/tasks/batch"
+
+
+def poller_of(service: Any, background: Background) -> Poller:
+    """Make a poller of what stands for a service."""
+    watchlist = Watchlist(
+        service,
+        polling=QUICK_POLLING,
+        limits=Limits(),
+        policy=QUICK_RETRY,
+        events=Events(),
+        background=background,
+        skew=Skew(),
+        seen=Recent(MOST_SEEN),
+    )
+    return Poller(service, watchlist)
+
 
 TROUBLES = [
     Fault("drop-before", method="POST", path=BATCH, times=3),
@@ -327,14 +345,7 @@ def test_a_read_that_fails_in_the_call_that_began_it_wakes_those_who_wait(
     async def main() -> None:
         asyncio.get_running_loop().set_task_factory(factory)
         background = Background()
-        poller = Poller(
-            Broken(),  # type: ignore[arg-type]
-            polling=QUICK_POLLING,
-            limits=Limits(),
-            policy=QUICK_RETRY,
-            events=Events(),
-            background=background,
-        )
+        poller = poller_of(Broken(), background)
         for _ in range(2):
             with pytest.raises(HappyHorseError, match=told):
                 await asyncio.wait_for(poller.wait(UNKNOWN), 100)
@@ -356,14 +367,7 @@ def test_an_interrupt_of_the_program_ends_no_wait() -> None:
             return {"id": task_id, "status": "completed", "results": [LINK]}
 
     async def watch() -> asyncio.Task[Task]:
-        poller = Poller(
-            Interrupted(),  # type: ignore[arg-type]
-            polling=QUICK_POLLING,
-            limits=Limits(),
-            policy=QUICK_RETRY,
-            events=Events(),
-            background=Background(),
-        )
+        poller = poller_of(Interrupted(), Background())
         return asyncio.create_task(poller.wait(UNKNOWN))
 
     with asyncio.Runner() as runner:

@@ -15,15 +15,12 @@ from benchmarks import polling, virtual
 from happyhorse_async import (
     AuthenticationError,
     HappyHorseError,
-    Limits,
     Polling,
-    RetryPolicy,
     Session,
     Task,
     WaitTimeoutError,
 )
 from happyhorse_async._concurrency import Background
-from happyhorse_async._dispatcher import Events
 from happyhorse_async._poller import Poller
 from happyhorse_async.errors import InternalServerError, SessionClosedError
 from happyhorse_async.events import Retrying
@@ -36,15 +33,7 @@ def simulated(work: Work, **service: Any) -> Any:
 
     async def main() -> Any:
         server, background = polling.Service(progress=False, **service), Background()
-        poller = Poller(
-            server,  # type: ignore[arg-type]
-            polling=Polling(),
-            limits=Limits(),
-            policy=RetryPolicy(),
-            events=Events(),
-            background=background,
-            wall=server.wall,
-        )
+        poller = polling.poller_of(server, background)
         try:
             return await work(server, poller)
         finally:
