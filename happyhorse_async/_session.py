@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 
 import attrs
@@ -46,9 +45,8 @@ if TYPE_CHECKING:
     from ._parts import Parts
     from ._poller import Watch
     from ._progress import Progress
-    from ._submissions import Submission
+    from ._submissions import Submissions
     from ._submitter import Orphan
-    from ._submitter.fan_out import Submissions
     from ._video import Video
     from .batch._batch import Batch
     from .events import Event
@@ -194,7 +192,7 @@ class Session:
         requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo],
         *,
         ordered: bool = False,
-    ) -> Submissions[Submission]:
+    ) -> Submissions:
         """Submit many requests at once; an async context manager that yields each `Submission` as
         it is decided.
 
@@ -203,13 +201,10 @@ class Session:
         early stops submitting; what has left by then is finished and kept in `orphans` unless it
         was yielded. Raises `InvalidRequestError` for one request instead of several.
         """
-        from ._submissions import submission_of
+        from ._submissions import Submissions
 
         require_several("requests", requests)
-        parts = self._open()
-        return parts.submitter.submit_many(
-            requests, ordered=ordered, tell=partial(submission_of, parts), here=parts.here
-        )
+        return Submissions(self._open(), requests, ordered=ordered)
 
     @property
     def orphans(self) -> list[Orphan]:

@@ -10,9 +10,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._budget import BudgetBook
 from .._concurrency import Background, to_the_end
@@ -44,9 +44,6 @@ from .shared import (
     Shared,
 )
 
-if TYPE_CHECKING:
-    from .fan_out import S, Submissions, Tell
-
 logger = logging.getLogger("happyhorse_async")
 
 MARGIN = 60.0
@@ -72,7 +69,6 @@ class Submitter:
     ) -> None:
         self._beside = beside
         self._budget = budget
-        self._limits = limits
         self._shield = timeouts.shield
         self._events = events
         self._background = background
@@ -248,30 +244,6 @@ class Submitter:
         acceptance = Acceptance(kept.task, key, request, replayed=True)
         self._announce(acceptance)
         return acceptance
-
-    def submit_many(
-        self,
-        requests: Iterable[ImageToVideo] | AsyncIterable[ImageToVideo],
-        *,
-        ordered: bool,
-        tell: Tell[S],
-        here: Callable[[], object],
-    ) -> Submissions[S]:
-        """Submit many requests; they wait in a line of their own.
-
-        `here` raises `WrongEventLoopError` in another event loop than the session's.
-        """
-        from .fan_out import Submissions
-
-        return Submissions(
-            requests,
-            ordered=ordered,
-            tell=tell,
-            here=here,
-            submit=lambda request, group: self.submit(request, group=group),
-            orphan=self.orphan,
-            workers=self._limits.max_submissions,
-        )
 
     async def aclose(self) -> None:
         """Turn away what has not left, and wait under the shield for what has: its callers still
