@@ -110,7 +110,8 @@ class Session:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a Session cannot be pickled or copied: make one in each process and event loop"
+            "a Session cannot be pickled or copied: make one in each process and event loop, "
+            "and pass task ids to it"
         )
 
     # --- life -------------------------------------------------------------------------------------
