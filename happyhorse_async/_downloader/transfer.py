@@ -222,7 +222,11 @@ class Transfer:
     def _incomplete(self, error: Exception) -> IncompleteDownloadError:
         of = "" if self._length is None else f" of {self._length:,}"
         there = f"{self._received:,}{of} bytes are there, the rest could not be had"
-        return self._error(IncompleteDownloadError, f"{there}: {error}")
+        step = None
+        if isinstance(error, TransportError) and error.next_step != error.default_next_step:
+            # What helps against a proxy or an unknown certificate has to be done first.
+            step = f"{error.next_step} Then: {IncompleteDownloadError.default_next_step}"
+        return self._error(IncompleteDownloadError, f"{there}: {error}", next_step=step)
 
     def _error(self, kind: type[E], reason: str, **facts: Any) -> E:
         return kind(f"{self._path}: {reason}", path=self._path, task_id=self.task.id, **facts)

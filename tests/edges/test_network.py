@@ -22,6 +22,7 @@ from happyhorse_async import (
     ConfigurationError,
     DownloadError,
     HappyHorseError,
+    IncompleteDownloadError,
     Network,
     RetryPolicy,
     Session,
@@ -31,7 +32,7 @@ from happyhorse_async import (
 )
 from happyhorse_async._edges.connections import Route
 from happyhorse_async._edges.fetch import Fetcher
-from happyhorse_async.sandbox import Sandbox
+from happyhorse_async.sandbox import Fault, Sandbox
 from tests.conftest import QUICK_POLLING, QUICK_RETRY, open_session
 from tests.edges.peer import Peer, Polite
 from tests.edges.proxy import Proxy, tls_front
@@ -180,6 +181,27 @@ async def test_a_proxy_that_asks_for_a_password_gets_it(
         async with session_out(sandbox, Network(proxy=url, ca_file=ca_file)) as session:
             await session.submit(LINK)
     assert sandbox.paid == 1
+
+
+async def test_a_file_host_whose_certificate_nobody_knows_is_told_with_what_helps(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    """The video is paid for and its link dies: who is behind a firewall that signs anew learns
+    which setting brings it home.
+    """
+    async with Sandbox(video="stub", speed=10_000) as sandbox:
+        files = urlsplit(sandbox.files_url).port or 0
+        async with (
+            tls_front(files, server_context(authority)) as front,
+            open_session(sandbox) as session,
+        ):
+            task = await session.submit(LINK)
+            await task.wait()
+            sandbox.fail(Fault("redirect", to=f"https://127.0.0.1:{front}/v.mp4", times=None))
+            with pytest.raises(IncompleteDownloadError) as caught:
+                await task.download(tmp_path / "v.mp4")
+    assert "ca_file" in caught.value.next_step
+    assert "download()" in caught.value.next_step
 
 
 @pytest.mark.parametrize("password", ["unified", "completed", "127.0.0.1"])
