@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 from http import HTTPStatus
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
+from ._formats import json_text
 from ._models import TASK_ID
 from ._rules.wire import id_of, unwrapped
 from .errors import ConfigurationError
@@ -133,13 +133,15 @@ def foreign_page(
         hosts = (hosts,)
     host = headers.get("host", "").lower()
     name, _, port = host.rpartition(":")
-    if (name if port.isdecimal() else host) not in hosts:
+    if (name if port.isdecimal() else host) not in map(str.lower, hosts):
         return f"the app is not served under the name {host!r}"
-    origin = headers.get("origin")
-    if origin is not None and not _is_of(origin.lower(), host):
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+    # A form of the app's own says so where the app tells browsers to send no referrer.
+    own = origin == "null" and site == "same-origin"
+    if origin is not None and not own and not _is_of(origin.lower(), host):
         return f"the request comes from a page of {origin!r}"
     follows = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
-    if not follows and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+    if not follows and site not in ("none", "same-origin"):
         return "the request comes from a page of another site"
     return None
 
@@ -153,8 +155,8 @@ def _is_of(origin: str, host: str) -> bool:
 
 def _task_id(body: bytes) -> str | None:
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
+        value = json_text.loads(body)
+    except ValueError:
         return None
     task_id = id_of(unwrapped(value)) if isinstance(value, dict) else None
     return task_id if task_id is not None and TASK_ID.fullmatch(task_id) else None

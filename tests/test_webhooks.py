@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    MutableMapping,
+)
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -166,6 +173,9 @@ async def test_a_wrong_token_is_not_told_apart_from_a_wrong_address(
         (b'{"id": "task-unified-nobody-waits-for"}', 204),
         (b'{"data": {"id": "task-unified-nobody-waits-for"}}', 204),
         (b'{"data": ["id"]}', 400),
+        (b'{"id": "task-unified-1", "error": {"message": "cut in a letter: \xe7\x8c"}}', 204),
+        (b'{"id": "task-unified-1", "created": %s}' % (b"1" * 5000), 204),
+        ('{"id": "task-unified-1"}'.encode("utf-16"), 204),
     ],
 )
 async def test_every_body_has_an_answer(server: Server, body: bytes, status: int) -> None:
@@ -384,6 +394,8 @@ EVIL = "https://evil.example"
         ("POST", {"host": OWN, "origin": EVIL, "sec-fetch-site": "cross-site"}, "a page of"),
         ("POST", {"host": OWN, "origin": EVIL}, "a page of"),
         ("POST", {"host": OWN, "origin": "null"}, "a page of"),
+        ("POST", {"host": OWN, "origin": "null", "sec-fetch-site": "same-origin"}, None),
+        ("POST", {"host": OWN, "origin": "null", "sec-fetch-site": "cross-site"}, "a page of"),
         ("POST", {"host": OWN, "origin": "http://127.0.0.1:3000"}, "a page of"),
         ("POST", {"host": OWN, "sec-fetch-site": "cross-site"}, "another site"),
         ("POST", {"host": OWN, "sec-fetch-site": "same-site"}, "another site"),
@@ -461,9 +473,11 @@ async def test_a_middleware_may_have_read_the_body(server: Server) -> None:
         await runner.cleanup()
 
 
-@pytest.mark.parametrize("hosts", ["app.example.com", ["app.example.com"]])
-def test_one_host_is_one_name(hosts: str | list[str]) -> None:
-    """Given as a text, parts of it are no names of the app: a name such as "e" may be anybody's."""
+@pytest.mark.parametrize("hosts", ["app.example.com", ["app.example.com"], {"App.Example.Com"}])
+def test_one_host_is_one_name(hosts: str | Collection[str]) -> None:
+    """Given as a text, parts of it are no names of the app: a name such as "e" may be anybody's.
+    Names ignore case.
+    """
     assert foreign_page({"host": "app.example.com:443"}, hosts=hosts) is None
     for host in ("example.com", "e", ""):
         assert "not served" in (foreign_page({"host": host}, hosts=hosts) or "")
