@@ -112,10 +112,11 @@ def our_errors(link: str, *, missing: bool = False, cannot_be: str = "written") 
 
 def refusal(link: str, problem: str, *, cannot_be: str = "written") -> DownloadError:
     """Return the error for what cannot be put into a store, or cannot be read there."""
+    helps = (step for codes, step in _HELPS if codes.search(problem))
     return DownloadError(
         f"{link} cannot be {cannot_be}: {problem}",
         path=link,
-        next_step="Put the bucket or its rights in order, or choose another place.",
+        next_step=next(helps, "Put the bucket or its rights in order, or choose another place."),
     )
 
 
@@ -123,9 +124,23 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-_PASSING = re.compile(r"\b(RequestTimeout|RequestTimeTooSkewed|IncompleteBody|ExpiredToken)\b")
-"""S3's codes with status 400 or 403 that say nothing against the request itself. A body was slow or
-cut, or a clock or a token was of a moment ago."""
+_PASSING = re.compile(
+    r"\b(RequestTimeout|RequestTimeTooSkewed|IncompleteBody|BadDigest|XAmzContentSHA256Mismatch"
+    r"|ExpiredToken|TokenRefreshRequired)\b"
+)
+"""S3's codes with status 400 or 403 that say nothing against the request itself. A body was slow,
+cut or damaged on its way, or a clock or a token was of a moment ago."""
+_HELPS = (
+    (re.compile(r"\bRequestTimeTooSkewed\b"), "Set this machine's clock right."),
+    (
+        re.compile(
+            r"\b(ExpiredToken|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId"
+            r"|SignatureDoesNotMatch)\b"
+        ),
+        "Renew the store's credentials, which the environment tells, and open a new session.",
+    ),
+)
+"""What helps where neither the bucket nor its rights are at fault, by S3's codes."""
 
 
 def _is_transient(message: str) -> bool:
@@ -325,9 +340,22 @@ class Buckets:
             return self._open[link]
 
 
+_users: set[int] = set()
+"""The processes that have opened a bucket: this one, and those that it was forked from."""
+
+
 def opened(link: str, **limits: str) -> Any:
     """Open a bucket; the environment says how, and `limits` how long its requests may take."""
     obstore = library()
+    _users.add(os.getpid())
+    if len(_users) > 1:
+        # The library's threads are in the other one, and nothing would ever be answered here.
+        raise ConfigurationError(
+            f"{link} cannot be opened: this process was forked from one that has used an object "
+            "store",
+            next_step="Start processes by multiprocessing's 'spawn' or 'forkserver', or before "
+            "the first use of a store.",
+        )
     _refuse_endpoints(link)
     # Plain http is for an endpoint that the user has named so. Time limits and repetitions are
     # ours.

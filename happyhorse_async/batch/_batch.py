@@ -229,8 +229,9 @@ def _refuse_place(place: str | os.PathLike[str] | None, *, is_out: bool) -> None
         return
     require_path("out" if is_out else "folder", place)
     text = os.fspath(place)
-    in_store = is_object_link(text)
-    if in_store is is_out and not is_bent_link(text) and not is_foreign_link(text):
+    in_store, names_bucket = is_object_link(text), bool(text.partition("://")[2].strip("/"))
+    fits = in_store is is_out and (names_bucket or not is_out)
+    if fits and not is_bent_link(text) and not is_foreign_link(text):
         return
     if is_out:
         problem = f"out: expected an object store's link such as s3://bucket/prefix, got {text!r}"

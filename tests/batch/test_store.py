@@ -262,7 +262,14 @@ async def test_a_store_is_no_folder_and_a_folder_no_store(
     """
     monkeypatch.chdir(tmp_path)
     async with Sandbox(video="stub", speed=1000) as sandbox, open_session(sandbox) as session:
-        for folder, out in ((OUT, None), (Path(OUT), None), ("ledger", "videos")):
+        places = (
+            (OUT, None),
+            ("s3://", None),
+            (Path(OUT), None),
+            ("led", "videos"),
+            ("led", "s3://"),
+        )
+        for folder, out in places:
             with pytest.raises(ConfigurationError, match=r"object store|is a link"):
                 session.batch(folder, out=out)
         await run(session, Path("ledger"), rows(1))

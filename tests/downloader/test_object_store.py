@@ -7,6 +7,7 @@ import hashlib
 import logging
 import mmap
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -492,21 +493,22 @@ async def test_an_object_without_a_digest_is_read(kit: Kit, gate: Gate, shelf: S
 
 
 @pytest.mark.parametrize(
-    ("status", "code"),
+    ("status", "code", "helps"),
     [
-        (503, "SlowDown"),
-        (500, "InternalError"),
-        (409, "ConditionalRequestConflict"),
-        (400, "RequestTimeout"),
-        (403, "RequestTimeTooSkewed"),
-        (400, "ExpiredToken"),
+        (503, "SlowDown", "the bucket or its rights"),
+        (500, "InternalError", "the bucket or its rights"),
+        (409, "ConditionalRequestConflict", "the bucket or its rights"),
+        (400, "RequestTimeout", "the bucket or its rights"),
+        (400, "BadDigest", "the bucket or its rights"),
+        (403, "RequestTimeTooSkewed", "this machine's clock"),
+        (400, "ExpiredToken", "credentials"),
     ],
 )
 async def test_a_busy_store_is_tried_as_often_as_the_policy_says(
-    sandbox: Sandbox, gate: Gate, shelf: Shelf, status: int, code: str
+    sandbox: Sandbox, gate: Gate, shelf: Shelf, status: int, code: str, helps: str
 ) -> None:
-    """What passes is waited for; what does not ends with an error, and the next call only has to
-    put the video.
+    """What passes is waited for; what does not ends with an error that says what would help, and
+    the next call only has to put the video.
     """
     busy = 3
 
@@ -527,6 +529,7 @@ async def test_a_busy_store_is_tried_as_often_as_the_policy_says(
         with pytest.raises(DownloadError, match=reason) as caught:
             await kit.downloader.download(task, f"{BUCKET}/b.mp4")
         assert (caught.value.charged, len(gate.puts())) == ("yes", 8)
+        assert helps in caught.value.next_step
         fetches = len(kit.fetches())
         await kit.downloader.download(task, f"{BUCKET}/b.mp4")
         assert len(kit.fetches()) == fetches
@@ -685,6 +688,37 @@ async def test_an_endpoint_that_is_no_url_is_named(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
     with pytest.raises(ConfigurationError, match=r"AWS_ENDPOINT_URL: .*'127\.0\.0\.1:9000'"):
         await check(kit, f"{BUCKET}/x.mp4", overwrite=False)
+
+
+FORKS = """
+import asyncio, os
+from happyhorse_async import ConfigurationError
+from happyhorse_async._edges.object_store import ObjectFolder
+
+ObjectFolder("s3://videos-of-tests/v").sizes()
+if os.fork():
+    raise SystemExit(os.waitpid(-1, 0)[1])
+try:
+    ObjectFolder("s3://videos-of-tests/v").sizes()
+except ConfigurationError as error:
+    print(error, error.next_step, flush=True)
+os._exit(0)
+"""
+
+
+async def test_a_forked_child_is_told_that_it_cannot_use_a_store(shelf: Shelf) -> None:
+    """The library's threads are in its parent: it would wait without an end."""
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FORKS, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(100):
+            said = (await program.communicate())[0].decode()
+    finally:
+        if program.returncode is None:
+            program.kill()
+    assert "forked from one that has used an object store" in said
+    assert "'spawn'" in said
 
 
 async def test_rights_are_asked_for_where_the_video_will_be(
