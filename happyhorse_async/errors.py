@@ -63,7 +63,7 @@ class HappyHorseError(Exception):
     `charged` is "no", "yes" or "unknown"; `task_id`, `idempotency_key` and `request_id` (the one to
     give to the service's support) are None when there is none; `next_step`, which is never empty,
     says what is safe to do now. `str(error)` is the message alone, so that it can go into a log as
-    it is.
+    it is; a traceback shows the rest below it.
     """
 
     default_next_step: ClassVar[str] = (
@@ -95,6 +95,26 @@ class HappyHorseError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]
+        """What a traceback shows below the message. Else a script that ends with an error would
+        take the key along with which its request may be sent again.
+        """
+        spent = self.charged if self.charged != "no" else None
+        facts = {
+            "money spent": spent,
+            "task": self.task_id,
+            "idempotency key": self.idempotency_key,
+            "request id": self.request_id,
+            "next": self.next_step,
+        }
+        told = [f"{name}: {printable(str(fact))}" for name, fact in facts.items() if fact]
+        return [*told, *vars(self).get("_notes", ())]
+
+    def add_note(self, note: str, /) -> None:
+        """Show something more below the message, as with any exception."""
+        vars(self).setdefault("_notes", []).append(note)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the error as JSON has it: its type, its message, and all that it carries."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+import traceback
 
 import pytest
 
@@ -140,3 +141,22 @@ def test_a_message_is_one_line_whatever_is_in_it() -> None:
     error = HappyHorseError("task a\nERROR: b\x1b[2J has gone", task_id="a\nERROR: b")
     assert str(error) == r"task a\nERROR: b\x1b[2J has gone"
     assert error.task_id == "a\nERROR: b"
+
+
+def test_a_traceback_shows_what_an_error_carries() -> None:
+    """A script that ends with an error leaves nothing but its traceback. The key by which its
+    request may be sent again must be in it, and notes of others too.
+    """
+    error = HappyHorseError("it broke", charged="unknown", idempotency_key="k" * 16)
+    error.with_facts(task_id="task-unified-1\nforged: line", next_step="never laid over")
+    error.add_note("from somebody else")
+    for each in (error, pickle.loads(pickle.dumps(error))):
+        shown = "".join(traceback.format_exception(each)).splitlines()
+        assert shown[-5:] == [
+            "money spent: unknown",
+            "task: task-unified-1\\nforged: line",
+            f"idempotency key: {'k' * 16}",
+            f"next: {HappyHorseError.default_next_step}",
+            "from somebody else",
+        ]
+    assert str(error) == "it broke"
