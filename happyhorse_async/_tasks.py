@@ -123,11 +123,11 @@ class TaskHandle:
     ) -> Video:
         """Wait for the task, then save its video and verify it.
 
-        `to` is a file's path, a folder (it exists, ends with a slash, or is a `Path` without a
-        suffix), or a template. A template has {task_id} {index} {stem} {seed}; "" is the working
-        folder. A folder gets `<task id>.mp4`. Resumes a partial download. `index` chooses among
-        several results. Raises what `wait` raises, and `DownloadError`; with `overwrite=False` an
-        existing file is never touched.
+        `to` is a file's path, a folder (it exists, or ends with a slash), or a template. A template
+        has {task_id} {index} {stem} {seed}; "" is the working folder. A folder gets `<task
+        id>.mp4`. Resumes a partial download. `index` chooses among several results. Raises what
+        `wait` raises, and `DownloadError`; with `overwrite=False` an existing file is never
+        touched.
         """
         base = require_path("to", to)
         require_count("index", index, 0)

@@ -116,9 +116,7 @@ def look_at(to: str | os.PathLike[str], *, exact: bool = False, base: str = "") 
         return Destination(key, folder=folder, exact=exact, bucket=bucket)
     if is_foreign_link(text):
         raise _refusal(text, "it is a link, and no object store's: s3://, gs:// and az:// are")
-    folder = not exact and (
-        _is_folder(text, base) or (not isinstance(to, str) and _is_new_folder(text, base))
-    )
+    folder = not exact and _is_folder(text, base)
     return Destination(text, folder=folder, exact=exact, base=base)
 
 
@@ -162,20 +160,6 @@ def _is_folder(to: str, base: str) -> bool:
         to in ("", ".", "..")
         or to.endswith(("/", os.sep))
         or (not filenames.is_template(to) and os.path.isdir(os.path.join(base, to)))
-    )
-
-
-def _is_new_folder(to: str, base: str) -> bool:
-    """Whether a `Path` means a folder that is not there yet: it cannot end with a slash, and has no
-    suffix. Neither is there a file of that name, whole or in part.
-    """
-    path = os.path.join(base, to)
-    part, _ = filenames.part_names(os.path.basename(path))
-    return (
-        not os.path.splitext(to)[1]
-        and not filenames.is_template(to)
-        and not os.path.lexists(path)
-        and not os.path.lexists(os.path.join(os.path.dirname(path), part))
     )
 
 

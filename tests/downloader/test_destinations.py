@@ -157,28 +157,12 @@ async def test_nobody_else_downloads_to_a_place_that_is_kept(
     assert video.task_id != done.id
 
 
-async def test_a_path_without_a_suffix_is_a_folder(kit: Kit, tmp_path: Path) -> None:
-    """A `Path` cannot end with a slash, and the second video went for the first one's file. What
-    is there as a file, or in part, stays one, and a text says what it says.
-    """
-    task = await kit.task()
-    for _ in range(2):
-        video = await kit.downloader.download(task, tmp_path / "videos", overwrite=True)
-        assert video.path == tmp_path / "videos" / f"{task.id}.mp4"
-    (tmp_path / "begun.part").touch()
-    (tmp_path / "file").touch()
-    for name in ("begun", "file", "cat.mp4", "{seed}"):
-        assert not look_at(tmp_path / name).folder, name
-    assert not look_at(f"{tmp_path}/new").folder
-    assert not look_at(tmp_path / "new", exact=True).folder
-
-
 async def test_a_folder_that_appears_meanwhile_changes_nothing(
     sandbox: Sandbox, kit: Kit, tmp_path: Path
 ) -> None:
     """What was asked about is what is written: a name stays a name."""
     task = await kit.task()
-    async with kit.downloader.reserved(f"{tmp_path}/a", ImageToVideo(LINK)) as place:
+    async with kit.downloader.reserved(tmp_path / "a", ImageToVideo(LINK)) as place:
         (tmp_path / "a").mkdir()
         with pytest.raises(DestinationExistsError):
             await kit.downloader.download(task, place)
