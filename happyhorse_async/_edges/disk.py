@@ -200,7 +200,17 @@ class FolderLock(Locked):
         """Take the lock unless another process has it, and return whether it was taken; raises
         `LedgerError` where locks do not work.
         """
-        self._file = file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        # Whoever may write into the folder could make a link to any file: the note would go there.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            self._file = file = os.open(self._path, flags, 0o644)
+        except OSError as error:
+            if not self._path.is_symlink():
+                raise
+            raise LedgerError(
+                f"{self._path} is a symbolic link, through which nothing is written",
+                next_step="Take the link away, then run the batch again.",
+            ) from error
         try:
             lock_at_once(file, _FAR)
         except OSError as error:

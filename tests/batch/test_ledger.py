@@ -191,6 +191,19 @@ def test_lock_names_its_holder(tmp_path: Path) -> None:
     second.release()
 
 
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="the system opens links all the same")
+def test_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
+    """In a folder that others may write to, a link in its place would have a file of its user's
+    emptied.
+    """
+    victim = tmp_path / "letter.txt"
+    victim.write_text("precious")
+    (tmp_path / "happyhorse.lock").symlink_to(victim)
+    with pytest.raises(LedgerError, match="is a symbolic link"):
+        FolderLock(tmp_path).take()
+    assert victim.read_text() == "precious"
+
+
 def test_lock_of_another_process_ends_with_it(tmp_path: Path) -> None:
     """The lock of a process that is killed -9 is free at once, although its note is still there."""
     code = (
