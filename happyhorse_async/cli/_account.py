@@ -75,9 +75,7 @@ def credits_command(sandbox: Sandboxed = False, as_json: AsJson = False) -> None
 
 
 def upload(
-    images: Annotated[
-        list[Path], typer.Argument(help="Paths of first frames.", metavar="IMAGE...")
-    ],
+    images: Annotated[list[Path], typer.Argument(help="Paths of first frames.", metavar="IMAGE")],
     sandbox: Sandboxed = False,
     as_json: AsJson = False,
 ) -> None:
@@ -147,7 +145,11 @@ def sandbox(
     ] = None,
     faults: Annotated[
         list[str] | None,
-        typer.Option("--fault", help='A fault, such as "late-link seconds=20"; may be repeated.'),
+        typer.Option(
+            "--fault",
+            help='A fault, such as "late-link seconds=20"; may be repeated.',
+            metavar="FAULT",
+        ),
     ] = None,
     list_faults: Annotated[
         bool, typer.Option("--list-faults", help="Show every fault, and end.")

@@ -80,7 +80,7 @@ def generate(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Paths or http(s) links of first frames: JPEG, PNG or WEBP.", metavar="IMAGE..."
+            help="Paths or http(s) links of first frames: JPEG, PNG or WEBP.", metavar="IMAGE"
         ),
     ],
     prompt: Annotated[

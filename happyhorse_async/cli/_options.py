@@ -117,9 +117,9 @@ def repeated() -> list[str]:
     return words
 
 
-def _kept(told: str, *names: str) -> Any:
+def _kept(told: str, *names: str, metavar: str | None = None) -> Any:
     """Make a shared option, whose help is `told`."""
-    return typer.Option(*names, help=told, callback=_chosen, expose_value=False)
+    return typer.Option(*names, help=told, metavar=metavar, callback=_chosen, expose_value=False)
 
 
 _KEY = "The key; others on this machine can read it here: see `happyhorse profile`."
@@ -140,7 +140,7 @@ def shared(
     files_url: Annotated[str | None, _kept("Its file host.", "--files-url")] = None,
     proxy: Annotated[str | None, _kept(_PROXY, "--proxy")] = None,
     ca_file: Annotated[Path | None, _kept(_CERTIFICATES, "--ca-file")] = None,
-    allow: Annotated[list[str] | None, _kept(_ADDRESSES, "--allow")] = None,
+    allow: Annotated[list[str] | None, _kept(_ADDRESSES, "--allow", metavar="RANGE")] = None,
     verbose: Annotated[bool, _kept("Say everything that happens.", "--verbose", "-v")] = False,
     debug: Annotated[bool, _kept("Also log, and show where errors come from.", "--debug")] = False,
 ) -> None:

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 app = group_of("Look at tasks, follow them, and fetch their videos.")
 
-Ids = Annotated[
-    list[str], typer.Argument(help="Ids of tasks: task-unified-...", metavar="TASK_ID...")
-]
+Ids = Annotated[list[str], typer.Argument(help="Ids of tasks: task-unified-...", metavar="TASK_ID")]
 Out = Annotated[
     Path,
     typer.Option(

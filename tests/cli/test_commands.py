@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from happyhorse_async import ConfigurationError
 from happyhorse_async.cli import _help, _profiles
@@ -49,6 +50,15 @@ def commands() -> list[tuple[str, Any]]:
     group = typer.main.get_command(app)
     found = [(name, group.get_command(None, name)) for name in _help.COMMANDS]  # type: ignore
     return [leaf for name, command in found for leaf in leaves(command, name)]
+
+
+@pytest.mark.parametrize(("name", "command"), commands())
+def test_help_names_what_an_option_takes(name: str, command: Any) -> None:
+    """No type of Python stands for it, and who repeats a value is shown dots once."""
+    told = CliRunner().invoke(app, [*name.split(), "--help"]).output
+    usage, _, rest = told.partition("Options:")
+    assert "...}" not in usage, usage
+    assert "<list" not in rest, rest
 
 
 @pytest.mark.parametrize(("name", "command"), commands())
