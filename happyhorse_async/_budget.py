@@ -23,10 +23,37 @@ from .errors import BudgetExceededError, HappyHorseError
 logger = logging.getLogger("happyhorse_async")
 
 DEARNESS = 10_000
-"""The unit in which a batch keeps how much more tasks cost than their estimates."""
+"""The unit of how much more tasks cost than their estimates."""
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0, 420.0)
 """Seconds before each look at a charge that was not settled when its task ended: 15 minutes in all,
 within which nothing that the service says about an ended task is final."""
+
+
+class Dearness:
+    """What tasks cost of late, as a multiple of their estimates."""
+
+    def __init__(self, factor: int = DEARNESS) -> None:
+        self.factor = factor
+        """In ten thousandths; at least 1.0."""
+        self.rises = 0
+        """How often it has risen."""
+
+    def of(self, estimates: int) -> int:
+        """Return what so many millionths of credits would come to, rounded up."""
+        return -(-estimates * self.factor // DEARNESS)
+
+    def learn(self, factor: int, since: int) -> None:
+        """Take note of what a task has cost whose estimate was made after so many rises."""
+        if factor > self.factor:
+            self.factor, self.rises = factor, self.rises + 1
+            logger.warning(
+                "a task has cost %.3g times its estimate: reservations rise to that",
+                factor / DEARNESS,
+                extra={"action": "dearer_than_estimated"},
+            )
+        elif since == self.rises:
+            # Estimated since prices rose, and cheaper: by now the estimates know of it.
+            self.factor = max(DEARNESS, factor)
 
 
 @attrs.define(eq=False, repr=False)
@@ -36,7 +63,7 @@ class _Reservation:
     estimate: Decimal
     drawn: bool
     """Nobody else can have used the key before."""
-    round: int
+    rises: int
     """How often prices had risen when it was made."""
     holders: int = 1
     """Submissions under way with this key, or tasks made of it."""
@@ -69,9 +96,7 @@ class BudgetBook:
         self._reserved: dict[str, _Reservation] = {}
         self._estimates = Decimal(0)
         """The sum of what is reserved, by the estimates."""
-        self._dearness = Decimal(1)
-        """What tasks cost of late, as a multiple of their estimates; at least 1."""
-        self._round = 0
+        self._dearness = Dearness()
         self._spent = Decimal(0)
         self._awaited: set[str] = set()
         """Keys of ended tasks whose charge is not settled."""
@@ -85,7 +110,11 @@ class BudgetBook:
     @property
     def reserved(self) -> Decimal:
         """Credits of submissions whose charge is not settled yet."""
-        return _plain(EXACT.multiply(self._estimates, self._dearness))
+        return self._dear(self._estimates)
+
+    def _dear(self, estimates: Decimal) -> Decimal:
+        factor = Decimal(self._dearness.factor).scaleb(-4, EXACT)
+        return _plain(EXACT.multiply(estimates, factor))
 
     @property
     def spent(self) -> Decimal:
@@ -115,10 +144,10 @@ class BudgetBook:
         if held is not None:
             held.holders += 1
             return
-        needed = _plain(EXACT.multiply(credits, self._dearness))
+        needed = self._dear(credits)
         if needed > left:
             raise self._exceeded(key, needed, left)
-        self._reserved[key] = _Reservation(credits, drawn, self._round)
+        self._reserved[key] = _Reservation(credits, drawn, self._dearness.rises)
         self._estimates = EXACT.add(self._estimates, credits)
         self._changed()
 
@@ -163,22 +192,10 @@ class BudgetBook:
         cost = lifecycle.cost_of(task, held.estimate)
         self._spent = EXACT.add(self._spent, cost)
         if lifecycle.is_completed(task) and held.estimate > 0:
-            self._learn(EXACT.divide(cost, held.estimate), held)
+            factor = EXACT.divide(EXACT.multiply(cost, DEARNESS), held.estimate)
+            rounded = factor.to_integral_value(ROUND_CEILING, EXACT)
+            self._dearness.learn(int(rounded), held.rises)
         self._changed()
-
-    def _learn(self, factor: Decimal, held: _Reservation) -> None:
-        """Take note of what a task has cost as a multiple of its estimate."""
-        factor = factor.quantize(Decimal("0.0001"), ROUND_CEILING, EXACT)
-        if factor > self._dearness:
-            self._dearness, self._round = factor, self._round + 1
-            logger.warning(
-                "a task has cost %.3g times its estimate: reservations rise to that",
-                factor,
-                extra={"action": "dearer_than_estimated"},
-            )
-        elif held.round == self._round:
-            # Estimated since prices rose, and cheaper: by now the estimates know of it.
-            self._dearness = max(Decimal(1), factor)
 
     def _changed(self) -> None:
         left = self.left if self._events else None
@@ -189,8 +206,9 @@ class BudgetBook:
 
     def _exceeded(self, key: str, needed: Decimal, left: Decimal) -> BudgetExceededError:
         rise = ""
-        if self._dearness > 1:
-            rise = f" (tasks cost {float(self._dearness):.3g} times their estimates of late)"
+        factor = self._dearness.factor
+        if factor > DEARNESS:
+            rise = f" (tasks cost {factor / DEARNESS:.3g} times their estimates of late)"
         return BudgetExceededError(
             f"the request needs about {needed} credits{rise}, "
             f"and {left} of the budget of {self._cap} are left",
@@ -267,13 +285,11 @@ class BatchBook:
         """Estimates of the jobs that this run works on, by their numbers in the ledger."""
         self._promised = 0
         """The sum of those."""
-        self._rounds: dict[int, int] = {}
+        self._rises: dict[int, int] = {}
         """How often prices had risen when each of those was reserved."""
-        self._round = 0
         self._late: dict[int, int] = {}
         """Estimates of jobs whose charge is not settled yet; they count as parked."""
-        self.dearness: int = DEARNESS
-        """What tasks cost of late, in ten thousandths of their estimates; at least 1.0."""
+        self.dearness: Dearness = Dearness()
         self._turn = asyncio.Lock()
         self._change = asyncio.Event()
         self._closed = False
@@ -286,10 +302,10 @@ class BatchBook:
     def begin(self, *, spent: Decimal, reserved: Decimal, dearness: int = DEARNESS) -> None:
         """Take over what the ledger says when a run begins."""
         self._reserved.clear()
-        self._rounds.clear()
+        self._rises.clear()
         self._late.clear()
         self._spent, self._parked, self._promised = to_millionths(spent), to_millionths(reserved), 0
-        self.dearness = max(DEARNESS, dearness)
+        self.dearness.factor = max(DEARNESS, dearness)
         self._closed = False
 
     async def reserve(self, job: int, amount: int) -> bool:
@@ -304,21 +320,19 @@ class BatchBook:
             return True
         async with self._turn:
             while not self._closed:
-                if self._spent + self._dear(self._parked + self._promised + amount) <= self._cap:
+                wanted = self._parked + self._promised + amount
+                if self._spent + self.dearness.of(wanted) <= self._cap:
                     self._reserve(job, amount)
                     return True
-                alone = self._spent + self._dear(self._parked + amount)
+                alone = self._spent + self.dearness.of(self._parked + amount)
                 if not self._promised or alone > self._cap:
                     raise self._exceeded(self._cap, amount)
                 self._change.clear()
                 await self._change.wait()
         return False
 
-    def _dear(self, estimates: int) -> int:
-        return -(-estimates * self.dearness // DEARNESS)
-
     def _reserve(self, job: int, amount: int) -> None:
-        self._reserved[job], self._rounds[job] = amount, self._round
+        self._reserved[job], self._rises[job] = amount, self.dearness.rises
         self._promised += amount
 
     def claim(self, job: int, amount: int) -> None:
@@ -353,25 +367,14 @@ class BatchBook:
 
     def fits(self) -> bool:
         """Whether all that is reserved fits into the budget, which rising prices can end."""
-        held = self._dear(self._parked + self._promised)
+        held = self.dearness.of(self._parked + self._promised)
         return self._cap is None or self._spent + held <= self._cap
 
     def learn(self, job: int, cost: int) -> None:
         """Take note of the settled charge of a job's video, before that replaces its estimate."""
-        estimate, since = self._reserved.get(job, self._late.get(job, 0)), self._rounds.get(job, 0)
-        if estimate <= 0:
-            return
-        factor = -(-cost * DEARNESS // estimate)
-        if factor > self.dearness:
-            self.dearness, self._round = factor, self._round + 1
-            logger.warning(
-                "a task has cost %.3g times its estimate: reservations rise to that",
-                factor / DEARNESS,
-                extra={"action": "dearer_than_estimated"},
-            )
-        elif since == self._round:
-            # Estimated since prices rose, and cheaper: by now the estimates know of it.
-            self.dearness = max(DEARNESS, factor)
+        estimate = self._reserved.get(job, self._late.get(job, 0))
+        if estimate > 0:
+            self.dearness.learn(-(-cost * DEARNESS // estimate), self._rises.get(job, 0))
 
     def free(self, job: int) -> None:
         """Give back the reservation of a job that was certainly not accepted."""
@@ -379,7 +382,7 @@ class BatchBook:
 
     def _release(self, job: int) -> int:
         amount = self._reserved.pop(job, 0)
-        self._rounds.pop(job, None)
+        self._rises.pop(job, None)
         self._promised -= amount
         self._change.set()
         return amount
@@ -390,8 +393,8 @@ class BatchBook:
         self._change.set()
 
     def _exceeded(self, cap: int, amount: int) -> BudgetExceededError:
-        needed = self._dear(amount)
-        left = cap - self._spent - self._dear(self._parked + self._promised)
+        needed = self.dearness.of(amount)
+        left = cap - self._spent - self.dearness.of(self._parked + self._promised)
         return BudgetExceededError(
             f"the next job needs about {to_credits(needed)} credits, and {to_credits(left)} of "
             f"the batch's {to_credits(cap)} are left",

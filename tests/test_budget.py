@@ -31,7 +31,7 @@ from happyhorse_async import (
     TaskStatus,
     Usage,
 )
-from happyhorse_async._budget import BudgetBook
+from happyhorse_async._budget import DEARNESS, BudgetBook
 from happyhorse_async._concurrency import Background
 from happyhorse_async._dispatcher import Events
 from happyhorse_async._models import Billing
@@ -501,7 +501,7 @@ async def test_a_budget_under_attack() -> None:
         in_flight: list[int] = []
 
         def look(change: BudgetChanged) -> None:
-            if book._dearness > 1 and not in_flight:
+            if book._dearness.factor > DEARNESS and not in_flight:
                 in_flight.append(len(book._reserved) + 1)
             changed.pop().set()
             changed.append(asyncio.Event())

@@ -44,9 +44,9 @@ class LateCharges:
         task = job.task
         if not self._book.limited or task is None or not lifecycle.is_settled(task):
             return
-        before = self._book.dearness
+        before = self._book.dearness.factor
         self._book.learn(job.seq, job.cost)
-        after = self._book.dearness
+        after = self._book.dearness.factor
         if after != before:
             await self._ledger.call(lambda database: database.set_fact(DEARNESS_FACT, str(after)))
 

@@ -126,8 +126,8 @@ MUTATIONS = (
     Mutation(
         "what earlier runs reserved does not count",
         "_budget.py",
-        "if self._spent + self._dear(self._parked + self._promised + amount) <= self._cap:",
-        "if self._spent + self._dear(self._promised + amount) <= self._cap:",
+        "wanted = self._parked + self._promised + amount",
+        "wanted = self._promised + amount",
     ),
     Mutation(
         "what is in doubt is freed",

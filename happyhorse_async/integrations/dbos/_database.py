@@ -22,7 +22,7 @@ from typing import Any
 import attrs
 import psycopg
 
-from ..._budget import DEARNESS
+from ..._budget import Dearness
 from ..._rules.lifecycle import JobState
 from ..._rules.numbers import to_credits, to_millionths
 from ...batch._database import Change, Database, Doubts
@@ -206,7 +206,7 @@ class ClusterDatabase(Database):
         places = {name: place for place, name in enumerate(CHANGES["submitting"], 1)}
         shown = json.dumps([(row[0], row[places["key"]]) for row in rows])
         limits = self.limits(lock=True)
-        dearness = dearness_of(self.fact(DEARNESS_FACT))
+        dearness = Dearness(dearness_of(self.fact(DEARNESS_FACT)))
         standing = {
             seq: (let_in, replaced)
             for seq, let_in, replaced in self._db.execute(
@@ -224,7 +224,7 @@ class ClusterDatabase(Database):
                 told[seq] = Admittance.IN if let_in else Admittance.LOST
             elif limits.budget is not None and (
                 # What tasks cost of late counts, and not what was estimated.
-                limits.spent - (-(reserved + price) * dearness // DEARNESS) > limits.budget
+                limits.spent + dearness.of(reserved + price) > limits.budget
             ):
                 # What is paid for may cost less, and its worker may die: nobody ends before it has.
                 waits = bool(entering) or bool(self._one(self._sql["any-at-stake"]))
