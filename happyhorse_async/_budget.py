@@ -235,22 +235,33 @@ class BudgetBook:
     async def _await_charge(
         self, read: Callable[[str], Awaitable[Task]], key: str, task: Task
     ) -> None:
+        async def again(task: Task) -> Task:
+            async with self._turn:  # one read after the other: nobody waits for these
+                return await read(task.id)
+
         try:
-            for pause in self._pauses:
-                await asyncio.sleep(pause)
-                async with self._turn:  # one read after the other: nobody waits for these
-                    try:
-                        task = await read(task.id)
-                    except HappyHorseError as error:
-                        logger.debug(
-                            "the charge of %s could not be read: %s", printable(task.id), error
-                        )
-                if lifecycle.is_settled(task):
-                    break
+            task = await settled(task, again, self._pauses)
             if key in self._reserved:
                 self._close(key, task)
         finally:
             self._awaited.discard(key)
+
+
+async def settled(
+    task: Task, again: Callable[[Task], Awaitable[Task]], pauses: Sequence[float]
+) -> Task:
+    """Look at an ended task `again` after each pause, until its charge is settled; return it as it
+    was seen last.
+    """
+    for pause in pauses:
+        await asyncio.sleep(pause)
+        try:
+            task = await again(task)
+        except HappyHorseError as error:
+            logger.debug("the charge of %s could not be read: %s", printable(task.id), error)
+        if lifecycle.is_settled(task):
+            break
+    return task
 
 
 def _plain(amount: Decimal) -> Decimal:

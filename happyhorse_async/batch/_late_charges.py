@@ -6,21 +6,16 @@ A budget that took estimates for the last word would be passed as soon as prices
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
-from .._budget import DEARNESS, PAUSES, BatchBook
-from .._formats.texts import printable
+from .._budget import DEARNESS, PAUSES, BatchBook, settled
 from .._rules import lifecycle
-from ..errors import HappyHorseError
 from ._jobs import JobRow
 from ._ledger import Ledger
 
 if TYPE_CHECKING:
     from .._models import Task
     from .._parts import Parts
-
-logger = logging.getLogger("happyhorse_async")
 
 DEARNESS_FACT = "dearness"
 """The ledger's fact of what tasks cost of late, as a multiple of their estimates."""
@@ -77,16 +72,12 @@ class LateCharges:
 
     async def _await_charge(self, job: JobRow, task: Task, estimate: int, cost: int) -> None:
         spent = job.spent - cost
-        for pause in PAUSES:
-            await asyncio.sleep(pause)
-            try:
-                read = await self._parts.poller.read(task.id)
-                task = read if lifecycle.is_completed(read) else task
-            except HappyHorseError as error:
-                logger.debug("the charge of %s could not be read: %s", printable(task.id), error)
-            if lifecycle.is_settled(task):
-                break
-        job.task, job.reserved = task, estimate
+
+        async def again(task: Task) -> Task:
+            read = await self._parts.poller.read(task.id)
+            return read if lifecycle.is_completed(read) else task
+
+        job.task, job.reserved = await settled(task, again, PAUSES), estimate
         await self.learn(job)
         cost = job.cost
         job.spent, job.reserved = spent + cost, 0
