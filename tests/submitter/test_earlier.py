@@ -391,6 +391,40 @@ async def others(sandbox: Sandbox, count: int) -> None:
         await asyncio.gather(*(program.submit(other) for _ in range(count)))
 
 
+async def test_a_key_that_was_lost_late_in_a_long_session_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What an earlier process sent was decided soon after this session began; what this session
+    has sent may be newer, and a service without keys is not paid for it twice.
+    """
+    monkeypatch.setattr(in_flight, "LATEST", -3600.0)  # as if it had begun an hour ago
+    async with (
+        sandbox_with(idempotency=False) as sandbox,
+        open_session(sandbox, retry=RetryPolicy(first_pause=0.001, replays=0)) as session,
+    ):
+        sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT))
+        with pytest.raises(SubmissionOutcomeUnknownError):
+            await session.submit(REQUEST, idempotency_key=KEY)
+        with pytest.raises(SubmissionOutcomeUnknownError) as caught:
+            await again(session, earlier=Earlier(by_user=True))
+        assert caught.value.candidates == (sandbox.tasks[0].id,)
+        assert sandbox.paid == 1
+
+
+async def test_a_task_is_found_though_this_machines_clock_stood_still(sandbox: Sandbox) -> None:
+    """The service's time when the submission left is remembered. Counted back from its time at the
+    look, by a clock that has not seen ten minutes go by, the task would be older than it can be.
+    """
+    async with open_session(sandbox, retry=QUICK) as session:
+        session.subscribe(lambda event: sandbox.advance(600), Retrying)
+        before = await session.submit(REQUEST)
+        sandbox.fail(Fault("drop-after", method="POST", path=SUBMIT, times=None))
+        with pytest.raises(SubmissionOutcomeUnknownError) as caught:
+            await session.submit(REQUEST, idempotency_key=KEY)
+    assert before.id not in caught.value.candidates
+    assert caught.value.candidates == (sandbox.tasks[1].id,)
+
+
 @pytest.mark.parametrize("batch", [True, False])
 async def test_a_task_behind_many_others_is_found(batch: bool) -> None:
     """However many tasks the account has been given since, the one that it can be is a candidate,
