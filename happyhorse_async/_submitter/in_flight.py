@@ -260,11 +260,16 @@ class InFlight:
         self._payload = TrackedBody(self.body, content_type="application/json")
         self._begun = self._cut = False
         self.post = shared.loop.create_task(self._send(self._payload))
+        self.post.add_done_callback(self._look_whether_begun)
+
+    def _look_whether_begun(self, post: asyncio.Task[None]) -> None:
+        # One that has begun ends, and is not cancelled. One that is cancelled before never begins,
+        # as at the end of `asyncio.run`: nobody would be told, and the slot would be lost.
+        if post.cancelled():
+            self._tell(None, sent=False)
 
     async def _send(self, payload: TrackedBody) -> None:
         outcome: Answer | HappyHorseError | None = None
-        # A task that is cancelled before it has begun never begins. Then nobody would be told, and
-        # the slot would be lost.
         self._begun = True
         try:
             if self.shared.permit is not None and not self._cut:
@@ -283,13 +288,14 @@ class InFlight:
             # at its outcome.
             outcome = None
         finally:
-            self._outcome = outcome or APIConnectionError(
-                "the submission was cut off", sent=payload.left
-            )
+            self._tell(outcome, sent=payload.left)
             del outcome  # an error that its own frame holds would keep all that is in it
-            self.shared.gate.leave()
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+
+    def _tell(self, outcome: Answer | HappyHorseError | None, *, sent: bool) -> None:
+        self._outcome = outcome or APIConnectionError("the submission was cut off", sent=sent)
+        self.shared.gate.leave()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     # --- sent -------------------------------------------------------------------------------------
 

@@ -232,6 +232,36 @@ async def test_cancelling_before_the_request_has_left_is_immediate_and_free(
         assert session.orphans == []
 
 
+@pytest.mark.parametrize("ends_all", [False, True])
+async def test_all_tasks_may_be_cancelled_before_a_request_has_begun(
+    sandbox: Sandbox, ends_all: bool
+) -> None:
+    """As `asyncio.run` does at its end, after a `sys.exit`: the one that is about to send never
+    begins. Nobody waits for it until the shield's end, nothing is in doubt, and its place is free.
+    """
+    shared = open_session(
+        sandbox, limits=Limits(max_submissions=1), timeouts=Timeouts(shield=3600.0)
+    )
+    async with asyncio.timeout(100), shared as session:
+        others = asyncio.all_tasks()
+
+        def end(_: Submitting) -> None:  # told right before the task that sends is made
+            asyncio.get_running_loop().call_soon(cancel)
+
+        def cancel() -> None:
+            for task in asyncio.all_tasks() - others:
+                if ends_all or task is not submitting:
+                    task.cancel()
+
+        stop = session.subscribe(end, Submitting)
+        submitting = asyncio.create_task(session.submit(LINK))
+        await asyncio.wait([submitting])
+        stop()
+        assert submitting.cancelled() if ends_all else submitting.exception() is not None
+        assert (session.orphans, sandbox.paid) == ([], 0)
+        await session.submit(LINK)
+
+
 async def test_cancelling_while_connecting_is_immediate_and_free() -> None:
     """A caller whose connection does not stand yet can be cancelled at once: nothing can have been
     accepted. Here the server never answers the TLS handshake.
