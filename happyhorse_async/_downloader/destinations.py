@@ -107,7 +107,7 @@ def look_at(to: str | os.PathLike[str], *, exact: bool = False, base: str = "") 
         raise _refusal(repr(text), "a path as bytes is not taken; os.fsdecode() makes it text")
     if is_bent_link(text):
         raise _refusal(text, "pass an object store's link as text, with two slashes, not as a Path")
-    problem = disk.name_problem(text)
+    problem = disk.name_problem(text) or disk.home_problem(text)
     if problem:
         raise _refusal(text, problem)
     if isinstance(to, str) and is_object_link(text):

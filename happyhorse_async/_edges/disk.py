@@ -272,6 +272,17 @@ def name_problem(path: str) -> str:
     return ""
 
 
+def home_problem(path: str) -> str:
+    """Say why a path does not begin in somebody's home, though it looks so.
+
+    In `--out=~/videos` no shell puts a home for ~, and paid videos would lie in a folder "~". One
+    that is there already is meant.
+    """
+    if path.partition("/")[0] != "~" or os.path.lexists("~"):
+        return ""
+    return "only shells put a home for ~, and not behind a ="
+
+
 def replacing_problem(path: str | os.PathLike[str]) -> str:
     """Say what lies at a path that no file may take the place of.
 
@@ -285,6 +296,8 @@ def replacing_problem(path: str | os.PathLike[str]) -> str:
 
 def folder_problem(folder: Path) -> str:
     """Say why a folder cannot be written to, or not be made."""
+    if problem := home_problem(str(folder)):
+        return problem
     try:
         existing = _existing(folder)
         if not existing.is_dir():

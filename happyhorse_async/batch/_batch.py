@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .._budget import BatchBook
 from .._concurrency import hand_over, to_the_end, until_closed
 from .._downloader.destinations import is_bent_link, is_foreign_link, is_object_link
-from .._edges.disk import FolderLock, absolute, make_folders
+from .._edges.disk import FolderLock, absolute, home_problem, make_folders
 from .._request import require_path, require_several
 from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
 from ._admission import Input
@@ -229,6 +229,8 @@ def _refuse_place(place: str | os.PathLike[str] | None, *, is_out: bool) -> None
         return
     require_path("out" if is_out else "folder", place)
     text = os.fspath(place)
+    if problem := home_problem(os.fsdecode(text)):
+        raise ConfigurationError(f"{text!r} is no folder for a batch: {problem}")
     in_store, names_bucket = is_object_link(text), bool(text.partition("://")[2].strip("/"))
     fits = in_store is is_out and (names_bucket or not is_out)
     if fits and not is_bent_link(text) and not is_foreign_link(text):

@@ -46,6 +46,8 @@ async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
         ("sandbox --port 99999", "--port"),
         ("generate cat.jpg --max-credits inf --yes", "credits"),
         ("generate cat.jpg --out file:///tmp/videos --yes", "is a link"),
+        (f"generate {LINK} --out=~/videos --yes", "only shells put a home for ~"),
+        ("batch run . --out=~/videos --yes", "only shells put a home for ~"),
         (f"estimate {10**20}", "1000000"),
         (f"batch run . --limit {10**20}", "--limit"),
         (f"batch run . --vary seed={10**20}..{10**30}", "at most 100,000 are tried"),

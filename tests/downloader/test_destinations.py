@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from happyhorse_async import (
+    ConfigurationError,
     DestinationExistsError,
     DownloadError,
     HappyHorseError,
@@ -246,6 +247,23 @@ async def test_what_is_neither_path_nor_link_is_refused(kit: Kit, to: Any) -> No
         await check(kit, to, overwrite=False)
     assert caught.value.charged == "no"
     assert not Path("s3:").exists()
+
+
+async def test_no_folder_is_made_that_was_meant_as_the_home(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A paid video in a folder called "~" is one that its owner looks for elsewhere: refused before
+    it is paid for. A folder that has this name already is meant.
+    """
+    monkeypatch.chdir(tmp_path)
+    async with open_session(kit.sandbox) as session:
+        with pytest.raises(DownloadError, match="home for ~"):
+            await session.generate(LINK, save_to="~/videos/a.mp4")
+        with pytest.raises(ConfigurationError, match="home for ~"):
+            await session.batch("~/videos").__aenter__()
+    assert (kit.sandbox.paid, [*tmp_path.iterdir()]) == (0, [])
+    (tmp_path / "~").mkdir()
+    await check(kit, "~/videos/a.mp4", overwrite=False)
 
 
 def test_links_and_paths_are_told_apart() -> None:
