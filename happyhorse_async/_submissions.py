@@ -151,7 +151,9 @@ class Submissions:
         try:
             await to_the_end(asyncio.ensure_future(self._ended()))
         finally:
-            self._tasks.clear()  # a cancelled one holds its error, whose frames hold this
+            # A cancelled task holds its error, whose frames hold this, and this the caller's input.
+            self._tasks.clear()
+            self._input = iter(())
             self._running = 0
             self._close()
 

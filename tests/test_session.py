@@ -320,6 +320,24 @@ async def test_an_error_goes_when_nobody_holds_it(
         gc.enable()
 
 
+async def test_an_input_that_was_left_goes_too(session: Session) -> None:
+    """Whoever leaves `submit_many` early keeps no image of those that were not reached."""
+    requests = [ImageToVideo(LINK, seed=seed) for seed in range(1, 1000)]
+    left = weakref.ref(requests[-1])
+    gc.collect()
+    gc.disable()
+    try:
+        async with session.submit_many(requests) as submissions:
+            async for _ in submissions:
+                break
+        del requests, submissions, _
+        async with asyncio.timeout(100):
+            while left() is not None:
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+
+
 async def test_an_error_that_was_retried_goes_too(sandbox: Sandbox, session: Session) -> None:
     """What went well in the end holds nothing of the failures before."""
     task = await session.submit(LINK)
