@@ -19,6 +19,7 @@ from ._options import (
     FirstRows,
     IgnoreUnknown,
     Kinds,
+    OneSource,
     RetryFailed,
     RowDuration,
     RowPrompt,
@@ -77,7 +78,7 @@ MaxCredits = Annotated[
 ]
 
 
-@app.command("run")
+@app.command("run", cls=OneSource)
 def run_command(
     source: Annotated[
         str,

@@ -22,6 +22,7 @@ from ._options import (
     IgnoreUnknown,
     Kinds,
     MaxCredits,
+    OneSource,
     RetryFailed,
     RowDuration,
     RowPrompt,
@@ -77,7 +78,7 @@ PerSecond = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=OneSource)
 def enqueue(
     source: Annotated[
         str | None,

@@ -6,6 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class OneSource(TyperCommand):
+    """A command with one SOURCE: of several it says what a shell has done, and what helps."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; more than one are wrong usage."""
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, args)
+        if ctx.args and not ctx.resilient_parsing:  # not while a shell completes
+            ctx.fail(
+                f"expected one SOURCE, and got {ctx.args[0]!r} beside it: put a pattern in "
+                "quotation marks, as in 'photos/*.jpg', so that the shell leaves it to this command"
+            )
+        return rest
+
 
 Sandboxed = Annotated[
     bool,

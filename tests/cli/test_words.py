@@ -46,6 +46,8 @@ async def world(anyio_backend: str) -> AsyncIterator[Sandbox]:
         ("sandbox --port 99999", "--port"),
         ("generate cat.jpg --max-credits inf --yes", "credits"),
         ("generate cat.jpg --out file:///tmp/videos --yes", "is a link"),
+        ("batch run a.jpg b.jpg c.jpg --yes", "got 'b.jpg' beside it: put a pattern in quotation"),
+        ("cluster enqueue a.jpg b.jpg --yes", "got 'b.jpg' beside it: put a pattern in quotation"),
         (f"generate {LINK} --out=~/videos --yes", "only shells put a home for ~"),
         ("batch run . --out=~/videos --yes", "only shells put a home for ~"),
         (f"estimate {10**20}", "1000000"),
