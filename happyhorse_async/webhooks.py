@@ -54,7 +54,7 @@ class Webhooks:
         self._session = session
         self._token = url.rpartition("/")[2].encode()
 
-    def receive(self, token: str, body: bytes) -> int:
+    def receive(self, token: str, body: bytes | str) -> int:
         """Take one callback, and give the HTTP status to answer with; an empty body goes with it.
 
         204: taken, whether or not the task is known here, so that the answer tells nothing. 404:
@@ -153,9 +153,11 @@ def _is_of(origin: str, host: str) -> bool:
     return authority.removesuffix(usual) == host.removesuffix(usual)
 
 
-def _task_id(body: bytes) -> str | None:
+def _task_id(body: bytes | str) -> str | None:
+    # As some frameworks hand it over.
+    whole = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
     try:
-        value = json_text.loads(body)
+        value = json_text.loads(whole)
     except ValueError:
         return None
     task_id = id_of(unwrapped(value)) if isinstance(value, dict) else None

@@ -176,9 +176,11 @@ async def test_a_wrong_token_is_not_told_apart_from_a_wrong_address(
         (b'{"id": "task-unified-1", "error": {"message": "cut in a letter: \xe7\x8c"}}', 204),
         (b'{"id": "task-unified-1", "created": %s}' % (b"1" * 5000), 204),
         ('{"id": "task-unified-1"}'.encode("utf-16"), 204),
+        ('{"id": "task-unified-1", "prompt": "caf\u00e9 \udcff"}', 204),
+        ("", 400),
     ],
 )
-async def test_every_body_has_an_answer(server: Server, body: bytes, status: int) -> None:
+async def test_every_body_has_an_answer(server: Server, body: bytes | str, status: int) -> None:
     """Nothing that is posted raises, and the answer does not tell which tasks are known."""
     assert server.webhooks.receive(token_of(server.session), body) == status
 
