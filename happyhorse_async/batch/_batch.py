@@ -14,7 +14,13 @@ from .._concurrency import hand_over, to_the_end, until_closed
 from .._downloader.destinations import is_bent_link, is_foreign_link, is_object_link
 from .._edges.disk import FolderLock, absolute, home_problem, make_folders
 from .._request import require_path, require_several
-from ..errors import ConfigurationError, HappyHorseError, LedgerError, TaskNotFoundError
+from ..errors import (
+    ConfigurationError,
+    DownloadError,
+    HappyHorseError,
+    LedgerError,
+    TaskNotFoundError,
+)
 from ._admission import Input
 from ._database import STORE, Database
 from ._feed import Feed
@@ -113,9 +119,13 @@ class Batch:
                 f"not in {self._out}",
                 next_step="Leave out= away, or use another folder for another place.",
             )
-        link = noted or self._out or ""
-        async with self._parts.downloader.reserved(f"{link}/{'_' * LONGEST_NAME}"):
-            videos = await hand_over(None, StoreFolder, link)
+        link, longest = noted or self._out or "", "_" * LONGEST_NAME
+        try:
+            async with self._parts.downloader.reserved(f"{link}/{longest}"):
+                videos = await hand_over(None, StoreFolder, link)
+        except DownloadError as error:
+            error.args = (error.message.replace(longest, ""),)  # no video is called so
+            raise
         if noted is None:
             names = await hand_over(None, videos.names)
             await ledger.call(lambda database: database.bind_store(link, names))

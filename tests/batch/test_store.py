@@ -228,6 +228,7 @@ async def test_all_of_the_store_is_asked_before_anything_is_paid(
                 f"{BUCKET}/locked",
                 f"{BUCKET}/simple",
                 f"{BUCKET}/{'a' * 1000}",
+                f"{BUCKET}//x",
             )
         ):
             with pytest.raises(HappyHorseError) as refused:
@@ -235,6 +236,7 @@ async def test_all_of_the_store_is_asked_before_anything_is_paid(
                     _ = [outcome async for outcome in batch.run(rows(1))]
             assert isinstance(refused.value, DownloadError)
             assert refused.value.next_step
+            assert "__" not in str(refused.value)
         assert sandbox.paid == 0
     assert kept(shelf) == []
 
