@@ -33,9 +33,9 @@ class Dearness:
     """What tasks cost of late, as a multiple of their estimates."""
 
     def __init__(self, factor: int = DEARNESS) -> None:
-        self.factor = factor
+        self.factor: int = factor
         """In ten thousandths; at least 1.0."""
-        self.rises = 0
+        self.rises: int = 0
         """How often it has risen."""
 
     def of(self, estimates: int) -> int:
