@@ -222,7 +222,7 @@ def _url(url: str, name: str, variable: str) -> str:
         raise ConfigurationError(
             f"{name} (or {variable}): expected a URL without user name and password"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not parts.hostname or "?" in url or "#" in url:
         raise ConfigurationError(problem)
     if parts.scheme == "http" and urls.is_public_host(parts.hostname):
         raise ConfigurationError(

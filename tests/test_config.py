@@ -168,6 +168,7 @@ def test_a_host_may_come_from_a_line_of_a_file() -> None:
         "https://x:y@h.example",
         "http://h:99999",
         "https://h?q=1",
+        "https://h/x?",
         "https://[::1",
         "https://api.exa mple.com",
         "https://h/\ud800",

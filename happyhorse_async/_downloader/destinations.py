@@ -181,14 +181,19 @@ def one_name_of(place: Destination, path: str) -> str:
     return os.path.join(os.path.realpath(folder), name)
 
 
-def refuse_unusable(path: str, *, known: bool, overwrite: bool) -> None:
+def refuse_unusable(path: str, *, known: bool, overwrite: bool, image: object = None) -> None:
     """Raise `DownloadError` when nothing can be saved at a path, in all that the file system can
     say. This looks at the disk.
 
-    With `known=False` it is only a path like the one that will be.
+    With `known=False` it is only a path like the one that will be. `image` is the first frame,
+    which its own video never replaces.
     """
     if known and os.path.lexists(path):
-        if problem := disk.replacing_problem(path):
+        problem = disk.replacing_problem(path)
+        both = isinstance(image, Path) and image.exists() and os.path.exists(path)
+        if both and os.path.samefile(str(image), path):
+            problem = "is the first frame itself"
+        if problem:
             raise DestinationExistsError(
                 f"{path} {problem}", path=path, charged="no", next_step="Choose another path."
             )

@@ -318,7 +318,10 @@ class Reserved:
             self._kept = name
         if not place.in_store:
             with _facts(path=path, charged="no"):
-                destinations.refuse_unusable(path, known=known, overwrite=self._overwrite)
+                image = self._request.image if self._request is not None else None
+                destinations.refuse_unusable(
+                    path, known=known, overwrite=self._overwrite, image=image
+                )
         return place, path, known
 
     async def _ask_store(self, place: Destination, path: str, *, known: bool) -> None:

@@ -171,6 +171,21 @@ async def test_an_existing_file_is_never_touched(kit: Kit, folder: Path) -> None
     assert not (folder / "nowhere").exists()
 
 
+async def test_a_video_never_replaces_its_own_first_frame(
+    sandbox: Sandbox, cat: Path, tmp_path: Path
+) -> None:
+    """Also with overwrite=True, and under another spelling: the picture is its owner's, and nothing
+    is paid.
+    """
+    image = tmp_path / "cat.jpg"
+    shutil.copy(cat, image)
+    async with open_session(sandbox) as session:
+        for to in (image, tmp_path / "." / "{stem}.jpg"):
+            with pytest.raises(DestinationExistsError, match="the first frame itself"):
+                await session.generate(image, save_to=str(to), overwrite=True)
+    assert (image.read_bytes(), sandbox.paid) == (cat.read_bytes(), 0)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs what is neither file nor folder")
 async def test_only_files_are_replaced(kit: Kit, sandbox: Sandbox, folder: Path) -> None:
     """Also with overwrite=True a pipe or a device stays what it is, and so does a link to one:
