@@ -84,7 +84,7 @@ class Database:
         self.path = path
         self.videos: VideoFolder = VideoFolder(path.parent)
         """Where the videos of its jobs lie: beside it, unless it was said."""
-        self.gone = False
+        self.gone: bool = False
         """The file is not there any more, and what it knew is nowhere else."""
         self._sql = queries()
         self._log = log_of(path)
