@@ -109,6 +109,13 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
 }
 
 
+_FIREWALL = (
+    "A gateway or a firewall on the way refused this, not the service: change what may look like "
+    "an attack in the request, try from another network, or ask the service's support."
+)
+"""What helps against a 403 that is not the service's; the key is not the problem."""
+
+
 def error_of(answer: Answer) -> APIStatusError:
     """Return the error for a refusal: by the service's code where it is known, else by the HTTP
     status.
@@ -134,7 +141,9 @@ def error_of(answer: Answer) -> APIStatusError:
         ),
         own_body=own,
         details=details,
-        next_step=refusals.next_step(code, details),
+        next_step=_FIREWALL
+        if answer.status == 403 and not error
+        else refusals.next_step(code, details),
         request_id=answer.request_id or _told(error.get("request_id")),
     )
 

@@ -426,6 +426,21 @@ def test_each_refusal_has_its_error(
     assert error.own_body
 
 
+@pytest.mark.parametrize(
+    ("body", "step"),
+    [
+        (b"<html>Attention Required! | Cloudflare</html>", "firewall"),
+        (b"", "firewall"),
+        (b'{"error": {"code": "model_access_denied", "message": "no"}}', "access to the model"),
+        (b'{"error": {"message": "not this model"}}', "access to the model"),
+    ],
+)
+def test_a_firewalls_page_says_nothing_of_the_key(body: bytes, step: str) -> None:
+    """Another key would be refused as well: what helps against a 403 depends on whose it is."""
+    error = responses.error_of(responses.Answer(403, CIMultiDict(), body))
+    assert (type(error), step in error.next_step) == (errors.PermissionDeniedError, True)
+
+
 def test_an_integer_code_is_text() -> None:
     """The service once sent a number as code."""
     assert (
