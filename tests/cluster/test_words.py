@@ -118,8 +118,22 @@ def test_every_spelling_of_a_link_to_postgresql_is_taken(scheme: str) -> None:
     )
 
 
+def test_a_link_with_several_hosts_is_taken_as_it_is_advised() -> None:
+    """Both libraries that read a link take the hosts of a database with a standby in this form."""
+    with pytest.raises(ConfigurationError) as caught:
+        check_url("postgresql://user@one:5432,two:5432/name")
+    advised = str(caught.value).split()[-1]
+    assert check_url(advised) == advised == "postgresql://user@/name?host=one,two&port=5432,5432"
+
+
 @pytest.mark.parametrize(
-    "rest", ["me:secret@[::1", "me:secret@host/name?passwor=secret", "me:secret%zz@host/name"]
+    "rest",
+    [
+        "me:secret@[::1",
+        "me:secret@host/name?passwor=secret",
+        "me:secret%zz@host/name",
+        "me:secret@one:5432,two:5432/name",
+    ],
 )
 def test_a_link_that_cannot_be_read_is_refused_before_it_is_used(rest: str) -> None:
     """It is a wrong setting, found out before anything is sent, and its password is not told."""

@@ -207,6 +207,13 @@ def check_url(url: str) -> str:
         # Without its end, and without its cause: both may show the link, which may hold a password.
         problem = str(error).partition(":")[0].strip()
         raise ConfigurationError(f"--database: the link cannot be read: {problem}") from None
+    try:
+        sqlalchemy.make_url(link)  # as DBOS reads it: its second host would be a port
+    except (ValueError, sqlalchemy.exc.ArgumentError):
+        raise ConfigurationError(
+            "--database: the link cannot be read; several hosts are written as "
+            "postgresql://user@/name?host=one,two&port=5432,5432"
+        ) from None
     return link
 
 
