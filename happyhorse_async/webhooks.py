@@ -125,8 +125,9 @@ def foreign_page(
 
     For an app that spends credits. Any page in a browser may post to it. A name that a foreign
     server points at this machine (DNS rebinding) may even read it. `headers` have lower-case names,
-    or ignore case. `hosts` are the names that the app is served under, without a port. Browsers
-    send `Origin` and `Sec-Fetch-Site`; programs, which send neither, are let in. A link that
+    or ignore case. `hosts` are the names that the app is served under, without a port. A proxy in
+    front has to pass `Host` on as it came, or the app's own pages are refused. Browsers send
+    `Origin` and `Sec-Fetch-Site`; programs, which send neither, are let in. A link that
     somebody follows to the app is let in too. Callbacks do not need this: their URL is a secret.
     """
     if isinstance(hosts, str):  # else each part of the text would be a name of the app

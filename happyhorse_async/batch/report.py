@@ -38,7 +38,7 @@ MISSING = "missing"
 """The state in a result of a saved job whose video is not in the folder as it was."""
 LEFT_OUT = "left out"
 """The state in a result of a row of the input that could not become a job."""
-GONE = {"code": "video_missing", "message": "the saved video is not in the folder any more"}
+GONE = {"code": "video_missing", "message": "the saved video is not in its place any more"}
 
 
 def result_of(job: JobRow, *, here: bool, videos: VideoFolder) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def lines_of(facts: Overview, now: float) -> list[str]:
         first = span(totals.first_death - now)
         lines.append(f"  links about to die: {totals.dying:,}, the first in {first}")
     if facts.missing:
-        lines.append(f"  not in the folder any more, or not whole: {facts.missing:,} saved videos")
+        lines.append(f"  not in their place any more, or not whole: {facts.missing:,} saved videos")
     if facts.missing is None:
         lines.append("  the object store could not be looked at: saved videos may be missing")
     end = facts.how or f"going on, or killed (process {facts.pid})"
