@@ -571,6 +571,21 @@ async def test_a_service_that_looks_at_keys_alone_has_answered() -> None:
         assert sandbox.count("POST", SUBMIT) == 2
 
 
+async def test_a_task_that_is_given_for_another_key_is_only_a_proof() -> None:
+    """A service that looks at keys alone is asked with a key whose task is known. It gives that
+    task back, which shows that it keeps keys, and is no other key's.
+    """
+    async with sandbox_with() as sandbox:
+        await lost(sandbox, keys=(KEY, "a-key-of-my-own-0002"))
+        mine, other = sorted(sandbox.tasks, key=lambda task: task.idempotency_key != KEY)
+        body = {"id": other.id, "status": "pending"}
+        sandbox.fail(Fault("refuse", method="POST", path=SUBMIT, status=200, body=body))
+        async with open_session(sandbox, retry=QUICK) as session:
+            known = Earlier(known=("a-key-of-my-own-0002", other.id))
+            assert (await again(session, earlier=known)).task.id == mine.id
+        assert sandbox.paid == 2
+
+
 async def test_a_caller_that_is_cancelled_before_anything_is_sent_again_is_let_go_at_once() -> None:
     """While the list is looked at, nothing of this process is at stake: no orphan, no waiting."""
     async with sandbox_with() as sandbox:
