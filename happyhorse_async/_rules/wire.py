@@ -381,12 +381,22 @@ def _details(task: Task, name: str) -> Mapping[str, Any]:
 
 
 def _results(value: Mapping[str, Any]) -> tuple[str, ...]:
-    found = _links_in(value.get("results"), _LINK_NAMES)
+    found = _links_in(_unpacked(value.get("results")), _LINK_NAMES)
     # Beside results, an object's other links may be pictures.
     names = _LINK_NAMES[:1] if found else _LINK_NAMES
     found += _links_in(value.get("result_data"), names, 1)
     found = found or _link_elsewhere(value)
     return tuple(without_surrogates(link) for link in dict.fromkeys(found))
+
+
+def _unpacked(value: Any) -> Any:
+    """Return what stands in a text of JSON, as some gateways pass results on; all else as it is."""
+    if type(value) is not str or value.lstrip()[:1] not in ("[", "{") or len(value) > LONGEST_TEXT:
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 _LINK_NAMES = ("video_url", "url", "video", "videos")

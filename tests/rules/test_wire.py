@@ -244,6 +244,10 @@ def test_of_two_entries_about_one_task_the_end_counts(first: int) -> None:
         ({"results": [5, None], "result_data": ["x", {}]}, ()),
         ({"results": "https://a/1"}, ("https://a/1",)),
         ({"results": "soon"}, ()),
+        ({"results": '["https://a/1", "https://a/2"]'}, ("https://a/1", "https://a/2")),
+        ({"results": '{"videos": [{"url": "https://a/1"}]}'}, ("https://a/1",)),
+        ({"results": "[" * 9_000}, ()),
+        ({"results": "{soon"}, ()),
         ({"results": ["", " ", "https://a/1"]}, ("https://a/1",)),
         (
             {"results": [{"url": "https://a/1"}, {"video_url": "https://a/2"}]},
