@@ -219,7 +219,7 @@ MUTATIONS = (
     Mutation(
         "the slot at the gate is not given back",
         "_submitter/in_flight.py",
-        "            self.shared.gate.leave()\n",
+        "        self.shared.gate.leave()\n",
         "",
     ),
     Mutation(
