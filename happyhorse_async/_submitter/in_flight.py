@@ -260,17 +260,19 @@ class InFlight:
         self._payload = TrackedBody(self.body, content_type="application/json")
         self._begun = self._cut = False
         self.post = shared.loop.create_task(self._send(self._payload))
-        self.post.add_done_callback(self._look_whether_begun)
+        if not self._begun:  # where tasks begin at once, it has
+            self.post.add_done_callback(self._not_begun)
 
-    def _look_whether_begun(self, post: asyncio.Task[None]) -> None:
-        # One that has begun ends, and is not cancelled. One that is cancelled before never begins,
-        # as at the end of `asyncio.run`: nobody would be told, and the slot would be lost.
-        if post.cancelled():
-            self._tell(None, sent=False)
+    def _not_begun(self, post: asyncio.Task[None]) -> None:
+        # A task that is cancelled before it has begun never begins, as at the end of `asyncio.run`:
+        # nobody would be told, and the slot would be lost.
+        self._tell(None, sent=False)
 
     async def _send(self, payload: TrackedBody) -> None:
         outcome: Answer | HappyHorseError | None = None
         self._begun = True
+        if self.post is not None:
+            self.post.remove_done_callback(self._not_begun)
         try:
             if self.shared.permit is not None and not self._cut:
                 await self.shared.permit()
