@@ -181,6 +181,13 @@ def one_name_of(place: Destination, path: str) -> str:
     return os.path.join(os.path.realpath(folder), name)
 
 
+def _is_one_file(image: Path, path: str) -> bool:
+    try:
+        return os.path.samefile(image, path)
+    except OSError:  # one of them is not there, or cannot be looked at
+        return False
+
+
 def refuse_unusable(path: str, *, known: bool, overwrite: bool, image: object = None) -> None:
     """Raise `DownloadError` when nothing can be saved at a path, in all that the file system can
     say. This looks at the disk.
@@ -190,8 +197,7 @@ def refuse_unusable(path: str, *, known: bool, overwrite: bool, image: object = 
     """
     if known and os.path.lexists(path):
         problem = disk.replacing_problem(path)
-        both = isinstance(image, Path) and image.exists() and os.path.exists(path)
-        if both and os.path.samefile(str(image), path):
+        if isinstance(image, Path) and _is_one_file(image, path):
             problem = "is the first frame itself"
         if problem:
             raise DestinationExistsError(

@@ -36,12 +36,12 @@ class LocalImage:
 
 
 async def look_at(source: Path | bytes) -> LocalImage:
-    """Check an image by its header and take the digest of its content, in a worker thread."""
+    """Check an image by its header and its end, and take its digest, in a worker thread."""
     return await anyio.to_thread.run_sync(examined, source)
 
 
 def file_problems(path: Path) -> list[str]:
-    """List what is wrong with an image file, by its header."""
+    """List what is wrong with an image file, by its header and its end."""
     try:
         with _opened(path) as file:
             return _problems(file, *_header(file))
